@@ -1,0 +1,1 @@
+"""The engine: scheduler, model runner and attention backends over a shared arena."""

@@ -1,0 +1,1 @@
+"""Attention and copy kernels over a paged arena, one op a file."""

@@ -1,0 +1,1 @@
+"""The process that owns the block pool, the tables, the refcounts and the prefix index."""

@@ -1,0 +1,52 @@
+"""Digests: the name of a full block in the prefix index.
+
+A digest is a keyed BLAKE2b-256 (RFC 7693) over the parent's digest and the block's tokens as little-endian u32:
+
+    digest(i) = BLAKE2b(key=domain key, person=b"quire.digest.v1", digest(i-1) || tokens of block i)
+
+with 32 zero bytes in place of the parent of block 0. The key is the share domain's (DESIGN section 7): a digest
+computed in one domain can never equal one of another, so isolation between domains is a property of the names
+themselves and not of a check somebody could forget.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from .packed import pack
+
+DIGEST_BYTES = 32
+ROOT_PARENT = bytes(DIGEST_BYTES)
+_PERSON = b"quire.digest.v1"
+
+
+def domain_key(root_key: bytes, domain: str, generation: int) -> bytes:
+    """Key of a share domain: HMAC-SHA256(root key, length-prefixed domain || generation), 32 bytes."""
+    name = domain.encode()
+    message = len(name).to_bytes(4, "little") + name + generation.to_bytes(8, "little")
+    return hmac.new(root_key, message, hashlib.sha256).digest()
+
+
+def chain(key: bytes, tokens: Sequence[int] | bytes, block_size: int, parent: bytes = ROOT_PARENT) -> bytes:
+    """Digests of all full blocks of ``tokens``, concatenated (32 bytes each), the chain starting after ``parent``.
+
+    ``tokens`` are ids, or the same ids already packed as little-endian u32. A partial last block gets no digest.
+    """
+    data = tokens if isinstance(tokens, bytes) else pack(tokens)
+    step = 4 * block_size
+    out = bytearray()
+    for start in range(0, len(data) - step + 1, step):
+        parent = hashlib.blake2b(
+            parent + data[start : start + step], digest_size=DIGEST_BYTES, key=key, person=_PERSON
+        ).digest()
+        out += parent
+    return bytes(out)
+
+
+def split(digests: bytes) -> list[bytes]:
+    """Concatenated digests as a list. Raises ValueError on a partial digest."""
+    if len(digests) % DIGEST_BYTES:
+        raise ValueError(f"{len(digests)} bytes are not whole digests of {DIGEST_BYTES}")
+    return [digests[i : i + DIGEST_BYTES] for i in range(0, len(digests), DIGEST_BYTES)]

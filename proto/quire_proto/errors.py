@@ -1,0 +1,130 @@
+"""Every error of the client library, as one tree.
+
+    QuireError
+      LocalError               this process broke a rule; nothing was sent
+        LimitError             a request larger than the limits of the handshake
+      RemoteError              the kvstore answered with an error code
+        BadRequest             BAD_FRAME, BAD_VERSION, UNKNOWN_OP, BAD_FIELD, TOO_LARGE, UNSUPPORTED
+        OutOfOrder             OUT_OF_ORDER: a gap in the session's sequence numbers
+        NumberReused           NUMBER_REUSED: same number, other bytes
+        DeadlineExceeded       DEADLINE: the deadline passed before execution
+        StaleSession           STALE_SESSION: another boot id, or the session was fenced
+        LayoutMismatch         LAYOUT_MISMATCH: the engine's layout is not the pool's
+        NotFound               NOT_FOUND: no such sequence, publication or digest
+        Conflict               CONFLICT: the request contradicts the state (double free, fork past the fill mark, ...)
+        Retry                  RETRY: a publication vanished between match and allocate
+        Busy                   BUSY: the kvstore asks to be left alone for retry_after_ms
+        NotPermitted           NOT_PERMITTED: no session, or a read-only one
+        Internal               INTERNAL: a bug in the kvstore; the store is unchanged
+      KvstoreUnreachable       no reply within the timeout, resends included
+
+Local and remote errors never share a class: the first is a bug here, the second an answer.
+"No space" is neither: it is a value in the reply.
+"""
+
+from __future__ import annotations
+
+
+class QuireError(Exception):
+    """Base of all errors raised by the client library."""
+
+
+class LocalError(QuireError):
+    """This process broke a rule of the protocol; nothing was sent."""
+
+
+class LimitError(LocalError):
+    """The request exceeds a limit named in the handshake."""
+
+
+class KvstoreUnreachable(QuireError):
+    """No reply arrived in time, although the request was resent."""
+
+
+class RemoteError(QuireError):
+    """The kvstore answered with an error code.
+
+    Attributes:
+        code: the code on the wire, e.g. ``"NOT_FOUND"``.
+        detail: further fields of the error body, e.g. ``{"retry_after_ms": 20}``.
+    """
+
+    def __init__(self, code: str, message: str, detail: dict[str, object] | None = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.detail = detail or {}
+
+
+class BadRequest(RemoteError):
+    """The frame, version, op or a field was not acceptable."""
+
+
+class OutOfOrder(RemoteError):
+    """The session's sequence numbers have a gap."""
+
+
+class NumberReused(RemoteError):
+    """A sequence number was used again with other bytes."""
+
+
+class DeadlineExceeded(RemoteError):
+    """The deadline passed before the op was executed; nothing changed."""
+
+
+class StaleSession(RemoteError):
+    """The session belongs to an earlier boot, or was fenced: attach again and recompute."""
+
+
+class LayoutMismatch(RemoteError):
+    """The engine's layout differs from the pool's; the message names the field."""
+
+
+class NotFound(RemoteError):
+    """No such sequence, publication or digest."""
+
+
+class Conflict(RemoteError):
+    """The request contradicts the state of the store."""
+
+
+class Retry(RemoteError):
+    """A publication vanished between match and allocate: match again."""
+
+
+class Busy(RemoteError):
+    """The kvstore asks to be left alone for ``detail['retry_after_ms']``."""
+
+
+class NotPermitted(RemoteError):
+    """The op needs a ready session, or may not be used by this one."""
+
+
+class Internal(RemoteError):
+    """A bug in the kvstore; the op was not applied."""
+
+
+BY_CODE: dict[str, type[RemoteError]] = {
+    "BAD_FRAME": BadRequest,
+    "BAD_VERSION": BadRequest,
+    "UNKNOWN_OP": BadRequest,
+    "BAD_FIELD": BadRequest,
+    "TOO_LARGE": BadRequest,
+    "UNSUPPORTED": BadRequest,
+    "OUT_OF_ORDER": OutOfOrder,
+    "NUMBER_REUSED": NumberReused,
+    "DEADLINE": DeadlineExceeded,
+    "STALE_SESSION": StaleSession,
+    "LAYOUT_MISMATCH": LayoutMismatch,
+    "NOT_FOUND": NotFound,
+    "CONFLICT": Conflict,
+    "RETRY": Retry,
+    "BUSY": Busy,
+    "NOT_PERMITTED": NotPermitted,
+    "INTERNAL": Internal,
+}
+
+
+def remote_error(code: str, message: str, detail: dict[str, object] | None = None) -> RemoteError:
+    """The exception for an error reply; an unknown code gives a plain ``RemoteError``."""
+    return BY_CODE.get(code, RemoteError)(code, message, detail)

@@ -1,0 +1,140 @@
+"""Link: the messages between an engine and the gateway.
+
+One AF_UNIX stream per engine, the engine connects. Each message is a 4-byte little-endian length and one
+MessagePack map whose ``type`` field names it. A stream, not a ZeroMQ socket, because the end of an engine must be
+seen at once and by name: the kernel closes the stream of a killed process.
+
+    engine  -> gateway   hello, then load (every half second and on change) and outputs (one a step)
+    gateway -> engine    generate, abort
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from .codec import CodecError, Whole, from_map, pack, to_map, unpack
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+U32s = Annotated[bytes, Whole(4)]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First message of an engine: who it is and what it serves."""
+
+    engine: str
+    model: str
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: U32s
+    pid: int
+    type: str = "hello"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy the engine is; ``ready`` is False while it has no kvstore. Counters since the engine started."""
+
+    ready: bool
+    running: int
+    waiting: int
+    counters: dict[str, int]
+    boot: bytes = b""
+    type: str = "load"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose tokens. ``top_k`` 0 and ``top_p`` 1 mean off; ``temperature`` 0 is greedy; ``logprobs`` is the
+    number of alternatives + 1, 0 for none."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    stop_token_ids: U32s = b""
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    logprobs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """A request: ``n`` continuations of one prompt. ``emitted`` are tokens already sent to the client by another
+    engine: they are forced, not sampled, and not sent again."""
+
+    request: str
+    tenant: str
+    tokens: U32s
+    sampling: Sampling
+    n: int = 1
+    priority: int = 0
+    emitted: U32s = b""
+    type: str = "generate"
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Stop one continuation (``index``) or, with ``every``, the whole request; its blocks come back."""
+
+    request: str
+    index: int = 0
+    every: bool = True
+    type: str = "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log-probability of a chosen token (natural log, before temperature) and of the most likely ones."""
+
+    logprob: float
+    top_ids: U32s = b""
+    top_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """New tokens of one continuation. ``finish``: "" (goes on), ``stop``, ``length``, ``abort`` or ``error``; an
+    error has a ``code`` (``too_long``, ``kvstore_lost``, ``overloaded``, ``internal``) and a ``message``.
+    ``cached_tokens`` is set on the first output."""
+
+    request: str
+    index: int
+    tokens: U32s = b""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: str = ""
+    cached_tokens: int = 0
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """All outputs of one engine step."""
+
+    items: tuple[Output, ...]
+    type: str = "outputs"
+
+
+Message = Hello | Load | Outputs | Generate | Abort
+_TYPES: dict[str, type] = {"hello": Hello, "load": Load, "outputs": Outputs, "generate": Generate, "abort": Abort}
+
+
+def encode(message: Message) -> bytes:
+    """A message with its length prefix."""
+    body = pack(to_map(message))
+    return len(body).to_bytes(4, "little") + body
+
+
+def decode(body: bytes) -> Message:
+    """The bytes after the length prefix as a message; raises CodecError."""
+    value = unpack(body, MAX_MESSAGE_BYTES)
+    tag = value.get("type") if isinstance(value, dict) else None
+    cls = _TYPES.get(tag) if isinstance(tag, str) else None
+    if cls is None:
+        raise CodecError("BAD_FIELD", f"type must be one of {sorted(_TYPES)}")
+    message: Message = from_map(cls, value)
+    return message

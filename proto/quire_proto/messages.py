@@ -1,0 +1,401 @@
+"""Bodies of all ops: what a session asks of the kvstore and what it answers.
+
+Sequences are named by their session: a u32 chosen by the client, unique among its live sequences, so that one
+message may allocate a sequence and a retry names the same one. Packed fields hold little-endian u32 (``packed``).
+PROTOCOL.md describes every field; fields of ops that come later are here already, so that version 1 stays version 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from .codec import Whole
+from .handles import Handle
+from .layout import Layout
+
+U32s = Annotated[bytes, Whole(4)]
+Pairs = Annotated[bytes, Whole(8)]
+Triples = Annotated[bytes, Whole(12)]
+Quads = Annotated[bytes, Whole(16)]
+Digests = Annotated[bytes, Whole(32)]
+
+# Item codes: the result of one item of a step. "No space" is a result, not an error.
+OK, NO_SUCH, CONFLICT, NO_SPACE, UNPUBLISHED, RETRY = range(6)
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """A body without fields."""
+
+
+# --- session -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Open a session. ``token`` comes from the side socket and makes the session writable; the same ``nonce``
+    asked twice gives the same session."""
+
+    nonce: bytes
+    token: bytes = b""
+    name: str = ""
+    layout: Layout | None = None
+    gpu_uuid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the kvstore accepts from one session."""
+
+    frame_bytes: int
+    items: int
+    blocks: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A prompt put into a share domain. ``state``: ``pending`` (nobody has computed it yet) or ``ready``."""
+
+    id: str
+    generation: int
+    domain: str
+    tokens: U32s
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Reply to attach. The session is ``attached``; after mapping the arena the client sends ``ready``."""
+
+    session: bytes
+    lease_ms: int
+    limits: Limits
+    layout: Layout
+    num_blocks: int
+    arena: Handle
+    publications: tuple[Publication, ...]
+    publications_generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Extend the lease; ``progress`` counts the steps completed."""
+
+    progress: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """Reply to a heartbeat."""
+
+    lease_ms: int
+    publications_generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """Reply to detach: how many references came back."""
+
+    references: int
+
+
+# --- sequences -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Allocate:
+    """A block table for a sequence of ``tokens`` known tokens, all or nothing.
+
+    ``digests`` is the tenant's chain over all full blocks of those tokens, from token 0. ``publication`` names a
+    publication the tokens begin with ("" for none). ``reserve`` is the capacity wanted, in tokens (0: ``tokens``).
+    """
+
+    sequence: int
+    tenant: str
+    tokens: int
+    digests: Digests = b""
+    publication: str = ""
+    publication_generation: int = 0
+    reserve: int = 0
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Allocated:
+    """``computed`` tokens need not be computed again (always fewer than asked). ``blocks`` is the whole table;
+    ``copies`` are rows (copy id, src, dst, slots) to be done before the first write. On NO_SPACE nothing changed:
+    ``missing`` blocks were lacking in ``scope`` and a retry pays after ``retry_after_ms``."""
+
+    code: int
+    computed: int = 0
+    blocks: U32s = b""
+    copies: Quads = b""
+    claimed: Digests = b""
+    scrub: U32s = b""
+    missing: int = 0
+    scope: str = ""
+    retry_after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Capacity for ``tokens`` tokens in all, and write access to every slot from the fill mark on."""
+
+    sequence: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """``blocks`` replace the table from index ``first`` on; ``copies`` as in ``Allocated``."""
+
+    code: int
+    first: int = 0
+    blocks: U32s = b""
+    copies: Quads = b""
+    scrub: U32s = b""
+    missing: int = 0
+    scope: str = ""
+    retry_after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Children that share the parent's first ``tokens`` tokens (at most its fill mark), unfull tail included."""
+
+    parent: int
+    children: U32s
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """Result of a fork; the children's tables equal the parent's up to the fork point."""
+
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Publish full, completely written blocks from table index ``first`` on under ``digests``."""
+
+    sequence: int
+    first: int
+    digests: Digests
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """``sealed`` blocks are now indexed. ``canonical`` rows (table index, block): another block already has that
+    digest and is pinned until the session swaps to it or frees the sequence."""
+
+    code: int
+    sealed: int = 0
+    canonical: Pairs = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Give up sequences."""
+
+    sequences: U32s
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """One code a sequence."""
+
+    codes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The compound op: at most one a scheduler step. Sections are applied in the order of the fields.
+
+    ``releases``: sequences; ``copies_done``: copy ids; ``swaps``: rows (sequence, table index, canonical block; equal
+    to the present block to decline); ``fills``: rows (sequence, acknowledged fill mark); ``extends``: rows
+    (sequence, tokens).
+    """
+
+    releases: U32s = b""
+    copies_done: U32s = b""
+    swaps: Triples = b""
+    fills: Pairs = b""
+    seals: tuple[Seal, ...] = ()
+    forks: tuple[Fork, ...] = ()
+    extends: Pairs = b""
+    allocates: tuple[Allocate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """One result an item, in the order of the request; byte strings hold one code an item."""
+
+    releases: bytes = b""
+    copies_done: bytes = b""
+    swaps: bytes = b""
+    fills: bytes = b""
+    seals: tuple[Sealed, ...] = ()
+    forks: tuple[Forked, ...] = ()
+    extends: tuple[Extended, ...] = ()
+    allocates: tuple[Allocated, ...] = ()
+    publications_generation: int = 0
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """Ask for the digest key of a tenant's own domain (writable sessions only)."""
+
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainKey:
+    """Key and generation of the domain."""
+
+    key: bytes
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publications:
+    """Reply: the publications this session may use."""
+
+    publications: tuple[Publication, ...]
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Which physical blocks hold this publication, or this chain of digests (longest sealed prefix)?"""
+
+    publication: str = ""
+    digests: Digests = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Physical blocks with their reference counts; ``tokens`` they cover (a publication's tail is the last one)."""
+
+    tokens: int
+    blocks: U32s
+    references: U32s
+
+
+@dataclass(frozen=True, slots=True)
+class TenantUsage:
+    """Blocks of one account and its counters."""
+
+    tenant: str
+    held: int
+    cached: int
+    sequences: int
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tenants:
+    """Reply to ``tenants``."""
+
+    tenants: tuple[TenantUsage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """One session as ``stats`` shows it; ``state``: attached, ready, fenced."""
+
+    name: str
+    state: str
+    pid: int
+    sequences: int
+    blocks: int
+    progress: int
+    lease_ms_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Reply to ``stats``: the kvstore's own counters."""
+
+    boot: bytes
+    version: str
+    layout: Layout
+    uptime_ms: int
+    num_blocks: int
+    blocks: dict[str, int]
+    slots: dict[str, int]
+    counters: dict[str, int]
+    sessions: tuple[SessionInfo, ...]
+    publications: tuple[Publication, ...] = ()
+    ops: dict[str, int] = field(default_factory=dict)
+
+
+# --- answered UNSUPPORTED in this version: their fields are fixed so that they can come without a new version ----
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One deferred reply once the digest is sealed, yours to compute, or the deadline passed."""
+
+    sequence: int
+    digest: Digests
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """``state``: sealed, yours, deadline."""
+
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Hand a quiesced sequence to another session; it stays ours until adopted."""
+
+    sequence: int
+    target: bytes
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """Name of the offer."""
+
+    offer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Take an offered sequence over under an own id."""
+
+    offer: bytes
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Put a prompt into a share domain."""
+
+    id: str
+    domain: str
+    tokens: U32s
+
+
+@dataclass(frozen=True, slots=True)
+class Unpublish:
+    """Stop new matches of a publication."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Ask for the endpoints of the event stream."""
+
+    replay_from: int = 0
