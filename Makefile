@@ -1,0 +1,55 @@
+# Every target makes its own environment in .venv first and says what it is doing.
+# Variables: PYTHON (interpreter for the environment), MODEL, ENGINES, PORT, BLOCKS (for `serve`), SOAK (pytest arguments).
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+ENGINES ?= 2
+PORT ?= 8000
+BLOCKS ?= 4096
+
+# Installed packages only: a stray `kernels` or `proto` folder in the working directory must never be imported.
+export PYTHONSAFEPATH := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check soak fmt
+
+help:
+	@echo "make demo    a tiny model, two engines, one shared pool: requests and the facts about them"
+	@echo "make test    all tests"
+	@echo "make serve   MODEL=DIR [ENGINES=2 PORT=8000 BLOCKS=4096]: the stack on one host"
+	@echo "make check   what CI runs: format, lint, types, imports, wheel, compose, tests"
+	@echo "make soak    long runs: random kills and fuzzing"
+	@echo "make fmt     format and sort imports"
+
+$(READY): pyproject.toml constraints.txt scripts/setup.sh
+	@scripts/setup.sh $(PYTHON) $(VENV)
+
+setup: $(READY)
+
+demo: $(READY)
+	@PYTHONPATH=$(CURDIR) $(BIN)/python -m examples.demo
+
+serve: $(READY)
+	@test -n "$(MODEL)" || { echo "make serve: say which model, as in: make serve MODEL=/models/qwen" >&2; exit 2; }
+	@$(BIN)/quire serve --model "$(MODEL)" --engines $(ENGINES) --port $(PORT) --blocks $(BLOCKS)
+
+test: $(READY)
+	@echo "test: the whole suite"
+	@$(BIN)/python -m pytest -m "not soak"
+
+check: $(READY)
+	@scripts/check.sh $(BIN)
+	@$(MAKE) --no-print-directory test
+
+soak: $(READY)
+	@echo "soak: long runs"
+	@$(BIN)/python -m pytest -m soak --timeout 3600 $(SOAK)
+
+fmt: $(READY)
+	@echo "fmt: formatting and sorting imports"
+	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
