@@ -34,8 +34,7 @@ class Empty:
 
 @dataclass(frozen=True, slots=True)
 class Attach:
-    """Open a session. ``token`` comes from the side socket and makes the session writable; the same ``nonce``
-    asked twice gives the same session."""
+    """Open a session. ``token`` (from the side socket) makes it writable; the same ``nonce`` gives the same session."""
 
     nonce: bytes
     token: bytes = b""

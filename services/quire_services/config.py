@@ -1,0 +1,213 @@
+"""The one configuration loader: flags > ``QUIRE_*`` environment > one TOML file > defaults.
+
+Invariants: every value is checked in one place (``_convert``), whatever its source; every complaint names the key
+and where it came from; an unknown key is an error, never ignored, because a misspelt limit that is silently not
+applied is found only in production. ``QUIRE_CONFIG`` or ``--config`` names the file.
+
+    flags        {"kvstore.blocks": "4096"}         as ``flags.add`` collects them
+    environment  QUIRE_KVSTORE_BLOCKS=4096
+    file         [kvstore]
+                 blocks = 4096
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+from .settings import SECTIONS, Config, Published, Tenant
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_KINDS = {"str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; the message is one line for the person who wrote it."""
+
+
+def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Config:
+    """The configuration from all sources; raises ConfigError.
+
+    Args:
+        flags: values of the command line, keyed ``section.field``; ``config`` names the file.
+        environ: the environment; only ``QUIRE_*`` is looked at.
+    """
+    named = flags.get("config") or environ.get("QUIRE_CONFIG")
+    file = Path(named).absolute() if named else None
+    document = _read(file) if file else {}
+    values: dict[str, tuple[Any, str]] = {}
+    if file:
+        _from_file(document, file, values)
+    _from_environment(environ, values)
+    for key, value in flags.items():
+        if key != "config":
+            values[key] = (value, "flag --" + key.partition(".")[2].replace("_", "-"))
+    return Config(
+        **{name: _section(name, values) for name in SECTIONS},
+        tenants=_tenants(document.get("tenants", []), file),
+        published=_published(document.get("published", []), file),
+        file=file,
+    )
+
+
+def load_tenants(file: Path) -> tuple[Tenant, ...]:
+    """Only the tenants of a file, for a gateway that reads its keys again while it runs; raises ConfigError."""
+    return _tenants(_read(file).get("tenants", []), file)
+
+
+# --- sources ---------------------------------------------------------------------------------------------------
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from None
+
+
+def _from_file(document: dict[str, Any], file: Path, values: dict[str, tuple[Any, str]]) -> None:
+    for name, content in document.items():
+        if name in ("tenants", "published"):
+            continue
+        if name not in SECTIONS:
+            raise ConfigError(
+                f"{name}: no such section (from {file}){_nearest(name, [*SECTIONS, 'tenants', 'published'])}"
+            )
+        if not isinstance(content, dict):
+            raise ConfigError(f"{name}: must be a section, as in [{name}] (from {file})")
+        for key, value in content.items():
+            _known(name, key, f"{file}, [{name}]")
+            values[f"{name}.{key}"] = (value, f"{file}, [{name}]")
+
+
+def _from_environment(environ: Mapping[str, str], values: dict[str, tuple[Any, str]]) -> None:
+    for variable, value in environ.items():
+        if not variable.startswith("QUIRE_") or variable == "QUIRE_CONFIG":
+            continue
+        section, _, key = variable.removeprefix("QUIRE_").lower().partition("_")
+        if section not in SECTIONS:
+            raise ConfigError(f"{variable}: no such setting (from the environment)")
+        _known(section, key, f"{variable} in the environment")
+        values[f"{section}.{key}"] = (value, f"{variable} in the environment")
+
+
+def _known(section: str, key: str, source: str) -> None:
+    names = [f.name for f in fields(SECTIONS[section])]
+    if key not in names:
+        raise ConfigError(f"{section}.{key}: no such key (from {source}){_nearest(key, names)}")
+
+
+def _nearest(word: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+# --- values ----------------------------------------------------------------------------------------------------
+
+
+def _section(name: str, values: Mapping[str, tuple[Any, str]]) -> Any:
+    section = SECTIONS[name]
+    given = {}
+    for spec in fields(section):
+        if f"{name}.{spec.name}" in values:
+            value, source = values[f"{name}.{spec.name}"]
+            given[spec.name] = _convert(f"{name}.{spec.name}", spec, value, source)
+    return section(**given)
+
+
+def _convert(key: str, spec: Field[Any], value: Any, source: str) -> Any:
+    kind = str(spec.type)
+    try:
+        converted = _parse(kind, value)
+    except ValueError:
+        raise ConfigError(f"{key}: {value!r} is not {_KINDS[kind]} (from {source})") from None
+    limits = spec.metadata
+    if limits["among"] and converted not in limits["among"]:
+        raise ConfigError(f"{key}: {value!r} is none of {', '.join(limits['among'])} (from {source})")
+    if limits["at_least"] is not None and converted < limits["at_least"]:
+        raise ConfigError(f"{key}: {converted} is less than {limits['at_least']} (from {source})")
+    if limits["at_most"] is not None and converted > limits["at_most"]:
+        raise ConfigError(f"{key}: {converted} is more than {limits['at_most']} (from {source})")
+    return converted
+
+
+def _parse(kind: str, value: Any) -> Any:
+    """A value of the wanted kind; text (from flags and the environment) is read, TOML values must already fit."""
+    if kind == "str" and isinstance(value, str):
+        return value
+    if kind == "bool":
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+    if kind == "int" and isinstance(value, int | str) and not isinstance(value, bool):
+        return int(value)
+    if kind == "float" and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError(kind)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------
+
+
+def _rows(name: str, rows: Any, file: Path | None, required: set[str], optional: set[str]) -> list[dict[str, Any]]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(f"{name}: must be a list of tables, as in [[{name}]] (from {file})")
+    for number, row in enumerate(rows, 1):
+        where = f"(from {file}, [[{name}]] number {number})"
+        for key in row:
+            if key not in required | optional:
+                raise ConfigError(f"{name}.{key}: no such key {where}{_nearest(key, sorted(required | optional))}")
+        for key in sorted(required - set(row)):
+            raise ConfigError(f"{name}.{key}: missing {where}")
+        for key, value in row.items():
+            if key != "keys" and not (isinstance(value, str) and value):
+                raise ConfigError(f"{name}.{key}: must be a string that is not empty {where}")
+    return rows
+
+
+def _identifier(key: str, value: str, file: Path | None) -> str:
+    if not NAME.fullmatch(value):
+        raise ConfigError(f"{key}: {value!r} must be 1 to 64 letters, digits or ._- (from {file})")
+    return value
+
+
+def _tenants(rows: Any, file: Path | None) -> tuple[Tenant, ...]:
+    tenants: list[Tenant] = []
+    owner: dict[str, str] = {}
+    for row in _rows("tenants", rows, file, {"name", "keys"}, set()):
+        name = _identifier("tenants.name", row["name"], file)
+        keys = row["keys"]
+        if not isinstance(keys, list) or not keys or not all(isinstance(k, str) and k.strip() for k in keys):
+            raise ConfigError(f"tenants.keys: tenant {name} needs a list of API keys (from {file})")
+        for key in keys:
+            if key in owner:  # the key itself is a secret: name the tenants only
+                raise ConfigError(f"tenants.keys: tenants {owner[key]} and {name} share an API key (from {file})")
+            owner[key] = name
+        if any(name == other.name for other in tenants):
+            raise ConfigError(f"tenants.name: {name!r} is there twice (from {file})")
+        tenants.append(Tenant(name, tuple(keys)))
+    return tuple(tenants)
+
+
+def _published(rows: Any, file: Path | None) -> tuple[Published, ...]:
+    published: list[Published] = []
+    for row in _rows("published", rows, file, {"file"}, {"domain", "id"}):
+        assert file is not None  # rows come from a file
+        prompt = file.parent / row["file"]
+        identity = _identifier("published.id", row.get("id", prompt.stem), file)
+        domain = row.get("domain", "public")
+        if domain != "public":
+            raise ConfigError(f"published.domain: {domain!r} is not served yet, only 'public' (from {file})")
+        if any(identity == other.id for other in published):
+            raise ConfigError(f"published.id: {identity!r} is there twice (from {file})")
+        published.append(Published(prompt, domain, identity))
+    return tuple(published)

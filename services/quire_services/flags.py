@@ -1,0 +1,52 @@
+"""Flags: the settings of some sections as command line options, and one line for every mistake.
+
+A flag is named after its field; its text goes unparsed into ``config.load``, which checks all sources alike.
+``Parser`` says what is wrong in one line and exits with 2, without the usage page: ``--help`` shows that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import fields
+from typing import NoReturn
+
+from .config import ConfigError, load
+from .settings import SECTIONS, Config
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the complaint and where to read more; exit 2."""
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)  # noqa: T201 - a person reads it
+        raise SystemExit(2)
+
+
+def add(parser: argparse.ArgumentParser, *sections: str, only: tuple[str, ...] = ()) -> None:
+    """Add ``--config`` and one flag for each field of ``sections``, or for those named in ``only``."""
+    parser.add_argument("--config", default=argparse.SUPPRESS, metavar="FILE", help="TOML file (or QUIRE_CONFIG)")
+    for section in sections:
+        for spec in fields(SECTIONS[section]):
+            if only and spec.name not in only:
+                continue
+            among = spec.metadata["among"]
+            default = f" (default: {spec.default})" if spec.default not in ("", None) else ""
+            parser.add_argument(
+                "--" + spec.name.replace("_", "-"),
+                dest=f"{section}.{spec.name}",
+                default=argparse.SUPPRESS,
+                metavar="|".join(among) if among else {"int": "N", "float": "X"}.get(str(spec.type), "TEXT"),
+                help=spec.metadata["help"].replace("%", "%%") + default,
+            )
+
+
+def read(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Config:
+    """The configuration of parsed arguments, the environment and the file; a mistake ends the process with 2."""
+    given = {key: value for key, value in vars(arguments).items() if key == "config" or "." in key}
+    try:
+        return load(given, os.environ)
+    except ConfigError as error:
+        parser.error(str(error))

@@ -1,0 +1,102 @@
+"""Settings: every key of the configuration, with default, bounds and one line of help.
+
+Owns the names. The loader (``config``), the command line flags and the documentation of a key all come from the
+fields below, so a key is added here and nowhere else. Field names are unique over all sections, because a flag is
+named after its field alone: ``kvstore.block_size`` is ``--block-size`` and ``QUIRE_KVSTORE_BLOCK_SIZE``.
+All classes are frozen: configuration is read once, in ``services``, and passed down as values.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+def setting(
+    default: Any, help: str, *, at_least: float | None = None, at_most: float | None = None, among: tuple[str, ...] = ()
+) -> Any:
+    """A dataclass field that carries its bounds and its help."""
+    return field(default=default, metadata={"help": help, "at_least": at_least, "at_most": at_most, "among": among})
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """What concerns the whole stack of one host."""
+
+    model: str = setting("", "directory of the model (safetensors, as transformers saves it)")
+    engines: int = setting(1, "engine processes that share the pool", at_least=1, at_most=64)
+    run_dir: str = setting("", "directory of sockets and state (default: one per user and port)")
+
+
+@dataclass(frozen=True, slots=True)
+class Kvstore:
+    """The pool. Its size is explicit and never derived from the memory that happens to be free."""
+
+    blocks: int = setting(4096, "blocks in the pool", at_least=1, at_most=2**31 - 1)
+    block_size: int = setting(16, "tokens in a block", at_least=1, at_most=1024)
+    dtype: str = setting("float32", "element type of keys and values", among=("float32", "bfloat16", "float16"))
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What each engine is started with."""
+
+    attention: str = setting("cpu", "attention backend", among=("cpu",))
+    max_batch_tokens: int = setting(512, "token budget of a scheduler step", at_least=1)
+    max_sequences: int = setting(64, "sequences computed at the same time, per engine", at_least=1)
+    threads: int = setting(0, "torch threads per engine (0: cores / engines)", at_least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The HTTP side."""
+
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(8000, "port to listen on", at_least=0, at_most=65535)
+    served_model_name: str = setting("", "name of the model in the API (default: the directory's name)")
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant and the API keys that name it."""
+
+    name: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A system prompt that is shared on purpose: a text file, put into a share domain under an id."""
+
+    file: Path
+    domain: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration, as read once at start."""
+
+    serve: Serve = Serve()
+    kvstore: Kvstore = Kvstore()
+    engine: Engine = Engine()
+    gateway: Gateway = Gateway()
+    tenants: tuple[Tenant, ...] = ()
+    published: tuple[Published, ...] = ()
+    file: Path | None = None
+
+    @property
+    def run_dir(self) -> Path:
+        """The run directory: as set, or the default for this port."""
+        return Path(self.serve.run_dir).absolute() if self.serve.run_dir else default_run_dir(self.gateway.port)
+
+
+SECTIONS: dict[str, type] = {"serve": Serve, "kvstore": Kvstore, "engine": Engine, "gateway": Gateway}
+
+
+def default_run_dir(port: int) -> Path:
+    """``$XDG_RUNTIME_DIR/quire-<port>``, or a directory of this user's under /tmp where that is not set."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(base) / f"quire-{port}" if base else Path(f"/tmp/quire-{os.getuid()}-{port}")

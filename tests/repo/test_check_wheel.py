@@ -1,0 +1,51 @@
+"""The wheel check itself: it passes on a right wheel and names each kind of fault."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_wheel.py"
+GOOD = {"one/__init__.py", "one/py.typed", "quire-1.dist-info/licenses/LICENSE", "quire-1.dist-info/METADATA"}
+EXPECTED = {"one/__init__.py", "one/py.typed"}
+
+
+@pytest.fixture(scope="module")
+def check() -> ModuleType:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("check_wheel", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_right_wheel_has_no_problems(check: ModuleType) -> None:
+    """Equal file lists, type markers and the licence: nothing to say."""
+    assert check.problems(GOOD, EXPECTED, ["x/one"]) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "expected", "word"),
+    [
+        (GOOD, EXPECTED | {"one/new.py"}, "missing from the wheel: one/new.py"),
+        (GOOD | {"one/stray.py"}, EXPECTED, "not in git: one/stray.py"),
+        (GOOD - {"one/py.typed"}, EXPECTED - {"one/py.typed"}, "no py.typed"),
+        (GOOD - {"quire-1.dist-info/licenses/LICENSE"}, EXPECTED, "no LICENSE"),
+    ],
+)
+def test_each_fault_is_named(check: ModuleType, names: set[str], expected: set[str], word: str) -> None:
+    """A forgotten file, a stray one, a lost type marker and a lost licence are each reported."""
+    assert [line for line in check.problems(names, expected, ["x/one"]) if word in line]
+
+
+def test_five_packages_are_in_the_wheel(check: ModuleType) -> None:
+    """pyproject lists all five packages, and git tracks files in each."""
+    folders = check.package_folders()
+
+    assert len(folders) == 5
+    assert {name.split("/")[0] for name in check.expected_files(folders)} == {f.split("/")[1] for f in folders}

@@ -1,0 +1,110 @@
+"""The configuration loader: precedence, and complaints that name the key and its source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from quire_services.config import ConfigError, load, load_tenants
+from quire_services.settings import Config, Published, Tenant
+
+FULL = """
+[serve]
+engines = 2
+[kvstore]
+blocks = 100
+[gateway]
+port = 8100
+[[tenants]]
+name = "acme"
+keys = ["k1", "k2"]
+[[published]]
+file = "prompts/agent.txt"
+"""
+
+
+def _written(folder: Path, text: str) -> dict[str, str]:
+    file = folder / "quire.toml"
+    file.write_text(text)
+    return {"config": str(file)}
+
+
+def test_defaults_need_no_source() -> None:
+    """Without flags, environment and file the defaults hold."""
+    assert load({}, {}) == Config()
+
+
+def test_flags_beat_environment_beats_file(tmp_path: Path) -> None:
+    """The three sources are taken in this order, each for the keys it names."""
+    flags = {**_written(tmp_path, FULL), "gateway.port": "8300"}
+    config = load(flags, {"QUIRE_GATEWAY_PORT": "8200", "QUIRE_KVSTORE_BLOCKS": "200", "HOME": "/root"})
+
+    assert (config.gateway.port, config.kvstore.blocks, config.serve.engines) == (8300, 200, 2)
+
+
+def test_file_is_found_through_the_environment(tmp_path: Path) -> None:
+    """QUIRE_CONFIG names the file where no flag does."""
+    named = _written(tmp_path, FULL)["config"]
+
+    assert load({}, {"QUIRE_CONFIG": named}).serve.engines == 2
+
+
+def test_tables_become_values(tmp_path: Path) -> None:
+    """Tenants and published prompts are read; paths are relative to the file, ids default to the file's stem."""
+    config = load(_written(tmp_path, FULL), {})
+
+    assert config.tenants == (Tenant("acme", ("k1", "k2")),)
+    assert config.published == (Published(tmp_path / "prompts/agent.txt", "public", "agent"),)
+    assert load_tenants(tmp_path / "quire.toml") == config.tenants
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "flags", "words"),
+    [
+        ("[kvstore]\nblcks = 1", {}, {}, ["kvstore.blcks", "quire.toml", "did you mean blocks?"]),
+        ("[kvstor]\nblocks = 1", {}, {}, ["kvstor", "quire.toml", "did you mean kvstore?"]),
+        ("kvstore = 3", {}, {}, ["kvstore", "section", "quire.toml"]),
+        ("[kvstore]\nblocks = '5x'", {}, {}, ["kvstore.blocks", "'5x'", "whole number", "quire.toml"]),
+        ("[kvstore]\nblocks = true", {}, {}, ["kvstore.blocks", "whole number"]),
+        ("[serve]\nmodel = 4", {}, {}, ["serve.model", "string"]),
+        ("[kvstore", {}, {}, ["quire.toml", "TOML"]),
+        ("", {"QUIRE_KVSTORE_BLOCKS": "0"}, {}, ["kvstore.blocks", "less than 1", "QUIRE_KVSTORE_BLOCKS"]),
+        ("", {"QUIRE_KVSTORE_COLOUR": "x"}, {}, ["kvstore.colour", "QUIRE_KVSTORE_COLOUR"]),
+        ("", {"QUIRE_PORT": "1"}, {}, ["QUIRE_PORT"]),
+        ("", {}, {"gateway.port": "70000"}, ["gateway.port", "more than 65535", "--port"]),
+        ("", {}, {"kvstore.dtype": "int8"}, ["kvstore.dtype", "float32", "--dtype"]),
+        ("[[tenants]]\nname='a'", {}, {}, ["tenants.keys", "missing", "number 1"]),
+        ("[[tenants]]\nname='a'\nkeys=['x']\ncolor='red'", {}, {}, ["tenants.color", "number 1"]),
+        ("[[tenants]]\nname='a'\nkeys=[]", {}, {}, ["tenants.keys", "tenant a"]),
+        ("[[tenants]]\nname='a b'\nkeys=['x']", {}, {}, ["tenants.name", "'a b'"]),
+        ("[[tenants]]\nname='a'\nkeys=['x']\n[[tenants]]\nname='a'\nkeys=['y']", {}, {}, ["tenants.name", "twice"]),
+        ("[[published]]\nfile='a.txt'\ndomain='group'", {}, {}, ["published.domain", "'group'"]),
+        ("[[published]]\nfile='a.txt'\n[[published]]\nfile='b/a.txt'", {}, {}, ["published.id", "twice"]),
+    ],
+)
+def test_mistakes_name_key_and_source(
+    tmp_path: Path, text: str, environ: dict[str, str], flags: dict[str, str], words: list[str]
+) -> None:
+    """Every mistake is one line that says which key is wrong and where it was written."""
+    with pytest.raises(ConfigError) as caught:
+        load({**_written(tmp_path, text), **flags}, environ)
+
+    message = str(caught.value)
+    assert "\n" not in message
+    assert [word for word in words if word not in message] == []
+
+
+def test_a_shared_key_is_refused_without_printing_it(tmp_path: Path) -> None:
+    """One API key must name one tenant; the complaint does not show the key."""
+    text = "[[tenants]]\nname='a'\nkeys=['secret-7']\n[[tenants]]\nname='b'\nkeys=['secret-7']"
+    with pytest.raises(ConfigError, match="tenants a and b") as caught:
+        load(_written(tmp_path, text), {})
+
+    assert "secret-7" not in str(caught.value)
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    """A configuration file that is not there is named."""
+    with pytest.raises(ConfigError, match=r"gone\.toml: No such file"):
+        load({"config": str(tmp_path / "gone.toml")}, {})
