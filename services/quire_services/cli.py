@@ -1,0 +1,71 @@
+"""The ``quire`` command: one name, one module a subcommand, imported only when it is asked for.
+
+Imports are lazy because a client-only install has neither torch nor an HTTP server, and because ``quire status``
+must answer faster than torch loads. Every subcommand's module has ``main(argv) -> exit code``.
+Exit codes: 0 done, 1 it failed, 2 it was asked wrongly (one line says how).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.metadata import version
+
+COMMANDS = {
+    "serve": ("quire_services.serve", "run the whole stack on this host: kvstore, engines, gateway"),
+    "status": ("quire_services.status", "print the kvstore's counters"),
+    "kvstore": ("quire_services.kvstored", "run one kvstore: the process that owns the pool"),
+    "engine": ("quire_services.engined", "run one engine: a model over the shared pool"),
+    "gateway": ("quire_services.gateway", "run the gateway: the OpenAI HTTP API"),
+    "prepare": ("quire_services.prepare", "write what the kvstore must know of a model and its published prompts"),
+}
+# What an absent module means to the person who typed the command.
+EXTRAS = {"torch": "engine", "transformers": "engine", "fastapi": "gateway", "uvicorn": "gateway", "numpy": "kvstore"}
+
+
+def usage() -> str:
+    """The help page."""
+    lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: quire COMMAND [options]",
+            "",
+            "KV-cache memory that outlives the engines using it.",
+            "",
+            *lines,
+            "",
+            "quire COMMAND --help shows a command's options. Every option can also be set in a TOML file (--config)",
+            "or in the environment: --block-size is block_size in [kvstore] and QUIRE_KVSTORE_BLOCK_SIZE.",
+        ]
+    )
+
+
+def _say(text: str, *, error: bool = False) -> None:
+    (sys.stderr if error else sys.stdout).write(text + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand and return its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        _say(usage())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version", "version"):
+        _say(f"quire {version('quire')}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        _say(f"quire: {name!r} is not a command; there are {', '.join(COMMANDS)}", error=True)
+        return 2
+    try:
+        module = importlib.import_module(COMMANDS[name][0])
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0], "all")
+        _say(f"quire {name}: {error}; install it with: pip install 'quire[{extra}]'", error=True)
+        return 1
+    code: int | None = module.main(rest)
+    return code or 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,111 @@
+"""Supervisor: keeps the processes of a stack running and takes them down in order.
+
+One thread, no polling: it sleeps in ``poll`` on the children's pidfds and on the wake-up descriptor that Python's
+signal machinery writes to. Invariants: a child that ends is started again after its back-off, unless the stack is
+stopping; stopping is by groups, each with a deadline after which SIGKILL follows; a second signal skips all
+deadlines; when ``stop`` returns, no child runs.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import FrameType, TracebackType
+
+from .child import Child
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Supervisor:
+    """Runs children until it is told to stop.
+
+    Args:
+        ended: called with a child, its exit code and the seconds until it is started again.
+    """
+
+    def __init__(self, ended: Callable[[Child, int, float], None]) -> None:
+        self.children: list[Child] = []
+        self.signals = 0
+        self._ended = ended
+        self._stopping = False
+        self._read, self._write = socket.socketpair()
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Supervisor:
+        for end in (self._read, self._write):
+            end.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._before = {signum: signal.signal(signum, self._on_signal) for signum in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for child in self.children:
+            child.signal(signal.SIGKILL)
+            if child.process:
+                child.process.wait()
+                child.reap()
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)  # type: ignore[arg-type]
+        signal.set_wakeup_fd(self._wakeup)
+        self._read.close()
+        self._write.close()
+
+    def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
+        self.signals += 1
+
+    def start(self, child: Child) -> Child:
+        """Start a child and keep it running."""
+        self.children.append(child)
+        child.start()
+        return child
+
+    def pump(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds for anything to happen, then see to exits and due restarts."""
+        now = time.monotonic()
+        due = [child.due - now for child in self.children if child.due is not None]
+        self._wait(max(0.0, min([timeout, *due])))
+        for child in self.children:
+            code = child.reap()
+            if code is not None and not self._stopping:
+                self._ended(child, code, child.back_off())
+        now = time.monotonic()
+        for child in self.children:
+            if child.due is not None and child.due <= now and not self._stopping:
+                child.start()
+
+    def _wait(self, timeout: float) -> None:
+        poller = select.poll()
+        poller.register(self._read, select.POLLIN)
+        for child in self.children:
+            if child.process is not None:
+                poller.register(child.pidfd, select.POLLIN)
+        poller.poll(timeout * 1000)
+        with suppress(BlockingIOError):
+            while self._read.recv(64):
+                pass
+
+    def stop(self, groups: Sequence[Sequence[Child]], deadline: float) -> list[str]:
+        """Stop the groups one after the other: SIGTERM, up to ``deadline`` seconds, SIGKILL.
+
+        Returns the names of the children that had to be killed.
+        """
+        self._stopping = True
+        signals = self.signals
+        killed = []
+        for group in groups:
+            limit = time.monotonic() + deadline
+            for child in group:
+                child.due = None
+                child.signal(signal.SIGTERM)
+            while any(child.process for child in group):
+                if time.monotonic() >= limit or self.signals > signals:
+                    killed += [child.name for child in group if child.process]
+                    for child in group:
+                        child.signal(signal.SIGKILL)
+                self.pump(max(0.0, min(1.0, limit - time.monotonic())) if time.monotonic() < limit else 0.05)
+        return sorted(set(killed))
