@@ -17,6 +17,7 @@
         NotPermitted           NOT_PERMITTED: no session, or a read-only one
         Internal               INTERNAL: a bug in the kvstore; the store is unchanged
       KvstoreUnreachable       no reply within the timeout, resends included
+      MapError                 the arena cannot be mapped by this process
 
 Local and remote errors never share a class: the first is a bug here, the second an answer.
 "No space" is neither: it is a value in the reply.
@@ -39,6 +40,10 @@ class LimitError(LocalError):
 
 class KvstoreUnreachable(QuireError):
     """No reply arrived in time, although the request was resent."""
+
+
+class MapError(QuireError):
+    """The arena cannot be mapped by this process; the message says why."""
 
 
 class RemoteError(QuireError):

@@ -1,0 +1,134 @@
+"""What a session holds besides its socket: side socket, heartbeat thread, mapping, publication list, domain keys.
+
+Both clients keep one, and their common methods read it. Everything here is local and quick; only ``client`` and
+``aio`` wait for the kvstore.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+
+import zmq
+
+from .errors import QuireError
+from .heartbeat import HeartbeatThread
+from .layout import Layout
+from .mapping import Mapping
+from .matching import PublicationList
+from .messages import Attach, Attached, Limits
+from .ops import SessionOps
+from .side import SideSocket
+from .transport import Wire
+
+OnLost = Callable[[QuireError], None]
+
+
+def attach_body(side: SideSocket, name: str, layout: Layout | None, gpu_uuid: str) -> Attach:
+    """The body of ``attach``; its nonce makes a resend find the same session."""
+    return Attach(nonce=secrets.token_bytes(16), token=side.token, name=name, layout=layout, gpu_uuid=gpu_uuid)
+
+
+class Attachment:
+    """Resources of one attached session, released by ``close``."""
+
+    def __init__(
+        self, side: SideSocket, attached: Attached, sent: float, to: str, on_lost: OnLost | None = None
+    ) -> None:
+        """Start the heartbeats at once; ``sent`` is when ``attach`` was sent (monotonic, s)."""
+        self.side, self.attached = side, attached
+        self.publications = PublicationList(attached.publications, attached.publications_generation)
+        self.keys: dict[str, bytes] = {}
+        self._mapping: Mapping | None = None
+        # A context of its own: the clients' contexts may be asyncio ones, and this thread blocks.
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.heartbeat = HeartbeatThread(Wire(self._context, to), side, attached, sent, on_lost)
+
+    def map(self) -> memoryview:
+        """The arena as writable bytes, mapped on first use. Raises MapError."""
+        if self._mapping is None:
+            expected = self.attached.layout.arena_bytes(self.attached.num_blocks)
+            self._mapping = Mapping(self.attached.arena, expected)
+        return self._mapping.view
+
+    def close(self) -> None:
+        """Stop the heartbeats, unmap, close the side socket."""
+        self.heartbeat.close()
+        if self._mapping is not None:
+            self._mapping.close()
+        self.side.close()
+        self._context.term()
+
+
+class SessionBase(SessionOps):
+    """Facts about the session, the same for both clients."""
+
+    _held: Attachment
+
+    @property
+    def boot(self) -> bytes:
+        """Boot id of the kvstore this session belongs to (16 bytes)."""
+        return self._held.side.boot
+
+    @property
+    def session_id(self) -> bytes:
+        """Id of the session (16 bytes)."""
+        return self._held.attached.session
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the pool."""
+        return self._held.attached.layout
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in a block."""
+        return self._held.attached.layout.block_size
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks in the pool."""
+        return self._held.attached.num_blocks
+
+    @property
+    def limits(self) -> Limits:
+        """Limits of the handshake."""
+        return self._held.attached.limits
+
+    @property
+    def publications(self) -> PublicationList:
+        """The publication list as last fetched."""
+        return self._held.publications
+
+    @property
+    def publications_stale(self) -> bool:
+        """Whether a heartbeat named a newer list: call ``refresh_publications``."""
+        return self._held.heartbeat.publications_generation != self._held.publications.generation
+
+    @property
+    def progress(self) -> int:
+        """Steps completed, as the heartbeats report it."""
+        return self._held.heartbeat.progress
+
+    @progress.setter
+    def progress(self, steps: int) -> None:
+        self._held.heartbeat.progress = steps
+
+    @property
+    def lost(self) -> threading.Event:
+        """Set when the session is lost (see ``heartbeat``); attach again with a new client then."""
+        return self._held.heartbeat.lost
+
+    @property
+    def lost_reason(self) -> QuireError | None:
+        """Why the session was lost, or None."""
+        return self._held.heartbeat.reason
+
+    def lease_valid(self) -> bool:
+        """Whether this session may still launch work, seal, and keep what it computed."""
+        return self._held.heartbeat.lease_valid()
+
+    def map(self) -> memoryview:
+        """The arena as a writable memoryview of bytes (layout: ``Layout.shape``). Raises MapError."""
+        return self._held.map()

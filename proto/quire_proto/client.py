@@ -1,0 +1,213 @@
+"""KVClient: the blocking client of the kvstore.
+
+One thread uses a client; one request is in flight at a time. A request that is not answered within ``resend``
+seconds is sent again, the same bytes on a fresh connection, until ``timeout``. If an *ordered* request then still
+has no answer, nobody knows whether it was applied: the session is lost, and the process attaches again. All but
+sockets and waiting is shared with the asyncio client (``session``, ``attachment``).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from types import TracebackType
+from typing import Self, TypeVar
+
+import zmq
+
+from .attachment import Attachment, OnLost, SessionBase, attach_body
+from .chain import DomainChain
+from .errors import KvstoreUnreachable, LocalError, QuireError, StaleSession
+from .layout import Layout
+from .messages import Detached, Empty
+from .ops import ATTACH, DETACH, PUBLICATIONS, READY, Blocking, Op, ReadOps
+from .session import Answer, Pending, Session
+from .side import SideSocket
+from .transport import Wire, address
+
+R = TypeVar("R")
+RunDir = str | os.PathLike[str]
+
+
+class _Caller(Blocking):
+    """Sends one request at a time and waits for its reply."""
+
+    def __init__(self, run_dir: RunDir, timeout: float, resend: float) -> None:
+        self._timeout, self._resend = timeout, resend
+        self._session = Session()
+        self._to = address(run_dir)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._wire = Wire(self._context, self._to)
+
+    def call(self, op: Op[..., R], body: object) -> R:
+        """Send one request and return its reply.
+
+        Raises LimitError before sending, a RemoteError that the kvstore answered with, or KvstoreUnreachable.
+        """
+        if self._wire.closed:
+            raise LocalError("the client is closed")
+        self._check()
+        pending = self._session.request(op, body, self._timeout)
+        self._wire.send(pending.frame)
+        deadline = time.monotonic() + self._timeout
+        while True:
+            answer = self._await(pending, min(time.monotonic() + self._resend, deadline))
+            if answer is not None:
+                reply: R = answer.result()
+                return reply
+            if time.monotonic() >= deadline:
+                raise self._unanswered(pending)
+            self._wire.reconnect()
+            for unanswered in self._session.in_flight():
+                self._wire.send(unanswered.frame)
+
+    def _await(self, pending: Pending, until: float) -> Answer | None:
+        while True:
+            for frame in self._wire.receive():
+                for answer in self._session.feed(frame):
+                    if answer.pending is pending:
+                        return answer
+            self._check()
+            left = until - time.monotonic()
+            if left <= 0:
+                return None
+            self._wire.poll(left)
+
+    def _check(self) -> None:
+        """Raise if no reply can be expected any more."""
+
+    def _unanswered(self, pending: Pending) -> QuireError:
+        self._session.abandon(pending)
+        return KvstoreUnreachable(f"no reply to {pending.op.name} within {self._timeout} s")
+
+    def _close_socket(self) -> None:
+        self._wire.close()
+        self._context.term()
+
+
+class KVReader(_Caller, ReadOps):
+    """A client without a session: ``stats()``, ``tenants()``, ``lookup()``, ``fetch_publications()``."""
+
+    def __init__(self, run_dir: RunDir, *, timeout: float = 5.0, resend: float = 1.0) -> None:
+        """``timeout``: seconds for a call in all; ``resend``: seconds until it is sent again."""
+        super().__init__(run_dir, timeout, resend)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._close_socket()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class KVClient(_Caller, SessionBase):
+    """An attached, mapped and ready session. Use as a context manager: leaving detaches."""
+
+    def __init__(
+        self,
+        run_dir: RunDir,
+        *,
+        name: str = "",
+        layout: Layout | None = None,
+        gpu_uuid: str = "",
+        timeout: float = 5.0,
+        resend: float = 1.0,
+        on_lost: OnLost | None = None,
+    ) -> None:
+        """Attach, map the arena, and report ready.
+
+        Args:
+            run_dir: directory of the kvstore's sockets.
+            name: shown in ``stats``.
+            layout: what this engine computed from its model; None takes the pool's as it is.
+            gpu_uuid: GPU of this engine, "" on a host arena.
+            timeout: seconds for the side socket to answer, and for each call in all.
+            resend: seconds until an unanswered request is sent again.
+            on_lost: called once, on the heartbeat thread, when the session is lost.
+
+        Raises:
+            KvstoreUnreachable, LayoutMismatch, MapError, or another QuireError; nothing stays open then.
+        """
+        super().__init__(run_dir, timeout, resend)
+        self._open = False
+        try:
+            self._held = self._attach(SideSocket(run_dir, timeout), name, layout, gpu_uuid, on_lost)
+        except BaseException:
+            self._close_socket()
+            raise
+        self._open = True
+        try:
+            self.map()
+            self.call(READY, Empty())
+        except BaseException:
+            self.close()
+            raise
+
+    def _attach(
+        self, side: SideSocket, name: str, layout: Layout | None, gpu_uuid: str, on_lost: OnLost | None
+    ) -> Attachment:
+        try:
+            self._session.boot = side.boot
+            self._wire.watch(side.fileno())
+            sent = time.monotonic()
+            attached = self.call(ATTACH, attach_body(side, name, layout, gpu_uuid))
+            self._session.opened(attached)
+            return Attachment(side, attached, sent, self._to, on_lost)
+        except BaseException:
+            side.close()
+            raise
+
+    def chain(self, tenant: str, tokens: bytes = b"") -> DomainChain:
+        """A digest chain in the tenant's own domain, begun with packed ``tokens``; the key is fetched once."""
+        key = self._held.keys.get(tenant)
+        if key is None:
+            key = self._held.keys[tenant] = self.domain(tenant=tenant).key
+        return DomainChain(key, self.block_size, tokens)
+
+    def refresh_publications(self) -> None:
+        """Fetch the publication list again."""
+        fetched = self.call(PUBLICATIONS, Empty())
+        self.publications.replace(fetched.publications, fetched.generation)
+
+    def detach(self) -> Detached:
+        """End the session, giving up all it holds; all work naming its blocks must have completed."""
+        reply = self.call(DETACH, Empty())
+        self.close()
+        return reply
+
+    def close(self) -> None:
+        """Close everything at once, without a message: the kvstore takes back what the session held."""
+        if self._open:
+            self._open = False
+            self._held.close()
+            self._close_socket()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        try:
+            if self._open and kind is None and self.lease_valid():
+                self.detach()
+        finally:
+            self.close()
+
+    def _check(self) -> None:
+        if not self._open:
+            return
+        beats = self._held.heartbeat
+        if self._held.side.closed():
+            beats.lose(StaleSession("STALE_SESSION", "the kvstore closed the side socket"))
+        if not beats.lease_valid():
+            raise beats.reason or KvstoreUnreachable("the lease passed without an acknowledged heartbeat")
+
+    def _unanswered(self, pending: Pending) -> QuireError:
+        error = KvstoreUnreachable(f"no reply to {pending.op.name} within {self._timeout} s")
+        if pending.op.ordered:
+            self._held.heartbeat.lose(error)
+        else:
+            self._session.abandon(pending)
+        return error

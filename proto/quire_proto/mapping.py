@@ -1,0 +1,66 @@
+"""Mapping the arena: from a handle of the handshake to memory of this process.
+
+``shm`` gives a writable memoryview of the whole arena. Device arenas have their own handle types; a client without
+the matching opener refuses them by name rather than guess. The mapping is not inherited by a forked child
+(MADV_DONTFORK): a child writing into blocks it does not own would corrupt other requests.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+
+from .errors import MapError
+from .handles import Handle, ShmHandle
+
+SHM_DIR = "/dev/shm"
+
+
+class Mapping:
+    """The arena in this process; ``view`` is the arena as writable bytes."""
+
+    def __init__(self, handle: Handle, expected_bytes: int) -> None:
+        """Map the arena. Raises MapError: unknown type, missing, foreign or wrongly sized segment."""
+        if not isinstance(handle, ShmHandle):
+            raise MapError(f"arena of type {handle.type!r}: this client maps 'shm' only")
+        if handle.size != expected_bytes:
+            raise MapError(f"arena of {handle.size} bytes; the layout needs {expected_bytes}")
+        self._mmap = _map(handle)
+        self._whole = memoryview(self._mmap)
+        self.view = self._whole[handle.offset : handle.offset + handle.size]
+
+    def close(self) -> bool:
+        """Give the memory back. False if arrays over it still live: then it goes with the last of them."""
+        try:
+            self.view.release()
+            self._whole.release()
+            self._mmap.close()
+        except BufferError:
+            return False
+        return True
+
+
+def _map(handle: ShmHandle) -> mmap.mmap:
+    name = handle.name.removeprefix("/")
+    if not name or "/" in name or name in (".", ".."):
+        raise MapError(f"{handle.name!r} is no name of a shared memory segment")
+    path = os.path.join(SHM_DIR, name)
+    total = handle.offset + handle.size
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as exc:
+        raise MapError(f"{path}: {exc.strerror}") from exc
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid():
+            raise MapError(f"{path}: not a segment of user {os.geteuid()}")
+        if info.st_size < total:
+            raise MapError(f"{path}: {info.st_size} bytes; the handle names {total}")
+        memory = mmap.mmap(fd, total, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError as exc:
+        raise MapError(f"{path}: {exc.strerror}") from exc
+    finally:
+        os.close(fd)
+    memory.madvise(mmap.MADV_DONTFORK)
+    return memory

@@ -1,0 +1,92 @@
+"""The side socket: an AF_UNIX SEQPACKET connection that lives as long as the session.
+
+The kvstore learns from it which process we are (its pidfd) and ties that to the ZeroMQ session by a one-time token.
+We learn from its end that the kvstore is gone, at once and without a timer: the kernel closes the socket of a
+killed process. ZeroMQ cannot say either.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+
+from .codec import CodecError, unpack
+from .envelope import ID_BYTES, VERSION
+from .errors import KvstoreUnreachable, remote_error
+
+SOCKET_NAME = "attach.sock"
+MAX_HELLO_BYTES = 4096
+_RETRY_S = 0.02
+
+
+class SideSocket:
+    """An open side socket.
+
+    Attributes:
+        boot: boot id of the kvstore that accepted it (16 bytes).
+        token: one-time token for ``attach`` (16 bytes).
+    """
+
+    def __init__(self, run_dir: str | os.PathLike[str], timeout: float) -> None:
+        """Connect and read the hello; retries until ``timeout`` (s), so that either side may start first.
+
+        Raises KvstoreUnreachable, or BadRequest for a hello of another protocol version.
+        """
+        path = os.path.join(os.path.abspath(run_dir), SOCKET_NAME)
+        deadline = time.monotonic() + timeout
+        while True:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+            try:
+                self._socket.settimeout(max(_RETRY_S, deadline - time.monotonic()))
+                self._socket.connect(path)
+                hello = self._socket.recv(MAX_HELLO_BYTES)
+                if not hello:
+                    raise ConnectionResetError("closed before the hello")
+                break
+            except OSError as exc:
+                self._socket.close()
+                if time.monotonic() + _RETRY_S >= deadline:
+                    raise KvstoreUnreachable(f"{path}: {exc}") from exc
+                time.sleep(_RETRY_S)
+        self._socket.setblocking(False)
+        try:
+            self.boot, self.token = _parse(hello)
+        except BaseException:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        """Descriptor to watch: readable or hung up means the kvstore is gone."""
+        return self._socket.fileno()
+
+    def closed(self) -> bool:
+        """Whether the kvstore's end is gone (or ours is closed)."""
+        if self._socket.fileno() < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Close our end: the kvstore takes it for the end of the session."""
+        self._socket.close()
+
+
+def _parse(hello: bytes) -> tuple[bytes, bytes]:
+    try:
+        value = unpack(hello, MAX_HELLO_BYTES)
+    except CodecError as exc:
+        raise remote_error(exc.code, f"hello of the side socket: {exc.message}") from None
+    if not isinstance(value, dict) or type(value.get("version")) is not int:
+        raise remote_error("BAD_FRAME", "hello of the side socket: expected a map with a version")
+    if value["version"] != VERSION:
+        raise remote_error("BAD_VERSION", f"the kvstore speaks version {value['version']}; this side {VERSION}")
+    boot, token = value.get("boot"), value.get("token")
+    for name, field in (("boot", boot), ("token", token)):
+        if not isinstance(field, bytes) or len(field) != ID_BYTES:
+            raise remote_error("BAD_FIELD", f"hello of the side socket: {name} is {ID_BYTES} bytes")
+    assert isinstance(boot, bytes)
+    assert isinstance(token, bytes)
+    return boot, token

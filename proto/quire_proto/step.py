@@ -1,0 +1,105 @@
+"""Building a ``Step`` and reading its reply: at most one message a scheduler step.
+
+The sections of a step are applied in a fixed order with the releases first. The builder therefore holds a release
+back while the same message still says something about that sequence (its last seals, a fork off it), and merges
+what belongs together: the highest fill mark and capacity of a sequence, seals of adjacent blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import chain as concat
+
+from .errors import Internal
+from .messages import Allocate, Allocated, Extended, Fork, Forked, Seal, Sealed, Step, Stepped
+from .packed import pack, unpack, unpack_rows
+from .retire import RetireList, Swap
+
+
+class StepBuilder:
+    """Collects what the next step says; ``build`` empties it."""
+
+    def __init__(self, retire: RetireList) -> None:
+        self._retire = retire
+        self._clear()
+
+    def _clear(self) -> None:
+        self._fills: dict[int, int] = {}
+        self._seals: list[Seal] = []
+        self._forks: list[Fork] = []
+        self._extends: dict[int, int] = {}
+        self._allocates: list[Allocate] = []
+
+    def fill(self, sequence: int, tokens: int) -> None:
+        """The first ``tokens`` tokens of ``sequence`` are written (the step that wrote them has completed)."""
+        self._fills[sequence] = max(tokens, self._fills.get(sequence, 0))
+
+    def seal(self, sequence: int, first: int, digests: bytes) -> None:
+        """Blocks from table index ``first`` on are full and final; ``digests`` are 32 bytes each."""
+        last = self._seals[-1] if self._seals else None
+        if last and last.sequence == sequence and last.first + len(last.digests) // 32 == first:
+            self._seals[-1] = Seal(sequence, last.first, last.digests + digests)
+        else:
+            self._seals.append(Seal(sequence, first, digests))
+
+    def fork(self, parent: int, children: Iterable[int], tokens: int) -> None:
+        """``children`` share the first ``tokens`` tokens of ``parent``."""
+        self._forks.append(Fork(parent, pack(children), tokens))
+
+    def extend(self, sequence: int, tokens: int) -> None:
+        """Ask for capacity for ``tokens`` tokens in all."""
+        self._extends[sequence] = max(tokens, self._extends.get(sequence, 0))
+
+    def allocate(self, request: Allocate) -> None:
+        """Ask for a table of a new sequence."""
+        self._allocates.append(request)
+
+    def build(self) -> Step | None:
+        """The message with everything collected and every due release, or None if there is nothing to say."""
+        mentioned = {*self._fills, *self._extends, *(s.sequence for s in self._seals)}
+        mentioned.update(*(unpack(f.children) for f in self._forks), (f.parent for f in self._forks))
+        releases = self._retire.take_releases(mentioned)
+        step = Step(
+            releases=pack(releases),
+            copies_done=pack(self._retire.take_copies()),
+            swaps=pack(concat.from_iterable(self._retire.take_swaps(set(releases)))),
+            fills=pack(concat.from_iterable(self._fills.items())),
+            seals=tuple(self._seals),
+            forks=tuple(self._forks),
+            extends=pack(concat.from_iterable(self._extends.items())),
+            allocates=tuple(self._allocates),
+        )
+        self._clear()
+        return None if step == Step() else step
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A step's results by what they concern. Codes are the item codes of ``messages``."""
+
+    releases: dict[int, int] = field(default_factory=dict)
+    copies_done: dict[int, int] = field(default_factory=dict)
+    swaps: dict[Swap, int] = field(default_factory=dict)
+    fills: dict[int, int] = field(default_factory=dict)
+    seals: list[tuple[Seal, Sealed]] = field(default_factory=list)
+    forks: list[tuple[Fork, Forked]] = field(default_factory=list)
+    extends: dict[int, Extended] = field(default_factory=dict)
+    allocates: dict[int, Allocated] = field(default_factory=dict)
+
+
+def results(step: Step, reply: Stepped) -> Results:
+    """Pair a step with its reply. Raises Internal if the reply has not exactly one result an item."""
+    try:
+        return Results(
+            releases=dict(zip(unpack(step.releases), reply.releases, strict=True)),
+            copies_done=dict(zip(unpack(step.copies_done), reply.copies_done, strict=True)),
+            swaps={(r[0], r[1], r[2]): c for r, c in zip(unpack_rows(step.swaps, 3), reply.swaps, strict=True)},
+            fills={r[0]: c for r, c in zip(unpack_rows(step.fills, 2), reply.fills, strict=True)},
+            seals=list(zip(step.seals, reply.seals, strict=True)),
+            forks=list(zip(step.forks, reply.forks, strict=True)),
+            extends={r[0]: e for r, e in zip(unpack_rows(step.extends, 2), reply.extends, strict=True)},
+            allocates={a.sequence: r for a, r in zip(step.allocates, reply.allocates, strict=True)},
+        )
+    except ValueError as exc:
+        raise Internal("INTERNAL", f"the reply to a step has not one result an item: {exc}") from None
