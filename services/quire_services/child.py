@@ -34,18 +34,24 @@ def die_with(parent: int, signum: int) -> Callable[[], None]:
 
 
 class Child:
-    """A process that is meant to run.
+    """One process, its state and its next start.
 
     Attributes:
         name: as people know it, e.g. ``engine-1``.
         process: the running process, None while it is down.
         due: when to start it (``time.monotonic``), None while it runs or after the stack began to stop.
         starts: how often it was started.
+        keep: start it again when it ends; False for a process that has an end.
+        code: exit code of its last end (negative: the signal), None before that.
     """
 
-    def __init__(self, name: str, argv: Sequence[str], death_signal: int = signal.SIGKILL) -> None:
+    def __init__(
+        self, name: str, argv: Sequence[str], *, death_signal: int = signal.SIGKILL, keep: bool = True
+    ) -> None:
         self.name = name
         self.argv = list(argv)
+        self.keep = keep
+        self.code: int | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.due: float | None = None
         self.starts = 0
@@ -80,7 +86,7 @@ class Child:
         code = self.process.returncode
         self.signal(signal.SIGKILL)  # whatever it may have left in its group
         os.close(self.pidfd)
-        self.process, self.pidfd = None, -1
+        self.process, self.pidfd, self.code = None, -1, code
         return code
 
     def back_off(self) -> float:

@@ -71,7 +71,7 @@ class Supervisor:
         self._wait(max(0.0, min([timeout, *due])))
         for child in self.children:
             code = child.reap()
-            if code is not None and not self._stopping:
+            if code is not None and child.keep and not self._stopping:
                 self._ended(child, code, child.back_off())
         now = time.monotonic()
         for child in self.children:

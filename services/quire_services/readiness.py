@@ -1,0 +1,67 @@
+"""Readiness: which processes of a stack answer for themselves.
+
+Asked from outside, never assumed from a started process: the kvstore answers ``stats``; an engine has a session in
+state ``ready`` under its name and with the pid that was started; the gateway says so at ``/health``, which is 200
+only while it has an engine to send requests to.
+"""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Mapping
+from pathlib import Path
+
+from quire_proto.client import KVReader
+from quire_proto.errors import QuireError
+from quire_proto.messages import Stats
+
+from .child import Child
+
+TIMEOUT = 1.0
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+
+
+class Readiness:
+    """Asks the processes in one run directory."""
+
+    def __init__(self, run_dir: Path, host: str, port: int) -> None:
+        self._run_dir = run_dir
+        self._host = ANY_ADDRESS.get(host, host)
+        self._port = port
+
+    def among(self, children: Mapping[str, Child]) -> list[str]:
+        """Names of those children that are ready now."""
+        stats = self._stats() if set(children) - {"gateway"} else None
+        sessions = {(s.name, s.pid) for s in stats.sessions if s.state == "ready"} if stats else set()
+        ready = []
+        for name, child in children.items():
+            if not child.pid:
+                continue
+            if name == "gateway":
+                answer = self._gateway_answers()
+            elif name == "kvstore":
+                answer = stats is not None
+            else:
+                answer = (name, child.pid) in sessions
+            if answer:
+                ready.append(name)
+        return ready
+
+    def _stats(self) -> Stats | None:
+        if not (self._run_dir / "kvstore.sock").exists():
+            return None
+        try:
+            with KVReader(self._run_dir, timeout=TIMEOUT) as reader:
+                return reader.stats()
+        except (QuireError, OSError):
+            return None
+
+    def _gateway_answers(self) -> bool:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()

@@ -1,0 +1,151 @@
+"""``quire serve``: the whole stack of one host under one supervisor.
+
+    prepare (ends)  ->  kvstore, gateway  ->  engine-1 ... engine-N
+
+All are separate processes that meet in the run directory. Whatever dies is started again with a growing delay.
+Only while the stack has never been ready does a process that gives up by itself end everything: then it is the
+configuration that is wrong, and trying again would hide that. Stopping goes against the direction of use: gateway,
+engines, kvstore. Progress for people goes to stdout; the logs of the processes go to stderr.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from . import flags
+from .child import Child
+from .readiness import Readiness
+from .rundir import RunDir, RunDirError
+from .settings import Config
+from .stack import Stack
+from .supervisor import Supervisor
+
+STOP_DEADLINE = 10.0  # seconds for each of gateway, engines, kvstore
+TICK = 0.1  # seconds between two looks at processes that are not ready yet
+IDLE = 3600.0
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def main(argv: list[str]) -> int:
+    """Entry of ``quire serve``; returns the exit code."""
+    parser = flags.Parser(prog="quire serve", description="Run kvstore, engines and gateway on this host.")
+    flags.add(parser, "serve", "kvstore", "engine", "gateway")
+    config = flags.read(parser, parser.parse_args(argv))
+    if not (Path(config.serve.model) / "config.json").is_file():
+        parser.error(f"serve.model: {config.serve.model!r} is no model directory (it holds no config.json)")
+    try:
+        run_dir = RunDir(config.run_dir)
+    except RunDirError as error:
+        parser.error(str(error))
+    try:
+        return Serve(config, run_dir.path).run()
+    finally:
+        for name in run_dir.close():
+            say(f"left in {run_dir.path}: {name}")
+
+
+class Serve:
+    """One life of a stack."""
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._stack = Stack(config, run_dir)
+        self._readiness = Readiness(run_dir, config.gateway.host, config.gateway.port)
+        self._supervisor = Supervisor(self._ended)
+        self._waiting: dict[str, Child] = {}
+        self._was_ready = False
+        self._failed = False
+
+    def run(self) -> int:
+        """Start everything, keep it running until a signal comes, stop everything; returns the exit code."""
+        config, began = self._config, time.monotonic()
+        say(
+            f"quire {version('quire')}: {config.serve.engines} engine(s), {config.kvstore.blocks} blocks of "
+            f"{config.kvstore.block_size} tokens, run directory {self._run_dir}"
+        )
+        with self._supervisor:
+            try:
+                if self._start():
+                    self._was_ready = True
+                    took = time.monotonic() - began
+                    say(f"ready: http://{config.gateway.host}:{config.gateway.port}/v1 ({took:.1f} s)")
+                    self._keep_running()
+            finally:
+                self._stop()
+        return 1 if self._failed else 0
+
+    def _going(self) -> bool:
+        return not self._supervisor.signals and not self._failed
+
+    def _start(self) -> bool:
+        """Start all processes in order; False if the stack is to stop before it was ready."""
+        stack = self._stack
+        say(f"reading {self._config.serve.model} ...")
+        self._supervisor.start(stack.prepare)
+        while stack.prepare.code is None and self._going():
+            self._supervisor.pump(IDLE)
+        if stack.prepare.code:
+            self._give_up(stack.prepare, stack.prepare.code)
+        if not self._going():
+            return False
+        self._expect(stack.kvstore)
+        if not self._all_ready():
+            return False
+        say(f"loading the model in {len(stack.engines)} engine(s) ...")
+        for child in (stack.gateway, *stack.engines):
+            self._expect(child)
+        return self._all_ready()
+
+    def _expect(self, child: Child) -> None:
+        self._waiting[child.name] = self._supervisor.start(child)
+
+    def _all_ready(self) -> bool:
+        while self._waiting and self._going():
+            self._supervisor.pump(TICK)
+            self._announce()
+        return not self._waiting
+
+    def _announce(self) -> None:
+        for name in self._readiness.among(self._waiting):
+            child = self._waiting.pop(name)
+            say(f"{name} ready ({time.monotonic() - child.began:.1f} s)")
+
+    def _keep_running(self) -> None:
+        while self._going():
+            self._supervisor.pump(TICK if self._waiting else IDLE)
+            if self._waiting:
+                self._announce()
+
+    def _ended(self, child: Child, code: int, delay: float) -> None:
+        if code >= 0 and not self._was_ready:
+            self._give_up(child, code)
+            return
+        say(f"{child.name} {_how(code)}; starting it again in {delay:.1f} s")
+        self._waiting[child.name] = child
+
+    def _give_up(self, child: Child, code: int) -> None:
+        say(f"{child.name} {_how(code)} before the stack was ready: stopping")
+        self._failed = True
+
+    def _stop(self) -> None:
+        say("stopping ...")
+        stack, began = self._stack, time.monotonic()
+        groups = [[stack.prepare, stack.gateway], stack.engines, [stack.kvstore]]
+        killed = self._supervisor.stop(groups, STOP_DEADLINE)
+        if killed:
+            say(f"killed, because they did not stop in time: {', '.join(killed)}")
+        say(f"stopped ({time.monotonic() - began:.1f} s)")
+
+
+def _how(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
