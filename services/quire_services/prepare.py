@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import flags
+from .chat_template import LoadError, PromptEncoder
 from .published import PublishError, read_prompt, render
 from .settings import Config
 
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     config = flags.read(parser, arguments)
     try:
         prepared = prepare(config)
-    except (PrepareError, PublishError) as error:
+    except (PrepareError, PublishError, LoadError) as error:
         print(f"quire prepare: {error}", file=sys.stderr)  # noqa: T201 - a person reads it
         return 2
     write(arguments.out, prepared)
@@ -64,7 +65,7 @@ def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
     from quire_engine.layout import layout_of, max_model_len
 
     try:
-        layout = layout_of(directory, block_size=config.kvstore.block_size, dtype=config.kvstore.dtype)
+        layout = layout_of(directory, config.kvstore.dtype, config.kvstore.block_size)
         longest: int = max_model_len(directory)
     except (OSError, ValueError) as error:
         raise PrepareError(f"{directory}: {str(error).splitlines()[0]}") from error
@@ -75,12 +76,10 @@ def _published(directory: Path, config: Config, max_model_len: int) -> list[dict
     if not config.published:
         return []
     texts = [(prompt, read_prompt(prompt.file)) for prompt in config.published]
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    encoder = PromptEncoder.load(directory)
     records = []
     for prompt, text in texts:
-        tokens = render(tokenizer, text)
+        tokens = render(encoder, text)
         if len(tokens) >= max_model_len:
             raise PublishError(
                 f"published prompt {prompt.file}: {len(tokens)} tokens do not fit a model of {max_model_len}"

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+
+from .chat_template import PromptEncoder
+from .errors_http import ApiError
 
 # Letters, digits, marks, space, another script: tokenizers merge each of them differently with what stands before.
 _BEGINNINGS = ("a", "The quick", "Zx", "7", "42 ", "\n", "  b", "{", "'", "-", "é", "中", "🙂")
@@ -38,37 +40,35 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
     return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))]
 
 
-def render(tokenizer: Any, text: str) -> list[int]:
+def render(encoder: PromptEncoder, text: str) -> list[int]:
     """The tokens that every chat with ``text`` as its system message begins with.
 
-    Without a chat template it is the tokens that every plain prompt beginning with ``text`` begins with.
-    Raises PublishError if the template refuses a system message or nothing is common.
+    Of a model without a chat template: the tokens that every plain prompt beginning with ``text`` begins with.
+    Raises PublishError if the template refuses a system message, or if nothing is common.
     """
-    rows = []
-    for content in _continuations(tokenizer):
-        try:
-            rows.append(_tokens(tokenizer, text, content))
-        except Exception as error:  # a template is a program: it may raise anything
-            raise PublishError(f"the chat template refuses a system message: {error}") from error
+    try:
+        rows = [_tokens(encoder, text, content) for content in _continuations(encoder)]
+    except ApiError as error:
+        raise PublishError(error.message) from error
     if len({tuple(row) for row in rows}) < 2:
-        raise PublishError("the tokenizer makes the same tokens of every user message: no end of the prompt is known")
+        raise PublishError("the tokenizer makes the same tokens of every user message: the prompt's end is unknown")
     tokens = common_prefix(rows)
     if not tokens:
         raise PublishError("chats with this system message have not a single first token in common")
     return tokens
 
 
-def _continuations(tokenizer: Any) -> list[str]:
-    """User messages that differ at once, some made of the tokenizer's own vocabulary."""
-    size = len(tokenizer)
-    special = set(tokenizer.all_special_ids)
-    ids = [size * part // 8 for part in range(8)]
-    return [*_BEGINNINGS, *(tokenizer.decode([i]) for i in ids if i not in special)]
+def _continuations(encoder: PromptEncoder) -> list[str]:
+    """User messages that differ at once, some of them out of the tokenizer's own vocabulary."""
+    size = encoder.backend.get_vocab_size()
+    words = (str(encoder.backend.decode([size * part // 8])) for part in range(8))
+    return [*_BEGINNINGS, *(word for word in words if word)]
 
 
-def _tokens(tokenizer: Any, system: str, user: str) -> list[int]:
-    if not tokenizer.chat_template:
-        return list(tokenizer(system + user)["input_ids"])
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _tokens(encoder: PromptEncoder, system: str, user: str) -> list[int]:
+    try:
+        return encoder.encode_chat([{"role": "system", "content": system}, {"role": "user", "content": user}])
+    except ApiError as error:
+        if error.code != "no_chat_template":
+            raise
+        return encoder.encode(system + user)

@@ -62,4 +62,5 @@ def _engine_flags(config: Config) -> list[str]:
         *("--max-batch-tokens", str(engine.max_batch_tokens)),
         *("--max-sequences", str(engine.max_sequences)),
         *("--threads", str(threads)),
+        *(("--step-log", str(Path(engine.step_log).absolute())) if engine.step_log else ()),
     ]
