@@ -12,13 +12,14 @@ from collections.abc import Callable
 
 import zmq
 
-from .errors import QuireError
+from .errors import KvstoreUnreachable, QuireError, StaleSession
 from .heartbeat import HeartbeatThread
 from .layout import Layout
 from .mapping import Mapping
 from .matching import PublicationList
 from .messages import Attach, Attached, Limits
 from .ops import SessionOps
+from .session import Pending, Session
 from .side import SideSocket
 from .transport import Wire
 
@@ -52,6 +53,14 @@ class Attachment:
             self._mapping = Mapping(self.attached.arena, expected)
         return self._mapping.view
 
+    def check(self) -> None:
+        """Raise the reason if the session is lost: no reply to come would count."""
+        beats = self.heartbeat
+        if self.side.closed():
+            beats.lose(StaleSession("STALE_SESSION", "the kvstore closed the side socket"))
+        if not beats.lease_valid():
+            raise beats.reason or KvstoreUnreachable("the lease passed without an acknowledged heartbeat")
+
     def close(self) -> None:
         """Stop the heartbeats, unmap, close the side socket."""
         self.heartbeat.close()
@@ -59,6 +68,16 @@ class Attachment:
             self._mapping.close()
         self.side.close()
         self._context.term()
+
+
+def unanswered(pending: Pending, session: Session, held: Attachment | None, timeout: float) -> QuireError:
+    """The error of a request without a reply. An ordered one ends the session: it may have been applied or not."""
+    error = KvstoreUnreachable(f"no reply to {pending.op.name} within {timeout} s")
+    if not pending.op.ordered:
+        session.abandon(pending)
+    elif held is not None:
+        held.heartbeat.lose(error)
+    return error
 
 
 class SessionBase(SessionOps):

@@ -15,9 +15,9 @@ from typing import Self, TypeVar
 
 import zmq
 
-from .attachment import Attachment, OnLost, SessionBase, attach_body
+from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
 from .chain import DomainChain
-from .errors import KvstoreUnreachable, LocalError, QuireError, StaleSession
+from .errors import LocalError, QuireError
 from .layout import Layout
 from .messages import Detached, Empty
 from .ops import ATTACH, DETACH, PUBLICATIONS, READY, Blocking, Op, ReadOps
@@ -58,8 +58,8 @@ class _Caller(Blocking):
             if time.monotonic() >= deadline:
                 raise self._unanswered(pending)
             self._wire.reconnect()
-            for unanswered in self._session.in_flight():
-                self._wire.send(unanswered.frame)
+            for again in self._session.in_flight():
+                self._wire.send(again.frame)
 
     def _await(self, pending: Pending, until: float) -> Answer | None:
         while True:
@@ -77,8 +77,7 @@ class _Caller(Blocking):
         """Raise if no reply can be expected any more."""
 
     def _unanswered(self, pending: Pending) -> QuireError:
-        self._session.abandon(pending)
-        return KvstoreUnreachable(f"no reply to {pending.op.name} within {self._timeout} s")
+        return unanswered(pending, self._session, None, self._timeout)
 
     def _close_socket(self) -> None:
         self._wire.close()
@@ -162,10 +161,9 @@ class KVClient(_Caller, SessionBase):
 
     def chain(self, tenant: str, tokens: bytes = b"") -> DomainChain:
         """A digest chain in the tenant's own domain, begun with packed ``tokens``; the key is fetched once."""
-        key = self._held.keys.get(tenant)
-        if key is None:
-            key = self._held.keys[tenant] = self.domain(tenant=tenant).key
-        return DomainChain(key, self.block_size, tokens)
+        if tenant not in self._held.keys:
+            self._held.keys[tenant] = self.domain(tenant=tenant).key
+        return DomainChain(self._held.keys[tenant], self.block_size, tokens)
 
     def refresh_publications(self) -> None:
         """Fetch the publication list again."""
@@ -196,18 +194,8 @@ class KVClient(_Caller, SessionBase):
             self.close()
 
     def _check(self) -> None:
-        if not self._open:
-            return
-        beats = self._held.heartbeat
-        if self._held.side.closed():
-            beats.lose(StaleSession("STALE_SESSION", "the kvstore closed the side socket"))
-        if not beats.lease_valid():
-            raise beats.reason or KvstoreUnreachable("the lease passed without an acknowledged heartbeat")
+        if self._open:
+            self._held.check()
 
     def _unanswered(self, pending: Pending) -> QuireError:
-        error = KvstoreUnreachable(f"no reply to {pending.op.name} within {self._timeout} s")
-        if pending.op.ordered:
-            self._held.heartbeat.lose(error)
-        else:
-            self._session.abandon(pending)
-        return error
+        return unanswered(pending, self._session, self._held if self._open else None, self._timeout)

@@ -1,0 +1,225 @@
+"""AsyncKVClient: the asyncio client of the kvstore, with the same methods as ``KVClient``, awaited.
+
+Any number of tasks may call at once: ordered requests are numbered in the order of the calls and pipelined within
+the window, unordered ones are not held up. One task receives; one resends whatever stayed unanswered, the same
+bytes on a fresh connection. A cancelled call stops waiting, but its ordered request stays in flight: its number
+must not become a gap. Works on any asyncio loop, uvloop included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import zmq
+import zmq.asyncio
+
+from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
+from .chain import DomainChain
+from .client import RunDir
+from .errors import KvstoreUnreachable, LocalError, QuireError
+from .layout import Layout
+from .messages import Detached, Empty
+from .ops import ATTACH, DETACH, PUBLICATIONS, READY, Awaiting, Op
+from .session import Session
+from .side import SideSocket
+from .transport import address, connect
+
+R = TypeVar("R")
+
+
+class AsyncKVClient(SessionBase, Awaiting):
+    """An attached, mapped and ready session; made by :meth:`connect`. ``async with`` detaches on leaving."""
+
+    def __init__(self, run_dir: RunDir, timeout: float, resend: float) -> None:
+        """Only for :meth:`connect`."""
+        self._timeout, self._resend = timeout, resend
+        self._session = Session()
+        self._open = self._closed = False
+        self._to = address(run_dir)
+        self._context = zmq.asyncio.Context()
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._turn = asyncio.Lock()  # ordered requests take their numbers in the order of the calls
+        self._answered = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._connect()
+        self._resender = self._loop.create_task(self._resend_unanswered())
+
+    @classmethod
+    async def connect(
+        cls,
+        run_dir: RunDir,
+        *,
+        name: str = "",
+        layout: Layout | None = None,
+        gpu_uuid: str = "",
+        timeout: float = 5.0,
+        resend: float = 1.0,
+        on_lost: OnLost | None = None,
+    ) -> Self:
+        """Attach, map the arena, and report ready; arguments and errors as of ``KVClient``."""
+        client = cls(run_dir, timeout, resend)
+        try:
+            side = await asyncio.to_thread(SideSocket, run_dir, timeout)
+            await client._attach(side, attach_body(side, name, layout, gpu_uuid), on_lost)
+            client.map()
+            await client.call(READY, Empty())
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    async def _attach(self, side: SideSocket, body: object, on_lost: OnLost | None) -> None:
+        try:
+            self._session.boot = side.boot
+            sent = time.monotonic()
+            attached = await self.call(ATTACH, body)
+            self._session.opened(attached)
+            self._held = Attachment(side, attached, sent, self._to, self._when_lost(on_lost))
+        except BaseException:
+            side.close()
+            raise
+        self._open = True
+
+    def _when_lost(self, on_lost: OnLost | None) -> OnLost:
+        def lost(reason: QuireError) -> None:  # on the heartbeat thread
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._fail, reason)
+            if on_lost is not None:
+                on_lost(reason)
+
+        return lost
+
+    async def call(self, op: Op[..., R], body: object) -> R:
+        """Send one request and await its reply; errors as of ``KVClient.call``."""
+        if self._closed:
+            raise LocalError("the client is closed")
+        if self._open:
+            self._held.check()
+        if not op.ordered:
+            return await self._request(op, body)
+        async with self._turn:
+            await self._room()
+            waiting = self._request(op, body)
+        return await waiting
+
+    def _request(self, op: Op[..., R], body: object) -> asyncio.Future[R]:
+        pending = self._session.request(op, body, self._timeout)
+        future: asyncio.Future[R] = self._loop.create_future()
+        self._waiting[pending.number] = future
+        self._send(pending.frame)
+
+        def expired() -> None:
+            if not future.done():
+                future.set_exception(unanswered(pending, self._session, self._held_now(), self._timeout))
+
+        timer = self._loop.call_later(self._timeout, expired)
+
+        def done(_: asyncio.Future[R]) -> None:
+            timer.cancel()
+            self._waiting.pop(pending.number, None)
+            if not op.ordered and future.cancelled():
+                self._session.abandon(pending)
+
+        future.add_done_callback(done)
+        return future
+
+    def _held_now(self) -> Attachment | None:
+        return self._held if self._open else None
+
+    async def _room(self) -> None:
+        deadline = self._loop.time() + self._timeout
+        while not self._session.has_room():
+            self._answered.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._answered.wait()
+            except TimeoutError:
+                raise KvstoreUnreachable(f"the window stayed full for {self._timeout} s") from None
+            self._held.check()
+
+    def _send(self, frame: bytes) -> None:
+        # DONTWAIT: the future is done at once. A full queue is left to the resend timer.
+        asyncio.ensure_future(self._dealer.send(frame, zmq.DONTWAIT)).exception()
+
+    def _connect(self) -> None:
+        self._dealer = connect(self._context.socket(zmq.DEALER), self._to)
+        self._receiver = self._loop.create_task(self._receive(self._dealer))
+
+    def _disconnect(self) -> None:
+        self._receiver.cancel()
+        self._dealer.close(0)
+
+    async def _receive(self, dealer: zmq.asyncio.Socket) -> None:
+        while True:
+            frame = await dealer.recv()
+            for answer in self._session.feed(frame):
+                self._answered.set()
+                future = self._waiting.get(answer.pending.number)
+                if future is None or future.done():
+                    continue  # cancelled or timed out
+                if answer.error is not None:
+                    future.set_exception(answer.error)
+                else:
+                    future.set_result(answer.value)
+
+    async def _resend_unanswered(self) -> None:
+        while True:
+            before = {pending.number for pending in self._session.in_flight()}
+            await asyncio.sleep(self._resend)
+            still = self._session.in_flight()
+            if before & {pending.number for pending in still}:
+                self._disconnect()
+                self._connect()
+                for pending in still:
+                    self._send(pending.frame)
+
+    def _fail(self, reason: QuireError) -> None:
+        self._answered.set()
+        for future in list(self._waiting.values()):
+            if not future.done():
+                future.set_exception(reason)
+
+    async def chain(self, tenant: str, tokens: bytes = b"") -> DomainChain:
+        """A digest chain in the tenant's own domain, begun with packed ``tokens``; the key is fetched once."""
+        if tenant not in self._held.keys:
+            self._held.keys[tenant] = (await self.domain(tenant=tenant)).key
+        return DomainChain(self._held.keys[tenant], self.block_size, tokens)
+
+    async def refresh_publications(self) -> None:
+        """Fetch the publication list again."""
+        fetched = await self.call(PUBLICATIONS, Empty())
+        self.publications.replace(fetched.publications, fetched.generation)
+
+    async def detach(self) -> Detached:
+        """End the session, giving up all it holds; all work naming its blocks must have completed."""
+        reply = await self.call(DETACH, Empty())
+        self.close()
+        return reply
+
+    def close(self) -> None:
+        """Close everything at once, without a message: the kvstore takes back what the session held."""
+        if self._closed:
+            return
+        self._closed = True
+        self._resender.cancel()
+        self._disconnect()
+        self._fail(LocalError("the client is closed"))
+        if self._open:
+            self._held.close()
+        self._context.term()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        try:
+            if not self._closed and kind is None and self.lease_valid():
+                await self.detach()
+        finally:
+            self.close()
