@@ -1,0 +1,206 @@
+"""Attention over a paged arena on a CPU, in PyTorch.
+
+Owns the layers' reads and writes of the arena for one step. ``write_kv`` stores the step's keys and values,
+``attend`` computes attention from the work items of the plan: every call gives a partial result with its
+log-sum-exp, and the partial results of a row are merged with weights 2 ** (lse - total).
+
+PyTorch's fused CPU kernel returns the log-sum-exp and never forms the score matrix; what it lacks (soft-cap) takes
+an unfused path of the same signature. Query heads that share a key head are never repeated: without causality they
+are further rows of the same matrix, with causality K and V are expanded with stride 0.
+
+Invariants: slots behind a sequence's fill mark are never read; logarithms are base 2; an empty result has
+log-sum-exp -inf and weight 0, never NaN; sinks join the denominator once, after merging.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .cpu_calls import Call, Calls, prepare
+from .plan import AttentionPlan
+
+LOG2_E = math.log2(math.e)
+UNFUSED_SCORES = 1 << 22  # score elements the unfused path holds at a time
+
+
+class CpuAttention:
+    """Attention backend on host memory.
+
+    Args:
+        arena: (layer, 2, kv_head, block, slot, d), C-contiguous; see ``quire_proto.layout.Layout.shape``.
+    """
+
+    def __init__(self, arena: torch.Tensor) -> None:
+        assert arena.dim() == 6, f"not an arena: {tuple(arena.shape)}"
+        assert arena.is_contiguous(), "consecutive blocks must be one matrix"
+        self.arena = arena
+        self.block_size = arena.shape[4]
+        # Consecutive blocks are one matrix of tokens per (layer, kv, head).
+        self._slots = arena.view(*arena.shape[:3], -1, arena.shape[5])
+
+    @torch.no_grad()
+    def write_kv(self, layer: int, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan) -> None:
+        """Store the step's ``key`` and ``value``, each [kv_heads, T, d], in the slots of the plan."""
+        slots = torch.from_numpy(plan.slots)
+        self._slots[layer, 0].index_copy_(1, slots, key)
+        self._slots[layer, 1].index_copy_(1, slots, value)
+
+    @torch.no_grad()
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        plan: AttentionPlan,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attention of all query rows of the step; the step's own K and V must be written already.
+
+        Args:
+            query: [heads, T, d].
+            scale: factor on the scores.
+            window: a row sees at most this many keys, its own included.
+            softcap: scores become ``softcap * tanh(score / softcap)``.
+            sinks: [heads] logits that join each head's softmax without a value.
+
+        Returns:
+            [T, heads, d], dtype of ``query``.
+        """
+        keys, values = self._slots[layer]
+        kv_heads, _, width = keys.shape
+        heads, rows, _ = query.shape
+        calls = self._calls(plan, window)
+        grouped = query.view(kv_heads, heads // kv_heads, rows, width)
+        out = query.new_empty((kv_heads, calls.partials + 1, heads // kv_heads, width), dtype=torch.float32)
+        lse = out.new_empty(out.shape[:3])
+        out[:, -1], lse[:, -1] = 0.0, -math.inf  # the empty result that short rows are filled up with
+        for call in calls.calls:
+            _run(call, grouped, keys, values, out, lse, scale, softcap)
+        return _merge(out, lse, calls.merge_index, sinks).to(query.dtype)
+
+    def _calls(self, plan: AttentionPlan, window: int | None) -> Calls:
+        """The step's calls for this window, derived by the first layer that needs them."""
+        assert plan.block_size == self.block_size, "plan and arena differ in block size"
+        items = plan.items(window)
+        key = ("cpu", items.window)
+        calls = plan.prepared.get(key)
+        if calls is None:
+            calls = plan.prepared[key] = prepare(plan, items.window)
+        assert isinstance(calls, Calls)
+        return calls
+
+
+def _run(
+    call: Call,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    scale: float,
+    softcap: float | None,
+) -> None:
+    """Compute one call's partial results into their places.
+
+    ``query`` is [kv_heads, group, T, d], ``keys`` and ``values`` [kv_heads, slots, d], ``out`` [kv_heads, places,
+    group, d], ``lse`` [kv_heads, places, group].
+    """
+    kv_heads, group, _, width = query.shape
+    rows = query[:, :, call.row_slice] if call.rows is None else query.index_select(2, call.rows)
+    if call.slots is None:
+        keys, values = keys[:, call.view[0] : call.view[1]], values[:, call.view[0] : call.view[1]]
+    else:
+        keys, values = keys.index_select(1, call.slots), values.index_select(1, call.slots)
+    place = slice(call.place, call.place + call.partials)
+    if call.causal or (call.hidden is not None and call.items == 1):
+        # Rows see different keys: heads stay an axis of their own, K and V repeat over it with stride 0.
+        keys, values = (x[:, None].expand(-1, group, -1, -1) for x in (keys, values))
+        o, e = _attention(rows, keys, values, scale, softcap, call.hidden, call.causal)
+        out[:, place], lse[:, place] = o.transpose(1, 2), e.transpose(1, 2)
+        return
+    # All rows of an item see the same keys: the query heads of a key head are further rows.
+    folded = rows.transpose(1, 2).reshape(kv_heads, call.items, -1, width)
+    keys, values = (x.reshape(kv_heads, call.items, -1, width) for x in (keys, values))
+    o, e = _attention(folded, keys, values, scale, softcap, call.hidden, False)
+    out[:, place], lse[:, place] = o.reshape(kv_heads, -1, group, width), e.reshape(kv_heads, -1, group)
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    softcap: float | None,
+    hidden: torch.Tensor | None,
+    causal: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention with base-2 log-sum-exp: [b, h, n, d], [b, h, L, d] -> [b, h, n, d], [b, h, n].
+
+    ``hidden`` broadcasts to [b, h, n, L]; no row may be hidden from all keys. ``causal`` needs n = L.
+    """
+    if softcap is not None:
+        return _unfused(query, key, value, scale, softcap, hidden, causal)
+    mask = None
+    if hidden is not None:
+        mask = torch.zeros(hidden.shape, dtype=query.dtype).masked_fill_(hidden, -math.inf)
+        mask = mask.expand(*query.shape[:3], key.shape[2])
+    causal = causal and mask is None  # a window's mask already hides what lies ahead
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=mask, scale=scale
+    )
+    return out, lse * LOG2_E
+
+
+def _unfused(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    softcap: float,
+    hidden: torch.Tensor | None,
+    causal: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same as :func:`_attention` with soft-capped scores, in float32, a bounded number of rows at a time."""
+    count, length = query.shape[2], key.shape[2]
+    if causal and hidden is None:
+        hidden = torch.ones(count, length, dtype=torch.bool).triu(1)
+    step = max(1, UNFUSED_SCORES // (query.shape[0] * query.shape[1] * length))
+    key, value = key.float(), value.float()
+    outs, lses = [], []
+    for begin in range(0, count, step):
+        scores = query[:, :, begin : begin + step].float() @ key.transpose(-1, -2)
+        scores.mul_(scale / softcap).tanh_().mul_(softcap)
+        if hidden is not None:
+            part = hidden if hidden.shape[-2] == 1 else hidden[..., begin : begin + step, :]
+            scores.masked_fill_(part, -math.inf)
+        lse = scores.logsumexp(-1, keepdim=True)
+        outs.append(scores.sub_(lse).exp_() @ value)
+        lses.append(lse.squeeze(-1) * LOG2_E)
+    return (outs[0], lses[0]) if len(outs) == 1 else (torch.cat(outs, 2), torch.cat(lses, 2))
+
+
+def _merge(out: torch.Tensor, lse: torch.Tensor, index: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
+    """Merge partial results: [kv_heads, places, group, d] and their lse -> [T, heads, d].
+
+    ``index`` is [T, K], places of each row's partial results.
+    """
+    rows, most = index.shape
+    kv_heads, _, group, width = out.shape
+    flat = index.reshape(-1)
+    out = out.index_select(1, flat).view(kv_heads, rows, most, group, width)
+    if most > 1 or sinks is not None:
+        lse = lse.index_select(1, flat).view(kv_heads, rows, most, group)
+        top = lse.amax(2, keepdim=True)
+        top.masked_fill_(top == -math.inf, 0.0)  # an empty row: weights 0, not exp2(-inf + inf)
+        weight = torch.exp2(lse - top)
+        total = weight.sum(2, keepdim=True)
+        if sinks is not None:
+            total = total + torch.exp2(sinks.float().view(kv_heads, 1, 1, group) * LOG2_E - top)
+        weight /= total.clamp_min_(torch.finfo(torch.float32).tiny)
+        out = out * weight.unsqueeze(-1)
+    return out.sum(2).permute(1, 0, 2, 3).reshape(rows, kv_heads * group, width)

@@ -1,0 +1,118 @@
+"""A model: transformers' own modelling code over our paged attention.
+
+Owns loading and the forward pass of one packed step. No model's code is copied and no model is known by name: any
+decoder that takes its attention from transformers' AttentionInterface runs, and ``selftest.self_test`` proves or
+refuses it.
+
+Invariants: the batch is [1, T], all sequences of the step one after another, with explicit position ids and no
+cache of transformers' own; keys and values live in the arena only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from .architecture import ModelRefused, max_positions, read_config
+from .interface import NAME, Backend, Step, running
+from .plan import AttentionPlan
+
+__all__ = ["Model", "ModelRefused", "load_model"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Model:
+    """A loaded decoder.
+
+    Attributes:
+        module: transformers' model.
+        config: its configuration.
+        backend: attention over the arena in use; set it with :meth:`use` before the first forward pass.
+        max_model_len: tokens of the longest sequence the model is made for.
+        vocab_size: number of logits.
+        eos_ids: tokens that end an answer.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.config = module.config
+        self.backend: Backend | None = None
+        self.max_model_len = max_positions(self.config)
+        self.vocab_size = int(self.config.vocab_size)
+        self.eos_ids = _eos_ids(module)
+
+    def use(self, backend: Backend) -> None:
+        """Read and write keys and values through ``backend`` from now on."""
+        self.backend = backend
+
+    @torch.inference_mode()
+    def forward(self, token_ids: torch.Tensor, plan: AttentionPlan, logit_rows: torch.Tensor) -> torch.Tensor:
+        """Run one step: write its K and V to the arena and compute the logits of some rows.
+
+        Args:
+            token_ids: [T] query tokens of all sequences, packed in the plan's order.
+            plan: the step's geometry.
+            logit_rows: [R] rows of the batch whose logits are wanted, int64; may be empty.
+
+        Returns:
+            [R, vocab] float32.
+
+        Raises:
+            ModelRefused: the model asks for something our attention does not know.
+        """
+        assert self.backend is not None, "no backend: call use() first"
+        assert len(token_ids) == len(plan.positions), "one token for each row of the plan"
+        with running(Step(self.config, self.backend, plan)) as step:
+            output = self.module(
+                input_ids=token_ids.unsqueeze(0),
+                position_ids=torch.from_numpy(plan.positions).unsqueeze(0),
+                use_cache=False,
+                logits_to_keep=logit_rows,
+            )
+        missing = set(range(self.backend.arena.shape[0])) - set(step.layers)
+        if missing:
+            raise ModelRefused(f"layer {min(missing)} does not take its attention from AttentionInterface")
+        logits: torch.Tensor = output.logits[0]
+        if logits.shape[0] != len(logit_rows):
+            raise ModelRefused("the model ignores logits_to_keep")
+        return logits.float()
+
+
+def load_model(directory: Path | str, dtype: str = "float32") -> Model:
+    """Load the safetensors model in ``directory``; nothing is fetched and no code of the directory is run.
+
+    Raises ModelRefused for a model that cannot be served, OSError for files that cannot be read.
+    """
+    if dtype not in DTYPES:
+        raise ModelRefused(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    directory = Path(directory)
+    config = read_config(directory)
+    transformers_logging.disable_progress_bar()
+    try:
+        module = AutoModelForCausalLM.from_pretrained(
+            directory,
+            config=config,
+            dtype=DTYPES[dtype],
+            attn_implementation=NAME,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except ValueError as error:
+        raise ModelRefused(str(error)) from error
+    return Model(module.eval().requires_grad_(False))
+
+
+def _eos_ids(module: Any) -> frozenset[int]:
+    """End tokens of the generation configuration, or else of the model's."""
+    chosen = module.generation_config.eos_token_id
+    if chosen is None:
+        chosen = module.config.eos_token_id
+    if chosen is None:
+        return frozenset()
+    return frozenset(chosen if isinstance(chosen, list) else [chosen])
