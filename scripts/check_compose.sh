@@ -11,6 +11,7 @@ else
     echo "no compose parser here: run scripts/install-system-packages.sh" >&2
     exit 1
 fi
+export MODEL_DIR=/models/example CONFIG_DIR=./config
 for profile in cpu gpu; do
     "${parser[@]}" --file compose.yaml --profile "$profile" config --quiet
     services=$("${parser[@]}" --file compose.yaml --profile "$profile" config --services | sort | paste -sd' ')

@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
     parser = flags.Parser(prog="quire status", description=(__doc__ or "").partition("\n")[0])
     flags.add(parser, "serve", "gateway", only=("run_dir", "port"))
     parser.add_argument("--json", action="store_true", help="everything, as one JSON object")
+    parser.add_argument("--session", metavar="NAME", help="only whether this session is ready (exit code 1 if not)")
     arguments = parser.parse_args(argv)
     run_dir = flags.read(parser, arguments).run_dir
     try:
@@ -33,6 +34,10 @@ def main(argv: list[str]) -> int:
     except (QuireError, OSError) as error:
         sys.stderr.write(f"quire status: no kvstore answers in {run_dir} ({error})\n")
         return 1
+    if arguments.session:
+        states = [session.state for session in stats.sessions if session.name == arguments.session]
+        sys.stdout.write(f"{arguments.session}: {', '.join(states) or 'no such session'}\n")
+        return 0 if "ready" in states else 1
     text = json.dumps(as_json(stats, tenants), indent=2) if arguments.json else table(stats, tenants)
     sys.stdout.write(text + "\n")
     return 0

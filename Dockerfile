@@ -1,0 +1,44 @@
+# One file, one stage a role. Base images can be replaced: docker build --build-arg BASE=... --target engine .
+#   kvstore   pyzmq, msgpack, numpy, structlog: no torch
+#   engine    adds torch and transformers; also runs `quire prepare`
+#   gateway   HTTP server and tokenizer
+# All run as the same uid, because sockets and shared memory are open to their owner only.
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS base
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    HF_HUB_OFFLINE=1 HOME=/tmp PATH=/opt/quire/bin:$PATH
+# The directory exists with its owner in the image: a named volume takes both over from here.
+RUN groupadd --gid 10001 quire && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin quire \
+    && install -d -m 0700 -o quire -g quire /run/quire && python3 -m venv /opt/quire
+WORKDIR /opt/quire/src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY proto proto
+COPY kvstore kvstore
+COPY kernels kernels
+COPY engine engine
+COPY services services
+
+FROM base AS kvstore
+RUN pip install -c constraints.txt '.[kvstore]'
+USER 10001:10001
+WORKDIR /
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["quire"]
+CMD ["kvstore", "--help"]
+
+FROM base AS gateway
+RUN pip install -c constraints.txt '.[gateway]'
+USER 10001:10001
+WORKDIR /
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["quire"]
+CMD ["gateway", "--help"]
+
+FROM base AS engine
+RUN pip install "$(grep -E '^torch==' constraints.txt)" && pip install -c constraints.txt '.[engine,gateway]'
+USER 10001:10001
+WORKDIR /
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["quire"]
+CMD ["engine", "--help"]
