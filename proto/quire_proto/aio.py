@@ -85,7 +85,7 @@ class AsyncKVClient(SessionBase, Awaiting):
         self._open = True
 
     def _when_lost(self, on_lost: OnLost | None) -> OnLost:
-        def lost(reason: QuireError) -> None:  # on the heartbeat thread
+        def lost(reason: QuireError) -> None:  # on any thread
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(self._fail, reason)
             if on_lost is not None:
@@ -158,6 +158,8 @@ class AsyncKVClient(SessionBase, Awaiting):
             frame = await dealer.recv()
             for answer in self._session.feed(frame):
                 self._answered.set()
+                if self._open:
+                    self._held.notice(answer.error)
                 future = self._waiting.get(answer.pending.number)
                 if future is None or future.done():
                     continue  # cancelled or timed out

@@ -61,6 +61,11 @@ class Attachment:
         if not beats.lease_valid():
             raise beats.reason or KvstoreUnreachable("the lease passed without an acknowledged heartbeat")
 
+    def notice(self, error: QuireError | None) -> None:
+        """Take an answer's error into account: a stale session is lost."""
+        if isinstance(error, StaleSession):
+            self.heartbeat.lose(error)
+
     def close(self) -> None:
         """Stop the heartbeats, unmap, close the side socket."""
         self.heartbeat.close()

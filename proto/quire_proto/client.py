@@ -53,6 +53,7 @@ class _Caller(Blocking):
         while True:
             answer = self._await(pending, min(time.monotonic() + self._resend, deadline))
             if answer is not None:
+                self._notice(answer)
                 reply: R = answer.result()
                 return reply
             if time.monotonic() >= deadline:
@@ -75,6 +76,9 @@ class _Caller(Blocking):
 
     def _check(self) -> None:
         """Raise if no reply can be expected any more."""
+
+    def _notice(self, answer: Answer) -> None:
+        """Look at an answer before its caller does."""
 
     def _unanswered(self, pending: Pending) -> QuireError:
         return unanswered(pending, self._session, None, self._timeout)
@@ -125,7 +129,7 @@ class KVClient(_Caller, SessionBase):
             gpu_uuid: GPU of this engine, "" on a host arena.
             timeout: seconds for the side socket to answer, and for each call in all.
             resend: seconds until an unanswered request is sent again.
-            on_lost: called once, on the heartbeat thread, when the session is lost.
+            on_lost: called once when the session is lost, on the thread that noticed (mostly the heartbeat's).
 
         Raises:
             KvstoreUnreachable, LayoutMismatch, MapError, or another QuireError; nothing stays open then.
@@ -196,6 +200,10 @@ class KVClient(_Caller, SessionBase):
     def _check(self) -> None:
         if self._open:
             self._held.check()
+
+    def _notice(self, answer: Answer) -> None:
+        if self._open:
+            self._held.notice(answer.error)
 
     def _unanswered(self, pending: Pending) -> QuireError:
         return unanswered(pending, self._session, self._held if self._open else None, self._timeout)

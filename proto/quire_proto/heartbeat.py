@@ -44,7 +44,8 @@ class HeartbeatThread:
         sent: float,
         on_lost: Callable[[QuireError], None] | None = None,
     ) -> None:
-        """Start beating. ``sent``: monotonic time at which ``attach`` was sent. ``on_lost`` runs on this thread."""
+        """Start beating. ``sent``: monotonic time at which ``attach`` was sent. ``on_lost`` runs
+        once, on the thread that noticed: this one, or one that made a call."""
         self.progress = 0
         self.lost = threading.Event()
         self.reason: QuireError | None = None
@@ -54,6 +55,7 @@ class HeartbeatThread:
         self._lease = attached.lease_ms / 1000
         self._deadline = sent + self._lease
         self._sent: dict[int, float] = {}
+        self._losing = threading.Lock()
         self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="quire-heartbeat", daemon=True)
@@ -65,11 +67,13 @@ class HeartbeatThread:
 
     def lose(self, reason: QuireError) -> None:
         """Mark the session lost; the first reason stays."""
-        if self.reason is None:
+        with self._losing:
+            if self.reason is not None:
+                return
             self.reason = reason
-            self.lost.set()
-            if self._on_lost is not None:
-                self._on_lost(reason)
+        self.lost.set()
+        if self._on_lost is not None:
+            self._on_lost(reason)
 
     def close(self) -> None:
         """Stop beating; does not set ``lost``."""
@@ -109,7 +113,11 @@ class HeartbeatThread:
         for frame in self._wire.receive():
             for answer in self._session.feed(frame):
                 sent = self._sent.pop(answer.pending.number)
-                alive = answer.result()
+                if isinstance(answer.error, StaleSession):
+                    raise answer.error
+                if answer.error is not None:
+                    continue  # not acknowledged: the lease goes on running
+                alive = answer.value
                 self._lease = alive.lease_ms / 1000
                 self._deadline = max(self._deadline, sent + self._lease)
                 self.publications_generation = alive.publications_generation
