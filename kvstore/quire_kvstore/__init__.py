@@ -1,1 +1,1 @@
-"""The process that owns the block pool, the tables, the refcounts and the prefix index."""
+"""The kvstore: one process that owns the block pool, the tables, the refcounts and the prefix index of a GPU."""

@@ -1,0 +1,119 @@
+"""Arena: the one memory region that holds all blocks of a pool.
+
+The store never touches it: it hands out ids and a handle, engines map the memory. So an arena here is a name, a size
+and a duty to remove what it made.
+
+``ShmArena`` is POSIX shared memory: an unguessable name under /dev/shm, mode 0600. The space is checked before, but
+pages are committed when an engine first writes them. Committing all at once (posix_fallocate) would rule out a
+SIGBUS should something else fill /dev/shm later, but it would make every start touch the whole pool and a pool
+cost its full size while it is nearly empty; who needs the certainty gives /dev/shm a size of its own.
+
+The *roster* is a file in the run directory that names the segment. It is written before the segment exists and held
+locked while the kvstore lives: after a ``kill -9`` the next start finds the name and removes the segment, and a
+second kvstore in the same directory is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Protocol
+
+from quire_proto.handles import Handle, ShmHandle
+
+SHM_DIR = Path("/dev/shm")
+ROSTER = "arena.json"
+_NAME = re.compile(r"quire-[0-9a-f]{32}")
+
+
+class ArenaError(Exception):
+    """The arena cannot be made; the message says why and what would help."""
+
+
+class Arena(Protocol):
+    """What the server needs of an arena."""
+
+    def handle(self) -> Handle:
+        """How other processes find the memory."""
+        ...
+
+    def close(self) -> None:
+        """Remove the memory (existing mappings stay valid until they are unmapped). Safe to call twice."""
+        ...
+
+
+class Roster:
+    """The locked file that names this kvstore's segment."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Lock the roster and remove what an earlier life left. Raises ArenaError if another kvstore holds it."""
+        self._path = run_dir / ROSTER
+        while True:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._fd)
+                raise ArenaError(f"{run_dir}: another kvstore runs in this directory") from None
+            if os.fstat(self._fd).st_nlink:
+                break
+            os.close(self._fd)  # its owner removed it between our open and our lock
+        self._remove_left_over()
+
+    def write(self, name: str) -> None:
+        """Name the segment that is about to be made. One write call: a kill leaves the old or the new text."""
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps({"shm": name, "pid": os.getpid()}).encode(), 0)
+
+    def close(self) -> None:
+        """Remove the file and let go of the lock."""
+        if self._fd >= 0:
+            self._path.unlink(missing_ok=True)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _remove_left_over(self) -> None:
+        try:
+            name = json.loads(os.pread(self._fd, 4096, 0) or b"{}").get("shm", "")
+        except (ValueError, AttributeError):
+            return
+        # Only a name of our own making is removed, whatever the file says.
+        if isinstance(name, str) and _NAME.fullmatch(name):
+            (SHM_DIR / name).unlink(missing_ok=True)
+
+
+class ShmArena:
+    """An arena of ``size`` bytes in POSIX shared memory."""
+
+    def __init__(self, size: int, roster: Roster) -> None:
+        """Make it, zero-filled. Raises ArenaError if /dev/shm has not the space."""
+        space = os.statvfs(SHM_DIR)
+        free = space.f_bavail * space.f_frsize
+        if size > free:
+            raise ArenaError(
+                f"the pool needs {size:,} bytes of shared memory and {SHM_DIR} has {free:,} free: "
+                "choose fewer blocks, or enlarge it (docker: --shm-size; else: mount -o remount,size=… /dev/shm)"
+            )
+        self._name = f"quire-{secrets.token_hex(16)}"
+        self._size = size
+        roster.write(self._name)
+        fd = os.open(SHM_DIR / self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, size)
+        except OSError as exc:
+            self.close()
+            raise ArenaError(f"{SHM_DIR}: {size:,} bytes: {exc.strerror}") from exc
+        finally:
+            os.close(fd)
+
+    def handle(self) -> ShmHandle:
+        """Name (as for ``shm_open``) and size."""
+        return ShmHandle(name=f"/{self._name}", size=self._size)
+
+    def close(self) -> None:
+        """Unlink the segment."""
+        (SHM_DIR / self._name).unlink(missing_ok=True)

@@ -1,0 +1,168 @@
+"""Dispatch: one frame in, one reply frame out. No socket in here.
+
+A request passes the same checks in the same order, whatever its op, and each is made here once:
+
+    envelope -> op -> boot id and session -> order (resend, gap, reuse) -> body -> permission -> deadline -> call
+
+Up to the order check a refused request leaves no trace. From there on an ordered request consumes its number,
+whatever its reply, and the reply stays in the window for resends.
+
+Nothing that arrives raises out of ``handle``: what is malformed gets an error reply (number 0 if that could not be
+read), and an exception of our own becomes INTERNAL, with its traceback in the log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import Any
+
+import structlog
+
+from quire_proto.codec import CodecError, from_map, to_map, unpack
+from quire_proto.envelope import Reply, Request, decode_request
+from quire_proto.errors import LimitError
+from quire_proto.limits import check_body
+
+from .ops import OPS, Op, check
+from .refusal import Refusal
+from .service import Service
+from .sessions import Session
+from .window import ReplyWindow
+
+MAX_DEPARTED = 64
+
+log = structlog.get_logger()
+
+
+class Dispatch:
+    """Executes requests on a service."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        # Windows of detached sessions: a detach whose reply was lost is resent to a session that is gone.
+        self._departed: OrderedDict[bytes, ReplyWindow] = OrderedDict()
+
+    def handle(self, identity: bytes, frames: list[bytes], received_ms: int, now_ms: int) -> bytes:
+        """The reply to a message.
+
+        Args:
+            identity: the ROUTER's name of the peer, for the log.
+            frames: the message without the identity; one frame if it is valid.
+            received_ms, now_ms: when it was taken from the socket, and now.
+        """
+        counters = self.service.store.counters
+        counters.messages += 1
+        self.service.now_ms = now_ms
+        try:
+            if len(frames) != 1:
+                raise CodecError("BAD_FRAME", f"a message is one frame, got {len(frames)}")
+            request = decode_request(frames[0], self.service.limits.frame_bytes)
+        except CodecError as exc:
+            counters.bad_frames += 1
+            return self._error(_number(frames), exc.code, exc.message)
+        try:
+            return self._route(request, frames[0], now_ms - received_ms)
+        except Refusal as exc:
+            counters.errors += 1
+            return self._error(request.number, exc.code, exc.message, exc.detail)
+        except Exception:
+            counters.internal_errors += 1
+            log.exception("internal_error", op=request.op[:80], peer=identity.hex())
+            return self._error(request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
+
+    def _route(self, request: Request, frame: bytes, waited_ms: int) -> bytes:
+        op = OPS.get(request.op)
+        if op is None:
+            raise Refusal("UNKNOWN_OP", f"no op {request.op[:80]!r}")
+        if request.boot not in (b"", self.service.boot):
+            raise Refusal("STALE_SESSION", "the kvstore was restarted: attach again and recompute")
+        if not op.ordered:
+            return self._reply(request, op, self._session(request), waited_ms)
+        window = self._window(request)
+        repeated = window.repeated(request.number, frame)
+        if repeated is not None:
+            self.service.store.counters.resends += 1
+            return repeated
+        reply = self._answer(request, op, self._session(request), waited_ms)
+        window.keep(request.number, frame, reply)
+        if self.service.store.state.sessions.get(request.session) is None:
+            self._depart(request.session, window)
+        return reply
+
+    def _session(self, request: Request) -> Session | None:
+        if not request.session:
+            return None
+        session = self.service.store.state.sessions.get(request.session)
+        if session is None:
+            raise Refusal("STALE_SESSION", "no such session: attach again and recompute")
+        return session
+
+    def _window(self, request: Request) -> ReplyWindow:
+        if not request.session:
+            raise Refusal("NOT_PERMITTED", "this op needs a session: attach first")
+        departed = self._departed.get(request.session)
+        if departed is not None and request.number < departed.next_number:
+            return departed
+        session = self._session(request)
+        assert session is not None, "the session was named"
+        return session.window
+
+    def _answer(self, request: Request, op: Op, session: Session | None, waited_ms: int) -> bytes:
+        """The reply to an ordered request: errors are replies too, so that the number is consumed."""
+        try:
+            return self._reply(request, op, session, waited_ms)
+        except Refusal as exc:
+            self.service.store.counters.errors += 1
+            return self._error(request.number, exc.code, exc.message, exc.detail)
+        except Exception:
+            self.service.store.counters.internal_errors += 1
+            log.exception("internal_error", op=request.op, session=request.session.hex())
+            return self._error(request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
+
+    def _reply(self, request: Request, op: Op, session: Session | None, waited_ms: int) -> bytes:
+        body = self._body(request, op)
+        check(op, session)
+        if request.deadline_ms and waited_ms > request.deadline_ms:
+            raise Refusal("DEADLINE", f"{waited_ms} ms in the queue; the deadline was {request.deadline_ms} ms")
+        result = self._call(request.op, op, session, body)
+        return Reply(self.service.boot, request.number, "", to_map(result)).encode()
+
+    def _body(self, request: Request, op: Op) -> Any:
+        try:
+            body: Any = from_map(op.body, request.body)
+            check_body(body, self.service.limits, self.service.layout.block_size)
+        except CodecError as exc:
+            raise Refusal(exc.code, exc.message) from None
+        except LimitError as exc:
+            raise Refusal("TOO_LARGE", str(exc)) from None
+        if op.handler is None:
+            raise Refusal("UNSUPPORTED", f"{request.op} is not part of this version")
+        return body
+
+    def _call(self, name: str, op: Op, session: Session | None, body: Any) -> Any:
+        """Execute: the one place where every op is counted and timed."""
+        assert op.handler is not None, "checked with the body"
+        began = time.perf_counter_ns()
+        result = op.handler(self.service, session, body)
+        self.service.op_counts[name] += 1
+        self.service.store.counters.busy_us += (time.perf_counter_ns() - began) // 1000
+        return result
+
+    def _depart(self, session_id: bytes, window: ReplyWindow) -> None:
+        self._departed[session_id] = window
+        if len(self._departed) > MAX_DEPARTED:
+            self._departed.popitem(last=False)
+
+    def _error(self, number: int, code: str, message: str, detail: dict[str, object] | None = None) -> bytes:
+        return Reply(self.service.boot, number, code, {"message": message, "detail": detail or {}}).encode()
+
+
+def _number(frames: list[bytes]) -> int:
+    """The number of a request whose envelope is wrong, if it can be read at all, else 0."""
+    try:
+        parts = unpack(frames[0], len(frames[0]))
+        number = parts[3]
+    except (CodecError, IndexError, KeyError, TypeError):
+        return 0
+    return number if type(number) is int and 0 <= number < 2**63 else 0

@@ -1,0 +1,52 @@
+"""Fork: children that share a parent's first tokens.
+
+Every block below the fork point is shared, the unfull one included: nothing is copied and no space is needed. The
+parent stays the appender of its unfull block, for it writes at or above its fill mark, which no fork point exceeds.
+A child owns nothing yet: it copies the unfull block when it first asks for write access (``growing``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quire_proto.messages import CONFLICT, NO_SUCH, OK, Fork, Forked
+from quire_proto.packed import unpack
+
+from .growing import MAX_SEQUENCES
+from .sessions import Session
+from .state import State
+from .tables import Sequence
+
+
+def fork(state: State, session: Session, item: Fork) -> Forked:
+    """Add ``item.children`` at ``item.tokens`` tokens."""
+    parent = session.sequences.get(item.parent)
+    if parent is None:
+        return Forked(NO_SUCH)
+    children = unpack(item.children)
+    taken = any(child in session.sequences for child in children) or len(set(children)) != len(children)
+    if taken or item.tokens > parent.fill or len(session.sequences) + len(children) > MAX_SEQUENCES:
+        return Forked(CONFLICT)
+    shared = parent.table[: state.blocks_for(item.tokens)]
+    whole = item.tokens // state.block_size
+    # The pins below the fork point go along: the chain under a sealed block is held by each of its holders.
+    pins = {index: block for index, block in parent.pins.items() if index < whole}
+    pinned = np.array(sorted(pins.values()), np.int64)
+    state.pool.retain(shared, len(children))
+    state.pool.retain(pinned, len(children))
+    for child in children:
+        session.sequences[child] = _child(state, parent, shared.copy(), dict(pins), item.tokens)
+    state.counters.forks += len(children)
+    return Forked(OK)
+
+
+def _child(state: State, parent: Sequence, table: np.ndarray, pins: dict[int, int], tokens: int) -> Sequence:
+    child = state.new_sequence(parent.account, table)
+    child.fill = child.writable = tokens
+    child.pins = pins
+    record = state.publications.get(parent.publication)
+    if record is None or tokens >= record.count:
+        child.publication, child.private_from, child.anchor = parent.publication, parent.private_from, parent.anchor
+        child.sealed = min(parent.sealed, tokens // state.block_size)
+    # Else the child left the publication before its end: its blocks are in no private chain, and it seals from 0.
+    return child

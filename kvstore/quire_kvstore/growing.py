@@ -1,0 +1,187 @@
+"""Growing a sequence: allocate and extend, with copy-on-write.
+
+Both take everything or nothing: space is counted first, and a reply of "no space" leaves the store as it was. An
+unfull block that the sequence may not write in place is replaced by a new one and a copy is asked for; the source
+stays pinned until the session acknowledges the copy (or frees the sequence), because the copy runs on the
+engine's stream, after this reply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from quire_proto.digests import split
+from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, Allocate, Allocated, Extend, Extended
+from quire_proto.packed import U32_MAX, pack
+
+from .pool import Ids
+from .publications import GENERATION, READY, Record
+from .sessions import Session
+from .state import State
+from .tables import Copy, Sequence
+
+RETRY_AFTER_MS = 20
+MAX_SEQUENCES = 1 << 16
+MAX_TENANT_CHARS = 256
+POOL = "pool"
+NOTHING: Ids = np.empty(0, np.int64)
+
+
+@dataclass(slots=True)
+class Match:
+    """What an allocate may share: ``blocks`` for ``computed`` tokens, the last one partly if they end inside it."""
+
+    blocks: Ids
+    computed: int
+
+
+def packed(blocks: Ids) -> bytes:
+    """Block ids as little-endian u32."""
+    return blocks.astype("<u4").tobytes()
+
+
+def allocate(state: State, session: Session, item: Allocate) -> Allocated:
+    """Give a new sequence its table, the longest sealed prefix shared."""
+    record = state.publications.get(item.publication) if item.publication else None
+    code = _refusal(state, session, item, record)
+    if code != OK:
+        return Allocated(code)
+    digests = split(item.digests)
+    match = _match(state, item, record, digests)
+    whole, tail = divmod(match.computed, state.block_size)
+    own = state.blocks_for(max(item.tokens, item.reserve)) - whole
+    missing = own - state.pool.available(match.blocks)
+    if missing > 0:
+        state.counters.no_space += 1
+        return Allocated(NO_SPACE, missing=missing, scope=POOL, retry_after_ms=RETRY_AFTER_MS)
+
+    state.pool.retain(match.blocks)
+    sequence = state.new_sequence(state.accounts.number(item.tenant), match.blocks[:whole])
+    fresh = state.take(own, sequence)
+    sequence.table = np.concatenate((match.blocks[:whole], fresh))
+    sequence.fill, sequence.sealed = match.computed, whole
+    sequence.writable = len(sequence.table) * state.block_size
+    copies = b""
+    if tail:
+        copies = _copy(state, session, item.sequence, sequence, int(match.blocks[whole]), int(fresh[0]), tail)
+    if record is not None:
+        _anchor(state, sequence, record, digests)
+    session.sequences[item.sequence] = sequence
+    _count(state, item, sequence, record)
+    return Allocated(OK, computed=match.computed, blocks=packed(sequence.table), copies=copies)
+
+
+def extend(state: State, session: Session, item: Extend) -> Extended:
+    """Capacity for ``item.tokens`` tokens and write access to every slot from the fill mark on."""
+    sequence = session.sequences.get(item.sequence)
+    if sequence is None:
+        return Extended(NO_SUCH)
+    have = len(sequence.table)
+    if item.tokens <= sequence.writable:
+        return Extended(OK, first=have)
+    want = max(state.blocks_for(item.tokens), have)
+    shared = _shared_tail(state, sequence)
+    missing = want - have + (shared is not None) - state.pool.available()
+    if missing > 0:
+        state.counters.no_space += 1
+        return Extended(NO_SPACE, missing=missing, scope=POOL, retry_after_ms=RETRY_AFTER_MS)
+
+    state.counters.extends += 1
+    first, copies = have, b""
+    if shared is not None:
+        assert shared == have - 1, "whoever must copy has nothing past the block to be copied"
+        first = shared
+        fresh = state.take(want - have + 1, sequence)
+        src, slots = int(sequence.table[first]), sequence.fill % state.block_size
+        copies = _copy(state, session, item.sequence, sequence, src, int(fresh[0]), slots)
+    else:
+        fresh = state.take(want - have, sequence)
+        _become_appender(state, sequence)
+    sequence.table = np.concatenate((sequence.table[:first], fresh))
+    sequence.writable = want * state.block_size
+    return Extended(OK, first=first, blocks=packed(fresh), copies=copies)
+
+
+def _refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
+    if item.sequence > U32_MAX or item.sequence in session.sequences or len(session.sequences) >= MAX_SEQUENCES:
+        return CONFLICT
+    if item.tokens < 1 or len(item.tenant) > MAX_TENANT_CHARS or item.tenant.startswith("("):
+        return CONFLICT
+    if len(item.digests) // 32 > item.tokens // state.block_size:
+        return CONFLICT
+    if item.publication and (record is None or item.publication_generation != GENERATION):
+        return RETRY
+    if record is not None and item.tokens < record.count:
+        return CONFLICT
+    return OK
+
+
+def _match(state: State, item: Allocate, record: Record | None, digests: list[bytes]) -> Match:
+    """The longest computed prefix. At least one token is left to compute: its logits are what the request wants."""
+    cap = min(len(digests), (item.tokens - 1) // state.block_size)
+    if record is None:
+        blocks = state.index.longest(digests, 0, cap)
+        return Match(np.array(blocks, np.int64), len(blocks) * state.block_size)
+    if record.table is None:
+        return Match(NOTHING, 0)
+    start = record.count // state.block_size
+    blocks = state.index.longest(digests, start, cap) if start < cap else []
+    if blocks:
+        table = np.concatenate((record.table[:start], np.array(blocks, np.int64)))
+        return Match(table, len(table) * state.block_size)
+    computed = min(record.count, item.tokens - 1)
+    return Match(record.table[: state.blocks_for(computed)], computed)
+
+
+def _anchor(state: State, sequence: Sequence, record: Record, digests: list[bytes]) -> None:
+    sequence.publication = record.id
+    sequence.private_from = start = record.count // state.block_size
+    if 0 < start <= len(digests):
+        sequence.anchor = digests[start - 1]
+    if sequence.sealed > start:
+        # The hit went on past the publication. It does not go away, so it may be the parent of this block from now
+        # on, even if the block was first sealed above a private chain.
+        state.index.anchor(int(sequence.table[start]), record.id)
+
+
+def _count(state: State, item: Allocate, sequence: Sequence, record: Record | None) -> None:
+    counters, account = state.counters, state.accounts[sequence.account]
+    counters.allocates += 1
+    counters.prompt_tokens += item.tokens
+    counters.hit_tokens += sequence.fill
+    account.prompt_tokens += item.tokens
+    account.cached_tokens += sequence.fill
+    if record is not None and record.state == READY:
+        counters.publication_tokens += min(record.count, sequence.fill)
+
+
+def _shared_tail(state: State, sequence: Sequence) -> int | None:
+    """Table index of the unfull block that must be copied before it is written, or None."""
+    if sequence.fill % state.block_size == 0:
+        return None
+    index = sequence.fill // state.block_size
+    block = int(sequence.table[index])
+    if int(state.appender[block]) == sequence.uid:
+        return None
+    sole_survivor = int(state.pool.refs[block]) == 1 and not bool(state.pool.sealed[block])
+    return None if sole_survivor else index
+
+
+def _become_appender(state: State, sequence: Sequence) -> None:
+    """A sole survivor takes over its unfull block; for an appender this changes nothing."""
+    if sequence.fill % state.block_size:
+        state.appender[sequence.table[sequence.fill // state.block_size]] = sequence.uid
+
+
+def _copy(state: State, session: Session, number: int, sequence: Sequence, src: int, dst: int, slots: int) -> bytes:
+    """Ask for a copy; the reference that the table had on ``src`` becomes the copy's pin."""
+    copy_id = session.next_copy
+    while copy_id in session.copies:
+        copy_id = copy_id % U32_MAX + 1
+    session.next_copy = copy_id % U32_MAX + 1
+    session.copies[copy_id] = number
+    sequence.copies[copy_id] = Copy(src, dst, slots)
+    state.counters.copies += 1
+    return pack((copy_id, src, dst, slots))

@@ -1,0 +1,128 @@
+"""The store's invariants, checked from scratch: every count is recomputed from the tables and compared.
+
+Runs after each step of the state machine in the tests and, in debug mode, whenever the server is idle. Raises
+AssertionError naming the first thing that is wrong.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from quire_proto.digests import ROOT_PARENT
+
+from .pool import FREE
+from .sessions import FENCED, Session
+from .state import NOBODY, State
+from .tables import Sequence
+
+
+def check(state: State) -> None:
+    """All invariants."""
+    _references(state)
+    _partition(state)
+    for session in state.sessions.all():
+        _ledger(session)
+        for sequence in session.sequences.values():
+            _sequence(state, sequence)
+    _appenders(state)
+    _index(state)
+    _eviction_order(state)
+    _accounts(state)
+
+
+def _references(state: State) -> None:
+    """Refcount = table entries + pins; quarantined = those of fenced sessions."""
+    expected, fenced = np.zeros(state.pool.size, np.int64), np.zeros(state.pool.size, np.int64)
+    for session in state.sessions.all():
+        for sequence in session.sequences.values():
+            for ids in (sequence.table, sequence.pin_ids(), sequence.copy_ids()):
+                np.add.at(expected, ids, 1)
+                if session.state == FENCED:
+                    np.add.at(fenced, ids, 1)
+    for record in state.publications.all():
+        if record.table is not None:
+            np.add.at(expected, record.table, 1)
+    wrong = np.flatnonzero((expected != state.pool.refs) | (fenced != state.pool.quarantined_refs))
+    assert not len(wrong), f"block {wrong[:1]}: refs {state.pool.refs[wrong[:1]]}, expected {expected[wrong[:1]]}"
+
+
+def _partition(state: State) -> None:
+    """Each block is in one state, and stack, LRU and counts agree on which."""
+    pool = state.pool
+    free, cached = pool.free_ids().tolist(), pool.cached_ids()
+    assert len(set(free) | set(cached)) == len(free) + len(cached), "a block is free or cached twice"
+    unreferenced = np.flatnonzero(pool.refs == 0).tolist()
+    assert sorted(free + cached) == unreferenced, "unreferenced blocks are free or cached"
+    assert pool.sealed[cached].all(), "cached but not sealed"
+    assert not pool.sealed[free].any(), "free but sealed"
+    counts = pool.counts()
+    assert min(counts.values()) >= 0, "a negative count"
+    assert counts["total"] == sum(counts[name] for name in ("free", "held", "cached", "quarantined")), "counts"
+    assert int(np.count_nonzero(pool.states() == FREE)) == counts["free"], "states and counts"
+
+
+def _ledger(session: Session) -> None:
+    """The session's copies are those of its sequences."""
+    owed = {copy_id: number for number, s in session.sequences.items() for copy_id in s.copies}
+    assert owed == session.copies, "copies of the session and of its sequences"
+
+
+def _sequence(state: State, sequence: Sequence) -> None:
+    """Marks in order, write access as promised, pins and chain as promised."""
+    size, capacity = state.block_size, len(sequence.table) * state.block_size
+    assert sequence.sealed * size <= sequence.fill <= sequence.writable <= capacity, "marks out of order"
+    assert len(set(sequence.table.tolist())) == len(sequence.table), "a block twice in one table"
+    if sequence.writable > sequence.fill:
+        own = sequence.table[sequence.fill // size : state.blocks_for(sequence.writable)]
+        assert (state.appender[own] == sequence.uid).all(), "writable without being the appender"
+    for index in range(sequence.private_from, sequence.sealed):
+        assert state.index.of_block(sequence.canonical(index)), "sealed but not indexed"
+    assert all(index < sequence.sealed for index in sequence.pins), "a pin above the sealed prefix"
+
+
+def _appenders(state: State) -> None:
+    """A block with an appender is unsealed and in that sequence's table, and no sharer has written past its fill."""
+    owners = {s.uid: s for session in state.sessions.all() for s in session.sequences.values()}
+    appended = np.flatnonzero(state.appender != NOBODY).tolist()
+    place = {uid: {block: i for i, block in enumerate(s.table.tolist())} for uid, s in owners.items()}
+    for block in appended:
+        owner = owners[int(state.appender[block])]
+        assert block in place[owner.uid], "an appender without the block"
+        assert not state.pool.sealed[block], "an appender of a sealed block"
+        index = place[owner.uid][block]
+        for other in owners.values():
+            if place[other.uid].get(block) == index:
+                assert min(other.fill, (index + 1) * state.block_size) <= owner.fill, "a sharer past the appender"
+
+
+def _index(state: State) -> None:
+    """Only sealed blocks are named; each parent is the root, indexed, or a ready publication."""
+    sealed = {entry.block for entry in state.index.entries()}
+    assert sealed == set(np.flatnonzero(state.pool.sealed).tolist()), "indexed blocks are the sealed ones"
+    for entry in state.index.entries():
+        assert state.index.of_block(entry.block) is entry, "both directions of the index"
+        if entry.anchor is not None:
+            record = state.publications.get(entry.anchor)
+            ready = record is not None and record.table is not None
+            assert ready, "anchored at a publication that is not ready"
+        elif entry.parent != ROOT_PARENT:
+            assert state.index.find(entry.parent) is not None, "a child outlived its parent"
+
+
+def _eviction_order(state: State) -> None:
+    """A held block's parent is held, and a cached block's parent is evicted after it."""
+    order = {block: i for i, block in enumerate(state.pool.cached_ids())}
+    for entry in state.index.entries():
+        parent = state.index.find(entry.parent)
+        if entry.anchor is not None or parent is None or parent.block not in order:
+            continue
+        assert order.get(entry.block, len(order)) < order[parent.block], "a parent would be evicted first"
+
+
+def _accounts(state: State) -> None:
+    """Sequences per account add up."""
+    sequences = Counter(s.account for session in state.sessions.all() for s in session.sequences.values())
+    rows = state.accounts.usage(state.pool)
+    assert all(rows[i].sequences == sequences[i] for i in range(len(rows) - 1)), "sequences of an account"

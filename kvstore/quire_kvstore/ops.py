@@ -1,0 +1,155 @@
+"""The op table: every op, the type of its body, what it demands, and its handler. One line an op.
+
+Checks named here are made once, in ``dispatch``; a handler is only its logic. Ops of a later version are listed
+with the type of their body and no handler: they are decoded, so that a malformed one is told so, and then refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from quire_proto import messages as m
+from quire_proto.digests import domain_key
+from quire_proto.envelope import ID_BYTES
+
+from .pool import STATES
+from .refusal import Refusal
+from .service import Service
+from .sessions import FENCED, READY, Session
+
+MAX_NAME_CHARS = 256
+ANYBODY, SESSION, WRITABLE, ACTIVE, ENDING = "anybody", "session", "writable", "active", "ending"
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One op.
+
+    Attributes:
+        ordered: whether it is applied in the order of the session's numbers.
+        needs: who may use it. ``anybody``; a ``session`` that is not fenced; a ``writable`` one; an ``active`` one
+            (writable and ready); an ``ending`` one (any session, even a fenced one).
+        handler: (service, session, body) -> reply body, or None if the op comes later.
+    """
+
+    body: type
+    ordered: bool
+    needs: str
+    handler: Callable[[Service, Any, Any], Any] | None
+
+
+def check(op: Op, session: Session | None) -> None:
+    """Raise Refusal if this session may not use the op."""
+    if op.needs == ANYBODY:
+        return
+    if session is None:
+        raise Refusal("NOT_PERMITTED", "this op needs a session: attach first")
+    if session.state == FENCED and op.needs != ENDING:
+        raise Refusal("STALE_SESSION", "the session was fenced: detach, attach again and recompute")
+    if op.needs in (WRITABLE, ACTIVE) and not session.writable:
+        raise Refusal("NOT_PERMITTED", "this session only reads: it attached without the side socket's token")
+    if op.needs == ACTIVE and session.state != READY:
+        raise Refusal("NOT_PERMITTED", "the session is not ready: map the arena, then send ready")
+
+
+def _attach(service: Service, _: Session | None, body: m.Attach) -> m.Attached:
+    if len(body.nonce) != ID_BYTES or len(body.token) not in (0, ID_BYTES) or len(body.name) > MAX_NAME_CHARS:
+        raise Refusal("BAD_FIELD", f"nonce and token are {ID_BYTES} bytes, a name at most {MAX_NAME_CHARS} characters")
+    if body.layout is not None and (differing := service.layout.differences(body.layout)):
+        raise Refusal("LAYOUT_MISMATCH", f"the pool has another {', '.join(differing)}", {"fields": differing})
+    if body.gpu_uuid not in ("", service.gpu_uuid):
+        where = f"on GPU {service.gpu_uuid}" if service.gpu_uuid else "in host memory"
+        raise Refusal("LAYOUT_MISMATCH", f"the pool is {where}, not on {body.gpu_uuid[:80]}", {"fields": ["gpu_uuid"]})
+    session = service.attach(body.nonce, body.token, body.name)
+    publications = service.store.state.publications
+    return m.Attached(
+        session=session.id,
+        lease_ms=service.lease_ms,
+        limits=service.limits,
+        layout=service.layout,
+        num_blocks=service.num_blocks,
+        arena=service.arena,
+        publications=publications.messages(),
+        publications_generation=publications.generation,
+    )
+
+
+def _ready(service: Service, session: Session, _: m.Empty) -> m.Empty:
+    service.store.ready(session)
+    return m.Empty()
+
+
+def _heartbeat(service: Service, session: Session, body: m.Heartbeat) -> m.Alive:
+    service.store.heartbeat(session, body.progress, service.now_ms, service.lease_ms)
+    return m.Alive(service.lease_ms, service.store.state.publications.generation)
+
+
+def _detach(service: Service, session: Session, _: m.Empty) -> m.Detached:
+    return m.Detached(service.store.reclaim(session))
+
+
+def _domain(service: Service, _: Session, body: m.Domain) -> m.DomainKey:
+    # A tenant's domain has its own name space, so that no tenant can be called like a shared domain.
+    key = domain_key(service.root_key, f"tenant:{body.tenant}", service.domain_generation)
+    return m.DomainKey(key, service.domain_generation)
+
+
+def _publications(service: Service, _: Session | None, __: m.Empty) -> m.Publications:
+    publications = service.store.state.publications
+    return m.Publications(publications.messages(), publications.generation)
+
+
+def _lookup(service: Service, _: Session | None, body: m.Lookup) -> m.Found:
+    found = service.store.lookup(body)
+    if found is None:
+        raise Refusal("NOT_FOUND", f"no publication {body.publication[:80]!r}")
+    return found
+
+
+def _stats(service: Service, _: Session | None, __: m.Empty) -> m.Stats:
+    store = service.store
+    counts = store.state.pool.counts()
+    return m.Stats(
+        boot=service.boot,
+        version=service.version,
+        layout=service.layout,
+        uptime_ms=service.now_ms - service.started_ms,
+        num_blocks=service.num_blocks,
+        blocks={"total": counts["total"], **{name: counts[name] for name in STATES}},
+        slots=store.slots(),
+        counters=store.counters.as_dict(),
+        sessions=store.session_infos(service.now_ms),
+        publications=store.state.publications.messages(),
+        ops=dict(service.op_counts),
+    )
+
+
+def _tenants(service: Service, _: Session | None, __: m.Empty) -> m.Tenants:
+    return m.Tenants(service.store.usage())
+
+
+OPS: dict[str, Op] = {
+    "attach": Op(m.Attach, False, ANYBODY, _attach),
+    "ready": Op(m.Empty, True, WRITABLE, _ready),
+    "heartbeat": Op(m.Heartbeat, False, SESSION, _heartbeat),
+    "detach": Op(m.Empty, True, ENDING, _detach),
+    "step": Op(m.Step, True, ACTIVE, lambda service, session, body: service.store.step(session, body)),
+    "allocate": Op(m.Allocate, True, ACTIVE, lambda service, session, body: service.store.allocate(session, body)),
+    "extend": Op(m.Extend, True, ACTIVE, lambda service, session, body: service.store.extend(session, body)),
+    "fork": Op(m.Fork, True, ACTIVE, lambda service, session, body: service.store.fork(session, body)),
+    "seal": Op(m.Seal, True, ACTIVE, lambda service, session, body: service.store.seal(session, body)),
+    "free": Op(m.Free, True, ACTIVE, lambda service, session, body: service.store.free(session, body.sequences)),
+    "domain": Op(m.Domain, False, WRITABLE, _domain),
+    "publications": Op(m.Empty, False, ANYBODY, _publications),
+    "lookup": Op(m.Lookup, False, ANYBODY, _lookup),
+    "stats": Op(m.Empty, False, ANYBODY, _stats),
+    "tenants": Op(m.Empty, False, ANYBODY, _tenants),
+    "wait": Op(m.Wait, False, ANYBODY, None),
+    "offer": Op(m.Offer, False, ANYBODY, None),
+    "adopt": Op(m.Adopt, False, ANYBODY, None),
+    "publish": Op(m.Publish, False, ANYBODY, None),
+    "unpublish": Op(m.Unpublish, False, ANYBODY, None),
+    "events": Op(m.Events, False, ANYBODY, None),
+}

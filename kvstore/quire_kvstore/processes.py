@@ -1,0 +1,140 @@
+"""Processes: the side connections of the server, and what follows when a process dies, hangs up or falls silent.
+
+    dies (pidfd readable)            -> everything it held comes back at once
+    hangs up without dying           -> fenced; comes back when it dies or detaches after all
+    falls silent for its lease       -> fenced; killed through its pidfd after a grace; comes back when it is dead
+
+Invariant: blocks come back only after the kernel said that the process is gone, or after the process itself did.
+Where we may not kill (another user's process) or must not (it hung up by itself and does something else now), they
+stay in quarantine, and the log says so once.
+"""
+
+from __future__ import annotations
+
+import structlog
+import zmq
+
+from .service import Service
+from .sessions import Session
+from .sidesocket import MAX_CONNECTIONS, Connection, Listener, PeerGone
+
+log = structlog.get_logger()
+
+
+class Processes:
+    """All connections of one server, registered at its poller."""
+
+    def __init__(self, service: Service, listener: Listener, poller: zmq.Poller, grace_ms: int, kill: bool) -> None:
+        self._service, self._listener, self._poller = service, listener, poller
+        self._grace_ms, self._kill = grace_ms, kill
+        self._by_fd: dict[int, Connection] = {}
+        self._hung: tuple[Connection, ...] = ()
+        self._signalled: set[bytes] = set()
+        poller.register(listener.fileno(), zmq.POLLIN)
+
+    def attend(self, ready: dict[object, int], now_ms: int) -> None:
+        """React to the descriptors that a poll found ready."""
+        if self._listener.fileno() in ready:
+            self._accept()
+        for fd in [fd for fd in ready if fd in self._by_fd]:
+            connection = self._by_fd.get(fd) if isinstance(fd, int) else None
+            if connection is None:
+                continue  # ended a moment ago, by its other descriptor
+            if fd == connection.pidfd:
+                self._died(connection)
+            elif connection.ended():
+                self._hung_up(connection, now_ms)
+
+    def judge(self, now_ms: int) -> None:
+        """Fence those whose lease passed; kill those whose grace passed too."""
+        store = self._service.store
+        for session in store.judge_leases(now_ms):
+            log.warning("session_fenced", reason="lease", **_who(session))
+        for session in store.overdue(now_ms, self._grace_ms):
+            if session.id not in self._signalled:
+                self._signalled.add(session.id)
+                self._end(session)
+        for connection in self._hung:
+            if not store.state.sessions.of_peer(connection.peer):
+                self._died(connection)  # it detached after all: nothing is left to watch for
+
+    def stop_accepting(self) -> None:
+        """Close the listener."""
+        self._poller.unregister(self._listener.fileno())
+        self._listener.close()
+
+    def close(self) -> None:
+        """Close all connections: each client sees the end of its side socket."""
+        for connection in set(self._by_fd.values()):
+            connection.close()
+        self._by_fd.clear()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                accepted = self._listener.accept()
+            except PeerGone as exc:
+                log.info("peer_gone", reason=str(exc))
+                continue
+            if accepted is None:
+                return
+            socket, pidfd, pid, uid = accepted
+            connection = Connection(socket, pidfd, uid, self._service.admit(pid))
+            if len(self._by_fd) >= 2 * MAX_CONNECTIONS or not connection.send_hello(self._service.boot):
+                self._service.forget(connection.peer)
+                connection.close()
+                continue
+            for fd in (socket.fileno(), pidfd):
+                self._by_fd[fd] = connection
+                self._poller.register(fd, zmq.POLLIN)
+
+    def _died(self, connection: Connection) -> None:
+        self._service.forget(connection.peer)
+        for session in self._service.store.state.sessions.of_peer(connection.peer):
+            who = _who(session)
+            log.info("process_died", references=self._service.store.reclaim(session), **who)
+            self._signalled.discard(session.id)
+        for fd in (connection.socket.fileno(), connection.pidfd):
+            if self._by_fd.pop(fd, None) is not None:
+                self._poller.unregister(fd)
+        self._hung = tuple(other for other in self._hung if other is not connection)
+        connection.close()
+
+    def _hung_up(self, connection: Connection, now_ms: int) -> None:
+        """The connection ended. Its pidfd stays watched as long as the process may still touch our memory."""
+        store = self._service.store
+        sessions = store.state.sessions.of_peer(connection.peer)
+        for session in [s for s in sessions if not s.sequences]:
+            sessions.remove(session)  # holds nothing, so there is nothing to fence
+            store.reclaim(session)
+        if not sessions:
+            self._died(connection)
+            return
+        fd = connection.socket.fileno()
+        del self._by_fd[fd]
+        self._poller.unregister(fd)
+        self._hung += (connection,)
+        for session in sessions:
+            store.fence(session, now_ms)
+            log.warning("session_fenced", reason="side_socket_closed", **_who(session))
+
+    def _end(self, session: Session) -> None:
+        connection = next((c for c in self._by_fd.values() if c.peer is session.peer), None)
+        assert connection is not None, "a fenced session's process is watched"
+        if connection in self._hung:
+            log.error("quarantine_stays", reason="hung_up_and_alive", **_who(session))
+        elif not self._kill or not connection.may_kill():
+            log.error("quarantine_stays", reason="may_not_kill", **_who(session))
+        else:
+            connection.kill()
+            self._service.store.counters.killed += 1
+            log.warning("process_killed", **_who(session))
+
+
+def _who(session: Session) -> dict[str, object]:
+    return {
+        "session": session.id.hex(),
+        "name": session.name,
+        "pid": session.peer.pid if session.peer else 0,
+    }

@@ -1,0 +1,166 @@
+"""Marks and names: acknowledged fills, seals, swaps, copy acknowledgements.
+
+A seal never changes a table. If the digest is already the name of another block, that *canonical* block is named in
+the reply and pinned by the sequence; the duplicate stays unindexed and goes when the session swaps. Blocks that lie
+wholly inside a publication are not indexed under a tenant's chain: sealing them is answered as done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from quire_proto.digests import ROOT_PARENT, split
+from quire_proto.messages import CONFLICT, NO_SUCH, OK, UNPUBLISHED, Seal, Sealed
+from quire_proto.packed import pack
+
+from .index import Entry
+from .sessions import Session
+from .state import NOBODY, State
+from .tables import Sequence
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What a seal will do: entries to add, and canonical rows (table index, block)."""
+
+    new: list[Entry] = field(default_factory=list)
+    canonical: list[tuple[int, int]] = field(default_factory=list)
+
+
+def fill(state: State, session: Session, number: int, tokens: int) -> int:
+    """Acknowledge that the first ``tokens`` tokens are written; returns an item code."""
+    sequence = session.sequences.get(number)
+    if sequence is None:
+        return NO_SUCH
+    if not sequence.fill <= tokens <= sequence.writable:
+        return CONFLICT
+    state.counters.computed_tokens += tokens - sequence.fill
+    sequence.fill = tokens
+    if sequence.publication:
+        _promote(state, sequence)
+    return OK
+
+
+def _promote(state: State, sequence: Sequence) -> None:
+    """Fork the frozen publication sequence off the first sequence that has computed all of it."""
+    record = state.publications.get(sequence.publication)
+    assert record is not None, "publications do not go away"
+    if record.table is None and sequence.fill >= record.count:
+        record.table = sequence.table[: state.blocks_for(record.count)].copy()
+        state.pool.retain(record.table)
+        state.accounts.charge(record.table, state.accounts.public)
+
+
+def seal(state: State, session: Session, item: Seal) -> Sealed:
+    """Index full blocks from ``item.first`` on; all of them or none."""
+    sequence = session.sequences.get(item.sequence)
+    if sequence is None:
+        return Sealed(NO_SUCH)
+    digests = split(item.digests)
+    if (item.first + len(digests)) * state.block_size > sequence.fill:
+        return Sealed(CONFLICT)
+    if item.first > sequence.sealed:
+        return Sealed(UNPUBLISHED)
+    plan = _Plan()
+    for index, digest in enumerate(digests, item.first):
+        code = _plan_one(
+            state, sequence, plan, index, digest, digests[index - item.first - 1] if index > item.first else None
+        )
+        if code != OK:
+            return Sealed(code)
+    _apply(state, sequence, plan)
+    sequence.sealed = max(sequence.sealed, item.first + len(digests))
+    rows = [number for row in plan.canonical for number in row]
+    return Sealed(OK, sealed=len(digests), canonical=pack(rows))
+
+
+def _plan_one(state: State, sequence: Sequence, plan: _Plan, index: int, digest: bytes, previous: bytes | None) -> int:
+    if index < sequence.private_from:
+        return OK
+    block = int(sequence.table[index])
+    if index < sequence.sealed:
+        entry = state.index.of_block(sequence.canonical(index))
+        assert entry is not None, "a sealed block is indexed"
+        if entry.digest != digest:
+            return CONFLICT
+        if entry.block != block:
+            plan.canonical.append((index, entry.block))
+        return OK
+    parent = _parent(state, sequence, index, previous)
+    if parent is None:
+        return UNPUBLISHED
+    own, known = state.index.of_block(block), state.index.find(digest)
+    if (own is not None and own is not known) or any(entry.digest == digest for entry in plan.new):
+        return CONFLICT
+    if known is not None and known.parent != parent:
+        return CONFLICT
+    if known is None:
+        anchor = sequence.publication if sequence.publication and index == sequence.private_from else None
+        plan.new.append(Entry(block, digest, parent, anchor))
+    elif known.block != block:
+        plan.canonical.append((index, known.block))
+    return OK
+
+
+def _parent(state: State, sequence: Sequence, index: int, previous: bytes | None) -> bytes | None:
+    """Digest of the block before ``index``, or None if it has none in this chain."""
+    if index == 0:
+        return ROOT_PARENT
+    if sequence.publication and index == sequence.private_from:
+        return sequence.anchor
+    if previous is not None:
+        return previous
+    entry = state.index.of_block(sequence.canonical(index - 1))
+    return None if entry is None else entry.digest
+
+
+def _apply(state: State, sequence: Sequence, plan: _Plan) -> None:
+    for entry in plan.new:
+        state.index.add(entry)
+    if plan.new:
+        blocks = np.array([entry.block for entry in plan.new], np.int64)
+        state.pool.sealed[blocks] = True
+        state.appender[blocks] = NOBODY
+        state.counters.seals += len(plan.new)
+    for index, block in plan.canonical:
+        if index not in sequence.pins:
+            state.pool.retain(np.array([block], np.int64))
+            sequence.pins[index] = block
+            state.counters.duplicates += 1
+            if sequence.publication and index == sequence.private_from:
+                state.index.anchor(block, sequence.publication)
+
+
+def swap(state: State, session: Session, number: int, index: int, block: int) -> int:
+    """Put the canonical block into the table, or keep the present one (``block`` equals it); an item code.
+
+    Declined or not, the chain stays held: a pin that is not swapped in stays until the sequence is freed.
+    """
+    sequence = session.sequences.get(number)
+    if sequence is None:
+        return NO_SUCH
+    if index >= len(sequence.table):
+        return CONFLICT
+    present = int(sequence.table[index])
+    if block == present:
+        return OK
+    if sequence.pins.get(index) != block:
+        return CONFLICT
+    del sequence.pins[index]  # the pin's reference becomes the table's
+    sequence.table[index] = block
+    if int(state.appender[present]) == sequence.uid:
+        state.appender[present] = NOBODY
+    state.pool.release(np.array([present], np.int64))
+    return OK
+
+
+def copy_done(state: State, session: Session, copy_id: int) -> int:
+    """Unpin the source of a completed copy; returns an item code."""
+    number = session.copies.pop(copy_id, None)
+    if number is None:
+        return NO_SUCH
+    copy = session.sequences[number].copies.pop(copy_id)
+    state.pool.release(np.array([copy.src], np.int64))
+    return OK

@@ -1,0 +1,90 @@
+"""Service: one boot of a kvstore. The store, and what the store must not know: keys, ids, layout, peers, time.
+
+Everything a handler (``ops``) needs beside its request. Randomness comes in through ``new_id`` and time through
+``now_ms``, which ``dispatch`` sets before each op, so that tests are repeatable.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable
+
+from quire_proto.envelope import ID_BYTES, MAX_FRAME_BYTES
+from quire_proto.handles import Handle
+from quire_proto.layout import Layout
+from quire_proto.messages import Limits
+
+from .refusal import Refusal
+from .sessions import Peer, Session
+from .store import Store
+from .window import WINDOW
+
+MAX_ITEMS = 8192
+
+
+def new_id() -> bytes:
+    """A random id of 16 bytes: boots, sessions, tokens."""
+    return secrets.token_bytes(ID_BYTES)
+
+
+class Service:
+    """State of one boot.
+
+    Attributes:
+        boot: the boot id.
+        limits: what one request may ask for.
+        now_ms: time of the request being executed (ms, monotonic).
+        op_counts: executed requests by op.
+    """
+
+    domain_generation = 1
+    gpu_uuid = ""
+
+    def __init__(
+        self,
+        store: Store,
+        layout: Layout,
+        arena: Handle,
+        root_key: bytes,
+        *,
+        lease_ms: int,
+        started_ms: int,
+        version: str = "",
+        boot: bytes | None = None,
+        ids: Callable[[], bytes] = new_id,
+    ) -> None:
+        self.store, self.layout, self.arena, self.root_key = store, layout, arena, root_key
+        self.lease_ms, self.version = lease_ms, version
+        self.boot = ids() if boot is None else boot
+        self.num_blocks = store.state.pool.size
+        self.limits = Limits(frame_bytes=MAX_FRAME_BYTES, items=MAX_ITEMS, blocks=self.num_blocks, window=WINDOW)
+        self.started_ms = self.now_ms = started_ms
+        self.op_counts: Counter[str] = Counter()
+        self._ids = ids
+        self._peers: dict[bytes, Peer] = {}
+
+    def admit(self, pid: int) -> Peer:
+        """A process connected to the side socket: make the token with which it may attach, once."""
+        peer = Peer(pid, self._ids())
+        self._peers[peer.token] = peer
+        return peer
+
+    def forget(self, peer: Peer) -> None:
+        """The process went away: its token, if still unused, is void."""
+        peer.alive = False
+        self._peers.pop(peer.token, None)
+
+    def attach(self, nonce: bytes, token: bytes, name: str) -> Session:
+        """A session for a nonce: a new one, or the one that this nonce already opened. Raises Refusal."""
+        known = self.store.state.sessions.of_nonce(nonce)
+        if known is not None:
+            if (known.peer.token if known.peer else b"") != token:
+                raise Refusal("NOT_PERMITTED", "this nonce was used with another token")
+            return known
+        peer = None
+        if token:
+            peer = self._peers.pop(token, None)
+            if peer is None:
+                raise Refusal("NOT_PERMITTED", "unknown token: it is used up, or its side socket was closed")
+        return self.store.attach(self._ids(), nonce, name, peer, self.now_ms + self.lease_ms)

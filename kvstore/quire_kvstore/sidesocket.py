@@ -1,0 +1,142 @@
+"""The side socket: which process is behind a session, and whether it still lives.
+
+ZeroMQ hides who is at the other end. So a writable session first connects here (AF_UNIX, SEQPACKET) and gets, in one
+message, our boot id and a one-time token for ``attach``. From the connection we take the peer's *pidfd*: a handle to
+the process itself, which becomes readable when it dies and cannot name another process later, as a pid can.
+
+``SO_PEERPIDFD`` gives it without a race. On older kernels we open it by pid and then make sure that the connection
+is still open and the process is older than our accept: then the pid was not taken over in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from quire_proto.codec import pack
+from quire_proto.envelope import VERSION
+
+from .sessions import Peer
+
+SOCKET_NAME = "attach.sock"
+SO_PEERPIDFD = 77
+MAX_CONNECTIONS = 1024
+_UCRED = struct.Struct("iII")
+
+
+class PeerGone(Exception):
+    """The process died before it could be identified."""
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One process at the side socket; ``uid`` is its user."""
+
+    socket: socket.socket
+    pidfd: int
+    uid: int
+    peer: Peer
+
+    def send_hello(self, boot: bytes) -> bool:
+        """Send boot id and token; False if the peer is gone already."""
+        try:
+            self.socket.send(pack({"version": VERSION, "boot": boot, "token": self.peer.token}), socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def ended(self) -> bool:
+        """Read what there is: True at the end of the connection. Nothing is expected here but the end."""
+        try:
+            return not self.socket.recv(4096)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def may_kill(self) -> bool:
+        """Whether the process is of our own user."""
+        return self.uid == os.getuid()
+
+    def kill(self) -> None:
+        """SIGKILL to exactly this process, or to nobody if it is dead."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close connection and pidfd."""
+        self.socket.close()
+        os.close(self.pidfd)
+
+
+class Listener:
+    """The listening end. The file is made with mode 0600."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / SOCKET_NAME
+        self._path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        self._socket.bind(str(self._path))
+        self._path.chmod(0o600)
+        self._socket.listen(128)
+
+    def fileno(self) -> int:
+        """Descriptor to poll."""
+        return self._socket.fileno()
+
+    def accept(self) -> tuple[socket.socket, int, int, int] | None:
+        """(connection, pidfd, pid, uid) of the next process, or None if nobody waits. Raises PeerGone."""
+        try:
+            connection, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        connection.setblocking(False)
+        try:
+            pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            return connection, pidfd_of(connection, pid), pid, uid
+        except (OSError, PeerGone) as exc:
+            connection.close()
+            raise PeerGone(str(exc)) from exc
+
+    def close(self) -> None:
+        """Stop listening and remove the file."""
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+
+def pidfd_of(connection: socket.socket, pid: int) -> int:
+    """A pidfd of the connected process; the caller closes it. Raises PeerGone or OSError."""
+    try:
+        return connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError:
+        return pidfd_by_pid(connection, pid)
+
+
+def pidfd_by_pid(connection: socket.socket, pid: int) -> int:
+    """The fallback for kernels before 6.5."""
+    accepted = time.clock_gettime(time.CLOCK_BOOTTIME)
+    pidfd = os.pidfd_open(pid)
+    try:
+        if _started(pid) > accepted:
+            raise PeerGone(f"pid {pid} was taken over by a younger process")
+        try:
+            if not connection.recv(1, socket.MSG_PEEK):
+                raise PeerGone(f"process {pid} hung up")
+        except BlockingIOError:
+            pass  # still open: the process that connected was alive when we opened its pidfd
+    except BaseException:
+        os.close(pidfd)
+        raise
+    return pidfd
+
+
+def _started(pid: int) -> float:
+    """When a process started (s since the machine did)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")

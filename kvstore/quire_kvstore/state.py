@@ -1,0 +1,59 @@
+"""State: all data of the store, and the few moves every op is made of.
+
+One object, owned by one thread. Ops live in files of their own (``growing``, ``forking``, ``sealing``,
+``releasing``, ``reading``) as functions of (state, command); none of them reads a clock or draws a random number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .counters import Counters
+from .index import PrefixIndex
+from .pool import BlockPool, Ids
+from .publications import PublicationList
+from .sessions import Sessions
+from .tables import Sequence
+from .tenants import Accounts
+
+NOBODY = -1
+
+
+class State:
+    """Everything the kvstore knows.
+
+    Attributes:
+        appender: uid of the one sequence that may write each block in place, or ``NOBODY``.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        self.block_size = block_size
+        self.pool = BlockPool(num_blocks)
+        self.index = PrefixIndex()
+        self.sessions = Sessions()
+        self.publications = PublicationList()
+        self.accounts = Accounts(num_blocks)
+        self.counters = Counters()
+        self.appender = np.full(num_blocks, NOBODY, np.int64)
+        self._next_uid = 0
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that hold ``tokens`` tokens."""
+        return -(-tokens // self.block_size)
+
+    def new_sequence(self, account: int, table: Ids) -> Sequence:
+        """A sequence under a new uid."""
+        self._next_uid += 1
+        self.accounts[account].sequences += 1
+        return Sequence(self._next_uid, account, table)
+
+    def take(self, count: int, sequence: Sequence) -> Ids:
+        """``count`` blocks that ``sequence`` may write, evicting cached ones where free ones are short."""
+        short = count - self.pool.free
+        if short > 0:
+            self.index.remove(self.pool.evict(short))
+            self.counters.evictions += short
+        blocks = self.pool.take(count)
+        self.appender[blocks] = sequence.uid
+        self.accounts.charge(blocks, sequence.account)
+        return blocks

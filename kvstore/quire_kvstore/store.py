@@ -1,0 +1,134 @@
+"""Store: the facade over one pool. Everything the kvstore can do, as functions of (state, command, now).
+
+Owns the state and who may change it: one thread. No socket, clock, random number or log below this line; times come
+in as milliseconds of some monotonic clock. Each method is one file's work; see there for the reasons:
+
+    growing    allocate, extend         forking    fork              sealing    fill, seal, swap, copy_done
+    releasing  free, fence, reclaim     leasing    judge             reading    lookup, slots
+"""
+
+from __future__ import annotations
+
+from quire_proto.messages import (
+    Allocate,
+    Allocated,
+    Extend,
+    Extended,
+    Fork,
+    Forked,
+    Found,
+    Freed,
+    Lookup,
+    Seal,
+    Sealed,
+    SessionInfo,
+    Step,
+    Stepped,
+    TenantUsage,
+)
+
+from . import forking, growing, leasing, reading, releasing, sealing, stepping
+from .counters import Counters
+from .invariants import check
+from .sessions import READY, Peer, Session
+from .state import State
+
+
+class Store:
+    """A pool of ``num_blocks`` blocks of ``block_size`` tokens, with its sessions and publications."""
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        self.state = State(num_blocks, block_size)
+
+    @property
+    def counters(self) -> Counters:
+        """Totals since the boot."""
+        return self.state.counters
+
+    # --- sessions -----------------------------------------------------------------------------------------------
+
+    def attach(self, session_id: bytes, nonce: bytes, name: str, peer: Peer | None, lease_until: int) -> Session:
+        """Open a session in state ``attached``; ``peer`` None makes it one that only reads."""
+        session = Session(session_id, nonce, name, peer, lease_until)
+        self.state.sessions.add(session)
+        self.counters.attached += 1
+        return session
+
+    def ready(self, session: Session) -> None:
+        """The process has mapped the arena."""
+        session.state = READY
+
+    def heartbeat(self, session: Session, progress: int, now_ms: int, lease_ms: int) -> None:
+        """Renew a lease."""
+        session.progress = progress
+        leasing.renew(session, now_ms, lease_ms)
+
+    def fence(self, session: Session, now_ms: int) -> None:
+        """Quarantine all references of a session."""
+        releasing.fence(self.state, session, now_ms)
+
+    def reclaim(self, session: Session) -> int:
+        """Take all references of a session back; returns how many."""
+        return releasing.reclaim(self.state, session)
+
+    def judge_leases(self, now_ms: int) -> list[Session]:
+        """Fence or drop sessions whose lease passed; returns those newly fenced."""
+        return leasing.judge(self.state, now_ms)
+
+    def overdue(self, now_ms: int, grace_ms: int) -> list[Session]:
+        """Sessions that were fenced at least ``grace_ms`` ago and still hold their quarantine."""
+        return leasing.overdue(self.state, now_ms, grace_ms)
+
+    def extend_leases(self, gap_ms: int) -> None:
+        """Forgive everybody ``gap_ms`` in which the kvstore stood still."""
+        leasing.extend_all(self.state, gap_ms)
+
+    # --- sequences ----------------------------------------------------------------------------------------------
+
+    def step(self, session: Session, item: Step) -> Stepped:
+        """The compound op."""
+        return stepping.step(self.state, session, item)
+
+    def allocate(self, session: Session, item: Allocate) -> Allocated:
+        """A table for a new sequence, or no space and no change."""
+        return growing.allocate(self.state, session, item)
+
+    def extend(self, session: Session, item: Extend) -> Extended:
+        """More capacity and write access, or no space and no change."""
+        return growing.extend(self.state, session, item)
+
+    def fork(self, session: Session, item: Fork) -> Forked:
+        """Children at a point of a parent."""
+        return forking.fork(self.state, session, item)
+
+    def seal(self, session: Session, item: Seal) -> Sealed:
+        """Index full blocks."""
+        return sealing.seal(self.state, session, item)
+
+    def free(self, session: Session, sequences: bytes) -> Freed:
+        """Give up sequences (packed numbers)."""
+        return releasing.free(self.state, session, sequences)
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def lookup(self, item: Lookup) -> Found | None:
+        """Blocks of a publication or of a digest chain; None for an unknown publication."""
+        if item.publication:
+            return reading.lookup_publication(self.state, item.publication)
+        return reading.lookup_digests(self.state, item)
+
+    def slots(self) -> dict[str, int]:
+        """Filled slots and capacity of all blocks in use."""
+        return reading.slots(self.state)
+
+    def session_infos(self, now_ms: int) -> tuple[SessionInfo, ...]:
+        """All sessions."""
+        return reading.sessions(self.state, now_ms)
+
+    def usage(self) -> tuple[TenantUsage, ...]:
+        """Usage of each account."""
+        return self.state.accounts.usage(self.state.pool)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if any invariant of the store does not hold. Costs O(pool + tables)."""
+        check(self.state)

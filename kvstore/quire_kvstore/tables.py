@@ -1,0 +1,73 @@
+"""Sequence: one request branch, as the store sees it.
+
+    0 ........ sealed*bs ........ fill ........ writable ........ len(table)*bs
+    | sealed, indexed | full or   | own slots,  | (children of a fork: fill == writable until
+    |                 | part full | not yet     |  they extend; everybody else: writable is the
+    |                 |           | written     |  capacity)
+
+Invariants:
+- ``sealed * block_size <= fill <= writable <= len(table) * block_size``;
+- this sequence is the appender of every block between ``fill`` and ``writable``, the unfull one included;
+- ``pins[i]`` is the canonical block of table index ``i``: another block with the same digest was indexed first. It
+  is pinned until the session swaps to it or frees the sequence, so that the chain of digests below a sealed block
+  is always held by whoever holds the block;
+- ``copies`` are copy-on-write copies the session has not acknowledged; their sources are pinned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .pool import Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy the session was asked to do: the first ``slots`` slots of ``src`` into ``dst``."""
+
+    src: int
+    dst: int
+    slots: int
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Table, marks and pins of one sequence.
+
+    Attributes:
+        uid: unique in the life of the store; the appender of a block is known by it.
+        account: whom its new blocks are charged to (``tenants``).
+        private_from: first table index that is indexed under the tenant's own chain (0 without a publication).
+        publication: id of the publication its tokens begin with, "" for none.
+        anchor: digest of table index ``private_from - 1`` in the tenant's chain; None if the client did not say.
+    """
+
+    uid: int
+    account: int
+    table: Ids
+    fill: int = 0
+    writable: int = 0
+    sealed: int = 0
+    pins: dict[int, int] = field(default_factory=dict)
+    copies: dict[int, Copy] = field(default_factory=dict)
+    publication: str = ""
+    private_from: int = 0
+    anchor: bytes | None = None
+
+    def canonical(self, index: int) -> int:
+        """The indexed block of table index ``index``: the pinned one, else the table's."""
+        return self.pins.get(index, int(self.table[index]))
+
+    def pin_ids(self) -> Ids:
+        """Canonical blocks pinned, in table order."""
+        return np.array([self.pins[index] for index in sorted(self.pins)], np.int64)
+
+    def copy_ids(self) -> Ids:
+        """Sources of the copies not yet acknowledged."""
+        return np.array([copy.src for copy in self.copies.values()], np.int64)
+
+    def references(self) -> int:
+        """How many references the sequence holds."""
+        return len(self.table) + len(self.pins) + len(self.copies)

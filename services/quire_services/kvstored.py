@@ -1,0 +1,203 @@
+"""kvstored: the kvstore as a process. Flags, the prepared file, logging and signals; the rest is ``quire_kvstore``.
+
+``--prepared`` names a JSON file with the layout of the model and the tokens of the published prompts: it is written
+beforehand, because a tokenizer takes seconds to import and the kvstore starts in well under one.
+
+The first SIGTERM or SIGINT ends cleanly: what is queued is answered, the arena and the sockets are removed, exit
+status 0. A second one ends at once with 128 + signal; the next start removes what is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import structlog
+
+from quire_kvstore.arena import ArenaError, Roster, ShmArena
+from quire_kvstore.keys import KeyFileError, root_key
+from quire_kvstore.server import Server, ServerError, ServerOptions
+from quire_kvstore.service import Service
+from quire_kvstore.store import Store
+from quire_proto.codec import CodecError, from_map
+from quire_proto.layout import Layout
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class KvstoreConfig:
+    """What a kvstore is started with.
+
+    Attributes:
+        run_dir: sockets and roster (made with mode 0700).
+        state_dir: what survives boots: the root key.
+        prepared: JSON file with ``layout`` and ``published``.
+        blocks: blocks in the pool.
+        lease_ms: time without a heartbeat after which a session is fenced.
+        fence_grace_ms: time after which a fenced process is killed.
+        pin_budget: share of the pool that publications may pin.
+        debug: check the store's invariants when idle.
+    """
+
+    run_dir: Path
+    state_dir: Path
+    prepared: Path
+    blocks: int
+    lease_ms: int = 5000
+    fence_grace_ms: int = 2000
+    pin_budget: float = 0.5
+    debug: bool = False
+
+
+class StartError(Exception):
+    """The configuration cannot be served; the message says why."""
+
+
+def run(config: KvstoreConfig) -> int:
+    """Serve until a signal; returns the exit status (0, or 1 with one line on stderr)."""
+    configure_logging()
+    try:
+        return _serve(config)
+    except (StartError, ArenaError, KeyFileError, ServerError, OSError) as exc:
+        print(f"quire kvstore: {exc}", file=sys.stderr)  # noqa: T201 - a person reads it
+        return 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="quire kvstore", description="Serve one pool of KV-cache blocks.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="directory of sockets and roster")
+    parser.add_argument("--state-dir", type=Path, help="directory of the root key (default: the run directory)")
+    parser.add_argument("--prepared", type=Path, required=True, help="JSON file with layout and published prompts")
+    parser.add_argument("--blocks", type=int, required=True, help="blocks in the pool")
+    parser.add_argument("--lease-ms", type=int, default=5000, help="lease of a session (default: 5000)")
+    parser.add_argument("--fence-grace-ms", type=int, default=2000, help="until a fenced process is killed")
+    parser.add_argument("--pin-budget", type=float, default=0.5, help="share of the pool publications may pin")
+    parser.add_argument("--debug", action="store_true", help="check the store's invariants when idle")
+    given = vars(parser.parse_args(argv))
+    return run(KvstoreConfig(**{**given, "state_dir": given["state_dir"] or given["run_dir"]}))
+
+
+def configure_logging() -> None:
+    """JSON lines on stderr: one event a line, keys in snake case."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _serve(config: KvstoreConfig) -> int:
+    layout, published = _prepared(config.prepared)
+    _check(config, layout)
+    store = Store(config.blocks, layout.block_size)
+    _publish(store, published, config)
+    for directory in {config.run_dir, config.state_dir}:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if config.run_dir.stat().st_mode & 0o077:
+        raise StartError(f"{config.run_dir}: others may enter this directory (chmod 700)")
+    key = root_key(config.state_dir)
+    roster = Roster(config.run_dir)
+    try:
+        arena = ShmArena(layout.arena_bytes(config.blocks), roster)
+        try:
+            service = Service(
+                store,
+                layout,
+                arena.handle(),
+                key,
+                lease_ms=config.lease_ms,
+                started_ms=time.monotonic_ns() // 1_000_000,
+                version=version("quire"),
+            )
+            _loop(service, config)
+        finally:
+            arena.close()
+    finally:
+        roster.close()
+    return 0
+
+
+def _loop(service: Service, config: KvstoreConfig) -> None:
+    server = Server(service, config.run_dir, ServerOptions(config.fence_grace_ms, debug=config.debug))
+    try:
+        _catch_signals(server)
+        log.info(
+            "kvstore_started",
+            boot=service.boot.hex(),
+            blocks=config.blocks,
+            layout=service.layout.fingerprint(),
+            run_dir=str(config.run_dir),
+        )
+        server.serve()
+    finally:
+        server.close()
+    log.info("kvstore_stopped", **service.store.state.pool.counts())
+
+
+def _catch_signals(server: Server) -> None:
+    seen = False
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            os._exit(128 + number)
+        seen = True
+        server.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+
+
+def _prepared(path: Path) -> tuple[Layout, list[Any]]:
+    try:
+        value = json.loads(path.read_text())
+        return from_map(Layout, value["layout"]), list(value.get("published", []))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, CodecError) as exc:
+        raise StartError(f"{path}: not a prepared file: {exc}") from None
+
+
+def _check(config: KvstoreConfig, layout: Layout) -> None:
+    if not 1 <= config.blocks < 2**31:
+        raise StartError(f"--blocks {config.blocks}: a pool has 1 to 2**31 - 1 blocks")
+    if config.lease_ms < 100 or config.fence_grace_ms < 0:
+        raise StartError("--lease-ms is at least 100, --fence-grace-ms at least 0")
+    if (layout.shard_rank, layout.shard_size) != (0, 1):
+        raise StartError(f"layout {asdict(layout)}: only shard 0 of 1 is served")
+
+
+def _publish(store: Store, published: list[Any], config: KvstoreConfig) -> None:
+    publications = store.state.publications
+    for record in published:
+        try:
+            publications.add(str(record["id"]), str(record["domain"]), [int(token) for token in record["tokens"]])
+        except (ValueError, KeyError, TypeError, OverflowError) as exc:
+            raise StartError(f"{config.prepared}: published: {exc}") from None
+    pinned, budget = publications.blocks(store.state.block_size), int(config.pin_budget * config.blocks)
+    if pinned > budget:
+        raise StartError(
+            f"the published prompts need {pinned} blocks and may pin {budget} "
+            f"({config.pin_budget:.0%} of {config.blocks}): raise --blocks or --pin-budget"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
