@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .plan import AttentionPlan, IntArray, WorkItems, ranges
+from .grouping import IntArray
+from .plan import AttentionPlan, WorkItems, ranges
 
 LONG = 256  # tokens from which a contiguous single-row item is worth a call of its own instead of a copy
 SPREAD = 1.5  # longest over shortest item of one batch

@@ -32,6 +32,7 @@ class Backend(Protocol):
     """Attention over one arena; see ``cpu_attention.CpuAttention``."""
 
     arena: torch.Tensor
+    block_size: int
 
     def write_kv(self, layer: int, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan) -> None:
         """Store the step's keys and values."""

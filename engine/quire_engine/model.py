@@ -36,6 +36,7 @@ class Model:
         max_model_len: tokens of the longest sequence the model is made for.
         vocab_size: number of logits.
         eos_ids: tokens that end an answer.
+        attention_modules: by layer, the module that asked for attention in the latest forward pass.
     """
 
     def __init__(self, module: Any) -> None:
@@ -45,6 +46,7 @@ class Model:
         self.max_model_len = max_positions(self.config)
         self.vocab_size = int(self.config.vocab_size)
         self.eos_ids = _eos_ids(module)
+        self.attention_modules: dict[int, torch.nn.Module] = {}
 
     def use(self, backend: Backend) -> None:
         """Read and write keys and values through ``backend`` from now on."""
@@ -74,6 +76,7 @@ class Model:
                 use_cache=False,
                 logits_to_keep=logit_rows,
             )
+        self.attention_modules = step.layers
         missing = set(range(self.backend.arena.shape[0])) - set(step.layers)
         if missing:
             raise ModelRefused(f"layer {min(missing)} does not take its attention from AttentionInterface")

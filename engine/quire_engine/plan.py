@@ -121,7 +121,8 @@ def build_plan(
 def ranges(starts: IntArray, lengths: IntArray) -> IntArray:
     """``starts[i], starts[i] + 1, ...`` (``lengths[i]`` numbers) for each i, concatenated."""
     total = int(lengths.sum())
-    return np.arange(total) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    before = np.cumsum(lengths) - lengths
+    return np.asarray(np.arange(total) + np.repeat(starts - before, lengths), dtype=np.int64)
 
 
 def _work_items(plan: AttentionPlan, window: int | None) -> WorkItems:
