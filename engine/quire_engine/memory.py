@@ -1,0 +1,225 @@
+"""Memory: everything the engine says to the kvstore, as at most one message a step.
+
+Sequences tell it what became of them (computed, forked, finished, preempted); it keeps seals, fill marks, forks and
+releases until the next message and brings the answers back into the sequences' tables. A reference is given up only
+after the step that may name its blocks has completed (``RetireList``).
+
+What the cache will probably hold is guessed from the digests this engine has seen sealed: the scheduler admits by
+that guess, the kvstore's answer decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from quire_proto.client import KVClient
+from quire_proto.digests import DIGEST_BYTES, split
+from quire_proto.messages import NO_SPACE, OK, RETRY, Allocate, Allocated, Extended, Seal, Sealed, Step
+from quire_proto.packed import unpack_rows
+from quire_proto.retire import RetireList
+from quire_proto.step import Results, StepBuilder, results
+
+from .request import Request, Sequence
+
+KNOWN_DIGESTS = 1 << 18
+
+
+@dataclass(slots=True)
+class Granted:
+    """Answers of one message.
+
+    Attributes:
+        copies: rows (src, dst, slots) to be copied before the step writes.
+        admitted: sequences that now have a table.
+        refused: running sequences that could not be extended.
+        retry_after_ms: how long to leave waiting sequences alone, 0 for not at all.
+    """
+
+    copies: list[tuple[int, int, int]] = field(default_factory=list)
+    admitted: list[Sequence] = field(default_factory=list)
+    refused: list[Sequence] = field(default_factory=list)
+    retry_after_ms: int = 0
+
+
+class Memory:
+    """The session's tables and what is to be said about them.
+
+    Attributes:
+        messages: messages sent.
+        step: number of the last step launched (-1: none).
+    """
+
+    def __init__(self, client: KVClient) -> None:
+        self.client = client
+        self.block_size = client.block_size
+        self.messages = 0
+        self.step = -1
+        self._retire = RetireList()
+        self._builder = StepBuilder(self._retire)
+        self._unsaid = False
+        self._fills: dict[int, Sequence] = {}
+        self._sealing: dict[int, Sequence] = {}
+        self._known: set[bytes] = set()
+        self._next_id = 1
+
+    # --- what becomes of sequences ---------------------------------------------------------------------------
+
+    def new_id(self) -> int:
+        """An id no live sequence of the session has."""
+        self._next_id = self._next_id % 0xFFFF_FFFF + 1
+        return self._next_id
+
+    def computed(self, sequence: Sequence, count: int) -> None:
+        """``count`` more tokens of ``sequence`` are written and seen complete."""
+        sequence.computed += count
+        self._fills[sequence.id] = sequence
+        self._seal_full(sequence)
+
+    def forked(self, parent: Sequence, children: list[Sequence]) -> None:
+        """``children`` share all the parent has computed; they own their ids already."""
+        self._builder.fill(parent.id, parent.computed)
+        self._builder.fork(parent.id, [child.id for child in children], parent.computed)
+        self._unsaid = True
+
+    def finished(self, sequence: Sequence) -> None:
+        """The sequence needs its blocks no more; what is full is sealed first and stays as cache."""
+        if len(sequence.table):
+            self._fills.pop(sequence.id, None)
+            self._retire.release(self.step, sequence.id)
+
+    def preempted(self, sequence: Sequence) -> None:
+        """The sequence gives all its blocks back and will be computed again."""
+        self.finished(sequence)
+        sequence.drop_memory()
+
+    def completed(self) -> None:
+        """The present step's work is seen complete: what it used may be given up."""
+        self._retire.complete(self.step)
+        self.client.progress = self.step + 1
+
+    def pending(self) -> bool:
+        """Something must be said even if no work needs it."""
+        return self._unsaid or self._retire.waiting() > 0
+
+    # --- the cache as far as it is known ----------------------------------------------------------------------
+
+    def match(self, request: Request) -> None:
+        """Name the publication the request's prompt begins with, if any."""
+        if self.client.publications_stale:
+            self.client.refresh_publications()
+        found = self.client.publications.match(request.prompt)
+        request.publication = found.id if found else ""
+        request.publication_generation = found.generation if found else 0
+
+    def expected_hit(self, sequence: Sequence) -> int:
+        """Tokens of a waiting sequence that are probably computed already."""
+        blocks = 0
+        for digest in split(sequence.chain.digests()):
+            if digest not in self._known:
+                break
+            blocks += 1
+        return blocks * self.block_size
+
+    def _learn(self, digests: bytes) -> None:
+        if len(self._known) > KNOWN_DIGESTS:
+            self._known.clear()
+        self._known.update(split(digests))
+
+    # --- the message -------------------------------------------------------------------------------------------
+
+    def exchange(self, extends: list[tuple[Sequence, int]], admits: list[Sequence]) -> Granted:
+        """Begin a step: say what is to be said, in one message at most, and take the answers over."""
+        self.step += 1
+        granted = Granted()
+        if not (extends or admits or self.pending()):
+            return granted
+        for sequence in self._fills.values():
+            self._builder.fill(sequence.id, sequence.computed)
+        for sequence, tokens in extends:
+            self._builder.extend(sequence.id, tokens)
+        for sequence in admits:
+            self._builder.allocate(self._allocation(sequence))
+        step = self._builder.build()
+        sealing, self._sealing, self._fills, self._unsaid = self._sealing, {}, {}, False
+        if step is None:
+            return granted
+        answers = self._send(step)
+        self._apply_seals(answers, sealing)
+        for sequence, _ in extends:
+            self._apply_extend(sequence, answers.extends[sequence.id], granted)
+        for sequence in admits:
+            self._apply_allocate(sequence, answers.allocates[sequence.id], granted)
+        return granted
+
+    def _send(self, step: Step) -> Results:
+        self.messages += 1
+        return results(step, self.client.step(step))
+
+    def _allocation(self, sequence: Sequence) -> Allocate:
+        sequence.id = self.new_id()
+        request = sequence.request
+        return Allocate(
+            sequence=sequence.id,
+            tenant=request.tenant,
+            tokens=len(sequence.tokens),
+            digests=sequence.chain.digests(),
+            publication=request.publication,
+            publication_generation=request.publication_generation,
+            priority=request.priority,
+        )
+
+    def _apply_allocate(self, sequence: Sequence, answer: Allocated, granted: Granted) -> None:
+        if answer.code == OK:
+            sequence.table = np.frombuffer(answer.blocks, "<u4").astype(np.int32)
+            sequence.computed = answer.computed
+            sequence.sealed = answer.computed // self.block_size
+            sequence.writable = True
+            self._learn(sequence.chain.digests(0, sequence.sealed))
+            self._take_copies(answer.copies, granted)
+            granted.admitted.append(sequence)
+        elif answer.code == RETRY:
+            self.client.refresh_publications()
+            self.match(sequence.request)
+        else:
+            granted.retry_after_ms = max(granted.retry_after_ms, answer.retry_after_ms, 1)
+
+    def _apply_extend(self, sequence: Sequence, answer: Extended, granted: Granted) -> None:
+        if answer.code == NO_SPACE:
+            granted.refused.append(sequence)
+            return
+        assert answer.code == OK, f"extend of our own sequence answered {answer.code}"
+        fresh = np.frombuffer(answer.blocks, "<u4").astype(np.int32)
+        sequence.table = np.concatenate((sequence.table[: answer.first], fresh))
+        sequence.writable = True
+        self._take_copies(answer.copies, granted)
+
+    def _take_copies(self, rows: bytes, granted: Granted) -> None:
+        for copy_id, src, dst, slots in unpack_rows(rows, 4):
+            granted.copies.append((src, dst, slots))
+            self._retire.copy_done(self.step, copy_id)
+
+    # --- seals -------------------------------------------------------------------------------------------------
+
+    def _seal_full(self, sequence: Sequence) -> None:
+        full = sequence.computed // self.block_size
+        if full > sequence.sealed:
+            self._builder.seal(sequence.id, sequence.sealed, sequence.chain.digests(sequence.sealed, full))
+            sequence.sealed = full
+            self._sealing[sequence.id] = sequence
+            self._unsaid = True
+
+    def _apply_seals(self, answers: Results, sealing: dict[int, Sequence]) -> None:
+        for seal, answer in answers.seals:
+            if answer.code == OK:
+                self._learn(seal.digests)
+                self._swap(sealing[seal.sequence], seal, answer)
+
+    def _swap(self, sequence: Sequence, seal: Seal, answer: Sealed) -> None:
+        """Move to the canonical blocks: no work is in flight between two steps, so this is the step boundary."""
+        for index, block in unpack_rows(answer.canonical, 2):
+            assert seal.first <= index < seal.first + len(seal.digests) // DIGEST_BYTES
+            if sequence.id == seal.sequence and len(sequence.table):
+                self._retire.swap(self.step - 1, sequence.id, index, block)
+                sequence.table[index] = block

@@ -1,0 +1,127 @@
+"""Requests and their sequences, as the engine sees them.
+
+A ``Request`` is what a client asked for; its continuations are ``Sequence`` objects, one branch each. A request with
+n > 1 starts as one sequence that holds the prompt and is forked once the prompt is computed. A sequence mirrors what
+the kvstore holds for it (block table, fill mark, sealed blocks) and owns what only the engine knows (tokens).
+
+``computed`` counts tokens whose K and V are written; between steps it is below ``len(tokens)`` by one for a
+decoding sequence, by more while the prompt is still being computed.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from quire_proto.chain import DomainChain
+from quire_proto.link import Generate, Sampling
+from quire_proto.packed import unpack
+
+from .sampler import SampleRow
+
+EMPTY_TABLE: npt.NDArray[np.int32] = np.empty(0, np.int32)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request and what is known of it before it runs.
+
+    Attributes:
+        stop_ids: tokens that end a continuation.
+        prompt: the tokens given, packed as they came.
+        aborted: continuations the client no longer wants.
+    """
+
+    id: str
+    tenant: str
+    prompt: bytes
+    sampling: Sampling
+    n: int
+    priority: int
+    emitted: array[int]
+    stop_ids: frozenset[int]
+    publication: str = ""
+    publication_generation: int = 0
+    cached_tokens: int = -1
+    aborted: set[int] = field(default_factory=set)
+    forked: bool = False
+
+    @classmethod
+    def of(cls, message: Generate, eos_ids: frozenset[int]) -> Request:
+        """The request of a ``generate`` message."""
+        own = frozenset(unpack(message.sampling.stop_token_ids))
+        return cls(
+            id=message.request,
+            tenant=message.tenant,
+            prompt=message.tokens,
+            sampling=message.sampling,
+            n=message.n,
+            priority=message.priority,
+            emitted=unpack(message.emitted),
+            stop_ids=own if message.sampling.ignore_eos else own | eos_ids,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One branch of a request.
+
+    Attributes:
+        id: its name towards the kvstore (u32, unique among the session's live sequences; new at each admission).
+        index: which continuation of the request it is.
+        tokens: prompt and generated tokens.
+        table: physical block ids.
+        computed: tokens whose K and V are written and seen complete.
+        sealed: leading full blocks already sealed (or matched).
+        chain: digests of the full blocks of ``tokens``, in the tenant's own domain.
+        writable: the kvstore has granted writing at ``computed``; False after a fork until extended.
+        arrival: order of admission; the newest is preempted first.
+        finished: reason it ended, "" while it lives.
+    """
+
+    id: int
+    request: Request
+    index: int
+    tokens: array[int]
+    chain: DomainChain
+    arrival: int
+    table: npt.NDArray[np.int32] = field(default_factory=lambda: EMPTY_TABLE)
+    computed: int = 0
+    sealed: int = 0
+    writable: bool = False
+    finished: str = ""
+
+    @property
+    def remaining(self) -> int:
+        """Tokens to compute before the next one can be sampled."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated so far, those emitted elsewhere included."""
+        return len(self.tokens) - len(self.request.prompt) // 4
+
+    @property
+    def decoding(self) -> bool:
+        """Only the newest token is still to be computed."""
+        return self.generated > 0 and self.remaining == 1
+
+    def append(self, token: int) -> None:
+        """Take a new token over; it is still to be computed."""
+        self.tokens.append(token)
+        self.chain.append((token,))
+
+    def drop_memory(self) -> None:
+        """Forget everything the kvstore held: the sequence was preempted or its session is gone."""
+        self.table = EMPTY_TABLE
+        self.computed = self.sealed = 0
+        self.writable = False
+
+    def sample_row(self, index: int) -> SampleRow:
+        """How the next token of continuation ``index`` is drawn."""
+        s = self.request.sampling
+        banned = tuple(self.request.stop_ids) if self.generated < s.min_tokens else ()
+        return SampleRow(s.temperature, s.top_k, s.top_p, s.min_p, s.seed, index, len(self.tokens), banned, s.logprobs)

@@ -1,0 +1,168 @@
+"""Scheduler: which sequences compute how many tokens in the next step.
+
+There is no prefill or decode phase. Each running sequence has tokens still to be computed; a step takes one from
+every decoding sequence and spends what is left of the token budget on prompts, in order of arrival, in chunks. So
+one packed batch mixes decodes with prefill chunks, and a long prompt never stops the others.
+
+Waiting sequences are admitted while batch slots and budget remain; whether there is memory only the kvstore can say,
+and it says so in the same message that allocates. A sequence that cannot be extended costs the newest sequence of
+the lowest priority its blocks (preemption by recompute): it waits at its old place in the queue, and what it had
+sealed is found in the cache when it comes back. Holding admissions after a preemption keeps the freed blocks for
+those who lacked them.
+
+Pure logic: no clock, socket or tensor in here.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass, field
+
+from .request import Request, Sequence
+
+HOLD_STEPS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """Batch slots, token budget of a step, and block size in tokens."""
+
+    max_sequences: int
+    max_batch_tokens: int
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """``count`` tokens of one sequence in this step."""
+
+    sequence: Sequence
+    count: int
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What the next step would compute, and what it needs from the kvstore for that."""
+
+    work: list[Work] = field(default_factory=list)
+    extends: list[tuple[Sequence, int]] = field(default_factory=list)
+    admits: list[Sequence] = field(default_factory=list)
+    budget_left: int = 0
+
+
+class Scheduler:
+    """Queues and batch slots of one engine."""
+
+    def __init__(self, limits: SchedulerLimits) -> None:
+        self.limits = limits
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self._hold = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence by priority, then arrival."""
+        insort(self.waiting, sequence, key=_rank)
+
+    def plan(self, expected_hit: dict[int, int], may_admit: bool) -> Wanted:
+        """Choose the work of the next step.
+
+        Args:
+            expected_hit: tokens a waiting sequence (by arrival number) will likely find computed.
+            may_admit: False while the kvstore asked to be left alone about allocations.
+        """
+        wanted = Wanted(budget_left=self.limits.max_batch_tokens)
+        for decoding in (True, False):
+            for sequence in self.running:
+                if (sequence.remaining == 1) is decoding:
+                    self._take(wanted, sequence)
+        if may_admit and self._may_admit():
+            self._choose_admits(wanted, expected_hit)
+        return wanted
+
+    def _take(self, wanted: Wanted, sequence: Sequence) -> None:
+        count = min(sequence.remaining, wanted.budget_left)
+        if count == 0:
+            return
+        wanted.budget_left -= count
+        wanted.work.append(Work(sequence, count))
+        needed = sequence.computed + count
+        if not sequence.writable or needed > len(sequence.table) * self.limits.block_size:
+            wanted.extends.append((sequence, needed))
+
+    def _may_admit(self) -> bool:
+        if self._hold and self.running:
+            self._hold -= 1
+            return False
+        self._hold = 0
+        return True
+
+    def _choose_admits(self, wanted: Wanted, expected_hit: dict[int, int]) -> None:
+        slots = self.limits.max_sequences - sum(map(_slots, self.running))
+        budget = wanted.budget_left
+        for sequence in self.waiting:
+            slots -= _slots(sequence)
+            if slots < 0 or budget <= 0:
+                return
+            budget -= max(1, len(sequence.tokens) - expected_hit.get(sequence.arrival, 0))
+            wanted.admits.append(sequence)
+
+    def admitted(self, sequence: Sequence, wanted: Wanted) -> None:
+        """The kvstore gave the sequence its table: it joins the batch, in this step if budget is left."""
+        self.waiting.remove(sequence)
+        insort(self.running, sequence, key=lambda s: s.arrival)
+        count = min(sequence.remaining, wanted.budget_left)
+        if count:
+            wanted.budget_left -= count
+            wanted.work.append(Work(sequence, count))
+
+    def joined(self, sequence: Sequence) -> None:
+        """A forked sequence runs at once; its batch slot was kept since admission."""
+        insort(self.running, sequence, key=lambda s: s.arrival)
+
+    def refused(self, sequence: Sequence, wanted: Wanted) -> Sequence | None:
+        """No block for ``sequence``: it skips this step, and a victim is preempted and returned.
+
+        None if the sequence itself was preempted as another's victim a moment ago.
+        """
+        _drop(wanted, sequence)
+        if sequence not in self.running:
+            return None
+        victim = max(self.running, key=_rank)
+        _drop(wanted, victim)
+        self.running.remove(victim)
+        self.preemptions += 1
+        self._hold = HOLD_STEPS
+        self.add(victim)
+        return victim
+
+    def remove(self, sequence: Sequence) -> None:
+        """The sequence finished or was aborted."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self._hold = 0
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def of_request(self, request_id: str) -> list[Sequence]:
+        """All live sequences of a request."""
+        return [s for s in (*self.running, *self.waiting) if s.request.id == request_id]
+
+    def clear(self) -> list[Sequence]:
+        """Forget everything; returns what was there."""
+        gone = [*self.running, *self.waiting]
+        self.running, self.waiting, self._hold = [], [], 0
+        return gone
+
+
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    return (sequence.request.priority, sequence.arrival)
+
+
+def _slots(sequence: Sequence) -> int:
+    request: Request = sequence.request
+    return 1 if request.forked else request.n
+
+
+def _drop(wanted: Wanted, sequence: Sequence) -> None:
+    wanted.work = [work for work in wanted.work if work.sequence is not sequence]

@@ -1,0 +1,127 @@
+"""The scheduler: budget, chunks, admission, preemption. Pure logic, no kvstore."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+
+from quire_engine.request import Request, Sequence
+from quire_engine.scheduler import Scheduler, SchedulerLimits, Wanted
+from quire_proto.chain import DomainChain
+from quire_proto.link import Sampling
+from quire_proto.packed import pack
+
+BLOCK = 4
+
+
+def sequence(arrival: int, prompt: int, *, n: int = 1, priority: int = 0) -> Sequence:
+    tokens = list(range(prompt))
+    request = Request(f"r{arrival}", "t", pack(tokens), Sampling(8), n, priority, array("I"), frozenset())
+    return Sequence(0, request, 0, array("I", tokens), DomainChain(b"k", BLOCK, tokens), arrival)
+
+
+def scheduler(**changes: int) -> Scheduler:
+    return Scheduler(SchedulerLimits(**{"max_sequences": 8, "max_batch_tokens": 16, "block_size": BLOCK, **changes}))
+
+
+def run(sched: Scheduler, wanted: Wanted) -> None:
+    """Grant all that was wanted, compute it, and let each finished prompt grow by a token."""
+    for s, tokens in wanted.extends:
+        s.table = np.zeros(-(-tokens // BLOCK), np.int32)
+    for s in wanted.admits:
+        s.table, s.writable = np.zeros(-(-len(s.tokens) // BLOCK), np.int32), True
+        sched.admitted(s, wanted)
+    for work in wanted.work:
+        work.sequence.computed += work.count
+        if work.sequence.remaining == 0:
+            work.sequence.append(1)
+
+
+def test_a_long_prompt_is_chunked_while_others_decode() -> None:
+    """A prompt beyond the budget is computed in chunks, and decodes go on beside every chunk."""
+    sched = scheduler()
+    for arrival in (1, 2, 3):
+        sched.add(sequence(arrival, 4))
+    run(sched, sched.plan({}, True))
+    long = sequence(4, 40)
+    sched.add(long)
+    run(sched, sched.plan({}, True))
+    seen = [long.computed]
+    while long.generated == 0:
+        wanted = sched.plan({}, True)
+        assert sum(w.count for w in wanted.work) <= 16
+        assert sum(w.sequence.decoding for w in wanted.work) == 3
+        run(sched, wanted)
+        seen.append(long.computed)
+    assert seen == [13, 26, 39, 40]
+
+
+def test_admission_is_bounded_by_slots_of_all_continuations() -> None:
+    """A request with n continuations takes n batch slots from the start."""
+    sched = scheduler(max_sequences=4)
+    for s in (sequence(1, 2, n=3), sequence(2, 2), sequence(3, 2)):
+        sched.add(s)
+    assert [s.arrival for s in sched.plan({}, True).admits] == [1, 2]
+
+
+def test_expected_hits_cost_no_budget() -> None:
+    """Sequences whose prompt is cached are admitted together although their prompts exceed the budget."""
+    sched = scheduler()
+    for arrival in (1, 2, 3):
+        sched.add(sequence(arrival, 20))
+    assert len(sched.plan({}, True).admits) == 1
+    assert len(sched.plan(dict.fromkeys((1, 2, 3), 16), True).admits) == 3
+
+
+def test_nothing_is_admitted_when_told_to_wait() -> None:
+    """While the kvstore asked to be left alone, waiting sequences stay waiting."""
+    sched = scheduler()
+    sched.add(sequence(1, 4))
+    assert sched.plan({}, False).admits == []
+
+
+def test_priority_goes_before_arrival() -> None:
+    """A lower priority number is admitted first, whatever the order of arrival."""
+    sched = scheduler(max_sequences=1)
+    sched.add(sequence(1, 4, priority=1))
+    sched.add(sequence(2, 4, priority=0))
+    assert [s.arrival for s in sched.plan({}, True).admits] == [2]
+
+
+def test_refusal_preempts_the_newest_and_holds_admissions() -> None:
+    """A sequence without a block costs the newest one its blocks; nobody is admitted in its place at once."""
+    sched = scheduler()
+    for arrival in (1, 2):
+        sched.add(sequence(arrival, 4))
+    run(sched, sched.plan({}, True))
+    first, second = sched.running
+    wanted = sched.plan({}, True)
+    assert {s.arrival for s, _ in wanted.extends} == {1, 2}
+    assert sched.refused(first, wanted) is second
+    assert wanted.work == []
+    assert sched.waiting == [second]
+    assert sched.preemptions == 1
+    assert sched.plan({}, True).admits == []
+    sched.remove(first)
+    assert sched.plan({}, True).admits == [second]
+
+
+def test_a_lone_sequence_preempts_itself() -> None:
+    """With nobody else to take from, the refused sequence gives its own blocks back and waits."""
+    sched = scheduler()
+    sched.add(sequence(1, 4))
+    run(sched, sched.plan({}, True))
+    (only,) = sched.running
+    assert sched.refused(only, sched.plan({}, True)) is only
+    assert sched.running == []
+
+
+def test_a_forked_sequence_asks_before_it_writes() -> None:
+    """A sequence that may not write yet asks to be extended although its table is long enough."""
+    sched = scheduler()
+    sched.add(sequence(1, 3))
+    run(sched, sched.plan({}, True))
+    (only,) = sched.running
+    only.writable = False
+    assert sched.plan({}, True).extends == [(only, 4)]
