@@ -3,7 +3,7 @@
 Invariants: one live stack a directory, held by an flock, which the kernel gives up with the process that holds it;
 so a directory whose lock is free belongs to a dead stack, whatever its files say. Only names of ours are ever
 removed. ``arena.json`` and ``root.key`` of a dead stack stay for the next kvstore, which unlinks the old arena by
-them; a clean stop removes them too.
+the first; a clean stop removes them too, and with them the arena of a kvstore that had to be killed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from quire_kvstore.arena import ROSTER, ArenaError, Roster
+
 LOCK = "serve.lock"
 SOCKETS = ("kvstore.sock", "attach.sock", "gateway.sock")
 MADE_ANEW = (*SOCKETS, "prepared.json")
-KVSTORE_OWN = ("arena.json", "root.key")
+KVSTORE_OWN = (ROSTER, "root.key")
 
 
 class RunDirError(Exception):
@@ -65,6 +67,9 @@ class RunDir:
 
     def close(self) -> list[str]:
         """Remove everything of ours, and the directory if it is then empty; returns what else lies there."""
+        if (self.path / ROSTER).exists():  # the kvstore did not get to it
+            with suppress(ArenaError):
+                Roster(self.path).close()
         for name in (*MADE_ANEW, *KVSTORE_OWN, LOCK):
             self._remove(name)
         others = sorted(entry.name for entry in self.path.iterdir())
