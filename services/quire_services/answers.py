@@ -1,0 +1,175 @@
+"""Answers: from the outputs of a call to the HTTP response, streamed or whole.
+
+The first output is awaited before anything is sent, so that what fails early fails with an HTTP status; what fails
+later in a stream is an error event, after which the stream ends without ``[DONE]``. A client that hangs up ends its
+call at once, streamed or not: somebody listens for that from the moment the call is submitted.
+
+Invariant: however an answer ends, its call is closed: nothing is left running at an engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from .choices import Choice, Delta
+from .errors_http import ApiError, ClientGone
+from .record import Record
+from .streams import Call
+
+CLIENT_GONE = 499
+
+
+class Shape(Protocol):
+    """The objects of one API."""
+
+    prefix: str
+    whole: str
+    piece: str
+    with_ids: bool
+
+    def opening(self, choice: Choice) -> dict[str, Any] | None:
+        """The first streamed object of a choice, if there is one before its text."""
+
+    def chunk(self, choice: Choice, delta: Delta) -> dict[str, Any]:
+        """A streamed choice object."""
+
+    def choice(self, choice: Choice, total: Delta) -> dict[str, Any]:
+        """A whole choice object."""
+
+
+class Answer:
+    """One call on its way to the client.
+
+    Args:
+        call: submitted generations.
+        choices: one for each continuation, in order.
+        shape: the API's objects.
+        model: name of the model, as the client asked for it.
+        record: what the access log and the counters will say.
+    """
+
+    def __init__(self, call: Call, choices: list[Choice], shape: Shape, model: str, record: Record) -> None:
+        self._call = call
+        self._choices = choices
+        self._shape = shape
+        self._record = record
+        self._head = {"id": shape.prefix + record.id_suffix, "created": int(time.time()), "model": model}
+        self._deltas = self._run()
+
+    async def respond(self, receive: Receive, stream: bool, with_usage: bool) -> Response:
+        """The response; the call is closed when it has been sent. Raises ApiError if nothing could be sent."""
+        watch = asyncio.ensure_future(_watch(receive, self._call))
+        handed_over = False
+        try:
+            if not stream:
+                return JSONResponse(await self._whole())
+            events = EventStream(self._events(await anext(self._deltas), with_usage), self._call, watch)
+            handed_over = True
+            return events
+        except ClientGone:
+            self._record.outcome = "client_gone"
+            return Response(status_code=CLIENT_GONE)  # nobody reads it; the access log does
+        finally:
+            if not handed_over:
+                watch.cancel()
+                self._call.close()
+
+    async def _run(self) -> AsyncIterator[tuple[Choice, Delta]]:
+        """What each output adds to its choice."""
+        record = self._record
+        async for generation, output in self._call.outputs():
+            if record.ttft_s is None:
+                record.ttft_s = time.monotonic() - self._call.began
+            choice = self._choices[generation.first_choice + output.index]
+            if choice.cut:
+                continue  # it came after the cut
+            before = choice.tokens
+            delta = choice.feed(output)
+            record.completion_tokens += choice.tokens - before
+            record.cached_tokens = sum(g.cached_tokens for g in self._call.generations)
+            if delta.cut:
+                generation.cut(output.index)
+            yield choice, delta
+
+    async def _whole(self) -> dict[str, Any]:
+        totals = [Delta() for _ in self._choices]
+        async for choice, delta in self._deltas:
+            total = totals[choice.index]
+            total.text += delta.text
+            total.tokens += delta.tokens
+            total.logprobs += delta.logprobs
+            total.finish = delta.finish
+        objects = [self._shape.choice(c, total) for c, total in zip(self._choices, totals, strict=True)]
+        return self._head | {"object": self._shape.whole, "choices": objects, "usage": self._record.usage()}
+
+    async def _events(self, first: tuple[Choice, Delta], with_usage: bool) -> AsyncIterator[str]:
+        """The events of the stream, ready to send."""
+        opened: set[int] = set()
+        usage = {"usage": None} if with_usage else {}
+        try:
+            async for choice, delta in _chain(first, self._deltas):
+                if choice.index not in opened:
+                    opened.add(choice.index)
+                    if opening := self._shape.opening(choice):
+                        yield self._event([opening], usage)
+                if delta.text or delta.logprobs or delta.finish or (delta.tokens and self._shape.with_ids):
+                    yield self._event([self._shape.chunk(choice, delta)], usage)
+            if with_usage:
+                yield self._event([], {"usage": self._record.usage()})
+            yield "data: [DONE]\n\n"
+        except ApiError as error:
+            self._record.outcome = "5xx" if error.status >= 500 else "4xx"
+            self._record.error = error.message
+            yield f"data: {json.dumps(error.body())}\n\n"
+        except ClientGone:
+            self._record.outcome = "client_gone"
+
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> str:
+        chunk = self._head | {"object": self._shape.piece, "choices": choices} | usage
+        return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+class EventStream(Response):
+    """Server-sent events. Ends its call whether the stream ends, the client leaves or the server stops."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[str], call: Call, watch: asyncio.Future[None]) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._call = call
+        self._watch = watch
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        """Send the stream."""
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for event in self._events:
+                await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._watch.cancel()
+            self._call.close()
+
+
+async def _watch(receive: Receive, call: Call) -> None:
+    """End the call when the client hangs up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    call.hang_up()
+
+
+async def _chain(
+    first: tuple[Choice, Delta], rest: AsyncIterator[tuple[Choice, Delta]]
+) -> AsyncIterator[tuple[Choice, Delta]]:
+    yield first
+    async for item in rest:
+        yield item

@@ -1,0 +1,132 @@
+"""Prompts: text and chat messages to token ids, with the model's own tokenizer and chat template.
+
+Everything that turns words into tokens goes through ``PromptEncoder`` - requests and published prompts alike -
+because one token of difference and nothing is shared.
+
+Invariants: the tokenizer is the tokenizers library's (``backend``); truncation and padding are off; after loading it
+is only read, so the event loop may decode while another thread encodes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from .errors_http import invalid
+
+
+class LoadError(Exception):
+    """The model's directory has no usable tokenizer; the message says why."""
+
+
+class PromptEncoder:
+    """Tokenizer and chat template of one model.
+
+    Attributes:
+        backend: the ``tokenizers.Tokenizer``, for decoding.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.backend: Any = tokenizer.backend_tokenizer
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        # Names that are arguments of the call below and so cannot be variables of the template.
+        self._reserved = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters}
+
+    @classmethod
+    def load(cls, model: Path) -> PromptEncoder:
+        """Read the tokenizer of a model's directory; raises LoadError."""
+        from transformers import AutoTokenizer  # slow to import: only who loads pays
+
+        if not model.is_dir():
+            raise LoadError(f"{model} is not a directory")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise LoadError(f"cannot load the tokenizer of {model}: {error}") from None
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise LoadError(f"the tokenizer of {model} has no tokenizer.json form")
+        return cls(tokenizer)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text; special tokens (a leading ``<bos>``, say) are added as the tokenizer is configured.
+        Raises ApiError for text that is not Unicode."""
+        try:
+            ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
+            raise invalid("the text is not valid Unicode") from None
+        return ids
+
+    def encode_chat(
+        self, messages: list[dict[str, Any]], tools: list[Any] | None = None, options: dict[str, Any] | None = None
+    ) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins."""
+        return self.encode(self.render(messages, tools, options), add_special_tokens=False)
+
+    def render(
+        self, messages: list[dict[str, Any]], tools: list[Any] | None = None, options: dict[str, Any] | None = None
+    ) -> str:
+        """The text of a conversation; ``options`` are variables of the template. Raises ApiError."""
+        if not self._tokenizer.chat_template:
+            raise invalid("this model has no chat template: use /v1/completions", "messages", "no_chat_template")
+        if reserved := self._reserved & set(options or {}):
+            raise invalid(f"{sorted(reserved)[0]!r} cannot be set", "chat_template_kwargs")
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, tools=tools, tokenize=False, add_generation_prompt=True, **(options or {})
+            )
+        # A template is a program of the model's maker: it refuses by raising, or trips over input it did not expect.
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            raise invalid(f"the model's chat template refused the messages: {error}", "messages") from None
+        return str(text)
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text of tokens, special ones included."""
+        return str(self.backend.decode(tokens, skip_special_tokens=False))
+
+
+def template_message(message: dict[str, Any], where: str) -> dict[str, Any]:
+    """A message of the API as templates expect it: text content, and tool arguments as objects. Raises ApiError."""
+    out = dict(message)
+    out["content"] = _text(message.get("content"), where)
+    if out.get("role") == "developer":  # the API's newer name of the role that templates know as system
+        out["role"] = "system"
+    if calls := message.get("tool_calls"):
+        out["tool_calls"] = [_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)]
+    return out
+
+
+def without_torch() -> None:
+    """Keep transformers from importing torch in this process: tokenizing needs none of it, and it costs a second
+    and 200 MB. ``None`` in ``sys.modules`` is how Python spells "not importable". Call before the first import."""
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+
+
+def _text(content: Any, where: str) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    for part in content:
+        if part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise invalid("only text content is supported", f"{where}.content", "unsupported_content")
+    return "\n".join(part["text"] for part in content)
+
+
+def _tool_call(call: dict[str, Any], where: str) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, dict):
+        raise invalid("a tool call needs a function", where)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError:
+            raise invalid("the arguments of a tool call must be JSON", f"{where}.function.arguments") from None
+    return {**call, "function": {**function, "arguments": arguments}}

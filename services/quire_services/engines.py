@@ -1,0 +1,195 @@
+"""Engines: who is connected, how busy each is, and which one gets the next request.
+
+The least loaded engine wins, counted in continuations: what it last reported plus what was sent to it since, and
+never less than what this gateway knows to be open there. Reports come twice a second, far too seldom for a burst;
+counting what was sent since keeps a burst from piling up on one engine.
+
+Invariants: an engine is in the table from its hello to the end of its connection and no longer; its end fails every
+generation it carried, at once. An engine gets work only while it says it is ready and has spoken in the last
+``SILENT_S`` seconds. Whether anything can be served is computed when asked, never stored, so it is always true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import structlog
+
+from quire_proto.link import Abort, Generate, Hello, Load, Message, Outputs, encode
+
+from .errors_http import queue_full, unavailable
+from .streams import Call, Generation
+
+SILENT_S = 10.0
+log = structlog.get_logger()
+
+
+class Engine:
+    """One connected engine.
+
+    Attributes:
+        hello: what it serves.
+        load: its last report, None before the first.
+        generations: what it carries, by id.
+    """
+
+    def __init__(self, hello: Hello, writer: asyncio.StreamWriter) -> None:
+        self.hello = hello
+        self.load: Load | None = None
+        self.generations: dict[str, Generation] = {}
+        self.picked = 0
+        self._writer = writer
+        self._heard = time.monotonic()
+        self._sent_since_load = 0
+
+    def why_not(self) -> str:
+        """Why it cannot be given work now; empty if it can."""
+        if time.monotonic() - self._heard > SILENT_S:
+            return "unresponsive"
+        if self.load is None:
+            return "starting"
+        return "" if self.load.ready else "without a kvstore"
+
+    def busyness(self) -> int:
+        """Continuations it has to work on, as far as is known."""
+        reported = self.load.running + self.load.waiting if self.load else 0
+        carried = sum(len(generation.open) for generation in self.generations.values())
+        return max(reported + self._sent_since_load, carried)
+
+    def on_load(self, load: Load) -> None:
+        """Take a report."""
+        if self.load is None or self.load.ready != load.ready:
+            log.info("engine_ready" if load.ready else "engine_not_ready", engine=self.hello.engine)
+        self.load = load
+        self._heard = time.monotonic()
+        self._sent_since_load = 0
+
+    def on_outputs(self, outputs: Outputs) -> None:
+        """Hand the outputs of a step to their generations; those of unknown ones were aborted meanwhile."""
+        for output in outputs.items:
+            if generation := self.generations.get(output.request):
+                generation.deliver(output)
+
+    def take(self, generation: Generation) -> None:
+        """Send a generation to this engine."""
+        generation.carrier = self
+        self.generations[generation.id] = generation
+        self._sent_since_load += generation.n
+        message: Generate = generation.message()
+        self._send(message)
+
+    def abort(self, generation: Generation, index: int | None) -> None:
+        """Stop one continuation, or all."""
+        self._send(Abort(generation.id, index or 0, every=index is None))
+
+    def forget(self, generation: Generation) -> None:
+        """Nothing of the generation is open any more."""
+        self.generations.pop(generation.id, None)
+
+    def lost(self) -> None:
+        """The connection has ended: so do all generations here."""
+        for generation in tuple(self.generations.values()):
+            generation.carrier = None
+            generation.call.fail(unavailable("the engine that worked on this request is gone"))
+        self.generations.clear()
+
+    def disconnect(self) -> None:
+        """Close the connection from our side."""
+        self._writer.close()
+
+    def _send(self, message: Message) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(encode(message))
+
+
+class Engines:
+    """All connected engines.
+
+    Args:
+        max_queue: generations that may wait for their first token before new requests are refused.
+    """
+
+    def __init__(self, max_queue: int) -> None:
+        self._max_queue = max_queue
+        self._engines: dict[str, Engine] = {}
+        self._picks = 0
+        self.draining = False
+
+    def add(self, engine: Engine) -> str:
+        """Register an engine; the reason if it does not fit the others, else an empty string."""
+        for other in self._engines.values():
+            if other.hello.engine != engine.hello.engine and _serves(other.hello) != _serves(engine.hello):
+                return f"it serves {_serves(engine.hello)}, {other.hello.engine} serves {_serves(other.hello)}"
+        if old := self._engines.get(engine.hello.engine):
+            self.remove(old)
+            old.disconnect()
+        self._engines[engine.hello.engine] = engine
+        return ""
+
+    def remove(self, engine: Engine) -> None:
+        """Take an engine out and fail what it carried."""
+        if self._engines.get(engine.hello.engine) is engine:
+            del self._engines[engine.hello.engine]
+        engine.lost()
+
+    def submit(self, call: Call) -> None:
+        """Send every generation of a call to an engine. Raises ApiError 503 if there is none, 429 if too many wait."""
+        self.check()
+        if self.waiting() >= self._max_queue:
+            raise queue_full()
+        for generation in call.generations:
+            self._pick().take(generation)
+
+    def check(self) -> None:
+        """Raise ApiError 503 if nothing can be served now."""
+        if reason := self.why_not():
+            raise unavailable(reason)
+
+    def limits(self) -> tuple[int, int]:
+        """(longest sequence in tokens, vocabulary size) that every usable engine can take. 503 if there is none."""
+        self.check()
+        hellos = [engine.hello for engine in self._usable()]
+        return min(h.max_model_len for h in hellos), min(h.vocab_size for h in hellos)
+
+    def why_not(self) -> str:
+        """Why nothing can be served now; empty if something can."""
+        if self.draining:
+            return "the gateway is shutting down"
+        if self._usable():
+            return ""
+        if not self._engines:
+            return "no engine is connected"
+        states = ", ".join(f"{e.hello.engine} is {e.why_not()}" for e in self._engines.values())
+        return f"no engine is ready: {states}"
+
+    def waiting(self) -> int:
+        """Generations that have no token yet."""
+        return sum(not g.started for engine in self._engines.values() for g in engine.generations.values())
+
+    def calls(self) -> set[Call]:
+        """All calls that have a generation at an engine."""
+        return {g.call for engine in self._engines.values() for g in engine.generations.values()}
+
+    def summary(self) -> dict[str, Any]:
+        """Counts for the health page."""
+        return {"connected": len(self._engines), "ready": len(self._usable())}
+
+    def eos_token_ids(self) -> bytes:
+        """End-of-sequence tokens of the model, packed; empty without engines."""
+        return next((e.hello.eos_token_ids for e in self._engines.values()), b"")
+
+    def _usable(self) -> list[Engine]:
+        return [engine for engine in self._engines.values() if not engine.why_not()]
+
+    def _pick(self) -> Engine:
+        """The least loaded engine; among equals the one that was picked longest ago."""
+        engine = min(self._usable(), key=lambda e: (e.busyness(), e.picked))
+        self._picks += 1
+        engine.picked = self._picks
+        return engine
+
+
+def _serves(hello: Hello) -> tuple[str, int, int]:
+    return hello.model, hello.vocab_size, hello.max_model_len

@@ -1,0 +1,99 @@
+"""Errors over HTTP: one exception that carries the status and the OpenAI error object.
+
+    {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
+
+Clients decide by status and ``code`` whether to try again: 429 and 503 always come with ``Retry-After``, and nothing
+is ever answered with another shape, the framework's own errors included (``http_app`` maps them here).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+RETRY_AFTER_S = 1
+
+
+class ApiError(Exception):
+    """A request that ends in an error.
+
+    Attributes:
+        status: HTTP status, if nothing has been sent yet.
+        param: the field of the request that is wrong, if one is.
+        code: short machine-readable reason.
+    """
+
+    def __init__(self, status: int, message: str, *, type: str, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code
+
+    def body(self) -> dict[str, Any]:
+        """The error object."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        """Headers that belong to the status."""
+        if self.status in (429, 503):
+            return {"retry-after": str(RETRY_AFTER_S)}
+        if self.status == 401:
+            return {"www-authenticate": "Bearer"}
+        return {}
+
+
+class ClientGone(Exception):
+    """The client hung up: there is nobody to answer."""
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """400: the request is wrong and will be wrong again."""
+    return ApiError(400, message, type="invalid_request_error", param=param, code=code)
+
+
+def unsupported(param: str) -> ApiError:
+    """400: a parameter that would change the answer and is not served; ignoring it would be a wrong answer."""
+    return invalid(f"{param!r} is not supported yet; leave it out or give its default", param, "unsupported_parameter")
+
+
+def too_long(prompt: int, asked: int, limit: int, param: str | None) -> ApiError:
+    """400: the prompt and what is asked for do not fit the model. All in tokens."""
+    return invalid(
+        f"the context of this model is {limit} tokens; {prompt} of the prompt and {asked} to generate are too many",
+        param,
+        "context_length_exceeded",
+    )
+
+
+def unknown_model(name: str) -> ApiError:
+    """404: no such model here."""
+    return ApiError(
+        404, f"no model {name!r} is served here", type="invalid_request_error", param="model", code="model_not_found"
+    )
+
+
+def bad_key() -> ApiError:
+    """401: no API key, or not one of ours."""
+    return ApiError(401, "missing or wrong API key", type="authentication_error", code="invalid_api_key")
+
+
+def queue_full() -> ApiError:
+    """429: too many requests wait already."""
+    return ApiError(429, "too many requests are waiting; try again later", type="rate_limit_error", code="queue_full")
+
+
+def unavailable(reason: str) -> ApiError:
+    """503: no engine can answer now."""
+    return ApiError(503, reason, type="service_unavailable", code="service_unavailable")
+
+
+def engine_error(code: str, message: str) -> ApiError:
+    """What an engine reports in an output with ``finish`` = ``error``, as this request's error."""
+    if code == "too_long":
+        return invalid(message, code="context_length_exceeded")
+    if code == "kvstore_lost":
+        return unavailable(message or "the engine lost its kvstore")
+    if code == "overloaded":
+        return ApiError(429, message or "the engine is overloaded", type="rate_limit_error", code="overloaded")
+    return ApiError(500, message or "the engine failed", type="server_error", code="internal_error")

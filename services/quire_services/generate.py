@@ -1,0 +1,142 @@
+"""Generate: the way of a request from its body to its answer, the same for both APIs.
+
+    body -> checks -> prompts -> token ids -> generations -> engines -> answer
+
+Long texts are encoded on a thread of their own, one at a time, so that a prompt of a megabyte does not hold up every
+stream; short ones are not worth the hop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quire_proto.packed import unpack
+
+from .answers import Answer, Shape
+from .chat_template import PromptEncoder
+from .choices import Choice
+from .counters import Counters
+from .detokenize import Detokenizer
+from .engines import Engines
+from .errors_http import invalid, unknown_model
+from .keys import Keys
+from .openai_chat import ChatShape, chat_tokens, check_chat
+from .openai_completions import MAX_CHOICES, CompletionShape, check_completion, prompt_tokens, prompts
+from .openai_params import Limits, check_prompt, refuse_unsupported, sampling, stop_strings
+from .openai_types import Body, ChatBody, CompletionBody
+from .record import Record
+from .streams import Call
+from .token_bytes import TokenBytes
+
+LONG_BODY_BYTES = 8192
+COMPLETION_TOKENS = 16  # OpenAI's default for plain completions
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Gateway:
+    """All that a request needs. ``model`` is the name in the API."""
+
+    model: str
+    encoder: PromptEncoder
+    engines: Engines
+    keys: Keys
+    counters: Counters = field(default_factory=Counters)
+    created: int = field(default_factory=lambda: int(time.time()))
+    encoding: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "encode"))
+    names: TokenBytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = TokenBytes(self.encoder.backend)
+
+    async def chat(self, body: ChatBody, request: Request) -> Response:
+        """Answer ``/v1/chat/completions``. Raises ApiError."""
+        limits = self._admit(body)
+        check_chat(body)
+        tokens = await self._encode(request, chat_tokens, body, self.encoder)
+        logprobs = (body.top_logprobs or 0) + 1 if body.logprobs else 0
+        asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+        call = self._call(body, request, [tokens], limits, asked=asked, default=None, logprobs=logprobs)
+        return await self._answer(call, body, request, ChatShape(body, self.names))
+
+    async def complete(self, body: CompletionBody, request: Request) -> Response:
+        """Answer ``/v1/completions``. Raises ApiError."""
+        limits = self._admit(body)
+        check_completion(body)
+        given = prompts(body.prompt)
+        n = body.n or 1
+        if len(given) * n > MAX_CHOICES:
+            raise invalid(f"at most {MAX_CHOICES} choices in one request", "prompt")
+        batch = await self._encode(request, prompt_tokens, given, self.encoder)
+        logprobs = 0 if body.logprobs is None else body.logprobs + 1
+        call = self._call(
+            body, request, batch, limits, asked=body.max_tokens, default=COMPLETION_TOKENS, logprobs=logprobs
+        )
+        texts = [p if isinstance(p, str) else self.encoder.decode(p) for p in given] if body.echo else []
+        return await self._answer(
+            call, body, request, CompletionShape(body, self.names, [text for text in texts for _ in range(n)])
+        )
+
+    def _admit(self, body: Body) -> Limits:
+        """Checks that need no tokens; what the engines can take."""
+        if body.model != self.model:
+            raise unknown_model(body.model)
+        refuse_unsupported(body)
+        return Limits(*self.engines.limits())
+
+    async def _encode(self, request: Request, encode: Callable[..., T], *arguments: Any) -> T:
+        if int(request.headers.get("content-length") or LONG_BODY_BYTES) < LONG_BODY_BYTES:
+            return encode(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.encoding, encode, *arguments)
+
+    def _call(
+        self,
+        body: Body,
+        request: Request,
+        batch: Sequence[Sequence[int]],
+        limits: Limits,
+        *,
+        asked: int | None,
+        default: int | None,
+        logprobs: int,
+    ) -> Call:
+        """The generations of a request, not yet sent."""
+        record: Record = request.scope["record"]
+        param = "messages" if isinstance(body, ChatBody) else "prompt"
+        call = Call()
+        for tokens in batch:
+            check_prompt(tokens, limits, param)
+            how = sampling(body, len(tokens), asked, default, logprobs, limits, param)
+            call.add(record.tenant, tokens, how, body.n or 1)
+        return call
+
+    async def _answer(self, call: Call, body: Body, request: Request, shape: Shape) -> Response:
+        record: Record = request.scope["record"]
+        choices = self._choices(call, body)
+        self.engines.submit(call)
+        record.generates = True
+        record.prompt_tokens = sum(len(generation.tokens) for generation in call.generations)
+        with_usage = bool(body.stream_options and body.stream_options.include_usage)
+        answer = Answer(call, choices, shape, body.model, record)
+        return await answer.respond(request.receive, bool(body.stream), with_usage)
+
+    def _choices(self, call: Call, body: Body) -> list[Choice]:
+        stops = stop_strings(body)
+        skip = body.skip_special_tokens is not False
+        eos = frozenset(unpack(self.engines.eos_token_ids()))
+        out = []
+        for generation in call.generations:
+            silent = eos | set(unpack(generation.sampling.stop_token_ids))
+            for index in range(generation.n):
+                detokenizer = Detokenizer(self.encoder.backend, generation.tokens, skip)
+                number = generation.first_choice + index
+                out.append(Choice(number, detokenizer, stops, generation.sampling.min_tokens, silent))
+        return out

@@ -1,0 +1,129 @@
+"""Routes of the gateway and the mapping of every error to the OpenAI shape.
+
+Only what HTTP is about is here: paths, bodies, statuses. What a request does is in ``generate``; who may ask, and
+what is logged, in ``http_edge``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from .errors_http import ApiError, invalid, unknown_model
+from .generate import Gateway
+from .openai_types import ChatBody, CompletionBody
+
+_TAGS = {"str", "int", "float", "bool", "dict", "list"}
+
+
+def make_app(gateway: Gateway) -> FastAPI:
+    """The application, without its edge."""
+    # Content types are not insisted on: many a curl line leaves the header out.
+    app = FastAPI(title="Quire", version=version("quire"), strict_content_type=False, redoc_url=None)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+    _generation_routes(app, gateway)
+    _information_routes(app, gateway)
+    return app
+
+
+def _generation_routes(app: FastAPI, gateway: Gateway) -> None:
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat(body: ChatBody, request: Request) -> Response:
+        return await gateway.chat(body, request)
+
+    @app.post("/v1/completions", response_model=None)
+    async def completions(body: CompletionBody, request: Request) -> Response:
+        return await gateway.complete(body, request)
+
+    @app.api_route("/v1/responses", methods=["GET", "POST"], include_in_schema=False)
+    async def responses() -> None:
+        raise ApiError(
+            404,
+            "the Responses API is not served; use /v1/chat/completions"
+            " (openai-agents: set_default_openai_api('chat_completions'))",
+            type="invalid_request_error",
+            code="unsupported_api",
+        )
+
+
+def _information_routes(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(gateway)]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        if name != gateway.model:
+            raise unknown_model(name)
+        return _model(gateway)
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        reason = gateway.engines.why_not()
+        state = {"status": "unavailable", "reason": reason} if reason else {"status": "ok"}
+        return JSONResponse(state | {"engines": gateway.engines.summary()}, 503 if reason else 200)
+
+    @app.get("/version")
+    async def version_() -> dict[str, str]:
+        return {"version": version("quire")}
+
+
+def _model(gateway: Gateway) -> dict[str, Any]:
+    out = {"id": gateway.model, "object": "model", "created": gateway.created, "owned_by": "quire"}
+    if not gateway.engines.why_not():
+        out["max_model_len"] = gateway.engines.limits()[0]
+    return out
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    """An error as an HTTP response."""
+    return JSONResponse(error.body(), error.status, error.headers())
+
+
+async def _api_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+    """The first thing that is wrong with a body, by the name of its field."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        detail = first.get("ctx", {}).get("error", "")
+        return error_response(invalid(f"the body is not valid JSON: {detail}"))
+    param = _param(first["loc"][1:])
+    return error_response(invalid(f"{param or 'body'}: {first['msg']}", param))
+
+
+def _param(place: Sequence[int | str]) -> str | None:
+    """A place in the body as clients write it: ``messages[0].content``; the branch names of unions are left out."""
+    out = ""
+    for step in place:
+        if isinstance(step, int):
+            out += f"[{step}]"
+        elif step not in _TAGS and "[" not in step:
+            out += f".{step}" if out else step
+    return out or None
+
+
+async def _http_error(_: Request, error: Exception) -> JSONResponse:
+    """The framework's own errors: unknown path, wrong method, unreadable body."""
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code)
+    body = ApiError(error.status_code, str(error.detail), type="invalid_request_error", code=code).body()
+    return JSONResponse(body, error.status_code, dict(error.headers or {}))
+
+
+async def _bug(_: Request, __: Exception) -> JSONResponse:
+    """An error of ours: the edge logs it, the client learns only that."""
+    return error_response(ApiError(500, "internal error of the gateway", type="server_error", code="internal_error"))

@@ -1,0 +1,130 @@
+"""Edge: what is done for every HTTP request, whatever its path.
+
+A request id, the tenant, a limit on the body, one line in the access log, one count - here once, so that no route can
+forget it. The tenant comes from the API key and from nowhere else. Everything but ``/health`` needs a key.
+
+This is plain ASGI: middleware that wraps the response would hide a client's hang-up from the routes.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .answers import CLIENT_GONE
+from .errors_http import ApiError
+from .generate import Gateway
+from .http_app import error_response
+from .record import Record
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+OPEN_PATHS = {"/health"}
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+log = structlog.get_logger()
+
+
+class Edge:
+    """Wraps the application."""
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self._app = app
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await _refuse_websocket(scope, send)
+            return
+        headers = Headers(scope=scope)
+        record = Record(_request_id(headers), secrets.token_hex(12))
+        scope["record"] = record
+        began = time.monotonic()
+
+        async def tagged(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = record.request_id
+            await send(message)
+
+        try:
+            await self._serve(scope, receive, tagged, headers, record)
+        except Exception:  # already answered with 500: only the log must still hear of it
+            log.exception("bug", request_id=record.request_id)
+        finally:
+            self._finish(scope, record, time.monotonic() - began)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, headers: Headers, record: Record) -> None:
+        try:
+            if scope["path"] not in OPEN_PATHS:
+                record.tenant = self._gateway.keys.tenant(headers.get("authorization"))
+        except ApiError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        await self._app(scope, _limited(receive), send)
+
+    def _finish(self, scope: Scope, record: Record, seconds: float) -> None:
+        """Count and log a request that is over."""
+        counters = self._gateway.counters
+        if not record.outcome:
+            gone = record.status in (0, CLIENT_GONE)
+            record.outcome = "client_gone" if gone else _class(record.status)
+        counters.outcomes[record.outcome] += 1
+        if record.generates:
+            counters.finished(
+                record.prompt_tokens, record.cached_tokens, record.completion_tokens, record.ttft_s, seconds
+            )
+        if scope["path"] in OPEN_PATHS and record.status == 200:
+            return  # health checks would drown the rest
+        fields = {"error": record.error} if record.error else {}
+        if record.ttft_s is not None:
+            fields["ttft_ms"] = str(round(record.ttft_s * 1000, 1))
+        log.info(
+            "request",
+            request_id=record.request_id,
+            tenant=record.tenant,
+            method=scope["method"],
+            path=scope["path"],
+            status=record.status,
+            outcome=record.outcome,
+            prompt_tokens=record.prompt_tokens,
+            cached_tokens=record.cached_tokens,
+            completion_tokens=record.completion_tokens,
+            ms=round(seconds * 1000, 1),
+            **fields,
+        )
+
+
+def _class(status: int) -> str:
+    return "ok" if status < 400 else f"{status // 100}xx"
+
+
+def _request_id(headers: Headers) -> str:
+    """The client's own request id if it is harmless, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else "req-" + secrets.token_hex(12)
+
+
+def _limited(receive: Receive) -> Receive:
+    """``receive`` that refuses a body larger than ``MAX_BODY_BYTES``."""
+    size = 0
+
+    async def inner() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MAX_BODY_BYTES:
+            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+        return message
+
+    return inner
+
+
+async def _refuse_websocket(scope: Scope, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1003})

@@ -1,0 +1,98 @@
+"""API keys: which tenant a request belongs to.
+
+Keys are kept as SHA-256 digests and compared in constant time with every key there is, so that neither the time nor
+the order says how much of a guess was right. Without any key there is one tenant, ``default``, open to all who reach
+the port - which is why the gateway then listens on the loopback only.
+
+Keys are read again when the file changes. A file that cannot be used changes nothing: the old keys stay and the log
+says why. That includes a file without keys, which may be one that is just being written: a gateway that asked for
+keys never becomes open while it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from .config import ConfigError, load_tenants
+from .errors_http import bad_key
+from .settings import Tenant
+
+DEFAULT_TENANT = "default"
+POLL_S = 0.5
+log = structlog.get_logger()
+
+
+class Keys:
+    """The keys in force.
+
+    Args:
+        tenants: as configured; none means one open tenant.
+        file: where they come from, for ``watch``.
+    """
+
+    def __init__(self, tenants: Sequence[Tenant], file: Path | None) -> None:
+        self._file = file
+        self._digests = _digests(tenants)
+
+    @property
+    def open(self) -> bool:
+        """No key is configured."""
+        return not self._digests
+
+    def tenant(self, authorization: str | None) -> str:
+        """The tenant of an ``Authorization`` header; raises ApiError 401."""
+        if not self._digests:
+            return DEFAULT_TENANT
+        scheme, _, key = (authorization or "").partition(" ")
+        given = hashlib.sha256(key.strip().encode()).digest()
+        found = ""
+        for digest, name in self._digests:  # never stops early
+            if hmac.compare_digest(digest, given):
+                found = name
+        if not found or scheme.lower() != "bearer":
+            raise bad_key()
+        return found
+
+    async def watch(self) -> None:
+        """Read the file again whenever it changes, until cancelled."""
+        if self._file is None:
+            return
+        seen = None  # reads once more at the start: the file may have changed since it was loaded
+        while True:
+            await asyncio.sleep(POLL_S)
+            stamp = _stamp(self._file)
+            if stamp != seen:
+                seen = stamp
+                self._reload(self._file)
+
+    def _reload(self, file: Path) -> None:
+        try:
+            tenants = load_tenants(file)
+        except ConfigError as error:
+            log.error("keys_kept", reason=str(error))
+            return
+        digests = _digests(tenants)
+        if self._digests and not digests:
+            log.error("keys_kept", reason=f"{file} has no keys; restart the gateway to open it to everyone")
+        elif digests != self._digests:
+            self._digests = digests
+            log.info("keys_reloaded", tenants=len(tenants), keys=len(digests))
+
+
+def _digests(tenants: Sequence[Tenant]) -> list[tuple[bytes, str]]:
+    return [(hashlib.sha256(key.encode()).digest(), tenant.name) for tenant in tenants for key in tenant.keys]
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,0 +1,39 @@
+"""What is known of one HTTP request: for the access log and the counters, never anything of its content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class Record:
+    """One HTTP request. ``outcome`` is empty until something other than the status decides it.
+
+    Attributes:
+        request_id: value of the ``x-request-id`` header.
+        id_suffix: what makes the answer's ``id`` unique.
+        ttft_s: seconds from submission to the first output, None if none came.
+        generates: it asked for tokens and was accepted.
+    """
+
+    request_id: str
+    id_suffix: str
+    tenant: str = ""
+    status: int = 0
+    outcome: str = ""
+    error: str = ""
+    generates: bool = False
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    ttft_s: float | None = None
+
+    def usage(self) -> dict[str, Any]:
+        """The ``usage`` object."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }

@@ -1,0 +1,149 @@
+"""Generations: what the gateway knows of each request it has sent to an engine, and the answers coming back.
+
+A ``Generation`` is one prompt with its n continuations: all that a ``generate`` message needs, and what has been
+received so far, so that it could be sent again to another engine. A ``Call`` is one HTTP request: one generation, or
+several for a batch of prompts, whose outputs arrive in one queue in the order engines sent them.
+
+Invariants: a continuation ends once (finished by the engine, cut by us, or failed with its call); outputs after its
+end are dropped; when a call is closed, everything unfinished has been aborted at its engine. One event loop, no
+locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from array import array
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from quire_proto.link import Generate, Output, Sampling
+from quire_proto.packed import pack, unpack
+
+from .errors_http import ApiError, ClientGone, engine_error, unavailable
+
+
+class Carrier(Protocol):
+    """Whoever carries a generation: the engine it was sent to."""
+
+    def abort(self, generation: Generation, index: int | None) -> None:
+        """Stop one continuation, or all of them."""
+
+    def forget(self, generation: Generation) -> None:
+        """No continuation is open any more."""
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """One prompt and its ``n`` continuations.
+
+    Attributes:
+        id: name on the link; ours, so that clients cannot collide.
+        emitted: tokens received so far, by continuation.
+        open: continuations that have not ended.
+        started: a first output has come.
+        cached_tokens: prompt tokens that came from the cache.
+        carrier: the engine it was sent to, while a continuation is open.
+    """
+
+    tenant: str
+    tokens: Sequence[int]
+    sampling: Sampling
+    n: int
+    first_choice: int
+    call: Call
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    emitted: list[array[int]] = field(default_factory=list)
+    open: set[int] = field(default_factory=set)
+    started: bool = False
+    cached_tokens: int = 0
+    carrier: Carrier | None = None
+
+    def __post_init__(self) -> None:
+        self.emitted = [array("I") for _ in range(self.n)]
+        self.open = set(range(self.n))
+
+    def message(self) -> Generate:
+        """The request as it is sent to an engine."""
+        return Generate(self.id, self.tenant, pack(self.tokens), self.sampling, self.n)
+
+    def deliver(self, output: Output) -> None:
+        """Take an output of the engine."""
+        if output.index not in self.open:
+            return
+        if output.finish == "error":
+            self.call.fail(engine_error(output.code, output.message))
+            return
+        if output.finish == "abort":  # not by us: a continuation that we aborted is no longer open
+            self.call.fail(unavailable("the engine stopped before the answer was complete"))
+            return
+        if output.index == 0:  # the others share the prompt of the first
+            self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
+        self.started = True
+        self.emitted[output.index].extend(unpack(output.tokens))
+        if output.finish:
+            self._end(output.index)
+        self.call.queue.put_nowait((self, output))
+
+    def cut(self, index: int) -> None:
+        """End one continuation here: the client needs no more of it."""
+        if index in self.open:
+            if self.carrier is not None:
+                self.carrier.abort(self, index)
+            self._end(index)
+
+    def close(self) -> None:
+        """End all continuations that are still open."""
+        if self.open:
+            if self.carrier is not None:
+                self.carrier.abort(self, None)
+            for index in tuple(self.open):
+                self._end(index)
+
+    def _end(self, index: int) -> None:
+        self.open.discard(index)
+        if not self.open and self.carrier is not None:
+            self.carrier.forget(self)
+            self.carrier = None
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One HTTP request's generations and the queue of their outputs."""
+
+    generations: list[Generation] = field(default_factory=list)
+    queue: asyncio.Queue[tuple[Generation, Output] | Exception] = field(default_factory=asyncio.Queue)
+    began: float = field(default_factory=time.monotonic)
+    failed: bool = False
+
+    def add(self, tenant: str, tokens: Sequence[int], sampling: Sampling, n: int) -> Generation:
+        """One more prompt; its choices are numbered after those of the prompts before it."""
+        generation = Generation(tenant, tokens, sampling, n, n * len(self.generations), self)
+        self.generations.append(generation)
+        return generation
+
+    def fail(self, error: ApiError | ClientGone) -> None:
+        """End the whole call: what is unfinished is aborted, the reader of the outputs gets ``error``."""
+        if not self.failed:
+            self.failed = True
+            self.close()
+            self.queue.put_nowait(error)
+
+    def hang_up(self) -> None:
+        """The client is gone."""
+        self.fail(ClientGone())
+
+    def close(self) -> None:
+        """Abort whatever has not ended."""
+        for generation in self.generations:
+            generation.close()
+
+    async def outputs(self) -> AsyncIterator[tuple[Generation, Output]]:
+        """Outputs until every continuation has ended; raises ApiError or ClientGone."""
+        while not self.queue.empty() or any(generation.open for generation in self.generations):
+            item = await self.queue.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item

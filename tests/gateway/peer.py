@@ -1,0 +1,148 @@
+"""A small engine for tests of the gateway: it speaks the link honestly and answers with a fixed rule.
+
+Token k of continuation i is token (k + i) of the prompt, the prompt repeated without end: a test chooses the answer
+by choosing the prompt. One token a step; a step is taken when the engine is not held and has steps left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from quire_proto.link import Abort, Generate, Hello, Load, Message, Output, Outputs, TokenLogprob, decode, encode
+from quire_proto.packed import pack, unpack
+
+DEADLINE_S = 20.0
+
+
+@dataclass
+class Branch:
+    """One continuation at work."""
+
+    request: Generate
+    index: int
+    done: int = 0
+
+
+class PeerEngine:
+    """An engine in a thread.
+
+    Attributes:
+        requests: every ``generate`` received.
+        aborts: every ``abort`` received.
+        steps: tokens that each continuation may still get; None for no limit.
+    """
+
+    def __init__(self, path: Path, name: str = "peer-1", *, vocab: int, eos: int, max_model_len: int = 512) -> None:
+        self.requests: list[Generate] = []
+        self.aborts: list[Abort] = []
+        self.steps: int | None = None
+        self.cached_tokens = 0
+        self._eos = eos
+        self._lock = threading.RLock()
+        self._branches: list[Branch] = []
+        self._socket = connect(path)
+        self.send(Hello(name, "test", max_model_len, vocab, pack([eos]), os.getpid()))
+        self.load(ready=True)
+        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        """Send a message."""
+        self._socket.sendall(encode(message))
+
+    def load(self, *, ready: bool, running: int = 0, waiting: int = 0) -> None:
+        """Report the load."""
+        self.send(Load(ready, running, waiting, {}))
+
+    def close(self) -> None:
+        """Die: the kernel closes the stream."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def fail_all(self, code: str, message: str) -> None:
+        """End every continuation with an error."""
+        with self._lock:
+            ids = [(branch.request.request, branch.index) for branch in self._branches]
+            self._branches.clear()
+        self.send(Outputs(tuple(Output(*of, finish="error", code=code, message=message) for of in ids)))
+
+    def _read(self) -> None:
+        stream = self._socket.makefile("rb")
+        with contextlib.suppress(OSError, ValueError):
+            while header := stream.read(4):
+                self._take(decode(stream.read(int.from_bytes(header, "little"))))
+
+    def _take(self, message: Message) -> None:
+        with self._lock:
+            if isinstance(message, Generate):
+                self.requests.append(message)
+                self._branches += [Branch(message, index) for index in range(message.n)]
+            elif isinstance(message, Abort):
+                self.aborts.append(message)
+                self._branches = [
+                    b
+                    for b in self._branches
+                    if b.request.request != message.request or not (message.every or b.index == message.index)
+                ]
+
+    def _work(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                time.sleep(0 if self._step() else 0.002)
+
+    def _step(self) -> bool:
+        """One token for everybody who may have one."""
+        with self._lock:
+            items = tuple(self._token(b) for b in self._branches if self.steps is None or b.done < self.steps)
+            ended = {(item.request, item.index) for item in items if item.finish}
+            self._branches = [b for b in self._branches if (b.request.request, b.index) not in ended]
+            if items:
+                self.send(Outputs(items))
+            return bool(items)
+
+    def _token(self, branch: Branch) -> Output:
+        how = branch.request.sampling
+        prompt = unpack(branch.request.tokens)
+        token = prompt[(branch.done + branch.index) % len(prompt)]
+        branch.done += 1
+        stops = set(unpack(how.stop_token_ids)) | (set() if how.ignore_eos else {self._eos})
+        finish = "length" if branch.done >= how.max_tokens else ""
+        if token in stops and branch.done > how.min_tokens:
+            finish = "stop"
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if how.logprobs:
+            others = [(token + k) % 256 for k in range(how.logprobs - 1)]
+            logprobs = (TokenLogprob(-0.5, pack(others), tuple(-0.5 - k for k in range(len(others)))),)
+        cached = self.cached_tokens if branch.done == 1 else 0
+        return Output(branch.request.request, branch.index, pack([token]), logprobs, finish, cached)
+
+
+def connect(path: Path) -> socket.socket:
+    """A stream to the gateway, as soon as it listens."""
+    until = time.monotonic() + DEADLINE_S
+    while True:
+        stream = socket.socket(socket.AF_UNIX)
+        try:
+            stream.connect(str(path))
+            return stream
+        except OSError:
+            stream.close()
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = DEADLINE_S) -> None:
+    """Wait until ``condition`` holds; fail with ``what`` if it does not in time."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"not in {seconds} s: {what}"
+        time.sleep(0.005)
