@@ -15,6 +15,8 @@ from typing import NoReturn
 from .config import ConfigError, load
 from .settings import SECTIONS, Config
 
+_METAVARS = {"int": "N", "float": "X", "bool": "true|false", "str": "TEXT"}
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that complains in one line."""
@@ -33,14 +35,25 @@ def add(parser: argparse.ArgumentParser, *sections: str, only: tuple[str, ...] =
             if only and spec.name not in only:
                 continue
             among = spec.metadata["among"]
-            default = f" (default: {spec.default})" if spec.default not in ("", None) else ""
-            parser.add_argument(
+            default = f" (default: {spec.default})" if spec.default not in ("", False) else ""
+            argument = parser.add_argument(
                 "--" + spec.name.replace("_", "-"),
                 dest=f"{section}.{spec.name}",
                 default=argparse.SUPPRESS,
-                metavar="|".join(among) if among else {"int": "N", "float": "X"}.get(str(spec.type), "TEXT"),
+                metavar="|".join(among) if among else _METAVARS[str(spec.type)],
                 help=spec.metadata["help"].replace("%", "%%") + default,
             )
+            if spec.type == "bool":  # the bare flag means true
+                argument.nargs, argument.const = "?", "true"
+
+
+def spelled(config: Config, section: str, *, but: tuple[str, ...] = ()) -> list[str]:
+    """The settings of a section as flags, for a process that is to have exactly these."""
+    return [
+        f"--{spec.name.replace('_', '-')}={getattr(getattr(config, section), spec.name)}"
+        for spec in fields(SECTIONS[section])
+        if spec.name not in but
+    ]
 
 
 def read(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Config:

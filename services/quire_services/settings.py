@@ -37,6 +37,11 @@ class Kvstore:
     blocks: int = setting(4096, "blocks in the pool", at_least=1, at_most=2**31 - 1)
     block_size: int = setting(16, "tokens in a block", at_least=1, at_most=1024)
     dtype: str = setting("float32", "element type of keys and values", among=("float32", "bfloat16", "float16"))
+    state_dir: str = setting("", "directory of what survives boots: the root key (default: the run directory)")
+    lease_ms: int = setting(5000, "milliseconds without a heartbeat after which a session is fenced", at_least=100)
+    fence_grace_ms: int = setting(2000, "milliseconds after which a fenced process is killed", at_least=0)
+    pin_budget: float = setting(0.5, "share of the pool that publications may pin", at_least=0, at_most=1)
+    debug: bool = setting(False, "check the store's invariants when idle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class Gateway:
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8000, "port to listen on", at_least=0, at_most=65535)
     served_model_name: str = setting("", "name of the model in the API (default: the directory's name)")
+    max_queue: int = setting(512, "requests that may wait for their first token; more are answered 429", at_least=1)
 
 
 @dataclass(frozen=True, slots=True)

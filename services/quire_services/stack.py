@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from . import flags
 from .child import Child
 from .settings import Config
 
@@ -18,6 +20,10 @@ from .settings import Config
 def command(name: str, *arguments: str) -> list[str]:
     """The command line of a subcommand, run by this interpreter, with nothing of the working directory importable."""
     return [sys.executable, "-P", "-m", "quire_services.cli", name, *arguments]
+
+
+# What the kvstore takes from the prepared file instead.
+LAYOUT = ("block_size", "dtype")
 
 
 class Stack:
@@ -29,38 +35,31 @@ class Stack:
     """
 
     def __init__(self, config: Config, run_dir: Path) -> None:
-        file = ["--config", str(config.file)] if config.file else []
-        model = ["--model", str(Path(config.serve.model).absolute())]
-        pool = ["--block-size", str(config.kvstore.block_size), "--dtype", config.kvstore.dtype]
-        here = ["--run-dir", str(run_dir), *file]
-        prepared = str(run_dir / "prepared.json")
-        self.prepare = Child("prepare", command("prepare", *file, *model, *pool, "--out", prepared), keep=False)
+        file = [f"--config={config.file}"] if config.file else []
+        model = [f"--model={Path(config.serve.model).absolute()}"]
+        here = [f"--run-dir={run_dir}", *file]
+        prepared = run_dir / "prepared.json"
+        pool = [f"--block-size={config.kvstore.block_size}", f"--dtype={config.kvstore.dtype}"]
+        self.prepare = Child("prepare", command("prepare", *file, *model, *pool, f"--out={prepared}"), keep=False)
         self.kvstore = Child(
             "kvstore",
-            command("kvstore", *here, "--prepared", prepared, "--blocks", str(config.kvstore.blocks)),
+            command(
+                "kvstore",
+                *here,
+                f"--prepared={prepared}",
+                *flags.spelled(config, "kvstore", but=LAYOUT),
+            ),
             death_signal=signal.SIGTERM,
         )
-        self.gateway = Child("gateway", command("gateway", *here, *model, *_gateway_flags(config)))
+        self.gateway = Child("gateway", command("gateway", *here, *model, *flags.spelled(config, "gateway")))
+        engine = [*here, *model, *pool, *flags.spelled(_with_threads(config), "engine")]
         self.engines = [
-            Child(name, command("engine", *here, *model, *pool, "--name", name, *_engine_flags(config)))
+            Child(name, command("engine", *engine, f"--name={name}"))
             for name in (f"engine-{number}" for number in range(1, config.serve.engines + 1))
         ]
 
 
-def _gateway_flags(config: Config) -> list[str]:
-    flags = ["--host", config.gateway.host, "--port", str(config.gateway.port)]
-    if config.gateway.served_model_name:
-        flags += ["--served-model-name", config.gateway.served_model_name]
-    return flags
-
-
-def _engine_flags(config: Config) -> list[str]:
-    engine = config.engine
-    threads = engine.threads or max(1, (os.cpu_count() or 1) // config.serve.engines)
-    return [
-        *("--attention", engine.attention),
-        *("--max-batch-tokens", str(engine.max_batch_tokens)),
-        *("--max-sequences", str(engine.max_sequences)),
-        *("--threads", str(threads)),
-        *(("--step-log", str(Path(engine.step_log).absolute())) if engine.step_log else ()),
-    ]
+def _with_threads(config: Config) -> Config:
+    """The configuration with the cores divided among the engines, unless their threads are set."""
+    share = max(1, (os.cpu_count() or 1) // config.serve.engines)
+    return replace(config, engine=replace(config.engine, threads=config.engine.threads or share))
