@@ -9,14 +9,12 @@ status 0. A second one ends at once with 128 + signal; the next start removes wh
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import os
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -31,6 +29,10 @@ from quire_kvstore.service import Service
 from quire_kvstore.store import Store
 from quire_proto.codec import CodecError, from_map
 from quire_proto.layout import Layout
+
+from . import flags, logs, settings
+
+FLAGS = ("run_dir", "port", *(spec.name for spec in fields(settings.Kvstore)))
 
 log = structlog.get_logger()
 
@@ -66,7 +68,7 @@ class StartError(Exception):
 
 def run(config: KvstoreConfig) -> int:
     """Serve until a signal; returns the exit status (0, or 1 with one line on stderr)."""
-    configure_logging()
+    logs.configure("kvstore")
     try:
         return _serve(config)
     except (StartError, ArenaError, KeyFileError, ServerError, OSError) as exc:
@@ -75,39 +77,30 @@ def run(config: KvstoreConfig) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="quire kvstore", description="Serve one pool of KV-cache blocks.")
-    parser.add_argument("--run-dir", type=Path, required=True, help="directory of sockets and roster")
-    parser.add_argument("--state-dir", type=Path, help="directory of the root key (default: the run directory)")
-    parser.add_argument("--prepared", type=Path, required=True, help="JSON file with layout and published prompts")
-    parser.add_argument("--blocks", type=int, required=True, help="blocks in the pool")
-    parser.add_argument("--lease-ms", type=int, default=5000, help="lease of a session (default: 5000)")
-    parser.add_argument("--fence-grace-ms", type=int, default=2000, help="until a fenced process is killed")
-    parser.add_argument("--pin-budget", type=float, default=0.5, help="share of the pool publications may pin")
-    parser.add_argument("--debug", action="store_true", help="check the store's invariants when idle")
-    given = vars(parser.parse_args(argv))
-    return run(KvstoreConfig(**{**given, "state_dir": given["state_dir"] or given["run_dir"]}))
-
-
-def configure_logging() -> None:
-    """JSON lines on stderr: one event a line, keys in snake case."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+    """The command line; flags, environment and file as for every command."""
+    parser = flags.Parser(prog="quire kvstore", description="Serve one pool of KV-cache blocks.")
+    flags.add(parser, "serve", "kvstore", "gateway", only=FLAGS)
+    parser.add_argument("--prepared", type=Path, help="layout and published prompts (default: in the run directory)")
+    arguments = parser.parse_args(argv)
+    config = flags.read(parser, arguments)
+    pool, run_dir = config.kvstore, config.run_dir
+    return run(
+        KvstoreConfig(
+            run_dir=run_dir,
+            state_dir=Path(pool.state_dir or run_dir),
+            prepared=arguments.prepared or run_dir / "prepared.json",
+            blocks=pool.blocks,
+            lease_ms=pool.lease_ms,
+            fence_grace_ms=pool.fence_grace_ms,
+            pin_budget=pool.pin_budget,
+            debug=pool.debug,
+        )
     )
 
 
 def _serve(config: KvstoreConfig) -> int:
     layout, published = _prepared(config.prepared)
-    _check(config, layout)
+    _check(layout)
     store = Store(config.blocks, layout.block_size)
     _publish(store, published, config)
     for directory in {config.run_dir, config.state_dir}:
@@ -175,11 +168,7 @@ def _prepared(path: Path) -> tuple[Layout, list[Any]]:
         raise StartError(f"{path}: not a prepared file: {exc}") from None
 
 
-def _check(config: KvstoreConfig, layout: Layout) -> None:
-    if not 1 <= config.blocks < 2**31:
-        raise StartError(f"--blocks {config.blocks}: a pool has 1 to 2**31 - 1 blocks")
-    if config.lease_ms < 100 or config.fence_grace_ms < 0:
-        raise StartError("--lease-ms is at least 100, --fence-grace-ms at least 0")
+def _check(layout: Layout) -> None:
     if (layout.shard_rank, layout.shard_size) != (0, 1):
         raise StartError(f"layout {asdict(layout)}: only shard 0 of 1 is served")
 

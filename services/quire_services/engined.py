@@ -1,0 +1,119 @@
+"""``quire engine``: one engine process.
+
+Loads the model, proves by the self-test that our attention gives what the model's own gives, then serves until it is
+stopped. It attaches to whichever kvstore listens in the run directory, again and again, and to the gateway likewise;
+neither needs to be up first.
+
+Exit codes: 0 stopped, 1 failed, 2 asked wrongly, 3 the model is refused (self-test, layout or file).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import torch
+from quire_engine.selftest import self_test
+
+from quire_engine.attach import arena_of
+from quire_engine.cpu_attention import CpuAttention
+from quire_engine.engine import Engine
+from quire_engine.front import Front
+from quire_engine.layout import layout_of
+from quire_engine.model import Model, ModelRefused, load_model
+from quire_engine.runner import Runner
+from quire_engine.scheduler import SchedulerLimits
+from quire_engine.steplog import StepLog
+from quire_proto.client import KVClient
+from quire_proto.errors import QuireError
+from quire_proto.layout import Layout
+from quire_proto.link import Hello
+from quire_proto.packed import pack
+
+from . import flags, logs
+from .settings import Config
+
+ONLY = (
+    "model", "run_dir", "dtype", "block_size", "attention", "max_batch_tokens", "max_sequences", "threads",
+    "step_log", "port",
+)  # fmt: skip
+
+log = structlog.get_logger()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run an engine; returns the exit code."""
+    parser = flags.Parser(prog="quire engine", description="Run one engine: a model over the shared pool.")
+    flags.add(parser, "serve", "kvstore", "engine", "gateway", only=ONLY)
+    parser.add_argument("--name", default=f"engine-{os.getpid()}", help="name in logs and status")
+    arguments = parser.parse_args(argv)
+    config = flags.read(parser, arguments)
+    if not config.serve.model:
+        parser.error("--model is needed")
+    logs.configure(arguments.name)
+    torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
+    try:
+        return _run(config, arguments)
+    except (ModelRefused, OSError, ValueError) as exc:
+        log.error("model_refused", reason=str(exc), model=config.serve.model)
+        return 3
+    except QuireError as exc:
+        log.error("engine_failed", reason=str(exc))
+        return 1
+
+
+def _run(config: Config, arguments: argparse.Namespace) -> int:
+    directory = Path(config.serve.model)
+    layout = layout_of(directory, config.kvstore.dtype, config.kvstore.block_size)
+    model = load_model(directory, config.kvstore.dtype)
+    self_test(model, layout)
+    log.info("model_loaded", model=layout.model, layout=layout.fingerprint())
+    engine = _engine(config, arguments.name, model, layout)
+    path = config.run_dir / "gateway.sock"
+    engine.front = Front(path, _hello(arguments.name, model, layout), engine.load)
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        signal.signal(_signum, signal.SIG_DFL)  # the second signal ends the process at once
+        engine.stop()
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
+    engine.front.start()
+    try:
+        engine.run()
+    finally:
+        engine.front.stop()
+    return 0
+
+
+def _engine(config: Config, name: str, model: Model, layout: Layout) -> Engine:
+    limits = SchedulerLimits(config.engine.max_sequences, config.engine.max_batch_tokens, config.kvstore.block_size)
+    step_log = Path(config.engine.step_log.replace("{name}", name)) if config.engine.step_log else None
+    return Engine(
+        attach=lambda: KVClient(config.run_dir, name=name, layout=layout),
+        make_runner=lambda client: Runner(model, CpuAttention(arena_of(client))),
+        limits=limits,
+        max_model_len=model.max_model_len,
+        vocab_size=model.vocab_size,
+        eos_ids=model.eos_ids,
+        step_log=StepLog(step_log),
+    )
+
+
+def _hello(name: str, model: Model, layout: Layout) -> Hello:
+    return Hello(
+        engine=name,
+        model=layout.model,
+        max_model_len=model.max_model_len,
+        vocab_size=model.vocab_size,
+        eos_token_ids=pack(sorted(model.eos_ids)),
+        pid=os.getpid(),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

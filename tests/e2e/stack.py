@@ -1,0 +1,160 @@
+"""A real stack for tests: ``quire serve`` in a process group of its own, watched for what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from quire_proto.client import KVReader
+from quire_proto.messages import Stats
+
+START_S = 90.0
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on at the moment."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], Any], within_s: float, what: str) -> Any:
+    """Poll until ``condition`` is true; fails with ``what`` when the deadline passes."""
+    deadline = time.monotonic() + within_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        time.sleep(0.02)
+
+
+class Stack:
+    """One running stack.
+
+    Attributes:
+        url: base of the HTTP API, without ``/v1``.
+        run_dir: its sockets.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, run_dir: Path, log: Path) -> None:
+        self.process, self.run_dir, self.log = process, run_dir, log
+        self.url = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
+
+    def health(self) -> int:
+        """Status of /health, 0 if nobody answers."""
+        try:
+            return self.http.get("/health", timeout=5).status_code
+        except httpx.TransportError:
+            return 0
+
+    def wait_ready(self, engines: int) -> None:
+        """Until the gateway is healthy and all engines are attached."""
+
+        def ready() -> bool:
+            assert self.process.poll() is None, f"the stack ended:\n{self.log.read_text()[-4000:]}"
+            return self.health() == 200 and len(self.ready_sessions()) == engines
+
+        wait_for(ready, START_S, "the stack is ready")
+
+    def stats(self) -> Stats:
+        """The kvstore's own counters."""
+        with KVReader(self.run_dir) as reader:
+            return reader.stats()
+
+    def ready_sessions(self) -> dict[str, int]:
+        """Names and pids of the engines that are ready in the kvstore."""
+        if not (self.run_dir / "kvstore.sock").exists():
+            return {}
+        return {s.name: s.pid for s in self.stats().sessions if s.state == "ready"}
+
+    def processes(self) -> list[psutil.Process]:
+        """The supervisor and everything under it."""
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+    def pid_of(self, subcommand: str) -> int:
+        """Process id of the child that runs this subcommand."""
+        for process in self.processes():
+            if subcommand in process.cmdline():
+                return process.pid
+        raise LookupError(subcommand)
+
+    def complete(self, prompt: list[int], **options: Any) -> dict[str, Any]:
+        """One completion of a token prompt, greedy unless told otherwise, token ids included; raises on an error."""
+        body = {"model": "m", "prompt": prompt, "temperature": 0, "return_token_ids": True, **options}
+        headers = {"authorization": f"Bearer {options.pop('key')}"} if "key" in options else {}
+        body.pop("key", None)
+        answer = self.http.post("/v1/completions", json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        result: dict[str, Any] = answer.json()
+        return result
+
+
+def orphan_segments() -> set[str]:
+    """Shared memory segments of Quire that no living process has open or mapped: what a stack left behind."""
+    used = ""
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):  # it ended meanwhile, or is another user's
+            if process.name.isdigit():
+                used += (process / "maps").read_text()
+                used += " ".join(os.readlink(fd) for fd in (process / "fd").iterdir())
+    return {name for name in os.listdir("/dev/shm") if "quire" in name and f"/dev/shm/{name}" not in used}
+
+
+@contextmanager
+def running(
+    tmp: Path,
+    model: Path,
+    *flags: str,
+    engines: int = 2,
+    blocks: int = 1024,
+    config: str = "",
+    ready: bool = True,
+) -> Iterator[Stack]:
+    """Start a stack, yield it, stop it, and insist that it left nothing: no process, segment, socket or file."""
+    before = orphan_segments()
+    port, run_dir, log = free_port(), tmp / "run", tmp / "serve.log"
+    (tmp / "quire.toml").write_text(config)
+    command = [
+        sys.executable, "-m", "quire_services.cli", "serve", "--model", str(model), "--engines", str(engines),
+        "--port", str(port), "--blocks", str(blocks), "--run-dir", str(run_dir), "--served-model-name", "m",
+        "--config", str(tmp / "quire.toml"), *flags,
+    ]  # fmt: skip
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+    stack = Stack(process, port, run_dir, log)
+    children: list[psutil.Process] = []
+    try:
+        if ready:
+            stack.wait_ready(engines)
+        yield stack
+        children = stack.processes()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, log.read_text()[-4000:]
+    finally:
+        stack.http.close()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    wait_for(lambda: not any(p.is_running() for p in children), 5, "all processes of the stack are gone")
+    assert orphan_segments() <= before
+    assert not run_dir.exists() or not list(run_dir.iterdir())
+
+
+def step_log(path: Path) -> list[dict[str, Any]]:
+    """Lines of a step log."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,0 +1,125 @@
+"""Processes die at any instant: the others go on, nothing leaks, everything comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bench.models import FIRST_WORD, make_model
+from tests.e2e.reference import Reference
+from tests.e2e.stack import Stack, running, wait_for
+
+KILLS = 20
+NEW = 60
+
+
+def stream(stack: Stack, prompt: list[int], tokens: int) -> tuple[str, list[int], bool]:
+    """A streamed completion: (engine, tokens received, whether it finished)."""
+    body = {
+        "model": "m", "prompt": prompt, "temperature": 0, "max_tokens": tokens, "ignore_eos": True,
+        "stream": True, "return_token_ids": True,
+    }  # fmt: skip
+    got: list[int] = []
+    with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, timeout=60, trust_env=False) as answer:
+        if answer.status_code != 200:
+            assert answer.status_code == 503
+            return "", [], False
+        engine = answer.headers["x-quire-engine"]
+        for line in answer.iter_lines():
+            if line == "data: [DONE]":
+                return engine, got, len(got) == tokens
+            if line.startswith("data: "):
+                chunk = json.loads(line.removeprefix("data: "))
+                if "error" in chunk:
+                    return engine, got, False
+                for choice in chunk["choices"]:
+                    got += choice.get("token_ids") or []
+    return engine, got, False
+
+
+@pytest.mark.process
+@pytest.mark.timeout(600)
+def test_killed_engines_harm_no_other_stream(tmp_path: Path) -> None:
+    """20 times kill -9 of an engine in mid-generation: all streams of the other engine end with the right tokens."""
+    model = make_model(tmp_path / "model", vocab=256)
+    rng = random.Random(1)
+    prompts = [[rng.randrange(FIRST_WORD, 256) for _ in range(rng.randrange(5, 120))] for _ in range(8)]
+    reference = Reference(model)
+    expected = {tuple(p): reference.greedy(p, NEW) for p in prompts}
+    survived = 0
+    with running(tmp_path, model) as stack, ThreadPoolExecutor(8) as pool:
+        for _ in range(KILLS):
+            running_now: list[tuple[list[int], Future[tuple[str, list[int], bool]]]] = [
+                (p, pool.submit(stream, stack, p, NEW)) for p in prompts
+            ]
+            wait_for(lambda: stack.stats().blocks["held"] > 0, 10, "requests are running")
+            time.sleep(rng.uniform(0, 0.3))
+            victim, pid = rng.choice(sorted(stack.ready_sessions().items()))
+            os.kill(pid, signal.SIGKILL)
+            for prompt, future in running_now:
+                engine, tokens, finished = future.result()
+                assert tokens == expected[tuple(prompt)][: len(tokens)]
+                if engine != victim:
+                    assert finished
+                    survived += 1
+            wait_for(lambda: stack.stats().blocks["held"] == 0, 3, "the dead engine's blocks came back")
+            blocks = stack.stats().blocks
+            assert blocks["quarantined"] == 0
+            assert blocks["free"] + blocks["cached"] == blocks["total"]
+            wait_for(lambda: len(stack.ready_sessions()) == 2 and stack.health() == 200, 60, "the engine came back")
+            wait_for(lambda: ready_engines(stack) == 2, 60, "the gateway sees both engines")
+    assert survived > 2 * KILLS
+
+
+def ready_engines(stack: Stack) -> int:
+    return sum(e["ready"] for e in stack.http.get("/health").json()["engines"])
+
+
+@pytest.mark.process
+def test_a_killed_kvstore_is_replaced(tmp_path: Path) -> None:
+    """In-flight requests end with 503, /health says so, and within 5 s (x3) engines serve from the new boot."""
+    model = make_model(tmp_path / "model", vocab=256)
+    prompt = [FIRST_WORD + i for i in range(40)]
+    expected = Reference(model).greedy(prompt, 12)
+    with running(tmp_path, model) as stack, ThreadPoolExecutor(4) as pool:
+        assert stack.complete(prompt, max_tokens=12, ignore_eos=True)["choices"][0]["token_ids"] == expected
+        boot = stack.stats().boot
+        url = f"{stack.url}/v1/completions"
+        body = {"model": "m", "prompt": prompt, "max_tokens": 3000, "ignore_eos": True}
+        inflight = [pool.submit(httpx.post, url, json=body, timeout=60, trust_env=False) for _ in range(4)]
+        wait_for(lambda: stack.stats().blocks["held"] > 0, 10, "requests are running")
+        killed = time.monotonic()
+        os.kill(stack.pid_of("kvstore"), signal.SIGKILL)
+        seen: set[int] = set()
+
+        def back() -> bool:
+            seen.add(stack.health())
+            return 503 in seen and 200 in seen and len(stack.ready_sessions()) == 2
+
+        wait_for(back, 15, "engines are attached to the new kvstore, after /health said 503")
+        print(f"\nengines re-attached after {time.monotonic() - killed:.2f} s")
+        assert [f.result().status_code for f in inflight] == [503] * 4
+        assert stack.stats().boot != boot
+        answer = stack.complete(prompt, max_tokens=12, ignore_eos=True)
+        assert answer["choices"][0]["token_ids"] == expected
+        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+@pytest.mark.process
+def test_a_hang_up_frees_the_blocks(tmp_path: Path) -> None:
+    """A client that closes its stream in mid-answer frees its blocks."""
+    model = make_model(tmp_path / "model", vocab=256)
+    with running(tmp_path, model, engines=1) as stack:
+        body = {"model": "m", "prompt": [9] * 50, "max_tokens": 3000, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, timeout=60, trust_env=False) as answer:
+            next(answer.iter_lines())
+            assert stack.stats().blocks["held"] > 0
+        wait_for(lambda: stack.stats().blocks["held"] == 0, 5, "the blocks of the stream came back")

@@ -1,0 +1,79 @@
+"""The stack gives the tokens transformers gives: six model families, HTTP, two engines, chunks, sharing, preemption."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.models import FIRST_WORD, make_model
+from tests.e2e.reference import Reference
+from tests.e2e.stack import Stack, running
+
+NEW = 10
+# Head sizes 48 to 128; Mistral's window is shorter than most prompts; Gemma-2 has soft-cap and alternating windows.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"heads": 4, "kv_heads": 2, "head_dim": 64},
+    "qwen2": {"hidden": 192, "heads": 4, "kv_heads": 1},
+    "qwen3": {"heads": 4, "kv_heads": 4, "head_dim": 80},
+    "mistral": {"heads": 4, "kv_heads": 2, "head_dim": 128, "window": 64},
+    "gemma2": {"heads": 4, "kv_heads": 2, "head_dim": 96, "window": 128},
+    "phi3": {"hidden": 384, "heads": 4, "kv_heads": 2},
+}
+
+
+def prompts(vocab: int, seed: int) -> list[list[int]]:
+    """24 prompts of 1 to 900 tokens; some share a prefix of 300 tokens, one lies on a block edge."""
+    rng = random.Random(seed)
+
+    def words(n: int) -> list[int]:
+        return [rng.randrange(FIRST_WORD, vocab) for _ in range(n)]
+
+    shared = words(300)
+    lengths = [1, 2, 15, 16, 17, 31, 32, 33, 64, 100, 129, 200, 257, 400, 640, 900]
+    return [words(n) for n in lengths] + [shared + words(n) for n in (1, 4, 16, 20, 53, 212, 340, 600)]
+
+
+def ask_all(stack: Stack, asked: list[list[int]]) -> list[list[int]]:
+    """All prompts at concurrency 12; the generated token ids."""
+    with ThreadPoolExecutor(12) as pool:
+        answers = pool.map(lambda p: stack.complete(p, max_tokens=NEW, ignore_eos=True), asked)
+        return [answer["choices"][0]["token_ids"] for answer in answers]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_equal_generate(family: str, tmp_path: Path) -> None:
+    """24 prompts at concurrency 12 over two engines, with chunked prefill and sharing, equal eager ``generate``."""
+    model = make_model(tmp_path / "model", family, vocab=384, **FAMILIES[family])
+    asked = prompts(384, seed=len(family))
+    reference = Reference(model)
+    expected = [reference.greedy(p, NEW) for p in asked]
+    assert len({t for tokens in expected for t in tokens}) > 60, "outputs are too alike to prove anything"
+    with running(tmp_path, model, "--max-batch-tokens", "96", blocks=1500) as stack:
+        assert ask_all(stack, asked) == expected
+        assert ask_all(stack, asked) == expected  # the second time from the cache
+        counters = stack.stats().counters
+        assert counters["hit_tokens"] > 300 * 7
+
+
+@pytest.mark.process
+def test_tokens_equal_generate_under_preemption(tmp_path: Path) -> None:
+    """With a pool far too small for the load sequences are preempted, and the tokens are still the same."""
+    model = make_model(tmp_path / "model", "llama", vocab=384)
+    rng = random.Random(5)
+    asked = [[rng.randrange(FIRST_WORD, 384) for _ in range(rng.randrange(100, 300))] for _ in range(24)]
+    reference = Reference(model)
+    expected = [reference.greedy(p, 60) for p in asked]
+    with running(tmp_path, model, "--max-batch-tokens", "96", blocks=64) as stack:
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(lambda p: stack.complete(p, max_tokens=60, ignore_eos=True), asked))
+        assert [a["choices"][0]["token_ids"] for a in answers] == expected
+        preempted = sum(e["counters"]["preemptions"] for e in stack.http.get("/health").json()["engines"])
+        assert preempted > 0
+        blocks = stack.stats().blocks
+        assert blocks["held"] == 0
+        assert blocks["free"] + blocks["cached"] == blocks["total"]
