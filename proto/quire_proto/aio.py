@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import zmq
@@ -19,7 +18,7 @@ import zmq.asyncio
 
 from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
 from .chain import DomainChain
-from .client import RunDir
+from .client import GOODBYE_S, RunDir
 from .errors import KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
 from .messages import Detached, Empty
@@ -68,7 +67,7 @@ class AsyncKVClient(SessionBase, Awaiting):
             client.map()
             await client.call(READY, Empty())
         except BaseException:
-            client.close()
+            await client.close()
             raise
         return client
 
@@ -197,31 +196,43 @@ class AsyncKVClient(SessionBase, Awaiting):
         self.publications.replace(fetched.publications, fetched.generation)
 
     async def detach(self) -> Detached:
-        """End the session, giving up all it holds; all work naming its blocks must have completed."""
-        reply = await self.call(DETACH, Empty())
-        self.close()
-        return reply
-
-    def close(self) -> None:
-        """Close everything at once, without a message: the kvstore takes back what the session held."""
+        """End the session; as ``KVClient.detach``."""
         if self._closed:
-            return
+            raise LocalError("the client is closed")
+        self._held.check()
+        return await self._leave(self._timeout)
+
+    async def close(self) -> None:
+        """Detach if that is still possible, and close everything; as ``KVClient.close``."""
+        if self._open:
+            with suppress(QuireError):
+                await self._leave(min(self._timeout, GOODBYE_S))
+        elif not self._closed:
+            self._release()
+
+    async def _leave(self, timeout: float) -> Detached:
+        self._open, self._closed = False, True
+        try:
+            self._held.heartbeat.close()  # first: a heartbeat after the detach would look like a lost session
+            if not self._session.has_room() or self._held.side.closed():
+                raise KvstoreUnreachable("no detach is possible")
+            async with asyncio.timeout(timeout):
+                return await self._request(DETACH, Empty())
+        except TimeoutError:
+            raise KvstoreUnreachable(f"no reply to detach within {timeout} s") from None
+        finally:
+            self._release()
+            self._held.close()
+
+    def _release(self) -> None:
         self._closed = True
         self._resender.cancel()
         self._disconnect()
         self._fail(LocalError("the client is closed"))
-        if self._open:
-            self._held.close()
         self._context.term()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
-        try:
-            if not self._closed and kind is None and self.lease_valid():
-                await self.detach()
-        finally:
-            self.close()
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

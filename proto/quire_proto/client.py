@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 import time
-from types import TracebackType
+from contextlib import suppress
 from typing import Self, TypeVar
 
 import zmq
 
 from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
 from .chain import DomainChain
-from .errors import LocalError, QuireError
+from .errors import KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
 from .messages import Detached, Empty
 from .ops import ATTACH, DETACH, PUBLICATIONS, READY, Blocking, Op, ReadOps
@@ -27,6 +27,7 @@ from .transport import Wire, address
 
 R = TypeVar("R")
 RunDir = str | os.PathLike[str]
+GOODBYE_S = 1.0
 
 
 class _Caller(Blocking):
@@ -47,10 +48,17 @@ class _Caller(Blocking):
         if self._wire.closed:
             raise LocalError("the client is closed")
         self._check()
-        pending = self._session.request(op, body, self._timeout)
-        self._wire.send(pending.frame)
-        deadline = time.monotonic() + self._timeout
+        return self._exchange(op, body, self._timeout)
+
+    def _exchange(self, op: Op[..., R], body: object, timeout: float) -> R:
+        deadline = time.monotonic() + timeout
+        fresh = not self._session.in_flight()  # else an interrupted call left a request behind: it goes first
+        pending = self._session.request(op, body, timeout)
         while True:
+            if not fresh:
+                self._wire.reconnect()
+            for request in self._session.in_flight():
+                self._wire.send(request.frame)
             answer = self._await(pending, min(time.monotonic() + self._resend, deadline))
             if answer is not None:
                 self._notice(answer)
@@ -58,9 +66,7 @@ class _Caller(Blocking):
                 return reply
             if time.monotonic() >= deadline:
                 raise self._unanswered(pending)
-            self._wire.reconnect()
-            for again in self._session.in_flight():
-                self._wire.send(again.frame)
+            fresh = False
 
     def _await(self, pending: Pending, until: float) -> Answer | None:
         while True:
@@ -135,13 +141,14 @@ class KVClient(_Caller, SessionBase):
             KvstoreUnreachable, LayoutMismatch, MapError, or another QuireError; nothing stays open then.
         """
         super().__init__(run_dir, timeout, resend)
-        self._open = False
+        self._open = self._leaving = False
         try:
             self._held = self._attach(SideSocket(run_dir, timeout), name, layout, gpu_uuid, on_lost)
         except BaseException:
             self._close_socket()
             raise
         self._open = True
+        self._wire.watch(self._held.side.fileno())
         try:
             self.map()
             self.call(READY, Empty())
@@ -154,7 +161,6 @@ class KVClient(_Caller, SessionBase):
     ) -> Attachment:
         try:
             self._session.boot = side.boot
-            self._wire.watch(side.fileno())
             sent = time.monotonic()
             attached = self.call(ATTACH, attach_body(side, name, layout, gpu_uuid))
             self._session.opened(attached)
@@ -175,31 +181,47 @@ class KVClient(_Caller, SessionBase):
         self.publications.replace(fetched.publications, fetched.generation)
 
     def detach(self) -> Detached:
-        """End the session, giving up all it holds; all work naming its blocks must have completed."""
-        reply = self.call(DETACH, Empty())
-        self.close()
-        return reply
+        """End the session, giving up all it holds; all work naming its blocks must have completed.
+
+        Returns how many references came back. The client is closed afterwards, also if this raises.
+        """
+        if self._wire.closed:
+            raise LocalError("the client is closed")
+        self._check()
+        return self._leave(self._timeout)
 
     def close(self) -> None:
-        """Close everything at once, without a message: the kvstore takes back what the session held."""
+        """Detach if that is still possible, and close everything; the same demand as ``detach``, no errors.
+
+        A lost session too says goodbye: that acknowledges its fence. A process that neither does nor exits is
+        killed by the kvstore, for its blocks cannot be used by others before.
+        """
         if self._open:
-            self._open = False
+            with suppress(QuireError):
+                self._leave(min(self._timeout, GOODBYE_S))
+
+    def _leave(self, timeout: float) -> Detached:
+        self._open, self._leaving = False, True
+        try:
+            self._held.heartbeat.close()  # first: a heartbeat after the detach would look like a lost session
+            if not self._session.has_room():
+                raise KvstoreUnreachable("unanswered requests fill the window")
+            return self._exchange(DETACH, Empty(), timeout)
+        finally:
             self._held.close()
             self._close_socket()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        try:
-            if self._open and kind is None and self.lease_valid():
-                self.detach()
-        finally:
-            self.close()
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _check(self) -> None:
         if self._open:
             self._held.check()
+        elif self._leaving and self._held.side.closed():
+            raise KvstoreUnreachable("the kvstore closed the side socket")
 
     def _notice(self, answer: Answer) -> None:
         if self._open:

@@ -76,11 +76,12 @@ class HeartbeatThread:
             self._on_lost(reason)
 
     def close(self) -> None:
-        """Stop beating; does not set ``lost``."""
-        self._stopping = True
-        os.eventfd_write(self._stop, 1)
-        self._thread.join()
-        os.close(self._stop)
+        """Stop beating; does not set ``lost``. May be called twice."""
+        if not self._stopping:
+            self._stopping = True
+            os.eventfd_write(self._stop, 1)
+            self._thread.join()
+            os.close(self._stop)
 
     def _run(self) -> None:
         self._wire.watch(self._side.fileno())

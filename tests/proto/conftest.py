@@ -1,0 +1,48 @@
+"""Fixtures for the tests of the client library: real kvstores, and proxies in front of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.proto.harness import Kvstore, Proxy
+
+
+@pytest.fixture
+def start_kvstore(tmp_path: Path) -> Iterator[Callable[..., Kvstore]]:
+    """Starts kvstores that end with the test."""
+    started: list[Kvstore] = []
+
+    def start(lease_ms: int = 10_000) -> Kvstore:
+        directory = tmp_path / str(len(started))
+        directory.mkdir()
+        started.append(Kvstore(directory, lease_ms))
+        return started[-1]
+
+    yield start
+    for kvstore in started:
+        kvstore.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_kvstore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kvstore]:
+    """One kvstore for the tests of a module that do not disturb it."""
+    kvstore = Kvstore(tmp_path_factory.mktemp("kvstore"), 10_000)
+    yield kvstore
+    kvstore.stop()
+
+
+@pytest.fixture
+def proxy_to(tmp_path: Path) -> Iterator[Callable[[Kvstore], Proxy]]:
+    """Makes proxies that end with the test."""
+    proxies: list[Proxy] = []
+
+    def make(kvstore: Kvstore) -> Proxy:
+        proxies.append(Proxy(kvstore, tmp_path / f"proxy{len(proxies)}"))
+        return proxies[-1]
+
+    yield make
+    for proxy in proxies:
+        proxy.close()
