@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,17 @@ def template_message(message: dict[str, Any], where: str) -> dict[str, Any]:
 def without_torch() -> None:
     """Keep transformers from importing torch in this process: tokenizing needs none of it, and it costs a second
     and 200 MB. ``None`` in ``sys.modules`` is how Python spells "not importable". Call before the first import."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install torch
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is missing: we know
+
+
+def log_like_everyone() -> None:
+    """Send what transformers logs the way of all other logs, instead of to a handler of its own."""
+    from transformers.utils import logging
+
+    logging.disable_default_handler()
+    logging.enable_propagation()
 
 
 def _text(content: Any, where: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import flags
-from .chat_template import LoadError, PromptEncoder
+from .chat_template import LoadError, PromptEncoder, without_torch
 from .published import PublishError, read_prompt, render
 from .settings import Config
 
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write")
     arguments = parser.parse_args(argv)
     config = flags.read(parser, arguments)
+    without_torch()
     try:
         prepared = prepare(config)
     except (PrepareError, PublishError, LoadError) as error:

@@ -25,7 +25,7 @@ from .stack import Stack
 from .supervisor import Supervisor
 
 STOP_DEADLINE = 10.0  # seconds for each of gateway, engines, kvstore
-TICK = 0.1  # seconds between two looks at processes that are not ready yet
+TICK = 0.2  # seconds between two looks at processes that are not ready yet
 IDLE = 3600.0
 
 

@@ -43,12 +43,7 @@ class Stack:
         self.prepare = Child("prepare", command("prepare", *file, *model, *pool, f"--out={prepared}"), keep=False)
         self.kvstore = Child(
             "kvstore",
-            command(
-                "kvstore",
-                *here,
-                f"--prepared={prepared}",
-                *flags.spelled(config, "kvstore", but=LAYOUT),
-            ),
+            command("kvstore", *here, f"--prepared={prepared}", *flags.spelled(config, "kvstore", but=LAYOUT)),
             death_signal=signal.SIGTERM,
         )
         self.gateway = Child("gateway", command("gateway", *here, *model, *flags.spelled(config, "gateway")))

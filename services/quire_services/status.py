@@ -72,7 +72,8 @@ def table(stats: Stats, tenants: Tenants) -> str:
         "",
         f"{'blocks':<28}{stats.num_blocks:>12}",
     ]
-    for state, count in stats.blocks.items():
+    for state in ("free", "held", "cached", "quarantined"):
+        count = stats.blocks.get(state, 0)
         lines.append(f"  {state:<26}{count:>12}  {100 * count / stats.num_blocks:5.1f} %")
     for title, numbers in (("slots", stats.slots), ("counters", stats.counters), ("messages", stats.ops)):
         lines += ["", title, *(f"  {name:<26}{number:>12}" for name, number in numbers.items())]

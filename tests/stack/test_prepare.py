@@ -1,0 +1,85 @@
+"""Published prompts: rendered to exactly the tokens that requests with them begin with, or refused in a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.models import make_model
+from quire_services.chat_template import PromptEncoder
+from quire_services.config import load
+from quire_services.prepare import PrepareError, prepare
+from quire_services.published import PublishError, common_prefix, render
+from quire_services.settings import Config, Published, Serve
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that takes at most 64 tokens."""
+    return make_model(
+        tmp_path_factory.mktemp("prepare") / "model", vocab=64, hidden=32, heads=2, kv_heads=1, max_len=64
+    )
+
+
+def _config(model: Path, *prompts: Path) -> Config:
+    published = tuple(Published(file, "public", file.stem) for file in prompts)
+    return replace(load({}, {}), serve=Serve(model=str(model)), published=published)
+
+
+def test_a_published_prompt_is_what_every_chat_begins_with(model: Path, tmp_path: Path) -> None:
+    """Tokens end where user messages begin to differ; every chat with that system message begins with them."""
+    prompt = tmp_path / "agent.txt"
+    prompt.write_text("w1 w2 w3\n")
+    tokens = prepare(_config(model, prompt))["published"][0]["tokens"]
+    encoder = PromptEncoder.load(model)
+    chat = encoder.encode_chat([{"role": "system", "content": "w1 w2 w3"}, {"role": "user", "content": "w9 w8"}])
+
+    assert tokens == chat[: len(tokens)]
+    assert encoder.decode(tokens) == "<bos> <system> w1 w2 w3 <end> <user>"
+
+
+def test_a_model_without_a_template_publishes_plain_text(model: Path) -> None:
+    """Where there is no chat template, plain prompts that begin with the text share it."""
+    encoder = PromptEncoder.load(model)
+    encoder._tokenizer.chat_template = None
+
+    assert encoder.decode(render(encoder, "w1 w2 w3 ")) == "w1 w2 w3"
+
+
+def test_layout_and_length_are_the_models(model: Path) -> None:
+    """The file holds the layout the engines will compute, and the model's length."""
+    prepared = prepare(_config(model))
+
+    assert (prepared["max_model_len"], prepared["model"]) == (64, "model")
+    assert prepared["layout"]["block_size"] == 16
+    assert prepared["layout"]["num_kv_heads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "No such file"), (b"  \n", "empty"), (b"\xff\xfe\x00", "UTF-8"), (b"w1 " * 80, "do not fit a model of 64")],
+)
+def test_a_prompt_that_cannot_be_published_is_refused(
+    model: Path, tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    """A missing, empty, unreadable or overlong prompt is named with the reason."""
+    prompt = tmp_path / "agent.txt"
+    if content is not None:
+        prompt.write_bytes(content)
+    with pytest.raises(PublishError, match=r"agent\.txt.*" + words):
+        prepare(_config(model, prompt))
+
+
+def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
+    """A path that holds no model is named."""
+    with pytest.raises(PrepareError, match=r"holds no config\.json"):
+        prepare(_config(tmp_path))
+
+
+def test_common_prefix_of_rows() -> None:
+    """The prefix ends at the first difference or the shortest row."""
+    assert common_prefix([[1, 2, 3], [1, 2, 4]]) == [1, 2]
+    assert common_prefix([[1, 2, 3], [1]]) == [1]
+    assert common_prefix([[1], [2]]) == []

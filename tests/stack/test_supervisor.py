@@ -1,0 +1,148 @@
+"""The supervisor: starts again what dies, stops in order, and takes nothing with it into the next life."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from quire_services.child import Child
+from quire_services.rundir import RunDir, RunDirError
+from quire_services.supervisor import Supervisor
+
+SLEEP = "import time; time.sleep(600)"
+STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+pytestmark = pytest.mark.process
+
+
+def python(code: str, name: str = "child") -> Child:
+    """A child that runs a line of Python."""
+    return Child(name, [sys.executable, "-c", code])
+
+
+def until(condition: Callable[[], object], supervisor: Supervisor | None = None, seconds: float = 10.0) -> None:
+    """Wait for a condition, pumping the supervisor meanwhile."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        if supervisor:
+            supervisor.pump(0.05)
+        else:
+            time.sleep(0.01)
+
+
+def test_a_killed_child_is_started_again_with_growing_delay() -> None:
+    """Each death in quick succession doubles the delay; a child gets a new pid."""
+    delays: list[float] = []
+    with Supervisor(lambda *ended: delays.append(ended[2])) as supervisor:
+        child = supervisor.start(python(SLEEP))
+        for deaths in (1, 2, 3):
+            until(lambda: child.pid, supervisor)
+            os.kill(child.pid, signal.SIGKILL)
+            until(lambda deaths=deaths: len(delays) == deaths, supervisor)
+        until(lambda: child.pid, supervisor)
+
+        assert delays == [0.1, 0.2, 0.4]
+        assert child.starts == 4
+        supervisor.stop([[child]], 5)
+
+
+def test_a_process_with_an_end_is_not_started_again() -> None:
+    """A child that is not kept just leaves its exit code."""
+    with Supervisor(lambda *_: pytest.fail("it is not to be kept")) as supervisor:
+        child = supervisor.start(Child("once", [sys.executable, "-c", "raise SystemExit(3)"], keep=False))
+        until(lambda: child.code is not None, supervisor)
+
+        assert (child.code, child.pid, child.due) == (3, 0, None)
+
+
+def test_stopping_follows_the_order_and_kills_after_the_deadline() -> None:
+    """Groups end one after the other; who ignores SIGTERM is killed and named."""
+    with Supervisor(lambda *_: None) as supervisor:
+        first = supervisor.start(Child("first", [sys.executable, "-c", STUBBORN]))
+        second = supervisor.start(python(SLEEP, "second"))
+        until(lambda: "15" in _ignored(first.pid))
+        killed = supervisor.stop([[first], [second]], 0.3)
+
+        assert killed == ["first"]
+        assert (first.code, second.code) == (-signal.SIGKILL, -signal.SIGTERM)
+
+
+def _ignored(pid: int) -> list[str]:
+    mask = int(next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "SigIgn" in line)[7:], 16)
+    return [str(signum) for signum in range(1, 32) if mask >> (signum - 1) & 1]
+
+
+def test_a_second_signal_skips_the_deadline() -> None:
+    """While a child is being waited for, another signal kills it at once."""
+    with Supervisor(lambda *_: None) as supervisor:
+        child = supervisor.start(Child("stubborn", [sys.executable, "-c", STUBBORN]))
+        until(lambda: "15" in _ignored(child.pid))
+        began = time.monotonic()
+        helper = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -INT {os.getpid()}"])
+        killed = supervisor.stop([[child]], 60)
+        helper.wait()
+
+    assert killed == ["stubborn"]
+    assert time.monotonic() - began < 20
+
+
+def test_nothing_survives_a_killed_supervisor() -> None:
+    """kill -9 of the process that supervises ends all its children."""
+    code = (
+        "import sys\nfrom quire_services.child import Child\nfrom quire_services.supervisor import Supervisor\n"
+        "with Supervisor(lambda *_: None) as s:\n"
+        f"    children = [s.start(Child(str(i), [sys.executable, '-c', {SLEEP!r}])) for i in range(2)]\n"
+        "    print(*(c.pid for c in children), flush=True)\n    s.pump(600)\n"
+    )
+    supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert supervisor.stdout
+    pids = [int(word) for word in supervisor.stdout.readline().split()]
+    assert len(pids) == 2
+    supervisor.kill()
+    supervisor.wait()
+    supervisor.stdout.close()
+
+    until(lambda: not any(_runs(pid) for pid in pids))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_live_run_directory_is_refused_and_a_dead_one_cleaned(tmp_path: Path) -> None:
+    """The lock decides: a second stack is refused by name, leftovers of a dead one go, what is not ours stays."""
+    path = tmp_path / "run"
+    first = RunDir(path)
+    with pytest.raises(RunDirError, match=f"another stack .pid {os.getpid()}. runs in"):
+        RunDir(path)
+    (path / "kvstore.sock").touch()
+    (path / "notes").touch()
+    os.close(first._fd)  # as when the process that held it is killed
+    second = RunDir(path)
+
+    assert second.stale == ["kvstore.sock"]
+    assert second.close() == ["notes"]
+    assert [entry.name for entry in path.iterdir()] == ["notes"]
+
+
+def test_a_run_directory_that_others_may_enter_is_refused(tmp_path: Path) -> None:
+    """A directory with content and open to others is not taken over; an empty one is closed to them."""
+    path = tmp_path / "run"
+    path.mkdir(mode=0o755)
+    RunDir(path).close()
+    path.mkdir(mode=0o755)
+    (path / "notes").touch()
+
+    with pytest.raises(RunDirError, match="0700"):
+        RunDir(path)
