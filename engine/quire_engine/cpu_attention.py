@@ -15,6 +15,8 @@ log-sum-exp -inf and weight 0, never NaN; sinks join the denominator once, after
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -23,6 +25,25 @@ from .plan import AttentionPlan
 
 LOG2_E = math.log2(math.e)
 UNFUSED_SCORES = 1 << 22  # score elements the unfused path holds at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Partials:
+    """Partial results of a step: ``out`` [kv_heads, places + 1, group, d] and base-2 ``lse`` [.., group].
+
+    The last place holds the empty result.
+    """
+
+    out: torch.Tensor
+    lse: torch.Tensor
+
+    @classmethod
+    def empty(cls, kv_heads: int, places: int, group: int, width: int) -> Partials:
+        """Room for ``places`` results, in float32 whatever the model's dtype."""
+        out = torch.empty((kv_heads, places + 1, group, width))
+        lse = torch.empty((kv_heads, places + 1, group))
+        out[:, -1], lse[:, -1] = 0.0, -math.inf
+        return cls(out, lse)
 
 
 class CpuAttention:
@@ -37,6 +58,8 @@ class CpuAttention:
         assert arena.is_contiguous(), "consecutive blocks must be one matrix"
         self.arena = arena
         self.block_size = arena.shape[4]
+        # Copies go to memory that stays: fresh pages would cost more than the copying.
+        self._scratch = arena.new_empty(0)
         # Consecutive blocks are one matrix of tokens per (layer, kv, head).
         self._slots = arena.view(*arena.shape[:3], -1, arena.shape[5])
 
@@ -71,17 +94,48 @@ class CpuAttention:
         Returns:
             [T, heads, d], dtype of ``query``.
         """
-        keys, values = self._slots[layer]
-        kv_heads, _, width = keys.shape
-        heads, rows, _ = query.shape
+        kv_heads, width = self.arena.shape[2], self.arena.shape[5]
         calls = self._calls(plan, window)
-        grouped = query.view(kv_heads, heads // kv_heads, rows, width)
-        out = query.new_empty((kv_heads, calls.partials + 1, heads // kv_heads, width), dtype=torch.float32)
-        lse = out.new_empty(out.shape[:3])
-        out[:, -1], lse[:, -1] = 0.0, -math.inf  # the empty result that short rows are filled up with
+        query = query.view(kv_heads, -1, *query.shape[1:])
+        part = Partials.empty(kv_heads, calls.partials, query.shape[1], width)
         for call in calls.calls:
-            _run(call, grouped, keys, values, out, lse, scale, softcap)
-        return _merge(out, lse, calls.merge_index, sinks).to(query.dtype)
+            self._run(call, layer, query, part, scale, softcap)
+        return _merge(part, calls.merge_index, sinks).to(query.dtype)
+
+    def _run(
+        self, call: Call, layer: int, query: torch.Tensor, part: Partials, scale: float, softcap: float | None
+    ) -> None:
+        """Compute one call's partial results into their places; ``query`` is [kv_heads, group, T, d]."""
+        kv_heads, group, _, width = query.shape
+        rows = query[:, :, call.row_slice] if call.rows is None else query.index_select(2, call.rows)
+        keys, values = self._read(call, layer)
+        if call.causal or (call.hidden is not None and call.items == 1):
+            # Rows see different keys: heads stay an axis of their own, K and V repeat over it with stride 0.
+            keys, values = (x[:, None].expand(-1, group, -1, -1) for x in (keys, values))
+            out, lse = _attention(rows, keys, values, scale, softcap, call.hidden, call.causal)
+            out, lse = out.transpose(1, 2), lse.transpose(1, 2)
+        else:
+            # All rows of an item see the same keys: the query heads of a key head are further rows.
+            folded = rows.transpose(1, 2).reshape(kv_heads, call.items, -1, width)
+            keys, values = (x.view(kv_heads, call.items, -1, width) for x in (keys, values))
+            out, lse = _attention(folded, keys, values, scale, softcap, call.hidden, False)
+        place = slice(call.place, call.place + call.partials)
+        part.out[:, place] = out.reshape(kv_heads, -1, group, width)
+        part.lse[:, place] = lse.reshape(kv_heads, -1, group)
+
+    def _read(self, call: Call, layer: int) -> Sequence[torch.Tensor]:
+        """The call's keys and values, [kv_heads, tokens, d] each: in place, or copied to the scratch memory."""
+        planes = self._slots[layer]
+        if call.slots is None:
+            return planes[:, :, call.view[0] : call.view[1]].unbind()
+        shape = (2, planes.shape[1], len(call.slots), planes.shape[3])
+        size = math.prod(shape)
+        if self._scratch.numel() < size:
+            self._scratch = planes.new_empty(size)
+        copies = self._scratch[:size].view(shape)
+        for plane, copy in zip(planes, copies, strict=True):
+            torch.index_select(plane, 1, call.slots, out=copy)
+        return copies.unbind()
 
     def _calls(self, plan: AttentionPlan, window: int | None) -> Calls:
         """The step's calls for this window, derived by the first layer that needs them."""
@@ -93,41 +147,6 @@ class CpuAttention:
             calls = plan.prepared[key] = prepare(plan, items.window)
         assert isinstance(calls, Calls)
         return calls
-
-
-def _run(
-    call: Call,
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    scale: float,
-    softcap: float | None,
-) -> None:
-    """Compute one call's partial results into their places.
-
-    ``query`` is [kv_heads, group, T, d], ``keys`` and ``values`` [kv_heads, slots, d], ``out`` [kv_heads, places,
-    group, d], ``lse`` [kv_heads, places, group].
-    """
-    kv_heads, group, _, width = query.shape
-    rows = query[:, :, call.row_slice] if call.rows is None else query.index_select(2, call.rows)
-    if call.slots is None:
-        keys, values = keys[:, call.view[0] : call.view[1]], values[:, call.view[0] : call.view[1]]
-    else:
-        keys, values = keys.index_select(1, call.slots), values.index_select(1, call.slots)
-    place = slice(call.place, call.place + call.partials)
-    if call.causal or (call.hidden is not None and call.items == 1):
-        # Rows see different keys: heads stay an axis of their own, K and V repeat over it with stride 0.
-        keys, values = (x[:, None].expand(-1, group, -1, -1) for x in (keys, values))
-        o, e = _attention(rows, keys, values, scale, softcap, call.hidden, call.causal)
-        out[:, place], lse[:, place] = o.transpose(1, 2), e.transpose(1, 2)
-        return
-    # All rows of an item see the same keys: the query heads of a key head are further rows.
-    folded = rows.transpose(1, 2).reshape(kv_heads, call.items, -1, width)
-    keys, values = (x.reshape(kv_heads, call.items, -1, width) for x in (keys, values))
-    o, e = _attention(folded, keys, values, scale, softcap, call.hidden, False)
-    out[:, place], lse[:, place] = o.reshape(kv_heads, -1, group, width), e.reshape(kv_heads, -1, group)
 
 
 def _attention(
@@ -184,17 +203,14 @@ def _unfused(
     return (outs[0], lses[0]) if len(outs) == 1 else (torch.cat(outs, 2), torch.cat(lses, 2))
 
 
-def _merge(out: torch.Tensor, lse: torch.Tensor, index: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
-    """Merge partial results: [kv_heads, places, group, d] and their lse -> [T, heads, d].
-
-    ``index`` is [T, K], places of each row's partial results.
-    """
+def _merge(part: Partials, index: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
+    """Merge partial results to [T, heads, d]; ``index`` is [T, K], the places of each row's partial results."""
     rows, most = index.shape
-    kv_heads, _, group, width = out.shape
+    kv_heads, _, group, width = part.out.shape
     flat = index.reshape(-1)
-    out = out.index_select(1, flat).view(kv_heads, rows, most, group, width)
+    out = part.out.index_select(1, flat).view(kv_heads, rows, most, group, width)
     if most > 1 or sinks is not None:
-        lse = lse.index_select(1, flat).view(kv_heads, rows, most, group)
+        lse = part.lse.index_select(1, flat).view(kv_heads, rows, most, group)
         top = lse.amax(2, keepdim=True)
         top.masked_fill_(top == -math.inf, 0.0)  # an empty row: weights 0, not exp2(-inf + inf)
         weight = torch.exp2(lse - top)

@@ -26,6 +26,7 @@ from .plan import AttentionPlan, WorkItems, ranges
 
 LONG = 256  # tokens from which a contiguous single-row item is worth a call of its own instead of a copy
 SPREAD = 1.5  # longest over shortest item of one batch
+BATCH_TOKENS = 2048  # tokens gathered for one batch: the copies should still be in the processor's cache when read
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,11 @@ def _batches(items: WorkItems, small: IntArray) -> list[IntArray]:
         return []
     small = small[np.argsort(items.kv_len[small], kind="stable")]
     size_class = np.floor(np.log(items.kv_len[small]) / np.log(SPREAD))
-    return np.split(small, np.flatnonzero(np.diff(size_class)) + 1)
+    batches: list[IntArray] = []
+    for members in np.split(small, np.flatnonzero(np.diff(size_class)) + 1):
+        most = max(1, BATCH_TOKENS // int(items.kv_len[members[-1]]))
+        batches += np.split(members, range(most, len(members), most))
+    return batches
 
 
 def _call(plan: AttentionPlan, items: WorkItems, members: IntArray, place: int, in_place: bool) -> Call:

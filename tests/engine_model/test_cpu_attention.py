@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from quire_engine.cpu_attention import CpuAttention, _merge
+from quire_engine.cpu_attention import CpuAttention, Partials, _merge
 from quire_engine.plan import build_plan
 from tests.engine_model.dense import Batch, dense_attention, poisoned_arena, random_batch
 
@@ -141,6 +141,6 @@ def test_an_empty_result_is_zero_not_nan():
     """Merging only empty partial results gives zero; an empty one beside another changes nothing."""
     out = torch.tensor([[1.0, 2.0], [0.0, 0.0]]).view(1, 2, 1, 2)
     lse = torch.tensor([3.0, -torch.inf]).view(1, 2, 1)
-    merged = _merge(out, lse, torch.tensor([[0, 1], [1, 1], [1, 0]]), None)
+    merged = _merge(Partials(out, lse), torch.tensor([[0, 1], [1, 1], [1, 0]]), None)
 
     assert merged.squeeze(1).tolist() == [[1.0, 2.0], [0.0, 0.0], [1.0, 2.0]]
