@@ -193,8 +193,8 @@ class KVClient(_Caller, SessionBase):
     def close(self) -> None:
         """Detach if that is still possible, and close everything; the same demand as ``detach``, no errors.
 
-        A lost session too says goodbye: that acknowledges its fence. A process that neither does nor exits is
-        killed by the kvstore, for its blocks cannot be used by others before.
+        A lost session too says goodbye: that acknowledges its fence. If the kvstore cannot hear it, the blocks stay
+        in quarantine until this process ends.
         """
         if self._open:
             with suppress(QuireError):

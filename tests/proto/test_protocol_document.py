@@ -130,7 +130,7 @@ def wire_default(field: dataclasses.Field[object]) -> str:
 @pytest.mark.parametrize("cls", [cls for cls in BODIES if dataclasses.fields(cls)], ids=lambda cls: cls.__name__)
 def test_every_field_is_in_the_document(cls: type) -> None:
     """Each body has a table with exactly its fields, in order, with type and default."""
-    section = re.search(rf"^`{cls.__name__}`[^\n]*\n\n\| field .*?\n\n", DOCUMENT, re.S | re.M)
+    section = re.search(rf"^`{cls.__name__}`:(?:[^\n]+\n)+\n\| field .*?\n\n", DOCUMENT, re.S | re.M)
 
     assert section, f"no table for {cls.__name__}"
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|", section[0], re.M)
