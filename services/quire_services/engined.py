@@ -17,7 +17,6 @@ from types import FrameType
 
 import structlog
 import torch
-from quire_engine.selftest import self_test
 
 from quire_engine.attach import arena_of
 from quire_engine.cpu_attention import CpuAttention
@@ -27,6 +26,7 @@ from quire_engine.layout import layout_of
 from quire_engine.model import Model, ModelRefused, load_model
 from quire_engine.runner import Runner
 from quire_engine.scheduler import SchedulerLimits
+from quire_engine.selftest import self_test
 from quire_engine.steplog import StepLog
 from quire_proto.client import KVClient
 from quire_proto.errors import QuireError
