@@ -74,7 +74,7 @@ class Engine:
 
     def take(self, generation: Generation) -> None:
         """Send a generation to this engine."""
-        generation.carrier = self
+        generation.carrier, generation.engine = self, self.hello.engine
         self.generations[generation.id] = generation
         self._sent_since_load += generation.n
         message: Generate = generation.message()
@@ -136,21 +136,19 @@ class Engines:
 
     def submit(self, call: Call) -> None:
         """Send every generation of a call to an engine. Raises ApiError 503 if there is none, 429 if too many wait."""
-        self.check()
+        usable = self._usable()
+        if not usable or self.draining:
+            raise unavailable(self.why_not())
         if self.waiting() >= self._max_queue:
             raise queue_full()
         for generation in call.generations:
-            self._pick().take(generation)
-
-    def check(self) -> None:
-        """Raise ApiError 503 if nothing can be served now."""
-        if reason := self.why_not():
-            raise unavailable(reason)
+            self._pick(usable).take(generation)
 
     def limits(self) -> tuple[int, int]:
         """(longest sequence in tokens, vocabulary size) that every usable engine can take. 503 if there is none."""
-        self.check()
         hellos = [engine.hello for engine in self._usable()]
+        if not hellos or self.draining:
+            raise unavailable(self.why_not())
         return min(h.max_model_len for h in hellos), min(h.vocab_size for h in hellos)
 
     def why_not(self) -> str:
@@ -183,9 +181,9 @@ class Engines:
     def _usable(self) -> list[Engine]:
         return [engine for engine in self._engines.values() if not engine.why_not()]
 
-    def _pick(self) -> Engine:
+    def _pick(self, usable: list[Engine]) -> Engine:
         """The least loaded engine; among equals the one that was picked longest ago."""
-        engine = min(self._usable(), key=lambda e: (e.busyness(), e.picked))
+        engine = min(usable, key=lambda e: (e.busyness(), e.picked))
         self._picks += 1
         engine.picked = self._picks
         return engine

@@ -123,6 +123,7 @@ class Gateway:
         choices = self._choices(call, body)
         self.engines.submit(call)
         record.generates = True
+        record.engines = ",".join(sorted({generation.engine for generation in call.generations}))
         record.prompt_tokens = sum(len(generation.tokens) for generation in call.generations)
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         answer = Answer(call, choices, shape, body.model, record)

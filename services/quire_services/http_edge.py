@@ -49,7 +49,10 @@ class Edge:
         async def tagged(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = record.request_id
+                answered = MutableHeaders(scope=message)
+                answered["x-request-id"] = record.request_id
+                if record.engines:
+                    answered["x-quire-engine"] = record.engines
             await send(message)
 
         try:
@@ -81,9 +84,6 @@ class Edge:
             )
         if scope["path"] in OPEN_PATHS and record.status == 200:
             return  # health checks would drown the rest
-        fields = {"error": record.error} if record.error else {}
-        if record.ttft_s is not None:
-            fields["ttft_ms"] = str(round(record.ttft_s * 1000, 1))
         log.info(
             "request",
             request_id=record.request_id,
@@ -92,11 +92,12 @@ class Edge:
             path=scope["path"],
             status=record.status,
             outcome=record.outcome,
+            error=record.error,
             prompt_tokens=record.prompt_tokens,
             cached_tokens=record.cached_tokens,
             completion_tokens=record.completion_tokens,
             ms=round(seconds * 1000, 1),
-            **fields,
+            ttft_ms=None if record.ttft_s is None else round(record.ttft_s * 1000, 1),
         )
 
 

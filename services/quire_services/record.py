@@ -15,6 +15,7 @@ class Record:
         id_suffix: what makes the answer's ``id`` unique.
         ttft_s: seconds from submission to the first output, None if none came.
         generates: it asked for tokens and was accepted.
+        engines: names of the engines that got its prompts.
     """
 
     request_id: str
@@ -24,6 +25,7 @@ class Record:
     outcome: str = ""
     error: str = ""
     generates: bool = False
+    engines: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0

@@ -46,6 +46,7 @@ class Generation:
         started: a first output has come.
         cached_tokens: prompt tokens that came from the cache.
         carrier: the engine it was sent to, while a continuation is open.
+        engine: that engine's name, for good.
     """
 
     tenant: str
@@ -60,6 +61,7 @@ class Generation:
     started: bool = False
     cached_tokens: int = 0
     carrier: Carrier | None = None
+    engine: str = ""
 
     def __post_init__(self) -> None:
         self.emitted = [array("I") for _ in range(self.n)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,13 @@ class Stack:
     Attributes:
         url: base of the HTTP API, without ``/v1``.
         run_dir: its sockets.
+        segments: names of the shared memory segments it was seen to use.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, run_dir: Path, log: Path) -> None:
         self.process, self.run_dir, self.log = process, run_dir, log
         self.url = f"http://127.0.0.1:{port}"
+        self.segments: set[str] = set()
         self.http = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
 
     def health(self) -> int:
@@ -72,6 +75,8 @@ class Stack:
 
     def stats(self) -> Stats:
         """The kvstore's own counters."""
+        roster = (self.run_dir / "arena.json").read_text()
+        self.segments.update(re.findall("quire-[0-9a-f]+", roster))
         with KVReader(self.run_dir) as reader:
             return reader.stats()
 
@@ -104,17 +109,6 @@ class Stack:
         return result
 
 
-def orphan_segments() -> set[str]:
-    """Shared memory segments of Quire that no living process has open or mapped: what a stack left behind."""
-    used = ""
-    for process in Path("/proc").iterdir():
-        with suppress(OSError):  # it ended meanwhile, or is another user's
-            if process.name.isdigit():
-                used += (process / "maps").read_text()
-                used += " ".join(os.readlink(fd) for fd in (process / "fd").iterdir())
-    return {name for name in os.listdir("/dev/shm") if "quire" in name and f"/dev/shm/{name}" not in used}
-
-
 @contextmanager
 def running(
     tmp: Path,
@@ -126,7 +120,6 @@ def running(
     ready: bool = True,
 ) -> Iterator[Stack]:
     """Start a stack, yield it, stop it, and insist that it left nothing: no process, segment, socket or file."""
-    before = orphan_segments()
     port, run_dir, log = free_port(), tmp / "run", tmp / "serve.log"
     (tmp / "quire.toml").write_text(config)
     command = [
@@ -151,7 +144,8 @@ def running(
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     wait_for(lambda: not any(p.is_running() for p in children), 5, "all processes of the stack are gone")
-    assert orphan_segments() <= before
+    assert stack.segments
+    assert not {name for name in stack.segments if Path("/dev/shm", name).exists()}
     assert not run_dir.exists() or not list(run_dir.iterdir())
 
 
