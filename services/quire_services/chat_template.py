@@ -58,10 +58,9 @@ class PromptEncoder:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens (a leading ``<bos>``, say) are added as the tokenizer is configured.
         Raises ApiError for text that is not Unicode."""
-        try:
-            ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
-            raise invalid("the text is not valid Unicode") from None
+        if not _is_unicode(text):
+            raise invalid("the text is not valid Unicode: it has half of a surrogate pair")
+        ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def encode_chat(
@@ -117,6 +116,15 @@ def log_like_everyone() -> None:
 
     logging.disable_default_handler()
     logging.enable_propagation()
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can spell half of a surrogate pair, which is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(content: Any, where: str) -> str:

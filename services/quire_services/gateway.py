@@ -1,7 +1,7 @@
 """Gateway process: the OpenAI API on one side, the engines on the other.
 
 Life: read the tokenizer, listen for engines, then for clients - an open port means it is ready to answer, with 503
-while no engine is. First signal: no new connections, running requests have ``DRAIN_S`` seconds, what is left then
+while no engine is. First signal: no new connections, running requests have ``drain_s`` seconds, what is left then
 ends with an error and is aborted at its engine. Second signal: exit at once. Nothing but JSON log lines is printed.
 """
 
@@ -16,14 +16,15 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import structlog
 import uvicorn
 import uvloop
 
-from . import flags, logs
-from .chat_template import LoadError, PromptEncoder, without_torch
+from . import flags, logs, settings
+from .chat_template import LoadError, PromptEncoder, log_like_everyone, without_torch
 from .engines import Engines
 from .errors_http import unavailable
 from .generate import Gateway
@@ -31,9 +32,7 @@ from .http_app import make_app
 from .http_edge import Edge
 from .keys import Keys
 from .link_server import LinkServer, SocketTaken
-from .settings import Config
 
-DRAIN_S = 8.0
 log = structlog.get_logger()
 
 
@@ -46,14 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(argv)
     logs.configure("gateway")
     without_torch()
+    log_like_everyone()
     try:
         return uvloop.run(_run(config))
     except (StartError, LoadError, SocketTaken) as error:
         log.error("cannot_start", reason=str(error))
         return 1
+    except KeyboardInterrupt:  # before the server took the signals over
+        return 130
 
 
-def parse(argv: Sequence[str] | None) -> Config:
+def parse(argv: Sequence[str] | None) -> settings.Config:
     """Flags, environment and file as configuration; a mistake ends the process with 2."""
     parser = flags.Parser(prog="quire gateway", description="the OpenAI-compatible HTTP side of the stack")
     add_flags(parser)
@@ -62,25 +64,23 @@ def parse(argv: Sequence[str] | None) -> Config:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The gateway's flags."""
-    names = ("model", "run_dir", "host", "port", "served_model_name", "max_queue")
-    flags.add(parser, "serve", "gateway", only=names)
+    own = (field.name for field in fields(settings.Gateway))
+    flags.add(parser, "serve", "gateway", only=("model", "run_dir", *own))
 
 
-async def _run(config: Config) -> int:
-    listening = _bind(config)
-    try:
+async def _run(config: settings.Config) -> int:
+    with contextlib.ExitStack() as unused:
+        listening = unused.enter_context(_bind(config))
         gateway = _gateway(config)
         link = LinkServer(gateway.engines, config.run_dir / "gateway.sock")
-        await link.start()
-    except OSError as error:
-        raise StartError(f"cannot listen for engines in {config.run_dir}: {error}") from None
-    finally:
-        # closed only if we do not get as far as serving on it
-        if sys.exc_info()[0] is not None:
-            listening.close()
+        try:
+            await link.start()
+        except OSError as error:
+            raise StartError(f"cannot listen for engines in {config.run_dir}: {error}") from None
+        unused.pop_all()  # the server closes the port from here on
     watch = asyncio.ensure_future(gateway.keys.watch())
     try:
-        await _serve(gateway, listening)
+        await _serve(gateway, listening, config.gateway.drain_s)
     finally:
         watch.cancel()
         await link.stop()
@@ -89,7 +89,7 @@ async def _run(config: Config) -> int:
     return 0
 
 
-def _gateway(config: Config) -> Gateway:
+def _gateway(config: settings.Config) -> Gateway:
     if not config.serve.model:
         raise StartError("say which model: --model DIR")
     model = Path(config.serve.model).absolute()
@@ -103,7 +103,7 @@ def _gateway(config: Config) -> Gateway:
     return Gateway(name, PromptEncoder.load(model), Engines(config.gateway.max_queue), keys)
 
 
-def _bind(config: Config) -> socket.socket:
+def _bind(config: settings.Config) -> socket.socket:
     """The bound socket of the HTTP port; it does not listen yet."""
     host, port = config.gateway.host, config.gateway.port
     try:
@@ -133,7 +133,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(gateway: Gateway, listening: socket.socket) -> None:
+async def _serve(gateway: Gateway, listening: socket.socket, drain_s: float) -> None:
     """Serve until a signal says stop, then drain."""
     config = uvicorn.Config(
         Edge(make_app(gateway), gateway),
@@ -142,7 +142,7 @@ async def _serve(gateway: Gateway, listening: socket.socket) -> None:
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(DRAIN_S) + 5,
+        timeout_graceful_shutdown=int(drain_s) + 2,
     )
     server = _Server(config)
     loop = asyncio.get_running_loop()
@@ -150,10 +150,10 @@ async def _serve(gateway: Gateway, listening: socket.socket) -> None:
     def stop() -> None:
         if gateway.engines.draining:
             os._exit(1)  # the second signal: somebody does not want to wait
-        log.info("draining", requests=len(gateway.engines.calls()), seconds=DRAIN_S)
+        log.info("draining", requests=len(gateway.engines.calls()), seconds=drain_s)
         gateway.engines.draining = True
         server.should_exit = True
-        loop.call_later(DRAIN_S, _give_up, gateway)
+        loop.call_later(drain_s, _give_up, gateway)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)

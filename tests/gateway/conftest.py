@@ -73,6 +73,7 @@ class GatewayProcess:
         self.run_dir = Path(self._folder.name)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=self.url, timeout=30)
         self.log = self.run_dir / "log"
         self.engines: list[PeerEngine] = []
         command = [sys.executable, "-m", "quire_services.gateway", "--model", str(model)]
@@ -99,7 +100,7 @@ class GatewayProcess:
 
     def health(self) -> dict[str, Any]:
         """The health page."""
-        body: dict[str, Any] = httpx.get(self.url + "/health").json()
+        body: dict[str, Any] = self.http.get("/health").json()
         return body
 
     def lines(self) -> list[dict[str, Any]]:
@@ -111,12 +112,28 @@ class GatewayProcess:
         for engine in self.engines:
             engine.close()
         self.process.send_signal(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait for the end and clean up; the exit status."""
         try:
             return self.process.wait(20)
         finally:
             self.process.kill()
             self.process.wait()
+            self.http.close()
             self._folder.cleanup()
+
+
+def refused(model: Path, *arguments: str) -> str:
+    """Start a gateway that cannot start; the reason it gives in the last line of its log."""
+    process = GatewayProcess(model, *arguments)
+    code = process.process.wait(30)
+    last = process.lines()[-1]
+    socket_left = (process.run_dir / "gateway.sock").exists()
+    process.ended()
+    assert (code, last["event"], socket_left) == (1, "cannot_start", False)
+    return str(last["reason"])
 
 
 def free_port() -> int:
@@ -133,9 +150,9 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def gateway(model: Path) -> Iterator[GatewayProcess]:
-    """One gateway for a module's tests."""
+    """One gateway for all tests that need none of their own; each connects its own engines."""
     process = GatewayProcess(model).wait()
     yield process
     assert process.stop() == 0
@@ -143,7 +160,7 @@ def gateway(model: Path) -> Iterator[GatewayProcess]:
 
 @pytest.fixture
 def engine(gateway: GatewayProcess) -> Iterator[PeerEngine]:
-    """A test engine at the module's gateway, gone after the test."""
+    """A test engine at the common gateway, gone after the test."""
     peer = gateway.engine()
     yield peer
     peer.close()

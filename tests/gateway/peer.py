@@ -45,6 +45,7 @@ class PeerEngine:
         self.steps: int | None = None
         self.cached_tokens = 0
         self._eos = eos
+        self._vocab = vocab
         self._lock = threading.RLock()
         self._branches: list[Branch] = []
         self._socket = connect(path)
@@ -119,7 +120,7 @@ class PeerEngine:
             finish = "stop"
         logprobs: tuple[TokenLogprob, ...] = ()
         if how.logprobs:
-            others = [(token + k) % 256 for k in range(how.logprobs - 1)]
+            others = [(token + k) % self._vocab for k in range(how.logprobs - 1)]
             logprobs = (TokenLogprob(-0.5, pack(others), tuple(-0.5 - k for k in range(len(others)))),)
         cached = self.cached_tokens if branch.done == 1 else 0
         return Output(branch.request.request, branch.index, pack([token]), logprobs, finish, cached)
