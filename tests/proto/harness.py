@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ class Kvstore:
                 return bool(reader.stats().num_blocks)
         except KvstoreUnreachable:
             return False
+
+    def logged(self, event: str) -> list[float]:
+        """When the kvstore logged an event (s since the epoch)."""
+        lines = [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
+        return [datetime.fromisoformat(line["timestamp"]).timestamp() for line in lines if line["event"] == event]
 
     def stats(self) -> Any:
         """The kvstore's own counters."""

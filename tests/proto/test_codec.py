@@ -69,7 +69,7 @@ def error_of(decode: Callable[..., object], *args: object) -> str:
 
 
 @given(st.sampled_from(BODIES).flatmap(message))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200)
 def test_every_message_survives_a_round_trip(body: object) -> None:
     """Encoding and decoding gives an equal message of the same type."""
     again = from_map(type(body), unpack(pack(to_map(body)), 1 << 20))
@@ -78,7 +78,7 @@ def test_every_message_survives_a_round_trip(body: object) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300)
 def test_random_bytes_are_a_codec_error_or_a_request(frame: bytes) -> None:
     """Whatever the bytes are, decoding gives a request or a CodecError, nothing else."""
     for decode in (decode_request, decode_reply):
@@ -93,7 +93,7 @@ json_like = st.recursive(
 
 
 @given(st.sampled_from(BODIES), st.dictionaries(st.sampled_from(["sequence", "tokens", "blocks", "x"]), json_like))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200)
 def test_random_maps_are_a_bad_field_or_a_message(cls: type, value: dict[str, object]) -> None:
     """A map of wrong fields is refused as BAD_FIELD, never by another exception."""
     assert error_of(from_map, cls, value) in ("", "BAD_FIELD")
