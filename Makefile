@@ -16,7 +16,7 @@ export PYTHONSAFEPATH := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check soak fmt
+.PHONY: help setup demo serve test check soak fmt peers
 
 help:
 	@echo "make demo    a tiny model, two engines, one shared pool: requests and the facts about them"
@@ -25,6 +25,7 @@ help:
 	@echo "make check   what CI runs: format, lint, types, imports, wheel, compose, tests"
 	@echo "make soak    long runs: random kills and fuzzing"
 	@echo "make fmt     format and sort imports"
+	@echo "make peers   environments of the peers that the benches measure, in .peers"
 
 $(READY): pyproject.toml constraints.txt scripts/setup.sh
 	@scripts/setup.sh $(PYTHON) $(VENV)
@@ -53,3 +54,6 @@ soak: $(READY)
 fmt: $(READY)
 	@echo "fmt: formatting and sorting imports"
 	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
+
+peers:
+	@bench/peers.sh $(PYTHON) .peers

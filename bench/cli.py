@@ -1,0 +1,47 @@
+"""The command line of the benches: ``quire bench NAME [options]``, also ``python -m bench.cli NAME``.
+
+Every bench is a module with ``add_arguments(parser)`` and ``run(arguments) -> Report``, imported when asked for.
+Output is a report for people, or JSON with ``--json``; ``--save NAME`` also writes both under ``bench/results``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from .figures import say
+from .side import SideError
+
+BENCHES = {
+    "control": "the kvstore over its socket against a peer's manager in process",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run one bench; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: quire bench NAME [options]\n")
+        print("\n".join(f"  {name:<9}{text}" for name, text in BENCHES.items()))
+        return 0 if argv else 2
+    if argv[0] not in BENCHES:
+        say(f"quire bench: {argv[0]!r} is no bench; there are {', '.join(BENCHES)}")
+        return 2
+    module = importlib.import_module(f".{argv[0]}", __package__)
+    parser = argparse.ArgumentParser(prog=f"quire bench {argv[0]}", description=BENCHES[argv[0]])
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--save", metavar="NAME", help="write bench/results/NAME.json and .md")
+    module.add_arguments(parser)
+    arguments = parser.parse_args(argv[1:])
+    try:
+        report = module.run(arguments)
+    except SideError as error:
+        say(f"quire bench {argv[0]}: {error}")
+        return 1
+    report.write(arguments.save)
+    report.show(arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

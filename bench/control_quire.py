@@ -1,0 +1,199 @@
+"""Our side of ``quire bench control``: the engine's memory over the real socket to a real kvstore.
+
+It is driven as the engine's loop drives it: ``Memory`` of ``quire_engine`` collects what became of the sequences and
+says it in one message a step. The schedule (who gets a token, who needs a block) is the scheduler's rule without its
+queues, as on the peer's side. CPU time is that of this whole process and of the kvstore's whole process.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from array import array
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from quire_engine.memory import Memory
+from quire_engine.request import Request, Sequence
+from quire_proto.client import KVClient
+from quire_proto.link import Generate, Sampling
+from quire_proto.packed import pack
+
+from .kvprocess import cpu_ns
+
+VOCAB = 32_000
+TENANT = "bench"
+
+
+class Ours:
+    """One session with the kvstore in ``run_dir``."""
+
+    def __init__(self, run_dir: str, kvstore_pid: int) -> None:
+        self._client = KVClient(run_dir, name="bench", timeout=30.0, resend=10.0)
+        self.memory = Memory(self._client)
+        self._kvstore_pid = kvstore_pid
+        self._random = random.Random(time.time_ns())
+        self._arrivals = 0
+
+    def prompt(self, count: int) -> bytes:
+        """A new random prompt, packed as the gateway sends it."""
+        return pack([self._random.randrange(VOCAB) for _ in range(count)])
+
+    # --- what the engine does -----------------------------------------------------------------------------------
+
+    def build(self, prompt: bytes) -> Sequence:
+        """The request and its sequence, digests included."""
+        self._arrivals += 1
+        request = Request.of(Generate(str(self._arrivals), TENANT, prompt, Sampling(4096)), frozenset())
+        self.memory.match(request)
+        chain = self.memory.client.chain(TENANT, prompt)
+        return Sequence(0, request, 0, array("I", prompt), chain, self._arrivals)
+
+    def admit(self, prompts: list[bytes]) -> list[Sequence]:
+        """Build, hash, look up, allocate: one message."""
+        sequences = [self.build(prompt) for prompt in prompts]
+        granted = self.memory.exchange([], sequences)
+        if len(granted.admitted) != len(sequences):
+            raise RuntimeError("the pool is full")
+        return sequences
+
+    def index(self, sequences: list[Sequence]) -> None:
+        """All prompt tokens are computed: fill marks and seals, one message."""
+        for sequence in sequences:
+            self.memory.computed(sequence, sequence.remaining)
+        self.memory.exchange([], [])
+        self.memory.completed()
+
+    def extend(self, sequences: list[Sequence]) -> None:
+        """The message of a step in which each sequence computes one token."""
+        size = self.memory.block_size
+        wanted = [(s, s.computed + 1) for s in sequences if not s.writable or s.computed + 1 > len(s.table) * size]
+        if self.memory.exchange(wanted, []).refused:
+            raise RuntimeError("the pool is full")
+
+    def step(self, sequences: list[Sequence], token: int) -> None:
+        """A decode step: its message, then a token for each sequence."""
+        for sequence in sequences:
+            sequence.append(token)
+        self.extend(sequences)
+        for sequence in sequences:
+            self.memory.computed(sequence, 1)
+        self.memory.completed()
+
+    def free(self, sequences: list[Sequence]) -> None:
+        """Give sequences up: one message."""
+        for sequence in sequences:
+            self.memory.finished(sequence)
+        self.memory.completed()
+        self.memory.exchange([], [])
+
+    # --- cases: wall times of single operations (us), CPU time of one (us), messages of one -----------------------
+
+    def case_admit(self, tokens: int, cached: bool, repeat: int) -> dict[str, Any]:
+        """Admit ``repeat`` prompts, never seen before or sealed and freed; indexing is timed apart."""
+        prompts = [self.prompt(tokens) for _ in range(repeat)]
+        if cached:
+            made = self.admit(prompts)
+            self.index(made)
+            self.free(made)
+        made = []
+
+        def admit(prompt: bytes) -> None:
+            made.extend(self.admit([prompt]))
+
+        figures = self.timed([partial(admit, prompt) for prompt in prompts])
+        if not cached:
+            figures["then_index"] = self.timed([partial(self.index, [sequence]) for sequence in made])
+        self.free(made)
+        return figures
+
+    def case_free(self, tokens: int, repeat: int) -> dict[str, Any]:
+        """Free ``repeat`` requests, each in a message of its own."""
+        made = self.admit([self.prompt(tokens) for _ in range(repeat)])
+        self.index(made)
+        return self.timed([partial(self.free, [sequence]) for sequence in made])
+
+    def case_decode(self, sequences: int, steps: int, prompt: int) -> dict[str, Any]:
+        """``steps`` decode steps of ``sequences`` sequences, block edges spread evenly over the steps."""
+        made = self.admit([self.prompt(prompt + i % 16) for i in range(sequences)])
+        self.index(made)
+        token = self._random.randrange(VOCAB)
+        figures = self.timed([partial(self.step, made, token)] * steps)
+        self.free(made)
+        return figures
+
+    def case_fork(self, tokens: int, children: int, repeat: int) -> dict[str, Any]:
+        """``children`` branches off a running sequence, each able to write its next token."""
+        parents = self.admit([self.prompt(tokens) for _ in range(repeat)])
+        self.index(parents)
+        made: list[Sequence] = []
+
+        def fork(parent: Sequence) -> None:
+            branches = [self._branch(parent) for _ in range(children)]
+            self.memory.forked(parent, branches)
+            self.memory.exchange([], [])
+            self.extend(branches)
+            made.extend(branches)
+
+        figures = self.timed([partial(fork, parent) for parent in parents])
+        self.free(made + parents)
+        return figures
+
+    def case_stop(self) -> dict[str, Any]:
+        """Leave the kvstore."""
+        self._client.detach()
+        return {}
+
+    def _branch(self, parent: Sequence) -> Sequence:
+        self._arrivals += 1
+        known = parent.computed
+        return Sequence(
+            self.memory.new_id(),
+            parent.request,
+            1,
+            parent.tokens[:known],
+            parent.chain.fork(known),
+            self._arrivals,
+            table=parent.table.copy(),
+            computed=known,
+            sealed=parent.sealed,
+        )
+
+    def timed(self, operations: list[Callable[[], None]]) -> dict[str, Any]:
+        """Run the operations one after the other."""
+        walls = []
+        messages = self.memory.messages
+        engine, thread, kvstore = time.process_time_ns(), time.thread_time_ns(), cpu_ns(self._kvstore_pid)
+        began_all = time.perf_counter_ns()
+        for operation in operations:
+            began = time.perf_counter_ns()
+            operation()
+            walls.append((time.perf_counter_ns() - began) / 1000)
+        count = len(operations)
+        engine_us = (time.process_time_ns() - engine) / 1000 / count
+        kvstore_us = (cpu_ns(self._kvstore_pid) - kvstore) / 1000 / count
+        return {
+            "wall_us": walls,
+            "total_wall_us": (time.perf_counter_ns() - began_all) / 1000,
+            "cpu_us": engine_us + kvstore_us,
+            "engine_cpu_us": engine_us,
+            "engine_thread_cpu_us": (time.thread_time_ns() - thread) / 1000 / count,
+            "kvstore_cpu_us": kvstore_us,
+            "messages": (self.memory.messages - messages) / count,
+        }
+
+
+def main() -> None:
+    """Serve requests from stdin: arguments are the run directory and the kvstore's process id."""
+    ours = Ours(sys.argv[1], int(sys.argv[2]))
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = getattr(ours, f"case_{request.pop('case')}")(**request)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The control bench runs on tiny sizes and prints one JSON document; what it measures is nobody's promise here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.process
+def test_control_prints_json() -> None:
+    """A decode step without a peer has figures for both of our processes, and the machine they are from."""
+    command = [sys.executable, "-m", "quire_services.cli", "bench", "control", "--quick", "--json", "--pairs=1"]
+    done = subprocess.run(
+        [*command, "--blocks=4096", "--only=decode"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    report = json.loads(done.stdout)
+
+    assert report["machine"]["cores"] >= 1
+    assert list(report["figures"]["cases"]) == ["decode step, 4 sequences"]
+    ours = report["figures"]["cases"]["decode step, 4 sequences"]["ours"]
+    assert ours["cpu_us"] > 0
+    assert ours["wall_p99_us"] >= ours["wall_p50_us"]
+    assert 0 < ours["messages"] <= 1
+
+
+def test_unknown_bench() -> None:
+    """A bench that does not exist is named together with those that do."""
+    command = [sys.executable, "-m", "quire_services.cli", "bench", "nothing"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 2
+    assert "control" in done.stderr
