@@ -99,6 +99,14 @@ class Memory:
         self._retire.complete(self.step)
         self.client.progress = self.step + 1
 
+    def longest(self, request: Request) -> int:
+        """The longest sequence the pool can hold for this request: all but what others' publications pin."""
+        pinned = 0
+        for publication in self.client.publications:
+            if publication.id != request.publication:
+                pinned += -(-len(publication.tokens) // (4 * self.block_size))
+        return (self.client.num_blocks - pinned - 1) * self.block_size
+
     def pending(self) -> bool:
         """Something must be said even if no work needs it."""
         return self._unsaid or self._retire.waiting() > 0

@@ -32,6 +32,7 @@ class Request:
     Attributes:
         stop_ids: tokens that end a continuation.
         prompt: the tokens given, packed as they came.
+        longest: tokens a continuation may reach, prompt included: what model and pool can hold.
         aborted: continuations the client no longer wants.
     """
 
@@ -46,6 +47,7 @@ class Request:
     publication: str = ""
     publication_generation: int = 0
     cached_tokens: int = -1
+    longest: int = 0
     aborted: set[int] = field(default_factory=set)
     forked: bool = False
 
@@ -113,6 +115,13 @@ class Sequence:
         """Take a new token over; it is still to be computed."""
         self.tokens.append(token)
         self.chain.append((token,))
+
+    def continuations(self) -> list[int]:
+        """The continuations this sequence stands for: all of them until the request forks."""
+        request = self.request
+        if request.n == 1 or request.forked:
+            return [self.index]
+        return [index for index in range(request.n) if index not in request.aborted]
 
     def drop_memory(self) -> None:
         """Forget everything the kvstore held: the sequence was preempted or its session is gone."""

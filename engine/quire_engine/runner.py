@@ -73,7 +73,7 @@ def _draw(sequences: list[Sequence], logits: torch.Tensor) -> list[Drawn]:
     lines: list[int] = []
     rows: list[SampleRow] = []
     for line, sequence in enumerate(sequences):
-        for position, index in enumerate(_continuations(sequence)):
+        for position, index in enumerate(sequence.continuations()):
             drawn.append((sequence, index, position == 0))
             lines.append(line)
             rows.append(sequence.sample_row(index))
@@ -81,11 +81,3 @@ def _draw(sequences: list[Sequence], logits: torch.Tensor) -> list[Drawn]:
         return []
     picked = logits if len(lines) == len(sequences) else logits[torch.tensor(lines)]
     return [Drawn(*what, sampled) for what, sampled in zip(drawn, sample(picked, rows), strict=True)]
-
-
-def _continuations(sequence: Sequence) -> list[int]:
-    """Which continuations take their next token from this row: several where the request forks."""
-    request = sequence.request
-    if request.n == 1 or request.forked:
-        return [sequence.index]
-    return [i for i in range(request.n) if i not in request.aborted]

@@ -1,0 +1,95 @@
+"""Outcome: what the tokens drawn in a step do to their sequences.
+
+A token is appended, delivered, and may end its continuation. Where a request with several continuations reaches the
+end of its prompt, the tokens drawn from that one row become branches: the first goes on in the sequence itself, the
+others are forked off it and share all it has computed. A branch that ends with its first token is never forked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quire_proto.link import Output, TokenLogprob
+from quire_proto.packed import pack
+
+from .memory import Memory
+from .outbox import Outbox
+from .request import Sequence
+from .runner import Drawn
+from .sampler import Sampled
+from .scheduler import Scheduler, Work
+
+
+class Outcome:
+    """Applies the results of steps for one engine.
+
+    Args:
+        next_arrival: gives branches their place in the order of arrival.
+    """
+
+    def __init__(self, scheduler: Scheduler, outbox: Outbox, next_arrival: Callable[[], int]) -> None:
+        self._scheduler, self._outbox, self._next_arrival = scheduler, outbox, next_arrival
+
+    def apply(self, memory: Memory, work: list[Work], drawn: list[Drawn]) -> None:
+        """The step's work is complete and these tokens were drawn."""
+        counters = self._outbox.counters
+        for item in work:
+            memory.computed(item.sequence, item.count)
+            counters["computed_tokens"] += item.count
+        counters["generated_tokens"] += len(drawn)
+        children: dict[int, list[Sequence]] = {}
+        for token in drawn:
+            parent = token.sequence
+            if token.first:
+                parent.index = token.index
+                if self._advance(parent, token.sampled):
+                    self._scheduler.remove(parent)
+                    memory.finished(parent)
+            else:
+                branch = self._branch(parent, token.index, memory)
+                if not self._advance(branch, token.sampled):
+                    children.setdefault(parent.arrival, []).append(branch)
+            parent.request.forked = True
+        for token in drawn:
+            if token.first and token.sequence.arrival in children:
+                self._fork(token.sequence, children[token.sequence.arrival], memory)
+
+    def _branch(self, parent: Sequence, index: int, memory: Memory) -> Sequence:
+        """A child of ``parent`` at all it has computed, before the parent's own next token."""
+        known = parent.computed
+        return Sequence(
+            memory.new_id(),
+            parent.request,
+            index,
+            parent.tokens[:known],
+            parent.chain.fork(known),
+            self._next_arrival(),
+            table=parent.table.copy(),
+            computed=known,
+            sealed=parent.sealed,
+        )
+
+    def _fork(self, parent: Sequence, children: list[Sequence], memory: Memory) -> None:
+        memory.forked(parent, children)
+        for child in children:
+            self._scheduler.joined(child)
+
+    def _advance(self, sequence: Sequence, sampled: Sampled) -> bool:
+        """Append the token and deliver it; True if the continuation ends with it."""
+        request = sequence.request
+        sequence.append(sampled.token)
+        finish = self._finish(sequence, sampled.token)
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if request.sampling.logprobs:
+            logprobs = (TokenLogprob(sampled.logprob, pack(sampled.top_ids), sampled.top_logprobs),)
+        tokens, cached = pack([sampled.token]), max(0, request.cached_tokens)
+        self._outbox.put(Output(request.id, sequence.index, tokens, logprobs, finish, cached))
+        return bool(finish)
+
+    def _finish(self, sequence: Sequence, token: int) -> str:
+        s = sequence.request.sampling
+        if token in sequence.request.stop_ids and sequence.generated >= s.min_tokens:
+            return "stop"
+        if sequence.generated >= s.max_tokens or len(sequence.tokens) >= sequence.request.longest:
+            return "length"
+        return ""
