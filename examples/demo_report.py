@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from examples.demo_stack import BLOCK_SIZE, BLOCKS
+from examples.demo_stack import BLOCK_SIZE, BLOCKS, ENGINES
 from quire_proto.messages import Found, Stats
 
 
@@ -64,7 +64,7 @@ class Measured:
     peak: int
     stats: Stats
     published: Found
-    steps: list[dict[str, int]]
+    steps: dict[str, list[dict[str, int]]]
 
     @property
     def answers(self) -> list[Answer]:
@@ -84,7 +84,8 @@ class Measured:
     @property
     def waste(self) -> float:
         """Share of the slots in held blocks that hold nothing, averaged over the steps of both engines."""
-        shares = [1 - step["slots_filled"] / step["slots_held"] for step in self.steps if step["slots_held"]]
+        steps = [step for log in self.steps.values() for step in log if step["slots_held"]]
+        shares = [1 - step["slots_filled"] / step["slots_held"] for step in steps]
         return sum(shares) / len(shares) if shares else 1.0
 
 
@@ -92,7 +93,7 @@ def facts(m: Measured, left: list[str]) -> list[tuple[bool, str]]:
     """What must hold, each with the sentence that says it."""
     shared_computed = sum(m.length - min(answer.cached, m.length) for answer in m.answers)
     asked = sum(answer.computed for answer in m.answers)
-    prefilled = sum(step["prefill_tokens"] for step in m.steps)
+    prefilled = {name: sum(step["prefill_tokens"] for step in log) for name, log in m.steps.items()}
     expected_blocks = -(-m.length // BLOCK_SIZE)
     later = [*m.others, m.streamed]
     tenants = len({answer.tenant for answer in later})
@@ -105,12 +106,18 @@ def facts(m: Measured, left: list[str]) -> list[tuple[bool, str]]:
             all(answer.cached == m.length for answer in later),
             f"the {len(later)} agents after it, of {tenants} tenants, had all {m.length} tokens from cache",
         ),
-        (prefilled == asked, f"the engines' step logs agree: {prefilled} prompt tokens computed, {asked} charged"),
+        (
+            sum(prefilled.values()) == asked,
+            f"the engines' step logs agree: {sum(prefilled.values())} prompt tokens computed, {asked} charged",
+        ),
         (
             m.blocks == expected_blocks,
             f"one copy for both engines: {m.blocks} physical blocks = {m.length} tokens / {BLOCK_SIZE}, rounded up",
         ),
-        (len({answer.engine for answer in m.answers}) == 2, "both engines answered"),
+        (
+            len(prefilled) == ENGINES and all(prefilled.values()),
+            "both engines worked: " + ", ".join(f"{name} computed {tokens}" for name, tokens in prefilled.items()),
+        ),
         (
             m.own.cached > m.length == m.foreign.cached,
             f"a private prompt is a hit for its tenant only: {m.own.cached - m.length} tokens, "
@@ -146,7 +153,7 @@ def report(m: Measured, left: list[str], paint: Paint) -> bool:
         "prompt tokens from cache": f"{100 * (prompt - computed) / prompt:.1f} % of {prompt}",
         "blocks of the published prompt": f"{m.blocks} ({m.length} tokens) for {len(m.answers)} requests",
         "pool": f"{BLOCKS} blocks: {pool}",
-        "waste in held blocks": f"{100 * m.waste:.1f} %, mean over {len(m.steps)} steps",
+        "waste in held blocks": f"{100 * m.waste:.1f} %, mean over {sum(map(len, m.steps.values()))} steps",
         "time to first token, one request": f"cold {m.first.ttft * 1000:.0f} ms, warm {m.streamed.ttft * 1000:.0f} ms",
     }
     print()

@@ -72,16 +72,15 @@ class DemoStack:
         with KVReader(self.run_dir) as reader:
             return reader.lookup(publication=PUBLICATION)
 
-    def steps(self) -> list[dict[str, int]]:
-        """One row a step of every engine, as the engines logged them."""
-        logs = sorted(self.folder.glob("steps-*.jsonl"))
-        return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    def steps(self) -> dict[str, list[dict[str, int]]]:
+        """For each engine one row a step, as it logged them."""
+        logs = {log.stem.removeprefix("steps-"): log for log in sorted(self.folder.glob("steps-*.jsonl"))}
+        return {name: [json.loads(line) for line in log.read_text().splitlines()] for name, log in logs.items()}
 
 
 @contextmanager
 def running(model: Path, folder: Path, progress: Callable[[str], None]) -> Iterator[DemoStack]:
     """Start the stack, yield it when it is ready, stop it. Raises RuntimeError if it does not come up."""
-    before = set(os.listdir("/dev/shm"))
     port, log = _free_port(), folder / "serve.log"
     stack = DemoStack(f"http://127.0.0.1:{port}/v1", folder / "run", folder)
     command = [
@@ -100,6 +99,7 @@ def running(model: Path, folder: Path, progress: Callable[[str], None]) -> Itera
         )
     assert process.stdout
     children: list[psutil.Process] = []
+    segment = ""
     try:
         for line in process.stdout:
             progress(line.rstrip())
@@ -108,6 +108,7 @@ def running(model: Path, folder: Path, progress: Callable[[str], None]) -> Itera
         else:
             raise RuntimeError(f"the stack did not come up:\n{log.read_text()[-3000:]}")
         children = psutil.Process(process.pid).children(recursive=True)
+        segment = json.loads((stack.run_dir / "arena.json").read_text())["shm"]
         yield stack
     finally:
         process.send_signal(signal.SIGINT)
@@ -117,7 +118,7 @@ def running(model: Path, folder: Path, progress: Callable[[str], None]) -> Itera
         process.stdout.close()
     alive = [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     stack.left = [f"process {child.pid}" for child in alive]
-    stack.left += [f"/dev/shm/{name}" for name in set(os.listdir("/dev/shm")) - before if name.startswith("quire")]
+    stack.left += [f"/dev/shm/{segment}"] if (Path("/dev/shm") / segment).is_file() else []
     stack.left += [str(file) for file in stack.run_dir.glob("*")] if stack.run_dir.exists() else []
     stack.left += [f"exit code {code}"] if code else []
 

@@ -15,6 +15,6 @@ step() {
 step "format" "$bin/ruff" format --check --quiet .
 step "lint" "$bin/ruff" check --quiet .
 step "types" "$bin/mypy"
-step "import directions" "$bin/lint-imports" --no-cache
+step "import directions" "$bin/lint-imports" --no-cache --no-logo
 step "wheel content" "$bin/python" scripts/check_wheel.py
 step "compose file" scripts/check_compose.sh
