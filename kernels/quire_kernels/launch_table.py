@@ -1,0 +1,109 @@
+"""Launch parameters: tile sizes, warps and pipeline stages of the attention kernels.
+
+Owns the choice, which is made from a checked-in table (``launch_table.json``) keyed by architecture, head_dim,
+query heads per KV head, dtype of keys and values, and regime. Nothing is tuned while requests are served: that
+would add jitter, need a warm GPU and break captured graphs. An offline sweep (``bench/gpu/sweep.py``) writes rows;
+where there is none, ``rule`` gives parameters that compile without spills and fit the shared memory of any chip.
+
+Invariant: ``block_m`` is at least the number of query heads per KV head, and all fall-backs of a launch have the
+same ``block_m``, because the step's tiles are cut to it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+
+import torch
+import triton
+
+from .checks import interpreting
+
+# Shared memory a program may ask for, bytes; what is not listed gets the smallest.
+SHARED_LIMIT = {"sm_80": 166912, "sm_86": 101376, "sm_89": 101376, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376}
+SMALLEST_LIMIT = min(SHARED_LIMIT.values())
+INTERPRETER = "interpreter"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Parameters of one kernel launch; ``block_m`` counts rows times query heads per KV head."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def architecture(device: torch.device) -> str:
+    """``sm_90`` and the like, or ``interpreter``."""
+    if interpreting():
+        return INTERPRETER
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def launch_for(arch: str, head_dim: int, group: int, dtype: torch.dtype, regime: str) -> Launch:
+    """Parameters from the table, or from the rule if the table has no row.
+
+    Args:
+        arch: see :func:`architecture`.
+        group: query heads per KV head.
+        dtype: of keys and values.
+        regime: ``decode``, ``group`` or ``prefill``.
+    """
+    found = _table().get((arch, head_dim, group, str(dtype).removeprefix("torch."), regime))
+    return found if found is not None else rule(arch, head_dim, group, dtype, regime)
+
+
+def rule(arch: str, head_dim: int, group: int, dtype: torch.dtype, regime: str) -> Launch:
+    """Safe parameters for anything; arguments as for :func:`launch_for`."""
+    width = triton.next_power_of_2(head_dim)
+    needed = triton.next_power_of_2(group)
+    if arch == INTERPRETER:
+        return Launch(max(16, needed), 32, 4, 1)
+    wide = width > 128 or dtype == torch.float32
+    rows = {"decode": 16, "group": 32 if wide else 64, "prefill": 32 if wide else 64}[regime]
+    launch = Launch(max(rows, needed), 32 if wide else 64, 8 if max(rows, needed) > 64 else 4, 2)
+    limit = SHARED_LIMIT.get(arch, SMALLEST_LIMIT)
+    while _shared_estimate(launch, width, dtype) > limit and (smaller := _smaller(launch)) is not None:
+        launch = smaller
+    return launch
+
+
+def fallbacks(launch: Launch) -> list[Launch]:
+    """``launch`` and what to try, in turn, if the compiler or the driver refuses it."""
+    chain = [launch]
+    while (smaller := _smaller(chain[-1])) is not None:
+        chain.append(smaller)
+    return chain
+
+
+def _smaller(launch: Launch) -> Launch | None:
+    """Fewer stages, then fewer keys a step."""
+    if launch.num_stages > 1:
+        return replace(launch, num_stages=launch.num_stages - 1)
+    if launch.block_n > 16:
+        return replace(launch, block_n=launch.block_n // 2)
+    return None
+
+
+def _shared_estimate(launch: Launch, width: int, dtype: torch.dtype) -> int:
+    """Bytes for the query tile, the stages of K and V, and the weights; the compiler decides in the end."""
+    size = max(dtype.itemsize, 2)  # e4m3 is widened before it is multiplied
+    stages = 2 * launch.num_stages * launch.block_n * width
+    return size * (launch.block_m * width + stages + launch.block_m * launch.block_n)
+
+
+@cache
+def _table() -> dict[tuple[str, int, int, str, str], Launch]:
+    """The checked-in rows."""
+    text = files("quire_kernels").joinpath("launch_table.json").read_text(encoding="utf-8")
+    return {
+        (row["arch"], row["head_dim"], row["group"], row["dtype"], row["regime"]): Launch(
+            row["block_m"], row["block_n"], row["num_warps"], row["num_stages"]
+        )
+        for row in json.loads(text)["rows"]
+    }

@@ -1,0 +1,160 @@
+"""The online-softmax loop that every attention kernel is made of.
+
+Owns the arithmetic of attention over paged keys and values: scores, soft-cap, ALiBi, visibility, running maximum
+and sum, base 2 throughout. ``attend_range`` is called once for keys that every row sees, without any mask, and
+again with ``MASKED`` for the keys at the edges (fill, causality, window).
+
+Invariants: masked loads read neither K nor V beyond the run of the tile, because unwritten slots may hold NaN and
+NaN times zero is NaN; a row that has seen no key has maximum -inf and sum 0, and never becomes NaN; sums and
+products accumulate in float32; block offsets are 64 bits wide.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def attend_range(
+    acc: Any,  # [BLOCK_M, HEAD_PAD] weighted sum of values, relative to exp2(-top)
+    top: Any,  # [BLOCK_M] largest score so far, base 2
+    total: Any,  # [BLOCK_M] sum of weights, relative to exp2(-top)
+    query: Any,  # [BLOCK_M, HEAD_PAD]
+    position: Any,  # [BLOCK_M] where each query row stands in its sequence
+    slope: Any,  # [BLOCK_M] ALiBi slopes, or None
+    begin: Any,  # first key, counted from the start of the tile's run
+    end: Any,  # last key, exclusive; rounded up to whole steps of BLOCK_N
+    kv_start: Any,  # position of key 0 of the run
+    kv_len: Any,  # keys of the run
+    keys: Any,  # plane of this KV head
+    values: Any,
+    table: Any,  # block ids of the run; key 0 lies in the first one
+    stride_block: Any,
+    stride_slot: Any,
+    score_scale: Any,
+    softcap: Any,  # or None
+    window: Any,  # or None
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr,
+) -> Any:
+    """Fold keys ``begin`` to ``end`` into (acc, top, total)."""
+    column = tl.arange(0, HEAD_PAD)
+    for first in range(begin, end, BLOCK_N):
+        # 1. Where the keys lie.
+        key = first + tl.arange(0, BLOCK_N)
+        inside = key < kv_len
+        token = kv_start % BLOCK_SIZE + key
+        if MASKED:
+            block = tl.load(table + token // BLOCK_SIZE, mask=inside, other=0)
+        else:
+            block = tl.load(table + token // BLOCK_SIZE)
+        offset = block.to(tl.int64) * stride_block + (token % BLOCK_SIZE) * stride_slot
+
+        # 2. Scores in units of log2.
+        k = _load(
+            keys + offset[None, :] + column[:, None], inside[None, :], column[:, None], HEAD_DIM, HEAD_PAD, MASKED
+        )
+        score = tl.dot(query, k.to(query.dtype), input_precision="ieee")
+        if softcap is not None:
+            score = softcap * LOG2_E * _tanh(score * (score_scale / softcap))
+        else:
+            score = score * (score_scale * LOG2_E)
+        if slope is not None:
+            distance = (kv_start + key)[None, :] - position[:, None]
+            score += slope[:, None] * LOG2_E * distance.to(tl.float32)
+        if MASKED:
+            visible = inside[None, :]
+            if CAUSAL:
+                visible = visible & ((kv_start + key)[None, :] <= position[:, None])
+            if window is not None:
+                visible = visible & ((kv_start + key)[None, :] > position[:, None] - window)
+            score = tl.where(visible, score, float("-inf"))
+
+        # 3. Rescale what was summed so far, then add.
+        new_top = tl.maximum(top, tl.max(score, 1))
+        base = new_top
+        if MASKED:
+            base = tl.where(new_top == float("-inf"), 0.0, new_top)
+        weight = tl.exp2(score - base[:, None])
+        shrink = tl.exp2(top - base)
+        total = total * shrink + tl.sum(weight, 1)
+        top = new_top
+        v = _load(
+            values + offset[:, None] + column[None, :], inside[:, None], column[None, :], HEAD_DIM, HEAD_PAD, MASKED
+        )
+        acc = tl.dot(weight.to(query.dtype), v.to(query.dtype), acc * shrink[:, None], input_precision="ieee")
+    return acc, top, total
+
+
+@triton.jit
+def _load(
+    pointer: Any,
+    inside: Any,
+    column: Any,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    MASKED: tl.constexpr,
+) -> Any:
+    """Load a tile of K or V, with no more of a mask than it needs: masks cost registers and vector width."""
+    if MASKED:
+        if HEAD_DIM != HEAD_PAD:
+            return tl.load(pointer, mask=inside & (column < HEAD_DIM), other=0.0)
+        else:
+            return tl.load(pointer, mask=inside, other=0.0)
+    elif HEAD_DIM != HEAD_PAD:
+        return tl.load(pointer, mask=column < HEAD_DIM, other=0.0)
+    else:
+        return tl.load(pointer)
+
+
+@triton.jit
+def _tanh(x: Any) -> Any:
+    """Hyperbolic tangent that is finite for any input and exact to float32 rounding near 0.
+
+    1 - 2 / (e**2x + 1) is 1 from 15 on, and cancels near 0: there the Taylor series takes over.
+    """
+    square = tl.minimum(x * x, 1.0)
+    near = x * (1 + square * (-1 / 3 + square * (2 / 15 + square * (-17 / 315 + square * (62 / 2835)))))
+    far = 1 - 2 / (tl.exp2(tl.minimum(x, 15.0) * (2 * LOG2_E)) + 1)
+    return tl.where(square < 0.04, near, far)
+
+
+@triton.jit
+def before_sink(lse: Any, sink: Any) -> Any:
+    """Share of a softmax that its keys keep when a sink (natural logit) joins: 2**lse / (2**lse + e**sink)."""
+    distance = sink.to(tl.float32) * LOG2_E - lse
+    return 1.0 / (1.0 + tl.exp2(tl.minimum(distance, 126.0)))
+
+
+@triton.jit
+def store_as(x: Any, DTYPE: tl.constexpr, INTERPRET: tl.constexpr) -> Any:
+    """float32 -> ``DTYPE``, rounded to nearest even.
+
+    The interpreter cuts bf16 off and loses the carry of e4m3, so there the value is rounded to as many bits first.
+    """
+    if INTERPRET:
+        if DTYPE == tl.bfloat16:  # noqa: SIM300 (the other way round is no comparison of types)
+            x = _round_bits(x, 16)
+        elif DTYPE == tl.float8e4nv:  # noqa: SIM300
+            tiny = tl.abs(x) < 0.015625  # 2 ** -6: below it, steps are 2 ** -9 wide
+            x = tl.where(tiny, (x + 24576.0) - 24576.0, _round_bits(x, 20))
+    return x.to(DTYPE)
+
+
+@triton.jit
+def _round_bits(x: Any, DROP: tl.constexpr) -> Any:
+    """Clear the lowest ``DROP`` bits of float32 mantissas, rounding to nearest even."""
+    bits = x.to(tl.int32, bitcast=True)
+    half = (1 << (DROP - 1)) - 1
+    bits = bits + half + ((bits >> DROP) & 1)
+    bits = (bits >> DROP) << DROP
+    return bits.to(tl.float32, bitcast=True)
