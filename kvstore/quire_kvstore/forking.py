@@ -45,8 +45,8 @@ def _child(state: State, parent: Sequence, table: np.ndarray, pins: dict[int, in
     child.fill = child.writable = tokens
     child.pins = pins
     record = state.publications.get(parent.publication)
-    if record is None or tokens >= record.count:
+    child.chained = parent.chained and (record is None or tokens >= record.count)
+    if child.chained:
         child.publication, child.private_from, child.anchor = parent.publication, parent.private_from, parent.anchor
         child.sealed = min(parent.sealed, tokens // state.block_size)
-    # Else the child left the publication before its end: its blocks are in no private chain, and it seals from 0.
     return child

@@ -8,8 +8,12 @@ Invariants:
 - an entry remembers its parent's digest: a hit follows the chain, so a digest that was sealed under one parent can
   never be reached from another.
 
-A chain that is indexed up to one block is not indexed beyond its first missing one, for parents outlive their
-children. That monotony makes the longest hit a binary search; collecting the blocks then verifies it link by link.
+Removing an entry removes all that hang below it. That is rare: who holds a block holds the chain below it and gives
+it up from the tail, so the least recently used entry is nearly always a leaf. Only a fork that shares a block which
+its sibling sealed above somebody else's parent may outlive that parent.
+
+So a chain is never indexed beyond its first missing block. That monotony makes the longest hit a binary search;
+collecting the blocks then verifies it link by link.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ class PrefixIndex:
     def __init__(self) -> None:
         self._by_digest: dict[bytes, Entry] = {}
         self._by_block: dict[int, Entry] = {}
+        self._children: dict[bytes, set[bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._by_digest)
@@ -59,15 +64,34 @@ class PrefixIndex:
         assert entry.block not in self._by_block, "a block has one digest"
         self._by_digest[entry.digest] = entry
         self._by_block[entry.block] = entry
+        if entry.anchor is None and entry.parent != ROOT_PARENT:
+            self._children.setdefault(entry.parent, set()).add(entry.digest)
 
     def anchor(self, block: int, publication: str) -> None:
         """Make a publication the parent of an indexed block."""
-        self._by_block[block].anchor = publication
+        entry = self._by_block[block]
+        self._unlink(entry)
+        entry.anchor = publication
 
-    def remove(self, blocks: Iterable[int]) -> None:
-        """Forget evicted blocks."""
-        for block in blocks:
-            del self._by_digest[self._by_block.pop(block).digest]
+    def remove(self, blocks: Iterable[int]) -> list[int]:
+        """Forget blocks and all that hang below them; returns every block that has lost its name."""
+        removed = []
+        todo = [self._by_block[block].digest for block in blocks]
+        while todo:
+            entry = self._by_digest.pop(todo.pop(), None)
+            if entry is not None:
+                del self._by_block[entry.block]
+                self._unlink(entry)
+                todo += self._children.pop(entry.digest, ())
+                removed.append(entry.block)
+        return removed
+
+    def _unlink(self, entry: Entry) -> None:
+        siblings = self._children.get(entry.parent)
+        if siblings is not None:
+            siblings.discard(entry.digest)
+            if not siblings:
+                del self._children[entry.parent]
 
     def longest(self, digests: Sequence[bytes], start: int, end: int) -> list[int]:
         """Blocks of the longest indexed run of ``digests[start:end]``.

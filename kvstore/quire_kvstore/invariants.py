@@ -28,7 +28,6 @@ def check(state: State) -> None:
             _sequence(state, sequence)
     _appenders(state)
     _index(state)
-    _eviction_order(state)
     _accounts(state)
 
 
@@ -77,8 +76,13 @@ def _sequence(state: State, sequence: Sequence) -> None:
     if sequence.writable > sequence.fill:
         own = sequence.table[sequence.fill // size : state.blocks_for(sequence.writable)]
         assert (state.appender[own] == sequence.uid).all(), "writable without being the appender"
+    assert sequence.chained or sequence.sealed == 0, "sealed outside any chain"
+    parent = sequence.anchor if sequence.publication and sequence.private_from else ROOT_PARENT
     for index in range(sequence.private_from, sequence.sealed):
-        assert state.index.of_block(sequence.canonical(index)), "sealed but not indexed"
+        entry = state.index.of_block(sequence.canonical(index))
+        assert entry is not None, "sealed but not indexed"
+        assert entry.parent == parent, "the sealed prefix is no chain"
+        parent = entry.digest
     assert all(index < sequence.sealed for index in sequence.pins), "a pin above the sealed prefix"
 
 
@@ -109,16 +113,6 @@ def _index(state: State) -> None:
             assert ready, "anchored at a publication that is not ready"
         elif entry.parent != ROOT_PARENT:
             assert state.index.find(entry.parent) is not None, "a child outlived its parent"
-
-
-def _eviction_order(state: State) -> None:
-    """A held block's parent is held, and a cached block's parent is evicted after it."""
-    order = {block: i for i, block in enumerate(state.pool.cached_ids())}
-    for entry in state.index.entries():
-        parent = state.index.find(entry.parent)
-        if entry.anchor is not None or parent is None or parent.block not in order:
-            continue
-        assert order.get(entry.block, len(order)) < order[parent.block], "a parent would be evicted first"
 
 
 def _accounts(state: State) -> None:

@@ -5,9 +5,7 @@ Owns which block is free, held, cached or quarantined. Knows nothing of sequence
 Invariants:
 - every block is in exactly one state: *free* (refcount 0, on the free stack), *cached* (refcount 0, sealed, in the
   LRU), *held* (refcount > 0), *quarantined* (refcount > 0, all references those of fenced sessions);
-- 0 <= quarantined references <= references;
-- the LRU holds a child before its parent, because whoever holds a child holds its parent too and gives up the tail
-  of a table first: evicting from the front never leaves a child without its parent.
+- 0 <= quarantined references <= references.
 
 Counts are numpy arrays updated per table, not per block. The free list is a stack of ids kept so that consecutive
 ids come off together: consecutive blocks are one contiguous matrix in the arena, which attention reads without a
@@ -17,6 +15,7 @@ gather. The LRU is an OrderedDict: a hit takes a block out of its middle in cons
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,15 +61,18 @@ class BlockPool:
         lost = 0 if besides is None else len(besides) - int(np.count_nonzero(self.refs[besides]))
         return self._top + len(self._lru) - lost
 
-    def evict(self, count: int) -> list[int]:
-        """Make the ``count`` least recently used cached blocks free; returns them."""
-        assert count <= len(self._lru), "evicting more than is cached"
-        evicted = [self._lru.popitem(last=False)[0] for _ in range(count)]
-        if evicted:
-            ids = np.array(evicted, np.int64)
-            self.sealed[ids] = False
-            self._push(ids)
-        return evicted
+    def oldest(self, count: int) -> list[int]:
+        """The ``count`` least recently used cached blocks."""
+        assert count <= len(self._lru), "more than is cached"
+        return list(islice(self._lru, count))
+
+    def unseal(self, ids: Ids) -> None:
+        """Take the seal from blocks: cached ones become free, held ones stay held."""
+        self.sealed[ids] = False
+        evicted = ids[self.refs[ids] == 0]
+        for block in evicted.tolist():
+            del self._lru[block]
+        self._push(evicted)
 
     def take(self, count: int) -> Ids:
         """``count`` free blocks, ascending, with one reference each."""

@@ -1,6 +1,6 @@
 """Giving references back: free, fence, reclaim.
 
-A table is released from its tail to its head, so that in the LRU a child stands before its parent and is evicted
+A table is released from its tail to its head, so that the LRU holds a child before its parent and evicts it
 first. Pinned canonical blocks take their place in that order, because they are the chain; duplicates and copy
 sources hang below it and go first.
 

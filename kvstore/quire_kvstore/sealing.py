@@ -61,7 +61,7 @@ def seal(state: State, session: Session, item: Seal) -> Sealed:
     digests = split(item.digests)
     if (item.first + len(digests)) * state.block_size > sequence.fill:
         return Sealed(CONFLICT)
-    if item.first > sequence.sealed:
+    if item.first > sequence.sealed or not sequence.chained:
         return Sealed(UNPUBLISHED)
     plan = _Plan()
     for index, digest in enumerate(digests, item.first):
@@ -92,6 +92,7 @@ def _plan_one(state: State, sequence: Sequence, plan: _Plan, index: int, digest:
     if parent is None:
         return UNPUBLISHED
     own, known = state.index.of_block(block), state.index.find(digest)
+    # One name a block, one block a name, one parent a name: anything else is another tenant's or a made-up digest.
     if (own is not None and own is not known) or any(entry.digest == digest for entry in plan.new):
         return CONFLICT
     if known is not None and known.parent != parent:

@@ -51,8 +51,9 @@ class State:
         """``count`` blocks that ``sequence`` may write, evicting cached ones where free ones are short."""
         short = count - self.pool.free
         if short > 0:
-            self.index.remove(self.pool.evict(short))
-            self.counters.evictions += short
+            unnamed = self.index.remove(self.pool.oldest(short))
+            self.pool.unseal(np.array(unnamed, np.int64))
+            self.counters.evictions += len(unnamed)
         blocks = self.pool.take(count)
         self.appender[blocks] = sequence.uid
         self.accounts.charge(blocks, sequence.account)

@@ -1,0 +1,195 @@
+"""A store with an arena whose content can be checked: what the tests of this folder act on.
+
+The arena holds one number a slot, and that number depends on all tokens up to it, as keys and values do. Whoever
+reads a slot of its table below its fill mark must find the number of its own tokens there: a wrong copy, a write into
+a shared block or a hit on the wrong block shows as a wrong number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from quire_kvstore.sessions import Peer, Session
+from quire_kvstore.store import Store
+from quire_kvstore.tables import Sequence
+from quire_proto import messages as m
+from quire_proto.digests import DIGEST_BYTES, chain
+from quire_proto.packed import pack, unpack, unpack_rows
+
+
+def key_of(tenant: str) -> bytes:
+    """A digest key of a tenant."""
+    return tenant.encode().ljust(32, b"\0")
+
+
+def value_of(tokens: list[int], position: int) -> int:
+    """What a slot holds: a number of all tokens up to it."""
+    return hash(tuple(tokens[: position + 1]))
+
+
+@dataclass
+class Branch:
+    """The engine's side of a sequence: its tokens, its table as last told, copies it still has to do."""
+
+    tenant: str
+    tokens: list[int]
+    table: list[int]
+    fill: int
+    capacity: int
+    undone: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    unacknowledged: list[int] = field(default_factory=list)
+
+
+class Driver:
+    """A store, its arena, and engines that do what replies tell them."""
+
+    def __init__(self, blocks: int = 16, block_size: int = 4, publications: dict[str, list[int]] | None = None) -> None:
+        self.store = Store(blocks, block_size)
+        self.size = block_size
+        for identity, tokens in (publications or {}).items():
+            self.store.state.publications.add(identity, "public", tokens)
+        self.arena = np.zeros((blocks, block_size), np.int64)
+        self.branches: dict[bytes, dict[int, Branch]] = {}
+        self._attached = 0
+
+    def attach(self, lease_until: int = 1 << 40) -> Session:
+        """A ready session."""
+        self._attached += 1
+        name = self._attached.to_bytes(16, "little")
+        session = self.store.attach(name, name, f"engine-{self._attached}", Peer(self._attached, name), lease_until)
+        self.store.ready(session)
+        self.branches[name] = {}
+        return session
+
+    def branch(self, session: Session, number: int) -> Branch:
+        """The engine's side of a sequence."""
+        return self.branches[session.id][number]
+
+    def sequence(self, session: Session, number: int) -> Sequence:
+        """The store's side of a sequence."""
+        return session.sequences[number]
+
+    def digests(self, tenant: str, tokens: list[int]) -> bytes:
+        """The tenant's chain."""
+        return chain(key_of(tenant), tokens, self.size)
+
+    def allocate(
+        self,
+        session: Session,
+        number: int,
+        tokens: list[int],
+        tenant: str = "a",
+        publication: str = "",
+        reserve: int = 0,
+    ) -> m.Allocated:
+        """Allocate, and remember what the reply says."""
+        item = m.Allocate(
+            sequence=number,
+            tenant=tenant,
+            tokens=len(tokens),
+            digests=self.digests(tenant, tokens),
+            publication=publication,
+            publication_generation=1 if publication else 0,
+            reserve=reserve,
+        )
+        reply = self.store.allocate(session, item)
+        if reply.code == m.OK:
+            table = list(unpack(reply.blocks))
+            branch = Branch(tenant, list(tokens), table, reply.computed, len(table) * self.size)
+            self._owe(branch, reply.copies)
+            self.branches[session.id][number] = branch
+        return reply
+
+    def extend(self, session: Session, number: int, tokens: int) -> m.Extended:
+        """Extend, and remember what the reply says."""
+        reply = self.store.extend(session, m.Extend(number, tokens))
+        if reply.code == m.OK:
+            branch = self.branch(session, number)
+            branch.table[reply.first :] = list(unpack(reply.blocks))
+            branch.capacity = max(branch.capacity, len(branch.table) * self.size if reply.blocks else branch.capacity)
+            self._owe(branch, reply.copies)
+        return reply
+
+    def write(self, session: Session, number: int, upto: int, token: int = 0) -> int:
+        """Do owed copies, write slots up to ``upto`` (tokens past the known ones are ``token``), acknowledge."""
+        branch = self.branch(session, number)
+        self._copy(branch)
+        branch.tokens += [token] * (upto - len(branch.tokens))
+        for position in range(branch.fill, upto):
+            block = branch.table[position // self.size]
+            self.arena[block, position % self.size] = value_of(branch.tokens, position)
+        reply = self.store.step(session, m.Step(fills=pack((number, upto))))
+        if reply.fills[0] == m.OK:
+            branch.fill = upto
+        return reply.fills[0]
+
+    def acknowledge(self, session: Session, number: int) -> list[int]:
+        """Acknowledge the copies done; their codes."""
+        branch = self.branch(session, number)
+        done, branch.unacknowledged = branch.unacknowledged, []
+        return list(self.store.step(session, m.Step(copies_done=pack(done))).copies_done)
+
+    def fork(self, session: Session, parent: int, child: int, at: int) -> int:
+        """Fork one child."""
+        code = self.store.fork(session, m.Fork(parent, pack([child]), at)).code
+        if code == m.OK:
+            own = self.branch(session, parent)
+            self._copy(own)  # the engine runs copies before anything that reads their target
+            table = own.table[: -(-at // self.size)]
+            self.branches[session.id][child] = Branch(own.tenant, own.tokens[:at], table, at, at)
+        return code
+
+    def seal(self, session: Session, number: int, swap: bool = True) -> m.Sealed:
+        """Seal every full block not yet sealed, and swap to canonical blocks."""
+        branch = self.branch(session, number)
+        first = self.sequence(session, number).sealed
+        digests = self.digests(branch.tenant, branch.tokens[: branch.fill])[first * DIGEST_BYTES :]
+        reply = self.store.seal(session, m.Seal(number, first, digests))
+        for index, block in unpack_rows(reply.canonical, 2) if swap else []:
+            assert self.store.step(session, m.Step(swaps=pack((number, index, block)))).swaps == bytes([m.OK])
+            branch.table[index] = block
+        return reply
+
+    def free(self, session: Session, *numbers: int) -> list[int]:
+        """Free sequences; their codes."""
+        for number in numbers:
+            self.branches[session.id].pop(number, None)
+        return list(self.store.free(session, pack(numbers)).codes)
+
+    def gone(self, session: Session) -> int:
+        """The process is dead."""
+        del self.branches[session.id]
+        return self.store.reclaim(session)
+
+    def counts(self) -> dict[str, int]:
+        """Blocks by state."""
+        return self.store.state.pool.counts()
+
+    def check(self) -> None:
+        """The store's own invariants; each engine's table is the store's; everyone finds its own content."""
+        self.store.check_invariants()
+        for session in self.store.state.sessions.all():
+            for number, branch in self.branches[session.id].items():
+                sequence = session.sequences[number]
+                assert sequence.table.tolist() == branch.table, "the engine's table is the store's"
+                assert sequence.fill == branch.fill
+                self._check_content(branch)
+
+    def _check_content(self, branch: Branch) -> None:
+        source = {dst: src for src, dst, _ in branch.undone.values()}
+        for position in range(branch.fill):
+            block = branch.table[position // self.size]
+            held = int(self.arena[source.get(block, block), position % self.size])
+            assert held == value_of(branch.tokens, position), f"block {block} holds something else at {position}"
+
+    def _owe(self, branch: Branch, copies: bytes) -> None:
+        for copy_id, src, dst, slots in unpack_rows(copies, 4):
+            branch.undone[copy_id] = (src, dst, slots)
+
+    def _copy(self, branch: Branch) -> None:
+        for copy_id, (src, dst, slots) in branch.undone.items():
+            self.arena[dst, :slots] = self.arena[src, :slots]
+            branch.unacknowledged.append(copy_id)
+        branch.undone.clear()
