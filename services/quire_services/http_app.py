@@ -24,8 +24,7 @@ _TAGS = {"str", "int", "float", "bool", "dict", "list"}
 
 def make_app(gateway: Gateway) -> FastAPI:
     """The application, without its edge."""
-    # Content types are not insisted on: many a curl line leaves the header out.
-    app = FastAPI(title="Quire", version=version("quire"), strict_content_type=False, redoc_url=None)
+    app = FastAPI(title="Quire", version=version("quire"), redoc_url=None)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

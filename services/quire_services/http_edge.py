@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answers import CLIENT_GONE
-from .errors_http import ApiError
+from .errors_http import ApiError, invalid
 from .generate import Gateway
 from .http_app import error_response
 from .record import Record
@@ -66,6 +66,8 @@ class Edge:
         try:
             if scope["path"] not in OPEN_PATHS:
                 record.tenant = self._gateway.keys.tenant(headers.get("authorization"))
+            if scope["method"] == "POST":
+                _insist_on_json(headers)
         except ApiError as error:
             await error_response(error)(scope, receive, send)
             return
@@ -99,6 +101,14 @@ class Edge:
             ms=round(seconds * 1000, 1),
             ttft_ms=None if record.ttft_s is None else round(record.ttft_s * 1000, 1),
         )
+
+
+def _insist_on_json(headers: Headers) -> None:
+    """A web page may send a body of another type to any address, the loopback too, without asking first: JSON it may
+    not. Raises ApiError 400."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise invalid("the content-type must be application/json", code="unsupported_content_type")
 
 
 def _class(status: int) -> str:

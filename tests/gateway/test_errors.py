@@ -16,6 +16,7 @@ from tests.gateway.test_engines import Background
 
 CHAT = "/v1/chat/completions"
 PLAIN = "/v1/completions"
+JSON = {"content-type": "application/json"}
 USER = {"role": "user", "content": "hi"}
 
 
@@ -92,7 +93,7 @@ def test_a_wrong_request_is_answered_400(
     gateway: GatewayProcess, engine: PeerEngine, path: str, body: Any, param: str | None
 ) -> None:
     """The field that is wrong is named, and no engine ever hears of the request."""
-    error = error_of(gateway.http.post(path, content=json.dumps(body)), 400)
+    error = error_of(gateway.http.post(path, content=json.dumps(body), headers=JSON), 400)
 
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
@@ -111,13 +112,23 @@ def test_neutral_and_unknown_parameters_are_accepted(gateway: GatewayProcess, en
 def test_malformed_json_is_answered_400(gateway: GatewayProcess, engine: PeerEngine) -> None:
     """Half a body, no body and nesting without end are the client's errors."""
     for content in (b'{"model": ', b"", b"[" * 100_000, b'{"model": "\xff"}', b"1" * 10_000):
-        error_of(gateway.http.post(CHAT, content=content), 400)
+        error_of(gateway.http.post(CHAT, content=content, headers=JSON), 400)
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_must_say_that_it_is_json(gateway: GatewayProcess, engine: PeerEngine, kind: str | None) -> None:
+    """What any web page could send across origins is refused before it is read."""
+    headers = {"content-type": kind} if kind else {}
+    response = gateway.http.post(CHAT, content=json.dumps(chat()), headers=headers)
+
+    assert error_of(response, 400)["code"] == "unsupported_content_type"
+    assert engine.requests == []
 
 
 def test_a_body_that_is_too_large_is_refused(gateway: GatewayProcess) -> None:
     """More than the limit is 413, before it is parsed."""
     content = b'{"model": "' + b"x" * (33 * 1024 * 1024) + b'"}'
-    assert error_of(gateway.http.post(CHAT, content=content, timeout=30), 413)["code"] == "body_too_large"
+    assert error_of(gateway.http.post(CHAT, content=content, headers=JSON), 413)["code"] == "body_too_large"
 
 
 def test_what_does_not_fit_the_model_says_so(client: openai.OpenAI, engine: PeerEngine) -> None:

@@ -29,8 +29,8 @@ def test_a_client_that_hangs_up_frees_its_engine(
     engine.steps = steps
     body = json.dumps({"model": "tiny", "prompt": "hi", "n": 2, "max_tokens": 400, "stream": stream}).encode()
     with socket.create_connection(("127.0.0.1", gateway.port)) as connection:
-        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
-        connection.sendall(head.encode() + body)
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+        connection.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + body)
         wait_for(lambda: len(engine.requests) == 1, "the request")
         if stream and steps:
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
