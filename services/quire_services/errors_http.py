@@ -92,6 +92,8 @@ def engine_error(code: str, message: str) -> ApiError:
     """What an engine reports in an output with ``finish`` = ``error``, as this request's error."""
     if code == "too_long":
         return invalid(message, code="context_length_exceeded")
+    if code == "invalid":
+        return invalid(message)
     if code == "kvstore_lost":
         return unavailable(message or "the engine lost its kvstore")
     if code == "overloaded":
