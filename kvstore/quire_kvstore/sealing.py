@@ -23,9 +23,10 @@ from .tables import Sequence
 
 @dataclass(slots=True)
 class _Plan:
-    """What a seal will do: entries to add, and canonical rows (table index, block)."""
+    """What a seal will do: entries to add, their digests, and canonical rows (table index, block)."""
 
     new: list[Entry] = field(default_factory=list)
+    names: set[bytes] = field(default_factory=set)
     canonical: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -93,13 +94,14 @@ def _plan_one(state: State, sequence: Sequence, plan: _Plan, index: int, digest:
         return UNPUBLISHED
     own, known = state.index.of_block(block), state.index.find(digest)
     # One name a block, one block a name, one parent a name: anything else is another tenant's or a made-up digest.
-    if (own is not None and own is not known) or any(entry.digest == digest for entry in plan.new):
+    if (own is not None and own is not known) or digest in plan.names:
         return CONFLICT
     if known is not None and known.parent != parent:
         return CONFLICT
     if known is None:
         anchor = sequence.publication if sequence.publication and index == sequence.private_from else None
         plan.new.append(Entry(block, digest, parent, anchor))
+        plan.names.add(digest)
     elif known.block != block:
         plan.canonical.append((index, known.block))
     return OK
