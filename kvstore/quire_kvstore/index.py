@@ -99,12 +99,13 @@ class PrefixIndex:
         The run hangs on ``digests[start - 1]``, or on the root.
         """
         found = bisect_left(range(start, end), True, key=lambda i: digests[i] not in self._by_digest)
-        blocks: list[int] = []
+        blocks: dict[int, None] = {}
         parent = digests[start - 1] if start else ROOT_PARENT
         for digest in digests[start : start + found]:
             entry = self._by_digest.get(digest)
-            if entry is None or entry.parent != parent:
+            # Made-up digests may form a ring; a table never holds a block twice.
+            if entry is None or entry.parent != parent or entry.block in blocks:
                 break
-            blocks.append(entry.block)
+            blocks[entry.block] = None
             parent = digest
-        return blocks
+        return list(blocks)

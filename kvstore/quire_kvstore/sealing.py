@@ -94,15 +94,18 @@ def _plan_one(state: State, sequence: Sequence, plan: _Plan, index: int, digest:
         return UNPUBLISHED
     own, known = state.index.of_block(block), state.index.find(digest)
     # One name a block, one block a name, one parent a name: anything else is another tenant's or a made-up digest.
-    if (own is not None and own is not known) or digest in plan.names:
+    if (own is not None and own is not known) or digest in plan.names or digest == ROOT_PARENT:
         return CONFLICT
+    plan.names.add(digest)
     if known is not None and known.parent != parent:
         return CONFLICT
     if known is None:
         anchor = sequence.publication if sequence.publication and index == sequence.private_from else None
         plan.new.append(Entry(block, digest, parent, anchor))
-        plan.names.add(digest)
     elif known.block != block:
+        # Made-up digests may form a ring; a table never holds a block twice.
+        if known.block in sequence.table or known.block in sequence.pins.values():
+            return CONFLICT
         plan.canonical.append((index, known.block))
     return OK
 

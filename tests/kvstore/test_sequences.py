@@ -357,3 +357,24 @@ def test_an_impossible_allocate_is_a_conflict(driver: Driver, item: m.Allocate) 
 
     assert driver.store.allocate(session, item).code == m.CONFLICT
     assert list(session.sequences) == [1]
+
+
+def test_a_fork_may_outlive_the_parent_of_what_its_sibling_sealed(driver: Driver) -> None:
+    """A sibling sealed a shared block above another's canonical block: evicting that one unnames the shared block."""
+    first, second = driver.attach(), driver.attach()
+    for session in (first, second):
+        driver.allocate(session, 1, PROMPT[:8])
+        driver.write(session, 1, 8)
+    driver.store.seal(first, m.Seal(1, 0, driver.digests("a", PROMPT[:4])))
+    driver.fork(second, 1, 2, 8)
+    driver.seal(second, 1)
+    driver.free(first, 1)
+    driver.free(second, 1)
+    assert driver.counts()["cached"] == 1
+
+    assert driver.allocate(first, 3, [1] * 56, tenant="b").code == m.OK
+    driver.check()
+    assert len(driver.store.state.index) == 0
+    assert driver.seal(second, 2).code == m.OK
+    driver.check()
+    assert len(driver.store.state.index) == 2

@@ -1,0 +1,59 @@
+"""A service without a socket, with ids that repeat, and requests in bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quire_kvstore.dispatch import Dispatch
+from quire_kvstore.service import Service
+from quire_kvstore.store import Store
+from quire_proto.codec import to_map
+from quire_proto.envelope import Reply, Request, decode_reply
+from quire_proto.handles import ShmHandle
+from quire_proto.layout import Layout
+
+LAYOUT = Layout("tiny", "w0", "{}", "", "float32", 4, 1, 1, 8)
+LEASE_MS = 5000
+
+
+class Wire:
+    """A dispatch and somebody who talks to it."""
+
+    def __init__(self, blocks: int = 32) -> None:
+        count = iter(range(1, 1 << 30))
+        self.store = Store(blocks, LAYOUT.block_size)
+        self.store.state.publications.add("p", "public", list(range(10)))
+        self.service = Service(
+            self.store,
+            LAYOUT,
+            ShmHandle("/quire-test", LAYOUT.arena_bytes(blocks)),
+            bytes(32),
+            lease_ms=LEASE_MS,
+            started_ms=0,
+            ids=lambda: next(count).to_bytes(16, "big"),
+        )
+        self.dispatch = Dispatch(self.service)
+        self.session = b""
+
+    def frame(self, op: str, number: int, body: Any = None, deadline_ms: int = 0, **other: Any) -> bytes:
+        """A request in bytes; ``body`` is a message or a map."""
+        fields = {} if body is None else body if isinstance(body, dict) else to_map(body)
+        values = {"boot": self.service.boot, "session": self.session, **other}
+        return Request(values["boot"], values["session"], number, op, deadline_ms, fields).encode()
+
+    def send(self, frame: bytes, received_ms: int = 0, now_ms: int = 0) -> Reply:
+        """The reply, decoded."""
+        return decode_reply(self.dispatch.handle(b"peer", [frame], received_ms, now_ms))
+
+    def ask(self, op: str, number: int, body: Any = None, **other: Any) -> Reply:
+        """Frame and send."""
+        return self.send(self.frame(op, number, body, **other))
+
+    def open(self, nonce: bytes = bytes(16), pid: int = 1) -> bytes:
+        """Attach with a token, send ready as number 1; returns the session id."""
+        peer = self.service.admit(pid)
+        reply = self.ask("attach", 0, {"nonce": nonce, "token": peer.token, "name": "e"}, session=b"")
+        assert reply.code == "", reply.body
+        self.session = reply.body["session"]
+        assert self.ask("ready", 1).code == ""
+        return self.session
