@@ -86,18 +86,23 @@ class Roster:
             (SHM_DIR / name).unlink(missing_ok=True)
 
 
+def check_space(size: int) -> None:
+    """Raise ArenaError if /dev/shm has not ``size`` bytes free."""
+    space = os.statvfs(SHM_DIR)
+    free = space.f_bavail * space.f_frsize
+    if size > free:
+        raise ArenaError(
+            f"the pool needs {size:,} bytes of shared memory and {SHM_DIR} has {free:,} free: "
+            "choose fewer blocks, or enlarge it (docker: --shm-size; else: mount -o remount,size=… /dev/shm)"
+        )
+
+
 class ShmArena:
     """An arena of ``size`` bytes in POSIX shared memory."""
 
     def __init__(self, size: int, roster: Roster) -> None:
         """Make it, zero-filled. Raises ArenaError if /dev/shm has not the space."""
-        space = os.statvfs(SHM_DIR)
-        free = space.f_bavail * space.f_frsize
-        if size > free:
-            raise ArenaError(
-                f"the pool needs {size:,} bytes of shared memory and {SHM_DIR} has {free:,} free: "
-                "choose fewer blocks, or enlarge it (docker: --shm-size; else: mount -o remount,size=… /dev/shm)"
-            )
+        check_space(size)
         self._name = f"quire-{secrets.token_hex(16)}"
         self._size = size
         roster.write(self._name)

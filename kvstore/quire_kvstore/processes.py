@@ -1,7 +1,7 @@
 """Processes: the side connections of the server, and what follows when a process dies, hangs up or falls silent.
 
     dies (pidfd readable)            -> everything it held comes back at once
-    hangs up without dying           -> fenced; comes back when it dies or detaches after all
+    hangs up without dying           -> fenced a moment later; comes back when it dies or detaches after all
     falls silent for its lease       -> fenced; killed through its pidfd after a grace; comes back when it is dead
 
 Invariant: blocks come back only after the kernel said that the process is gone, or after the process itself did.
@@ -15,8 +15,10 @@ import structlog
 import zmq
 
 from .service import Service
-from .sessions import Session
+from .sessions import FENCED, Session
 from .sidesocket import MAX_CONNECTIONS, Connection, Listener, PeerGone
+
+DYING_MS = 100
 
 log = structlog.get_logger()
 
@@ -55,8 +57,7 @@ class Processes:
                 self._signalled.add(session.id)
                 self._end(session)
         for connection in self._hung:
-            if not store.state.sessions.of_peer(connection.peer):
-                self._died(connection)  # it detached after all: nothing is left to watch for
+            self._judge_hung(connection, now_ms)
 
     def stop_accepting(self) -> None:
         """Close the listener."""
@@ -114,10 +115,20 @@ class Processes:
         fd = connection.socket.fileno()
         del self._by_fd[fd]
         self._poller.unregister(fd)
+        connection.hung_up_at = now_ms
         self._hung += (connection,)
-        for session in sessions:
-            store.fence(session, now_ms)
-            log.warning("session_fenced", reason="side_socket_closed", **_who(session))
+
+    def _judge_hung(self, connection: Connection, now_ms: int) -> None:
+        """Fence whoever hung up and lives on. A dying process hangs up a moment before its pidfd tells so."""
+        store = self._service.store
+        sessions = store.state.sessions.of_peer(connection.peer)
+        if not sessions:
+            self._died(connection)  # it detached after all: nothing is left to watch for
+        elif now_ms - connection.hung_up_at >= DYING_MS:
+            for session in sessions:
+                if session.state != FENCED:
+                    store.fence(session, now_ms)
+                    log.warning("session_fenced", reason="side_socket_closed", **_who(session))
 
     def _end(self, session: Session) -> None:
         connection = next((c for c in self._by_fd.values() if c.peer is session.peer), None)

@@ -36,12 +36,13 @@ class PeerGone(Exception):
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One process at the side socket; ``uid`` is its user."""
+    """One process at the side socket; ``uid`` is its user, ``hung_up_at`` (ms) when it closed its end."""
 
     socket: socket.socket
     pidfd: int
     uid: int
     peer: Peer
+    hung_up_at: int = 0
 
     def send_hello(self, boot: bytes) -> bool:
         """Send boot id and token; False if the peer is gone already."""

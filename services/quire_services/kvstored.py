@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from quire_kvstore.arena import ArenaError, Roster, ShmArena
+from quire_kvstore.arena import ArenaError, Roster, ShmArena, check_space
 from quire_kvstore.keys import KeyFileError, root_key
 from quire_kvstore.server import Server, ServerError, ServerOptions
 from quire_kvstore.service import Service
@@ -101,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
 def _serve(config: KvstoreConfig) -> int:
     layout, published = _prepared(config.prepared)
     _check(layout)
+    check_space(layout.arena_bytes(config.blocks))  # before the store makes its own arrays for so many blocks
     store = Store(config.blocks, layout.block_size)
     _publish(store, published, config)
     for directory in {config.run_dir, config.state_dir}:
