@@ -15,6 +15,7 @@ from .side import SideError
 
 BENCHES = {
     "control": "the kvstore over its socket against a peer's manager in process",
+    "serve": "agents' requests over HTTP, ours and a peer's server in turn",
 }
 
 

@@ -1,0 +1,111 @@
+"""The load generator: plays a workload's agents against any OpenAI-compatible server and sums up what they saw."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .agents import Agent
+from .figures import median, percentile
+from .stream import Answer, complete
+
+REQUEST_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go. ``key`` and ``extra`` (fields of the body) depend on the tenant."""
+
+    host: str
+    port: int
+    model: str
+    key: Callable[[int], str]
+    extra: Callable[[int], dict[str, Any]]
+
+
+def play(agents: tuple[Agent, ...], target: Target) -> list[list[Answer]]:
+    """Run all agents to their end; the answers of each agent's turns."""
+
+    async def everyone() -> list[list[Answer]]:
+        return await asyncio.gather(*(_live(agent, target) for agent in agents))
+
+    return asyncio.run(everyone())
+
+
+async def _live(agent: Agent, target: Target) -> list[Answer]:
+    await asyncio.sleep(agent.start_s)
+    messages = [{"role": "system", "content": agent.system}] if agent.system else []
+    answers = []
+    for turn in agent.turns:
+        messages.append({"role": "user", "content": turn})
+        answer = await complete(
+            target.host, target.port, target.key(agent.tenant), _body(agent, messages, target), REQUEST_S
+        )
+        answers.append(answer)
+        messages.append({"role": "assistant", "content": answer.texts[0]})
+    return answers
+
+
+def _body(agent: Agent, messages: list[dict[str, str]], target: Target) -> dict[str, Any]:
+    sampling: dict[str, Any] = {"temperature": 0.0} if agent.greedy else {"temperature": 1.0, "seed": 1}
+    if agent.n > 1:
+        sampling["n"] = agent.n
+    return {
+        "model": target.model,
+        "messages": messages,
+        "max_tokens": agent.max_tokens,
+        "ignore_eos": True,
+        **sampling,
+        **target.extra(agent.tenant),
+    }
+
+
+def summary(answers: list[list[Answer]]) -> dict[str, float]:
+    """Times in seconds, from the first request's sending to the last answer's end."""
+    flat = [answer for turns in answers for answer in turns]
+    span = max(a.ended for a in flat) - min(a.began for a in flat)
+    first = [a.first - a.began for a in flat]
+    whole = [a.ended - a.began for a in flat]
+    pace = [_pace(a) for a in flat]
+    output = sum(a.output for a in flat)
+    prompt, cached = sum(a.prompt for a in flat), sum(a.cached for a in flat)
+    return {
+        "requests": float(len(flat)),
+        "span_s": span,
+        "output_tokens": float(output),
+        "output_tokens_per_s": output / span,
+        "ttft_p50_s": median(first),
+        "ttft_p99_s": percentile(first, 0.99),
+        "inter_token_p50_s": median(pace),
+        "inter_token_p99_s": percentile(pace, 0.99),
+        "e2e_p50_s": median(whole),
+        "e2e_p99_s": percentile(whole, 0.99),
+        "prompt_tokens": float(prompt),
+        "prompt_tokens_computed": float(prompt - cached),
+    }
+
+
+def _pace(answer: Answer) -> float:
+    """Seconds a token after the first, on the mean of an answer: events may carry several tokens."""
+    each = answer.output / len(answer.tokens)
+    return (answer.ended - answer.first) / (each - 1) if each > 1 else 0.0
+
+
+def agreement(ours: list[list[Answer]], theirs: list[list[Answer]]) -> dict[str, float]:
+    """How far two servers gave the same text: share of equal answers, and mean share of the common beginning.
+
+    A conversation is compared up to its first difference: from there on the prompts differ.
+    """
+    equal, prefix, count = 0, 0.0, 0
+    for mine, other in zip(ours, theirs, strict=True):
+        for a, b in zip(mine, other, strict=True):
+            left, right = a.texts[0].split(), b.texts[0].split()
+            same = next((i for i, (x, y) in enumerate(zip(left, right, strict=False)) if x != y), len(left))
+            count += 1
+            equal += left == right
+            prefix += same / max(1, len(left), len(right))
+            if left != right:
+                break
+    return {"answers": float(count), "equal": equal / count, "common_prefix": prefix / count}
