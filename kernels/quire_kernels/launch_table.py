@@ -66,7 +66,10 @@ def rule(arch: str, head_dim: int, group: int, dtype: torch.dtype, regime: str) 
         return Launch(max(16, needed), 32, 4, 1)
     wide = width > 128 or dtype == torch.float32
     rows = {"decode": 16, "group": 32 if wide else 64, "prefill": 32 if wide else 64}[regime]
-    launch = Launch(max(rows, needed), 32 if wide else 64, 8 if max(rows, needed) > 64 else 4, 2)
+    rows = max(rows, needed)
+    # Four warps hold the sums of 64 x 64 in registers beside everything else; more, or a mask over d, would spill.
+    warps = 8 if rows * width > 64 * 64 or (rows * width == 64 * 64 and width != head_dim) else 4
+    launch = Launch(rows, 32 if wide else 64, warps, 2)
     limit = SHARED_LIMIT.get(arch, SMALLEST_LIMIT)
     while _shared_estimate(launch, width, dtype) > limit and (smaller := _smaller(launch)) is not None:
         launch = smaller
