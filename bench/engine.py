@@ -158,9 +158,7 @@ def _split(steps: list[dict[str, float]]) -> dict[str, float]:
     def mean(clock: str, *without: str) -> float:
         return 1000 * sum(s.get(clock, 0.0) - sum(s.get(k, 0.0) for k in without) for s in fast) / len(fast)
 
-    found = {
-        part: middle(part) for part in ("schedule", "kvstore", "attention", "GEMM", "sample", "outcome", "deliver")
-    }
+    found = {part: mean(part) for part in ("schedule", "kvstore", "attention", "GEMM", "sample", "outcome", "deliver")}
     found["pack + plan"] = mean("run", "forward", "sample")
     found["model's rest"] = mean("forward", "attention", "GEMM")
     return {"steps": float(len(steps)), "step": mean("step"), "rows": median(s["rows"] for s in fast), **found}
