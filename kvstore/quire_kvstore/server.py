@@ -56,6 +56,7 @@ class Server:
         self._path = run_dir / SOCKET_NAME
         if len(os.fsencode(self._path)) > MAX_SUN_PATH:
             raise ServerError(f"{self._path}: longer than the {MAX_SUN_PATH} bytes a socket's path may have")
+        listener = Listener(run_dir)  # before the ROUTER: who sees that one can attach already
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -63,7 +64,7 @@ class Server:
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
         self._poller.register(self._wake, zmq.POLLIN)
-        self._processes = Processes(service, Listener(run_dir), self._poller, options.fence_grace_ms, options.kill)
+        self._processes = Processes(service, listener, self._poller, options.fence_grace_ms, options.kill)
 
     def stop(self) -> None:
         """End the loop soon; may be called from a signal handler or another thread."""
