@@ -145,7 +145,7 @@ def build(instance: Instance, arch: str) -> tuple[Any, dict[str, Any], dict[str,
         v_scale=scale,
     )
     arguments = paged_attention.kernel_arguments(query, keys, keys, work, instance.op, launch, features, out, *parts)
-    return paged_attention._kernel, arguments, {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    return paged_attention._kernel, arguments, launch.options
 
 
 def source(kernel: Any, arguments: dict[str, Any]) -> ASTSource:

@@ -46,7 +46,7 @@ def candidates(regime: str, group: int) -> list[Launch]:
     """Launches worth a try."""
     least = max(16, triton.next_power_of_2(group))
     rows = {"decode": (least,), "group": (16, 32, 64, 128), "prefill": (64, 128)}[regime]
-    sizes = product((m for m in rows if m >= least), (32, 64, 128), (4, 8), (1, 2, 3, 4))
+    sizes = product((m for m in rows if m >= least), (32, 64, 128), (4, 8), (1, 2, 3, 4), (None, 255))
     return [Launch(*values) for values in sizes]
 
 
@@ -79,7 +79,6 @@ def milliseconds(plan: AttentionPlan, inputs: Inputs, regime: str, launch: Launc
     work.refill(tiles, plan.positions, plan.slots, plan.table)
     parts = torch.empty(tiles.partials, heads, width, device=device), torch.empty(tiles.partials, heads, device=device)
     grid = (len(tiles.records[regime]), KV_HEADS)
-    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
     times = []
     for i in range(REPEATS):
         arguments: dict[str, Any] = op.kernel_arguments(
@@ -88,7 +87,7 @@ def milliseconds(plan: AttentionPlan, inputs: Inputs, regime: str, launch: Launc
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         try:
             begin.record()
-            op._kernel[grid](**arguments, **options)
+            op._kernel[grid](**arguments, **launch.options)
             end.record()
         except (triton.runtime.errors.OutOfResources, triton.CompilationError, RuntimeError) as error:
             print(f"  {launch}: {type(error).__name__}")
@@ -118,6 +117,7 @@ def best_row(head_dim: int, group: int, dtype: str, regime: str, device: torch.d
         "block_n": launch.block_n,
         "num_warps": launch.num_warps,
         "num_stages": launch.num_stages,
+        "max_registers": launch.max_registers,
         "source": f"sweep, {torch.cuda.get_device_name(device)}, triton {triton.__version__}, {time:.3f} ms",
     }
 

@@ -199,7 +199,7 @@ def _launch(grid: tuple[int, int], arguments: dict[str, Any], launch: Launch) ->
     for option in fallbacks(launch):
         arguments["BLOCK_N"] = option.block_n
         try:
-            _kernel[grid](**arguments, num_warps=option.num_warps, num_stages=option.num_stages)
+            _kernel[grid](**arguments, **option.options)
         except triton.runtime.errors.OutOfResources:
             continue
         return
