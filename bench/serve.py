@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> Report:
         bench = _Bench(arguments, peer, report)
         for name in names:
             bench.measure(name)
+            report.write(arguments.save)  # a run takes long: what is measured is kept
     report.machine["load_1m_after"] = machine()["load_1m"]
     report.notes.append("KV bytes: blocks held by running requests and publications; ours from the kvstore's stats.")
     return report
