@@ -36,7 +36,7 @@ def test_engine_splits_a_step() -> None:
 @pytest.mark.process
 def test_paged_compares_three_ways() -> None:
     """Each way of handing out memory serves all requests; blocks run at least as many at a time."""
-    figures = bench("paged", "--pairs=1", "--requests=12", "--mean=100", "--longest=512", "--budget=2048", "--rates=0")
+    figures = bench("paged", "--pairs=1", "--requests=8", "--mean=60", "--longest=512", "--budget=2048", "--rates=0")
     running = {row["mode"]: row["running"] for row in figures["runs"]}
 
     assert set(running) == {"static", "continuous", "quire"}
