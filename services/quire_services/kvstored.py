@@ -24,6 +24,7 @@ import structlog
 
 from quire_kvstore.arena import ArenaError, Roster, ShmArena, check_space
 from quire_kvstore.keys import KeyFileError, root_key
+from quire_kvstore.policies import make_policy
 from quire_kvstore.server import Server, ServerError, ServerOptions
 from quire_kvstore.service import Service
 from quire_kvstore.store import Store
@@ -49,6 +50,7 @@ class KvstoreConfig:
         lease_ms: time without a heartbeat after which a session is fenced.
         fence_grace_ms: time after which a fenced process is killed.
         pin_budget: share of the pool that publications may pin.
+        policy: what is evicted first, a name in ``policies``.
         debug: check the store's invariants when idle.
     """
 
@@ -59,6 +61,7 @@ class KvstoreConfig:
     lease_ms: int = 5000
     fence_grace_ms: int = 2000
     pin_budget: float = 0.5
+    policy: str = "density"
     debug: bool = False
 
 
@@ -93,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             lease_ms=pool.lease_ms,
             fence_grace_ms=pool.fence_grace_ms,
             pin_budget=pool.pin_budget,
+            policy=pool.policy,
             debug=pool.debug,
         )
     )
@@ -102,7 +106,7 @@ def _serve(config: KvstoreConfig) -> int:
     layout, published = _prepared(config.prepared)
     _check(layout)
     check_space(layout.arena_bytes(config.blocks))  # before the store makes its own arrays for so many blocks
-    store = Store(config.blocks, layout.block_size)
+    store = Store(config.blocks, layout.block_size, make_policy(config.policy, config.blocks))
     _publish(store, published, config)
     for directory in {config.run_dir, config.state_dir}:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
