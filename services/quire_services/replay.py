@@ -40,6 +40,9 @@ from .replay_belady import BeladyPolicy, uses
 from .settings import Kvstore
 
 BELADY = "belady"
+Name = tuple[bytes, bytes]  # of a block: its digest and its parent's
+MAX_BLOCKS = 1 << 20  # a request
+MAX_SECONDS = 1e10
 NAME = "replay"
 
 
@@ -86,30 +89,37 @@ def read(file: Path) -> Trace:
         name, block_tokens = str(header["trace"]), int(header["block_tokens"])
         if block_tokens < 1:
             raise TraceError(f"{file}: block_tokens must be at least 1")
-        names: dict[int, bytes] = {}
+        names: dict[int, Name] = {}
         requests = []
         for line in lines[1:]:
             number += 1
             requests.append(_request(json.loads(line), names))
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise TraceError(f"{file}: {error}") from None
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, ArithmeticError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise TraceError(f"{file}, line {number}: not a line of a trace ({error!r})") from None
     return Trace(name, block_tokens, requests)
 
 
-def _request(row: dict[str, Any], names: dict[int, bytes]) -> Request:
+def _request(row: dict[str, Any], names: dict[int, Name]) -> Request:
     digests = []
     parent = ROOT_PARENT
+    if sum(count for _, count in row["b"]) > MAX_BLOCKS:
+        raise ValueError(f"more than {MAX_BLOCKS} blocks")
     for first, count in row["b"]:
         for identity in range(first, first + count):
-            digest = names.get(identity)
-            if digest is None:
+            name = names.get(identity)
+            if name is None:
                 digest = blake2b(parent + identity.to_bytes(8, "little"), digest_size=DIGEST_BYTES).digest()
-                names[identity] = digest
-            digests.append(digest)
-            parent = digest
-    return Request(float(row["ts"]), int(row["out"]), digests)
+                name = names[identity] = (digest, parent)
+            elif name[1] != parent:
+                raise ValueError(f"block {identity} has two predecessors")
+            digests.append(name[0])
+            parent = name[0]
+    ts = float(row["ts"])
+    if not 0 <= ts < MAX_SECONDS:
+        raise ValueError(f"ts {ts}")
+    return Request(ts, int(row["out"]), digests)
 
 
 def replay(trace: Trace, capacity: int, policy: str) -> Line:
