@@ -109,7 +109,8 @@ def _measure(size: int, rounds: int) -> dict[str, tuple[list[float], list[float]
             rng = Random(round_)
             side.policy.now += 1.0
             times[name][0].append(side.serve_new())
-            whole = [number for number in rng.sample(range(side.next_table), min(50, side.next_table)) if number in side.tables]
+            tried = rng.sample(range(side.next_table), min(50, side.next_table))
+            whole = [number for number in tried if number in side.tables]
             if whole:
                 times[name][1].append(side.serve_hit(whole[0]))
     return times
