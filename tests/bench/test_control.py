@@ -17,8 +17,9 @@ def test_control_prints_json() -> None:
     """A decode step without a peer has figures for both of our processes, and the machine they are from."""
     command = [sys.executable, "-m", "quire_services.cli", "bench", "control", "--quick", "--json", "--pairs=1"]
     done = subprocess.run(
-        [*command, "--blocks=4096", "--only=decode"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+        [*command, "--blocks=4096", "--only=decode"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
+    assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
 
     assert report["machine"]["cores"] >= 1

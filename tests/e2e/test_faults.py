@@ -96,7 +96,7 @@ def test_a_killed_kvstore_is_replaced(tmp_path: Path) -> None:
         url = f"{stack.url}/v1/completions"
         body = {"model": "m", "prompt": prompt, "max_tokens": 3000, "ignore_eos": True}
         inflight = [pool.submit(httpx.post, url, json=body, timeout=60, trust_env=False) for _ in range(4)]
-        wait_for(lambda: stack.stats().blocks["held"] > 0, 10, "requests are running")
+        wait_for(lambda: sum(s.sequences for s in stack.stats().sessions) == 4, 10, "all requests are running")
         killed = time.monotonic()
         os.kill(stack.pid_of("kvstore"), signal.SIGKILL)
         seen: set[int] = set()
