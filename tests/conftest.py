@@ -7,4 +7,6 @@ import os
 # Two cores and many processes: oversubscribed BLAS threads cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Read when Triton is imported, which transformers does too: long before the kernel tests of a whole run.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
