@@ -119,8 +119,10 @@ def test_a_hang_up_frees_the_blocks(tmp_path: Path) -> None:
     """A client that closes its stream in mid-answer frees its blocks."""
     model = make_model(tmp_path / "model", vocab=256)
     with running(tmp_path, model, engines=1) as stack:
-        body = {"model": "m", "prompt": [9] * 50, "max_tokens": 3000, "ignore_eos": True, "stream": True}
+        # Eight continuations of 3000 tokens take far longer than the deadline below: only an abort can meet it.
+        body = {"model": "m", "prompt": [9] * 50, "max_tokens": 3000, "n": 8, "ignore_eos": True, "stream": True}
         with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, timeout=60, trust_env=False) as answer:
-            next(answer.iter_lines())
-            assert stack.stats().blocks["held"] > 0
+            lines = answer.iter_lines()  # kept: httpx hangs up as soon as the iterator is gone
+            next(lines)
+            wait_for(lambda: stack.stats().blocks["held"] > 0, 5, "the stream holds blocks")
         wait_for(lambda: stack.stats().blocks["held"] == 0, 5, "the blocks of the stream came back")

@@ -81,7 +81,7 @@ def test_errors_are_the_clients_own_classes(stack: Stack, client: openai.OpenAI)
 def test_a_closed_stream_frees_its_blocks(stack: Stack, client: openai.OpenAI) -> None:
     """Closing the stream in mid-answer gives its blocks back."""
     stream = client.completions.create(
-        model="m", prompt=[9] * 40, max_tokens=3000, stream=True, extra_body={"ignore_eos": True}
+        model="m", prompt=[9] * 40, max_tokens=3000, n=8, stream=True, extra_body={"ignore_eos": True}
     )
     next(iter(stream))
     stream.close()
