@@ -41,7 +41,9 @@ class Vllm(Server):
             "LD_PRELOAD": ":".join(preload),
         }
         super().__init__(
-            command, environment, {"threads": threads, "kv_gib": gib, "preload": preload, "rest": "defaults"}
+            command,
+            environment,
+            {"threads": threads, "kv_gib": gib, "preload": [Path(p).name for p in preload], "rest": "defaults"},
         )
 
     def ready(self) -> bool:
