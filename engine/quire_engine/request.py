@@ -81,7 +81,6 @@ class Sequence:
         chain: digests of the full blocks of ``tokens``, in the tenant's own domain.
         writable: the kvstore has granted writing at ``computed``; False after a fork until extended.
         arrival: order of admission; the newest is preempted first.
-        finished: reason it ended, "" while it lives.
     """
 
     id: int
@@ -94,7 +93,6 @@ class Sequence:
     computed: int = 0
     sealed: int = 0
     writable: bool = False
-    finished: str = ""
 
     @property
     def remaining(self) -> int:
