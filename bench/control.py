@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from .control_clients import measure as measure_clients
 from .figures import Report, machine, median, percentile, say, table
 from .kvprocess import KVProcess
-from .side import PEERS, Side, peer_python
+from .side import PEERS, Side, control_side, peer_python
 
 Case = dict[str, Any]
 HEADER = [
@@ -89,9 +88,7 @@ def _sides(arguments: argparse.Namespace, report: Report) -> Iterator[tuple[Side
     """Both sides, started."""
     with contextlib.ExitStack() as stack:
         kvstore = stack.enter_context(KVProcess(arguments.blocks, arguments.block_size))
-        ours = stack.enter_context(
-            Side("ours", [sys.executable, "-m", "bench.control_quire", str(kvstore.directory), str(kvstore.pid)])
-        )
+        ours = stack.enter_context(control_side("ours", kvstore.directory, kvstore.pid))
         peer = None
         if arguments.peer:
             program = str(PEERS.parent / "bench" / "control_vllm.py")

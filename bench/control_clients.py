@@ -8,12 +8,11 @@ measured are idle.
 from __future__ import annotations
 
 import contextlib
-import sys
 from typing import Any
 
 from .figures import median, percentile, say
 from .kvprocess import KVProcess, cpu_ns
-from .side import Side
+from .side import Side, control_side
 
 COUNTS = (1, 2, 4, 8)
 OTHER_MESSAGES = 3  # of a case: admit, index and free
@@ -24,8 +23,9 @@ def measure(blocks: int, block_size: int, pairs: int, steps: int, sequences: int
     samples: dict[int, list[dict[str, float]]] = {count: [] for count in COUNTS}
     with contextlib.ExitStack() as stack:
         kvstore = stack.enter_context(KVProcess(blocks, block_size))
-        command = [sys.executable, "-m", "bench.control_quire", str(kvstore.directory), str(kvstore.pid)]
-        sides = [stack.enter_context(Side(f"client {i}", command)) for i in range(max(COUNTS))]
+        sides = [
+            stack.enter_context(control_side(f"client {i}", kvstore.directory, kvstore.pid)) for i in range(max(COUNTS))
+        ]
         for number in range(pairs + 1):
             say(f"clients, round {number} ...")
             for count in COUNTS:

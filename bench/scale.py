@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from .control_clients import measure as measure_clients
 from .figures import Report, machine, median, say, table
 from .kvprocess import KVProcess
 from .plots import lines
-from .side import Side
+from .side import Side, control_side
 
 Curve = list[tuple[float, float]]
 BLOCK_SIZE = 16
@@ -85,8 +84,7 @@ def _ours(blocks: int) -> Iterator[Side]:
     """Our side on a pool of so many blocks."""
     with contextlib.ExitStack() as stack:
         kvstore = stack.enter_context(KVProcess(blocks, BLOCK_SIZE))
-        command = [sys.executable, "-m", "bench.control_quire", str(kvstore.directory), str(kvstore.pid)]
-        side = stack.enter_context(Side("ours", command))
+        side = stack.enter_context(control_side("ours", kvstore.directory, kvstore.pid))
         yield side
         side.ask(case="stop")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -82,3 +83,10 @@ class Side:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+
+
+def control_side(name: str, directory: Path, pid: int) -> Side:
+    """Our client of the control benches, on the kvstore with that run directory and process id."""
+    # With PYTHONSAFEPATH set the working directory is not on the path of a child: say where bench/ stands.
+    command = [sys.executable, "-m", "bench.control_quire", str(directory), str(pid)]
+    return Side(name, command, {"PYTHONPATH": str(ROOT)})

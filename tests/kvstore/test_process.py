@@ -67,7 +67,8 @@ def holder(run_dir: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
 
     def one() -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tests.kvstore.hold", str(run_dir)]
-        started.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
         assert started[-1].stdout is not None
         assert started[-1].stdout.readline() == "holding\n"
         return started[-1]
