@@ -17,7 +17,7 @@ import structlog
 import zmq
 
 from .dispatch import Dispatch
-from .processes import Processes
+from .processes import HOST_MEMORY, DeviceAdmission, Processes
 from .service import Service
 from .sidesocket import Listener
 
@@ -49,8 +49,15 @@ class ServerOptions:
 class Server:
     """Serves a service in a run directory until ``stop``."""
 
-    def __init__(self, service: Service, run_dir: Path, options: ServerOptions) -> None:
-        """Bind both sockets; raises ServerError."""
+    def __init__(
+        self,
+        service: Service,
+        run_dir: Path,
+        options: ServerOptions,
+        listener: Listener | None = None,
+        device: DeviceAdmission = HOST_MEMORY,
+    ) -> None:
+        """Bind both sockets, the side socket only if ``listener`` is not it already; raises ServerError."""
         self._service, self._options = service, options
         self._dispatch = Dispatch(service)
         self._path = run_dir / SOCKET_NAME
@@ -63,7 +70,8 @@ class Server:
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
         self._poller.register(self._wake, zmq.POLLIN)
-        self._processes = Processes(service, Listener(run_dir), self._poller, options.fence_grace_ms, options.kill)
+        side = listener or Listener(run_dir)
+        self._processes = Processes(service, side, self._poller, options.fence_grace_ms, options.kill, device)
 
     def stop(self) -> None:
         """End the loop soon; may be called from a signal handler or another thread."""
