@@ -211,8 +211,8 @@ class KVClient(_Caller, SessionBase):
                 raise KvstoreUnreachable("unanswered requests fill the window")
             return self._exchange(DETACH, Empty(), timeout)
         finally:
-            self._held.close()
             self._close_socket()
+            self._held.close()
 
     def __enter__(self) -> Self:
         return self

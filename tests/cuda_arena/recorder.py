@@ -79,7 +79,7 @@ class Recorder:
                 return (os.dup(fd),)
             case "cuMemRelease", (fd,):
                 os.close(fd)
-            case "cuDeviceGetUuid", (ordinal,):
+            case "cuDeviceGetUuid" | "cuDeviceGetUuid_v2", (ordinal,):
                 return (SimpleNamespace(bytes=self.uuids[ordinal]),)
             case "cuDeviceGetAttribute", (key, _):
                 return (self.attributes.get(key.name.removeprefix("CU_DEVICE_ATTRIBUTE_"), 0),)

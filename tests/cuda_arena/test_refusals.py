@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ DEVICE = Device(0, UUID, 1 << 30)
 SIZE = 5 * GRANULE // 2
 IPC = CudaIpcHandle(b"%-32d%-32d" % (os.getppid(), 1), SIZE, UUID, 13000, 13050)
 VMM = CudaVmmFdHandle(SIZE, UUID, 13000, 13050)
+
+
+@pytest.fixture
+def roster(tmp_path: Path) -> Iterator[Roster]:
+    """A locked roster, as every arena is given."""
+    roster = Roster(tmp_path)
+    yield roster
+    roster.close()
 
 
 @pytest.mark.parametrize(
@@ -108,18 +117,18 @@ def test_auto_takes_the_first_kind_that_works(recorder: Recorder) -> None:
     ],
 )
 def test_memory_that_cannot_be_made_is_an_error_with_a_fix(
-    recorder: Recorder, tmp_path: Path, kind: str, call: str, code: str, reason: str
+    roster: Roster, recorder: Recorder, kind: str, call: str, code: str, reason: str
 ) -> None:
     """Whatever step fails, the earlier ones are undone."""
     recorder.fail[call] = code
     with pytest.raises(ArenaError, match=reason):
-        make(kind, DEVICE, SIZE, Roster(tmp_path))
+        make(kind, DEVICE, SIZE, roster)
 
 
 def test_a_pool_larger_than_the_gpu_is_refused_before_any_allocation(recorder: Recorder) -> None:
     """The message names both sizes."""
     for attempt in (check_fits, CudaVmmFdArena, CudaIpcArena):
-        with pytest.raises(ArenaError, match="1,073,741,825 bytes and GPU-.* has 1,073,741,824: choose fewer"):
+        with pytest.raises(ArenaError, match=r"1,073,741,825 bytes and GPU-.* has 1,073,741,824: choose fewer"):
             attempt(DEVICE.total + 1, DEVICE)
     assert recorder.calls == []
 
@@ -157,9 +166,8 @@ def test_a_missing_descriptor_is_named(recorder: Recorder) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cuda-ipc", "cuda-vmm-fd"])
-def test_the_exporting_process_maps_its_own_arena(recorder: Recorder, tmp_path: Path, kind: str) -> None:
+def test_the_exporting_process_maps_its_own_arena(roster: Roster, recorder: Recorder, kind: str) -> None:
     """An IPC handle cannot be opened where it was made: the registry gives the exporter's own pointer."""
-    roster = Roster(tmp_path)
     arena: Arena = make(kind, DEVICE, SIZE, roster)
     mapping = open_arena(arena.handle(), SIZE, b"boot", arena.fd)
     assert isinstance(mapping, DeviceMapping)
@@ -168,10 +176,9 @@ def test_the_exporting_process_maps_its_own_arena(recorder: Recorder, tmp_path: 
     assert (mapping.close(), mapping.close()) == (True, True)
     arena.close()
     arena.close()
-    roster.close()
 
 
-def test_sizes_are_whole_granules(recorder: Recorder, tmp_path: Path) -> None:
+def test_sizes_are_whole_granules(recorder: Recorder) -> None:
     """What is allocated is rounded up; what the handle names is the arena."""
     arena = CudaVmmFdArena(SIZE, DEVICE)
     assert os.fstat(arena.fd).st_size == 3 * GRANULE
