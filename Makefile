@@ -16,7 +16,7 @@ export PYTHONSAFEPATH := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check soak fmt peers
+.PHONY: help setup demo serve test check soak fmt cubins peers
 
 help:
 	@echo "make demo    a tiny model, two engines, one shared pool: requests and the facts about them"
@@ -24,6 +24,7 @@ help:
 	@echo "make serve   MODEL=DIR [ENGINES=2 PORT=8000 BLOCKS=4096]: the stack on one host"
 	@echo "make check   what CI runs: format, lint, types, imports, wheel, compose, tests"
 	@echo "make soak    long runs: random kills and fuzzing"
+	@echo "make cubins  [ALL=1]: compile the GPU kernels for six architectures, without a GPU"
 	@echo "make fmt     format and sort imports"
 	@echo "make peers   environments of the peers that the benches measure, in .peers"
 
@@ -57,3 +58,7 @@ fmt: $(READY)
 
 peers:
 	@bench/peers.sh $(PYTHON) .peers
+
+cubins: $(READY)
+	@echo "cubins: compiling kernels ahead of time"
+	@ALL=$(ALL) $(BIN)/python scripts/cubins.py

@@ -16,6 +16,8 @@ from .side import SideError
 BENCHES = {
     "control": "the kvstore over its socket against a peer's manager in process",
     "serve": "agents' requests over HTTP, ours and a peer's server in turn",
+    "engine": "a step of the engine, split into its parts",
+    "paged": "blocks against reserving the longest sequence, same bytes, same engine",
 }
 
 

@@ -36,12 +36,15 @@ def tiny_layout(block_size: int) -> Layout:
 
 
 class KVProcess:
-    """``quire kvstore`` with ``blocks`` blocks of ``block_size`` tokens; leaving the context stops it."""
+    """``quire kvstore`` with ``blocks`` blocks of ``block_size`` tokens; leaving the context stops it.
 
-    def __init__(self, blocks: int, block_size: int) -> None:
+    ``layout``: of a real model; by default the smallest there is.
+    """
+
+    def __init__(self, blocks: int, block_size: int, layout: Layout | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="quire-bench-"))
         prepared = self.directory / "prepared.json"
-        prepared.write_text(json.dumps({"layout": asdict(tiny_layout(block_size)), "published": []}))
+        prepared.write_text(json.dumps({"layout": asdict(layout or tiny_layout(block_size)), "published": []}))
         self._log = (self.directory / "kvstore.log").open("wb")
         command = [sys.executable, "-P", "-m", "quire_services.cli", "kvstore", f"--run-dir={self.directory}"]
         command += [f"--prepared={prepared}", f"--blocks={blocks}", "--lease-ms=60000"]

@@ -86,7 +86,9 @@ class Memory:
     def finished(self, sequence: Sequence) -> None:
         """The sequence needs its blocks no more; what is full is sealed first and stays as cache."""
         if len(sequence.table):
-            self._fills.pop(sequence.id, None)
+            if self._fills.pop(sequence.id, None):
+                # Its last seals go out with the release and are refused beyond the acknowledged fill mark.
+                self._builder.fill(sequence.id, sequence.computed)
             self._retire.release(self.step, sequence.id)
 
     def preempted(self, sequence: Sequence) -> None:

@@ -23,16 +23,16 @@ SAME_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
 @triton.jit
 def _kernel(
-    arena: Any,  # (layer, kv, head, block, slot, d), integers
-    copies: Any,  # [capacity, 3]
-    count: Any,  # [1] rows of ``copies`` that are meant
-    kvs: Any,
-    heads: Any,
-    stride_layer: Any,
-    stride_kv: Any,
-    stride_head: Any,
-    stride_block: Any,
-    stride_slot: Any,
+    arena: tl.tensor,  # (layer, kv, head, block, slot, d), integers
+    copies: tl.tensor,  # [capacity, 3]
+    count: tl.tensor,  # [1] rows of ``copies`` that are meant
+    kvs: tl.tensor,
+    heads: tl.tensor,
+    stride_layer: tl.tensor,
+    stride_kv: tl.tensor,
+    stride_head: tl.tensor,
+    stride_block: tl.tensor,
+    stride_slot: tl.tensor,
     HEAD_DIM: tl.constexpr,
     HEAD_PAD: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -67,14 +67,14 @@ def copy_blocks(arena: torch.Tensor, copies: torch.Tensor, count: torch.Tensor) 
     Raises:
         ValueError: shapes, dtypes or strides do not fit.
     """
-    arguments = _arguments(arena, copies, count)
+    arguments = kernel_arguments(arena, copies, count)
     check_device(arena=arena, copies=copies, count=count)
     layers, kvs, heads = arena.shape[:3]
     if copies.shape[0]:
         _kernel[(copies.shape[0], layers * kvs * heads)](**arguments, num_warps=4)
 
 
-def _arguments(arena: torch.Tensor, copies: torch.Tensor, count: torch.Tensor) -> dict[str, Any]:
+def kernel_arguments(arena: torch.Tensor, copies: torch.Tensor, count: torch.Tensor) -> dict[str, Any]:
     """Checked arguments of the kernel, by name."""
     check("arena", arena, (None,) * 6)
     check("copies", copies, (None, 3), torch.int32)

@@ -98,6 +98,7 @@ class DeviceWork:
             self._sections[name] = slice(end, end + size)
             end += -(-size // SECTION_ALIGN) * SECTION_ALIGN
         self._host = torch.zeros(end, dtype=torch.int32, pin_memory=device.type == "cuda")
+        self._copied = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._device = torch.zeros(end, dtype=torch.int32, device=device)
         self.counts, self.rows, self.places = self._view("counts"), self._view("rows"), self._view("places")
         self.merge_rows, self.merge_ptr = self._view("merge_rows"), self._view("merge_ptr")
@@ -108,7 +109,7 @@ class DeviceWork:
     def refill(self, tiles: Tiles, positions: IntArray, slots: IntArray, table: IntArray) -> None:
         """Take over a step; the copy to the device is queued on the current stream.
 
-        The caller must not refill again before that copy is done (a captured step's completion event says so).
+        Waits until the copy of the step before has left the host's buffer, and for nothing else.
 
         Raises:
             ValueError: the step exceeds a capacity.
@@ -117,6 +118,8 @@ class DeviceWork:
         for name in Capacity.__dataclass_fields__:
             if getattr(used, name) > getattr(self.capacity, name):
                 raise ValueError(f"{getattr(used, name)} {name} exceed the capacity of {getattr(self.capacity, name)}")
+        if self._copied is not None:
+            self._copied.synchronize()
         counts = [len(tiles.records[name]) for name in REGIMES] + [len(tiles.merge_rows)]
         self._put("counts", np.array(counts))
         for name in REGIMES:
@@ -128,6 +131,8 @@ class DeviceWork:
         self._host[self._sections["slots"]][len(slots) :] = -1
         self._put("table", table)
         self._device.copy_(self._host, non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
         self.used, self.window, self.partials = replace(used), tiles.window, tiles.partials
 
     def count(self, name: str) -> torch.Tensor:

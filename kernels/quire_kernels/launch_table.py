@@ -25,16 +25,28 @@ from .checks import interpreting
 SHARED_LIMIT = {"sm_80": 166912, "sm_86": 101376, "sm_89": 101376, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376}
 SMALLEST_LIMIT = min(SHARED_LIMIT.values())
 INTERPRETER = "interpreter"
+MAX_REGISTERS = 255  # of a thread, on every architecture here
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Parameters of one kernel launch; ``block_m`` counts rows times query heads per KV head."""
+    """Parameters of one kernel launch.
+
+    ``block_m`` counts rows times query heads per KV head. ``max_registers`` of a thread: None leaves the choice to
+    ptxas, which spills a few bytes if that lets one more program onto a multiprocessor.
+    """
 
     block_m: int
     block_n: int
     num_warps: int
     num_stages: int
+    max_registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What Triton takes beside the kernel's arguments."""
+        found = {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        return found if self.max_registers is None else found | {"maxnreg": self.max_registers}
 
 
 def architecture(device: torch.device) -> str:
@@ -66,7 +78,12 @@ def rule(arch: str, head_dim: int, group: int, dtype: torch.dtype, regime: str) 
         return Launch(max(16, needed), 32, 4, 1)
     wide = width > 128 or dtype == torch.float32
     rows = {"decode": 16, "group": 32 if wide else 64, "prefill": 32 if wide else 64}[regime]
-    launch = Launch(max(rows, needed), 32 if wide else 64, 8 if max(rows, needed) > 64 else 4, 2)
+    rows = max(rows, needed)
+    # Four warps hold the sums of 64 x 64 in registers beside everything else; more, or a mask over d, would spill.
+    warps = 8 if rows * width > 64 * 64 or (rows * width == 64 * 64 and width != head_dim) else 4
+    if width >= 128 and dtype == torch.float32:
+        warps = 8  # multiplied without tensor cores, from registers
+    launch = Launch(rows, 32 if wide else 64, warps, 2, MAX_REGISTERS)
     limit = SHARED_LIMIT.get(arch, SMALLEST_LIMIT)
     while _shared_estimate(launch, width, dtype) > limit and (smaller := _smaller(launch)) is not None:
         launch = smaller
@@ -103,7 +120,7 @@ def _table() -> dict[tuple[str, int, int, str, str], Launch]:
     text = files("quire_kernels").joinpath("launch_table.json").read_text(encoding="utf-8")
     return {
         (row["arch"], row["head_dim"], row["group"], row["dtype"], row["regime"]): Launch(
-            row["block_m"], row["block_n"], row["num_warps"], row["num_stages"]
+            row["block_m"], row["block_n"], row["num_warps"], row["num_stages"], row.get("max_registers")
         )
         for row in json.loads(text)["rows"]
     }

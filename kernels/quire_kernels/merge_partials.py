@@ -28,17 +28,17 @@ PARTIALS = 16  # partial results a program looks at in one step
 
 @triton.jit
 def _kernel(
-    partial_out: Any,  # [places, heads, d]
-    partial_lse: Any,  # [places, heads]
-    out: Any,  # [T, heads, d]
-    rows: Any,  # [R] rows to merge
-    ptr: Any,  # [R + 1] where each row's places begin
-    places: Any,  # [ptr[R]]
-    count: Any,  # [1] rows that are meant
-    sinks: Any,  # [heads] or None
-    heads: Any,
-    stride_or: Any,
-    stride_oh: Any,
+    partial_out: tl.tensor,  # [places, heads, d]
+    partial_lse: tl.tensor,  # [places, heads]
+    out: tl.tensor,  # [T, heads, d]
+    rows: tl.tensor,  # [R] rows to merge
+    ptr: tl.tensor,  # [R + 1] where each row's places begin
+    places: tl.tensor,  # [ptr[R]]
+    count: tl.tensor,  # [1] rows that are meant
+    sinks: tl.tensor,  # [heads] or None
+    heads: tl.tensor,
+    stride_or: tl.tensor,
+    stride_oh: tl.tensor,
     HEAD_DIM: tl.constexpr,
     HEAD_PAD: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -96,13 +96,13 @@ def merge_partials(
     Raises:
         ValueError: shapes, dtypes or strides do not fit.
     """
-    arguments = _arguments(partial_out, partial_lse, out, rows, ptr, places, count, sinks)
+    arguments = kernel_arguments(partial_out, partial_lse, out, rows, ptr, places, count, sinks)
     check_device(partial_out=partial_out, partial_lse=partial_lse, out=out, rows=rows, places=places, sinks=sinks)
     if rows.shape[0]:
         _kernel[(rows.shape[0], out.shape[1])](**arguments, num_warps=4)
 
 
-def _arguments(
+def kernel_arguments(
     partial_out: torch.Tensor,
     partial_lse: torch.Tensor,
     out: torch.Tensor,

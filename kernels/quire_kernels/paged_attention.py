@@ -54,32 +54,32 @@ class Features:
 
 @triton.jit
 def _kernel(
-    query: Any,  # [heads, T, d]
-    keys: Any,  # [kv_heads, blocks, slots, d]
-    values: Any,
-    out: Any,  # [T, heads, d]
-    partial_out: Any,  # [places, heads, d]
-    partial_lse: Any,  # [places, heads]
-    tiles: Any,  # [capacity, FIELDS]
-    tile_count: Any,  # [1]
-    rows: Any,
-    places: Any,
-    positions: Any,
-    table: Any,
-    sinks: Any,
-    slopes: Any,
-    k_scale: Any,
-    v_scale: Any,
-    scale: Any,
-    softcap: Any,
-    window: Any,
-    stride_qh: Any,
-    stride_qr: Any,
-    stride_head: Any,
-    stride_block: Any,
-    stride_slot: Any,
-    stride_or: Any,
-    stride_oh: Any,
+    query: tl.tensor,  # [heads, T, d]
+    keys: tl.tensor,  # [kv_heads, blocks, slots, d]
+    values: tl.tensor,
+    out: tl.tensor,  # [T, heads, d]
+    partial_out: tl.tensor,  # [places, heads, d]
+    partial_lse: tl.tensor,  # [places, heads]
+    tiles: tl.tensor,  # [capacity, FIELDS]
+    tile_count: tl.tensor,  # [1]
+    rows: tl.tensor,
+    places: tl.tensor,
+    positions: tl.tensor,
+    table: tl.tensor,
+    sinks: tl.tensor,
+    slopes: tl.tensor,
+    k_scale: tl.tensor,
+    v_scale: tl.tensor,
+    scale: tl.tensor,
+    softcap: tl.tensor,
+    window: tl.tensor,
+    stride_qh: tl.tensor,
+    stride_qr: tl.tensor,
+    stride_head: tl.tensor,
+    stride_block: tl.tensor,
+    stride_slot: tl.tensor,
+    stride_or: tl.tensor,
+    stride_oh: tl.tensor,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     HEAD_PAD: tl.constexpr,
@@ -187,7 +187,7 @@ def paged_attention(
     Raises:
         ValueError: shapes, dtypes or strides do not fit.
     """
-    arguments = _arguments(query, keys, values, work, regime, launch, features, out, partial_out, partial_lse)
+    arguments = kernel_arguments(query, keys, values, work, regime, launch, features, out, partial_out, partial_lse)
     check_device(query=query, keys=keys, work=work.table, out=out, partial_out=partial_out, sinks=features.sinks)
     capacity, kv_heads = work.tiles[regime].shape[0], keys.shape[0]
     if capacity:
@@ -199,14 +199,14 @@ def _launch(grid: tuple[int, int], arguments: dict[str, Any], launch: Launch) ->
     for option in fallbacks(launch):
         arguments["BLOCK_N"] = option.block_n
         try:
-            _kernel[grid](**arguments, num_warps=option.num_warps, num_stages=option.num_stages)
+            _kernel[grid](**arguments, **option.options)
         except triton.runtime.errors.OutOfResources:
             continue
         return
     raise RuntimeError(f"no fall-back of {launch} fits this device")
 
 
-def _arguments(
+def kernel_arguments(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
@@ -263,7 +263,7 @@ def _arguments(
         "v_scale": features.v_scale,
         "scale": float(features.scale),
         "softcap": None if features.softcap is None else float(features.softcap),
-        "window": work.window,
+        "window": features.window,
         "stride_qh": query.stride(0),
         "stride_qr": query.stride(1),
         "stride_head": keys.stride(0),

@@ -11,8 +11,6 @@ products accumulate in float32; block offsets are 64 bits wide.
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -21,31 +19,31 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def attend_range(
-    acc: Any,  # [BLOCK_M, HEAD_PAD] weighted sum of values, relative to exp2(-top)
-    top: Any,  # [BLOCK_M] largest score so far, base 2
-    total: Any,  # [BLOCK_M] sum of weights, relative to exp2(-top)
-    query: Any,  # [BLOCK_M, HEAD_PAD]
-    position: Any,  # [BLOCK_M] where each query row stands in its sequence
-    slope: Any,  # [BLOCK_M] ALiBi slopes, or None
-    begin: Any,  # first key, counted from the start of the tile's run
-    end: Any,  # last key, exclusive; rounded up to whole steps of BLOCK_N
-    kv_start: Any,  # position of key 0 of the run
-    kv_len: Any,  # keys of the run
-    keys: Any,  # plane of this KV head
-    values: Any,
-    table: Any,  # block ids of the run; key 0 lies in the first one
-    stride_block: Any,
-    stride_slot: Any,
-    score_scale: Any,
-    softcap: Any,  # or None
-    window: Any,  # or None
+    acc: tl.tensor,  # [BLOCK_M, HEAD_PAD] weighted sum of values, relative to exp2(-top)
+    top: tl.tensor,  # [BLOCK_M] largest score so far, base 2
+    total: tl.tensor,  # [BLOCK_M] sum of weights, relative to exp2(-top)
+    query: tl.tensor,  # [BLOCK_M, HEAD_PAD]
+    position: tl.tensor,  # [BLOCK_M] where each query row stands in its sequence
+    slope: tl.tensor,  # [BLOCK_M] ALiBi slopes, or None
+    begin: tl.tensor,  # first key, counted from the start of the tile's run
+    end: tl.tensor,  # last key, exclusive; rounded up to whole steps of BLOCK_N
+    kv_start: tl.tensor,  # position of key 0 of the run
+    kv_len: tl.tensor,  # keys of the run
+    keys: tl.tensor,  # plane of this KV head
+    values: tl.tensor,
+    table: tl.tensor,  # block ids of the run; key 0 lies in the first one
+    stride_block: tl.tensor,
+    stride_slot: tl.tensor,
+    score_scale: tl.tensor,
+    softcap: tl.tensor,  # or None
+    window: tl.tensor,  # or None
     HEAD_DIM: tl.constexpr,
     HEAD_PAD: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr,
     MASKED: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """Fold keys ``begin`` to ``end`` into (acc, top, total)."""
     column = tl.arange(0, HEAD_PAD)
     for first in range(begin, end, BLOCK_N):
@@ -97,13 +95,13 @@ def attend_range(
 
 @triton.jit
 def _load(
-    pointer: Any,
-    inside: Any,
-    column: Any,
+    pointer: tl.tensor,
+    inside: tl.tensor,
+    column: tl.tensor,
     HEAD_DIM: tl.constexpr,
     HEAD_PAD: tl.constexpr,
     MASKED: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """Load a tile of K or V, with no more of a mask than it needs: masks cost registers and vector width."""
     if MASKED:
         if HEAD_DIM != HEAD_PAD:
@@ -117,7 +115,7 @@ def _load(
 
 
 @triton.jit
-def _tanh(x: Any) -> Any:
+def _tanh(x: tl.tensor) -> tl.tensor:
     """Hyperbolic tangent that is finite for any input and exact to float32 rounding near 0.
 
     1 - 2 / (e**2x + 1) is 1 from 15 on, and cancels near 0: there the Taylor series takes over.
@@ -129,14 +127,14 @@ def _tanh(x: Any) -> Any:
 
 
 @triton.jit
-def before_sink(lse: Any, sink: Any) -> Any:
+def before_sink(lse: tl.tensor, sink: tl.tensor) -> tl.tensor:
     """Share of a softmax that its keys keep when a sink (natural logit) joins: 2**lse / (2**lse + e**sink)."""
     distance = sink.to(tl.float32) * LOG2_E - lse
     return 1.0 / (1.0 + tl.exp2(tl.minimum(distance, 126.0)))
 
 
 @triton.jit
-def store_as(x: Any, DTYPE: tl.constexpr, INTERPRET: tl.constexpr) -> Any:
+def store_as(x: tl.tensor, DTYPE: tl.constexpr, INTERPRET: tl.constexpr) -> tl.tensor:
     """float32 -> ``DTYPE``, rounded to nearest even.
 
     The interpreter cuts bf16 off and loses the carry of e4m3, so there the value is rounded to as many bits first.
@@ -151,7 +149,7 @@ def store_as(x: Any, DTYPE: tl.constexpr, INTERPRET: tl.constexpr) -> Any:
 
 
 @triton.jit
-def _round_bits(x: Any, DROP: tl.constexpr) -> Any:
+def _round_bits(x: tl.tensor, DROP: tl.constexpr) -> tl.tensor:
     """Clear the lowest ``DROP`` bits of float32 mantissas, rounding to nearest even."""
     bits = x.to(tl.int32, bitcast=True)
     half = (1 << (DROP - 1)) - 1

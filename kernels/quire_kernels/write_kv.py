@@ -23,21 +23,21 @@ TOKENS = 16  # tokens of a program
 
 @triton.jit
 def _kernel(
-    key: Any,  # [kv_heads, T, d]
-    value: Any,
-    keys: Any,  # [kv_heads, blocks, slots, d]
-    values: Any,
-    slots: Any,  # [T]
-    k_scale: Any,  # [kv_heads] or None
-    v_scale: Any,
-    tokens: Any,
-    stride_kh: Any,
-    stride_kt: Any,
-    stride_vh: Any,
-    stride_vt: Any,
-    stride_head: Any,
-    stride_block: Any,
-    stride_slot: Any,
+    key: tl.tensor,  # [kv_heads, T, d]
+    value: tl.tensor,
+    keys: tl.tensor,  # [kv_heads, blocks, slots, d]
+    values: tl.tensor,
+    slots: tl.tensor,  # [T]
+    k_scale: tl.tensor,  # [kv_heads] or None
+    v_scale: tl.tensor,
+    tokens: tl.tensor,
+    stride_kh: tl.tensor,
+    stride_kt: tl.tensor,
+    stride_vh: tl.tensor,
+    stride_vt: tl.tensor,
+    stride_head: tl.tensor,
+    stride_block: tl.tensor,
+    stride_slot: tl.tensor,
     HEAD_DIM: tl.constexpr,
     HEAD_PAD: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -62,7 +62,7 @@ def _kernel(
 
 
 @triton.jit
-def _clamp(x: Any) -> Any:
+def _clamp(x: tl.tensor) -> tl.tensor:
     """Into the finite range of e4m3; NaN stays NaN."""
     return tl.where(x > 448.0, 448.0, tl.where(x < -448.0, -448.0, x))
 
@@ -86,13 +86,13 @@ def write_kv(
     Raises:
         ValueError: shapes, dtypes or strides do not fit.
     """
-    arguments = _arguments(key, value, keys, values, slots, k_scale, v_scale)
+    arguments = kernel_arguments(key, value, keys, values, slots, k_scale, v_scale)
     check_device(key=key, value=value, keys=keys, values=values, slots=slots, k_scale=k_scale, v_scale=v_scale)
     if key.shape[1]:
         _kernel[(triton.cdiv(key.shape[1], TOKENS), key.shape[0])](**arguments, num_warps=4)
 
 
-def _arguments(
+def kernel_arguments(
     key: torch.Tensor,
     value: torch.Tensor,
     keys: torch.Tensor,

@@ -63,6 +63,7 @@ class Server:
         self._path = run_dir / SOCKET_NAME
         if len(os.fsencode(self._path)) > MAX_SUN_PATH:
             raise ServerError(f"{self._path}: longer than the {MAX_SUN_PATH} bytes a socket's path may have")
+        listener = listener or Listener(run_dir)  # before the ROUTER: who sees that one can attach already
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -70,8 +71,7 @@ class Server:
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
         self._poller.register(self._wake, zmq.POLLIN)
-        side = listener or Listener(run_dir)
-        self._processes = Processes(service, side, self._poller, options.fence_grace_ms, options.kill, device)
+        self._processes = Processes(service, listener, self._poller, options.fence_grace_ms, options.kill, device)
 
     def stop(self) -> None:
         """End the loop soon; may be called from a signal handler or another thread."""

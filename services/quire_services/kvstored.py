@@ -121,6 +121,7 @@ def _serve(config: KvstoreConfig) -> int:
     if config.run_dir.stat().st_mode & 0o077:
         raise StartError(f"{config.run_dir}: others may enter this directory (chmod 700)")
     key = root_key(config.state_dir)
+    signals = _Signals()
     with closing(Roster(config.run_dir)) as roster, closing(Mappers(config.run_dir)) as mappers:
         listener, accepted = _settle(mappers, config)
         with closing(make(kind, device, size, roster)) as arena:
@@ -135,7 +136,7 @@ def _serve(config: KvstoreConfig) -> int:
             )
             admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
             options = ServerOptions(config.fence_grace_ms, debug=config.debug)
-            _loop(Server(service, config.run_dir, options, listener, admission), service, config)
+            _loop(Server(service, config.run_dir, options, listener, admission), service, config, signals)
     return 0
 
 
@@ -147,9 +148,9 @@ def _settle(mappers: Mappers, config: KvstoreConfig) -> tuple[Listener | None, t
     return listener, tuple(mappers.settle(listener, config.fence_grace_ms))
 
 
-def _loop(server: Server, service: Service, config: KvstoreConfig) -> None:
+def _loop(server: Server, service: Service, config: KvstoreConfig, signals: _Signals) -> None:
     try:
-        _catch_signals(server)
+        signals.stop_at_first(server)
         log.info(
             "kvstore_started",
             boot=service.boot.hex(),
@@ -164,18 +165,27 @@ def _loop(server: Server, service: Service, config: KvstoreConfig) -> None:
     log.info("kvstore_stopped", **service.store.state.pool.counts())
 
 
-def _catch_signals(server: Server) -> None:
-    seen = False
+class _Signals:
+    """SIGTERM and SIGINT, caught before there is anything to leave behind."""
 
-    def handle(number: int, _: FrameType | None) -> None:
-        nonlocal seen
-        if seen:
+    def __init__(self) -> None:
+        self._server: Server | None = None
+        self._seen = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def stop_at_first(self, server: Server) -> None:
+        """Let the first signal stop this server, even if it came already."""
+        self._server = server
+        if self._seen:
+            server.stop()
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._seen:
             os._exit(128 + number)
-        seen = True
-        server.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handle)
+        self._seen = True
+        if self._server is not None:
+            self._server.stop()
 
 
 def _prepared(path: Path) -> tuple[Layout, list[Any]]:

@@ -77,6 +77,25 @@ def test_everything_at_once() -> None:
     )
 
 
+def test_what_does_not_fit_is_named() -> None:
+    """Tensors that do not belong to the step are refused with their names."""
+    batch = make_batch([20], [1])
+    work = device_work(batch)
+    wrong = {
+        r"^sinks has shape \(3,\), expected \(4,\)": {"features": replace(batch.features, sinks=torch.zeros(3))},
+        r"^k_scale is given": {"features": replace(batch.features, k_scale=torch.ones(2))},
+        r"^query has dtype torch.float32, the arena holds torch.float16": {"query": batch.query.float()},
+        r"^3 query heads are no multiple of 2": {"query": batch.query[:3]},
+        r"^query has 0 rows, the step 1": {"query": batch.query[:, :0]},
+        r"^keys have strides": {"keys": batch.keys.transpose(0, 1).contiguous().transpose(0, 1)},
+        r"^the tiles are cut for a window of 5, not 3": {"features": replace(batch.features, window=3)},
+    }
+    windowed = device_work(replace(batch, features=replace(batch.features, window=5)))
+    for message, change in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            run(replace(batch, **change), windowed if "cut" in message else work)
+
+
 def replace_features(batch: Batch, **features: object) -> Batch:
     """The batch with further features."""
     batch.features = replace(batch.features, **features)  # type: ignore[arg-type]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
-
 import pytest
 import torch
 
 from quire_kernels.copy_blocks import copy_blocks, copy_blocks_ref
 from quire_kernels.write_kv import write_kv, write_kv_ref
 from tests.kernels.batch import DEVICE
-
-NORESERVE = 0x4000  # MAP_NORESERVE: address space without memory behind it
 
 
 def planes(dtype: torch.dtype, width: int, block_size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,27 +71,6 @@ def test_copy_blocks_copies_and_scrubs(dtype: torch.dtype) -> None:
     assert torch.equal(bits(got), bits(want))
     assert torch.equal(bits(got[:, :, :, 5]).cpu(), arena[:, :, :, 5])
     assert not bits(got[:, :, :, 3]).any()
-
-
-@pytest.mark.skipif(DEVICE.type != "cpu", reason="needs address space without memory")
-def test_offsets_beyond_31_bits() -> None:
-    """Blocks more than 2**31 elements into the arena are written, copied and nothing before them."""
-    region = mmap.mmap(-1, 3 << 32, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
-    flat = torch.frombuffer(region, dtype=torch.float16)
-    # One layer, two heads, blocks of 16 x 64: the second head begins beyond 2**31 elements already.
-    blocks = flat.numel() // (2 * 2 * 16 * 64)
-    arena = flat.view(1, 2, 2, blocks, 16, 64)
-    key, value = torch.full((2, 1, 64), 5.0).half(), torch.full((2, 1, 64), 6.0).half()
-    assert arena.stride(1) > 2**31
-    last = blocks - 1
-
-    write_kv(key, value, arena[0, 0], arena[0, 1], torch.tensor([last * 16 + 2]))
-    copies, count = torch.tensor([[last, last - 7, 16]], dtype=torch.int32), torch.tensor([1], dtype=torch.int32)
-    copy_blocks(arena, copies, count)
-
-    for block in (last, last - 7):
-        assert arena[0, :, :, block, 2, 0].tolist() == [[5.0, 5.0], [6.0, 6.0]]
-        assert arena[0, :, :, block].count_nonzero() == 4 * 64
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -297,6 +297,10 @@ def test_a_second_signal_ends_at_once(start: Start) -> None:
 
     # Both are pending at once: Python runs the handlers one after the other, the second exits.
     assert process.end(0) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    left = segments(process)
+    (process.run_dir / "kvstore.sock").unlink()
+    start()
+    assert not (SHM_DIR / left[0]).exists()
 
 
 def test_the_pool_costs_no_memory_until_it_is_written(start: Start) -> None:

@@ -124,6 +124,33 @@ def test_the_private_chain_continues_behind_it(driver: Driver) -> None:
     driver.check()
 
 
+@pytest.mark.parametrize("duplicate", [True, False])
+def test_it_replaces_the_private_parent_of_what_follows(driver: Driver, duplicate: bool) -> None:
+    """A block sealed above a private copy of the prompt, then shared behind the publication, outlives that copy."""
+    computed_once(driver)
+    plain, aware = driver.attach(), driver.attach()
+    prompt = [*TEN, 7, 8, 9]
+    if duplicate:
+        driver.allocate(aware, 1, prompt, tenant="t", publication="ten")
+        driver.write(aware, 1, 13)
+    driver.allocate(plain, 1, prompt, tenant="t")
+    driver.write(plain, 1, 13)
+    driver.seal(plain, 1)
+    if duplicate:
+        assert len(driver.seal(aware, 1).canonical) == 8
+    else:
+        assert driver.allocate(aware, 1, prompt, tenant="t", publication="ten").computed == 12
+    driver.free(plain, 1)
+    assert driver.counts()["cached"] == 2
+
+    assert driver.allocate(plain, 2, [1] * 4 * (driver.counts()["free"] + 2), tenant="big").code == m.OK
+
+    driver.check()
+    assert len(driver.store.state.index) == 1
+    driver.free(plain, 2)
+    assert driver.allocate(plain, 3, prompt, tenant="t", publication="ten").computed == 12
+
+
 def test_without_naming_it_nothing_of_it_is_shared(driver: Driver) -> None:
     """A request that does not name the publication, or only begins like it, hits nothing."""
     computed_once(driver)

@@ -80,6 +80,22 @@ def test_no_space_changes_nothing(driver: Driver) -> None:
     assert 2 not in session.sequences
 
 
+def test_a_hit_cannot_also_be_evicted_for_the_same_request() -> None:
+    """Cached blocks that the request shares do not count as space: it is told what is missing."""
+    driver = Driver(blocks=4)
+    session = driver.attach()
+    driver.allocate(session, 1, PROMPT[:8])
+    driver.write(session, 1, 8)
+    driver.seal(session, 1)
+    driver.free(session, 1)
+
+    reply = driver.allocate(session, 2, PROMPT[:9], reserve=20)
+
+    assert (reply.code, reply.missing) == (m.NO_SPACE, 1)
+    assert driver.counts()["cached"] == 2
+    driver.check()
+
+
 def test_extend_within_the_capacity_costs_nothing(driver: Driver) -> None:
     """Asking for slots one may already write gives no block and no copy."""
     session = driver.attach()

@@ -1,0 +1,154 @@
+"""Find launch parameters by measurement and write them into the kernels' launch table.
+
+For each head_dim, query heads per KV head, dtype of keys and values, and regime, every sensible launch is timed
+with CUDA events on a workload of that regime; the fastest becomes the row of this GPU's architecture. The inputs
+rotate over several layers, so that the L2 cache does not hold them from one run to the next. Launches that do not
+compile or do not fit the chip are skipped. Rows of other architectures stay as they are.
+
+Usage: python bench/gpu/sweep.py [--head-dim 128 ...] [--group 4 ...] [--dtype bfloat16 ...] [--regime decode ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+
+from quire_engine.plan import AttentionPlan, build_plan
+from quire_kernels import paged_attention as op
+from quire_kernels.device_work import Capacity, DeviceWork
+from quire_kernels.launch_table import Launch, architecture
+from quire_kernels.tiling import REGIMES, Shape, tile_items
+
+TABLE = Path(__file__).resolve().parents[2] / "kernels" / "quire_kernels" / "launch_table.json"
+KV_HEADS, BLOCK_SIZE, LAYERS, REPEATS = 8, 16, 8, 24
+
+
+def workload(regime: str) -> AttentionPlan:
+    """64 decodes of 4,096 tokens; the same over a shared prefix; a prompt of 4,096 tokens."""
+    if regime == "prefill":
+        return build_plan([np.arange(256, dtype=np.int32)], [0], [4096], BLOCK_SIZE)
+    shared = 256 if regime == "group" else 0
+    own = np.random.default_rng(0).permutation(64 * 264).astype(np.int32) + shared
+    tables = [np.concatenate([np.arange(shared, dtype=np.int32), t[: 264 - shared]]) for t in own.reshape(64, 264)]
+    return build_plan(tables, [264 * BLOCK_SIZE - 1] * 64, [1] * 64, BLOCK_SIZE)
+
+
+def candidates(regime: str, group: int) -> list[Launch]:
+    """Launches worth a try."""
+    least = max(16, triton.next_power_of_2(group))
+    rows = {"decode": (least,), "group": (16, 32, 64, 128), "prefill": (64, 128)}[regime]
+    sizes = product((m for m in rows if m >= least), (32, 64, 128), (4, 8), (1, 2, 3, 4), (None, 255))
+    return [Launch(*values) for values in sizes]
+
+
+class Inputs:
+    """Tensors of one combination, on the GPU."""
+
+    def __init__(
+        self, plan: AttentionPlan, head_dim: int, group: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        narrow = dtype == torch.float8_e4m3fn
+        wide = torch.bfloat16 if narrow else dtype
+        shape = (LAYERS, 2, KV_HEADS, int(plan.table.max()) + 1, BLOCK_SIZE, head_dim)
+        self.arena = torch.zeros(shape, dtype=torch.uint8 if narrow else dtype, device=device)
+        self.arena = self.arena.view(dtype) if narrow else self.arena.normal_()
+        scale = torch.ones(KV_HEADS, device=device) if narrow else None
+        self.features = op.Features(scale=head_dim**-0.5, k_scale=scale, v_scale=scale)
+        rows, heads = len(plan.positions), KV_HEADS * group
+        self.query = torch.randn(heads, rows, head_dim, dtype=wide, device=device)
+        self.out = torch.empty(rows, heads, head_dim, dtype=wide, device=device)
+
+
+def milliseconds(plan: AttentionPlan, inputs: Inputs, regime: str, launch: Launch) -> float | None:
+    """Median time of one launch, None if it cannot be made."""
+    device = inputs.query.device
+    sm_count = torch.cuda.get_device_properties(device).multi_processor_count
+    heads, _, width = inputs.query.shape
+    shape = Shape(KV_HEADS, heads // KV_HEADS, dict.fromkeys(REGIMES, launch.block_m), sm_count)
+    tiles = tile_items(plan.items(), plan.positions, BLOCK_SIZE, shape)
+    work = DeviceWork(Capacity.of(tiles, len(plan.positions), len(plan.table)), device)
+    work.refill(tiles, plan.positions, plan.slots, plan.table)
+    parts = torch.empty(tiles.partials, heads, width, device=device), torch.empty(tiles.partials, heads, device=device)
+    grid = (len(tiles.records[regime]), KV_HEADS)
+    times = []
+    for i in range(REPEATS):
+        arguments: dict[str, Any] = op.kernel_arguments(
+            inputs.query, *inputs.arena[i % LAYERS], work, regime, launch, inputs.features, inputs.out, *parts
+        )
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        try:
+            begin.record()
+            op._kernel[grid](**arguments, **launch.options)
+            end.record()
+        except (triton.runtime.errors.OutOfResources, triton.CompilationError, RuntimeError) as error:
+            print(f"  {launch}: {type(error).__name__}")
+            return None
+        times.append((begin, end))
+    torch.cuda.synchronize()
+    return statistics.median(begin.elapsed_time(end) for begin, end in times[4:])
+
+
+def best_row(head_dim: int, group: int, dtype: str, regime: str, device: torch.device) -> dict[str, Any] | None:
+    """The table's row for one combination."""
+    plan = workload(regime)
+    inputs = Inputs(plan, head_dim, group, getattr(torch, dtype), device)
+    timed = [(milliseconds(plan, inputs, regime, launch), launch) for launch in candidates(regime, group)]
+    found = sorted(((time, launch) for time, launch in timed if time is not None), key=lambda pair: pair[0])
+    if not found:
+        return None
+    time, launch = found[0]
+    print(f"{regime} d{head_dim} g{group} {dtype}: {launch} {time:.3f} ms, slowest {found[-1][0]:.3f} ms", flush=True)
+    return {
+        "arch": architecture(device),
+        "head_dim": head_dim,
+        "group": group,
+        "dtype": dtype,
+        "regime": regime,
+        "block_m": launch.block_m,
+        "block_n": launch.block_n,
+        "num_warps": launch.num_warps,
+        "num_stages": launch.num_stages,
+        "max_registers": launch.max_registers,
+        "source": f"sweep, {torch.cuda.get_device_name(device)}, triton {triton.__version__}, {time:.3f} ms",
+    }
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Replace the rows with the same keys, one row a line."""
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    keys = ("arch", "head_dim", "group", "dtype", "regime")
+    kept = {tuple(row[k] for k in keys): row for row in [*table["rows"], *rows]}
+    lines = ",\n".join(f"    {json.dumps(kept[key])}" for key in sorted(kept))
+    TABLE.write_text(f'{{\n  "note": {json.dumps(table["note"])},\n  "rows": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
+
+
+def main() -> int:
+    """Sweep and write; 1 without a GPU."""
+    parser = argparse.ArgumentParser(description="measure launch parameters and write the launch table")
+    parser.add_argument("--head-dim", nargs="+", type=int, default=[64, 128])
+    parser.add_argument("--group", nargs="+", type=int, default=[1, 4, 8])
+    parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
+    parser.add_argument("--regime", nargs="+", choices=REGIMES, default=list(REGIMES))
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("sweep: no CUDA device is visible, and times of the interpreter mean nothing", file=sys.stderr)
+        return 1
+    device = torch.device("cuda", torch.cuda.current_device())
+    combinations = product(options.head_dim, options.group, options.dtype, options.regime)
+    found = [row for values in combinations if (row := best_row(*values, device)) is not None]
+    write(found)
+    print(f"sweep: {len(found)} rows written to {TABLE}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

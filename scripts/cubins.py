@@ -1,0 +1,245 @@
+"""Compile the kernels ahead of time for six GPU architectures, without a GPU, and judge what comes out.
+
+For each architecture about 40 representative instantiations (``ALL=1``: every combination of dtype, head_dim,
+query heads per KV head, regime and features) are compiled with the launch parameters that would be used there.
+Registers, stack and shared memory are read from the machine code by the cuobjdump that comes with Triton. It fails
+on a compile error, on a stack (spilled registers) in fp16 or bf16 up to head_dim 128, and on more shared memory
+than the chip has. Arguments come from the launchers themselves, on tensors without memory, so that what is compiled
+is what would be launched. Results are kept in .cubins by the hash of sources, arguments and Triton's version.
+
+Usage: python scripts/cubins.py [--arch sm_90 ...] [--only decode ...] [--all]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+CACHE = Path(__file__).resolve().parents[1] / ".cubins"
+os.environ["TRITON_CACHE_DIR"] = str(CACHE / "triton")
+os.environ.pop("TRITON_INTERPRET", None)
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns unless told; this is what it does anyway
+
+import torch  # noqa: E402
+import triton  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from quire_kernels import copy_blocks, merge_partials, paged_attention, write_kv  # noqa: E402
+from quire_kernels.device_work import Capacity, DeviceWork  # noqa: E402
+from quire_kernels.launch_table import SHARED_LIMIT, launch_for  # noqa: E402
+from quire_kernels.tiling import REGIMES  # noqa: E402
+
+META = torch.device("meta")
+ROWS, BLOCKS, KV_HEADS = 64, 4096, 8
+FEATURES = {"": (), "window": ("window",), "all": ("window", "softcap", "sinks", "slopes")}
+TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float8_e4m3fn: "fp8e4nv"}
+TYPES |= {torch.int16: "i16", torch.int32: "i32", torch.int64: "i64", torch.uint8: "u8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One instantiation of one kernel; ``op`` is a regime of paged_attention or another kernel's name."""
+
+    op: str
+    dtype: str = "bfloat16"
+    head_dim: int = 128
+    group: int = 4
+    features: str = ""
+    block_size: int = 16
+
+    @property
+    def fp8(self) -> bool:
+        """e4m3 keys and values, bf16 queries."""
+        return self.dtype == "float8_e4m3fn"
+
+    @property
+    def must_not_spill(self) -> bool:
+        """Whether a stack is an error."""
+        return self.dtype in ("float16", "bfloat16") and self.head_dim <= 128
+
+    def __str__(self) -> str:
+        return f"{self.op:8} {self.dtype:13} d{self.head_dim:<3} g{self.group:<2} b{self.block_size} {self.features}"
+
+
+def representative() -> list[Instance]:
+    """What most models use, and the corners."""
+    common = [Instance(r, t, d) for r, t, d in product(REGIMES, ("float16", "bfloat16"), (64, 128))]
+    widths = [Instance(r, head_dim=d) for r, d in product(REGIMES, (48, 80, 96, 256))]
+    single = [Instance(r, "float32", d) for r, d in product(REGIMES, (64, 128))]
+    fp8 = [Instance(r, "float8_e4m3fn") for r in REGIMES]
+    features = [Instance("decode", features="all"), Instance("prefill", features="all")]
+    features += [Instance("prefill", "float16", features="window")]
+    heads = [Instance("decode", group=1), Instance("decode", group=32), Instance("decode", block_size=64)]
+    return common + widths + single + fp8 + features + heads + _small(("bfloat16",), (128,))
+
+
+def everything() -> list[Instance]:
+    """Every combination that the launchers accept and that differs in its code."""
+    dtypes, widths = ("float16", "bfloat16", "float32", "float8_e4m3fn"), (48, 64, 80, 96, 128, 256)
+    large = product(REGIMES, dtypes, widths, (1, 4, 8, 16), FEATURES, (16,))
+    return [Instance(*values) for values in large] + _small(dtypes[:3], widths)
+
+
+def _small(dtypes: tuple[str, ...], widths: tuple[int, ...]) -> list[Instance]:
+    """The kernels beside attention."""
+    pairs = product(("write_kv", "merge", "copy"), dtypes, widths)
+    return [*(Instance(*values) for values in pairs), Instance("write_kv", "float8_e4m3fn")]
+
+
+def tensor(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor without memory."""
+    return torch.empty(shape, dtype=dtype, device=META)
+
+
+def build(instance: Instance, arch: str) -> tuple[Any, dict[str, Any], dict[str, int]]:
+    """Kernel, arguments by name, and options of a launch."""
+    kv = getattr(torch, instance.dtype)
+    dtype = torch.bfloat16 if instance.fp8 else kv
+    keys = tensor(KV_HEADS, BLOCKS, instance.block_size, instance.head_dim, dtype=kv)
+    scale = tensor(KV_HEADS, dtype=torch.float32) if instance.fp8 else None
+    count, index = tensor(1, dtype=torch.int32), partial(tensor, dtype=torch.int32)
+    heads = KV_HEADS * instance.group
+    out = tensor(ROWS, heads, instance.head_dim, dtype=dtype)
+    parts = tensor(ROWS, heads, instance.head_dim, dtype=torch.float32), tensor(ROWS, heads, dtype=torch.float32)
+    if instance.op == "write_kv":
+        new = tensor(KV_HEADS, ROWS, instance.head_dim, dtype=dtype)
+        arguments = write_kv.kernel_arguments(new, new, keys, keys, index(ROWS), scale, scale)
+        return write_kv._kernel, arguments, {"num_warps": 4}
+    if instance.op == "copy":
+        arguments = copy_blocks.kernel_arguments(keys[None, None], index(ROWS, 3), count)
+        return copy_blocks._kernel, arguments, {"num_warps": 4}
+    if instance.op == "merge":
+        sinks = tensor(heads, dtype=dtype)
+        lists = index(ROWS), index(ROWS + 1), index(ROWS)
+        return (
+            merge_partials._kernel,
+            merge_partials.kernel_arguments(*parts, out, *lists, count, sinks),
+            {"num_warps": 4},
+        )
+    launch = launch_for(arch, instance.head_dim, instance.group, kv, instance.op)
+    work = DeviceWork(Capacity(*([ROWS] * 8)), META)
+    work.window = 1024 if "window" in FEATURES[instance.features] else None
+    query = tensor(ROWS, heads, instance.head_dim, dtype=dtype).transpose(0, 1)
+    features = paged_attention.Features(
+        scale=instance.head_dim**-0.5,
+        window=work.window,
+        softcap=50.0 if "softcap" in FEATURES[instance.features] else None,
+        sinks=tensor(heads, dtype=dtype) if "sinks" in FEATURES[instance.features] else None,
+        slopes=tensor(heads, dtype=torch.float32) if "slopes" in FEATURES[instance.features] else None,
+        k_scale=scale,
+        v_scale=scale,
+    )
+    arguments = paged_attention.kernel_arguments(query, keys, keys, work, instance.op, launch, features, out, *parts)
+    return paged_attention._kernel, arguments, launch.options
+
+
+def source(kernel: Any, arguments: dict[str, Any]) -> ASTSource:
+    """The kernel specialised for these arguments, as Triton's launcher would do it."""
+    signature, constants, attributes = {}, {}, {}
+    for position, parameter in enumerate(kernel.params):
+        name, value = parameter.name, arguments[parameter.name]
+        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+            signature[name], constants[name] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            signature[name] = "*" + TYPES[value.dtype]
+            attributes[(position,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, int):
+            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            if value % 16 == 0:
+                attributes[(position,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "fp32"
+    return ASTSource(kernel, signature, constants, attributes)
+
+
+def compile_one(task: tuple[str, Instance]) -> dict[str, Any]:
+    """Compile one instance, or take what is known of it: registers, stack, shared memory, seconds or an error."""
+    arch, instance = task
+    began = time.monotonic()
+    kernel, arguments, options = build(instance, arch)
+    specialised = source(kernel, arguments)
+    text = f"{triton.__version__} {arch} {options} {specialised.hash()}"
+    known = CACHE / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+    if known.exists():
+        return dict(json.loads(known.read_text()), cached=True)
+    result: dict[str, Any] = {"arch": arch, **asdict(instance), **options, "cached": False}
+    result |= {k: arguments[k] for k in ("BLOCK_M", "BLOCK_N") if k in arguments}
+    try:
+        compiled = triton.compile(specialised, target=GPUTarget("cuda", int(arch[3:]), 32), options=options)
+    except Exception as error:  # whatever the compiler raises is this instance's result
+        return result | {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    result |= {"shared": compiled.metadata.shared, **resources(compiled.asm["cubin"])}
+    result["seconds"] = round(time.monotonic() - began, 2)
+    known.write_text(json.dumps(result))
+    return result
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers and stack bytes of the machine code. Kernels here have no other use of a stack than spills."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([tool, "-res-usage", file.name], check=True, capture_output=True, text=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    if found is None:
+        raise RuntimeError(f"cuobjdump said: {text}")
+    return {"registers": int(found[1]), "stack": int(found[2])}
+
+
+def faults(result: dict[str, Any], instance: Instance) -> list[str]:
+    """Why this result fails."""
+    if "error" in result:
+        return [result["error"]]
+    found = []
+    if instance.must_not_spill and result["stack"]:
+        found.append(f"{result['stack']} bytes of spilled registers")
+    if result["shared"] > SHARED_LIMIT[result["arch"]]:
+        found.append(f"{result['shared']} bytes of shared memory, the chip has {SHARED_LIMIT[result['arch']]}")
+    return found
+
+
+def main() -> int:
+    """Compile, print a table and the faults; 1 if there are any."""
+    parser = argparse.ArgumentParser(description="compile the kernels for all architectures, without a GPU")
+    parser.add_argument("--arch", nargs="+", choices=SHARED_LIMIT, default=list(SHARED_LIMIT))
+    parser.add_argument("--all", action="store_true", default=os.environ.get("ALL") == "1")
+    parser.add_argument("--only", nargs="+", choices=(*REGIMES, "write_kv", "merge", "copy"), help="only these kernels")
+    options = parser.parse_args()
+    CACHE.mkdir(exist_ok=True)
+    instances = [i for i in (everything() if options.all else representative()) if i.op in (options.only or i.op)]
+    tasks = [(a, i) for a in options.arch for i in instances if not (i.fp8 and a in ("sm_80", "sm_86"))]
+    began, failed, compiled = time.monotonic(), 0, 0
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        for (arch, instance), result in zip(tasks, pool.map(compile_one, tasks, chunksize=4), strict=True):
+            compiled += not result["cached"]
+            wrong = faults(result, instance)
+            failed += bool(wrong)
+            tile = f"{result['BLOCK_M']}x{result['BLOCK_N']}" if "BLOCK_M" in result else ""
+            shape = f"{tile:8} w{result['num_warps']} s{result.get('num_stages', '-')}"
+            numbers = "" if "error" in result else (
+                f"{result['registers']:4} registers {result['stack']:5} stack {result['shared']:7} shared"
+            )  # fmt: skip
+            print(f"{arch:6} {instance!s:44} {shape:15} {numbers} {'; '.join(wrong)}", flush=True)
+    spent = time.monotonic() - began
+    print(f"cubins: {len(tasks)} instantiations, {compiled} compiled now, {failed} failed, {spent:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
