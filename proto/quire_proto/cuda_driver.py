@@ -53,8 +53,8 @@ def bindings() -> Any:
         raise CudaError("import cuda.bindings", NO_BINDINGS, str(exc)) from None
 
 
-def _call(name: str, *arguments: Any) -> Any:
-    """Call a driver function; returns what it gives beside the error code."""
+def call(name: str, *arguments: Any) -> Any:
+    """Call a driver function; returns what it gives beside the error code. Raises CudaError."""
     driver = bindings()
     try:
         code, *results = getattr(driver, name)(*arguments)
@@ -68,12 +68,12 @@ def _call(name: str, *arguments: Any) -> Any:
 
 def initialise() -> None:
     """Start the driver in this process."""
-    _call("cuInit", 0)
+    call("cuInit", 0)
 
 
 def versions() -> tuple[int, int]:
     """(driver, CUDA of the bindings), as in 13000 for 13.0."""
-    return int(_call("cuDriverGetVersion")), int(bindings().CUDA_VERSION)
+    return int(call("cuDriverGetVersion")), int(bindings().CUDA_VERSION)
 
 
 # --- devices -----------------------------------------------------------------------------------------------------
@@ -81,12 +81,12 @@ def versions() -> tuple[int, int]:
 
 def device_count() -> int:
     """Devices that this process sees (a MIG instance counts as one)."""
-    return int(_call("cuDeviceGetCount"))
+    return int(call("cuDeviceGetCount"))
 
 
 def device_name(ordinal: int) -> str:
     """Name for people."""
-    raw: bytes = _call("cuDeviceGetName", 128, _device(ordinal))
+    raw: bytes = call("cuDeviceGetName", 128, _device(ordinal))
     return raw.partition(b"\0")[0].decode(errors="replace").strip()
 
 
@@ -94,12 +94,12 @@ def device_uuid(ordinal: int) -> bytes:
     """16 bytes; on MIG those of the instance."""
     # Bindings of CUDA 12 name the one that knows MIG "_v2"; those of CUDA 13 have only that, without the suffix.
     name = "cuDeviceGetUuid_v2" if hasattr(bindings(), "cuDeviceGetUuid_v2") else "cuDeviceGetUuid"
-    return bytes(_call(name, _device(ordinal)).bytes)
+    return bytes(call(name, _device(ordinal)).bytes)
 
 
 def device_bytes(ordinal: int) -> int:
     """Memory of the device in all."""
-    return int(_call("cuDeviceTotalMem", _device(ordinal)))
+    return int(call("cuDeviceTotalMem", _device(ordinal)))
 
 
 def attribute(ordinal: int, name: str) -> int | None:
@@ -108,7 +108,7 @@ def attribute(ordinal: int, name: str) -> int | None:
     if key is None:
         return None
     try:
-        return int(_call("cuDeviceGetAttribute", key, _device(ordinal)))
+        return int(call("cuDeviceGetAttribute", key, _device(ordinal)))
     except CudaError as exc:
         if exc.code == "CUDA_ERROR_INVALID_VALUE":
             return None
@@ -116,7 +116,7 @@ def attribute(ordinal: int, name: str) -> int | None:
 
 
 def _device(ordinal: int) -> Any:
-    return _call("cuDeviceGet", ordinal)
+    return call("cuDeviceGet", ordinal)
 
 
 # --- contexts: always the primary one, which PyTorch uses too ----------------------------------------------------
@@ -124,12 +124,12 @@ def _device(ordinal: int) -> Any:
 
 def enter(ordinal: int) -> None:
     """Make the primary context current on this thread; one ``leave`` for each."""
-    _call("cuCtxSetCurrent", _call("cuDevicePrimaryCtxRetain", _device(ordinal)))
+    call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", _device(ordinal)))
 
 
 def leave(ordinal: int) -> None:
     """Give one ``enter`` back."""
-    _call("cuDevicePrimaryCtxRelease", _device(ordinal))
+    call("cuDevicePrimaryCtxRelease", _device(ordinal))
 
 
 # --- cudaMalloc and its IPC handle (a context must be current) ---------------------------------------------------
@@ -137,23 +137,23 @@ def leave(ordinal: int) -> None:
 
 def allocate(size: int) -> int:
     """Plain device memory; returns the pointer."""
-    return int(_call("cuMemAlloc", size))
+    return int(call("cuMemAlloc", size))
 
 
 def free(pointer: int) -> None:
     """Free what ``allocate`` gave."""
-    _call("cuMemFree", bindings().CUdeviceptr(pointer))
+    call("cuMemFree", bindings().CUdeviceptr(pointer))
 
 
 def base_of(pointer: int) -> int:
     """Start of the driver's allocation that holds a pointer: what an IPC handle opens."""
-    base, _ = _call("cuMemGetAddressRange", bindings().CUdeviceptr(pointer))
+    base, _ = call("cuMemGetAddressRange", bindings().CUdeviceptr(pointer))
     return int(base)
 
 
 def ipc_export(pointer: int) -> bytes:
     """The IPC handle, 64 bytes, for any other process of this host."""
-    handle = _call("cuIpcGetMemHandle", bindings().CUdeviceptr(pointer))
+    handle = call("cuIpcGetMemHandle", bindings().CUdeviceptr(pointer))
     return ctypes.string_at(int(handle.getPtr()), IPC_HANDLE_BYTES)
 
 
@@ -164,12 +164,12 @@ def ipc_open(raw: bytes) -> int:
     handle = driver.CUipcMemHandle()
     ctypes.memmove(int(handle.getPtr()), raw, IPC_HANDLE_BYTES)  # works in all versions; the field's name does not
     flags = driver.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
-    return int(_call("cuIpcOpenMemHandle", handle, int(flags)))
+    return int(call("cuIpcOpenMemHandle", handle, int(flags)))
 
 
 def ipc_close(pointer: int) -> None:
     """Unmap what ``ipc_open`` gave."""
-    _call("cuIpcCloseMemHandle", bindings().CUdeviceptr(pointer))
+    call("cuIpcCloseMemHandle", bindings().CUdeviceptr(pointer))
 
 
 # --- virtual memory management with file descriptors -------------------------------------------------------------
@@ -178,7 +178,7 @@ def ipc_close(pointer: int) -> None:
 def vmm_granularity(ordinal: int) -> int:
     """Bytes of which an allocation must be a multiple."""
     option = bindings().CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
-    return int(_call("cuMemGetAllocationGranularity", _properties(ordinal), option))
+    return int(call("cuMemGetAllocationGranularity", _properties(ordinal), option))
 
 
 def vmm_export(ordinal: int, size: int) -> int:
@@ -186,45 +186,45 @@ def vmm_export(ordinal: int, size: int) -> int:
 
     Needs no context. The memory lives until every copy of the descriptor is closed and every mapping is undone.
     """
-    handle = _call("cuMemCreate", size, _properties(ordinal), 0)
+    handle = call("cuMemCreate", size, _properties(ordinal), 0)
     try:
-        return int(_call("cuMemExportToShareableHandle", handle, _fd_type(), 0))
+        return int(call("cuMemExportToShareableHandle", handle, _fd_type(), 0))
     finally:
-        _call("cuMemRelease", handle)
+        call("cuMemRelease", handle)
 
 
 def vmm_map(ordinal: int, fd: int, size: int) -> int:
     """Map the memory behind a descriptor for reading and writing; returns the pointer. The caller closes ``fd``."""
     driver = bindings()
-    handle = _call("cuMemImportFromShareableHandle", fd, _fd_type())
+    handle = call("cuMemImportFromShareableHandle", fd, _fd_type())
     try:
-        pointer = _call("cuMemAddressReserve", size, 0, 0, 0)
+        pointer = call("cuMemAddressReserve", size, 0, 0, 0)
         try:
-            _call("cuMemMap", pointer, size, 0, handle, 0)
+            call("cuMemMap", pointer, size, 0, handle, 0)
             access = driver.CUmemAccessDesc()
             access.location = _properties(ordinal).location
             access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-            _call("cuMemSetAccess", pointer, size, [access], 1)
+            call("cuMemSetAccess", pointer, size, [access], 1)
         except CudaError:
             _undo(pointer, size)
             raise
     finally:
-        _call("cuMemRelease", handle)  # the mapping keeps the memory from here on
+        call("cuMemRelease", handle)  # the mapping keeps the memory from here on
     return int(pointer)
 
 
 def vmm_unmap(pointer: int, size: int) -> None:
     """Undo ``vmm_map``."""
     address = bindings().CUdeviceptr(pointer)
-    _call("cuMemUnmap", address, size)
-    _call("cuMemAddressFree", address, size)
+    call("cuMemUnmap", address, size)
+    call("cuMemAddressFree", address, size)
 
 
 def _undo(pointer: Any, size: int) -> None:
     """After a failed ``cuMemMap`` or ``cuMemSetAccess``: whichever of the two succeeded is taken back."""
-    for call in ("cuMemUnmap", "cuMemAddressFree"):
+    for name in ("cuMemUnmap", "cuMemAddressFree"):
         try:
-            _call(call, pointer, size)
+            call(name, pointer, size)
         except CudaError:
             continue  # the first error is the one that is told
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from quire_proto.client import KVClient
+from quire_proto.codec import unpack
 from quire_proto.cuda_mapping import DeviceMemory
 from quire_proto.errors import DeviceFault, LayoutMismatch, MapError
 from quire_proto.messages import Allocate, Step
@@ -61,6 +63,23 @@ def test_the_descriptor_comes_over_the_side_socket(kvstore: Kvstore, recorder: R
     with KVClient(kvstore.run_dir):
         assert recorder.imported in _inodes(kvstore.process.pid)
         assert recorder.imported not in _inodes(os.getpid())
+
+
+@KINDS
+def test_a_hello_carries_one_descriptor_or_none(kvstore: Kvstore, arena: str) -> None:
+    """As ancillary data of the same packet, for the kind that needs it."""
+    kvstore.start(arena)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(10)
+        client.connect(str(kvstore.run_dir / "attach.sock"))
+        packet, ancillary, flags, _ = client.recvmsg(4096, socket.CMSG_SPACE(64))
+    assert set(unpack(packet, 4096)) == {"version", "boot", "token"}
+    assert not flags & socket.MSG_CTRUNC
+    assert [(level, kind, len(data)) for level, kind, data in ancillary] == (
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, 4)] if arena == "cuda-vmm-fd" else []
+    )
+    for _, _, data in ancillary:
+        os.close(int.from_bytes(data, sys.byteorder))
 
 
 def test_an_ipc_handle_opens_the_drivers_allocation_and_the_offset_leads_into_it(
