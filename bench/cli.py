@@ -18,6 +18,7 @@ BENCHES = {
     "serve": "agents' requests over HTTP, ours and a peer's server in turn",
     "engine": "a step of the engine, split into its parts",
     "paged": "blocks against reserving the longest sequence, same bytes, same engine",
+    "scale": "costs against blocks, sequences, engines, tenants, prompt length",
 }
 
 

@@ -37,24 +37,25 @@ class Ours:
         self._kvstore_pid = kvstore_pid
         self._random = random.Random(time.time_ns())
         self._arrivals = 0
+        self._seen_tenants: set[str] = set()
 
     def prompt(self, count: int) -> bytes:
         """A new random prompt, packed as the gateway sends it."""
-        return pack([self._random.randrange(VOCAB) for _ in range(count)])
+        return pack(self._random.choices(range(VOCAB), k=count))
 
     # --- what the engine does -----------------------------------------------------------------------------------
 
-    def build(self, prompt: bytes) -> Sequence:
+    def build(self, prompt: bytes, tenant: str = TENANT) -> Sequence:
         """The request and its sequence, digests included."""
         self._arrivals += 1
-        request = Request.of(Generate(str(self._arrivals), TENANT, prompt, Sampling(4096)), frozenset())
+        request = Request.of(Generate(str(self._arrivals), tenant, prompt, Sampling(4096)), frozenset())
         self.memory.match(request)
-        chain = self.memory.client.chain(TENANT, prompt)
+        chain = self.memory.client.chain(tenant, prompt)
         return Sequence(0, request, 0, array("I", prompt), chain, self._arrivals)
 
-    def admit(self, prompts: list[bytes]) -> list[Sequence]:
+    def admit(self, prompts: list[bytes], tenant: str = TENANT) -> list[Sequence]:
         """Build, hash, look up, allocate: one message."""
-        sequences = [self.build(prompt) for prompt in prompts]
+        sequences = [self.build(prompt, tenant) for prompt in prompts]
         granted = self.memory.exchange([], sequences)
         if len(granted.admitted) != len(sequences):
             raise RuntimeError("the pool is full")
@@ -141,6 +142,35 @@ class Ours:
         figures = self.timed([partial(fork, parent) for parent in parents])
         self.free(made + parents)
         return figures
+
+    def case_tenants(self, tokens: int, tenants: int, repeat: int) -> dict[str, Any]:
+        """Admit prompts of tenants drawn from many, each of which has a cached prompt already."""
+        names = [f"tenant-{i}" for i in range(tenants)]
+        for name in names:
+            if name not in self._seen_tenants:
+                self._admit_and_free(self.prompt(self.memory.block_size), name)
+                self._seen_tenants.add(name)
+        chosen = [(self.prompt(tokens), self._random.choice(names)) for _ in range(repeat)]
+        made: list[Sequence] = []
+
+        def admit(prompt: bytes, name: str) -> None:
+            made.extend(self.admit([prompt], name))
+
+        figures = self.timed([partial(admit, *one) for one in chosen])
+        self.free(made)
+        return figures
+
+    def case_fill(self, blocks: int) -> dict[str, Any]:
+        """Fill a pool of ``blocks`` with cached blocks."""
+        most = max(1, min(1024, blocks // 4))
+        for _ in range(-(-blocks // most)):
+            self._admit_and_free(self.prompt(most * self.memory.block_size), TENANT)
+        return {}
+
+    def _admit_and_free(self, prompt: bytes, tenant: str) -> None:
+        made = self.admit([prompt], tenant)
+        self.index(made)
+        self.free(made)
 
     def case_stop(self) -> dict[str, Any]:
         """Leave the kvstore."""

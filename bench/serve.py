@@ -23,7 +23,7 @@ from .stream import Answer
 
 Answers = list[list[Answer]]
 SHOWN = {
-    "output_tokens_per_s": "tokens/s", "ttft_p50_s": "TTFT p50", "ttft_p99_s": "p99", "inter_token_p50_s": "gap p50",
+    "output_tokens_per_s": "tokens/s", "ttft_p50_s": "TTFT p50", "ttft_p99_s": "p99", "inter_token_p50_s": "token p50",
     "inter_token_p99_s": "p99", "e2e_p50_s": "e2e p50", "e2e_p99_s": "p99", "prompt_tokens_computed": "computed",
     "peak_kv_mib": "peak KV MiB",
 }  # fmt: skip
@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> Report:
         bench = _Bench(arguments, peer, report)
         for name in names:
             bench.measure(name)
+            report.write(arguments.save)  # a run takes long: what is measured is kept
     report.machine["load_1m_after"] = machine()["load_1m"]
     report.notes.append("KV bytes: blocks held by running requests and publications; ours from the kvstore's stats.")
     return report

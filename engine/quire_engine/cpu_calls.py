@@ -113,7 +113,7 @@ def _call(plan: AttentionPlan, items: WorkItems, members: IntArray, place: int, 
     """The call for ``members``: one item of any shape, or several single-row items."""
     first = int(members[0])
     rows = items.rows[ranges(items.row_ptr[members], items.row_ptr[members + 1] - items.row_ptr[members])]
-    consecutive = bool(rows[-1] - rows[0] == len(rows) - 1)  # rows of an item ascend
+    consecutive = bool((np.diff(rows) == 1).all())  # not so in a batch, which is ordered by length
     slots = None
     view = (0, 0)
     if in_place:

@@ -3,7 +3,8 @@
 Owns the choice, which is made from a checked-in table (``launch_table.json``) keyed by architecture, head_dim,
 query heads per KV head, dtype of keys and values, and regime. Nothing is tuned while requests are served: that
 would add jitter, need a warm GPU and break captured graphs. An offline sweep (``bench/gpu/sweep.py``) writes rows;
-where there is none, ``rule`` gives parameters that compile without spills and fit the shared memory of any chip.
+where there is none, ``rule`` gives parameters that fit the shared memory of any chip and, in fp16 and bf16 up to
+head_dim 128, compile without spills (``scripts/cubins.py`` proves it).
 
 Invariant: ``block_m`` is at least the number of query heads per KV head, and all fall-backs of a launch have the
 same ``block_m``, because the step's tiles are cut to it.

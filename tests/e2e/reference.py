@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+
+MARGIN = 2e-4  # logits; about ten times what the order of additions changes
+
+
+class TooClose(Exception):
+    """The two best tokens are too close for an exact comparison."""
 
 
 class Reference:
@@ -19,7 +27,10 @@ class Reference:
 
     @torch.inference_mode()
     def greedy(self, prompt: list[int], tokens: int) -> list[int]:
-        """``tokens`` greedy tokens after ``prompt``, end-of-sequence ignored."""
+        """``tokens`` greedy tokens after ``prompt``, end-of-sequence ignored.
+
+        Raises TooClose where two tokens are nearly equally likely: rounding alone then decides, here and there.
+        """
         ids = torch.tensor([prompt])
         out = self.model.generate(
             ids,
@@ -29,11 +40,20 @@ class Reference:
             do_sample=False,
             eos_token_id=None,
             pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
-        generated: list[int] = out[0, len(prompt) :].tolist()
+        best = torch.cat(out.logits).topk(2).values
+        if float((best[:, 0] - best[:, 1]).min()) < MARGIN:
+            raise TooClose(prompt)
+        generated: list[int] = out.sequences[0, len(prompt) :].tolist()
         return generated
 
-    @torch.inference_mode()
-    def logprobs(self, prompt: list[int]) -> torch.Tensor:
-        """Log-probabilities of the token after ``prompt`` [vocabulary]."""
-        return torch.log_softmax(self.model(torch.tensor([prompt])).logits[0, -1].float(), -1)
+    def decisive(self, draw: Callable[[], list[int]], tokens: int, prompts: int) -> dict[tuple[int, ...], list[int]]:
+        """``prompts`` drawn prompts and their greedy tokens; prompts that are too close are drawn again."""
+        out: dict[tuple[int, ...], list[int]] = {}
+        while len(out) < prompts:
+            prompt = draw()
+            with suppress(TooClose):
+                out[tuple(prompt)] = self.greedy(prompt, tokens)
+        return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def prompts(vocab: int, seed: int) -> list[list[int]]:
-    """24 prompts of 1 to 900 tokens; some share a prefix of 300 tokens, one lies on a block edge."""
+def expected(reference: Reference, vocab: int, seed: int) -> dict[tuple[int, ...], list[int]]:
+    """24 prompts of 1 to 900 tokens and their tokens; some share a prefix of 300, some end on a block edge."""
     rng = random.Random(seed)
 
     def words(n: int) -> list[int]:
         return [rng.randrange(FIRST_WORD, vocab) for _ in range(n)]
 
     shared = words(300)
-    lengths = [1, 2, 15, 16, 17, 31, 32, 33, 64, 100, 129, 200, 257, 400, 640, 900]
-    return [words(n) for n in lengths] + [shared + words(n) for n in (1, 4, 16, 20, 53, 212, 340, 600)]
+    out: dict[tuple[int, ...], list[int]] = {}
+    for n in (1, 2, 15, 16, 17, 31, 32, 33, 64, 100, 129, 200, 257, 400, 640, 900):
+        out |= reference.decisive(partial(words, n), NEW, prompts=1)
+    for n in (1, 4, 16, 20, 53, 212, 340, 600):
+        out |= reference.decisive(lambda n=n: shared + words(n), NEW, prompts=1)  # type: ignore[misc]
+    return out
 
 
 def ask_all(stack: Stack, asked: list[list[int]]) -> list[list[int]]:
@@ -49,13 +54,13 @@ def ask_all(stack: Stack, asked: list[list[int]]) -> list[list[int]]:
 def test_tokens_equal_generate(family: str, tmp_path: Path) -> None:
     """24 prompts at concurrency 12 over two engines, with chunked prefill and sharing, equal eager ``generate``."""
     model = make_model(tmp_path / "model", family, vocab=384, **FAMILIES[family])
-    asked = prompts(384, seed=len(family))
-    reference = Reference(model)
-    expected = [reference.greedy(p, NEW) for p in asked]
-    assert len({t for tokens in expected for t in tokens}) > 60, "outputs are too alike to prove anything"
+    right = expected(Reference(model), 384, seed=len(family))
+    asked = [list(prompt) for prompt in right]
+    assert len(asked) == 24
+    assert len({t for tokens in right.values() for t in tokens}) > 60, "outputs are too alike to prove anything"
     with running(tmp_path, model, "--max-batch-tokens", "96", blocks=1500) as stack:
-        assert ask_all(stack, asked) == expected
-        assert ask_all(stack, asked) == expected  # the second time from the cache
+        assert ask_all(stack, asked) == list(right.values())
+        assert ask_all(stack, asked) == list(right.values())  # the second time from the cache
         counters = stack.stats().counters
         assert counters["hit_tokens"] > 300 * 7
 
@@ -65,14 +70,15 @@ def test_tokens_equal_generate_under_preemption(tmp_path: Path) -> None:
     """With a pool far too small for the load sequences are preempted, and the tokens are still the same."""
     model = make_model(tmp_path / "model", "llama", vocab=384)
     rng = random.Random(5)
-    asked = [[rng.randrange(FIRST_WORD, 384) for _ in range(rng.randrange(100, 300))] for _ in range(24)]
-    reference = Reference(model)
-    expected = [reference.greedy(p, 60) for p in asked]
+    right = Reference(model).decisive(
+        lambda: [rng.randrange(FIRST_WORD, 384) for _ in range(rng.randrange(100, 300))], 60, prompts=24
+    )
+    asked = [list(prompt) for prompt in right]
     log = tmp_path / "steps-{name}.jsonl"
     with running(tmp_path, model, "--max-batch-tokens", "96", "--step-log", str(log), blocks=64) as stack:
         with ThreadPoolExecutor(12) as pool:
             answers = list(pool.map(lambda p: stack.complete(p, max_tokens=60, ignore_eos=True), asked))
-        assert [a["choices"][0]["token_ids"] for a in answers] == expected
+        assert [a["choices"][0]["token_ids"] for a in answers] == list(right.values())
         assert sum(step_log(tmp_path / f"steps-engine-{i}.jsonl")[-1]["preemptions"] for i in (1, 2)) > 0
         blocks = stack.stats().blocks
         assert blocks["held"] == 0

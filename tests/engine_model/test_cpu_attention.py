@@ -97,6 +97,15 @@ def test_random_batches(seed):
     torch.testing.assert_close(paged, dense, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+def test_decodes_of_similar_length_in_any_order(order):
+    """Decodes that are batched by length keep their own rows, in whatever order the lengths come."""
+    rows = [(0, (57, 81, 82, 70)[i], 1) for i in order]
+    paged, dense = run(*mixed(7, 16, rows), heads=4, kv_heads=2, width=16)
+
+    torch.testing.assert_close(paged, dense, rtol=1e-4, atol=1e-5)
+
+
 def test_bfloat16_is_no_worse_than_torch():
     """In bfloat16 the error is that of rounding inputs and output, not more."""
     paged, dense = run(*mixed(9), heads=4, kv_heads=2, width=64, dtype=torch.bfloat16)

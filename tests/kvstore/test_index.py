@@ -71,3 +71,13 @@ def test_nothing_stays_below_a_removed_block() -> None:
 
     assert index.longest(names, 0, 5) == [0]
     assert index.longest(names, 3, 5) == [3, 4]
+
+
+def test_a_ring_ends_where_it_closes() -> None:
+    """Entries anchored at publications may be made to name each other: no block is found twice."""
+    one, two = digests(2)
+    index = PrefixIndex()
+    index.add(Entry(0, two, one, anchor="p"))
+    index.add(Entry(1, one, two))
+
+    assert index.longest([one, two, one, two], 1, 4) == [0, 1]

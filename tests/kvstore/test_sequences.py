@@ -394,3 +394,29 @@ def test_a_fork_may_outlive_the_parent_of_what_its_sibling_sealed(driver: Driver
     assert driver.seal(second, 2).code == m.OK
     driver.check()
     assert len(driver.store.state.index) == 2
+
+
+ROOT, ONE, TWO = bytes(32), b"\x01" * 32, b"\x02" * 32
+
+
+@pytest.mark.parametrize("digests", [ROOT, ONE + ONE, ONE + ROOT])
+def test_made_up_digests_cannot_form_a_ring(driver: Driver, digests: bytes) -> None:
+    """The root's name, or one name for two blocks, is refused as a whole: no chain may lead back to itself."""
+    session = driver.attach()
+    driver.allocate(session, 1, PROMPT)
+    driver.write(session, 1, 10)
+
+    assert driver.store.seal(session, m.Seal(1, 0, digests)).code == m.CONFLICT
+    assert len(driver.store.state.index) == 0
+
+
+def test_a_digest_has_one_parent(driver: Driver) -> None:
+    """Sealing a known digest above another parent is refused: it is not the same prefix."""
+    one, two = driver.attach(), driver.attach()
+    for session in (one, two):
+        driver.allocate(session, 1, PROMPT)
+        driver.write(session, 1, 10)
+    assert driver.store.seal(one, m.Seal(1, 0, ONE + TWO)).code == m.OK
+
+    assert driver.store.seal(two, m.Seal(1, 0, TWO)).code == m.CONFLICT
+    driver.check()
