@@ -23,7 +23,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make serve   MODEL=DIR [ENGINES=2 PORT=8000 BLOCKS=4096]: the stack on one host"
 	@echo "make check   what CI runs: format, lint, types, imports, wheel, compose, tests"
-	@echo "make soak    long runs: random kills and fuzzing"
+	@echo "make soak    long runs: the process tests ten times over, then random kills under load"
 	@echo "make cubins  [ALL=1]: compile the GPU kernels for six architectures, without a GPU"
 	@echo "make fmt     format and sort imports"
 	@echo "make peers   environments of the peers that the benches measure, in .peers"
@@ -50,6 +50,7 @@ check: $(READY)
 
 soak: $(READY)
 	@echo "soak: long runs"
+	@scripts/ten_runs.sh $(BIN)
 	@$(BIN)/python -m pytest -m soak --timeout 3600 $(SOAK)
 
 fmt: $(READY)

@@ -54,6 +54,7 @@ class Dispatch:
         counters = self.service.store.counters
         counters.messages += 1
         self.service.now_ms = now_ms
+        self.service.store.tick(now_ms)
         try:
             if len(frames) != 1:
                 raise CodecError("BAD_FRAME", f"a message is one frame, got {len(frames)}")

@@ -42,7 +42,7 @@ def fork(state: State, session: Session, item: Fork) -> Forked:
 
 def _child(state: State, parent: Sequence, table: np.ndarray, pins: dict[int, int], tokens: int) -> Sequence:
     child = state.new_sequence(parent.account, table)
-    child.fill = child.writable = tokens
+    child.fill = child.writable = child.prompt = tokens
     child.pins = pins
     record = state.publications.get(parent.publication)
     child.chained = parent.chained and (record is None or tokens >= record.count)

@@ -57,11 +57,13 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
         state.counters.no_space += 1
         return Allocated(NO_SPACE, missing=missing, scope=POOL, retry_after_ms=RETRY_AFTER_MS)
 
+    if record is None:
+        state.pool.policy.arrived(digests, whole)
     state.pool.retain(match.blocks)
     sequence = state.new_sequence(state.accounts.number(item.tenant), match.blocks[:whole])
     fresh = state.take(own, sequence)
     sequence.table = np.concatenate((match.blocks[:whole], fresh))
-    sequence.fill, sequence.sealed = match.computed, whole
+    sequence.fill, sequence.sealed, sequence.prompt = match.computed, whole, item.tokens
     sequence.writable = len(sequence.table) * state.block_size
     copies = b""
     if tail:
@@ -143,7 +145,7 @@ def _anchor(state: State, sequence: Sequence, record: Record, digests: list[byte
     if sequence.sealed > start:
         # The hit went on past the publication. It does not go away, so it may be the parent of this block from now
         # on, even if the block was first sealed above a private chain.
-        state.index.anchor(int(sequence.table[start]), record.id)
+        state.anchor(int(sequence.table[start]), record.id)
 
 
 def _count(state: State, item: Allocate, sequence: Sequence, record: Record | None) -> None:

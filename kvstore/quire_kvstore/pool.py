@@ -3,22 +3,21 @@
 Owns which block is free, held, cached or quarantined. Knows nothing of sequences, digests, clocks or sockets.
 
 Invariants:
-- every block is in exactly one state: *free* (refcount 0, on the free stack), *cached* (refcount 0, sealed, in the
-  LRU), *held* (refcount > 0), *quarantined* (refcount > 0, all references those of fenced sessions);
+- every block is in exactly one state: *free* (refcount 0, on the free stack), *cached* (refcount 0, sealed, known
+  to the eviction policy), *held* (refcount > 0), *quarantined* (refcount > 0, all references those of fenced sessions);
 - 0 <= quarantined references <= references.
 
 Counts are numpy arrays updated per table, not per block. The free list is a stack of ids kept so that consecutive
 ids come off together: consecutive blocks are one contiguous matrix in the arena, which attention reads without a
-gather. The LRU is an OrderedDict: a hit takes a block out of its middle in constant time.
+gather. Which cached block goes first is for the eviction policy to say; the pool tells it what comes and goes.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from itertools import islice
-
 import numpy as np
 from numpy.typing import NDArray
+
+from .eviction import EvictionPolicy, LruPolicy
 
 Ids = NDArray[np.int64]
 FREE, HELD, CACHED, QUARANTINED = range(4)
@@ -36,7 +35,7 @@ class BlockPool:
         sealed: blocks whose content is final; at refcount 0 they become cached instead of free.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, policy: EvictionPolicy | None = None) -> None:
         assert size > 0, "a pool has blocks"
         self.size = size
         self.refs = np.zeros(size, np.int32)
@@ -44,7 +43,7 @@ class BlockPool:
         self.sealed = np.zeros(size, np.bool_)
         self._stack: Ids = np.arange(size - 1, -1, -1, dtype=np.int64)
         self._top = size
-        self._lru: OrderedDict[int, None] = OrderedDict()
+        self.policy: EvictionPolicy = LruPolicy() if policy is None else policy
 
     @property
     def free(self) -> int:
@@ -54,24 +53,22 @@ class BlockPool:
     @property
     def cached(self) -> int:
         """Number of cached blocks."""
-        return len(self._lru)
+        return len(self.policy)
 
     def available(self, besides: Ids | None = None) -> int:
         """Blocks that :meth:`take` can give once the cached ones among ``besides`` are held."""
         lost = 0 if besides is None else len(besides) - int(np.count_nonzero(self.refs[besides]))
-        return self._top + len(self._lru) - lost
+        return self._top + len(self.policy) - lost
 
-    def oldest(self, count: int) -> list[int]:
-        """The ``count`` least recently used cached blocks."""
-        assert count <= len(self._lru), "more than is cached"
-        return list(islice(self._lru, count))
+    def victims(self, count: int) -> list[int]:
+        """The ``count`` cached blocks to evict next; the caller unseals them at once."""
+        return self.policy.victims(count)
 
     def unseal(self, ids: Ids) -> None:
         """Take the seal from blocks: cached ones become free, held ones stay held."""
         self.sealed[ids] = False
         evicted = ids[self.refs[ids] == 0]
-        for block in evicted.tolist():
-            del self._lru[block]
+        self.policy.dropped(ids.tolist())
         self._push(evicted)
 
     def take(self, count: int) -> Ids:
@@ -86,8 +83,9 @@ class BlockPool:
         """Add ``count`` references to each block; cached ones are held again."""
         if len(ids) == 0 or count == 0:
             return
-        for block in ids[self.refs[ids] == 0].tolist():
-            del self._lru[block]  # KeyError: a free block cannot be shared
+        again = ids[self.refs[ids] == 0]
+        if len(again):
+            self.policy.retained(again.tolist())
         self.refs[ids] += count
 
     def release(self, ids: Ids, quarantined: bool = False) -> None:
@@ -103,8 +101,8 @@ class BlockPool:
         if len(gone) == 0:
             return
         keep = self.sealed[gone]
-        for block in gone[keep].tolist():
-            self._lru[block] = None
+        if bool(keep.any()):
+            self.policy.released(gone[keep].tolist())
         self._push(gone[~keep])
 
     def quarantine(self, ids: Ids) -> None:
@@ -116,12 +114,12 @@ class BlockPool:
     def counts(self) -> dict[str, int]:
         """Number of blocks in each state, and ``total``."""
         quarantined = int(np.count_nonzero((self.refs > 0) & (self.refs == self.quarantined_refs)))
-        held = self.size - self._top - len(self._lru) - quarantined
+        held = self.size - self._top - len(self.policy) - quarantined
         return {
             "total": self.size,
             "free": self._top,
             "held": held,
-            "cached": len(self._lru),
+            "cached": len(self.policy),
             "quarantined": quarantined,
         }
 
@@ -136,8 +134,8 @@ class BlockPool:
         return self._stack[: self._top].copy()
 
     def cached_ids(self) -> list[int]:
-        """Cached blocks, the next to be evicted first."""
-        return list(self._lru)
+        """Cached blocks, in the policy's order."""
+        return self.policy.cached()
 
     def _push(self, ids: Ids) -> None:
         # Descending, so that what is freed together comes off the top as one ascending run.

@@ -1,6 +1,6 @@
 """Giving references back: free, fence, reclaim.
 
-A table is released from its tail to its head, so that the LRU holds a child before its parent and evicts it
+A table is released from its tail to its head, so that a child is cached before its parent and can be evicted
 first. Pinned canonical blocks take their place in that order, because they are the chain; duplicates and copy
 sources hang below it and go first.
 
@@ -72,4 +72,6 @@ def _give_back(state: State, sequence: Sequence, quarantined: bool) -> None:
         state.pool.release(chain[duplicates], quarantined)
         chain = chain.copy()
         chain[duplicates] = list(sequence.pins.values())
-    state.pool.release(chain[::-1], quarantined)
+    chain = chain[::-1]
+    state.pool.policy.served(chain[state.pool.sealed[chain]], max(sequence.fill - sequence.prompt, 0))
+    state.pool.release(chain, quarantined)

@@ -125,6 +125,8 @@ def _parent(state: State, sequence: Sequence, index: int, previous: bytes | None
 def _apply(state: State, sequence: Sequence, plan: _Plan) -> None:
     for entry in plan.new:
         state.index.add(entry)
+        parent = None if entry.anchor is not None else state.index.find(entry.parent)
+        state.pool.policy.sealed(entry.block, entry.digest, None if parent is None else parent.block)
     if plan.new:
         blocks = np.array([entry.block for entry in plan.new], np.int64)
         state.pool.sealed[blocks] = True
@@ -136,7 +138,7 @@ def _apply(state: State, sequence: Sequence, plan: _Plan) -> None:
             sequence.pins[index] = block
             state.counters.duplicates += 1
             if sequence.publication and index == sequence.private_from:
-                state.index.anchor(block, sequence.publication)
+                state.anchor(block, sequence.publication)
 
 
 def swap(state: State, session: Session, number: int, index: int, block: int) -> int:

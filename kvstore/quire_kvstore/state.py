@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .counters import Counters
+from .eviction import EvictionPolicy
 from .index import PrefixIndex
 from .pool import BlockPool, Ids
 from .publications import PublicationList
@@ -26,9 +27,9 @@ class State:
         appender: uid of the one sequence that may write each block in place, or ``NOBODY``.
     """
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    def __init__(self, num_blocks: int, block_size: int, policy: EvictionPolicy | None = None) -> None:
         self.block_size = block_size
-        self.pool = BlockPool(num_blocks)
+        self.pool = BlockPool(num_blocks, policy)
         self.index = PrefixIndex()
         self.sessions = Sessions()
         self.publications = PublicationList()
@@ -47,11 +48,16 @@ class State:
         self.accounts[account].sequences += 1
         return Sequence(self._next_uid, account, table)
 
+    def anchor(self, block: int, publication: str) -> None:
+        """Make a publication the parent of an indexed block."""
+        self.index.anchor(block, publication)
+        self.pool.policy.anchored(block)
+
     def take(self, count: int, sequence: Sequence) -> Ids:
         """``count`` blocks that ``sequence`` may write, evicting cached ones where free ones are short."""
         short = count - self.pool.free
         if short > 0:
-            unnamed = self.index.remove(self.pool.oldest(short))
+            unnamed = self.index.remove(self.pool.victims(short))
             self.pool.unseal(np.array(unnamed, np.int64))
             self.counters.evictions += len(unnamed)
         blocks = self.pool.take(count)

@@ -29,21 +29,29 @@ from quire_proto.messages import (
 
 from . import forking, growing, leasing, reading, releasing, sealing, stepping
 from .counters import Counters
+from .eviction import EvictionPolicy
 from .invariants import check
 from .sessions import READY, Peer, Session
 from .state import State
 
 
 class Store:
-    """A pool of ``num_blocks`` blocks of ``block_size`` tokens, with its sessions and publications."""
+    """A pool of ``num_blocks`` blocks of ``block_size`` tokens, with its sessions and publications.
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
-        self.state = State(num_blocks, block_size)
+    ``policy`` says what is evicted first (None: the least recently used).
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, policy: EvictionPolicy | None = None) -> None:
+        self.state = State(num_blocks, block_size, policy)
 
     @property
     def counters(self) -> Counters:
         """Totals since the boot."""
         return self.state.counters
+
+    def tick(self, now_ms: int) -> None:
+        """What time the next operations happen at; only eviction asks."""
+        self.state.pool.policy.now = now_ms / 1000
 
     # --- sessions -----------------------------------------------------------------------------------------------
 

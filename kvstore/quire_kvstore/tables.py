@@ -42,6 +42,7 @@ class Sequence:
         private_from: first table index that is indexed under the tenant's own chain (0 without a publication).
         publication: id of the publication its tokens begin with, "" for none.
         anchor: digest of table index ``private_from - 1`` in the tenant's chain; None if the client did not say.
+        prompt: tokens it was begun with; what it fills beyond them was generated.
         chained: False for a fork that left a publication before its end. What it shares has no name in the
             tenant's chain, so nothing of it can be sealed.
     """
@@ -57,6 +58,7 @@ class Sequence:
     publication: str = ""
     private_from: int = 0
     anchor: bytes | None = None
+    prompt: int = 0
     chained: bool = True
 
     def canonical(self, index: int) -> int:

@@ -28,6 +28,7 @@ from quire_kvstore.arena_choice import AUTO, choose, make
 from quire_kvstore.cuda_arena import check_fits
 from quire_kvstore.keys import KeyFileError, root_key
 from quire_kvstore.mappers import Mappers
+from quire_kvstore.policies import make_policy
 from quire_kvstore.processes import DeviceAdmission
 from quire_kvstore.server import Server, ServerError, ServerOptions
 from quire_kvstore.service import Service
@@ -56,6 +57,7 @@ class KvstoreConfig:
         lease_ms: time without a heartbeat after which a session is fenced.
         fence_grace_ms: time after which a fenced process is killed.
         pin_budget: share of the pool that publications may pin.
+        policy: what is evicted first, a name in ``policies``.
         debug: check the store's invariants when idle.
     """
 
@@ -66,6 +68,7 @@ class KvstoreConfig:
     lease_ms: int = 5000
     fence_grace_ms: int = 2000
     pin_budget: float = 0.5
+    policy: str = "density"
     debug: bool = False
     arena: str = AUTO
 
@@ -101,6 +104,7 @@ def main(argv: list[str] | None = None) -> int:
             lease_ms=pool.lease_ms,
             fence_grace_ms=pool.fence_grace_ms,
             pin_budget=pool.pin_budget,
+            policy=pool.policy,
             debug=pool.debug,
             arena=pool.arena,
         )
@@ -114,7 +118,7 @@ def _serve(config: KvstoreConfig) -> int:
     size = layout.arena_bytes(config.blocks)
     # Before the store makes its own arrays for so many blocks.
     check_fits(size, device) if device else check_space(size)
-    store = Store(config.blocks, layout.block_size)
+    store = Store(config.blocks, layout.block_size, make_policy(config.policy, config.blocks))
     _publish(store, published, config)
     for directory in {config.run_dir, config.state_dir}:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -125,7 +125,7 @@ def running(
     command = [
         sys.executable, "-m", "quire_services.cli", "serve", "--model", str(model), "--engines", str(engines),
         "--port", str(port), "--blocks", str(blocks), "--run-dir", str(run_dir), "--served-model-name", "m",
-        "--config", str(tmp / "quire.toml"), *flags,
+        "--config", str(tmp / "quire.toml"), "--threads", "1", *flags,
     ]  # fmt: skip
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)

@@ -29,10 +29,10 @@ def stream(stack: Stack, prompt: list[int], tokens: int) -> tuple[str, list[int]
     }  # fmt: skip
     got: list[int] = []
     with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, timeout=60, trust_env=False) as answer:
+        engine = answer.headers["x-quire-engine"]
         if answer.status_code != 200:
             assert answer.status_code == 503
-            return "", [], False
-        engine = answer.headers["x-quire-engine"]
+            return engine, [], False
         for line in answer.iter_lines():
             if line == "data: [DONE]":
                 return engine, got, len(got) == tokens

@@ -97,7 +97,7 @@ def test_random_batches(seed):
     torch.testing.assert_close(paged, dense, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_decodes_of_similar_length_in_any_order(order):
     """Decodes that are batched by length keep their own rows, in whatever order the lengths come."""
     rows = [(0, (57, 81, 82, 70)[i], 1) for i in order]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from quire_kvstore.eviction import EvictionPolicy
 from quire_kvstore.sessions import Peer, Session
 from quire_kvstore.store import Store
 from quire_kvstore.tables import Sequence
@@ -45,8 +46,14 @@ class Branch:
 class Driver:
     """A store, its arena, and engines that do what replies tell them."""
 
-    def __init__(self, blocks: int = 16, block_size: int = 4, publications: dict[str, list[int]] | None = None) -> None:
-        self.store = Store(blocks, block_size)
+    def __init__(
+        self,
+        blocks: int = 16,
+        block_size: int = 4,
+        publications: dict[str, list[int]] | None = None,
+        policy: EvictionPolicy | None = None,
+    ) -> None:
+        self.store = Store(blocks, block_size, policy)
         self.size = block_size
         for identity, tokens in (publications or {}).items():
             self.store.state.publications.add(identity, "public", tokens)

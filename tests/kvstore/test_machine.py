@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from quire_kvstore.policies import make_policy
 from quire_kvstore.sessions import FENCED, Session
 from quire_proto import messages as m
 from quire_proto.digests import split
@@ -30,9 +31,11 @@ PICK = st.integers(0, 1 << 16)
 class StoreMachine(RuleBasedStateMachine):
     """Rules are what engines, crashes and the clock can do."""
 
+    policy = "lru"
+
     def __init__(self) -> None:
         super().__init__()
-        self.driver = Driver(BLOCKS, SIZE, {"p": PUBLISHED})
+        self.driver = Driver(BLOCKS, SIZE, {"p": PUBLISHED}, make_policy(self.policy, BLOCKS))
         self.now = 0
         self.next_number = 0
         self.driver.attach(100)

@@ -63,7 +63,7 @@ def test_the_least_recently_released_is_evicted_first() -> None:
     pool.retain(ids(2))
     pool.release(ids(2))
 
-    assert pool.oldest(2) == [1, 0]
+    assert pool.victims(2) == [1, 0]
     pool.unseal(ids(1, 0))
     assert pool.take(2).tolist() == [0, 1]
     assert not pool.sealed[:2].any()

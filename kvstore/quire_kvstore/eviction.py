@@ -1,0 +1,110 @@
+"""Eviction: which cached block goes first when space is needed. What a policy is told, and the simplest policy.
+
+A policy owns the set of cached blocks (no references, sealed) and their order of eviction. It never owns ids, counts
+or names: the pool and the index do, and they tell it what happens. It reads no clock: the store's caller sets
+``now``.
+
+Invariants every policy keeps:
+- ``len(policy)`` is the number of cached blocks;
+- :meth:`EvictionPolicy.victims` names a block only after every cached block below it in the prefix tree. A released
+  table comes in tail first, so the order of insertion is such an order.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+
+
+class EvictionPolicy(Protocol):
+    """What the pool and the store tell a policy, and what they ask of it.
+
+    Attributes:
+        now: time of the operation being executed, in seconds of a monotonic clock.
+    """
+
+    now: float
+
+    def __len__(self) -> int:
+        """Number of cached blocks."""
+
+    def cached(self) -> list[int]:
+        """All cached blocks; in order of eviction where the policy has one."""
+
+    def arrived(self, digests: Sequence[bytes], hits: int) -> None:
+        """A request asked for a chain of digests; its first ``hits`` blocks were found."""
+
+    def sealed(self, block: int, digest: bytes, parent: int | None) -> None:
+        """A held block got its name, below ``parent`` in the prefix tree (None: at a root)."""
+
+    def anchored(self, block: int) -> None:
+        """A named block hangs below a publication from now on, no longer below another block."""
+
+    def served(self, blocks: Ids, output_tokens: int) -> None:
+        """A sequence is about to release ``blocks``, tail first; it generated so many tokens."""
+
+    def released(self, blocks: list[int]) -> None:
+        """Sealed blocks lost their last reference and are cached now; children before parents."""
+
+    def retained(self, blocks: list[int]) -> None:
+        """Cached blocks were hit and are held again."""
+
+    def victims(self, count: int) -> list[int]:
+        """The next ``count`` cached blocks to evict, in order; the caller drops them at once."""
+
+    def dropped(self, blocks: list[int]) -> None:
+        """Blocks, cached or held, lost their names: victims, and whatever hung below them."""
+
+
+class LruPolicy:
+    """Least recently used first, tail before head."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._order: OrderedDict[int, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def cached(self) -> list[int]:
+        """Cached blocks, the next to be evicted first."""
+        return list(self._order)
+
+    def arrived(self, digests: Sequence[bytes], hits: int) -> None:
+        """Recency needs no names."""
+
+    def sealed(self, block: int, digest: bytes, parent: int | None) -> None:
+        """Recency needs no names."""
+
+    def anchored(self, block: int) -> None:
+        """Recency needs no tree."""
+
+    def served(self, blocks: Ids, output_tokens: int) -> None:
+        """Recency needs no lengths."""
+
+    def released(self, blocks: list[int]) -> None:
+        """Most recently used now, in this order."""
+        for block in blocks:
+            self._order[block] = None
+
+    def retained(self, blocks: list[int]) -> None:
+        """Not evictable while held."""
+        for block in blocks:
+            del self._order[block]  # KeyError: a free block cannot be shared
+
+    def victims(self, count: int) -> list[int]:
+        """The ``count`` least recently used blocks."""
+        assert count <= len(self._order), "more than is cached"
+        return list(islice(self._order, count))
+
+    def dropped(self, blocks: list[int]) -> None:
+        """Forget them."""
+        for block in blocks:
+            self._order.pop(block, None)

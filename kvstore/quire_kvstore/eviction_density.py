@@ -1,0 +1,211 @@
+"""DensityPolicy: evict the block that promises the fewest hits per second of space it takes.
+
+``ReuseModel`` scores the class and age of a block; ``LruShadow`` says when to evict as LRU does instead. This file
+keeps what they need about each block, and finds the lowest score.
+
+Invariants:
+- only a *leaf* is evicted: a cached block with no block below it in the pool. So children go before parents, whatever
+  their scores, and a parent is judged once its last child is gone;
+- each class keeps its leaves in a heap by time of release (tail before head). Only the oldest of each class is a
+  candidate: within a class it is the least promising, or nearly so;
+- entries of a heap are never removed from its middle: an entry counts only while its block is a leaf with that very
+  order number. Stale ones are skipped when they come up, and swept out when they are the greater part;
+- a block that is evicted leaves its history behind under its digest, so that the model sees late reuses and a block
+  that comes back is not taken for new. At least ``HISTORY`` digests are remembered, or four capacities.
+
+Cost: a few array operations a table, and O(log n) for each leaf that comes or goes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
+
+import numpy as np
+
+from .eviction import Ids
+from .eviction_guard import LruShadow
+from .eviction_reuse import CLASSES, GAP_EDGES_S, OUTPUT_EDGES, REUSE_EDGES, SHAPE, ReuseModel
+
+HISTORY, HISTORY_CAPACITIES = 65_536, 4
+NONE = -1
+BLOCK_BITS = 32  # an entry is (order << BLOCK_BITS) + block
+
+
+class Past(NamedTuple):
+    """What is remembered of an evicted block."""
+
+    reused: int
+    released: float
+    name: int
+    group: int
+
+
+class DensityPolicy:
+    """Eviction by learned hit density, guarded by a shadow of LRU."""
+
+    def __init__(self, capacity: int) -> None:
+        self.now = 0.0
+        self.model = ReuseModel()
+        self.shadow = LruShadow(capacity)
+        self._count = self._order = self._output = 0
+        self._heaps: list[list[int]] = [[] for _ in range(CLASSES)]
+        self._past: OrderedDict[bytes, Past] = OrderedDict()
+        self._history = max(HISTORY, HISTORY_CAPACITIES * capacity)
+        # By block. Times in seconds; gap is NONE until the first reuse.
+        self._cached = np.zeros(capacity, np.bool_)
+        self._released, self._gap = np.zeros(capacity), np.full(capacity, float(NONE))
+        self._reused, self._class = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
+        self._group, self._orders = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
+        self._digest: list[bytes | None] = [None] * capacity
+        self._parent, self._children = [NONE] * capacity, [0] * capacity
+
+    def __len__(self) -> int:
+        return self._count
+
+    def cached(self) -> list[int]:
+        """Cached blocks, least recently released first."""
+        blocks = np.flatnonzero(self._cached)
+        oldest: list[int] = blocks[np.argsort(self._orders[blocks])].tolist()
+        return oldest
+
+    def arrived(self, digests: Sequence[bytes], hits: int) -> None:
+        """Let the shadow compare."""
+        self.shadow.compare(digests, hits)
+
+    def sealed(self, block: int, digest: bytes, parent: int | None) -> None:
+        """Give the block the history of its digest, if there is one."""
+        self._digest[block], self._parent[block], self._children[block] = digest, NONE, 0
+        if parent is not None:
+            self._parent[block] = parent
+            self._children[parent] += 1
+        past = self._past.pop(digest, None)
+        if past is None:
+            self._reused[block], self._gap[block] = 0, NONE
+            return
+        gap = self.now - past.released
+        self.model.end(np.array([past.group]), np.array([past.name]), np.array([gap]))
+        self._reused[block], self._gap[block] = past.reused + 1, gap
+
+    def anchored(self, block: int) -> None:
+        """Its parent has a child less."""
+        self._leave_parent(block)
+
+    def served(self, blocks: Ids, output_tokens: int) -> None:
+        """Keep the shadow's order, and the output's length for the blocks released next."""
+        self.shadow.use(digest for block in blocks.tolist() if (digest := self._digest[block]) is not None)
+        self._output = output_tokens
+
+    def released(self, blocks: list[int]) -> None:
+        """Begin the waits of one table's blocks."""
+        ids = np.array(blocks, np.int64)
+        steps = np.zeros((len(SHAPE), len(ids)), np.int64)
+        steps[0] = np.searchsorted(REUSE_EDGES, self._reused[ids], side="right")
+        steps[1, 0] = 1
+        steps[2] = np.searchsorted(GAP_EDGES_S, self._gap[ids], side="right")
+        steps[3] = np.searchsorted(OUTPUT_EDGES, self._output, side="right")
+        self._class[ids] = classes = np.asarray(np.ravel_multi_index(tuple(steps), SHAPE), np.int64)
+        self._group[ids] = self.model.begin(classes, self.now)
+        self._released[ids], self._cached[ids] = self.now, True
+        self._orders[ids] = np.arange(self._order, self._order + len(ids))
+        self._order += len(ids)
+        self._count += len(ids)
+        for block in blocks:
+            if not self._children[block]:
+                self._push(block)
+
+    def retained(self, blocks: list[int]) -> None:
+        """The waits of cached blocks end with a hit."""
+        ids = np.array(blocks, np.int64)
+        if not self._cached[ids].all():
+            raise KeyError("a free block cannot be shared")
+        gaps = self.now - self._released[ids]
+        self.model.end(self._group[ids], self._class[ids], gaps)
+        self._gap[ids], self._cached[ids] = gaps, False
+        self._reused[ids] += 1
+        self._count -= len(ids)
+
+    def victims(self, count: int) -> list[int]:
+        """Leaves of the lowest density, each taken before its parent is judged."""
+        assert count <= self._count, "more than is cached"
+        candidates: list[tuple[float, int, int]] = []
+        for name in range(CLASSES):
+            self._propose(candidates, name)
+        chosen: list[int] = []
+        while len(chosen) < count and candidates:
+            _, entry, name = heappop(candidates)
+            heap = self._heaps[name]
+            if not heap or heap[0] != entry:
+                continue  # an older leaf of this class came up since; it was proposed
+            heappop(heap)
+            block = entry & ((1 << BLOCK_BITS) - 1)
+            parent = self._parent[block]
+            self._forget(block)
+            chosen.append(block)
+            self._propose(candidates, name)
+            if parent != NONE and self._is_leaf(parent) and (above := int(self._class[parent])) != name:
+                self._propose(candidates, above)
+        if len(chosen) < count:
+            # A held block may outlive the references of its parent: then a cached block is no leaf, and goes last.
+            chosen += self.cached()[: count - len(chosen)]
+        return chosen
+
+    def dropped(self, blocks: list[int]) -> None:
+        """Forget those that were not chosen as victims, children and parents in any order."""
+        for block in blocks:
+            if self._digest[block] is not None:
+                self._forget(block)
+
+    def _forget(self, block: int) -> None:
+        """Remember its past under its digest; its parent may become a leaf."""
+        digest = self._digest[block]
+        assert digest is not None, "a cached block has a name"
+        if self._cached[block]:
+            self._cached[block] = False
+            self._count -= 1
+            self._remember(digest, block)
+        self._digest[block] = None
+        self._leave_parent(block)
+
+    def _leave_parent(self, block: int) -> None:
+        parent, self._parent[block] = self._parent[block], NONE
+        if parent != NONE and self._digest[parent] is not None:
+            self._children[parent] -= 1
+            if self._is_leaf(parent):
+                self._push(parent)
+
+    def _remember(self, digest: bytes, block: int) -> None:
+        self._past[digest] = Past(
+            int(self._reused[block]), float(self._released[block]), int(self._class[block]), int(self._group[block])
+        )
+        if len(self._past) > self._history:
+            _, oldest = self._past.popitem(last=False)
+            self.model.lose(oldest.group)
+
+    def _is_leaf(self, block: int) -> bool:
+        return bool(self._cached[block]) and not self._children[block]
+
+    def _push(self, block: int) -> None:
+        heap = self._heaps[int(self._class[block])]
+        heappush(heap, (int(self._orders[block]) << BLOCK_BITS) + block)
+        if len(heap) > 2 * self._count + 64:
+            heap[:] = {entry for entry in heap if self._counts(entry)}
+            heapify(heap)
+
+    def _counts(self, entry: int) -> bool:
+        block = entry & ((1 << BLOCK_BITS) - 1)
+        return self._is_leaf(block) and int(self._orders[block]) == entry >> BLOCK_BITS
+
+    def _propose(self, candidates: list[tuple[float, int, int]], name: int) -> None:
+        """Make the oldest leaf of a class a candidate."""
+        heap = self._heaps[name]
+        while heap and not self._counts(heap[0]):
+            heappop(heap)
+        if heap:
+            block = heap[0] & ((1 << BLOCK_BITS) - 1)
+            score = 0.0
+            if not self.shadow.behind:
+                score = self.model.scores[name][self.model.step(self.now - float(self._released[block]))]
+            heappush(candidates, (score, heap[0], name))

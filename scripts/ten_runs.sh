@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Run the tests that start real processes ten times in a row and insist that nothing is left behind:
+# no process of ours, no shared memory segment, no socket. Run it on a machine that runs no other Quire.
+# Usage: scripts/ten_runs.sh [.venv/bin [pytest arguments, by default: all process tests]]
+set -eu
+cd "$(dirname "$0")/.."
+bin=${1:-.venv/bin}
+shift || true
+[ $# -gt 0 ] || set -- tests
+
+left_behind() {
+    pgrep -f 'quire_services[.]' || true
+    find /dev/shm -maxdepth 1 -name 'quire-*'
+    find "${TMPDIR:-/tmp}" -type s \( -name 'kvstore.sock' -o -name 'attach.sock' -o -name 'gateway.sock' \) 2>/dev/null
+}
+
+for run in 1 2 3 4 5 6 7 8 9 10; do
+    "$bin/python" -m pytest -q -m "process and not soak" "$@"
+    left=$(left_behind)
+    if [ -n "$left" ]; then
+        echo "run $run left behind:" >&2
+        echo "$left" >&2
+        exit 1
+    fi
+    echo "run $run: nothing left behind"
+done
