@@ -17,9 +17,10 @@ from collections.abc import Callable
 import structlog
 
 from quire_proto.client import KVClient
-from quire_proto.errors import LayoutMismatch, LocalError, QuireError
+from quire_proto.errors import DeviceFault, LayoutMismatch, LocalError, QuireError
 from quire_proto.link import Abort, Generate, Load
 
+from .attach import ContextPoisoned
 from .front import Front
 from .intake import Intake
 from .memory import Memory
@@ -90,17 +91,32 @@ class Engine:
         self.front.wake()
 
     def run(self) -> None:
-        """Serve until stopped. Raises LayoutMismatch or LocalError if this engine can never attach."""
+        """Serve until stopped.
+
+        Raises LayoutMismatch or LocalError if this engine can never attach, ContextPoisoned or DeviceFault if this
+        process can use its GPU no more.
+        """
         while not self._stopping:
             client = self._try_attach()
             if client is None:
                 self._refuse_arrivals()
                 continue
             try:
-                with client:
-                    self._serve(client)
+                self._attend(client)
+            except DeviceFault:
+                raise
             except QuireError as exc:
                 self._lose(str(exc))
+
+    def _attend(self, client: KVClient) -> None:
+        try:
+            self._serve(client)
+        except ContextPoisoned:
+            raise  # no goodbye: only the end of this process says that nothing of it writes any more
+        except BaseException:
+            client.close()
+            raise
+        client.close()
 
     def _try_attach(self) -> KVClient | None:
         try:
@@ -113,14 +129,17 @@ class Engine:
 
     def _serve(self, client: KVClient) -> None:
         runner = self._make_runner(client)
-        self._memory = memory = Memory(client)
-        log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
-        self.front.report()
-        while not self._stopping:
-            self._take_arrivals(self._idle_s(memory), memory)
-            if client.lost.is_set():
-                raise client.lost_reason or QuireError("the session was lost")
-            self._step(memory, runner)
+        try:
+            self._memory = memory = Memory(client)
+            log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
+            self.front.report()
+            while not self._stopping:
+                self._take_arrivals(self._idle_s(memory), memory)
+                if client.lost.is_set():
+                    raise client.lost_reason or QuireError("the session was lost")
+                self._step(memory, runner)
+        finally:
+            runner.release()  # before the session is closed, which unmaps
         self._end_all("abort", "", "the engine is stopping")
 
     def _lose(self, reason: str) -> None:

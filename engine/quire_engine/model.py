@@ -52,6 +52,10 @@ class Model:
         """Read and write keys and values through ``backend`` from now on."""
         self.backend = backend
 
+    def let_go(self) -> None:
+        """Forget the backend and with it the arena; ``use`` gives another."""
+        self.backend = None
+
     @torch.inference_mode()
     def forward(self, token_ids: torch.Tensor, plan: AttentionPlan, logit_rows: torch.Tensor) -> torch.Tensor:
         """Run one step: write its K and V to the arena and compute the logits of some rows.

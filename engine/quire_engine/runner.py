@@ -8,11 +8,13 @@ tokens. A row whose request forks here is drawn once for each continuation, from
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from .attach import quiesce
 from .interface import Backend
 from .model import Model
 from .plan import build_plan
@@ -32,11 +34,27 @@ class Drawn:
 
 
 class Runner:
-    """Runs steps of one model over one arena."""
+    """Runs steps of one model over one arena.
+
+    Attributes:
+        on_release: called in ``release`` when nothing runs any more: whoever holds CUDA graphs drops them here.
+    """
 
     def __init__(self, model: Model, backend: Backend) -> None:
         model.use(backend)
         self._model, self._backend = model, backend
+        self.on_release: list[Callable[[], None]] = []
+
+    def release(self) -> None:
+        """Let go of the arena, so that it can be unmapped; the last call of a runner.
+
+        Raises ContextPoisoned if the GPU failed; then nothing may be unmapped and the process should end.
+        """
+        quiesce(self._backend.arena)
+        for drop in self.on_release:
+            drop()
+        self._model.let_go()
+        del self._backend
 
     def run(self, work: list[Work], copies: list[tuple[int, int, int]]) -> list[Drawn]:
         """Compute ``work`` after ``copies`` (rows src, dst, slots); one entry for each token drawn."""

@@ -1,7 +1,7 @@
 """Arena: the one memory region that holds all blocks of a pool.
 
 The store never touches it: it hands out ids and a handle, engines map the memory. So an arena here is a name, a size
-and a duty to remove what it made.
+and a duty to remove what it made. Arenas on a GPU are in ``cuda_arena``, the choice between all in ``arena_choice``.
 
 ``ShmArena`` is POSIX shared memory: an unguessable name under /dev/shm, mode 0600. The space is checked before, but
 pages are committed when an engine first writes them. Committing all at once (posix_fallocate) would rule out a
@@ -35,7 +35,12 @@ class ArenaError(Exception):
 
 
 class Arena(Protocol):
-    """What the server needs of an arena."""
+    """What the server needs of an arena; ``fd`` goes to each process with the hello, -1 for none."""
+
+    @property
+    def fd(self) -> int:
+        """Descriptor of the memory, or -1."""
+        ...
 
     def handle(self) -> Handle:
         """How other processes find the memory."""
@@ -99,6 +104,8 @@ def check_space(size: int) -> None:
 
 class ShmArena:
     """An arena of ``size`` bytes in POSIX shared memory."""
+
+    fd = -1
 
     def __init__(self, size: int, roster: Roster) -> None:
         """Make it, zero-filled. Raises ArenaError if /dev/shm has not the space."""

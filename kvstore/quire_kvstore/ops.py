@@ -61,7 +61,9 @@ def _attach(service: Service, _: Session | None, body: m.Attach) -> m.Attached:
         raise Refusal("LAYOUT_MISMATCH", f"the pool has another {', '.join(differing)}", {"fields": differing})
     if body.gpu_uuid not in ("", service.gpu_uuid):
         where = f"on GPU {service.gpu_uuid}" if service.gpu_uuid else "in host memory"
-        raise Refusal("LAYOUT_MISMATCH", f"the pool is {where}, not on {body.gpu_uuid[:80]}", {"fields": ["gpu_uuid"]})
+        fix = "give both processes one GPU (CUDA_VISIBLE_DEVICES), on MIG one instance, or set kvstore.arena"
+        reason = f"the pool is {where}, the engine on {body.gpu_uuid[:80]}: {fix}"
+        raise Refusal("LAYOUT_MISMATCH", reason, {"fields": ["gpu_uuid"]})
     session = service.attach(body.nonce, body.token, body.name)
     publications = service.store.state.publications
     return m.Attached(

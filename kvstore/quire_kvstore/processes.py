@@ -11,28 +11,60 @@ stay in quarantine, and the log says so once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import structlog
 import zmq
 
+from .mappers import Mappers
 from .service import Service
 from .sessions import FENCED, Session
-from .sidesocket import MAX_CONNECTIONS, Connection, Listener, PeerGone
+from .sidesocket import MAX_CONNECTIONS, Accepted, Connection, Listener, PeerGone
 
 DYING_MS = 100
 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceAdmission:
+    """What a device arena adds when a process connects.
+
+    Attributes:
+        arena_fd: descriptor that goes with each hello, -1 for none.
+        mappers: roster to keep, None for an arena in host memory.
+        accepted: connections made while the start waited for old mappers.
+    """
+
+    arena_fd: int = -1
+    mappers: Mappers | None = None
+    accepted: tuple[Accepted, ...] = ()
+
+
+HOST_MEMORY = DeviceAdmission()
+
+
 class Processes:
     """All connections of one server, registered at its poller."""
 
-    def __init__(self, service: Service, listener: Listener, poller: zmq.Poller, grace_ms: int, kill: bool) -> None:
+    def __init__(
+        self,
+        service: Service,
+        listener: Listener,
+        poller: zmq.Poller,
+        grace_ms: int,
+        kill: bool,
+        device: DeviceAdmission,
+    ) -> None:
         self._service, self._listener, self._poller = service, listener, poller
         self._grace_ms, self._kill = grace_ms, kill
         self._by_fd: dict[int, Connection] = {}
         self._hung: tuple[Connection, ...] = ()
         self._signalled: set[bytes] = set()
+        self._device = device
         poller.register(listener.fileno(), zmq.POLLIN)
+        for accepted in device.accepted:
+            self._admit(accepted)
 
     def attend(self, ready: dict[object, int], now_ms: int) -> None:
         """React to the descriptors that a poll found ready."""
@@ -80,15 +112,20 @@ class Processes:
                 continue
             if accepted is None:
                 return
-            socket, pidfd, pid, uid = accepted
-            connection = Connection(socket, pidfd, uid, self._service.admit(pid))
-            if len(self._by_fd) >= 2 * MAX_CONNECTIONS or not connection.send_hello(self._service.boot):
-                self._service.forget(connection.peer)
-                connection.close()
-                continue
-            for fd in (socket.fileno(), pidfd):
-                self._by_fd[fd] = connection
-                self._poller.register(fd, zmq.POLLIN)
+            self._admit(accepted)
+
+    def _admit(self, accepted: Accepted) -> None:
+        socket, pidfd, pid, uid = accepted
+        connection = Connection(socket, pidfd, uid, self._service.admit(pid))
+        if self._device.mappers is not None:
+            # Entered before it gets the memory: after a kill at any instant the roster names at least all mappers.
+            connection.mapper = self._device.mappers.add(pid)
+        for fd in (socket.fileno(), pidfd):
+            self._by_fd[fd] = connection
+            self._poller.register(fd, zmq.POLLIN)
+        full = len(self._by_fd) > 2 * MAX_CONNECTIONS
+        if full or not connection.send_hello(self._service.boot, self._device.arena_fd):
+            self._died(connection)
 
     def _died(self, connection: Connection) -> None:
         self._service.forget(connection.peer)
@@ -100,6 +137,8 @@ class Processes:
             if self._by_fd.pop(fd, None) is not None:
                 self._poller.unregister(fd)
         self._hung = tuple(other for other in self._hung if other is not connection)
+        if self._device.mappers is not None and connection.mapper is not None:
+            self._device.mappers.remove(connection.mapper)
         connection.close()
 
     def _hung_up(self, connection: Connection, now_ms: int) -> None:

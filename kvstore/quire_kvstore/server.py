@@ -17,7 +17,7 @@ import structlog
 import zmq
 
 from .dispatch import Dispatch
-from .processes import Processes
+from .processes import HOST_MEMORY, DeviceAdmission, Processes
 from .service import Service
 from .sidesocket import Listener
 
@@ -49,14 +49,21 @@ class ServerOptions:
 class Server:
     """Serves a service in a run directory until ``stop``."""
 
-    def __init__(self, service: Service, run_dir: Path, options: ServerOptions) -> None:
-        """Bind both sockets; raises ServerError."""
+    def __init__(
+        self,
+        service: Service,
+        run_dir: Path,
+        options: ServerOptions,
+        listener: Listener | None = None,
+        device: DeviceAdmission = HOST_MEMORY,
+    ) -> None:
+        """Bind both sockets, the side socket only if ``listener`` is not it already; raises ServerError."""
         self._service, self._options = service, options
         self._dispatch = Dispatch(service)
         self._path = run_dir / SOCKET_NAME
         if len(os.fsencode(self._path)) > MAX_SUN_PATH:
             raise ServerError(f"{self._path}: longer than the {MAX_SUN_PATH} bytes a socket's path may have")
-        listener = Listener(run_dir)  # before the ROUTER: who sees that one can attach already
+        listener = listener or Listener(run_dir)  # before the ROUTER: who sees that one can attach already
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -64,7 +71,7 @@ class Server:
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
         self._poller.register(self._wake, zmq.POLLIN)
-        self._processes = Processes(service, listener, self._poller, options.fence_grace_ms, options.kill)
+        self._processes = Processes(service, listener, self._poller, options.fence_grace_ms, options.kill, device)
 
     def stop(self) -> None:
         """End the loop soon; may be called from a signal handler or another thread."""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from quire_proto.envelope import ID_BYTES, MAX_FRAME_BYTES
-from quire_proto.handles import Handle
+from quire_proto.handles import Handle, ShmHandle
 from quire_proto.layout import Layout
 from quire_proto.messages import Limits
 
@@ -33,13 +33,13 @@ class Service:
 
     Attributes:
         boot: the boot id.
+        gpu_uuid: GPU of the arena, "" for host memory.
         limits: what one request may ask for.
         now_ms: time of the request being executed (ms, monotonic).
         op_counts: executed requests by op.
     """
 
     domain_generation = 1
-    gpu_uuid = ""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Service:
         ids: Callable[[], bytes] = new_id,
     ) -> None:
         self.store, self.layout, self.arena, self.root_key = store, layout, arena, root_key
+        self.gpu_uuid = "" if isinstance(arena, ShmHandle) else arena.gpu_uuid
         self.lease_ms, self.version = lease_ms, version
         self.boot = ids() if boot is None else boot
         self.num_blocks = store.state.pool.size

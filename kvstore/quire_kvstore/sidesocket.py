@@ -28,6 +28,8 @@ SOCKET_NAME = "attach.sock"
 SO_PEERPIDFD = 77
 MAX_CONNECTIONS = 1024
 _UCRED = struct.Struct("iII")
+# (connection, pidfd, pid, uid) of a process that connected
+Accepted = tuple[socket.socket, int, int, int]
 
 
 class PeerGone(Exception):
@@ -36,18 +38,27 @@ class PeerGone(Exception):
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One process at the side socket; ``uid`` is its user, ``hung_up_at`` (ms) when it closed its end."""
+    """One process at the side socket.
+
+    Attributes:
+        uid: its user.
+        hung_up_at: when it closed its end (ms).
+        mapper: its entry in the roster of a device arena, as (pid, start time), if there is one.
+    """
 
     socket: socket.socket
     pidfd: int
     uid: int
     peer: Peer
     hung_up_at: int = 0
+    mapper: tuple[int, int] | None = None
 
-    def send_hello(self, boot: bytes) -> bool:
-        """Send boot id and token; False if the peer is gone already."""
+    def send_hello(self, boot: bytes, arena_fd: int = -1) -> bool:
+        """Send boot id and token, and the arena's descriptor if there is one; False if the peer is gone already."""
+        hello = pack({"version": VERSION, "boot": boot, "token": self.peer.token})
         try:
-            self.socket.send(pack({"version": VERSION, "boot": boot, "token": self.peer.token}), socket.MSG_NOSIGNAL)
+            # Without descriptors this is a plain send.
+            socket.send_fds(self.socket, [hello], [arena_fd] if arena_fd >= 0 else [], socket.MSG_NOSIGNAL)
         except OSError:
             return False
         return True
@@ -91,7 +102,7 @@ class Listener:
         """Descriptor to poll."""
         return self._socket.fileno()
 
-    def accept(self) -> tuple[socket.socket, int, int, int] | None:
+    def accept(self) -> Accepted | None:
         """(connection, pidfd, pid, uid) of the next process, or None if nobody waits. Raises PeerGone."""
         try:
             connection, _ = self._socket.accept()
@@ -124,7 +135,7 @@ def pidfd_by_pid(connection: socket.socket, pid: int) -> int:
     accepted = time.clock_gettime(time.CLOCK_BOOTTIME)
     pidfd = os.pidfd_open(pid)
     try:
-        if _started(pid) > accepted:
+        if start_ticks(pid) / os.sysconf("SC_CLK_TCK") > accepted:
             raise PeerGone(f"pid {pid} was taken over by a younger process")
         try:
             if not connection.recv(1, socket.MSG_PEEK):
@@ -137,7 +148,6 @@ def pidfd_by_pid(connection: socket.socket, pid: int) -> int:
     return pidfd
 
 
-def _started(pid: int) -> float:
-    """When a process started (s since the machine did)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+def start_ticks(pid: int) -> int:
+    """When a process started (clock ticks since the machine did): with the pid, its name. Raises OSError if gone."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])

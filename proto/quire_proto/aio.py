@@ -19,7 +19,7 @@ import zmq.asyncio
 from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
 from .chain import DomainChain
 from .client import GOODBYE_S, RunDir
-from .errors import KvstoreUnreachable, LocalError, QuireError
+from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
 from .messages import Detached, Empty
 from .ops import ATTACH, DETACH, PUBLICATIONS, READY, Awaiting, Op
@@ -205,8 +205,12 @@ class AsyncKVClient(SessionBase, Awaiting):
     async def close(self) -> None:
         """Detach if that is still possible, and close everything; as ``KVClient.close``."""
         if self._open:
-            with suppress(QuireError):
+            try:
                 await self._leave(min(self._timeout, GOODBYE_S))
+            except DeviceFault:
+                raise
+            except QuireError:
+                pass
         elif not self._closed:
             self._release()
 

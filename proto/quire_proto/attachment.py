@@ -9,19 +9,23 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import zmq
 
 from .errors import KvstoreUnreachable, QuireError, StaleSession
 from .heartbeat import HeartbeatThread
 from .layout import Layout
-from .mapping import Mapping
+from .mapping import Mapping, open_arena
 from .matching import PublicationList
 from .messages import Attach, Attached, Limits
 from .ops import SessionOps
 from .session import Pending, Session
 from .side import SideSocket
 from .transport import Wire
+
+if TYPE_CHECKING:
+    from .cuda_mapping import DeviceMapping, DeviceMemory
 
 OnLost = Callable[[QuireError], None]
 
@@ -41,16 +45,17 @@ class Attachment:
         self.side, self.attached = side, attached
         self.publications = PublicationList(attached.publications, attached.publications_generation)
         self.keys: dict[str, bytes] = {}
-        self._mapping: Mapping | None = None
+        self._mapping: Mapping | DeviceMapping | None = None
         # A context of its own: the clients' contexts may be asyncio ones, and this thread blocks.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.heartbeat = HeartbeatThread(Wire(self._context, to), side, attached, sent, on_lost)
 
-    def map(self) -> memoryview:
-        """The arena as writable bytes, mapped on first use. Raises MapError."""
+    def map(self) -> memoryview | DeviceMemory:
+        """The arena as writable bytes or as device memory, mapped on first use. Raises MapError."""
         if self._mapping is None:
             expected = self.attached.layout.arena_bytes(self.attached.num_blocks)
-            self._mapping = Mapping(self.attached.arena, expected)
+            self._mapping = open_arena(self.attached.arena, expected, self.side.boot, self.side.arena_fd)
+            self.side.close_arena_fd()
         return self._mapping.view
 
     def check(self) -> None:
@@ -67,12 +72,17 @@ class Attachment:
             self.heartbeat.lose(error)
 
     def close(self) -> None:
-        """Stop the heartbeats, unmap, close the side socket."""
+        """Stop the heartbeats, unmap, close the side socket: in this order, for its end says "unmapped".
+
+        Raises DeviceFault if a device arena cannot be unmapped because the context is poisoned.
+        """
         self.heartbeat.close()
-        if self._mapping is not None:
-            self._mapping.close()
-        self.side.close()
-        self._context.term()
+        try:
+            if self._mapping is not None:
+                self._mapping.close()
+        finally:
+            self.side.close()
+            self._context.term()
 
 
 def unanswered(pending: Pending, session: Session, held: Attachment | None, timeout: float) -> QuireError:
@@ -153,6 +163,9 @@ class SessionBase(SessionOps):
         """Whether this session may still launch work, seal, and keep what it computed."""
         return self._held.heartbeat.lease_valid()
 
-    def map(self) -> memoryview:
-        """The arena as a writable memoryview of bytes (layout: ``Layout.shape``). Raises MapError."""
+    def map(self) -> memoryview | DeviceMemory:
+        """The arena: a writable memoryview of bytes, or a device address and size (layout: ``Layout.shape``).
+
+        Raises MapError. Device memory is unmapped when the session is closed or detached, used or not.
+        """
         return self._held.map()

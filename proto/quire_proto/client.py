@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from typing import Self, TypeVar
 
 import zmq
 
 from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
 from .chain import DomainChain
-from .errors import KvstoreUnreachable, LocalError, QuireError
+from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
 from .messages import Detached, Empty
 from .ops import ATTACH, DETACH, PUBLICATIONS, READY, Blocking, Op, ReadOps
@@ -194,11 +193,15 @@ class KVClient(_Caller, SessionBase):
         """Detach if that is still possible, and close everything; the same demand as ``detach``, no errors.
 
         A lost session too says goodbye: that acknowledges its fence. If the kvstore cannot hear it, the blocks stay
-        in quarantine until this process ends.
+        in quarantine until this process ends. Raises DeviceFault alone, when this process should end.
         """
         if self._open:
-            with suppress(QuireError):
+            try:
                 self._leave(min(self._timeout, GOODBYE_S))
+            except DeviceFault:
+                raise
+            except QuireError:
+                pass
 
     def _leave(self, timeout: float) -> Detached:
         self._open, self._leaving = False, True
@@ -208,8 +211,8 @@ class KVClient(_Caller, SessionBase):
                 raise KvstoreUnreachable("unanswered requests fill the window")
             return self._exchange(DETACH, Empty(), timeout)
         finally:
-            self._held.close()
             self._close_socket()
+            self._held.close()
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@
         Internal               INTERNAL: a bug in the kvstore; the store is unchanged
       KvstoreUnreachable       no reply within the timeout, resends included
       MapError                 the arena cannot be mapped by this process
+      DeviceFault              this process's CUDA context is poisoned: only a new process helps
 
 Local and remote errors never share a class: the first is a bug here, the second an answer.
 "No space" is neither: it is a value in the reply.
@@ -44,6 +45,10 @@ class KvstoreUnreachable(QuireError):
 
 class MapError(QuireError):
     """The arena cannot be mapped by this process; the message says why."""
+
+
+class DeviceFault(QuireError):
+    """The CUDA context of this process is poisoned: every later CUDA call fails, only a new process helps."""
 
 
 class RemoteError(QuireError):

@@ -1,8 +1,8 @@
 """Mapping the arena: from a handle of the handshake to memory of this process.
 
-``shm`` gives a writable memoryview of the whole arena. Device arenas have their own handle types; a client without
-the matching opener refuses them by name rather than guess. The mapping is not inherited by a forked child
-(MADV_DONTFORK): a child writing into blocks it does not own would corrupt other requests.
+``shm`` gives a writable memoryview of the whole arena; ``cuda-ipc`` and ``cuda-vmm-fd`` give a device address (see
+``cuda_mapping``, imported only then). The host mapping is not inherited by a forked child (MADV_DONTFORK): a child
+writing into blocks it does not own would corrupt other requests.
 """
 
 from __future__ import annotations
@@ -10,20 +10,43 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from .errors import MapError
 from .handles import Handle, ShmHandle
 
+if TYPE_CHECKING:
+    from .cuda_mapping import DeviceMapping
+
 SHM_DIR = "/dev/shm"
 
 
+def open_arena(handle: Handle, expected_bytes: int, boot: bytes, fd: int) -> Mapping | DeviceMapping:
+    """Map the arena of a session, wherever it lies.
+
+    Args:
+        handle: of the handshake.
+        expected_bytes: what the layout needs.
+        boot: boot id of the kvstore that gave the handle.
+        fd: descriptor from the side socket, -1 if none came; the caller closes it.
+
+    Raises:
+        MapError: it cannot be mapped here; the message says why and, where something helps, what.
+    """
+    if isinstance(handle, ShmHandle):
+        return Mapping(handle, expected_bytes)
+    from .cuda_mapping import DeviceMapping
+
+    return DeviceMapping(handle, expected_bytes, boot, fd)
+
+
 class Mapping:
-    """The arena in this process; ``view`` is the arena as writable bytes."""
+    """The arena in host memory; ``view`` is the arena as writable bytes."""
 
     def __init__(self, handle: Handle, expected_bytes: int) -> None:
         """Map the arena. Raises MapError: unknown type, missing, foreign or wrongly sized segment."""
         if not isinstance(handle, ShmHandle):
-            raise MapError(f"arena of type {handle.type!r}: this client maps 'shm' only")
+            raise MapError(f"arena of type {handle.type!r} is not in host memory")
         if handle.size != expected_bytes:
             raise MapError(f"arena of {handle.size} bytes; the layout needs {expected_bytes}")
         self._mmap = _map(handle)

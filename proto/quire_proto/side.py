@@ -3,6 +3,8 @@
 The kvstore learns from it which process we are (its pidfd) and ties that to the ZeroMQ session by a one-time token.
 We learn from its end that the kvstore is gone, at once and without a timer: the kernel closes the socket of a
 killed process. ZeroMQ cannot say either.
+
+With an arena of type ``cuda-vmm-fd`` the hello carries one file descriptor (SCM_RIGHTS): the memory itself.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from .errors import KvstoreUnreachable, remote_error
 
 SOCKET_NAME = "attach.sock"
 MAX_HELLO_BYTES = 4096
+MAX_FDS = 4  # one is expected; the kernel closes what finds no room here
 _RETRY_S = 0.02
 
 
@@ -27,7 +30,10 @@ class SideSocket:
     Attributes:
         boot: boot id of the kvstore that accepted it (16 bytes).
         token: one-time token for ``attach`` (16 bytes).
+        arena_fd: descriptor that came with the hello, -1 if none did; closed with the socket.
     """
+
+    arena_fd = -1
 
     def __init__(self, run_dir: str | os.PathLike[str], timeout: float) -> None:
         """Connect and read the hello; retries until ``timeout`` (s), so that either side may start first.
@@ -41,12 +47,12 @@ class SideSocket:
             try:
                 self._socket.settimeout(max(_RETRY_S, deadline - time.monotonic()))
                 self._socket.connect(path)
-                hello = self._socket.recv(MAX_HELLO_BYTES)
+                hello = self._receive()
                 if not hello:
                     raise ConnectionResetError("closed before the hello")
                 break
             except OSError as exc:
-                self._socket.close()
+                self.close()
                 if time.monotonic() + _RETRY_S >= deadline:
                     raise KvstoreUnreachable(f"{path}: {exc}") from exc
                 time.sleep(_RETRY_S)
@@ -72,6 +78,20 @@ class SideSocket:
     def close(self) -> None:
         """Close our end: the kvstore takes it for the end of the session."""
         self._socket.close()
+        self.close_arena_fd()
+
+    def close_arena_fd(self) -> None:
+        """Close the arena's descriptor, which would keep the memory; a mapping does not need it any more."""
+        if self.arena_fd >= 0:
+            os.close(self.arena_fd)
+            self.arena_fd = -1
+
+    def _receive(self) -> bytes:
+        hello, descriptors, _, _ = socket.recv_fds(self._socket, MAX_HELLO_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        for descriptor in descriptors[1:]:
+            os.close(descriptor)
+        self.arena_fd = descriptors[0] if descriptors else -1
+        return hello
 
 
 def _parse(hello: bytes) -> tuple[bytes, bytes]:

@@ -4,7 +4,8 @@ Loads the model, proves by the self-test that our attention gives what the model
 stopped. It attaches to whichever kvstore listens in the run directory, again and again, and to the gateway likewise;
 neither needs to be up first.
 
-Exit codes: 0 stopped, 1 failed, 2 asked wrongly, 3 the model is refused (self-test, layout or file).
+Exit codes: 0 stopped, 1 failed, 2 asked wrongly, 3 the model is refused (self-test, layout or file), 4 the CUDA context
+is poisoned: nothing is wrong with model or configuration, and a new process (the supervisor starts one) can go on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from types import FrameType
 import structlog
 import torch
 
-from quire_engine.attach import arena_of
+from quire_engine.attach import ContextPoisoned, arena_of, gpu_uuid
 from quire_engine.cpu_attention import CpuAttention
 from quire_engine.engine import Engine
 from quire_engine.front import Front
@@ -29,7 +30,7 @@ from quire_engine.scheduler import SchedulerLimits
 from quire_engine.selftest import self_test
 from quire_engine.steplog import StepLog
 from quire_proto.client import KVClient
-from quire_proto.errors import QuireError
+from quire_proto.errors import DeviceFault, QuireError
 from quire_proto.layout import Layout
 from quire_proto.link import Hello
 from quire_proto.packed import pack
@@ -41,6 +42,8 @@ ONLY = (
     "model", "run_dir", "dtype", "block_size", "attention", "max_batch_tokens", "max_sequences", "threads",
     "step_log", "port",
 )  # fmt: skip
+
+EXIT_POISONED = 4
 
 log = structlog.get_logger()
 
@@ -61,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ModelRefused, OSError, ValueError) as exc:
         log.error("model_refused", reason=str(exc), model=config.serve.model)
         return 3
+    except (ContextPoisoned, DeviceFault) as exc:
+        log.error("context_poisoned", reason=str(exc))
+        os._exit(EXIT_POISONED)  # at once: CUDA's own clean-up may hang in such a process
     except QuireError as exc:
         log.error("engine_failed", reason=str(exc))
         return 1
@@ -93,8 +99,9 @@ def _run(config: Config, arguments: argparse.Namespace) -> int:
 def _engine(config: Config, name: str, model: Model, layout: Layout) -> Engine:
     limits = SchedulerLimits(config.engine.max_sequences, config.engine.max_batch_tokens, config.kvstore.block_size)
     step_log = Path(config.engine.step_log.replace("{name}", name)) if config.engine.step_log else None
+    uuid = gpu_uuid(model.module.device)
     return Engine(
-        attach=lambda: KVClient(config.run_dir, name=name, layout=layout),
+        attach=lambda: KVClient(config.run_dir, name=name, layout=layout, gpu_uuid=uuid),
         make_runner=lambda client: Runner(model, CpuAttention(arena_of(client))),
         limits=limits,
         max_model_len=model.max_model_len,

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -22,11 +23,16 @@ from typing import Any
 
 import structlog
 
-from quire_kvstore.arena import ArenaError, Roster, ShmArena, check_space
+from quire_kvstore.arena import ArenaError, Roster, check_space
+from quire_kvstore.arena_choice import AUTO, choose, make
+from quire_kvstore.cuda_arena import check_fits
 from quire_kvstore.keys import KeyFileError, root_key
+from quire_kvstore.mappers import Mappers
 from quire_kvstore.policies import make_policy
+from quire_kvstore.processes import DeviceAdmission
 from quire_kvstore.server import Server, ServerError, ServerOptions
 from quire_kvstore.service import Service
+from quire_kvstore.sidesocket import Accepted, Listener
 from quire_kvstore.store import Store
 from quire_proto.codec import CodecError, from_map
 from quire_proto.layout import Layout
@@ -47,6 +53,7 @@ class KvstoreConfig:
         state_dir: what survives boots: the root key.
         prepared: JSON file with ``layout`` and ``published``.
         blocks: blocks in the pool.
+        arena: where they lie, as ``arena_choice`` reads it.
         lease_ms: time without a heartbeat after which a session is fenced.
         fence_grace_ms: time after which a fenced process is killed.
         pin_budget: share of the pool that publications may pin.
@@ -63,6 +70,7 @@ class KvstoreConfig:
     pin_budget: float = 0.5
     policy: str = "density"
     debug: bool = False
+    arena: str = AUTO
 
 
 class StartError(Exception):
@@ -98,6 +106,7 @@ def main(argv: list[str] | None = None) -> int:
             pin_budget=pool.pin_budget,
             policy=pool.policy,
             debug=pool.debug,
+            arena=pool.arena,
         )
     )
 
@@ -105,7 +114,10 @@ def main(argv: list[str] | None = None) -> int:
 def _serve(config: KvstoreConfig) -> int:
     layout, published = _prepared(config.prepared)
     _check(layout)
-    check_space(layout.arena_bytes(config.blocks))  # before the store makes its own arrays for so many blocks
+    kind, device = choose(config.arena)
+    size = layout.arena_bytes(config.blocks)
+    # Before the store makes its own arrays for so many blocks.
+    check_fits(size, device) if device else check_space(size)
     store = Store(config.blocks, layout.block_size, make_policy(config.policy, config.blocks))
     _publish(store, published, config)
     for directory in {config.run_dir, config.state_dir}:
@@ -114,10 +126,9 @@ def _serve(config: KvstoreConfig) -> int:
         raise StartError(f"{config.run_dir}: others may enter this directory (chmod 700)")
     key = root_key(config.state_dir)
     signals = _Signals()
-    roster = Roster(config.run_dir)
-    try:
-        arena = ShmArena(layout.arena_bytes(config.blocks), roster)
-        try:
+    with closing(Roster(config.run_dir)) as roster, closing(Mappers(config.run_dir)) as mappers:
+        listener, accepted = _settle(mappers, config)
+        with closing(make(kind, device, size, roster)) as arena:
             service = Service(
                 store,
                 layout,
@@ -127,16 +138,21 @@ def _serve(config: KvstoreConfig) -> int:
                 started_ms=time.monotonic_ns() // 1_000_000,
                 version=version("quire"),
             )
-            _loop(service, config, signals)
-        finally:
-            arena.close()
-    finally:
-        roster.close()
+            admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
+            options = ServerOptions(config.fence_grace_ms, debug=config.debug)
+            _loop(Server(service, config.run_dir, options, listener, admission), service, config, signals)
     return 0
 
 
-def _loop(service: Service, config: KvstoreConfig, signals: _Signals) -> None:
-    server = Server(service, config.run_dir, ServerOptions(config.fence_grace_ms, debug=config.debug))
+def _settle(mappers: Mappers, config: KvstoreConfig) -> tuple[Listener | None, tuple[Accepted, ...]]:
+    """Before memory is allocated: see off who may still write to an earlier device arena."""
+    if not mappers.old:
+        return None, ()
+    listener = Listener(config.run_dir)
+    return listener, tuple(mappers.settle(listener, config.fence_grace_ms))
+
+
+def _loop(server: Server, service: Service, config: KvstoreConfig, signals: _Signals) -> None:
     try:
         signals.stop_at_first(server)
         log.info(
@@ -144,6 +160,7 @@ def _loop(service: Service, config: KvstoreConfig, signals: _Signals) -> None:
             boot=service.boot.hex(),
             blocks=config.blocks,
             layout=service.layout.fingerprint(),
+            arena=service.arena.type,
             run_dir=str(config.run_dir),
         )
         server.serve()

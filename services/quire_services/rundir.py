@@ -14,11 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from quire_kvstore.arena import ROSTER, ArenaError, Roster
+from quire_kvstore.mappers import ROSTER as MAPPERS
 
 LOCK = "serve.lock"
 SOCKETS = ("kvstore.sock", "attach.sock", "gateway.sock")
 MADE_ANEW = (*SOCKETS, "prepared.json")
-KVSTORE_OWN = (ROSTER, "root.key")
+KVSTORE_OWN = (ROSTER, MAPPERS, "root.key")
 
 
 class RunDirError(Exception):

@@ -36,6 +36,11 @@ class Kvstore:
 
     blocks: int = setting(4096, "blocks in the pool", at_least=1, at_most=2**31 - 1)
     block_size: int = setting(16, "tokens in a block", at_least=1, at_most=1024)
+    arena: str = setting(
+        "auto",
+        "where the blocks lie; auto: on a GPU if the engines compute on one and it can be shared, else in host memory",
+        among=("auto", "shm", "cuda-ipc", "cuda-vmm-fd"),
+    )
     dtype: str = setting("float32", "element type of keys and values", among=("float32", "bfloat16", "float16"))
     state_dir: str = setting("", "directory of what survives boots: the root key (default: the run directory)")
     lease_ms: int = setting(5000, "milliseconds without a heartbeat after which a session is fenced", at_least=100)

@@ -41,9 +41,10 @@ class Stack:
         prepared = run_dir / "prepared.json"
         pool = [f"--block-size={config.kvstore.block_size}", f"--dtype={config.kvstore.dtype}"]
         self.prepare = Child("prepare", command("prepare", *file, *model, *pool, f"--out={prepared}"), keep=False)
+        store = flags.spelled(_with_arena(config), "kvstore", but=LAYOUT)
         self.kvstore = Child(
             "kvstore",
-            command("kvstore", *here, f"--prepared={prepared}", *flags.spelled(config, "kvstore", but=LAYOUT)),
+            command("kvstore", *here, f"--prepared={prepared}", *store),
             death_signal=signal.SIGTERM,
         )
         self.gateway = Child("gateway", command("gateway", *here, *model, *flags.spelled(config, "gateway")))
@@ -52,6 +53,13 @@ class Stack:
             Child(name, command("engine", *engine, f"--name={name}"))
             for name in (f"engine-{number}" for number in range(1, config.serve.engines + 1))
         ]
+
+
+def _with_arena(config: Config) -> Config:
+    """The configuration with the arena in host memory if the engines compute there and nothing else was asked for."""
+    if (config.kvstore.arena, config.engine.attention) != ("auto", "cpu"):
+        return config
+    return replace(config, kvstore=replace(config.kvstore, arena="shm"))
 
 
 def _with_threads(config: Config) -> Config:

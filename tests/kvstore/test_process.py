@@ -188,7 +188,7 @@ def test_sigterm_leaves_nothing_but_the_key(start: Start, connect: Callable[[], 
     assert client.side.recv(16) == b""
     assert {path.name for path in run_dir.iterdir()} == {"prepared.json", "log", "root.key"}
     assert not (SHM_DIR / segment).exists()
-    assert [event["event"] for event in process.events()] == ["kvstore_started", "kvstore_stopped"]
+    assert [event["event"] for event in process.events()] == ["arena_chosen", "kvstore_started", "kvstore_stopped"]
 
 
 def test_a_killed_kvstore_is_cleaned_up_by_the_next(start: Start, connect: Callable[[], Client], run_dir: Path) -> None:

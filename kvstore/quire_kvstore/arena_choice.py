@@ -1,0 +1,62 @@
+"""Which kind of arena: as configured, or by probe.
+
+``auto`` takes the first that this machine can do: ``cuda-vmm-fd``, ``cuda-ipc``, ``shm``. It falls back to host memory
+only where there is no GPU at all. A GPU that is there and refuses (MPS, one process only) stops the start:
+engines made for it would find no pool they can use.
+"""
+
+from __future__ import annotations
+
+import os
+
+import structlog
+
+from quire_proto import cuda_device
+from quire_proto import cuda_driver as driver
+from quire_proto.cuda_device import CudaRefused, Device, NoDevice
+from quire_proto.cuda_driver import CudaError
+
+from .arena import Arena, ArenaError, Roster, ShmArena
+from .cuda_arena import CudaIpcArena, CudaVmmFdArena
+
+AUTO, SHM, IPC, VMM = "auto", "shm", "cuda-ipc", "cuda-vmm-fd"
+KINDS = (AUTO, SHM, IPC, VMM)
+
+log = structlog.get_logger()
+
+
+def choose(wanted: str) -> tuple[str, Device | None]:
+    """The kind of arena to make, and on which GPU (None: host memory). Raises ArenaError with reason and fix."""
+    if wanted == SHM:
+        return SHM, None
+    try:
+        devices = cuda_device.visible()
+        device = devices[0]
+        cuda_device.check(device)
+        kind = _probe(device) if wanted == AUTO else wanted
+    except NoDevice as exc:
+        if wanted == AUTO:
+            log.info("arena_chosen", arena=SHM, reason=str(exc))
+            return SHM, None
+        raise ArenaError(f"kvstore.arena = {wanted}: {exc}") from None
+    except (CudaRefused, CudaError) as exc:
+        raise ArenaError(f"kvstore.arena = {wanted}: {exc}; or set kvstore.arena = shm") from None
+    log.info("arena_chosen", arena=kind, gpu=device.uuid, visible=len(devices))
+    return kind, device
+
+
+def make(kind: str, device: Device | None, size: int, roster: Roster) -> Arena:
+    """An arena of that kind. Raises ArenaError."""
+    if device is None:
+        return ShmArena(size, roster)
+    return CudaVmmFdArena(size, device) if kind == VMM else CudaIpcArena(size, device)
+
+
+def _probe(device: Device) -> str:
+    """The first kind that works: one granule is made and exported, since attributes alone promise too much."""
+    try:
+        os.close(driver.vmm_export(device.ordinal, driver.vmm_granularity(device.ordinal)))
+    except CudaError as exc:
+        log.info("arena_not_possible", arena=VMM, reason=str(exc))
+        return IPC
+    return VMM

@@ -1,0 +1,13 @@
+"""A kvstore process over recorded driver calls: ``python -m tests.cuda_arena.kvstore RECORDER-JSON FLAGS...``."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from quire_services.kvstored import main
+from tests.cuda_arena.recorder import Recorder
+
+if __name__ == "__main__":
+    sys.modules["cuda.bindings.driver"] = Recorder(**json.loads(sys.argv[1]))  # type: ignore[assignment]
+    sys.exit(main(sys.argv[2:]))

@@ -1,0 +1,91 @@
+"""The one recorder at the cuda-bindings boundary: stands in for ``cuda.bindings.driver`` where there is no GPU.
+
+Records every call, hands out pointers, handles and descriptors that mean nothing to a GPU, and counts what is held.
+Types and constants are the real ones, and a function that the real module lacks is lacking here too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from cuda.bindings import driver as real
+
+GRANULE = 2 << 20
+BASE_BELOW = 512  # the driver's own allocation begins this far below a pointer of cuMemAlloc
+GIVES = {"cuMemAlloc": "pointer", "cuMemAddressReserve": "pointer", "cuIpcOpenMemHandle": "pointer", "cuMemMap": "map"}
+TAKES = {"cuMemFree": "pointer", "cuMemAddressFree": "pointer", "cuIpcCloseMemHandle": "pointer", "cuMemUnmap": "map"}
+GIVES |= {"cuDevicePrimaryCtxRetain": "context", "cuMemCreate": "handle", "cuMemImportFromShareableHandle": "handle"}
+TAKES |= {"cuDevicePrimaryCtxRelease": "context", "cuMemRelease": "handle"}
+
+
+class Recorder:
+    """A driver with GPUs; ``fail`` maps a function to the error that it gives."""
+
+    def __init__(self, *, uuid: int = 0, total: int = 1 << 30, log: str = os.devnull, **fail: str) -> None:
+        self.fail, self.log, self.total = fail, Path(log), total
+        self.uuids = [bytes([uuid]) * 16]
+        self.name = b"NVIDIA H200\0"
+        self.attributes: dict[str, int] = {}
+        self.calls: list[str] = []
+        self.held: Counter[str] = Counter()
+        self.imported = 0  # inode of the memory imported last
+        self._pointer = 0x7000_0000_0000
+
+    def __getattr__(self, name: str) -> Any:
+        thing = getattr(real, name)
+        return (lambda *arguments: self._call(name, arguments)) if name.startswith("cu") else thing
+
+    def _call(self, name: str, arguments: Any) -> tuple[Any, ...]:
+        self.calls.append(name)
+        with self.log.open("a") as log:
+            log.write(name + "\n")
+        code = self.fail.get(name, "")
+        if code == "NO_LIBRARY":
+            raise RuntimeError("Failed to load libcuda.so.1")
+        results = () if code else self._answer(name, arguments)
+        if isinstance(results, str) or code:
+            return (getattr(real.CUresult, "CUDA_ERROR_" + (code or str(results))), None)
+        self.held += Counter({GIVES[name]: 1} if name in GIVES else {})
+        if name in TAKES:
+            assert self.held[TAKES[name]], f"{name}: nothing of that kind is held"
+            self.held[TAKES[name]] -= 1
+        return (real.CUresult.CUDA_SUCCESS, *results)
+
+    def _answer(self, name: str, arguments: Any) -> tuple[Any, ...] | str:
+        """What a call gives beside its code; a string is an error."""
+        match name, arguments:
+            case "cuMemAlloc" | "cuMemAddressReserve", (size, *_):
+                self._pointer += 1 << 32
+                return (real.CUdeviceptr(self._pointer),) if size <= self.total else "OUT_OF_MEMORY"
+            case "cuIpcGetMemHandle", (pointer,):
+                handle, raw = real.CUipcMemHandle(), b"%-32d%-32d" % (os.getpid(), int(pointer))
+                ctypes.memmove(handle.getPtr(), raw, 64)
+                return (handle,)
+            case "cuIpcOpenMemHandle", (handle, _):
+                exporter = int(ctypes.string_at(handle.getPtr(), 32))
+                foreign = exporter != os.getpid() and Path(f"/proc/{exporter}").exists()
+                return (real.CUdeviceptr(0x6000_0000_0000),) if foreign else "INVALID_CONTEXT"
+            case "cuMemCreate", (size, *_):
+                assert size % GRANULE == 0, "not whole granules"
+                os.truncate(fd := os.memfd_create("device memory"), size)
+                return (fd,) if size <= self.total else "OUT_OF_MEMORY"
+            case "cuMemExportToShareableHandle" | "cuMemImportFromShareableHandle", (fd, *_):
+                self.imported = os.fstat(fd).st_ino
+                return (os.dup(fd),)
+            case "cuMemRelease", (fd,):
+                os.close(fd)
+            case "cuDeviceGetUuid" | "cuDeviceGetUuid_v2", (ordinal,):
+                return (SimpleNamespace(bytes=self.uuids[ordinal]),)
+            case "cuDeviceGetAttribute", (key, _):
+                return (self.attributes.get(key.name.removeprefix("CU_DEVICE_ATTRIBUTE_"), 0),)
+            case "cuMemGetAddressRange", (pointer,):
+                return (real.CUdeviceptr(int(pointer) - BASE_BELOW), GRANULE)
+        fixed = {"cuDriverGetVersion": 13000, "cuDeviceGetCount": len(self.uuids), "cuDeviceGetName": self.name}
+        fixed |= {"cuDeviceTotalMem": self.total, "cuMemGetAllocationGranularity": GRANULE}
+        fixed |= {"cuDeviceGet": arguments[0] if arguments else 0, "cuDevicePrimaryCtxRetain": "the context"}
+        return (fixed[name],) if name in fixed else ()
