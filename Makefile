@@ -20,9 +20,9 @@ export TOKENIZERS_PARALLELISM := false
 
 help:
 	@echo "make demo    a tiny model, two engines, one shared pool: requests and the facts about them"
-	@echo "make test    all tests"
+	@echo "make test    all tests but the longest: under ten minutes on two cores"
 	@echo "make serve   MODEL=DIR [ENGINES=2 PORT=8000 BLOCKS=4096]: the stack on one host"
-	@echo "make check   what CI runs: format, lint, types, imports, wheel, compose, tests"
+	@echo "make check   what CI runs: format, lint, types, imports, wheel, compose, all tests"
 	@echo "make soak    long runs: the process tests ten times over, then random kills under load"
 	@echo "make cubins  [ALL=1]: compile the GPU kernels for six architectures, without a GPU"
 	@echo "make fmt     format and sort imports"
@@ -41,12 +41,14 @@ serve: $(READY)
 	@$(BIN)/quire serve --model "$(MODEL)" --engines $(ENGINES) --port $(PORT) --blocks $(BLOCKS)
 
 test: $(READY)
-	@echo "test: the whole suite"
-	@$(BIN)/python -m pytest -m "not soak"
+	@echo "test: the suite"
+	@$(BIN)/python -m pytest -m "not soak and not slow"
 
 check: $(READY)
 	@scripts/check.sh $(BIN)
 	@$(MAKE) --no-print-directory test
+	@echo "check: the longer proofs"
+	@$(BIN)/python -m pytest -m "slow and not soak"
 
 soak: $(READY)
 	@echo "soak: long runs"
