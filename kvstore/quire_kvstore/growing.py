@@ -17,7 +17,7 @@ from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, Allocat
 from quire_proto.packed import U32_MAX, pack
 
 from .pool import Ids
-from .publications import GENERATION, READY, Record
+from .publications import READY, Record
 from .sessions import Session
 from .state import State
 from .tables import Copy, Sequence
@@ -60,7 +60,7 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
     if record is None:
         state.pool.policy.arrived(digests, whole)
     state.pool.retain(match.blocks)
-    sequence = state.new_sequence(state.accounts.number(item.tenant), match.blocks[:whole])
+    sequence = state.new_sequence(_account(state, item, record), match.blocks[:whole])
     fresh = state.take(own, sequence)
     sequence.table = np.concatenate((match.blocks[:whole], fresh))
     sequence.fill, sequence.sealed, sequence.prompt = match.computed, whole, item.tokens
@@ -70,6 +70,8 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
         copies = _copy(state, session, item.sequence, sequence, int(match.blocks[whole]), int(fresh[0]), tail)
     if record is not None:
         _anchor(state, sequence, record, digests)
+        if not item.tenant:
+            record.prefill = (session, item.sequence, sequence)
     session.sequences[item.sequence] = sequence
     _count(state, item, sequence, record)
     return Allocated(OK, computed=match.computed, blocks=packed(sequence.table), copies=copies)
@@ -113,11 +115,29 @@ def _refusal(state: State, session: Session, item: Allocate, record: Record | No
         return CONFLICT
     if len(item.digests) // 32 > item.tokens // state.block_size:
         return CONFLICT
-    if item.publication and (record is None or item.publication_generation != GENERATION):
+    if item.publication and (record is None or item.publication_generation != record.generation):
         return RETRY
     if record is not None and item.tokens < record.count:
         return CONFLICT
+    if not item.tenant:
+        return _prefill_refusal(item, record)
+    if record is not None and not state.groups.entitled(item.tenant, record.domain):
+        return RETRY  # as if it were not there
     return OK
+
+
+def _prefill_refusal(item: Allocate, record: Record | None) -> int:
+    """Without a tenant: exactly a pending publication, which nobody else computes in this way."""
+    if record is None or record.table is not None or record.prefilling:
+        return CONFLICT
+    return CONFLICT if item.tokens != record.count or item.digests else OK
+
+
+def _account(state: State, item: Allocate, record: Record | None) -> int:
+    if item.tenant:
+        return state.accounts.number(item.tenant)
+    assert record is not None, "without a tenant it is a publication's prefill"
+    return state.accounts.of_domain(record.domain)
 
 
 def _match(state: State, item: Allocate, record: Record | None, digests: list[bytes]) -> Match:
@@ -138,7 +158,8 @@ def _match(state: State, item: Allocate, record: Record | None, digests: list[by
 
 
 def _anchor(state: State, sequence: Sequence, record: Record, digests: list[bytes]) -> None:
-    sequence.publication = record.id
+    sequence.publication, sequence.publication_generation = record.id, record.generation
+    sequence.published = record.count
     sequence.private_from = start = record.count // state.block_size
     if 0 < start <= len(digests):
         sequence.anchor = digests[start - 1]

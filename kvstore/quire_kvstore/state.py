@@ -10,6 +10,7 @@ import numpy as np
 
 from .counters import Counters
 from .eviction import EvictionPolicy
+from .groups import Groups
 from .index import PrefixIndex
 from .pool import BlockPool, Ids
 from .publications import PublicationList
@@ -33,6 +34,7 @@ class State:
         self.index = PrefixIndex()
         self.sessions = Sessions()
         self.publications = PublicationList()
+        self.groups = Groups()
         self.accounts = Accounts(num_blocks)
         self.counters = Counters()
         self.appender = np.full(num_blocks, NOBODY, np.int64)
