@@ -9,7 +9,9 @@ shift || true
 [ $# -gt 0 ] || set -- tests
 
 left_behind() {
-    pgrep -f 'quire_services[.]' || true
+    for process in /proc/[0-9]*; do # pgrep is not everywhere
+        tr '\0' ' ' 2>/dev/null <"$process/cmdline" | grep 'quire_services[.]' || true
+    done
     find /dev/shm -maxdepth 1 -name 'quire-*'
     find "${TMPDIR:-/tmp}" -type s \( -name 'kvstore.sock' -o -name 'attach.sock' -o -name 'gateway.sock' \) 2>/dev/null
 }
