@@ -27,6 +27,7 @@ from quire_kernels.write_kv import write_kv
 
 from .grouping import MAX_LEVELS
 from .plan import AttentionPlan
+from .transfer import to_device
 
 SLOTS = "triton slots"  # key of the plan's slots on the device
 INTERPRETER_SMS = 4
@@ -86,7 +87,7 @@ class TritonAttention:
         """Store the step's ``key`` and ``value``, each [kv_heads, T, d], in the slots of the plan."""
         slots = plan.prepared.get(SLOTS)
         if slots is None:
-            slots = plan.prepared[SLOTS] = torch.from_numpy(plan.slots).to(self.arena.device)
+            slots = plan.prepared[SLOTS] = to_device(torch.from_numpy(plan.slots), self.arena.device)
         assert isinstance(slots, torch.Tensor)
         write_kv(key, value, self.arena[layer, 0], self.arena[layer, 1], slots)
 
@@ -127,7 +128,7 @@ class TritonAttention:
     def copy_blocks(self, copies: Copies) -> None:
         """Copy the first ``slots`` slots of block ``src`` to ``dst`` in all layers, for rows (src, dst, slots)."""
         for wave in _waves(copies):
-            rows = torch.tensor(wave, dtype=torch.int32, device=self.arena.device)
+            rows = to_device(torch.tensor(wave, dtype=torch.int32), self.arena.device)
             copy_blocks(self.arena, rows, torch.full((1,), len(wave), dtype=torch.int32, device=self.arena.device))
 
     def scrub(self, blocks: list[int]) -> None:
