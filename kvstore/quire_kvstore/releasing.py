@@ -15,6 +15,7 @@ import numpy as np
 from quire_proto.messages import NO_SUCH, OK, Freed
 from quire_proto.packed import unpack
 
+from .offering import cancel
 from .sessions import FENCED, Session
 from .state import NOBODY, State
 from .tables import Sequence
@@ -30,6 +31,8 @@ def release(state: State, session: Session, number: int) -> int:
     sequence = session.sequences.pop(number, None)
     if sequence is None:
         return NO_SUCH
+    if sequence.offer:
+        del state.offers[sequence.offer]
     for copy_id in sequence.copies:
         del session.copies[copy_id]
     _give_back(state, sequence, quarantined=False)
@@ -40,6 +43,7 @@ def fence(state: State, session: Session, now_ms: int) -> None:
     """Move everything a session holds into quarantine; a second fence changes nothing."""
     if session.state == FENCED:
         return
+    cancel(state, session)
     session.state, session.fenced_at = FENCED, now_ms
     state.counters.fenced += 1
     for sequence in session.sequences.values():
@@ -50,6 +54,7 @@ def fence(state: State, session: Session, now_ms: int) -> None:
 
 def reclaim(state: State, session: Session) -> int:
     """Give back everything a session holds and forget it; returns the number of references."""
+    cancel(state, session)
     references = session.references()
     for sequence in session.sequences.values():
         _give_back(state, sequence, quarantined=session.state == FENCED)

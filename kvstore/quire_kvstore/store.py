@@ -4,11 +4,13 @@ Owns the state and who may change it: one thread. No socket, clock, random numbe
 in as milliseconds of some monotonic clock. Each method is one file's work; see there for the reasons:
 
     growing    allocate, extend         forking    fork              sealing    fill, seal, swap, copy_done
+    offering   offer, adopt, expire
     releasing  free, fence, reclaim     leasing    judge             reading    lookup, slots
 """
 
 from __future__ import annotations
 
+from quire_proto.handover import Adopt, Adopted, Offer, Offered
 from quire_proto.messages import (
     Allocate,
     Allocated,
@@ -27,7 +29,7 @@ from quire_proto.messages import (
     TenantUsage,
 )
 
-from . import forking, growing, leasing, reading, releasing, sealing, stepping
+from . import forking, growing, leasing, offering, reading, releasing, sealing, stepping
 from .counters import Counters
 from .eviction import EvictionPolicy
 from .invariants import check
@@ -50,8 +52,10 @@ class Store:
         return self.state.counters
 
     def tick(self, now_ms: int) -> None:
-        """What time the next operations happen at; only eviction asks."""
+        """What time the next operations happen at: eviction asks, and offers expire."""
         self.state.pool.policy.now = now_ms / 1000
+        if self.state.offers:
+            offering.expire(self.state, now_ms)
 
     # --- sessions -----------------------------------------------------------------------------------------------
 
@@ -116,6 +120,14 @@ class Store:
     def free(self, session: Session, sequences: bytes) -> Freed:
         """Give up sequences (packed numbers)."""
         return releasing.free(self.state, session, sequences)
+
+    def offer(self, session: Session, item: Offer, identity: bytes, now_ms: int) -> Offered:
+        """Freeze a sequence and name it to another session. Raises Refusal."""
+        return Offered(offering.offer(self.state, session, item, identity, now_ms).id)
+
+    def adopt(self, session: Session, item: Adopt) -> Adopted:
+        """Take an offered sequence over. Raises Refusal."""
+        return offering.adopt(self.state, session, item.offer, item.sequence)
 
     # --- reading ------------------------------------------------------------------------------------------------
 

@@ -310,7 +310,7 @@ class Tenants:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """One session as ``stats`` shows it; ``state``: attached, ready, fenced."""
+    """One session as ``stats`` shows it; ``state``: attached, ready, fenced. ``unsent``: replies it did not take."""
 
     name: str
     state: str
@@ -319,6 +319,7 @@ class SessionInfo:
     blocks: int
     progress: int
     lease_ms_left: int
+    unsent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,30 +355,6 @@ class Waited:
     """``state``: sealed, yours, deadline."""
 
     state: str
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """Hand a quiesced sequence to another session; it stays ours until adopted."""
-
-    sequence: int
-    target: bytes
-    expires_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """Name of the offer."""
-
-    offer: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Adopt:
-    """Take an offered sequence over under an own id."""
-
-    offer: bytes
-    sequence: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from . import administration as a
+from . import handover as h
 from . import messages as m
 from .packed import pack
 
@@ -54,6 +55,8 @@ EXTEND = Op("extend", m.Extend, m.Extended, m.Extend, ordered=True)
 FORK = Op("fork", m.Fork, m.Forked, _fork, ordered=True)
 SEAL = Op("seal", m.Seal, m.Sealed, m.Seal, ordered=True)
 FREE = Op("free", m.Free, m.Freed, _free, ordered=True)
+OFFER = Op("offer", h.Offer, h.Offered, h.Offer, ordered=True)
+ADOPT = Op("adopt", h.Adopt, h.Adopted, h.Adopt, ordered=True)
 DOMAIN = Op("domain", m.Domain, m.DomainKey, m.Domain)
 PUBLICATIONS = Op("publications", m.Empty, m.Publications, m.Empty)
 LOOKUP = Op("lookup", m.Lookup, m.Found, m.Lookup)
@@ -130,4 +133,6 @@ class SessionOps(ReadOps):
     fork = Method(FORK)
     seal = Method(SEAL)
     free = Method(FREE)
+    offer = Method(OFFER)
+    adopt = Method(ADOPT)
     domain = Method(DOMAIN)
