@@ -91,6 +91,7 @@ class Server:
             last = now
             handled = self._drain(BATCH)
             self._processes.attend(ready, _now_ms())
+            self._send_deferred()
             # Leases are judged only when the socket is empty: an unread heartbeat is not a missing one.
             if handled < BATCH:
                 self._processes.judge(_now_ms())
@@ -142,8 +143,14 @@ class Server:
                 break
         received = _now_ms()
         for identity, *frames in arrived:
-            self._send(identity, self._dispatch.handle(identity, frames, received, _now_ms()))
+            reply = self._dispatch.handle(identity, frames, received, _now_ms())
+            if reply is not None:
+                self._send(identity, reply)
         return len(arrived)
+
+    def _send_deferred(self) -> None:
+        for identity, reply in self._dispatch.deferred(_now_ms()):
+            self._send(identity, reply)
 
     def _send(self, identity: bytes, reply: bytes) -> None:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .claims import Claims
 from .counters import Counters
 from .eviction import EvictionPolicy
 from .index import PrefixIndex
@@ -35,6 +36,7 @@ class State:
         self.publications = PublicationList()
         self.accounts = Accounts(num_blocks)
         self.counters = Counters()
+        self.claims = Claims()
         self.appender = np.full(num_blocks, NOBODY, np.int64)
         self._next_uid = 0
 
