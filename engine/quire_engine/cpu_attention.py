@@ -102,6 +102,11 @@ class CpuAttention:
             self._run(call, layer, query, part, scale, softcap)
         return _merge(part, calls.merge_index, sinks).to(query.dtype)
 
+    def copy_blocks(self, copies: list[tuple[int, int, int]]) -> None:
+        """Copy the first ``slots`` slots of block ``src`` to ``dst`` in all layers, for rows (src, dst, slots)."""
+        for src, dst, slots in copies:
+            self.arena[:, :, :, dst, :slots] = self.arena[:, :, :, src, :slots]
+
     def _run(
         self, call: Call, layer: int, query: torch.Tensor, part: Partials, scale: float, softcap: float | None
     ) -> None:

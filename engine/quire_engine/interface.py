@@ -52,6 +52,10 @@ class Backend(Protocol):
         """Attention of all query rows, [T, heads, d]."""
         ...
 
+    def copy_blocks(self, copies: list[tuple[int, int, int]]) -> None:
+        """Copy the first ``slots`` slots of block ``src`` to ``dst`` in all layers, for rows (src, dst, slots)."""
+        ...
+
 
 @dataclass(slots=True)
 class Step:

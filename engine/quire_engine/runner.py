@@ -21,6 +21,7 @@ from .plan import build_plan
 from .request import Sequence
 from .sampler import Sampled, SampleRow, sample
 from .scheduler import Work
+from .transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ class Runner:
 
     def run(self, work: list[Work], copies: list[tuple[int, int, int]]) -> list[Drawn]:
         """Compute ``work`` after ``copies`` (rows src, dst, slots); one entry for each token drawn."""
-        for src, dst, slots in copies:
-            copy_slots(self._backend.arena, src, dst, slots)
+        if copies:
+            self._backend.copy_blocks(copies)
         if not work:
             return []
         tokens = array("I")
@@ -81,11 +82,6 @@ class Runner:
         return _draw([work[i].sequence for i in at_end], logits)
 
 
-def copy_slots(arena: torch.Tensor, src: int, dst: int, slots: int) -> None:
-    """Copy the first ``slots`` slots of block ``src`` to ``dst``, in all layers, keys and values."""
-    arena[:, :, :, dst, :slots] = arena[:, :, :, src, :slots]
-
-
 def _draw(sequences: list[Sequence], logits: torch.Tensor) -> list[Drawn]:
     drawn: list[tuple[Sequence, int, bool]] = []
     lines: list[int] = []
@@ -97,5 +93,5 @@ def _draw(sequences: list[Sequence], logits: torch.Tensor) -> list[Drawn]:
             rows.append(sequence.sample_row(index))
     if not rows:
         return []
-    picked = logits if len(lines) == len(sequences) else logits[torch.tensor(lines)]
+    picked = logits if len(lines) == len(sequences) else logits[to_device(torch.tensor(lines), logits.device)]
     return [Drawn(*what, sampled) for what, sampled in zip(drawn, sample(picked, rows), strict=True)]

@@ -148,6 +148,14 @@ class Claims:
             self.leave(holder)
         self.urgent.pop(session, None)
 
+    def move(self, holder: Holder, to: Holder) -> None:
+        """A sequence changed hands, and its claim with it."""
+        self.leave(to)
+        claim = self._by_holder.pop(holder, None)
+        if claim is not None:
+            claim.holder = to
+            self._by_holder[to] = claim
+
     # --- waiters ------------------------------------------------------------------------------------------------
 
     def wait(self, holder: Holder, key: bytes, ticket: Ticket, priority: int, until_ms: int) -> bool:

@@ -18,6 +18,7 @@ class Counters:
     internal_errors: int = 0
     resends: int = 0
     unsent_replies: int = 0
+    busy_replies: int = 0
     busy_us: int = 0
     steps: int = 0
     allocates: int = 0
@@ -37,6 +38,7 @@ class Counters:
     attached: int = 0
     fenced: int = 0
     killed: int = 0
+    adopted: int = 0
     reclaimed_sessions: int = 0
     reclaimed_references: int = 0
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -34,6 +35,7 @@ from .window import ReplyWindow
 
 MAX_DEPARTED = 64
 MAX_WAIT_MS = 60_000
+RETRY_AFTER_MS = 100
 
 log = structlog.get_logger()
 
@@ -86,6 +88,23 @@ class Dispatch:
         if state == STALE:
             return self._error(ticket.number, "STALE_SESSION", "the session ended: attach again and recompute")
         return Reply(self.service.boot, ticket.number, "", to_map(Waited(state))).encode()
+
+    def busy(self, frames: list[bytes]) -> bytes:
+        """The reply to a message of a connection that has too many waiting: nothing of it is looked at."""
+        counters = self.service.store.counters
+        counters.messages += 1
+        counters.busy_replies += 1
+        detail: dict[str, object] = {"retry_after_ms": RETRY_AFTER_MS}
+        return self._error(_number(frames), "BUSY", "too many requests of this connection wait", detail)
+
+    def unsent(self, frames: list[bytes]) -> None:
+        """A peer did not take the reply to this message: count it, and mark the session as slow."""
+        self.service.store.counters.unsent_replies += 1
+        with suppress(CodecError, IndexError):
+            request = decode_request(frames[0], self.service.limits.frame_bytes)
+            session = self.service.store.state.sessions.get(request.session)
+            if session is not None:
+                session.unsent += 1
 
     def _route(self, request: Request, frame: bytes, waited_ms: int) -> bytes | None:
         op = OPS.get(request.op)

@@ -80,6 +80,8 @@ def extend(state: State, session: Session, item: Extend) -> Extended:
     sequence = session.sequences.get(item.sequence)
     if sequence is None:
         return Extended(NO_SUCH)
+    if sequence.offer:
+        return Extended(CONFLICT)
     have = len(sequence.table)
     if item.tokens <= sequence.writable:
         return Extended(OK, first=have)

@@ -13,7 +13,7 @@ import numpy as np
 from quire_proto.digests import ROOT_PARENT
 
 from .pool import FREE
-from .sessions import FENCED, Session
+from .sessions import FENCED, READY, Session
 from .state import NOBODY, State
 from .tables import Sequence
 
@@ -27,6 +27,7 @@ def check(state: State) -> None:
         for sequence in session.sequences.values():
             _sequence(state, sequence)
     _appenders(state)
+    _offers(state)
     _index(state)
     _accounts(state)
     _claims(state)
@@ -100,6 +101,18 @@ def _appenders(state: State) -> None:
         for other in owners.values():
             if place[other.uid].get(block) == index:
                 assert min(other.fill, (index + 1) * state.block_size) <= owner.fill, "a sharer past the appender"
+
+
+def _offers(state: State) -> None:
+    """An offer and its frozen sequence name each other, and both sessions can still act."""
+    frozen = {s.offer: s for session in state.sessions.all() for s in session.sequences.values() if s.offer}
+    assert set(frozen) == set(state.offers), "offers and frozen sequences"
+    for made in state.offers.values():
+        assert made.source.sequences[made.number] is frozen[made.id], "an offer of another sequence"
+        assert state.sessions.get(made.source.id) is made.source, "an offer without its source"
+        assert state.sessions.get(made.target.id) is made.target, "an offer without its target"
+        assert READY == made.source.state == made.target.state, "an offer of or to a session that cannot act"
+        assert not frozen[made.id].copies, "an offered sequence owes copies"
 
 
 def _index(state: State) -> None:

@@ -10,6 +10,7 @@ is judged for heartbeats that we did not read.
 
 from __future__ import annotations
 
+from . import offering
 from .releasing import fence, reclaim
 from .sessions import FENCED, Session
 from .state import State
@@ -26,6 +27,7 @@ def extend_all(state: State, gap_ms: int) -> None:
         session.lease_until += gap_ms
         session.fenced_at += gap_ms
     state.claims.forgive(gap_ms)
+    offering.extend_all(state, gap_ms)
 
 
 def judge(state: State, now_ms: int) -> list[Session]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from quire_proto import handover as h
 from quire_proto import messages as m
 from quire_proto.digests import DIGEST_BYTES, domain_key
 from quire_proto.envelope import ID_BYTES
@@ -93,6 +94,10 @@ def _detach(service: Service, session: Session, _: m.Empty) -> m.Detached:
     return m.Detached(service.store.reclaim(session))
 
 
+def _offer(service: Service, session: Session, body: h.Offer) -> h.Offered:
+    return service.store.offer(session, body, service.fresh_id(), service.now_ms)
+
+
 def _domain(service: Service, _: Session, body: m.Domain) -> m.DomainKey:
     # A tenant's domain has its own name space, so that no tenant can be called like a shared domain.
     key = domain_key(service.root_key, f"tenant:{body.tenant}", service.domain_generation)
@@ -153,14 +158,14 @@ OPS: dict[str, Op] = {
     "fork": Op(m.Fork, True, ACTIVE, lambda service, session, body: service.store.fork(session, body)),
     "seal": Op(m.Seal, True, ACTIVE, lambda service, session, body: service.store.seal(session, body)),
     "free": Op(m.Free, True, ACTIVE, lambda service, session, body: service.store.free(session, body.sequences)),
+    "offer": Op(h.Offer, True, ACTIVE, _offer),
+    "adopt": Op(h.Adopt, True, ACTIVE, lambda service, session, body: service.store.adopt(session, body)),
     "domain": Op(m.Domain, False, WRITABLE, _domain),
     "publications": Op(m.Empty, False, ANYBODY, _publications),
     "lookup": Op(m.Lookup, False, ANYBODY, _lookup),
     "stats": Op(m.Empty, False, ANYBODY, _stats),
     "tenants": Op(m.Empty, False, ANYBODY, _tenants),
     "wait": Op(m.Wait, False, ACTIVE, _wait),
-    "offer": Op(m.Offer, False, ANYBODY, None),
-    "adopt": Op(m.Adopt, False, ANYBODY, None),
     "publish": Op(m.Publish, False, ANYBODY, None),
     "unpublish": Op(m.Unpublish, False, ANYBODY, None),
     "events": Op(m.Events, False, ANYBODY, None),

@@ -36,7 +36,7 @@ def fill(state: State, session: Session, number: int, tokens: int) -> int:
     sequence = session.sequences.get(number)
     if sequence is None:
         return NO_SUCH
-    if not sequence.fill <= tokens <= sequence.writable:
+    if sequence.offer or not sequence.fill <= tokens <= sequence.writable:
         return CONFLICT
     state.counters.computed_tokens += tokens - sequence.fill
     sequence.fill = tokens
@@ -62,7 +62,7 @@ def seal(state: State, session: Session, item: Seal) -> Sealed:
     if sequence is None:
         return Sealed(NO_SUCH)
     digests = split(item.digests)
-    if (item.first + len(digests)) * state.block_size > sequence.fill:
+    if sequence.offer or (item.first + len(digests)) * state.block_size > sequence.fill:
         return Sealed(CONFLICT)
     if item.first > sequence.sealed or not sequence.chained:
         return Sealed(UNPUBLISHED)
@@ -152,7 +152,7 @@ def swap(state: State, session: Session, number: int, index: int, block: int) ->
     sequence = session.sequences.get(number)
     if sequence is None:
         return NO_SUCH
-    if index >= len(sequence.table):
+    if sequence.offer or index >= len(sequence.table):
         return CONFLICT
     present = int(sequence.table[index])
     if block == present:

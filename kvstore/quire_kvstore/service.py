@@ -74,6 +74,10 @@ class Service:
         self._peers[peer.token] = peer
         return peer
 
+    def fresh_id(self) -> bytes:
+        """A name for something that lives in this boot only."""
+        return self._ids()
+
     def forget(self, peer: Peer) -> None:
         """The process went away: its token, if still unused, is void."""
         peer.alive = False

@@ -5,11 +5,12 @@ in as milliseconds of some monotonic clock. Each method is one file's work; see 
 
     claiming   allocate, wait           growing    extend            forking    fork
     sealing    fill, seal, swap, copy_done          releasing  free, fence, reclaim
-    leasing    judge                    reading    lookup, slots
+    offering   offer, adopt, expire     leasing    judge             reading    lookup, slots
 """
 
 from __future__ import annotations
 
+from quire_proto.handover import Adopt, Adopted, Offer, Offered
 from quire_proto.messages import (
     Allocate,
     Allocated,
@@ -29,7 +30,7 @@ from quire_proto.messages import (
     Wait,
 )
 
-from . import claiming, forking, growing, leasing, reading, releasing, sealing, stepping
+from . import claiming, forking, growing, leasing, offering, reading, releasing, sealing, stepping
 from .claims import Ticket
 from .counters import Counters
 from .eviction import EvictionPolicy
@@ -53,8 +54,10 @@ class Store:
         return self.state.counters
 
     def tick(self, now_ms: int) -> None:
-        """What time the next operations happen at; claims that made no progress pass on, waits end."""
+        """What time the next operations happen at: eviction asks, offers expire, claims pass on, waits end."""
         self.state.pool.policy.now = now_ms / 1000
+        if self.state.offers:
+            offering.expire(self.state, now_ms)
         self.state.claims.now_ms = now_ms
         self.state.claims.judge()
 
@@ -130,6 +133,14 @@ class Store:
     def free(self, session: Session, sequences: bytes) -> Freed:
         """Give up sequences (packed numbers)."""
         return releasing.free(self.state, session, sequences)
+
+    def offer(self, session: Session, item: Offer, identity: bytes, now_ms: int) -> Offered:
+        """Freeze a sequence and name it to another session. Raises Refusal."""
+        return Offered(offering.offer(self.state, session, item, identity, now_ms).id)
+
+    def adopt(self, session: Session, item: Adopt) -> Adopted:
+        """Take an offered sequence over. Raises Refusal."""
+        return offering.adopt(self.state, session, item.offer, item.sequence)
 
     # --- reading ------------------------------------------------------------------------------------------------
 

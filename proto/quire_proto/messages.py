@@ -336,7 +336,7 @@ class Tenants:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """One session as ``stats`` shows it; ``state``: attached, ready, fenced."""
+    """One session as ``stats`` shows it; ``state``: attached, ready, fenced. ``unsent``: replies it did not take."""
 
     name: str
     state: str
@@ -345,6 +345,7 @@ class SessionInfo:
     blocks: int
     progress: int
     lease_ms_left: int
+    unsent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,30 +366,6 @@ class Stats:
 
 
 # --- answered UNSUPPORTED in this version: their fields are fixed so that they can come without a new version ----
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """Hand a quiesced sequence to another session; it stays ours until adopted."""
-
-    sequence: int
-    target: bytes
-    expires_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """Name of the offer."""
-
-    offer: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Adopt:
-    """Take an offered sequence over under an own id."""
-
-    offer: bytes
-    sequence: int
 
 
 @dataclass(frozen=True, slots=True)

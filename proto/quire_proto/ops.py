@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
+from . import handover as h
 from . import messages as m
 from .packed import pack
 
@@ -55,6 +56,8 @@ EXTEND = Op("extend", m.Extend, m.Extended, m.Extend, ordered=True)
 FORK = Op("fork", m.Fork, m.Forked, _fork, ordered=True)
 SEAL = Op("seal", m.Seal, m.Sealed, m.Seal, ordered=True)
 FREE = Op("free", m.Free, m.Freed, _free, ordered=True)
+OFFER = Op("offer", h.Offer, h.Offered, h.Offer, ordered=True)
+ADOPT = Op("adopt", h.Adopt, h.Adopted, h.Adopt, ordered=True)
 DOMAIN = Op("domain", m.Domain, m.DomainKey, m.Domain)
 WAIT = Op("wait", m.Wait, m.Waited, m.Wait, deferred=True)
 PUBLICATIONS = Op("publications", m.Empty, m.Publications, m.Empty)
@@ -122,4 +125,6 @@ class SessionOps(ReadOps):
     fork = Method(FORK)
     seal = Method(SEAL)
     free = Method(FREE)
+    offer = Method(OFFER)
+    adopt = Method(ADOPT)
     domain = Method(DOMAIN)

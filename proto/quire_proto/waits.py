@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from .errors import KvstoreUnreachable, LocalError, QuireError, StaleSession
+from .errors import Busy, KvstoreUnreachable, LocalError, QuireError, StaleSession
 from .messages import Wait, Waited
 from .ops import WAIT
 from .session import Pending, Session
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Then = Callable[[Waited | QuireError], None]
 RESEND_S = 5.0
 LATE_S = 2.0  # what an answer may take beyond the deadline it was asked for
+BUSY_S = 0.1
 LOOK_S = 0.5  # how often a lost session is looked for
 
 
@@ -37,6 +38,7 @@ LOOK_S = 0.5  # how often a lost session is looked for
 class _Open:
     """A wait in flight. Times are monotonic seconds."""
 
+    body: Wait
     pending: Pending
     then: Then
     until: float
@@ -112,16 +114,25 @@ class Waits:
                 return
             now = time.monotonic()
             pending = self._session.request(WAIT, body, timeout)
-            self._open[pending.number] = _Open(pending, then, now + timeout + LATE_S, now + RESEND_S)
+            self._open[pending.number] = _Open(body, pending, then, now + timeout + LATE_S, now + RESEND_S)
             self._wire.send(pending.frame)
 
     def _receive(self) -> None:
         for frame in self._wire.receive():
             for answer in self._session.feed(frame):
                 wait = self._open.pop(answer.pending.number)
-                if isinstance(answer.error, StaleSession):
-                    self._held.notice(answer.error)
+                if isinstance(answer.error, Busy):
+                    self._again(wait)
+                    continue
+                self._held.notice(answer.error)
                 wait.then(answer.error or answer.value)
+
+    def _again(self, wait: _Open) -> None:
+        """Too many at once: this one was not looked at, and is said anew in a moment."""
+        now = time.monotonic()
+        wait.pending = self._session.request(WAIT, wait.body, max(0.0, wait.until - LATE_S - now))
+        wait.resend = now + BUSY_S
+        self._open[wait.pending.number] = wait
 
     def _look(self, now: float) -> None:
         if self._held.side.closed() or self._held.heartbeat.lost.is_set():
