@@ -44,7 +44,7 @@ def publish(service: Service, _: Session | None, body: a.Publish) -> a.Published
             f"{count} tokens are {short} blocks more than publications may pin: unpublish others or raise pin_budget"
         )
         raise Refusal("CONFLICT", reason, {"missing": short})
-    _save(service, lambda keep: keep.save_publication(Record(body.id, body.domain, body.tokens, 0)))
+    _save(service, lambda keep: keep.save_publication(Record(body.id, body.domain, body.tokens, 0, 0)))
     return _published(publishing.publish(state, body.id, body.domain, body.tokens))
 
 

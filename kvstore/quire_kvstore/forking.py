@@ -46,7 +46,7 @@ def _child(state: State, parent: Sequence, table: np.ndarray, pins: dict[int, in
     child.pins = pins
     child.chained = parent.chained and tokens >= parent.published
     if child.chained:
-        child.publication, child.publication_generation = parent.publication, parent.publication_generation
+        child.publication, child.publication_made = parent.publication, parent.publication_made
         child.published, child.private_from, child.anchor = parent.published, parent.private_from, parent.anchor
         child.sealed = min(parent.sealed, tokens // state.block_size)
     return child

@@ -16,6 +16,7 @@ from quire_proto.digests import split
 from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, Allocate, Allocated, Extend, Extended
 from quire_proto.packed import U32_MAX, pack
 
+from .claims import publication_key
 from .pool import Ids
 from .publications import READY, Record
 from .sessions import Session
@@ -45,7 +46,7 @@ def packed(blocks: Ids) -> bytes:
 def allocate(state: State, session: Session, item: Allocate) -> Allocated:
     """Give a new sequence its table, the longest sealed prefix shared."""
     record = state.publications.get(item.publication) if item.publication else None
-    code = _refusal(state, session, item, record)
+    code = refusal(state, session, item, record)
     if code != OK:
         return Allocated(code)
     digests = split(item.digests)
@@ -70,8 +71,6 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
         copies = _copy(state, session, item.sequence, sequence, int(match.blocks[whole]), int(fresh[0]), tail)
     if record is not None:
         _anchor(state, sequence, record, digests)
-        if not item.tenant:
-            record.prefill = (session, item.sequence, sequence)
     session.sequences[item.sequence] = sequence
     _count(state, item, sequence, record)
     return Allocated(OK, computed=match.computed, blocks=packed(sequence.table), copies=copies)
@@ -110,7 +109,8 @@ def extend(state: State, session: Session, item: Extend) -> Extended:
     return Extended(OK, first=first, blocks=packed(fresh), copies=copies)
 
 
-def _refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
+def refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
+    """Why this allocate can never be served as it is: an item code, OK if nothing speaks against it."""
     if item.sequence > U32_MAX or item.sequence in session.sequences or len(session.sequences) >= MAX_SEQUENCES:
         return CONFLICT
     if item.tokens < 1 or len(item.tenant) > MAX_TENANT_CHARS or item.tenant.startswith("("):
@@ -122,17 +122,18 @@ def _refusal(state: State, session: Session, item: Allocate, record: Record | No
     if record is not None and item.tokens < record.count:
         return CONFLICT
     if not item.tenant:
-        return _prefill_refusal(item, record)
+        return _prefill_refusal(state, session, item, record)
     if record is not None and not state.groups.entitled(item.tenant, record.domain):
         return RETRY  # as if it were not there
     return OK
 
 
-def _prefill_refusal(item: Allocate, record: Record | None) -> int:
-    """Without a tenant: exactly a pending publication, which nobody else computes in this way."""
-    if record is None or record.table is not None or record.prefilling:
+def _prefill_refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
+    """Without a tenant: exactly a pending publication, which nobody else claims."""
+    if record is None or record.table is not None or item.tokens != record.count or item.digests:
         return CONFLICT
-    return CONFLICT if item.tokens != record.count or item.digests else OK
+    claim = state.claims.of_others(publication_key(record.id), (session.id, item.sequence))
+    return OK if claim is None else CONFLICT
 
 
 def _account(state: State, item: Allocate, record: Record | None) -> int:
@@ -160,7 +161,7 @@ def _match(state: State, item: Allocate, record: Record | None, digests: list[by
 
 
 def _anchor(state: State, sequence: Sequence, record: Record, digests: list[bytes]) -> None:
-    sequence.publication, sequence.publication_generation = record.id, record.generation
+    sequence.publication, sequence.publication_made = record.id, record.made
     sequence.published = record.count
     sequence.private_from = start = record.count // state.block_size
     if 0 < start <= len(digests):

@@ -30,6 +30,7 @@ def check(state: State) -> None:
     _offers(state)
     _index(state)
     _accounts(state)
+    _claims(state)
 
 
 def _references(state: State) -> None:
@@ -131,3 +132,22 @@ def _accounts(state: State) -> None:
     sequences = Counter(s.account for session in state.sessions.all() for s in session.sequences.values())
     rows = state.accounts.usage(state.pool)
     assert all(rows[i].sequences == sequences[i] for i in range(len(rows) - 1)), "sequences of an account"
+
+
+def _claims(state: State) -> None:
+    """What is claimed is not there yet; holders are live sequences or heirs of live sessions; waiters hold nothing."""
+    live = {session.id: session for session in state.sessions.all() if session.state != FENCED}
+    waiting: set[tuple[bytes, int]] = set()
+    for claim in state.claims.all():
+        assert claim.holder[0] in live, "a claim of a session that is gone"
+        keys = [key for key in claim.keys if state.claims.of_key(key) is claim]
+        assert keys, "a claim on nothing"
+        assert not any(state.index.find(key) for key in keys), "a sealed block is claimed"
+        for holder, waiter in claim.waiters.items():
+            assert holder[0] in live, "a waiter of a session that is gone"
+            assert holder[1] not in live[holder[0]].sequences, "a waiter with a table"
+            assert claim.keys[waiter.end - 1] in keys, "waiting for what is there"
+            assert claim.priority <= waiter.priority, "a priority not inherited"
+        waiting.update(claim.waiters)
+    assert len(waiting) == state.claims.waits, "waits counted"
+    assert not waiting & {claim.holder for claim in state.claims.all()}, "a holder that waits"

@@ -13,7 +13,7 @@ from typing import Any
 from quire_proto import administration as a
 from quire_proto import handover as h
 from quire_proto import messages as m
-from quire_proto.digests import domain_key
+from quire_proto.digests import DIGEST_BYTES, domain_key
 from quire_proto.envelope import ID_BYTES
 
 from . import administration
@@ -34,7 +34,8 @@ class Op:
         ordered: whether it is applied in the order of the session's numbers.
         needs: who may use it. ``anybody``; a ``session`` that is not fenced; a ``writable`` one; an ``active`` one
             (writable and ready); an ``ending`` one (any session, even a fenced one).
-        handler: (service, session, body) -> reply body, or None if the op comes later.
+        handler: (service, session, body) -> reply body, or None if the op comes later. A handler that returns None
+            has deferred its reply.
     """
 
     body: type
@@ -142,6 +143,15 @@ def _stats(service: Service, _: Session | None, __: m.Empty) -> m.Stats:
     )
 
 
+def _wait(service: Service, session: Session, body: m.Wait) -> m.Waited | None:
+    if body.sequence in session.sequences:
+        raise Refusal("CONFLICT", f"sequence {body.sequence} has its table: it waits for nothing")
+    if len(body.digest) != (0 if body.publication else DIGEST_BYTES):
+        raise Refusal("BAD_FIELD", "digest: one digest, or none and a publication")
+    state = service.store.wait(session, body, service.ticket, service.until_ms)
+    return None if state is None else m.Waited(state)
+
+
 def _tenants(service: Service, _: Session | None, __: m.Empty) -> m.Tenants:
     return m.Tenants(service.store.usage())
 
@@ -164,7 +174,7 @@ OPS: dict[str, Op] = {
     "lookup": Op(m.Lookup, False, ANYBODY, _lookup),
     "stats": Op(m.Empty, False, ANYBODY, _stats),
     "tenants": Op(m.Empty, False, ANYBODY, _tenants),
-    "wait": Op(m.Wait, False, ANYBODY, None),
+    "wait": Op(m.Wait, False, ACTIVE, _wait),
     "publish": Op(a.Publish, False, ANYBODY, administration.publish),
     "unpublish": Op(a.Unpublish, False, ANYBODY, administration.unpublish),
     "groups": Op(m.Empty, False, ANYBODY, administration.groups),

@@ -20,8 +20,6 @@ from quire_proto.packed import pack
 
 from .groups import PUBLIC, is_name
 from .pool import Ids
-from .sessions import FENCED, Session
-from .tables import Sequence
 
 PENDING, READY = "pending", "ready"
 FIRST_GENERATION = 1
@@ -32,18 +30,18 @@ class Record:
     """One publication.
 
     Attributes:
+        made: the list's generation when the record was entered: no two records of an id have the same.
         live: published while a kvstore ran, not by the configuration.
         table: the publication sequence's block table once it is ready.
-        prefill: who computes it without a client's request: session, number and sequence.
     """
 
     id: str
     domain: str
     packed: bytes
     generation: int
+    made: int
     live: bool = False
     table: Ids | None = None
-    prefill: tuple[Session, int, Sequence] | None = None
 
     @property
     def count(self) -> int:
@@ -54,14 +52,6 @@ class Record:
     def state(self) -> str:
         """``pending`` or ``ready``."""
         return PENDING if self.table is None else READY
-
-    @property
-    def prefilling(self) -> bool:
-        """Whether somebody computes it: a session that was fenced, or gave the sequence up, does not."""
-        if self.prefill is None:
-            return False
-        session, number, sequence = self.prefill
-        return session.state != FENCED and session.sequences.get(number) is sequence
 
     def message(self) -> Publication:
         """The record as it travels."""
@@ -90,7 +80,7 @@ class PublicationList:
             raise ValueError(f"publication {identity!r} has no tokens")
         if not is_name(identity) or identity in self._records:
             raise ValueError(f"publication {identity!r}: ids are unique names of 1 to 64 letters, digits or ._-")
-        record = self._records[identity] = Record(identity, domain, packed, self.generation, live)
+        record = self._records[identity] = Record(identity, domain, packed, self.generation, self.generation, live)
         return record
 
     def remove(self, record: Record) -> None:
@@ -99,7 +89,7 @@ class PublicationList:
         self.changed()
 
     def changed(self, domain: str | None = None) -> None:
-        """The list is another one from now on; records of ``domain`` too."""
+        """The list is another one from now on; records of ``domain`` have another generation, too."""
         self.generation += 1
         for record in self._records.values():
             if record.domain == domain:

@@ -7,6 +7,7 @@ so what they hold stays true; nobody reaches them, unless the same prompt is pub
 
 from __future__ import annotations
 
+from .claims import publication_key
 from .groups import FIRST_GENERATION
 from .publications import Record
 from .state import State
@@ -31,8 +32,9 @@ def publish(state: State, identity: str, domain: str, packed: bytes) -> Record:
 
 
 def unpublish(state: State, record: Record) -> None:
-    """No new matches; its pins are given back, from the tail on."""
+    """No new matches; its pins are given back, from the tail on. Who waits for it is told to ask again."""
     state.publications.remove(record)
+    state.claims.sealed([publication_key(record.id)])
     if record.table is not None:
         state.pool.release(record.table[::-1])
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .claims import Claims
 from .counters import Counters
 from .eviction import EvictionPolicy
 from .groups import Groups
@@ -43,6 +44,7 @@ class State:
         self.groups = Groups()
         self.accounts = Accounts(num_blocks)
         self.counters = Counters()
+        self.claims = Claims()
         self.appender = np.full(num_blocks, NOBODY, np.int64)
         self.offers: dict[bytes, Open] = {}
         self._next_uid = 0

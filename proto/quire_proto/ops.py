@@ -24,13 +24,15 @@ R = TypeVar("R")
 @dataclass(frozen=True, slots=True)
 class Op(Generic[P, R]):
     """One op. ``build`` makes the body, an instance of ``body``. An ``ordered`` op is applied strictly in the order
-    of its session's numbers; for the others the number only correlates the reply."""
+    of its session's numbers; for the others the number only correlates the reply. A ``deferred`` one is answered
+    when something has happened: no reply yet is no sign of a lost one."""
 
     name: str
     body: type
     reply: type[R]
     build: Callable[P, Any]
     ordered: bool = False
+    deferred: bool = False
 
 
 def _step(message: m.Step) -> m.Step:
@@ -58,6 +60,7 @@ FREE = Op("free", m.Free, m.Freed, _free, ordered=True)
 OFFER = Op("offer", h.Offer, h.Offered, h.Offer, ordered=True)
 ADOPT = Op("adopt", h.Adopt, h.Adopted, h.Adopt, ordered=True)
 DOMAIN = Op("domain", m.Domain, m.DomainKey, m.Domain)
+WAIT = Op("wait", m.Wait, m.Waited, m.Wait, deferred=True)
 PUBLICATIONS = Op("publications", m.Empty, m.Publications, m.Empty)
 LOOKUP = Op("lookup", m.Lookup, m.Found, m.Lookup)
 STATS = Op("stats", m.Empty, m.Stats, m.Empty)

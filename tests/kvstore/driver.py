@@ -95,6 +95,8 @@ class Driver:
         tenant: str = "a",
         publication: str = "",
         reserve: int = 0,
+        priority: int = 0,
+        may_wait: int = 0,
     ) -> m.Allocated:
         """Allocate, and remember what the reply says."""
         item = m.Allocate(
@@ -105,6 +107,8 @@ class Driver:
             publication=publication,
             publication_generation=self.generation(publication),
             reserve=reserve,
+            priority=priority,
+            may_wait=may_wait,
         )
         reply = self.store.allocate(session, item)
         if reply.code == m.OK:
