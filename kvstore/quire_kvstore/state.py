@@ -6,8 +6,11 @@ One object, owned by one thread. Ops live in files of their own (``growing``, ``
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from .claims import Claims
 from .counters import Counters
 from .eviction import EvictionPolicy
 from .index import PrefixIndex
@@ -17,6 +20,9 @@ from .sessions import Sessions
 from .tables import Sequence
 from .tenants import Accounts
 
+if TYPE_CHECKING:
+    from .offering import Open
+
 NOBODY = -1
 
 
@@ -25,6 +31,7 @@ class State:
 
     Attributes:
         appender: uid of the one sequence that may write each block in place, or ``NOBODY``.
+        offers: offers that are open, by id (``offering``).
     """
 
     def __init__(self, num_blocks: int, block_size: int, policy: EvictionPolicy | None = None) -> None:
@@ -35,7 +42,9 @@ class State:
         self.publications = PublicationList()
         self.accounts = Accounts(num_blocks)
         self.counters = Counters()
+        self.claims = Claims()
         self.appender = np.full(num_blocks, NOBODY, np.int64)
+        self.offers: dict[bytes, Open] = {}
         self._next_uid = 0
 
     def blocks_for(self, tokens: int) -> int:

@@ -45,6 +45,7 @@ class Sequence:
         prompt: tokens it was begun with; what it fills beyond them was generated.
         chained: False for a fork that left a publication before its end. What it shares has no name in the
             tenant's chain, so nothing of it can be sealed.
+        offer: id of the offer that froze it (``offering``), empty for none.
     """
 
     uid: int
@@ -60,6 +61,7 @@ class Sequence:
     anchor: bytes | None = None
     prompt: int = 0
     chained: bool = True
+    offer: bytes = b""
 
     def canonical(self, index: int) -> int:
         """The indexed block of table index ``index``: the pinned one, else the table's."""
