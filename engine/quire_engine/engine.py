@@ -29,6 +29,7 @@ from .memory import Memory
 from .outbox import Outbox
 from .outcome import Outcome
 from .pipeline import Pipeline
+from .prefill import Prefill
 from .runner import Drawn, Runner
 from .scheduler import Scheduler, SchedulerLimits, Wanted, Work
 from .steplog import StepLog
@@ -72,7 +73,7 @@ class Engine:
         self._outbox = Outbox()
         self._intake = Intake(self._scheduler, self._outbox, max_model_len, vocab_size, eos_ids)
         self._outcome = Outcome(self._scheduler, self._outbox, self._intake.next_arrival)
-        self._step_log = step_log
+        self._step_log, self._max_model_len = step_log, max_model_len
         self._memory: Memory | None = None
         self._quiet_until = 0.0
         self._stopping = False
@@ -135,12 +136,14 @@ class Engine:
         try:
             self._memory = memory = Memory(client)
             pipeline = Pipeline(memory, runner, partial(self._take_over, memory))
+            prefill = Prefill(self._scheduler, memory, self._max_model_len, self._intake.next_arrival)
             log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
             self.front.report()
             while not self._stopping:
                 self._take_arrivals(0.0 if len(pipeline) else self._idle_s(memory), memory)
                 if client.lost.is_set():
                     raise client.lost_reason or QuireError("the session was lost")
+                prefill.attend()
                 self._step(memory, pipeline)
         finally:
             runner.release()  # before the session is closed, which unmaps
@@ -224,6 +227,8 @@ class Engine:
         if granted.refused:
             pipeline.settle(0)  # a victim must have nothing in flight
             wanted.work = [item for item in wanted.work if not item.sequence.ended]
+        for sequence in granted.unneeded:
+            self._scheduler.remove(sequence)
         for sequence in granted.refused:
             victim = self._scheduler.refused(sequence, wanted)
             if victim is not None:
