@@ -20,6 +20,7 @@ from quire_kernels.attention import Scratch, attention
 from quire_kernels.checks import interpreting
 from quire_kernels.copy_blocks import copy_blocks
 from quire_kernels.device_work import Capacity, DeviceWork
+from quire_kernels.group_rule import GroupRule, weights_for
 from quire_kernels.launch_table import Launch, architecture, launch_for
 from quire_kernels.paged_attention import Features
 from quire_kernels.tiling import REGIMES, Shape, Tiles, tile_items
@@ -80,6 +81,8 @@ class TritonAttention:
         }
         block_m = {regime: launch.block_m for regime, launch in self.launches.items()}
         self._shape = Shape(kv_heads, group, block_m, self.sm_count, fixed_run)
+        size, weights = arena.element_size(), weights_for(arch)
+        self._rule = GroupRule(kv_heads, group, width, size, block_m["group"], self.sm_count, weights)
         self._scratch = Scratch(heads, width, arena.device)
 
     @torch.no_grad()
@@ -165,7 +168,7 @@ class TritonAttention:
         return work
 
     def _tiles(self, plan: AttentionPlan, window: int | None) -> Tiles:
-        return tile_items(plan.items(window), plan.positions, plan.block_size, self._shape)
+        return tile_items(plan.items(window, self._rule), plan.positions, plan.block_size, self._shape)
 
 
 def _key(window: int | None) -> tuple[str, int | None]:
