@@ -20,6 +20,7 @@ class StoreMachine(LifeRules, SessionRules, WireRules, RuleBasedStateMachine):
 
     policy = "lru"
     blocks = 20
+    steps = 0  # of all runs, counted by the invariant
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,6 +31,7 @@ class StoreMachine(LifeRules, SessionRules, WireRules, RuleBasedStateMachine):
     @invariant()
     def everything_holds(self) -> None:
         """The nine invariants, the model, the content."""
+        type(self).steps += 1
         self.world.store.check_invariants()
         self.model.compare(self.world.store)
         for engine in self.active():

@@ -1,4 +1,4 @@
-"""The other half of the naive model: forks, marks, names, releases, offers, fences, and the comparison with the store."""
+"""The other half of the naive model: forks, marks, names, releases, offers, fences; comparing it with the store."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def free_at_launch(patch: pytest.MonkeyPatch) -> None:
 
 def no_copy_on_write(patch: pytest.MonkeyPatch) -> None:
     """A fork writes into the unfull block that it shares."""
-    patch.setattr(growing, "_shared_tail", lambda state, sequence: None)
+    patch.setattr(growing, "_shared_tail", lambda *_: None)
 
 
 def copy_source_unpinned(patch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def fenced_session_may_act(patch: pytest.MonkeyPatch) -> None:
 
 def gap_not_forgiven(patch: pytest.MonkeyPatch) -> None:
     """Leases go on running while the kvstore stands still."""
-    patch.setattr(leasing, "extend_all", lambda state, gap_ms: None)
+    patch.setattr(leasing, "extend_all", lambda *_: None)
 
 
 def account_lost(patch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,25 @@ class SessionRules:
     @rule(who=PICK, passed=st.integers(10, 60), gap=st.booleans())
     def time_passes(self, who: int, passed: int, gap: bool) -> None:
         """All but one session beat; or the kvstore stood still, and nobody is judged for it."""
+        self.pass_time(who % len(self.engines), passed, gap)
+
+    @precondition(lambda self: any(holder.rows for holder in self.model.holders.values()))
+    @rule(who=PICK)
+    def fall_silent(self, who: int) -> None:
+        """One process stops for longer than its lease."""
+        silent = self.engines[who % len(self.engines)]
+        for _ in range(2):
+            if silent in self.engines:
+                self.pass_time(self.engines.index(silent), LEASE_MS // 2, False)
+
+    @precondition(lambda self: any(holder.rows for holder in self.model.holders.values()))
+    @rule(leases=st.integers(1, 3))
+    def stand_still(self, leases: int) -> None:
+        """The whole machine stops for some leases: no heartbeat is sent and nobody is fenced for it."""
+        self.pass_time(0, leases * LEASE_MS, True)
+
+    def pass_time(self, silent: int, passed: int, gap: bool) -> None:
+        """Time passes, one engine is silent, and leases are judged."""
         self.world.now += passed
         if gap:
             self.world.store.extend_leases(passed)
@@ -45,7 +64,7 @@ class SessionRules:
                 holder.lease_until += passed
             self.model.offers = {n: (s, i, t, u + passed) for n, (s, i, t, u) in self.model.offers.items()}
         self.model.thaw(now=self.world.now)
-        for engine in self.engines[: who % len(self.engines)] + self.engines[who % len(self.engines) + 1 :]:
+        for engine in [engine for i, engine in enumerate(self.engines) if i != silent]:
             reply = engine.request("heartbeat", m.Heartbeat(engine.step + 1), ordered=False)
             holder = self.model.holders.get(engine.id)
             assert reply.code == ("STALE_SESSION" if holder is None or holder.fenced else "")

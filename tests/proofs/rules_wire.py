@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
@@ -28,7 +27,7 @@ class WireRules:
     @precondition(lambda self: self.engines)
     @rule(who=PICK, back=st.integers(0, 11))
     def resend(self, who: int, back: int) -> None:
-        """The same bytes again: the same reply while it is in the window, an error after that, never a second effect."""
+        """The same bytes again: the same reply while it is in the window, an error later, never a second effect."""
         engine = self.engines[who % len(self.engines)]
         number, frame, reply = list(engine.sent)[-1 - back % len(engine.sent)]
         again = self.world.answer(frame)
@@ -114,8 +113,8 @@ class OfferRules:
             assert target.request("adopt", h.Adopt(name, self.number())).code == "NOT_FOUND"
 
     @precondition(lambda self: self.model.offers)
-    @rule(which=PICK, token=st.integers(0, 1))
-    def frozen(self, which: int, token: Any) -> None:
+    @rule(which=PICK)
+    def frozen(self, which: int) -> None:
         """Nothing changes an offered sequence."""
         name = list(self.model.offers)[which % len(self.model.offers)]
         source_id, number, _, _ = self.model.offers[name]

@@ -2,8 +2,8 @@
 
 A slot holds one number that depends on whose it is and on all tokens up to it, as keys and values do. So whoever reads
 a slot knows whether it was written at all, for these tokens, and in a share domain that the reader may see. Tokens
-that a publication begins with may have been written for the public or by the tenant itself; everything else by the
-tenant alone.
+that a publication begins with may have been written for the public or by the tenant itself (a fork may leave the
+publication before its end); everything else by the tenant alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Slots:
         """Attend to one token: AssertionError unless its slot holds what this tenant may read there."""
         held = int(self.content[block, position % self._size])
         allowed = {stamp(tenant, tokens, position)}
-        if position < self.shared(tokens):
+        begun = tokens[: position + 1]
+        if any(published[: position + 1] == begun for published in self._publications):
             allowed.add(stamp(PUBLIC, tokens, position))
         assert held in allowed, f"block {block} holds something else at position {position} of {tenant!r} {tokens}"
 

@@ -11,6 +11,7 @@ from tests.proofs.test_machine import run
 EXAMPLES = 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_the_machine_finds_a_planted_bug(bug: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same machine that agrees with the real store fails on the broken one."""
