@@ -86,7 +86,11 @@ class Memory:
         self._unsaid = True
 
     def finished(self, sequence: Sequence) -> None:
-        """The sequence needs its blocks no more; what is full is sealed first and stays as cache."""
+        """The sequence needs its blocks no more; what is full is sealed first and stays as cache.
+
+        They are given up when the newest step is complete, even if that computes something for the sequence still.
+        """
+        sequence.ended = True
         if len(sequence.table):
             if self._fills.pop(sequence.id, None):
                 # Its last seals go out with the release and are refused beyond the acknowledged fill mark.
@@ -98,10 +102,10 @@ class Memory:
         self.finished(sequence)
         sequence.drop_memory()
 
-    def completed(self) -> None:
-        """The present step's work is seen complete: what it used may be given up."""
-        self._retire.complete(self.step)
-        self.client.progress = self.step + 1
+    def completed(self, step: int) -> None:
+        """The work of ``step`` is seen complete: what it used may be given up."""
+        self._retire.complete(step)
+        self.client.progress = step + 1
 
     def longest(self, request: Request) -> int:
         """The longest sequence the pool can hold for this request: all but what others' publications pin."""
@@ -229,9 +233,13 @@ class Memory:
                 self._swap(sealing[seal.sequence], seal, answer)
 
     def _swap(self, sequence: Sequence, seal: Seal, answer: Sealed) -> None:
-        """Move to the canonical blocks: no work is in flight between two steps, so this is the step boundary."""
+        """Move to the canonical blocks: the next step names them, the last one launched still the old ones.
+
+        The table is a new one, because a step in flight may still read the old.
+        """
         for index, block in unpack_rows(answer.canonical, 2):
             assert seal.first <= index < seal.first + len(seal.digests) // DIGEST_BYTES
             if sequence.id == seal.sequence and len(sequence.table):
                 self._retire.swap(self.step - 1, sequence.id, index, block)
+                sequence.table = sequence.table.copy()
                 sequence.table[index] = block
