@@ -110,7 +110,7 @@ def _steps(model: Model, arguments: argparse.Namespace, case: Case) -> list[dict
     watch = Stopwatch()
     watch.wrap_modules(model.module, torch.nn.Linear, "GEMM")
     watch.wrap(model, "forward", "forward")
-    watch.wrap(runner_module, "sample", "sample")
+    watch.wrap(runner_module, "choose", "sample")
     try:
         with KVProcess(blocks, arguments.block_size, layout) as kvstore:
             engine = make_engine(model, kvstore.directory, limits, layout, script)
@@ -130,15 +130,15 @@ def _wrap(engine: Any, watch: Stopwatch) -> None:
         backend: Any = runner._backend
         watch.wrap(backend, "attend", "attention")
         watch.wrap(backend, "write_kv", "attention")
-        inner = runner.run
+        inner = runner.launch
 
-        def run(work: Any, copies: Any) -> Any:
+        def launch(work: Any, copies: Any) -> Any:
             watch.count("rows", sum(item.count for item in work))
             watch.count("sequences", len(work))
             return inner(work, copies)
 
-        runner.run = run  # type: ignore[method-assign]
-        watch.wrap(runner, "run", "run")
+        runner.launch = launch  # type: ignore[method-assign]
+        watch.wrap(runner, "launch", "run")
         return runner
 
     engine._make_runner = make

@@ -39,11 +39,11 @@ def gpu_uuid(device: torch.device) -> str:
     return visible()[device.index or 0].uuid
 
 
-def quiesce(arena: torch.Tensor) -> None:
-    """Wait until no work of this process can touch the arena any more. Raises ContextPoisoned."""
-    if not arena.is_cuda:
+def quiesce(device: torch.device) -> None:
+    """Wait until no work of this process runs on ``device`` any more. Raises ContextPoisoned."""
+    if device.type != "cuda":
         return  # on a CPU a step has ended when it returns
     try:
-        torch.cuda.synchronize(arena.device)
+        torch.cuda.synchronize(device)
     except RuntimeError as exc:
         raise ContextPoisoned(str(exc).partition("\n")[0]) from exc

@@ -1,9 +1,10 @@
 """Engine: the loop that turns requests into tokens.
 
 One thread does it all, a step at a time: take what arrived (``intake``), let the scheduler choose, exchange one
-message with the kvstore (``memory``), run the batch (``runner``), apply and deliver the tokens (``outcome``). The
-engine owns nothing that must survive it: when its kvstore is lost, every request ends with an error that says so,
-and it attaches to the next one.
+message with the kvstore (``memory``), launch the batch (``runner``), and apply and deliver the tokens of the oldest
+step in flight (``pipeline``, ``outcome``). On a CPU that is the step just launched; on a GPU it is the one before, so
+that planning and the message cost nothing while the device computes. The engine owns nothing that must survive it:
+when its kvstore is lost, every request ends with an error that says so, and it attaches to the next one.
 
 Past its lease, or once the kvstore is gone, a finished step's tokens are dropped: nothing computed after the loss is
 delivered.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -26,8 +28,10 @@ from .intake import Intake
 from .memory import Memory
 from .outbox import Outbox
 from .outcome import Outcome
-from .runner import Runner
-from .scheduler import Scheduler, SchedulerLimits, Wanted
+from .pipeline import Pipeline
+from .prefill import Prefill
+from .runner import Drawn, Runner
+from .scheduler import Scheduler, SchedulerLimits, Wanted, Work
 from .steplog import StepLog
 
 IDLE_S = 0.2
@@ -69,7 +73,7 @@ class Engine:
         self._outbox = Outbox()
         self._intake = Intake(self._scheduler, self._outbox, max_model_len, vocab_size, eos_ids)
         self._outcome = Outcome(self._scheduler, self._outbox, self._intake.next_arrival)
-        self._step_log = step_log
+        self._step_log, self._max_model_len = step_log, max_model_len
         self._memory: Memory | None = None
         self._quiet_until = 0.0
         self._stopping = False
@@ -131,13 +135,16 @@ class Engine:
         runner = self._make_runner(client)
         try:
             self._memory = memory = Memory(client)
+            pipeline = Pipeline(memory, runner, partial(self._take_over, memory))
+            prefill = Prefill(self._scheduler, memory, self._max_model_len, self._intake.next_arrival)
             log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
             self.front.report()
             while not self._stopping:
-                self._take_arrivals(self._idle_s(memory), memory)
+                self._take_arrivals(0.0 if len(pipeline) else self._idle_s(memory), memory)
                 if client.lost.is_set():
                     raise client.lost_reason or QuireError("the session was lost")
-                self._step(memory, runner)
+                prefill.attend()
+                self._step(memory, pipeline)
         finally:
             runner.release()  # before the session is closed, which unmaps
         self._end_all("abort", "", "the engine is stopping")
@@ -185,17 +192,19 @@ class Engine:
 
     # --- a step ------------------------------------------------------------------------------------------------
 
-    def _step(self, memory: Memory, runner: Runner) -> None:
+    def _step(self, memory: Memory, pipeline: Pipeline) -> None:
+        """Launch a step if there is something to do, then take over the oldest if no more may be in flight."""
         wanted = self._plan(memory)
-        if not (wanted.work or wanted.admits or memory.pending()):
-            return
-        copies = self._exchange(memory, wanted)
-        drawn = runner.run(wanted.work, copies)
-        if not memory.client.lease_valid():
-            raise memory.client.lost_reason or QuireError("the lease passed during a step")
-        self._step_log.write(memory, self._scheduler, wanted.work)
-        self._outcome.apply(memory, wanted.work, drawn)
-        memory.completed()
+        if wanted.work or wanted.admits or (memory.pending() and not len(pipeline)):
+            copies = self._exchange(memory, wanted, pipeline)
+            self._step_log.write(memory, self._scheduler, wanted.work)
+            pipeline.launch(wanted.work, copies)
+            pipeline.settle(pipeline.depth - 1)
+        else:
+            pipeline.settle(max(0, len(pipeline) - 1))
+
+    def _take_over(self, memory: Memory, work: list[Work], drawn: list[Drawn]) -> None:
+        self._outcome.apply(memory, work, drawn)
         self._outbox.counters["steps"] += 1
         self._outbox.flush(self.front)
 
@@ -205,7 +214,7 @@ class Engine:
         hits = {s.arrival: memory.expected_hit(s) for s in waiting[:LOOKAHEAD]} if may_admit else {}
         return self._scheduler.plan(hits, may_admit)
 
-    def _exchange(self, memory: Memory, wanted: Wanted) -> list[tuple[int, int, int]]:
+    def _exchange(self, memory: Memory, wanted: Wanted, pipeline: Pipeline) -> list[tuple[int, int, int]]:
         """Ask the kvstore for what the step needs and fit the step to its answer; returns the copies to do."""
         before = memory.messages
         granted = memory.exchange(wanted.extends, wanted.admits)
@@ -215,6 +224,11 @@ class Engine:
             if request.cached_tokens < 0:
                 request.cached_tokens = min(sequence.computed, len(request.prompt) // 4)
             self._scheduler.admitted(sequence, wanted)
+        if granted.refused:
+            pipeline.settle(0)  # a victim must have nothing in flight
+            wanted.work = [item for item in wanted.work if not item.sequence.ended]
+        for sequence in granted.unneeded:
+            self._scheduler.remove(sequence)
         for sequence in granted.refused:
             victim = self._scheduler.refused(sequence, wanted)
             if victim is not None:

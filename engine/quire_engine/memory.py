@@ -16,7 +16,7 @@ import numpy as np
 
 from quire_proto.client import KVClient
 from quire_proto.digests import DIGEST_BYTES, split
-from quire_proto.messages import NO_SPACE, OK, RETRY, Allocate, Allocated, Extended, Seal, Sealed, Step
+from quire_proto.messages import CONFLICT, NO_SPACE, OK, RETRY, Allocate, Allocated, Extended, Seal, Sealed, Step
 from quire_proto.packed import unpack_rows
 from quire_proto.retire import RetireList
 from quire_proto.step import Results, StepBuilder, results
@@ -34,12 +34,14 @@ class Granted:
         copies: rows (src, dst, slots) to be copied before the step writes.
         admitted: sequences that now have a table.
         refused: running sequences that could not be extended.
+        unneeded: publications' sequences that somebody else computes or has computed.
         retry_after_ms: how long to leave waiting sequences alone, 0 for not at all.
     """
 
     copies: list[tuple[int, int, int]] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
     refused: list[Sequence] = field(default_factory=list)
+    unneeded: list[Sequence] = field(default_factory=list)
     retry_after_ms: int = 0
 
 
@@ -84,7 +86,11 @@ class Memory:
         self._unsaid = True
 
     def finished(self, sequence: Sequence) -> None:
-        """The sequence needs its blocks no more; what is full is sealed first and stays as cache."""
+        """The sequence needs its blocks no more; what is full is sealed first and stays as cache.
+
+        They are given up when the newest step is complete, even if that computes something for the sequence still.
+        """
+        sequence.ended = True
         if len(sequence.table):
             if self._fills.pop(sequence.id, None):
                 # Its last seals go out with the release and are refused beyond the acknowledged fill mark.
@@ -96,10 +102,10 @@ class Memory:
         self.finished(sequence)
         sequence.drop_memory()
 
-    def completed(self) -> None:
-        """The present step's work is seen complete: what it used may be given up."""
-        self._retire.complete(self.step)
-        self.client.progress = self.step + 1
+    def completed(self, step: int) -> None:
+        """The work of ``step`` is seen complete: what it used may be given up."""
+        self._retire.complete(step)
+        self.client.progress = step + 1
 
     def longest(self, request: Request) -> int:
         """The longest sequence the pool can hold for this request: all but what others' publications pin."""
@@ -117,9 +123,7 @@ class Memory:
 
     def match(self, request: Request) -> None:
         """Name the publication the request's prompt begins with, if any."""
-        if self.client.publications_stale:
-            self.client.refresh_publications()
-        found = self.client.publications.match(request.prompt)
+        found = self.client.match(request.tenant, request.prompt)
         request.publication = found.id if found else ""
         request.publication_generation = found.generation if found else 0
 
@@ -189,6 +193,8 @@ class Memory:
             self._learn(sequence.chain.digests(0, sequence.sealed))
             self._take_copies(answer.copies, granted)
             granted.admitted.append(sequence)
+        elif not sequence.request.tenant and answer.code in (CONFLICT, RETRY):
+            granted.unneeded.append(sequence)
         elif answer.code == RETRY:
             self.client.refresh_publications()
             self.match(sequence.request)
@@ -214,7 +220,7 @@ class Memory:
 
     def _seal_full(self, sequence: Sequence) -> None:
         full = sequence.computed // self.block_size
-        if full > sequence.sealed:
+        if full > sequence.sealed and sequence.request.tenant:  # a publication has no tenant's chain to seal
             self._builder.seal(sequence.id, sequence.sealed, sequence.chain.digests(sequence.sealed, full))
             sequence.sealed = full
             self._sealing[sequence.id] = sequence
@@ -227,9 +233,13 @@ class Memory:
                 self._swap(sealing[seal.sequence], seal, answer)
 
     def _swap(self, sequence: Sequence, seal: Seal, answer: Sealed) -> None:
-        """Move to the canonical blocks: no work is in flight between two steps, so this is the step boundary."""
+        """Move to the canonical blocks: the next step names them, the last one launched still the old ones.
+
+        The table is a new one, because a step in flight may still read the old.
+        """
         for index, block in unpack_rows(answer.canonical, 2):
             assert seal.first <= index < seal.first + len(seal.digests) // DIGEST_BYTES
             if sequence.id == seal.sequence and len(sequence.table):
                 self._retire.swap(self.step - 1, sequence.id, index, block)
+                sequence.table = sequence.table.copy()
                 sequence.table[index] = block

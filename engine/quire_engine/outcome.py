@@ -31,16 +31,22 @@ class Outcome:
         self._scheduler, self._outbox, self._next_arrival = scheduler, outbox, next_arrival
 
     def apply(self, memory: Memory, work: list[Work], drawn: list[Drawn]) -> None:
-        """The step's work is complete and these tokens were drawn."""
+        """The step's work is complete and these tokens were drawn.
+
+        What ended or was aborted since the step was launched counts for nothing.
+        """
         counters = self._outbox.counters
         for item in work:
-            memory.computed(item.sequence, item.count)
             counters["computed_tokens"] += item.count
-        counters["generated_tokens"] += len(drawn)
-        children: dict[int, list[Sequence]] = {}
-        for token in drawn:
+            if not item.sequence.ended:
+                memory.computed(item.sequence, item.count)
+        wanted = [t for t in drawn if not t.sequence.ended and t.index not in t.sequence.request.aborted]
+        counters["generated_tokens"] += len(wanted)
+        children: dict[Sequence, list[Sequence]] = {}
+        for token in wanted:
             parent = token.sequence
-            if token.first:
+            if parent not in children:
+                children[parent] = []
                 parent.index = token.index
                 if self._advance(parent, token.sampled):
                     self._scheduler.remove(parent)
@@ -48,11 +54,11 @@ class Outcome:
             else:
                 branch = self._branch(parent, token.index, memory)
                 if not self._advance(branch, token.sampled):
-                    children.setdefault(parent.arrival, []).append(branch)
+                    children[parent].append(branch)
             parent.request.forked = True
-        for token in drawn:
-            if token.first and token.sequence.arrival in children:
-                self._fork(token.sequence, children[token.sequence.arrival], memory)
+        for parent, branches in children.items():
+            if branches:
+                self._fork(parent, branches, memory)
 
     def _branch(self, parent: Sequence, index: int, memory: Memory) -> Sequence:
         """A child of ``parent`` at all it has computed, before the parent's own next token."""

@@ -5,7 +5,8 @@ n > 1 starts as one sequence that holds the prompt and is forked once the prompt
 the kvstore holds for it (block table, fill mark, sealed blocks) and owns what only the engine knows (tokens).
 
 ``computed`` counts tokens whose K and V are written; between steps it is below ``len(tokens)`` by one for a
-decoding sequence, by more while the prompt is still being computed.
+decoding sequence, by more while the prompt is still being computed. Where a device works beside the host, steps in
+flight have ``launched`` more than that, and a token may be coming that only the device knows.
 """
 
 from __future__ import annotations
@@ -81,6 +82,9 @@ class Sequence:
         chain: digests of the full blocks of ``tokens``, in the tenant's own domain.
         writable: the kvstore has granted writing at ``computed``; False after a fork until extended.
         arrival: order of admission; the newest is preempted first.
+        in_flight: tokens launched and not yet seen complete.
+        coming: tokens drawn on the device that ``tokens`` lacks yet.
+        ended: its blocks are given up; what is still in flight for it counts for nothing.
     """
 
     id: int
@@ -93,11 +97,19 @@ class Sequence:
     computed: int = 0
     sealed: int = 0
     writable: bool = False
+    in_flight: int = 0
+    coming: int = 0
+    ended: bool = False
+
+    @property
+    def launched(self) -> int:
+        """Tokens computed or in flight: the position of the next one to compute."""
+        return self.computed + self.in_flight
 
     @property
     def remaining(self) -> int:
-        """Tokens to compute before the next one can be sampled."""
-        return len(self.tokens) - self.computed
+        """Tokens to launch before the next one can be sampled."""
+        return len(self.tokens) + self.coming - self.launched
 
     @property
     def generated(self) -> int:
@@ -107,7 +119,19 @@ class Sequence:
     @property
     def decoding(self) -> bool:
         """Only the newest token is still to be computed."""
-        return self.generated > 0 and self.remaining == 1
+        return self.generated + self.coming > 0 and self.remaining == 1
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the token drawn next can itself be computed before it is known: it forks nothing and is not the
+        last for certain."""
+        request, ahead = self.request, self.coming + 1
+        single = request.n == 1 or request.forked
+        return (
+            single
+            and self.generated + ahead < request.sampling.max_tokens
+            and len(self.tokens) + ahead < request.longest
+        )
 
     def append(self, token: int) -> None:
         """Take a new token over; it is still to be computed."""
@@ -124,11 +148,13 @@ class Sequence:
     def drop_memory(self) -> None:
         """Forget everything the kvstore held: the sequence was preempted or its session is gone."""
         self.table = EMPTY_TABLE
+        assert not self.in_flight, "the blocks of work in flight"
         self.computed = self.sealed = 0
-        self.writable = False
+        self.writable = self.ended = False
 
     def sample_row(self, index: int) -> SampleRow:
         """How the next token of continuation ``index`` is drawn."""
         s = self.request.sampling
-        banned = tuple(self.request.stop_ids) if self.generated < s.min_tokens else ()
-        return SampleRow(s.temperature, s.top_k, s.top_p, s.min_p, s.seed, index, len(self.tokens), banned, s.logprobs)
+        banned = tuple(self.request.stop_ids) if self.generated + self.coming < s.min_tokens else ()
+        position = len(self.tokens) + self.coming
+        return SampleRow(s.temperature, s.top_k, s.top_p, s.min_p, s.seed, index, position, banned, s.logprobs)

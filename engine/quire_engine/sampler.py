@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .transfer import to_device
+from .transfer import to_device, to_host
 
 _SCALE = 2.0**-64
 
@@ -60,28 +60,55 @@ def uniform(seed: int, index: int, position: int) -> float:
     return int.from_bytes(hashlib.blake2b(counter, digest_size=8).digest(), "little") * _SCALE
 
 
-def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
-    """Choose a token for each row of ``logits`` [rows, vocabulary] (float32)."""
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Tokens chosen for some rows, and what of it is on its way to the host.
+
+    Attributes:
+        tokens: [rows] int64, on the device: what comes next may use them before the host has seen them.
+    """
+
+    tokens: torch.Tensor
+    _rows: Sequence[SampleRow]
+    _chosen: torch.Tensor
+    _logprobs: tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor] | None
+
+    def read(self) -> list[Sampled]:
+        """The tokens; only when the work that chose them is seen complete."""
+        out = [Sampled(token) for token in self._chosen.tolist()]
+        if self._logprobs is not None:
+            wanted, own, ids, values = self._logprobs
+            lines = zip(wanted, own.tolist(), ids.tolist(), values.tolist(), strict=True)
+            for i, logprob, top_ids, top in lines:
+                count = self._rows[i].logprobs - 1
+                out[i] = Sampled(out[i].token, logprob, tuple(top_ids[:count]), tuple(top[:count]))
+        return out
+
+
+def choose(logits: torch.Tensor, rows: Sequence[SampleRow]) -> Choice:
+    """Choose a token for each row of ``logits`` [rows, vocabulary] (float32), without waiting for it."""
     choosable = _without_banned(logits, rows)
     tokens = choosable.argmax(dim=-1)
     random = [i for i, row in enumerate(rows) if row.temperature > 0]
     if random:
         at = to_device(torch.tensor(random), logits.device)
         tokens[at] = _draw(choosable[at], [rows[i] for i in random])
-    chosen: list[int] = tokens.tolist()
     wanted = [i for i, row in enumerate(rows) if row.logprobs]
-    if not wanted:
-        return [Sampled(token) for token in chosen]
-    return _with_logprobs(logits, chosen, rows, wanted)
+    return Choice(tokens, rows, to_host(tokens), _logprobs(logits, tokens, rows, wanted) if wanted else None)
+
+
+def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
+    """:func:`choose`, waited for: ``logits`` on the host."""
+    return choose(logits, rows).read()
 
 
 def _without_banned(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     if not any(row.banned for row in rows):
         return logits
+    pairs = [(i, token) for i, row in enumerate(rows) for token in row.banned]
+    at, tokens = to_device(torch.tensor(pairs).T.contiguous(), logits.device)
     masked = logits.clone()
-    for i, row in enumerate(rows):
-        if row.banned:
-            masked[i, list(row.banned)] = -torch.inf
+    masked[at, tokens] = -torch.inf
     return masked
 
 
@@ -107,15 +134,13 @@ def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     return order.gather(1, torch.minimum(picked, last)).squeeze(1)
 
 
-def _with_logprobs(
-    logits: torch.Tensor, chosen: list[int], rows: Sequence[SampleRow], wanted: list[int]
-) -> list[Sampled]:
-    out = [Sampled(token) for token in chosen]
+def _logprobs(
+    logits: torch.Tensor, tokens: torch.Tensor, rows: Sequence[SampleRow], wanted: list[int]
+) -> tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows ``wanted``, the log-probabilities of their tokens, and as many of the likeliest as any row asks for."""
     at = to_device(torch.tensor(wanted), logits.device)
-    logprobs = torch.log_softmax(logits[at].float(), dim=-1).cpu()
-    for line, i in zip(logprobs, wanted, strict=True):
-        top = line.topk(min(rows[i].logprobs - 1, line.shape[0]))
-        out[i] = Sampled(
-            chosen[i], float(line[chosen[i]]), tuple(top.indices.tolist()), tuple(float(x) for x in top.values)
-        )
-    return out
+    logprobs = torch.log_softmax(logits[at].float(), dim=-1)
+    most = min(max(rows[i].logprobs - 1 for i in wanted), logits.shape[1])
+    top = logprobs.topk(most)
+    own = logprobs.gather(1, tokens[at].unsqueeze(1)).squeeze(1)
+    return wanted, to_host(own), to_host(top.indices), to_host(top.values)

@@ -86,7 +86,7 @@ class Scheduler:
             return
         wanted.budget_left -= count
         wanted.work.append(Work(sequence, count))
-        needed = sequence.computed + count
+        needed = sequence.launched + count
         if not sequence.writable or needed > len(sequence.table) * self.limits.block_size:
             wanted.extends.append((sequence, needed))
 

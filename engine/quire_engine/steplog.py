@@ -24,7 +24,7 @@ class StepLog:
         self._file: TextIO | None = path.open("a", buffering=1) if path else None
 
     def write(self, memory: Memory, scheduler: Scheduler, work: list[Work]) -> None:
-        """Log a step after its work and before its results are taken over."""
+        """Log a step when it is about to be launched."""
         if self._file is None:
             return
         decodes = sum(item.sequence.decoding for item in work)
@@ -50,7 +50,7 @@ def _slots(scheduler: Scheduler, block_size: int, work: list[Work]) -> tuple[int
     if not tables:
         return 0, 0
     fills = [
-        np.clip(s.computed + counts.get(id(s), 0) - np.arange(len(s.table)) * block_size, 0, block_size)
+        np.clip(s.launched + counts.get(id(s), 0) - np.arange(len(s.table)) * block_size, 0, block_size)
         for s in scheduler.running
         if len(s.table)
     ]

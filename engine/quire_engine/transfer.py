@@ -1,4 +1,4 @@
-"""Moving small tensors to a device without stopping its stream.
+"""Moving small tensors to a device and back without stopping its stream.
 
 A copy from pageable memory, and every copy that is not ``non_blocking``, waits for all work queued before it: one
 forgotten ``.to(device)`` costs the whole overlap of planning and computing. Pinned memory avoids that; torch keeps a
@@ -15,3 +15,10 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda" or tensor.device == device:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of ``tensor`` on its way to the host, to be read when the work queued so far is seen complete."""
+    if tensor.device.type != "cuda":
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)

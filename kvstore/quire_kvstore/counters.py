@@ -22,6 +22,8 @@ class Counters:
     busy_us: int = 0
     steps: int = 0
     allocates: int = 0
+    claimed: int = 0
+    waits: int = 0
     extends: int = 0
     no_space: int = 0
     prompt_tokens: int = 0

@@ -30,6 +30,7 @@ def check(state: State) -> None:
     _offers(state)
     _index(state)
     _accounts(state)
+    _claims(state)
 
 
 def _references(state: State) -> None:
@@ -115,15 +116,13 @@ def _offers(state: State) -> None:
 
 
 def _index(state: State) -> None:
-    """Only sealed blocks are named; each parent is the root, indexed, or a ready publication."""
+    """Only sealed blocks are named; each parent is the root, indexed, or a publication (which may be gone)."""
     sealed = {entry.block for entry in state.index.entries()}
     assert sealed == set(np.flatnonzero(state.pool.sealed).tolist()), "indexed blocks are the sealed ones"
     for entry in state.index.entries():
         assert state.index.of_block(entry.block) is entry, "both directions of the index"
         if entry.anchor is not None:
-            record = state.publications.get(entry.anchor)
-            ready = record is not None and record.table is not None
-            assert ready, "anchored at a publication that is not ready"
+            assert entry.anchor, "anchored at no publication"
         elif entry.parent != ROOT_PARENT:
             assert state.index.find(entry.parent) is not None, "a child outlived its parent"
 
@@ -133,3 +132,22 @@ def _accounts(state: State) -> None:
     sequences = Counter(s.account for session in state.sessions.all() for s in session.sequences.values())
     rows = state.accounts.usage(state.pool)
     assert all(rows[i].sequences == sequences[i] for i in range(len(rows) - 1)), "sequences of an account"
+
+
+def _claims(state: State) -> None:
+    """What is claimed is not there yet; holders are live sequences or heirs of live sessions; waiters hold nothing."""
+    live = {session.id: session for session in state.sessions.all() if session.state != FENCED}
+    waiting: set[tuple[bytes, int]] = set()
+    for claim in state.claims.all():
+        assert claim.holder[0] in live, "a claim of a session that is gone"
+        keys = [key for key in claim.keys if state.claims.of_key(key) is claim]
+        assert keys, "a claim on nothing"
+        assert not any(state.index.find(key) for key in keys), "a sealed block is claimed"
+        for holder, waiter in claim.waiters.items():
+            assert holder[0] in live, "a waiter of a session that is gone"
+            assert holder[1] not in live[holder[0]].sequences, "a waiter with a table"
+            assert claim.keys[waiter.end - 1] in keys, "waiting for what is there"
+            assert claim.priority <= waiter.priority, "a priority not inherited"
+        waiting.update(claim.waiters)
+    assert len(waiting) == state.claims.waits, "waits counted"
+    assert not waiting & {claim.holder for claim in state.claims.all()}, "a holder that waits"

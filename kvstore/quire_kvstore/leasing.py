@@ -22,10 +22,11 @@ def renew(session: Session, now_ms: int, lease_ms: int) -> None:
 
 
 def extend_all(state: State, gap_ms: int) -> None:
-    """Forgive a gap in our own loop: leases, and graces of those already fenced."""
+    """Forgive a gap in our own loop: leases, graces of those already fenced, progress of claims."""
     for session in state.sessions.all():
         session.lease_until += gap_ms
         session.fenced_at += gap_ms
+    state.claims.forgive(gap_ms)
     offering.extend_all(state, gap_ms)
 
 

@@ -69,6 +69,7 @@ def adopt(state: State, session: Session, identity: bytes, number: int) -> Adopt
     sequence = _end(state, made)
     del made.source.sequences[made.number]
     session.sequences[number] = sequence
+    state.claims.move((made.source.id, made.number), (session.id, number))
     state.counters.adopted += 1
     return Adopted(
         tenant=state.accounts[sequence.account].name,

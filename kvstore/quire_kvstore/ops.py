@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from quire_proto import administration as a
 from quire_proto import handover as h
 from quire_proto import messages as m
-from quire_proto.digests import domain_key
+from quire_proto.digests import DIGEST_BYTES, domain_key
 from quire_proto.envelope import ID_BYTES
 
+from . import administration
 from .pool import STATES
 from .refusal import Refusal
 from .service import Service
@@ -32,7 +34,8 @@ class Op:
         ordered: whether it is applied in the order of the session's numbers.
         needs: who may use it. ``anybody``; a ``session`` that is not fenced; a ``writable`` one; an ``active`` one
             (writable and ready); an ``ending`` one (any session, even a fenced one).
-        handler: (service, session, body) -> reply body, or None if the op comes later.
+        handler: (service, session, body) -> reply body, or None if the op comes later. A handler that returns None
+            has deferred its reply.
     """
 
     body: type
@@ -98,9 +101,16 @@ def _offer(service: Service, session: Session, body: h.Offer) -> h.Offered:
 
 
 def _domain(service: Service, _: Session, body: m.Domain) -> m.DomainKey:
+    groups = service.store.state.groups
+    if body.group:
+        # The same for a group that does not exist: who is no member learns nothing of it.
+        if not groups.entitled(body.tenant, body.group):
+            raise Refusal("NOT_PERMITTED", f"tenant {body.tenant[:80]!r} is no member of {body.group[:80]!r}")
+        generation = groups.generation(body.group)
+        return m.DomainKey(domain_key(service.root_key, f"group:{body.group}", generation), generation)
     # A tenant's domain has its own name space, so that no tenant can be called like a shared domain.
     key = domain_key(service.root_key, f"tenant:{body.tenant}", service.domain_generation)
-    return m.DomainKey(key, service.domain_generation)
+    return m.DomainKey(key, service.domain_generation, groups.domains(body.tenant))
 
 
 def _publications(service: Service, _: Session | None, __: m.Empty) -> m.Publications:
@@ -133,6 +143,15 @@ def _stats(service: Service, _: Session | None, __: m.Empty) -> m.Stats:
     )
 
 
+def _wait(service: Service, session: Session, body: m.Wait) -> m.Waited | None:
+    if body.sequence in session.sequences:
+        raise Refusal("CONFLICT", f"sequence {body.sequence} has its table: it waits for nothing")
+    if len(body.digest) != (0 if body.publication else DIGEST_BYTES):
+        raise Refusal("BAD_FIELD", "digest: one digest, or none and a publication")
+    state = service.store.wait(session, body, service.ticket, service.until_ms)
+    return None if state is None else m.Waited(state)
+
+
 def _tenants(service: Service, _: Session | None, __: m.Empty) -> m.Tenants:
     return m.Tenants(service.store.usage())
 
@@ -155,8 +174,11 @@ OPS: dict[str, Op] = {
     "lookup": Op(m.Lookup, False, ANYBODY, _lookup),
     "stats": Op(m.Empty, False, ANYBODY, _stats),
     "tenants": Op(m.Empty, False, ANYBODY, _tenants),
-    "wait": Op(m.Wait, False, ANYBODY, None),
-    "publish": Op(m.Publish, False, ANYBODY, None),
-    "unpublish": Op(m.Unpublish, False, ANYBODY, None),
+    "wait": Op(m.Wait, False, ACTIVE, _wait),
+    "publish": Op(a.Publish, False, ANYBODY, administration.publish),
+    "unpublish": Op(a.Unpublish, False, ANYBODY, administration.unpublish),
+    "groups": Op(m.Empty, False, ANYBODY, administration.groups),
+    "join": Op(a.Join, False, ANYBODY, administration.join),
+    "leave": Op(a.Leave, False, ANYBODY, administration.leave),
     "events": Op(m.Events, False, ANYBODY, None),
 }

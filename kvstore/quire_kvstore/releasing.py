@@ -27,10 +27,11 @@ def free(state: State, session: Session, packed_sequences: bytes) -> Freed:
 
 
 def release(state: State, session: Session, number: int) -> int:
-    """Give up one sequence; returns an item code."""
+    """Give up one sequence, its claim, or its wait for another's; returns an item code."""
     sequence = session.sequences.pop(number, None)
+    claimed = state.claims.leave((session.id, number))
     if sequence is None:
-        return NO_SUCH
+        return OK if claimed else NO_SUCH
     if sequence.offer:
         del state.offers[sequence.offer]
     for copy_id in sequence.copies:
@@ -46,6 +47,7 @@ def fence(state: State, session: Session, now_ms: int) -> None:
     cancel(state, session)
     session.state, session.fenced_at = FENCED, now_ms
     state.counters.fenced += 1
+    state.claims.leave_session(session.id)
     for sequence in session.sequences.values():
         state.pool.quarantine(sequence.copy_ids())
         state.pool.quarantine(sequence.pin_ids())
@@ -56,6 +58,7 @@ def reclaim(state: State, session: Session) -> int:
     """Give back everything a session holds and forget it; returns the number of references."""
     cancel(state, session)
     references = session.references()
+    state.claims.leave_session(session.id)
     for sequence in session.sequences.values():
         _give_back(state, sequence, quarantined=session.state == FENCED)
     session.sequences.clear()

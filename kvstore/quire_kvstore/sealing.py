@@ -15,6 +15,7 @@ from quire_proto.digests import ROOT_PARENT, split
 from quire_proto.messages import CONFLICT, NO_SUCH, OK, UNPUBLISHED, Seal, Sealed
 from quire_proto.packed import pack
 
+from .claims import publication_key
 from .index import Entry
 from .sessions import Session
 from .state import NOBODY, State
@@ -47,11 +48,13 @@ def fill(state: State, session: Session, number: int, tokens: int) -> int:
 def _promote(state: State, sequence: Sequence) -> None:
     """Fork the frozen publication sequence off the first sequence that has computed all of it."""
     record = state.publications.get(sequence.publication)
-    assert record is not None, "publications do not go away"
+    if record is None or record.made != sequence.publication_made:
+        return  # it was unpublished, or is another prompt by now
     if record.table is None and sequence.fill >= record.count:
         record.table = sequence.table[: state.blocks_for(record.count)].copy()
         state.pool.retain(record.table)
-        state.accounts.charge(record.table, state.accounts.public)
+        state.accounts.charge(record.table, state.accounts.of_domain(record.domain))
+        state.claims.sealed([publication_key(record.id)])
 
 
 def seal(state: State, session: Session, item: Seal) -> Sealed:
@@ -132,6 +135,7 @@ def _apply(state: State, sequence: Sequence, plan: _Plan) -> None:
         state.pool.sealed[blocks] = True
         state.appender[blocks] = NOBODY
         state.counters.seals += len(plan.new)
+        state.claims.sealed(entry.digest for entry in plan.new)
     for index, block in plan.canonical:
         if index not in sequence.pins:
             state.pool.retain(np.array([block], np.int64))

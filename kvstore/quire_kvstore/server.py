@@ -94,6 +94,7 @@ class Server:
             last = now
             drained = self._drain()
             self._processes.attend(ready, now)
+            self._send_deferred()
             # Leases are judged only when the socket is empty: an unread heartbeat is not a missing one.
             if drained:
                 self._processes.judge(now)
@@ -168,7 +169,13 @@ class Server:
 
     def _answer(self, message: Message) -> None:
         reply = self._dispatch.handle(message.identity, message.frames, message.received_ms, _now_ms())
-        self._send(message, reply)
+        if reply is not None:
+            self._send(message, reply)
+
+    def _send_deferred(self) -> None:
+        now = _now_ms()
+        for identity, reply in self._dispatch.deferred(now):
+            self._send(Message(identity, [], now), reply)
 
     def _send(self, message: Message, reply: bytes) -> None:
         try:

@@ -15,6 +15,8 @@ from quire_proto.handles import Handle, ShmHandle
 from quire_proto.layout import Layout
 from quire_proto.messages import Limits
 
+from .claims import Ticket
+from .declarations import Declarations
 from .refusal import Refusal
 from .sessions import Peer, Session
 from .store import Store
@@ -33,9 +35,11 @@ class Service:
 
     Attributes:
         boot: the boot id.
+        declarations: where administration keeps what it declares; None: nowhere.
         gpu_uuid: GPU of the arena, "" for host memory.
         limits: what one request may ask for.
         now_ms: time of the request being executed (ms, monotonic).
+        ticket: whom a deferred reply to it goes to; until_ms: when that must have been sent.
         op_counts: executed requests by op.
     """
 
@@ -51,16 +55,19 @@ class Service:
         lease_ms: int,
         started_ms: int,
         version: str = "",
+        declarations: Declarations | None = None,
         boot: bytes | None = None,
         ids: Callable[[], bytes] = new_id,
     ) -> None:
         self.store, self.layout, self.arena, self.root_key = store, layout, arena, root_key
         self.gpu_uuid = "" if isinstance(arena, ShmHandle) else arena.gpu_uuid
         self.lease_ms, self.version = lease_ms, version
+        self.declarations = declarations
         self.boot = ids() if boot is None else boot
         self.num_blocks = store.state.pool.size
         self.limits = Limits(frame_bytes=MAX_FRAME_BYTES, items=MAX_ITEMS, blocks=self.num_blocks, window=WINDOW)
-        self.started_ms = self.now_ms = started_ms
+        self.started_ms = self.now_ms = self.until_ms = started_ms
+        self.ticket = Ticket(b"", 0)
         self.op_counts: Counter[str] = Counter()
         self._ids = ids
         self._peers: dict[bytes, Peer] = {}

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .claims import Claims
 from .counters import Counters
 from .eviction import EvictionPolicy
+from .groups import Groups
 from .index import PrefixIndex
 from .pool import BlockPool, Ids
 from .publications import PublicationList
@@ -39,8 +41,10 @@ class State:
         self.index = PrefixIndex()
         self.sessions = Sessions()
         self.publications = PublicationList()
+        self.groups = Groups()
         self.accounts = Accounts(num_blocks)
         self.counters = Counters()
+        self.claims = Claims()
         self.appender = np.full(num_blocks, NOBODY, np.int64)
         self.offers: dict[bytes, Open] = {}
         self._next_uid = 0

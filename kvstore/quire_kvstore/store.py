@@ -3,9 +3,9 @@
 Owns the state and who may change it: one thread. No socket, clock, random number or log below this line; times come
 in as milliseconds of some monotonic clock. Each method is one file's work; see there for the reasons:
 
-    growing    allocate, extend         forking    fork              sealing    fill, seal, swap, copy_done
-    offering   offer, adopt, expire
-    releasing  free, fence, reclaim     leasing    judge             reading    lookup, slots
+    claiming   allocate, wait           growing    extend            forking    fork
+    sealing    fill, seal, swap, copy_done          releasing  free, fence, reclaim
+    offering   offer, adopt, expire     leasing    judge             reading    lookup, slots
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from quire_proto.messages import (
     Step,
     Stepped,
     TenantUsage,
+    Wait,
 )
 
-from . import forking, growing, leasing, offering, reading, releasing, sealing, stepping
+from . import claiming, forking, growing, leasing, offering, reading, releasing, sealing, stepping
+from .claims import Ticket
 from .counters import Counters
 from .eviction import EvictionPolicy
 from .invariants import check
@@ -52,10 +54,12 @@ class Store:
         return self.state.counters
 
     def tick(self, now_ms: int) -> None:
-        """What time the next operations happen at: eviction asks, and offers expire."""
+        """What time the next operations happen at: eviction asks, offers expire, claims pass on, waits end."""
         self.state.pool.policy.now = now_ms / 1000
         if self.state.offers:
             offering.expire(self.state, now_ms)
+        self.state.claims.now_ms = now_ms
+        self.state.claims.judge()
 
     # --- sessions -----------------------------------------------------------------------------------------------
 
@@ -102,8 +106,17 @@ class Store:
         return stepping.step(self.state, session, item)
 
     def allocate(self, session: Session, item: Allocate) -> Allocated:
-        """A table for a new sequence, or no space and no change."""
-        return growing.allocate(self.state, session, item)
+        """A table for a new sequence, or no change: no space, or another is computing what it lacks."""
+        return claiming.allocate(self.state, session, item)
+
+    def wait(self, session: Session, item: Wait, ticket: Ticket, until_ms: int) -> str | None:
+        """How a wait ended, or None: then its answer will be among :meth:`take_answers`."""
+        return claiming.wait(self.state, session, item, ticket, until_ms)
+
+    def take_answers(self) -> list[tuple[Ticket, str]]:
+        """Waits that ended since the last call, and how."""
+        answers, self.state.claims.answers = self.state.claims.answers, []
+        return answers
 
     def extend(self, session: Session, item: Extend) -> Extended:
         """More capacity and write access, or no space and no change."""

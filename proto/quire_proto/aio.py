@@ -21,11 +21,12 @@ from .chain import DomainChain
 from .client import GOODBYE_S, RunDir
 from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
-from .messages import Detached, Empty
-from .ops import ATTACH, DETACH, PUBLICATIONS, READY, Awaiting, Op
+from .messages import Detached, DomainKey, Empty, Publication, Wait, Waited
+from .ops import ATTACH, DETACH, PUBLICATIONS, READY, WAIT, Awaiting, Op
 from .session import Session
 from .side import SideSocket
 from .transport import address, connect
+from .waits import LATE_S
 
 R = TypeVar("R")
 
@@ -105,17 +106,25 @@ class AsyncKVClient(SessionBase, Awaiting):
             waiting = self._request(op, body)
         return await waiting
 
-    def _request(self, op: Op[..., R], body: object) -> asyncio.Future[R]:
-        pending = self._session.request(op, body, self._timeout)
+    async def wait(self, body: Wait, timeout: float = 30.0) -> Waited:
+        """Wait for what another sequence is computing, as ``KVClient.wait``; other calls go on meanwhile."""
+        if self._closed:
+            raise LocalError("the client is closed")
+        self._held.check()
+        return await self._request(WAIT, body, timeout)
+
+    def _request(self, op: Op[..., R], body: object, timeout: float | None = None) -> asyncio.Future[R]:
+        timeout = self._timeout if timeout is None else timeout
+        pending = self._session.request(op, body, timeout)
         future: asyncio.Future[R] = self._loop.create_future()
         self._waiting[pending.number] = future
         self._send(pending.frame)
 
         def expired() -> None:
             if not future.done():
-                future.set_exception(unanswered(pending, self._session, self._held_now(), self._timeout))
+                future.set_exception(unanswered(pending, self._session, self._held_now(), timeout))
 
-        timer = self._loop.call_later(self._timeout, expired)
+        timer = self._loop.call_later(timeout + LATE_S if op.deferred else timeout, expired)
 
         def done(_: asyncio.Future[R]) -> None:
             timer.cancel()
@@ -169,7 +178,7 @@ class AsyncKVClient(SessionBase, Awaiting):
 
     async def _resend_unanswered(self) -> None:
         while True:
-            before = {pending.number for pending in self._session.in_flight()}
+            before = {pending.number for pending in self._session.in_flight() if not pending.op.deferred}
             await asyncio.sleep(self._resend)
             still = self._session.in_flight()
             if before & {pending.number for pending in still}:
@@ -186,14 +195,22 @@ class AsyncKVClient(SessionBase, Awaiting):
 
     async def chain(self, tenant: str, tokens: bytes = b"") -> DomainChain:
         """A digest chain in the tenant's own domain, begun with packed ``tokens``; the key is fetched once."""
-        if tenant not in self._held.keys:
-            self._held.keys[tenant] = (await self.domain(tenant=tenant)).key
-        return DomainChain(self._held.keys[tenant], self.block_size, tokens)
+        return DomainChain((await self._domain(tenant)).key, self.block_size, tokens)
+
+    async def match(self, tenant: str, tokens: bytes) -> Publication | None:
+        """The longest publication the packed ``tokens`` begin with, of those the tenant may use."""
+        if self.publications_stale:
+            await self.refresh_publications()
+        return self.publications.match(tokens, (await self._domain(tenant)).domains)
 
     async def refresh_publications(self) -> None:
         """Fetch the publication list again."""
-        fetched = await self.call(PUBLICATIONS, Empty())
-        self.publications.replace(fetched.publications, fetched.generation)
+        self._held.refresh(await self.call(PUBLICATIONS, Empty()))
+
+    async def _domain(self, tenant: str) -> DomainKey:
+        if tenant not in self._held.domains:
+            self._held.domains[tenant] = await self.domain(tenant=tenant)
+        return self._held.domains[tenant]
 
     async def detach(self) -> Detached:
         """End the session; as ``KVClient.detach``."""

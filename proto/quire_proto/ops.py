@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
+from . import administration as a
 from . import handover as h
 from . import messages as m
 from .packed import pack
@@ -23,13 +24,15 @@ R = TypeVar("R")
 @dataclass(frozen=True, slots=True)
 class Op(Generic[P, R]):
     """One op. ``build`` makes the body, an instance of ``body``. An ``ordered`` op is applied strictly in the order
-    of its session's numbers; for the others the number only correlates the reply."""
+    of its session's numbers; for the others the number only correlates the reply. A ``deferred`` one is answered
+    when something has happened: no reply yet is no sign of a lost one."""
 
     name: str
     body: type
     reply: type[R]
     build: Callable[P, Any]
     ordered: bool = False
+    deferred: bool = False
 
 
 def _step(message: m.Step) -> m.Step:
@@ -57,10 +60,16 @@ FREE = Op("free", m.Free, m.Freed, _free, ordered=True)
 OFFER = Op("offer", h.Offer, h.Offered, h.Offer, ordered=True)
 ADOPT = Op("adopt", h.Adopt, h.Adopted, h.Adopt, ordered=True)
 DOMAIN = Op("domain", m.Domain, m.DomainKey, m.Domain)
+WAIT = Op("wait", m.Wait, m.Waited, m.Wait, deferred=True)
 PUBLICATIONS = Op("publications", m.Empty, m.Publications, m.Empty)
 LOOKUP = Op("lookup", m.Lookup, m.Found, m.Lookup)
 STATS = Op("stats", m.Empty, m.Stats, m.Empty)
 TENANTS = Op("tenants", m.Empty, m.Tenants, m.Empty)
+PUBLISH = Op("publish", a.Publish, a.Published, a.Publish)
+UNPUBLISH = Op("unpublish", a.Unpublish, m.Empty, a.Unpublish)
+GROUPS = Op("groups", m.Empty, a.Groups, m.Empty)
+JOIN = Op("join", a.Join, a.Groups, a.Join)
+LEAVE = Op("leave", a.Leave, a.Groups, a.Leave)
 
 
 class Blocking:
@@ -105,11 +114,16 @@ class Method(Generic[P, R]):
 
 
 class ReadOps:
-    """Ops that need no session."""
+    """Ops that need no session: reading, and administration."""
 
     lookup = Method(LOOKUP)
     stats = Method(STATS)
     tenants = Method(TENANTS)
+    publish = Method(PUBLISH)
+    unpublish = Method(UNPUBLISH)
+    groups = Method(GROUPS)
+    join = Method(JOIN)
+    leave = Method(LEAVE)
     fetch_publications = Method(PUBLICATIONS)
 
 

@@ -18,7 +18,7 @@ from quire_proto.errors import DeviceFault, StaleSession
 from quire_services import engined
 from tests.cuda_arena.recorder import Recorder
 
-ON_GPU = SimpleNamespace(is_cuda=True, device="cuda:0")
+ON_GPU = SimpleNamespace(device=torch.device("cuda", 0))
 
 
 class Model:
@@ -108,7 +108,7 @@ def test_the_exit_code_is_distinct(monkeypatch: pytest.MonkeyPatch, error: Excep
 
 def test_a_host_arena_needs_no_gpu(recorder: Recorder) -> None:
     """On a CPU letting go asks no driver, and attach names no GPU."""
-    quiesce(torch.zeros(1))
+    quiesce(torch.device("cpu"))
     assert gpu_uuid(torch.device("cpu")) == ""
     assert recorder.calls == []
     assert gpu_uuid(torch.device("cuda", 0)) == "GPU-00000000-0000-0000-0000-000000000000"

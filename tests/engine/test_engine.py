@@ -2,128 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any
 
 import pytest
 
-from bench.models import FIRST_WORD, make_model
-from quire_engine.attach import arena_of
-from quire_engine.cpu_attention import CpuAttention
-from quire_engine.engine import Engine
-from quire_engine.layout import layout_of
-from quire_engine.model import load_model
-from quire_engine.runner import Runner
-from quire_engine.scheduler import SchedulerLimits
-from quire_engine.steplog import StepLog
-from quire_proto.client import KVClient, KVReader
-from quire_proto.link import Abort, Generate, Outputs, Sampling
-from quire_proto.messages import Stats
-from quire_proto.packed import pack, unpack
-from tests.e2e.reference import Reference
+from quire_proto.link import Abort
+from quire_proto.packed import pack
 from tests.e2e.stack import wait_for
-
-BLOCKS = 40
-VOCAB = 256
-
-
-class Queues:
-    """What the engine needs of its front, for a test that is its gateway."""
-
-    def __init__(self) -> None:
-        self.inbox: SimpleQueue[Any] = SimpleQueue()
-        self.tokens: dict[tuple[str, int], list[int]] = {}
-        self.ends: dict[tuple[str, int], Any] = {}
-
-    def receive(self, timeout_s: float) -> list[Any]:
-        try:
-            first = self.inbox.get(timeout=timeout_s) if timeout_s else self.inbox.get_nowait()
-        except Empty:
-            return []
-        return [m for m in [first, *(self.inbox.get_nowait() for _ in range(self.inbox.qsize()))] if m is not None]
-
-    def wake(self) -> None:
-        self.inbox.put(None)
-
-    def report(self) -> None:
-        pass
-
-    def send(self, outputs: Outputs) -> None:
-        for item in outputs.items:
-            key = (item.request, item.index)
-            assert key not in self.ends, "an output after the end"
-            self.tokens.setdefault(key, []).extend(unpack(item.tokens))
-            if item.finish:
-                self.ends[key] = item
-
-
-class Bench:
-    """A running engine, its kvstore, and what transformers says."""
-
-    def __init__(self, engine: Engine, front: Queues, run_dir: Path, reference: Reference) -> None:
-        self.engine, self.front, self.run_dir, self.reference = engine, front, run_dir, reference
-
-    def stats(self) -> Stats:
-        with KVReader(self.run_dir) as reader:
-            return reader.stats()
-
-    def ask(self, name: str, prompt: list[int], n: int = 1, **sampling: Any) -> None:
-        how = Sampling(**{"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **sampling})
-        self.front.inbox.put(Generate(name, "tenant", pack(prompt), how, n=n))
-
-    def end(self, name: str, index: int = 0) -> Any:
-        return wait_for(lambda: self.front.ends.get((name, index)), 30, f"{name} {index} ended")
-
-    def empty(self) -> None:
-        """Everything came back and the pool adds up."""
-        wait_for(lambda: self.stats().blocks["held"] == 0, 5, "all blocks came back")
-        blocks = self.stats().blocks
-        assert blocks["free"] + blocks["cached"] == blocks["total"]
+from tests.engine.loop import BLOCKS, VOCAB, Bench, running, words
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    tmp = tmp_path_factory.mktemp("engine")
-    run_dir = tmp / "run"
-    run_dir.mkdir(mode=0o700)
-    model_dir = make_model(tmp / "model", vocab=VOCAB)
-    layout = layout_of(model_dir, "float32", 16)
-    (run_dir / "prepared.json").write_text(json.dumps({"layout": asdict(layout), "published": []}))
-    command = [sys.executable, "-m", "quire_services.cli", "kvstore", "--run-dir", str(run_dir), "--debug"]
-    kvstore = subprocess.Popen([*command, "--blocks", str(BLOCKS)])
-    model = load_model(model_dir)
-    engine = Engine(
-        attach=lambda: KVClient(run_dir, name="engine", layout=layout),
-        make_runner=lambda client: Runner(model, CpuAttention(arena_of(client))),
-        limits=SchedulerLimits(8, 64, 16),
-        max_model_len=4096,
-        vocab_size=VOCAB,
-        eos_ids=frozenset({2}),
-        step_log=StepLog(None),
-    )
-    front = Queues()
-    engine.front = front  # type: ignore[assignment]
-    thread = threading.Thread(target=engine.run)
-    thread.start()
-    try:
-        wait_for(lambda: engine.load().ready, 30, "the engine is attached")
-        yield Bench(engine, front, run_dir, Reference(model_dir))
-    finally:
-        engine.stop()
-        thread.join(30)
-        kvstore.terminate()
-        assert kvstore.wait(10) == 0
-
-
-def words(n: int, start: int = 0) -> list[int]:
-    return [FIRST_WORD + (start + 3 * i) % (VOCAB - FIRST_WORD) for i in range(n)]
+    with running(tmp_path_factory.mktemp("engine")) as started:
+        yield started
 
 
 @pytest.mark.process

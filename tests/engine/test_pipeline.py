@@ -1,0 +1,99 @@
+"""Two steps in flight: the tokens stay those of ``generate``, and nothing is given up before its work is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from quire_engine.memory import Granted, Memory
+from quire_proto.link import Abort
+from quire_proto.packed import pack
+from tests.e2e.stack import wait_for
+from tests.engine.loop import Bench, running, words
+from tests.engine.slow_device import Watch, WorkerLane
+
+LATE_S = 0.004
+
+
+@pytest.fixture
+def watch() -> Watch:
+    return Watch()
+
+
+@pytest.fixture
+def bench(tmp_path: Any, watch: Watch) -> Iterator[Bench]:
+    def make(model: Any, client: Any) -> Any:
+        return watch.runner(model, client, WorkerLane(LATE_S))
+
+    with running(tmp_path, make, watch.client()) as started:
+        yield started
+
+
+def everything(bench: Bench) -> None:
+    """Shared and private prompts, stop tokens, a fork, aborts, and more sequences than the pool holds."""
+    stopping = words(20, 5)
+    stop = bench.reference.greedy(stopping, 4)[3]
+    bench.ask("stop", stopping, stop_token_ids=pack([stop]))
+    bench.ask("fork", words(40, 9), n=3)
+    bench.ask("part", words(40, 11), n=3, max_tokens=40, temperature=1.0)
+    bench.ask("gone", words(60, 3), max_tokens=200)
+    wait_for(lambda: len(bench.front.tokens.get(("part", 2), [])) > 2, 30, "the request has forked")
+    bench.front.inbox.put(Abort("part", 1, every=False))
+    bench.front.inbox.put(Abort("gone"))
+    bench.ask("twin-1", words(70, 21))
+    bench.ask("twin-2", words(70, 21))
+    assert bench.end("stop").finish == "stop"
+    assert bench.front.tokens["stop", 0] == bench.reference.greedy(stopping, 4)
+    assert [bench.end("part", i).finish for i in (0, 2)] == ["length"] * 2
+    for name, prompt, n in (("fork", words(40, 9), 3), ("twin-1", words(70, 21), 1), ("twin-2", words(70, 21), 1)):
+        for index in range(n):
+            bench.end(name, index)
+            assert bench.front.tokens[name, index] == bench.reference.greedy(prompt, 8)
+    small = {f"small-{i}": words(50 + 5 * i, 7 * i) for i in range(8)}
+    for name, prompt in small.items():
+        bench.ask(name, prompt, max_tokens=70)
+    for name, prompt in small.items():
+        bench.end(name)
+        assert bench.front.tokens[name, 0] == bench.reference.greedy(prompt, 70)
+    assert bench.engine.load().counters["preemptions"] > 0
+
+
+@pytest.mark.process
+def test_tokens_are_the_same_and_nothing_is_given_up_early(bench: Bench, watch: Watch) -> None:
+    """Whatever ends, forks, swaps or is preempted with steps in flight, every word to the kvstore waits for them."""
+    everything(bench)
+    bench.empty()
+    assert watch.too_early == []
+    assert watch.most == 2
+    assert all(watch.said[kind] for kind in ("releases", "swaps", "copies_done", "fills", "beside work")), watch.said
+
+
+@pytest.mark.process
+def test_a_release_at_launch_would_be_seen(bench: Bench, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With completion taken for granted at launch the same load gives blocks up while work still names them."""
+    exchange = Memory.exchange
+
+    def hasty(memory: Memory, *wanted: Any) -> Granted:
+        memory._retire.completed = memory.step
+        return exchange(memory, *wanted)
+
+    monkeypatch.setattr(Memory, "exchange", hasty)
+    monkeypatch.setattr(Memory, "completed", lambda *_: None)
+    bench.ask("stop", words(20, 5), stop_token_ids=pack([bench.reference.greedy(words(20, 5), 4)[3]]))
+    bench.end("stop")
+    bench.ask("fork", words(40, 9), n=3)
+    bench.end("fork", 2)
+    wait_for(lambda: watch.too_early, 10, "a release while work names its blocks")
+
+
+@pytest.mark.process
+def test_a_stopping_engine_waits_for_what_it_launched(bench: Bench, watch: Watch) -> None:
+    """The arena is unmapped only when no step runs any more."""
+    bench.ask("long", words(30), max_tokens=300)
+    wait_for(lambda: len(bench.front.tokens.get(("long", 0), [])) > 3, 30, "it decodes")
+    bench.engine.stop()
+    assert bench.end("long").finish == "abort"
+    wait_for(lambda: not bench.stats().sessions, 10, "the session has ended")
+    assert watch.unfinished() == []
