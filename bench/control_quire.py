@@ -66,7 +66,7 @@ class Ours:
         for sequence in sequences:
             self.memory.computed(sequence, sequence.remaining)
         self.memory.exchange([], [])
-        self.memory.completed()
+        self.memory.completed(self.memory.step)
 
     def extend(self, sequences: list[Sequence]) -> None:
         """The message of a step in which each sequence computes one token."""
@@ -82,13 +82,13 @@ class Ours:
         self.extend(sequences)
         for sequence in sequences:
             self.memory.computed(sequence, 1)
-        self.memory.completed()
+        self.memory.completed(self.memory.step)
 
     def free(self, sequences: list[Sequence]) -> None:
         """Give sequences up: one message."""
         for sequence in sequences:
             self.memory.finished(sequence)
-        self.memory.completed()
+        self.memory.completed(self.memory.step)
         self.memory.exchange([], [])
 
     # --- cases: wall times of single operations (us), CPU time of one (us), messages of one -----------------------
