@@ -1,7 +1,7 @@
 """The gateway's end of the link to the engines, on plain threads: requests out, tokens in.
 
-Owns the answers. An answer ends exactly once: as its engine said, or with finish ``lost`` when the engine's connection
-broke before.
+Owns the answers. An answer ends exactly once: as its engine said, as ``aborted`` by us, or as ``lost`` when the
+engine's connection broke before.
 """
 
 from __future__ import annotations
@@ -74,11 +74,13 @@ class Gateway:
         return answer
 
     def abort(self, answer: Answer) -> None:
-        """Stop a request; its answer ends when the engine says so."""
+        """Stop a request: its answer ends here as ``aborted``, an engine says nothing more about it."""
         with self._lock:
             there = self._engines.get(answer.engine)
-        if there is not None and not answer.ended.is_set():
-            self._send(there, Abort(answer.name))
+            if there is None or there.open.pop(answer.name, None) is None:
+                return
+            _end(answer, "aborted")
+        self._send(there, Abort(answer.name))
 
     def close(self) -> None:
         """Close every socket."""
