@@ -15,7 +15,7 @@ from quire_proto.packed import pack, unpack
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_moves import FullModel
 from tests.proofs.rules_sequences import PICK
-from tests.proofs.world import World
+from tests.proofs.world import PUBLISHED, World
 
 
 class WireRules:
@@ -107,7 +107,9 @@ class OfferRules:
         branch = source.branches.pop(old)
         branch.last_step = -1
         branch.written = branch.launched = row.fill
-        branch.chain = branch.chain.fork(max(row.fill, 0))
+        # New tokens may follow what is written, but a publication's own are given: the sequence promised them.
+        given = min(len(branch.chain), len(PUBLISHED)) if adopted.publication else 0
+        branch.chain = branch.chain.fork(max(row.fill, given))
         target.branches[number] = branch
         if again:
             assert target.request("adopt", h.Adopt(name, self.number())).code == "NOT_FOUND"
