@@ -1,7 +1,7 @@
 """Our server under test: ``quire serve`` with tenants and API keys on, and a workload's shared prompts published.
 
-Published prompts are configured, so each workload of each pair gets a stack of its own. Nothing of a prompt is
-computed before the first request asks for it: publishing lies inside the timed window.
+Published prompts are configured, so each workload of each pair gets a stack of its own. Engines are told not to compute
+them unasked: nothing of a prompt is there before the first request asks for it, and that lies inside the timed window.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Quire(Server):
         self._port, self._block_bytes = free_port(), block_bytes
         flags = {"blocks": kv_bytes // block_bytes, "port": self._port, **options}
         spelled = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
-        command = [sys.executable, "-P", "-m", "quire_services.cli", "serve", f"--model={model}", *spelled]
+        command = [sys.executable, "-P", "-m", "quire_services.cli", "serve", f"--model={model}", "--prefill=false"]
+        command += spelled
         super().__init__(command, {"HF_HUB_OFFLINE": "1"}, {**flags, "published": len(published), "tenants": TENANTS})
         self._run_dir = self.directory / "run"
         self._command += [f"--config={self._configuration(published)}", f"--run-dir={self._run_dir}"]

@@ -87,6 +87,7 @@ def running(model: Path, folder: Path, progress: Callable[[str], None]) -> Itera
         *(sys.executable, "-m", "quire_services.cli", "serve", f"--model={model}", f"--engines={ENGINES}"),
         *(f"--port={port}", f"--blocks={BLOCKS}", f"--block-size={BLOCK_SIZE}", f"--run-dir={stack.run_dir}"),
         *(f"--config={write_config(folder)}", f"--step-log={folder}/steps-{{name}}.jsonl"),
+        "--prefill=false",  # the first agent is to be seen computing it
     ]
     with log.open("wb") as errors:
         process = subprocess.Popen(

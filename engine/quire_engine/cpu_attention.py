@@ -4,6 +4,9 @@ Owns the layers' reads and writes of the arena for one step. ``write_kv`` stores
 ``attend`` computes attention from the work items of the plan: every call gives a partial result with its
 log-sum-exp, and the partial results of a row are merged with weights 2 ** (lse - total).
 
+Single query rows (decodes) are read in place by a small compiled kernel of ours where a C compiler was found: no
+library reads a paged arena on a CPU. Everything else, and everything where there is no compiler, is PyTorch.
+
 PyTorch's fused CPU kernel returns the log-sum-exp and never forms the score matrix; what it lacks (soft-cap) takes
 an unfused path of the same signature. Query heads that share a key head are never repeated: without causality they
 are further rows of the same matrix, with causality K and V are expanded with stride 0.
@@ -18,12 +21,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
 import torch
+
+from quire_kernels.cpu_decode import cpu_decode, supports
+from quire_kernels.host_library import NoHostLibrary, load
 
 from .cpu_calls import Call, Calls, prepare
 from .plan import AttentionPlan
 
 LOG2_E = math.log2(math.e)
+log = structlog.get_logger()
 UNFUSED_SCORES = 1 << 22  # score elements the unfused path holds at a time
 
 
@@ -58,6 +66,7 @@ class CpuAttention:
         assert arena.is_contiguous(), "consecutive blocks must be one matrix"
         self.arena = arena
         self.block_size = arena.shape[4]
+        self._compiled = supports(arena) and _can_compile()
         # Copies go to memory that stays: fresh pages would cost more than the copying.
         self._scratch = arena.new_empty(0)
         # Consecutive blocks are one matrix of tokens per (layer, kv, head).
@@ -95,9 +104,12 @@ class CpuAttention:
             [T, heads, d], dtype of ``query``.
         """
         kv_heads, width = self.arena.shape[2], self.arena.shape[5]
-        calls = self._calls(plan, window)
+        calls = self._calls(plan, window, self._compiled and softcap is None)
         query = query.view(kv_heads, -1, *query.shape[1:])
         part = Partials.empty(kv_heads, calls.partials, query.shape[1], width)
+        if calls.rows is not None:
+            keys, values = self.arena[layer]
+            cpu_decode(query, keys, values, calls.rows, part.out, part.lse, scale, torch.get_num_threads())
         for call in calls.calls:
             self._run(call, layer, query, part, scale, softcap)
         return _merge(part, calls.merge_index, sinks).to(query.dtype)
@@ -142,16 +154,26 @@ class CpuAttention:
             torch.index_select(plane, 1, call.slots, out=copy)
         return copies.unbind()
 
-    def _calls(self, plan: AttentionPlan, window: int | None) -> Calls:
+    def _calls(self, plan: AttentionPlan, window: int | None, compiled: bool) -> Calls:
         """The step's calls for this window, derived by the first layer that needs them."""
         assert plan.block_size == self.block_size, "plan and arena differ in block size"
         items = plan.items(window)
-        key = ("cpu", items.window)
+        key = ("cpu", items.window, compiled)
         calls = plan.prepared.get(key)
         if calls is None:
-            calls = plan.prepared[key] = prepare(plan, items.window)
+            calls = plan.prepared[key] = prepare(plan, items.window, compiled)
         assert isinstance(calls, Calls)
         return calls
+
+
+def _can_compile() -> bool:
+    """Whether the compiled kernel for single rows is there; if not the log says why, once a backend."""
+    try:
+        load()
+    except NoHostLibrary as exc:
+        log.info("attention_without_compiled_kernel", reason=str(exc))
+        return False
+    return True
 
 
 def _attention(

@@ -1,7 +1,9 @@
 """From work items to calls: what the CPU backend derives once a step and then uses in every layer.
 
-Owns the choice of how each item is read. Three shapes of call exist:
+Owns the choice of how each item is read. Four shapes of call exist:
 
+- *rows*: single-row items (decodes, or what they have beyond a shared prefix) that the compiled kernel of
+  ``quire_kernels.cpu_decode`` reads in place, all in one call; where that kernel cannot serve they become batches;
 - *view*: an item whose physical blocks follow each other reads keys and values in place, without a copy;
 - *gather*: a fragmented item reads a copy, made through an index of slots;
 - *batch*: many single-row items (the private parts of decodes) are gathered side by side, padded to their longest,
@@ -20,6 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from quire_kernels.cpu_decode import RowItems
 
 from .grouping import IntArray
 from .plan import AttentionPlan, WorkItems, ranges
@@ -61,33 +65,55 @@ class Calls:
     """All calls of a step for one window.
 
     Attributes:
+        rows: single-row items for the compiled kernel, None if there are none.
         partials: number of partial results.
         merge_index: [T, K] places of each row's partial results, filled up with ``partials`` (an empty result).
     """
 
     calls: list[Call]
+    rows: RowItems | None
     partials: int
     merge_index: torch.Tensor
 
 
-def prepare(plan: AttentionPlan, window: int | None) -> Calls:
-    """Calls for ``plan.items(window)``."""
+def prepare(plan: AttentionPlan, window: int | None, compiled: bool) -> Calls:
+    """Calls for ``plan.items(window)``; ``compiled`` says whether the kernel for single rows serves them."""
     items = plan.items(window)
     rows = np.diff(items.row_ptr)
     offset = items.kv_start % plan.block_size
     blocks = (offset + items.kv_len + plan.block_size - 1) // plan.block_size
     contiguous = _contiguous(plan, items, blocks)
-    small = (rows == 1) & ~items.causal & ~(contiguous & (items.kv_len >= LONG))
+    single = (rows == 1) & ~items.causal
+    small = single if compiled else single & ~(contiguous & (items.kv_len >= LONG))
     order: list[IntArray] = []
     calls: list[Call] = []
     place = 0
-    for members in [np.array([i]) for i in np.flatnonzero(~small)] + _batches(items, np.flatnonzero(small)):
+    batches = [] if compiled else _batches(items, np.flatnonzero(small))
+    for members in [np.array([i]) for i in np.flatnonzero(~small)] + batches:
         in_place = len(members) == 1 and bool(contiguous[members[0]])
         call = _call(plan, items, members, place, in_place)
         order.append(items.rows[ranges(items.row_ptr[members], rows[members])])
         calls.append(call)
         place += call.partials
-    return Calls(calls, place, _merge_index(np.concatenate(order), len(plan.positions)))
+    kernel = None
+    if compiled and small.any():
+        kernel = _row_items(plan, items, np.flatnonzero(small), place)
+        order.append(kernel.row.numpy())
+        place += len(kernel.row)
+    return Calls(calls, kernel, place, _merge_index(np.concatenate(order), len(plan.positions)))
+
+
+def _row_items(plan: AttentionPlan, items: WorkItems, members: IntArray, place: int) -> RowItems:
+    """The single-row items ``members``; their partial results take the places from ``place`` on."""
+    arrays = (
+        items.rows[items.row_ptr[members]],
+        items.table_start[members],
+        items.kv_start[members],
+        items.kv_len[members],
+        np.arange(place, place + len(members)),
+        plan.table,
+    )
+    return RowItems(*(torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)) for array in arrays))
 
 
 def _contiguous(plan: AttentionPlan, items: WorkItems, blocks: IntArray) -> np.ndarray:

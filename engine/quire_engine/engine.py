@@ -51,6 +51,7 @@ class Engine:
         max_model_len: longest sequence, in tokens.
         vocab_size, eos_ids: of the model.
         step_log: where each step leaves a line, if anywhere.
+        prefill: whether pending publications are computed before a request asks for them.
 
     Attributes:
         front: link to the gateway, set before ``run``.
@@ -67,13 +68,14 @@ class Engine:
         vocab_size: int,
         eos_ids: frozenset[int],
         step_log: StepLog,
+        prefill: bool = True,
     ) -> None:
         self._attach, self._make_runner = attach, make_runner
         self._scheduler = Scheduler(limits)
         self._outbox = Outbox()
         self._intake = Intake(self._scheduler, self._outbox, max_model_len, vocab_size, eos_ids)
         self._outcome = Outcome(self._scheduler, self._outbox, self._intake.next_arrival)
-        self._step_log, self._max_model_len = step_log, max_model_len
+        self._step_log, self._max_model_len, self._prefills = step_log, max_model_len, prefill
         self._memory: Memory | None = None
         self._quiet_until = 0.0
         self._stopping = False
@@ -143,7 +145,8 @@ class Engine:
                 self._take_arrivals(0.0 if len(pipeline) else self._idle_s(memory), memory)
                 if client.lost.is_set():
                     raise client.lost_reason or QuireError("the session was lost")
-                prefill.attend()
+                if self._prefills:
+                    prefill.attend()
                 self._step(memory, pipeline)
         finally:
             runner.release()  # before the session is closed, which unmaps

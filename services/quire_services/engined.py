@@ -39,7 +39,7 @@ from .settings import Config
 
 ONLY = (
     "model", "run_dir", "dtype", "block_size", "attention", "max_batch_tokens", "max_sequences", "threads",
-    "step_log", "port",
+    "step_log", "prefill", "port",
 )  # fmt: skip
 
 EXIT_POISONED = 4
@@ -117,6 +117,7 @@ def _engine(config: Config, name: str, model: Model, layout: Layout, attention: 
         vocab_size=model.vocab_size,
         eos_ids=model.eos_ids,
         step_log=StepLog(step_log),
+        prefill=config.engine.prefill,
     )
 
 

@@ -64,6 +64,7 @@ class Engine:
     max_batch_tokens: int = setting(512, "token budget of a scheduler step", at_least=1)
     max_sequences: int = setting(64, "sequences computed at the same time, per engine", at_least=1)
     threads: int = setting(0, "torch threads per engine (0: cores / engines)", at_least=0)
+    prefill: bool = setting(True, "compute published prompts before a request asks for them")
     step_log: str = setting("", "file that gets one JSON line a step; {name} in it stands for the engine's name")
 
 

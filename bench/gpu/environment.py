@@ -1,0 +1,83 @@
+"""What the phases run in: this checkout, wheels that were carried along, and what the machine has.
+
+A GPU machine may reach no registry and have no Quire installed. So the folders of the checkout go into PYTHONPATH, a
+folder of our own stands behind them with the wheels that are missing there, and with the metadata from which installed
+code reads its version. Nothing outside that folder is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("proto", "kvstore", "kernels", "engine", "services")
+NEEDED = (
+    "pyzmq",
+    "msgpack",
+    "structlog",
+    "uvloop",
+    "numpy",
+    "torch",
+    "triton",
+    "transformers",
+    "safetensors",
+    "pytest",
+)
+
+
+def prepare(scratch: Path, wheels: Path, device: str) -> tuple[dict[str, str], list[str]]:
+    """The environment of the phases, and which needed packages are nowhere.
+
+    Args:
+        scratch: a directory of this run.
+        wheels: carried wheels; those whose package the machine has already are left alone.
+        device: ``cuda``, or ``cpu`` for Triton's interpreter.
+    """
+    site = scratch / "site"
+    site.mkdir()
+    _install(wheels, site)
+    if not _has("quire"):
+        _metadata(site)
+    sys.path.append(str(site))
+    paths = [ROOT, *(ROOT / folder for folder in FOLDERS), site]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, paths), *_old()])}
+    env |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    env.pop("TRITON_INTERPRET", None)
+    if device == "cpu":
+        env |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    wanted = NEEDED if device == "cpu" else (*NEEDED, "cuda-bindings")
+    return env, [name for name in wanted if not _has(name)]
+
+
+def _old() -> list[str]:
+    return [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+
+
+def _has(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _install(wheels: Path, site: Path) -> None:
+    """The carried wheels that are missing, without their needs: those are carried too, or there already."""
+    missing = [file for file in sorted(wheels.glob("*.whl")) if not _has(file.name.partition("-")[0])]
+    if missing:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(site)]
+        subprocess.run([*pip, *map(str, missing)], check=True)
+
+
+def _metadata(site: Path) -> None:
+    """Name and version of this checkout, as an installation would have left them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    name, version = project["name"], project["version"]
+    folder = site / f"{name}-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")

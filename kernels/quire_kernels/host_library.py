@@ -1,0 +1,86 @@
+"""Host library: our C source, compiled once for the machine it runs on.
+
+PyTorch has no attention that reads a paged arena on a CPU, and its fused kernel is made for many query rows. Where
+a C compiler is at hand the few lines of ``cpu_decode.c`` close that gap; where none is, ``load`` says why and the
+caller keeps to PyTorch. Compiling takes a second or two, so the result is kept in the user's cache directory under
+a name that changes with source, compiler and processor.
+
+Invariants: only a file in a directory that is ours and that nobody else may write is ever loaded; a compilation is
+renamed into place whole, so that processes which start together do not see half a library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("cpu_decode.c")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+COMPILE_TIMEOUT_S = 120
+
+
+class NoHostLibrary(Exception):
+    """There is no compiled library here; the message says why."""
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """The library, compiled if it was not yet. Raises NoHostLibrary, each time anew."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise NoHostLibrary("no C compiler (cc) on the path")
+    try:
+        path = _directory() / f"cpu-{_name(compiler)}.so"
+        if not path.exists():
+            _compile(compiler, path)
+        return ctypes.CDLL(str(path))
+    except OSError as exc:
+        raise NoHostLibrary(f"{type(exc).__name__}: {exc}") from None
+
+
+def _directory() -> Path:
+    """The cache directory, private to this user. Raises OSError or NoHostLibrary."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    directory = Path(base) / "quire"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.stat()
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
+        raise NoHostLibrary(f"{directory} belongs to somebody else or others may write there")
+    return directory
+
+
+def _name(compiler: str) -> str:
+    """Changes with whatever changes the machine code."""
+    told = subprocess.run([compiler, "--version"], capture_output=True, timeout=COMPILE_TIMEOUT_S, check=False).stdout
+    parts = (SOURCE.read_bytes(), " ".join(FLAGS).encode(), told, platform.machine().encode(), _processor())
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
+
+
+def _processor() -> bytes:
+    """The processor's features, as far as the system tells: a home directory may be shared by several machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        return platform.processor().encode()
+    return b"".join(sorted({line for line in lines if line.startswith((b"flags", b"Features", b"model name"))}))
+
+
+def _compile(compiler: str, path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        made = Path(scratch) / path.name
+        command = [compiler, *FLAGS, "-o", str(made), str(SOURCE), "-lm"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise NoHostLibrary(f"{compiler} took more than {COMPILE_TIMEOUT_S} s") from None
+        if done.returncode:
+            raise NoHostLibrary(f"{compiler} failed: {done.stderr.strip()[:300]}")
+        made.replace(path)

@@ -1,0 +1,157 @@
+"""Engine: one client of the machine. Real numbers, real chain, real retire list; work completes when a rule says so.
+
+``launch`` notes what a step will read and write, ``complete`` does it: copies first, then each row attends to all
+tokens before the one it writes. Whatever is wrong in the store or the client library by then shows as a slot that
+holds something else. Fills, seals and releases go out for completed work only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from quire_proto import messages as m
+from quire_proto.chain import DomainChain
+from quire_proto.codec import from_map, to_map
+from quire_proto.envelope import Reply, Request, decode_reply
+from quire_proto.packed import unpack, unpack_rows
+from quire_proto.retire import RetireList
+from tests.proofs.world import SIZE, World
+
+KEPT = 12  # frames remembered for resends: more than the window
+
+
+@dataclass(eq=False)
+class Branch:
+    """The engine's side of a sequence. ``fill`` is acknowledged, ``written`` completed, ``launched`` under way."""
+
+    tenant: str
+    chain: DomainChain
+    table: list[int]
+    fill: int
+    writable: int
+    public: bool = False
+    written: int = 0
+    launched: int = 0
+    last_step: int = -1
+    copies: list[tuple[int, ...]] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens so far."""
+        return list(unpack(self.chain.tokens))
+
+
+@dataclass(eq=False)
+class Work:
+    """A launched step of one row. ``table`` is the table at launch: swaps come at step boundaries."""
+
+    step: int
+    branch: Branch
+    table: list[int]
+    start: int
+    end: int
+    copies: list[tuple[int, ...]]
+
+
+class Engine:
+    """A session and its branches."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.boot = world.service.boot
+        self.id = b""
+        self.number = 0
+        self.step = -1
+        self.retire = RetireList()
+        self.branches: dict[int, Branch] = {}
+        self.work: deque[Work] = deque()
+        self.sent: deque[tuple[int, bytes, bytes]] = deque(maxlen=KEPT)
+        self.keys: dict[str, bytes] = {}
+        peer = world.admit()
+        attach = m.Attach(nonce=world.fresh_id(), token=peer.token)
+        self.attached = from_map(m.Attached, self.request("attach", attach, ordered=False).body)
+        self.id = self.attached.session
+        self.peer = peer
+        assert self.request("ready", m.Empty()).code == ""
+
+    # --- the wire -------------------------------------------------------------------------------------------------
+
+    def frame(self, op: str, body: Any, number: int) -> bytes:
+        """A request in bytes."""
+        return Request(self.boot, self.id, number, op, 0, to_map(body)).encode()
+
+    def request(self, op: str, body: Any, ordered: bool = True) -> Reply:
+        """Send the next request and keep it for resends."""
+        self.number += ordered
+        frame = self.frame(op, body, self.number if ordered else 1 << 62)
+        reply = self.world.answer(frame)
+        if ordered:
+            self.sent.append((self.number, frame, reply))
+        return decode_reply(reply)
+
+    def ok(self, op: str, body: Any, reply_type: type) -> Any:
+        """The body of a reply that must be a success."""
+        reply = self.request(op, body)
+        assert reply.code == "", (op, reply)
+        return from_map(reply_type, reply.body)
+
+    def chain(self, tenant: str, tokens: list[int]) -> DomainChain:
+        """A chain under the tenant's own key, fetched once."""
+        if tenant not in self.keys:
+            body = self.request("domain", m.Domain(tenant), ordered=False).body
+            self.keys[tenant] = body["key"]
+        return DomainChain(self.keys[tenant], SIZE, tokens)
+
+    # --- work -----------------------------------------------------------------------------------------------------
+
+    def launch(self, branch: Branch, upto: int, token: int) -> None:
+        """Start a step that writes slots up to ``upto``; tokens that are not known yet are ``token``."""
+        branch.chain.append([token] * (upto - len(branch.chain)))
+        self.step += 1
+        copies, branch.copies = branch.copies, []
+        self.work.append(Work(self.step, branch, list(branch.table), branch.launched, upto, copies))
+        branch.launched, branch.last_step = upto, self.step
+
+    def complete(self) -> Work | None:
+        """The oldest step runs to its end, as the device would do it."""
+        if not self.work:
+            return None
+        work = self.work.popleft()
+        slots, tokens, tenant = self.world.slots, work.branch.tokens, work.branch.tenant
+        for _, src, dst, count in work.copies:
+            slots.copy(src, dst, count)
+        for position in range(work.end):
+            block = work.table[position // SIZE]
+            if position >= work.start:
+                slots.write(block, tenant, tokens, position, work.branch.public)
+            slots.read(block, tenant, tokens, position)
+        work.branch.written = work.end
+        self.retire.complete(work.step)
+        return work
+
+    def allocated(self, number: int, item: m.Allocate, chain: DomainChain, reply: m.Allocated) -> None:
+        """Remember a new sequence."""
+        table = list(unpack(reply.blocks))
+        branch = Branch(item.tenant, chain, table, reply.computed, len(table) * SIZE, bool(item.publication))
+        branch.written = branch.launched = reply.computed
+        branch.copies = [tuple(row) for row in unpack_rows(reply.copies, 4)]
+        self.branches[number] = branch
+
+    def extended(self, branch: Branch, reply: m.Extended) -> None:
+        """Remember a longer table. Work launched before goes on with the old one, which it may still write."""
+        if reply.blocks:
+            branch.table[reply.first :] = list(unpack(reply.blocks))
+            branch.writable = len(branch.table) * SIZE
+            branch.copies += [tuple(row) for row in unpack_rows(reply.copies, 4)]
+
+    def check(self) -> None:
+        """Everything acknowledged can be read by its owner."""
+        for branch in self.branches.values():
+            moved = {dst: src for _, src, dst, _ in branch.copies}
+            moved |= {w[2]: w[1] for work in self.work if work.branch is branch for w in work.copies}
+            tokens = branch.tokens
+            for position in range(branch.fill):
+                block = branch.table[position // SIZE]
+                self.world.slots.read(moved.get(block, block), branch.tenant, tokens, position)

@@ -1,0 +1,46 @@
+"""The machine: engines, tenants, crashes, the clock and the wire against the real store, judged by the naive model.
+
+After every step the store's own invariants hold, the model agrees with all of its state, and every engine finds exactly
+its own content in what it may read. A feature that adds operations adds a mixin of rules and, where replies change, a
+few lines to the model; this file puts them together.
+"""
+
+from __future__ import annotations
+
+from hypothesis.stateful import RuleBasedStateMachine, invariant
+
+from tests.proofs.rules_lives import LifeRules
+from tests.proofs.rules_sessions import SessionRules
+from tests.proofs.rules_wire import WireRules
+from tests.proofs.world import World
+
+
+class StoreMachine(LifeRules, SessionRules, WireRules, RuleBasedStateMachine):
+    """All rules over one small pool."""
+
+    policy = "lru"
+    blocks = 20
+    steps = 0  # of all runs, counted by the invariant
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(self.blocks, self.policy)
+        self.next_number = 0
+        self.begin()
+
+    @invariant()
+    def everything_holds(self) -> None:
+        """The nine invariants, the model, the content."""
+        type(self).steps += 1
+        self.world.store.check_invariants()
+        self.model.compare(self.world.store)
+        for engine in self.active():
+            engine.check()
+
+    def teardown(self) -> None:
+        """When all are dead, only publications and cache are left."""
+        for engine in self.engines:
+            assert self.world.died(engine.id) == self.model.gone(engine.id)
+        self.everything_holds()
+        pinned = {block for table in self.model.ready.values() for block in table}
+        assert self.world.store.state.pool.counts()["held"] == len(pinned)

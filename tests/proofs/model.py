@@ -1,0 +1,203 @@
+"""A naive model of the store: what each reply must say, and what must be where afterwards.
+
+Written for obviousness: tables are lists, reference counts are recounted from all tables whenever somebody asks,
+the index is a dictionary, prefixes are found by walking. It shares no code with the store. Which free block is
+taken and which cached one is evicted is the store's choice; the model checks that the choice was allowed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from quire_proto import messages as m
+from quire_proto.packed import unpack, unpack_rows
+
+ROOT = bytes(32)
+
+
+@dataclass(eq=False)
+class Row:
+    """One sequence. ``names``: digests of its sealed blocks, ``b""`` where a publication stands for them."""
+
+    tenant: str
+    table: list[int]
+    fill: int
+    writable: int
+    names: list[bytes] = field(default_factory=list)
+    pins: dict[int, int] = field(default_factory=dict)
+    copies: dict[int, int] = field(default_factory=dict)
+    publication: str = ""
+    private_from: int = 0
+    anchor: bytes | None = None
+    chained: bool = True
+    offer: bytes = b""
+
+    def canonical(self, index: int) -> int:
+        """The indexed block of a table index."""
+        return self.pins.get(index, self.table[index])
+
+    def references(self) -> list[int]:
+        """Every reference it holds."""
+        return [*self.table, *self.pins.values(), *self.copies.values()]
+
+
+@dataclass(eq=False)
+class Holder:
+    """One session and its rows."""
+
+    lease_until: int
+    fenced: bool = False
+    rows: dict[int, Row] = field(default_factory=dict)
+
+
+def digests_of(packed: bytes) -> list[bytes]:
+    """Concatenated digests as a list."""
+    return [packed[i : i + 32] for i in range(0, len(packed), 32)]
+
+
+class Model:
+    """All sessions, the index and the publications."""
+
+    def __init__(self, blocks: int, size: int, publications: dict[str, list[int]]) -> None:
+        self.blocks, self.size = blocks, size
+        self.holders: dict[bytes, Holder] = {}
+        self.index: dict[bytes, tuple[int, bytes]] = {}  # digest -> block, digest of its parent
+        self.published = publications
+        self.ready: dict[str, list[int]] = {}
+        self.writer: dict[int, Row] = {}
+        self.charged: dict[int, str] = {}
+        self.offers: dict[bytes, tuple[bytes, int, bytes, int]] = {}  # name -> source, its number, target, until
+
+    # --- counting, from scratch -----------------------------------------------------------------------------------
+
+    def rows(self) -> list[Row]:
+        """All sequences."""
+        return [row for holder in self.holders.values() for row in holder.rows.values()]
+
+    def refs(self) -> Counter[int]:
+        """References of each block."""
+        held = Counter(block for row in self.rows() for block in row.references())
+        held.update(block for table in self.ready.values() for block in table)
+        return held
+
+    def sealed(self) -> set[int]:
+        """Blocks that the index names."""
+        return {block for block, _ in self.index.values()}
+
+    def need(self, tokens: int) -> int:
+        """Blocks for so many tokens."""
+        return -(-tokens // self.size)
+
+    # --- allocate, extend -----------------------------------------------------------------------------------------
+
+    def match(self, item: m.Allocate) -> tuple[list[int], int]:
+        """Blocks that may be shared, and the tokens computed in them."""
+        digests = digests_of(item.digests)
+        if not item.publication:
+            hit = self.walk(digests, 0, ROOT, item.tokens)
+            return hit, len(hit) * self.size
+        table = self.ready.get(item.publication)
+        if table is None:
+            return [], 0
+        count = len(self.published[item.publication])
+        start = count // self.size
+        further = self.walk(digests, start, digests[start - 1], item.tokens) if start < len(digests) else []
+        if further:
+            return table[:start] + further, (start + len(further)) * self.size
+        computed = min(count, item.tokens - 1)
+        return table[: self.need(computed)], computed
+
+    def walk(self, digests: list[bytes], start: int, parent: bytes, tokens: int) -> list[int]:
+        """The indexed run from ``start`` on that hangs on ``parent`` and leaves a token to compute."""
+        hit: list[int] = []
+        for digest in digests[start:]:
+            entry = self.index.get(digest)
+            if entry is None or entry[1] != parent or (start + len(hit) + 1) * self.size >= tokens:
+                break
+            hit.append(entry[0])
+            parent = digest
+        return hit
+
+    def allocated(self, who: bytes, item: m.Allocate, reply: m.Allocated, store: Any) -> None:
+        """An allocate was answered."""
+        rows, refs = self.holders[who].rows, self.refs()
+        if item.sequence in rows or len(item.digests) // 32 > item.tokens // self.size:
+            assert reply == m.Allocated(m.CONFLICT)
+            return
+        hit, computed = self.match(item)
+        whole, tail = divmod(computed, self.size)
+        own = self.need(max(item.tokens, item.reserve)) - whole
+        spare = self.blocks - len(set(refs) | set(hit))
+        if own > spare:
+            assert (reply.code, reply.missing, reply.blocks) == (m.NO_SPACE, own - spare, b"")
+            return
+        assert (reply.code, reply.computed) == (m.OK, computed), "the longest indexed prefix, as a plain loop finds it"
+        table = list(unpack(reply.blocks))
+        assert table[:whole] == hit[:whole], "the shared blocks are those of the prefix"
+        row = Row(item.tenant, table, computed, len(table) * self.size, digests_of(item.digests)[:whole])
+        self.take(row, table[whole:], own, set(refs) | set(hit), store)
+        self.owe(row, reply.copies, (hit[whole], table[whole], tail) if tail else None)
+        if item.publication:
+            self.anchor(row, item, whole)
+        rows[item.sequence] = row
+
+    def anchor(self, row: Row, item: m.Allocate, whole: int) -> None:
+        """The row begins with a publication."""
+        start = len(self.published[item.publication]) // self.size
+        digests = digests_of(item.digests)
+        row.publication, row.private_from = item.publication, start
+        row.anchor = digests[start - 1] if 0 < start <= len(digests) else None
+        row.names = [b""] * min(start, whole) + row.names[start:]
+
+    def extended(self, who: bytes, item: m.Extend, reply: m.Extended, store: Any) -> None:
+        """An extend was answered."""
+        row = self.holders[who].rows[item.sequence]
+        have, refs = len(row.table), self.refs()
+        if row.offer:
+            assert reply == m.Extended(m.CONFLICT)
+            return
+        if item.tokens <= row.writable:
+            assert reply == m.Extended(m.OK, first=have)
+            return
+        last = row.fill // self.size
+        shared = False
+        if row.fill % self.size and self.writer.get(row.table[last]) is not row:
+            shared = refs[row.table[last]] > 1 or row.table[last] in self.sealed()
+        want = max(self.need(item.tokens), have)
+        need, spare = want - have + shared, self.blocks - len(refs)
+        if need > spare:
+            assert (reply.code, reply.missing, reply.blocks) == (m.NO_SPACE, need - spare, b"")
+            return
+        fresh = list(unpack(reply.blocks))
+        assert (reply.code, reply.first) == (m.OK, have - shared)
+        if row.fill % self.size and not shared:
+            self.writer[row.table[last]] = row
+        self.take(row, fresh, need, set(refs), store)
+        self.owe(row, reply.copies, (row.table[last], fresh[0], row.fill % self.size) if shared else None)
+        row.table[reply.first :] = fresh
+        row.writable = want * self.size
+
+    def take(self, row: Row, fresh: list[int], count: int, busy: set[int], store: Any) -> None:
+        """Blocks given: as many as asked, none in use, and cached ones evicted only where free ones were short."""
+        assert len(fresh) == len(set(fresh)) == count, "as many blocks as asked for"
+        assert not busy & set(fresh), "a block that somebody holds was given away"
+        gone = {digest for digest in self.index if store.state.index.find(digest) is None}
+        free = self.blocks - len(busy | self.sealed())
+        assert not gone or count > free, "evicted without need"
+        for digest in gone:
+            block, parent = self.index[digest]
+            assert block not in busy or parent in gone, "a block in use was evicted"
+        self.index = {digest: entry for digest, entry in self.index.items() if digest not in gone}
+        assert not self.sealed() & set(fresh), "a block was given away and is still a hit"
+        for block in fresh:
+            self.writer[block] = row
+            self.charged[block] = row.tenant
+
+    def owe(self, row: Row, packed: bytes, expected: tuple[int, int, int] | None) -> None:
+        """Copies asked for are those expected; their sources stay pinned."""
+        copies = list(unpack_rows(packed, 4))
+        assert [tuple(copy[1:]) for copy in copies] == ([] if expected is None else [expected])
+        for copy_id, src, _, _ in copies:
+            row.copies[copy_id] = src

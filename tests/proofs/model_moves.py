@@ -1,0 +1,190 @@
+"""The other half of the naive model: forks, marks, names, releases, offers, fences; comparing it with the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from quire_proto import messages as m
+from tests.proofs.model import ROOT, Holder, Model, Row, digests_of
+
+
+class FullModel(Model):
+    """Every operation. Methods that return a code say what the store must answer."""
+
+    def fork(self, who: bytes, parent: int, child: int, at: int) -> int:
+        """A child at a point of a parent."""
+        rows = self.holders[who].rows
+        row = rows[parent]
+        if row.offer or child in rows or at > row.fill:
+            return m.CONFLICT
+        whole = at // self.size
+        new = Row(row.tenant, row.table[: self.need(at)], at, at)
+        new.pins = {index: block for index, block in row.pins.items() if index < whole}
+        count = len(self.published[row.publication]) if row.publication else 0
+        new.chained = row.chained and at >= count
+        if new.chained:
+            new.publication, new.private_from, new.anchor = row.publication, row.private_from, row.anchor
+            new.names = row.names[:whole]
+        rows[child] = new
+        return m.OK
+
+    def fill(self, who: bytes, number: int, tokens: int) -> int:
+        """An acknowledged fill; the first that covers a publication freezes it."""
+        row = self.holders[who].rows.get(number)
+        if row is None:
+            return m.NO_SUCH
+        if row.offer or not row.fill <= tokens <= row.writable:
+            return m.CONFLICT
+        row.fill = tokens
+        count = len(self.published[row.publication]) if row.publication else 0
+        if count and row.publication not in self.ready and tokens >= count:
+            self.ready[row.publication] = row.table[: self.need(count)]
+            self.charged.update(dict.fromkeys(self.ready[row.publication], "(public)"))
+        return m.OK
+
+    def seal(self, who: bytes, item: m.Seal) -> tuple[int, list[tuple[int, int]]]:
+        """Honest digests are sealed; canonical rows name blocks that were there first."""
+        row = self.holders[who].rows[item.sequence]
+        digests = digests_of(item.digests)
+        if row.offer or (item.first + len(digests)) * self.size > row.fill:
+            return m.CONFLICT, []
+        if item.first > len(row.names) or not row.chained:
+            return m.UNPUBLISHED, []
+        names, canonical, new = list(row.names), [], {}
+        for index, digest in enumerate(digests, item.first):
+            if index < row.private_from:
+                names[index:] = [b"", *names[index + 1 :]]
+                continue
+            parent = ROOT if index == 0 else names[index - 1]
+            if row.publication and index == row.private_from:
+                if row.anchor is None and index:
+                    return m.UNPUBLISHED, []
+                parent = row.anchor or ROOT
+            known = self.index.get(digest)
+            if index < len(names):
+                assert names[index] == digest, "the machine only seals honest digests"
+            names[index:] = [digest, *names[index + 1 :]]
+            if known is None:
+                new[digest] = (row.table[index], parent)
+            elif known[0] != row.table[index]:
+                canonical.append((index, known[0]))
+        row.names = names
+        self.index.update(new)
+        for block, _ in new.values():
+            self.writer.pop(block, None)
+        for index, block in canonical:
+            row.pins.setdefault(index, block)
+        return m.OK, canonical
+
+    def swap(self, who: bytes, number: int, index: int, block: int) -> int:
+        """The canonical block into the table."""
+        row = self.holders[who].rows[number]
+        if row.offer:
+            return m.CONFLICT
+        if row.table[index] == block:
+            return m.OK
+        if row.pins.get(index) != block:
+            return m.CONFLICT
+        if self.writer.get(row.table[index]) is row:
+            del self.writer[row.table[index]]
+        row.table[index] = row.pins.pop(index)
+        return m.OK
+
+    def copied(self, who: bytes, copy_id: int) -> int:
+        """A copy is acknowledged."""
+        for row in self.holders[who].rows.values():
+            if row.copies.pop(copy_id, None) is not None:
+                return m.OK
+        return m.NO_SUCH
+
+    def free(self, who: bytes, number: int) -> int:
+        """A sequence is given up."""
+        row = self.holders[who].rows.pop(number, None)
+        if row is None:
+            return m.NO_SUCH
+        self.offers.pop(row.offer, None)
+        self.forget(row)
+        return m.OK
+
+    def forget(self, row: Row) -> None:
+        """A row is no more: nobody writes for it."""
+        self.writer = {block: writer for block, writer in self.writer.items() if writer is not row}
+
+    # --- sessions and offers --------------------------------------------------------------------------------------
+
+    def gone(self, who: bytes) -> int:
+        """A process is dead or said goodbye; returns the references that come back."""
+        self.thaw(who)
+        rows = self.holders.pop(who).rows.values()
+        for row in rows:
+            self.forget(row)
+        return sum(len(row.references()) for row in rows)
+
+    def judge(self, now: int) -> None:
+        """Leases that passed: whoever holds something is fenced, the others are gone."""
+        for who, holder in list(self.holders.items()):
+            if holder.fenced or holder.lease_until > now:
+                continue
+            self.thaw(who)
+            if holder.rows:
+                holder.fenced = True
+            else:
+                del self.holders[who]
+
+    def offered(self, who: bytes, number: int, name: bytes, target: bytes, until: int) -> None:
+        """An offer was made."""
+        self.holders[who].rows[number].offer = name
+        self.offers[name] = (who, number, target, until)
+
+    def adopted(self, name: bytes, number: int) -> Row:
+        """An offer was taken."""
+        source, old, target, _ = self.offers.pop(name)
+        row = self.holders[target].rows[number] = self.holders[source].rows.pop(old)
+        row.offer = b""
+        return row
+
+    def thaw(self, who: bytes | None = None, now: int = -1) -> None:
+        """Offers from or to a session end, or those whose time has come."""
+        for name, (source, number, target, until) in list(self.offers.items()):
+            if who in (source, target) or until <= now:
+                del self.offers[name]
+                row = self.holders[source].rows.get(number)
+                if row is not None and row.offer == name:
+                    row.offer = b""
+
+    # --- comparing ------------------------------------------------------------------------------------------------
+
+    def compare(self, store: Any) -> None:
+        """Everything the model knows is so in the store, and nothing else is."""
+        state, refs = store.state, self.refs()
+        pool = state.pool
+        assert {s.id for s in state.sessions.all()} == set(self.holders), "sessions"
+        for who, holder in self.holders.items():
+            self._compare_session(state.sessions.get(who), holder)
+        assert pool.refs.tolist() == [refs[block] for block in range(self.blocks)], "reference counts"
+        index = {e.digest: (e.block, e.parent) for e in state.index.entries()}
+        assert {d: b for d, (b, _) in index.items()} == {d: b for d, (b, _) in self.index.items()}, "the index"
+        unused = set(range(self.blocks)) - set(refs)
+        assert set(pool.free_ids().tolist()) == unused - self.sealed(), "free blocks"
+        assert set(pool.cached_ids()) == unused & self.sealed(), "cached blocks"
+        fenced = {b for h in self.holders.values() if h.fenced for row in h.rows.values() for b in row.references()}
+        active = {b for h in self.holders.values() if not h.fenced for row in h.rows.values() for b in row.references()}
+        active |= {block for table in self.ready.values() for block in table}
+        assert pool.counts()["quarantined"] == len(fenced - active), "quarantine"
+        writers = {b: row for b, row in self.writer.items() if b in refs}
+        assert set(np.flatnonzero(state.appender >= 0).tolist()) == set(writers), "appenders"
+        names = {b: state.accounts[int(state.accounts.owner[b])].name for b in refs}
+        assert names == {b: self.charged[b] for b in refs}, "each block has its one account"
+
+    def _compare_session(self, session: Any, holder: Holder) -> None:
+        assert (session.state == "fenced") == holder.fenced
+        assert set(session.sequences) == set(holder.rows)
+        for number, row in holder.rows.items():
+            sequence = session.sequences[number]
+            assert sequence.table.tolist() == row.table, "tables"
+            marks = (sequence.fill, sequence.writable, sequence.sealed, sequence.offer)
+            assert marks == (row.fill, row.writable, len(row.names), row.offer), "marks"
+            assert sequence.pins == row.pins, "pins"
+            assert {i: c.src for i, c in sequence.copies.items()} == row.copies, "copies"

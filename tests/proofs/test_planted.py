@@ -1,0 +1,22 @@
+"""The proofs can fail: each planted bug is found, and by what."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.proofs.machine import StoreMachine
+from tests.proofs.planted import BUGS, Patch
+from tests.proofs.test_machine import run
+
+EXAMPLES = 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_the_machine_finds_a_planted_bug(bug: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same machine that agrees with the real store fails on the broken one."""
+    bug(monkeypatch)
+
+    with pytest.raises(AssertionError) as found:
+        run(StoreMachine, EXAMPLES, shrink=False)
+    print(f"{bug.__name__}: {str(found.value).splitlines()[:1]}")
