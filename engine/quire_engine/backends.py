@@ -21,6 +21,7 @@ from .attach import arena_of
 from .cpu_attention import CpuAttention
 from .interface import Backend
 from .model import Model
+from .runner import Runner
 
 AUTO, CPU, TRITON = "auto", "cpu", "triton"
 
@@ -47,8 +48,21 @@ class Attention:
 
         return TritonAttention(arena, heads)
 
-    def over(self, client: KVClient, model: Model) -> Backend:
-        """The backend over the arena of a session. Raises BackendRefused if it lies where this process is not."""
+    def runner(self, client: KVClient, model: Model, largest: int) -> Runner:
+        """A runner over the arena of a session, with graphs for up to ``largest`` sequences where those are possible.
+
+        Raises BackendRefused if the arena lies where this process is not.
+        """
+        backend = self._over(client, model)
+        if self.device.type != "cuda":
+            return Runner(model, backend)
+        from .graphs import CudaCapture, DecodeGraphs
+        from .triton_attention import TritonAttention
+
+        assert isinstance(backend, TritonAttention)
+        return Runner(model, backend, graphs=DecodeGraphs(model, backend, largest, CudaCapture(self.device)))
+
+    def _over(self, client: KVClient, model: Model) -> Backend:
         on_host = isinstance(client.map(), memoryview)
         if on_host != (self.device.type == "cpu"):
             where, fix = ("in host memory", "cpu") if on_host else ("on a GPU", "triton")

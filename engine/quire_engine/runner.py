@@ -13,6 +13,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from .request import Sequence
 from .sampler import Choice, Sampled, SampleRow, choose
 from .scheduler import Work
 from .transfer import to_device
+
+if TYPE_CHECKING:
+    from .graphs import DecodeGraphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +95,21 @@ class Runner:
 
     Args:
         lane: where the work is done; the arena's device decides if it is not given.
+        graphs: runs the decode steps that it can, if given.
 
     Attributes:
         on_release: called in ``release`` when nothing runs any more: whoever holds CUDA graphs drops them here.
     """
 
-    def __init__(self, model: Model, backend: Backend, lane: Lane | None = None) -> None:
+    def __init__(
+        self, model: Model, backend: Backend, lane: Lane | None = None, graphs: DecodeGraphs | None = None
+    ) -> None:
         model.use(backend)
         self._model, self._backend = model, backend
         self._lane = lane or lane_of(backend.arena.device)
         self._last: Launched | None = None
-        self.on_release: list[Callable[[], None]] = []
+        self._graphs = graphs
+        self.on_release: list[Callable[[], None]] = [graphs.drop] if graphs is not None else []
 
     @property
     def depth(self) -> int:
@@ -116,7 +124,7 @@ class Runner:
         self._lane.close()
         for drop in self.on_release:
             drop()
-        self._last = None
+        self._last = self._graphs = None
         self._model.let_go()
         del self._backend
 
@@ -143,11 +151,14 @@ class Runner:
             assert before is not None, "a token of the step before"
             rows, lines = to_device(torch.tensor(batch.fed).T.contiguous(), device)
             tokens.index_copy_(0, rows, before.tokens.index_select(0, lines))
-        distinct, where = np.unique(np.array(batch.rows, dtype=np.int64), return_inverse=True)
-        logits = self._model.forward(tokens, batch.plan, torch.from_numpy(distinct))
+        logits = self._graphs.forward(tokens, batch.plan) if self._graphs is not None else None
+        drawing = where = np.array(batch.rows, dtype=np.int64)
+        if logits is None:
+            drawing, where = np.unique(drawing, return_inverse=True)
+            logits = self._model.forward(tokens, batch.plan, torch.from_numpy(drawing))
         if not batch.rows:
             return None
-        if len(distinct) < len(batch.rows):
+        if len(where) != len(logits) or (where[1:] <= where[:-1]).any():
             logits = logits[to_device(torch.from_numpy(where), device)]
         return choose(logits, batch.samples)
 

@@ -36,19 +36,20 @@ Copies = list[tuple[int, int, int]]
 
 
 class StaticStep:
-    """Device buffers of fixed addresses for decode steps of up to ``rows`` sequences; see ``TritonAttention.load``.
+    """Device buffers of fixed addresses for decode steps up to ``capacity``; see ``TritonAttention.load``.
 
     Args:
         windows: the windows that the model's layers have, None for layers without.
-        rows: padded number of query rows, one a sequence.
-        table: block ids of all sequences together.
+
+    Attributes:
+        works: by window, the step's tiles.
+        scratch: memory of partial results that launches captured with this step use; kept for them even if the
+            backend has larger memory by then.
     """
 
-    def __init__(
-        self, windows: tuple[int | None, ...], rows: int, table: int, sm_count: int, device: torch.device
-    ) -> None:
-        capacity = Capacity.for_decode(rows, MAX_LEVELS, table, sm_count)
-        self.works = {window: DeviceWork(capacity, device) for window in windows}
+    def __init__(self, windows: tuple[int | None, ...], capacity: Capacity, scratch: Scratch) -> None:
+        self.works = {window: DeviceWork(capacity, scratch.out.device) for window in windows}
+        self.scratch = (scratch.out, scratch.lse)
 
 
 class TritonAttention:
@@ -139,10 +140,14 @@ class TritonAttention:
         self.copy_blocks([(-1, block, self.block_size) for block in blocks])
 
     def static_step(self, windows: tuple[int | None, ...], rows: int, table: int) -> StaticStep:
-        """Buffers for captured decode steps, and scratch memory for all of them: make them before capturing."""
-        step = StaticStep(windows, rows, table, self.sm_count, self.arena.device)
-        self._scratch.reserve(max(work.capacity.merge_places for work in step.works.values()))
-        return step
+        """Buffers for decode steps of up to ``rows`` sequences with ``table`` block ids together.
+
+        Capture with them before anything else runs: the scratch memory is the backend's present one.
+        """
+        tile_rows = self._shape.block_m["group"] // self._shape.group
+        capacity = Capacity.for_decode(rows, MAX_LEVELS, tile_rows, table, self.sm_count)
+        self._scratch.reserve(capacity.merge_places)
+        return StaticStep(windows, capacity, self._scratch)
 
     def load(self, plan: AttentionPlan, step: StaticStep) -> None:
         """Copy ``plan`` into ``step``: layers that are given this plan use those buffers.
@@ -152,6 +157,7 @@ class TritonAttention:
         """
         for window, work in step.works.items():
             work.refill(self._tiles(plan, window), plan.positions, plan.slots, plan.table)
+        for window, work in step.works.items():
             plan.prepared[_key(window)] = work
             plan.prepared[SLOTS] = work.slots
 

@@ -44,16 +44,16 @@ class Capacity:
         return cls(decode, group, prefill, len(tiles.rows), merged, tiles.partials, rows, table)
 
     @classmethod
-    def for_decode(cls, rows: int, levels: int, table: int, sm_count: int) -> Capacity:
-        """Enough for any step of ``rows`` sequences with one token each.
+    def for_decode(cls, rows: int, levels: int, tile_rows: int, table: int, sm_count: int) -> Capacity:
+        """Enough for any step of ``rows`` sequences with one token each, unless runs are of fixed length.
 
-        The split rule cuts n tiles into at most 1.5 n + PROGRAMS_PER_SM * sm_count runs. A row is in one decode tile
-        and in at most ``levels`` groups, and each of a group's runs has an entry for all of the group's rows.
+        The split rule cuts a tile into at most 1 + x runs, where all x together are at most PROGRAMS_PER_SM *
+        sm_count. A row is in one decode tile and in at most ``levels`` group tiles, which hold up to ``tile_rows``
+        rows; each run has an entry for each row of its tile.
         """
         runs = PROGRAMS_PER_SM * sm_count
-        decode = rows + rows // 2 + runs
-        group = levels * rows + levels * rows // 2 + runs
-        entries = decode + (levels * rows * 2 + runs) * min(rows, 64)
+        decode, group = rows + runs, levels * rows + runs
+        entries = decode + levels * rows + min(rows, tile_rows) * runs
         return cls(decode, group, 0, entries, rows, entries, rows, table)
 
 
@@ -130,7 +130,8 @@ class DeviceWork:
         self._put("slots", slots)
         self._host[self._sections["slots"]][len(slots) :] = -1
         self._put("table", table)
-        self._device.copy_(self._host, non_blocking=True)
+        end = self._sections["table"].start + len(table)  # the last section: the rest of it need not travel
+        self._device[:end].copy_(self._host[:end], non_blocking=True)
         if self._copied is not None:
             self._copied.record()
         self.used, self.window, self.partials = replace(used), tiles.window, tiles.partials

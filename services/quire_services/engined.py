@@ -25,7 +25,6 @@ from quire_engine.engine import Engine
 from quire_engine.front import Front
 from quire_engine.layout import layout_of
 from quire_engine.model import Model, ModelRefused, load_model
-from quire_engine.runner import Runner
 from quire_engine.scheduler import SchedulerLimits
 from quire_engine.selftest import self_test
 from quire_engine.steplog import StepLog
@@ -112,7 +111,7 @@ def _engine(config: Config, name: str, model: Model, layout: Layout, attention: 
     uuid = gpu_uuid(attention.device)
     return Engine(
         attach=lambda: KVClient(config.run_dir, name=name, layout=layout, gpu_uuid=uuid),
-        make_runner=lambda client: Runner(model, attention.over(client, model)),
+        make_runner=lambda client: attention.runner(client, model, config.engine.max_sequences),
         limits=limits,
         max_model_len=model.max_model_len,
         vocab_size=model.vocab_size,

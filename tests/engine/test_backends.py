@@ -59,7 +59,7 @@ def test_a_pool_on_the_other_side_is_refused(device: torch.device, memory: Any, 
     """An engine never computes on memory that its device cannot reach."""
     client = SimpleNamespace(map=lambda: memory)
     with pytest.raises(BackendRefused, match=complaint):
-        Attention(CPU, device).over(client, SimpleNamespace())  # type: ignore[arg-type]
+        Attention(CPU, device).runner(client, SimpleNamespace(), 8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

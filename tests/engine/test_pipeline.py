@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from quire_engine.attach import arena_of
+from quire_engine.graphs import DecodeGraphs
 from quire_engine.memory import Granted, Memory
+from quire_engine.model import Model
+from quire_engine.runner import Runner
+from quire_engine.triton_attention import TritonAttention
+from quire_proto.client import KVClient
 from quire_proto.link import Abort
 from quire_proto.packed import pack
 from tests.e2e.stack import wait_for
@@ -86,6 +93,29 @@ def test_a_release_at_launch_would_be_seen(bench: Bench, watch: Watch, monkeypat
     bench.ask("fork", words(40, 9), n=3)
     bench.end("fork", 2)
     wait_for(lambda: watch.too_early, 10, "a release while work names its blocks")
+
+
+@pytest.mark.process
+def test_replayed_decode_steps_feed_each_other(tmp_path: Path) -> None:
+    """Triton kernels, graphs and two steps in flight: unseen tokens go from replay to replay, and all are right."""
+    made: list[DecodeGraphs] = []
+
+    def make(model: Model, client: KVClient) -> Runner:
+        backend = TritonAttention(arena_of(client), model.heads)
+        made.append(DecodeGraphs(model, backend, 8, lambda launch: launch))
+        return Runner(model, backend, WorkerLane(LATE_S), made[0])
+
+    with running(tmp_path, make, hidden=32, heads=2, kv_heads=1) as bench:
+        asked = {"first": (words(35), 1), "second": (words(35)[:32] + words(6, 9), 1), "fork": (words(20, 5), 2)}
+        for name, (prompt, n) in asked.items():
+            bench.ask(name, prompt, n=n)
+        for name, (prompt, n) in asked.items():
+            for index in range(n):
+                bench.end(name, index)
+                assert bench.front.tokens[name, index] == bench.reference.greedy(prompt, 8)
+        assert made[0].replays >= 7
+        bench.empty()
+    assert made[0]._graphs == {}, "kept past the arena"
 
 
 @pytest.mark.process

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quire_engine.grouping import MAX_LEVELS
 from quire_engine.plan import build_plan
 from quire_kernels.device_work import Capacity, DeviceWork
 from quire_kernels.split_rule import ALIGN, MIN_RUN, PROGRAMS_PER_SM, split_lengths
@@ -113,7 +114,7 @@ def test_fixed_runs_do_not_depend_on_the_batch() -> None:
 def test_refill_keeps_addresses_and_pads_slots() -> None:
     """A buffer takes over smaller steps in place, padded rows are never stored, and larger steps are refused."""
     device = torch.device("cpu")
-    work = DeviceWork(Capacity.for_decode(rows=4, levels=3, table=40, sm_count=2), device)
+    work = DeviceWork(Capacity.for_decode(rows=4, levels=3, tile_rows=16, table=40, sm_count=2), device)
     address = work.table.data_ptr()
     for rows in (4, 2):
         plan = build_plan([np.arange(i, i + 3, dtype=np.int32) for i in range(rows)], [40] * rows, [1] * rows, BLOCK)
@@ -128,3 +129,30 @@ def test_refill_keeps_addresses_and_pads_slots() -> None:
     tiles = tile_items(plan.items(), plan.positions, BLOCK, Shape(2, 1, dict.fromkeys(REGIMES, 16), 2))
     with pytest.raises(ValueError, match="exceed the capacity of"):
         work.refill(tiles, plan.positions, plan.slots, plan.table)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(1, 9000), min_size=1, max_size=24),
+    shares=st.lists(st.integers(0, 300), min_size=3, max_size=3),
+    kv_heads=st.sampled_from([1, 2, 8]),
+    group=st.sampled_from([1, 4, 8]),
+    sm_count=st.sampled_from([4, 132]),
+)
+def test_every_decode_step_fits_the_capacity_of_its_rows(
+    lengths: list[int], shares: list[int], kv_heads: int, group: int, sm_count: int
+) -> None:
+    """Nested shared prefixes, long and short sequences, few and many programs: no section overflows."""
+    rows = len(lengths)
+    starts = [length - 1 for length in lengths]
+    tables = []
+    for i, start in enumerate(starts):  # all share the first run, every second the next, every fourth the third
+        runs = [np.arange(share) + 10_000 * (10 * level + i % (1 << level)) for level, share in enumerate(shares)]
+        own = np.arange(start // BLOCK + 1) + 10_000 * (100 + i)
+        tables.append(np.concatenate([*runs, own])[: start // BLOCK + 1].astype(np.int32))
+    plan = build_plan(tables, starts, [1] * rows, BLOCK)
+    block_m = {"decode": 16, "group": 64, "prefill": 64}
+    tiles = tile_items(plan.items(), plan.positions, BLOCK, Shape(kv_heads, group, block_m, sm_count))
+    capacity = Capacity.for_decode(rows, MAX_LEVELS, block_m["group"] // group, len(plan.table), sm_count)
+
+    DeviceWork(capacity, torch.device("cpu")).refill(tiles, plan.positions, plan.slots, plan.table)
