@@ -71,6 +71,15 @@ class CpuAttention:
         self._slots[layer, 1].index_copy_(1, slots, value)
 
     @torch.no_grad()
+    def copy_blocks(self, copies: list[tuple[int, int, int]]) -> None:
+        """Copy the first ``slots`` slots of block ``src`` to ``dst`` in all layers, one row after the other.
+
+        A row with ``src`` -1 zeroes them instead.
+        """
+        for src, dst, slots in copies:
+            self.arena[:, :, :, dst, :slots] = self.arena[:, :, :, src, :slots] if src >= 0 else 0
+
+    @torch.no_grad()
     def attend(
         self,
         layer: int,

@@ -1,6 +1,6 @@
 """Runner: one step's work as a packed batch through the model, and the tokens sampled from it.
 
-The copies the kvstore demanded come first, in the same order of execution as everything after them; then one
+The scrubs and copies the kvstore demanded come first, in the same order of execution as everything after them; then one
 forward pass over all tokens of the step; then one sampling call over the rows that reached the end of their known
 tokens. A row whose request forks here is drawn once for each continuation, from the same logits.
 """
@@ -57,9 +57,9 @@ class Runner:
         del self._backend
 
     def run(self, work: list[Work], copies: list[tuple[int, int, int]]) -> list[Drawn]:
-        """Compute ``work`` after ``copies`` (rows src, dst, slots); one entry for each token drawn."""
-        for src, dst, slots in copies:
-            copy_slots(self._backend.arena, src, dst, slots)
+        """Compute ``work`` after ``copies`` (rows src, dst, slots; src -1 zeroes); one entry for each token drawn."""
+        if copies:
+            self._backend.copy_blocks(copies)
         if not work:
             return []
         tokens = array("I")
@@ -79,11 +79,6 @@ class Runner:
             torch.from_numpy(np.frombuffer(tokens, np.uint32).astype(np.int64)), plan, torch.from_numpy(rows)
         )
         return _draw([work[i].sequence for i in at_end], logits)
-
-
-def copy_slots(arena: torch.Tensor, src: int, dst: int, slots: int) -> None:
-    """Copy the first ``slots`` slots of block ``src`` to ``dst``, in all layers, keys and values."""
-    arena[:, :, :, dst, :slots] = arena[:, :, :, src, :slots]
 
 
 def _draw(sequences: list[Sequence], logits: torch.Tensor) -> list[Drawn]:

@@ -13,8 +13,10 @@ from typing import Any
 from quire_proto import messages as m
 from quire_proto.digests import domain_key
 from quire_proto.envelope import ID_BYTES
+from quire_proto.tenancy import SetQuota, Tenants
 
 from .pool import STATES
+from .quota_op import set_quota
 from .refusal import Refusal
 from .service import Service
 from .sessions import FENCED, READY, Session
@@ -128,8 +130,8 @@ def _stats(service: Service, _: Session | None, __: m.Empty) -> m.Stats:
     )
 
 
-def _tenants(service: Service, _: Session | None, __: m.Empty) -> m.Tenants:
-    return m.Tenants(service.store.usage())
+def _tenants(service: Service, _: Session | None, __: m.Empty) -> Tenants:
+    return Tenants(service.store.usage())
 
 
 OPS: dict[str, Op] = {
@@ -148,6 +150,7 @@ OPS: dict[str, Op] = {
     "lookup": Op(m.Lookup, False, ANYBODY, _lookup),
     "stats": Op(m.Empty, False, ANYBODY, _stats),
     "tenants": Op(m.Empty, False, ANYBODY, _tenants),
+    "quota": Op(SetQuota, False, ANYBODY, set_quota),
     "wait": Op(m.Wait, False, ANYBODY, None),
     "offer": Op(m.Offer, False, ANYBODY, None),
     "adopt": Op(m.Adopt, False, ANYBODY, None),

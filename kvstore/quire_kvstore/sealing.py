@@ -38,6 +38,8 @@ def fill(state: State, session: Session, number: int, tokens: int) -> int:
     if not sequence.fill <= tokens <= sequence.writable:
         return CONFLICT
     state.counters.computed_tokens += tokens - sequence.fill
+    written = sequence.table[sequence.fill // state.block_size : state.blocks_for(tokens)]
+    state.content.filled(sequence, written)
     sequence.fill = tokens
     if sequence.publication:
         _promote(state, sequence)
@@ -49,9 +51,10 @@ def _promote(state: State, sequence: Sequence) -> None:
     record = state.publications.get(sequence.publication)
     assert record is not None, "publications do not go away"
     if record.table is None and sequence.fill >= record.count:
-        record.table = sequence.table[: state.blocks_for(record.count)].copy()
-        state.pool.retain(record.table)
-        state.accounts.charge(record.table, state.accounts.public)
+        table = sequence.table[: state.blocks_for(record.count)].copy()
+        if state.accounts.publish(table, state.accounts.public):
+            record.table = table
+            state.pool.retain(table)
 
 
 def seal(state: State, session: Session, item: Seal) -> Sealed:

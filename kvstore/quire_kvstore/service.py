@@ -17,6 +17,7 @@ from quire_proto.messages import Limits
 
 from .refusal import Refusal
 from .sessions import Peer, Session
+from .statedir import StateDir
 from .store import Store
 from .window import WINDOW
 
@@ -33,6 +34,7 @@ class Service:
 
     Attributes:
         boot: the boot id.
+        state_dir: where quotas are kept; None: nowhere.
         gpu_uuid: GPU of the arena, "" for host memory.
         limits: what one request may ask for.
         now_ms: time of the request being executed (ms, monotonic).
@@ -51,12 +53,13 @@ class Service:
         lease_ms: int,
         started_ms: int,
         version: str = "",
+        state_dir: StateDir | None = None,
         boot: bytes | None = None,
         ids: Callable[[], bytes] = new_id,
     ) -> None:
         self.store, self.layout, self.arena, self.root_key = store, layout, arena, root_key
         self.gpu_uuid = "" if isinstance(arena, ShmHandle) else arena.gpu_uuid
-        self.lease_ms, self.version = lease_ms, version
+        self.lease_ms, self.version, self.state_dir = lease_ms, version, state_dir
         self.boot = ids() if boot is None else boot
         self.num_blocks = store.state.pool.size
         self.limits = Limits(frame_bytes=MAX_FRAME_BYTES, items=MAX_ITEMS, blocks=self.num_blocks, window=WINDOW)

@@ -24,8 +24,8 @@ from quire_proto.messages import (
     SessionInfo,
     Step,
     Stepped,
-    TenantUsage,
 )
+from quire_proto.tenancy import TenantUsage
 
 from . import forking, growing, leasing, reading, releasing, sealing, stepping
 from .counters import Counters
@@ -135,7 +135,7 @@ class Store:
 
     def usage(self) -> tuple[TenantUsage, ...]:
         """Usage of each account."""
-        return self.state.accounts.usage(self.state.pool)
+        return self.state.accounts.usage()
 
     def check_invariants(self) -> None:
         """Raise AssertionError if any invariant of the store does not hold. Costs O(pool + tables)."""

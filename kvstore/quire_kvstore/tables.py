@@ -43,6 +43,7 @@ class Sequence:
         publication: id of the publication its tokens begin with, "" for none.
         anchor: digest of table index ``private_from - 1`` in the tenant's chain; None if the client did not say.
         prompt: tokens it was begun with; what it fills beyond them was generated.
+        scrubs: blocks granted with another account's content, not known to be zeroed yet (``content``).
         chained: False for a fork that left a publication before its end. What it shares has no name in the
             tenant's chain, so nothing of it can be sealed.
     """
@@ -60,6 +61,7 @@ class Sequence:
     anchor: bytes | None = None
     prompt: int = 0
     chained: bool = True
+    scrubs: Ids = field(default_factory=lambda: np.empty(0, np.int64))
 
     def canonical(self, index: int) -> int:
         """The indexed block of table index ``index``: the pinned one, else the table's."""

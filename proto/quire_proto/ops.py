@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from . import messages as m
+from . import tenancy as t
 from .packed import pack
 
 P = ParamSpec("P")
@@ -57,7 +58,8 @@ DOMAIN = Op("domain", m.Domain, m.DomainKey, m.Domain)
 PUBLICATIONS = Op("publications", m.Empty, m.Publications, m.Empty)
 LOOKUP = Op("lookup", m.Lookup, m.Found, m.Lookup)
 STATS = Op("stats", m.Empty, m.Stats, m.Empty)
-TENANTS = Op("tenants", m.Empty, m.Tenants, m.Empty)
+TENANTS = Op("tenants", m.Empty, t.Tenants, m.Empty)
+QUOTA = Op("quota", t.SetQuota, t.TenantUsage, t.SetQuota)
 
 
 class Blocking:
@@ -107,6 +109,7 @@ class ReadOps:
     lookup = Method(LOOKUP)
     stats = Method(STATS)
     tenants = Method(TENANTS)
+    quota = Method(QUOTA)
     fetch_publications = Method(PUBLICATIONS)
 
 

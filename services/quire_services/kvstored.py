@@ -23,6 +23,7 @@ from typing import Any
 
 import structlog
 
+from quire_kvstore import quota_op
 from quire_kvstore.arena import ArenaError, Roster, check_space
 from quire_kvstore.arena_choice import AUTO, choose, make
 from quire_kvstore.cuda_arena import check_fits
@@ -33,6 +34,7 @@ from quire_kvstore.processes import DeviceAdmission
 from quire_kvstore.server import Server, ServerError, ServerOptions
 from quire_kvstore.service import Service
 from quire_kvstore.sidesocket import Accepted, Listener
+from quire_kvstore.statedir import StateDir, StateError
 from quire_kvstore.store import Store
 from quire_proto.codec import CodecError, from_map
 from quire_proto.layout import Layout
@@ -50,13 +52,14 @@ class KvstoreConfig:
 
     Attributes:
         run_dir: sockets and roster (made with mode 0700).
-        state_dir: what survives boots: the root key.
+        state_dir: what survives boots: the root key, quotas.
         prepared: JSON file with ``layout`` and ``published``.
         blocks: blocks in the pool.
         arena: where they lie, as ``arena_choice`` reads it.
         lease_ms: time without a heartbeat after which a session is fenced.
         fence_grace_ms: time after which a fenced process is killed.
         pin_budget: share of the pool that publications may pin.
+        quarantine_reserve: share kept back, once something is guaranteed, for what fenced sessions hold.
         policy: what is evicted first, a name in ``policies``.
         debug: check the store's invariants when idle.
     """
@@ -68,6 +71,7 @@ class KvstoreConfig:
     lease_ms: int = 5000
     fence_grace_ms: int = 2000
     pin_budget: float = 0.5
+    quarantine_reserve: float = 0.05
     policy: str = "density"
     debug: bool = False
     arena: str = AUTO
@@ -82,7 +86,7 @@ def run(config: KvstoreConfig) -> int:
     logs.configure("kvstore")
     try:
         return _serve(config)
-    except (StartError, ArenaError, KeyFileError, ServerError, OSError) as exc:
+    except (StartError, ArenaError, KeyFileError, ServerError, StateError, OSError) as exc:
         print(f"quire kvstore: {exc}", file=sys.stderr)  # noqa: T201 - a person reads it
         return 1
 
@@ -104,6 +108,7 @@ def main(argv: list[str] | None = None) -> int:
             lease_ms=pool.lease_ms,
             fence_grace_ms=pool.fence_grace_ms,
             pin_budget=pool.pin_budget,
+            quarantine_reserve=pool.quarantine_reserve,
             policy=pool.policy,
             debug=pool.debug,
             arena=pool.arena,
@@ -122,6 +127,8 @@ def _serve(config: KvstoreConfig) -> int:
     _publish(store, published, config)
     for directory in {config.run_dir, config.state_dir}:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = StateDir(config.state_dir)
+    _promise(store, state, config)
     if config.run_dir.stat().st_mode & 0o077:
         raise StartError(f"{config.run_dir}: others may enter this directory (chmod 700)")
     key = root_key(config.state_dir)
@@ -137,6 +144,7 @@ def _serve(config: KvstoreConfig) -> int:
                 lease_ms=config.lease_ms,
                 started_ms=time.monotonic_ns() // 1_000_000,
                 version=version("quire"),
+                state_dir=state,
             )
             admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
             options = ServerOptions(config.fence_grace_ms, debug=config.debug)
@@ -203,6 +211,14 @@ def _prepared(path: Path) -> tuple[Layout, list[Any]]:
 def _check(layout: Layout) -> None:
     if (layout.shard_rank, layout.shard_size) != (0, 1):
         raise StartError(f"layout {asdict(layout)}: only shard 0 of 1 is served")
+
+
+def _promise(store: Store, state: StateDir, config: KvstoreConfig) -> None:
+    """What may be guaranteed, and the quotas that were declared before."""
+    quotas = store.state.quotas
+    quotas.pin_budget = int(config.pin_budget * config.blocks)
+    quotas.quarantine_reserve = int(config.quarantine_reserve * config.blocks)
+    quota_op.restore(state, store.state)
 
 
 def _publish(store: Store, published: list[Any], config: KvstoreConfig) -> None:

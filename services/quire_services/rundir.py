@@ -2,8 +2,8 @@
 
 Invariants: one live stack a directory, held by an flock, which the kernel gives up with the process that holds it;
 so a directory whose lock is free belongs to a dead stack, whatever its files say. Only names of ours are ever
-removed. ``arena.json`` and ``root.key`` of a dead stack stay for the next kvstore, which unlinks the old arena by
-the first; a clean stop removes them too, and with them the arena of a kvstore that had to be killed.
+removed. ``arena.json``, ``root.key`` and ``quotas.json`` of a dead stack stay for the next kvstore, which unlinks the
+old arena by the first; a clean stop removes them too, and with them the arena of a kvstore that had to be killed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from quire_kvstore.mappers import ROSTER as MAPPERS
 LOCK = "serve.lock"
 SOCKETS = ("kvstore.sock", "attach.sock", "gateway.sock")
 MADE_ANEW = (*SOCKETS, "prepared.json")
-KVSTORE_OWN = (ROSTER, MAPPERS, "root.key")
+KVSTORE_OWN = (ROSTER, MAPPERS, "root.key", "quotas.json")
 
 
 class RunDirError(Exception):

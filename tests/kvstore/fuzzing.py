@@ -10,6 +10,7 @@ import msgpack
 from quire_proto import messages as m
 from quire_proto.codec import to_map
 from quire_proto.packed import pack
+from quire_proto.tenancy import SetQuota
 
 BODIES: list[tuple[str, Any]] = [
     ("attach", m.Attach(bytes(16), bytes(16), "x")),
@@ -28,6 +29,7 @@ BODIES: list[tuple[str, Any]] = [
     ("lookup", m.Lookup("p", bytes(64))),
     ("stats", m.Empty()),
     ("tenants", m.Empty()),
+    ("quota", SetQuota("t", 40, 0, 3)),
     ("wait", m.Wait(1, bytes(32))),
     ("publish", m.Publish("q", "public", pack([1, 2]))),
 ]
