@@ -16,15 +16,16 @@ export PYTHONSAFEPATH := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check soak fmt cubins peers
+.PHONY: help setup demo serve test check soak fmt cubins triton36 peers
 
 help:
 	@echo "make demo    a tiny model, two engines, one shared pool: requests and the facts about them"
 	@echo "make test    all tests but the longest: under ten minutes on two cores"
 	@echo "make serve   MODEL=DIR [ENGINES=2 PORT=8000 BLOCKS=4096]: the stack on one host"
-	@echo "make check   what CI runs: format, lint, types, imports, wheel, compose, all tests"
+	@echo "make check   what CI runs: format, lint, types, imports, wheel, compose, kernels for GPUs, all tests"
 	@echo "make soak    long runs: the process tests ten times over, then random kills under load"
 	@echo "make cubins  [ALL=1]: compile the GPU kernels for six architectures, without a GPU"
+	@echo "make triton36  the same for three of them with Triton 3.6, in an environment of its own"
 	@echo "make fmt     format and sort imports"
 	@echo "make peers   environments of the peers that the benches measure, in .peers"
 
@@ -46,6 +47,7 @@ test: $(READY)
 
 check: $(READY)
 	@scripts/check.sh $(BIN)
+	@$(MAKE) --no-print-directory cubins triton36
 	@$(MAKE) --no-print-directory test
 	@echo "check: the longer proofs"
 	@$(BIN)/python -m pytest -m "slow and not soak"
@@ -65,3 +67,7 @@ peers:
 cubins: $(READY)
 	@echo "cubins: compiling kernels ahead of time"
 	@ALL=$(ALL) $(BIN)/python scripts/cubins.py
+
+triton36: $(READY)
+	@echo "triton36: compiling kernels with the oldest Triton that is supported"
+	@scripts/triton36.sh $(BIN) .venv-triton36

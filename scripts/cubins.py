@@ -2,10 +2,10 @@
 
 For each architecture about 40 representative instantiations (``ALL=1``: every combination of dtype, head_dim,
 query heads per KV head, regime and features) are compiled with the launch parameters that would be used there.
-Registers, stack and shared memory are read from the machine code by the cuobjdump that comes with Triton. It fails
-on a compile error, on a stack (spilled registers) in fp16 or bf16 up to head_dim 128, and on more shared memory
-than the chip has. Arguments come from the launchers themselves, on tensors without memory, so that what is compiled
-is what would be launched. Results are kept in .cubins by the hash of sources, arguments and Triton's version.
+Registers and spilled bytes are what the ptxas in the Triton wheel says; shared memory is what Triton asks the driver
+for. It fails on a compile error, on spills in fp16 or bf16 up to head_dim 128, and on more shared memory than the chip
+has. Arguments come from the launchers themselves, on tensors without memory, so that what is compiled is what would be
+launched. Results are kept by the hash of sources, arguments and Triton's version, in CUBINS_CACHE (default: .cubins).
 
 Usage: python scripts/cubins.py [--arch sm_90 ...] [--only decode ...] [--all]
 """
@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import re
-import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -29,8 +29,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-CACHE = Path(__file__).resolve().parents[1] / ".cubins"
+CACHE = Path(os.environ.get("CUBINS_CACHE") or Path(__file__).resolve().parents[1] / ".cubins")
 os.environ["TRITON_CACHE_DIR"] = str(CACHE / "triton")
+os.environ["TRITON_DUMP_PTXAS_LOG"] = os.environ["TRITON_ALWAYS_COMPILE"] = "1"  # a cached cubin has no log
 os.environ.pop("TRITON_INTERPRET", None)
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns unless told; this is what it does anyway
 
@@ -69,7 +70,7 @@ class Instance:
 
     @property
     def must_not_spill(self) -> bool:
-        """Whether a stack is an error."""
+        """Whether spilled registers are an error."""
         return self.dtype in ("float16", "bfloat16") and self.head_dim <= 128
 
     def __str__(self) -> str:
@@ -168,7 +169,7 @@ def source(kernel: Any, arguments: dict[str, Any]) -> ASTSource:
 
 
 def compile_one(task: tuple[str, Instance]) -> dict[str, Any]:
-    """Compile one instance, or take what is known of it: registers, stack, shared memory, seconds or an error."""
+    """Compile one instance, or take what is known of it: registers, spills, shared memory, seconds or an error."""
     arch, instance = task
     began = time.monotonic()
     kernel, arguments, options = build(instance, arch)
@@ -179,27 +180,25 @@ def compile_one(task: tuple[str, Instance]) -> dict[str, Any]:
         return dict(json.loads(known.read_text()), cached=True)
     result: dict[str, Any] = {"arch": arch, **asdict(instance), **options, "cached": False}
     result |= {k: arguments[k] for k in ("BLOCK_M", "BLOCK_N") if k in arguments}
+    log = io.StringIO()
     try:
-        compiled = triton.compile(specialised, target=GPUTarget("cuda", int(arch[3:]), 32), options=options)
+        with redirect_stdout(log):
+            compiled = triton.compile(specialised, target=GPUTarget("cuda", int(arch[3:]), 32), options=options)
     except Exception as error:  # whatever the compiler raises is this instance's result
         return result | {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-    result |= {"shared": compiled.metadata.shared, **resources(compiled.asm["cubin"])}
+    result |= {"shared": compiled.metadata.shared, **resources(log.getvalue())}
     result["seconds"] = round(time.monotonic() - began, 2)
     known.write_text(json.dumps(result))
     return result
 
 
-def resources(cubin: bytes) -> dict[str, int]:
-    """Registers and stack bytes of the machine code. Kernels here have no other use of a stack than spills."""
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        text = subprocess.run([tool, "-res-usage", file.name], check=True, capture_output=True, text=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
-    if found is None:
-        raise RuntimeError(f"cuobjdump said: {text}")
-    return {"registers": int(found[1]), "stack": int(found[2])}
+def resources(log: str) -> dict[str, int]:
+    """Registers of a thread, and bytes spilled to its stack (stores and loads), as ptxas -v says."""
+    registers = re.search(r"Used (\d+) registers", log)
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    if registers is None or spills is None:
+        raise RuntimeError(f"ptxas said: {log}")
+    return {"registers": int(registers[1]), "spilled": int(spills[1]) + int(spills[2])}
 
 
 def faults(result: dict[str, Any], instance: Instance) -> list[str]:
@@ -207,8 +206,8 @@ def faults(result: dict[str, Any], instance: Instance) -> list[str]:
     if "error" in result:
         return [result["error"]]
     found = []
-    if instance.must_not_spill and result["stack"]:
-        found.append(f"{result['stack']} bytes of spilled registers")
+    if instance.must_not_spill and result["spilled"]:
+        found.append(f"{result['spilled']} bytes of spilled registers")
     if result["shared"] > SHARED_LIMIT[result["arch"]]:
         found.append(f"{result['shared']} bytes of shared memory, the chip has {SHARED_LIMIT[result['arch']]}")
     return found
@@ -233,11 +232,12 @@ def main() -> int:
             tile = f"{result['BLOCK_M']}x{result['BLOCK_N']}" if "BLOCK_M" in result else ""
             shape = f"{tile:8} w{result['num_warps']} s{result.get('num_stages', '-')}"
             numbers = "" if "error" in result else (
-                f"{result['registers']:4} registers {result['stack']:5} stack {result['shared']:7} shared"
+                f"{result['registers']:4} registers {result['spilled']:5} spilled {result['shared']:7} shared"
             )  # fmt: skip
             print(f"{arch:6} {instance!s:44} {shape:15} {numbers} {'; '.join(wrong)}", flush=True)
     spent = time.monotonic() - began
-    print(f"cubins: {len(tasks)} instantiations, {compiled} compiled now, {failed} failed, {spent:.0f} s")
+    counts = f"{len(tasks)} instantiations, {compiled} compiled now, {failed} failed"
+    print(f"cubins: Triton {triton.__version__}: {counts}, {spent:.0f} s")
     return 1 if failed else 0
 
 

@@ -8,6 +8,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# As `make test` sets it: a child that is a module of tests/ or bench/ must be told where that stands.
+os.environ["PYTHONSAFEPATH"] = "1"
 # Read when Triton is imported, which transformers does too: in a whole run long before the kernel tests.
 if os.environ.get("QUIRE_TEST_DEVICE", "cpu") == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"

@@ -71,15 +71,6 @@ class CpuAttention:
         self._slots[layer, 1].index_copy_(1, slots, value)
 
     @torch.no_grad()
-    def copy_blocks(self, copies: list[tuple[int, int, int]]) -> None:
-        """Copy the first ``slots`` slots of block ``src`` to ``dst`` in all layers, one row after the other.
-
-        A row with ``src`` -1 zeroes them instead.
-        """
-        for src, dst, slots in copies:
-            self.arena[:, :, :, dst, :slots] = self.arena[:, :, :, src, :slots] if src >= 0 else 0
-
-    @torch.no_grad()
     def attend(
         self,
         layer: int,
@@ -110,6 +101,14 @@ class CpuAttention:
         for call in calls.calls:
             self._run(call, layer, query, part, scale, softcap)
         return _merge(part, calls.merge_index, sinks).to(query.dtype)
+
+    def copy_blocks(self, copies: list[tuple[int, int, int]]) -> None:
+        """Copy the first ``slots`` slots of block ``src`` to ``dst`` in all layers, for rows (src, dst, slots).
+
+        A row with ``src`` -1 zeroes them instead.
+        """
+        for src, dst, slots in copies:
+            self.arena[:, :, :, dst, :slots] = self.arena[:, :, :, src, :slots] if src >= 0 else 0
 
     def _run(
         self, call: Call, layer: int, query: torch.Tensor, part: Partials, scale: float, softcap: float | None

@@ -5,6 +5,9 @@ all their tables name the same physical blocks; attention reads those blocks onc
 members of a group may split into smaller groups further down their tables, at most ``MAX_LEVELS`` deep, because
 every level costs each of its rows one partial result to merge.
 
+What a group is worth is the backend's business (``Rule``): a group that does not pay is left out, and what it would
+have covered falls to the groups inside it or to the sequences themselves. No rule can change a result.
+
 Invariants: only whole blocks below every member's ``start`` are grouped, so that every row of every member sees
 all of them; groups at one level are disjoint; a group has at least two members and one block.
 """
@@ -12,12 +15,36 @@ all of them; groups at one level are disjoint; a group has at least two members 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 MAX_LEVELS = 3
+REFERENCES = 4  # tables tried as reference before the rest of a branch is left ungrouped: it bounds a step's planning
+
+
+class Rule(Protocol):
+    """What groups are worth."""
+
+    def gain(self, members: IntArray, rows: IntArray, keys: IntArray) -> npt.NDArray[np.float64]:
+        """For groups of ``members`` sequences with ``rows`` query rows over ``keys`` keys: more than 0 if one pays.
+
+        All are [groups].
+        """
+        ...
+
+
+class ReadsSaved:
+    """Every group pays, by the keys that are not read again: right for a CPU, whose groups are one larger product."""
+
+    def gain(self, members: IntArray, rows: IntArray, keys: IntArray) -> npt.NDArray[np.float64]:  # noqa: ARG002
+        """Keys read less; how many rows read them does not matter."""
+        return np.asarray((members - 1) * keys, dtype=np.float64)
+
+
+READS_SAVED = ReadsSaved()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +56,23 @@ class Group:
     last: int
 
 
-def find_groups(tables: list[npt.NDArray[np.int32]], limits: IntArray) -> list[Group]:
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """Block tables side by side: [sequences, longest limit], filled up with -1; and what the rule must know."""
+
+    entries: npt.NDArray[np.int32]
+    limits: IntArray
+    rows: IntArray
+    block_size: int
+    rule: Rule
+
+
+def find_groups(
+    tables: list[npt.NDArray[np.int32]], limits: IntArray, rows: IntArray, block_size: int, rule: Rule
+) -> list[Group]:
     """Groups over the first ``limits[i]`` entries of each table, outer groups before the groups inside them.
 
-    A sequence with limit 0 joins no group.
+    A sequence with limit 0 joins no group. ``rows`` are each sequence's query rows.
     """
     candidates = np.flatnonzero(limits > 0)
     if len(candidates) < 2:
@@ -41,44 +81,48 @@ def find_groups(tables: list[npt.NDArray[np.int32]], limits: IntArray) -> list[G
     for i in candidates:
         entries[i, : limits[i]] = tables[i][: limits[i]]
     groups: list[Group] = []
-    _split(entries, limits, candidates, 0, 0, groups)
+    _split(_Tables(entries, limits, rows, block_size, rule), candidates, 0, 0, groups)
     return groups
 
 
-def _split(
-    entries: npt.NDArray[np.int32], limits: IntArray, members: IntArray, depth: int, level: int, groups: list[Group]
-) -> None:
+def _split(of: _Tables, members: IntArray, depth: int, level: int, groups: list[Group]) -> None:
     """Append the groups among ``members``, whose tables agree below ``depth``, and recurse into each."""
     if level == MAX_LEVELS:
         return
-    members = members[limits[members] > depth]
+    members = members[of.limits[members] > depth]
     if len(members) < 2:
         return
-    heads, which = np.unique(entries[members, depth], return_inverse=True)
+    heads, which = np.unique(of.entries[members, depth], return_inverse=True)
     sizes = np.bincount(which, minlength=len(heads))
     for head in np.flatnonzero(sizes > 1):
-        rest = members[which == head]
-        while len(rest) > 1:
-            chosen, last = _best_group(entries, limits, rest, depth)
+        rest, tries = members[which == head], REFERENCES
+        while len(rest) > 1 and tries:
+            reference = int(np.argmax(of.limits[rest]))
+            found = _best_group(of, rest, reference, depth)
+            if found is None:
+                rest, tries = np.delete(rest, reference), tries - 1
+                continue
+            chosen, last = found
             groups.append(Group(rest[chosen], depth, last))
-            _split(entries, limits, rest[chosen], last, level + 1, groups)
+            _split(of, rest[chosen], last, level + 1, groups)
             rest = rest[~chosen]
 
 
-def _best_group(
-    entries: npt.NDArray[np.int32], limits: IntArray, members: IntArray, depth: int
-) -> tuple[npt.NDArray[np.bool_], int]:
-    """Which of ``members`` to group from ``depth`` on, and up to which table index.
+def _best_group(of: _Tables, members: IntArray, reference: int, depth: int) -> tuple[npt.NDArray[np.bool_], int] | None:
+    """Which of ``members`` to group with ``members[reference]`` from ``depth`` on, and up to which table index.
 
-    Taking the longest table as reference, a group that ends at index e keeps the members that agree with it up to
-    there and saves (members - 1) * (e - depth) block reads: the end that saves most wins. Without this weighing,
-    one sequence with a short common prefix would cut everybody's group short.
+    The reference has the longest table. A group that ends at index e keeps the members that agree with it up to
+    there: the end that gains most wins, None if none pays. Without this weighing, one sequence with a short common
+    prefix would cut everybody's group short.
     """
-    reference = members[np.argmax(limits[members])]
-    same = entries[members, depth : limits[reference]] == entries[reference, depth : limits[reference]]
+    end = of.limits[members[reference]]
+    same = of.entries[members, depth:end] == of.entries[members[reference], depth:end]
     agreed = np.where(same.all(axis=1), same.shape[1], np.argmin(same, axis=1))
-    ends, at_end = np.unique(agreed, return_counts=True)
-    reaching = np.cumsum(at_end[::-1])[::-1]
-    # The reference alone saves nothing: the best end always keeps at least two members, for all agree on one block.
-    best = int(ends[np.argmax((reaching - 1) * ends)])
-    return agreed >= best, depth + best
+    ends, at_end = np.unique(agreed, return_inverse=True)
+    reaching = np.cumsum(np.bincount(at_end)[::-1])[::-1]
+    rows = np.cumsum(np.bincount(at_end, weights=of.rows[members])[::-1])[::-1].astype(np.int64)
+    gain = np.where(reaching > 1, of.rule.gain(reaching, rows, ends * of.block_size), 0.0)
+    best = int(np.argmax(gain))
+    if gain[best] <= 0:
+        return None
+    return agreed >= ends[best], depth + int(ends[best])

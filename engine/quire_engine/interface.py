@@ -38,10 +38,6 @@ class Backend(Protocol):
         """Store the step's keys and values."""
         ...
 
-    def copy_blocks(self, copies: list[tuple[int, int, int]]) -> None:
-        """Copy the first ``slots`` slots, in all layers, for rows (src, dst, slots); src -1 zeroes them."""
-        ...
-
     def attend(
         self,
         layer: int,
@@ -54,6 +50,10 @@ class Backend(Protocol):
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         """Attention of all query rows, [T, heads, d]."""
+        ...
+
+    def copy_blocks(self, copies: list[tuple[int, int, int]]) -> None:
+        """Copy the first ``slots`` slots in all layers, for rows (src, dst, slots); src -1 zeroes them."""
         ...
 
 

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from .architecture import ModelRefused, max_positions, read_config
 from .interface import NAME, Backend, Step, running
 from .plan import AttentionPlan
+from .transfer import to_device
 
 __all__ = ["Model", "ModelRefused", "load_model"]
 
@@ -34,6 +35,7 @@ class Model:
         config: its configuration.
         backend: attention over the arena in use; set it with :meth:`use` before the first forward pass.
         max_model_len: tokens of the longest sequence the model is made for.
+        heads: query heads.
         vocab_size: number of logits.
         eos_ids: tokens that end an answer.
         attention_modules: by layer, the module that asked for attention in the latest forward pass.
@@ -44,6 +46,7 @@ class Model:
         self.config = module.config
         self.backend: Backend | None = None
         self.max_model_len = max_positions(self.config)
+        self.heads = int(self.config.num_attention_heads)
         self.vocab_size = int(self.config.vocab_size)
         self.eos_ids = _eos_ids(module)
         self.attention_modules: dict[int, torch.nn.Module] = {}
@@ -56,12 +59,17 @@ class Model:
         """Forget the backend and with it the arena; ``use`` gives another."""
         self.backend = None
 
-    @torch.inference_mode()
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        device: torch.device = self.module.device
+        return device
+
     def forward(self, token_ids: torch.Tensor, plan: AttentionPlan, logit_rows: torch.Tensor) -> torch.Tensor:
         """Run one step: write its K and V to the arena and compute the logits of some rows.
 
         Args:
-            token_ids: [T] query tokens of all sequences, packed in the plan's order.
+            token_ids: [T] query tokens of all sequences, packed in the plan's order, int64.
             plan: the step's geometry.
             logit_rows: [R] rows of the batch whose logits are wanted, int64; may be empty.
 
@@ -71,12 +79,20 @@ class Model:
         Raises:
             ModelRefused: the model asks for something our attention does not know.
         """
+        positions = to_device(torch.from_numpy(plan.positions), self.device)
+        return self.compute(to_device(token_ids, self.device), positions, plan, to_device(logit_rows, self.device))
+
+    @torch.inference_mode()
+    def compute(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, plan: AttentionPlan, logit_rows: torch.Tensor
+    ) -> torch.Tensor:
+        """:meth:`forward` with everything on the model's device already: nothing is copied, so it can be captured."""
         assert self.backend is not None, "no backend: call use() first"
         assert len(token_ids) == len(plan.positions), "one token for each row of the plan"
         with running(Step(self.config, self.backend, plan)) as step:
             output = self.module(
                 input_ids=token_ids.unsqueeze(0),
-                position_ids=torch.from_numpy(plan.positions).unsqueeze(0),
+                position_ids=positions.unsqueeze(0),
                 use_cache=False,
                 logits_to_keep=logit_rows,
             )
@@ -90,7 +106,7 @@ class Model:
         return logits.float()
 
 
-def load_model(directory: Path | str, dtype: str = "float32") -> Model:
+def load_model(directory: Path | str, dtype: str = "float32", device: torch.device | str = "cpu") -> Model:
     """Load the safetensors model in ``directory``; nothing is fetched and no code of the directory is run.
 
     Raises ModelRefused for a model that cannot be served, OSError for files that cannot be read.
@@ -112,7 +128,7 @@ def load_model(directory: Path | str, dtype: str = "float32") -> Model:
         )
     except ValueError as error:
         raise ModelRefused(str(error)) from error
-    return Model(module.eval().requires_grad_(False))
+    return Model(module.eval().requires_grad_(False).to(device))
 
 
 def _eos_ids(module: Any) -> frozenset[int]:

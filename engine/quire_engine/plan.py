@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from .grouping import Group, IntArray, find_groups
+from .grouping import READS_SAVED, Group, IntArray, Rule, find_groups
 
 WINDOW_TILE = 128  # query rows per item where a sliding window cuts through a prefill chunk
 
@@ -78,15 +78,19 @@ class AttentionPlan:
     slots: IntArray
     group: bool
     prepared: dict[object, object] = field(default_factory=dict)
-    _items: dict[int | None, WorkItems] = field(default_factory=dict)
+    _items: dict[tuple[int | None, Rule], WorkItems] = field(default_factory=dict)
 
-    def items(self, window: int | None = None) -> WorkItems:
-        """Work items for layers with this sliding window (None: all of the past is visible)."""
+    def items(self, window: int | None = None, rule: Rule = READS_SAVED) -> WorkItems:
+        """Work items for layers with this sliding window (None: all of the past is visible).
+
+        ``rule``: which shared prefixes are worth an item of their own.
+        """
         if window is not None and window >= int((self.starts + self.counts).max()):
             window = None  # nothing is out of sight yet: share the list of the full layers
-        if window not in self._items:
-            self._items[window] = _work_items(self, window)
-        return self._items[window]
+        key = (window, rule)
+        if key not in self._items:
+            self._items[key] = _work_items(self, window, rule)
+        return self._items[key]
 
 
 def build_plan(
@@ -125,12 +129,15 @@ def ranges(starts: IntArray, lengths: IntArray) -> IntArray:
     return np.asarray(np.arange(total) + np.repeat(starts - before, lengths), dtype=np.int64)
 
 
-def _work_items(plan: AttentionPlan, window: int | None) -> WorkItems:
+def _work_items(plan: AttentionPlan, window: int | None, rule: Rule) -> WorkItems:
     """Group items first, then each sequence's private past, then the chunks' own tokens."""
     ends = plan.starts + plan.counts
     inside = np.full(len(ends), True) if window is None else ends <= window
     shared = np.zeros(len(ends), dtype=np.int64)  # tokens of each sequence that group items cover
-    groups = find_groups(plan.tables, np.where(inside, plan.starts // plan.block_size, 0)) if plan.group else []
+    groups: list[Group] = []
+    if plan.group:
+        limits = np.where(inside, plan.starts // plan.block_size, 0)
+        groups = find_groups(plan.tables, limits, plan.counts, plan.block_size, rule)
     for found in groups:
         shared[found.members] = found.last * plan.block_size
     parts = [_group_part(plan, found) for found in groups]

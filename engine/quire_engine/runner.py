@@ -21,6 +21,7 @@ from .plan import build_plan
 from .request import Sequence
 from .sampler import Sampled, SampleRow, sample
 from .scheduler import Work
+from .transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,5 +93,5 @@ def _draw(sequences: list[Sequence], logits: torch.Tensor) -> list[Drawn]:
             rows.append(sequence.sample_row(index))
     if not rows:
         return []
-    picked = logits if len(lines) == len(sequences) else logits[torch.tensor(lines)]
+    picked = logits if len(lines) == len(sequences) else logits[to_device(torch.tensor(lines), logits.device)]
     return [Drawn(*what, sampled) for what, sampled in zip(drawn, sample(picked, rows), strict=True)]

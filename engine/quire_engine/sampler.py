@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .transfer import to_device
+
 _SCALE = 2.0**-64
 
 
@@ -64,7 +66,7 @@ def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
     tokens = choosable.argmax(dim=-1)
     random = [i for i, row in enumerate(rows) if row.temperature > 0]
     if random:
-        at = torch.tensor(random)
+        at = to_device(torch.tensor(random), logits.device)
         tokens[at] = _draw(choosable[at], [rows[i] for i in random])
     chosen: list[int] = tokens.tolist()
     wanted = [i for i, row in enumerate(rows) if row.logprobs]
@@ -86,11 +88,12 @@ def _without_banned(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Te
 def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     """One token a row by inverse transform; ``logits`` [rows, vocabulary], every temperature above 0."""
     column = [[row.temperature, row.min_p, row.top_k or logits.shape[1], row.top_p] for row in rows]
-    temperature, min_p, top_k, top_p = torch.tensor(column, dtype=torch.float64).hsplit(4)
+    settings = to_device(torch.tensor(column, dtype=torch.float64), logits.device)
+    temperature, min_p, top_k, top_p = settings.hsplit(4)
     # Scaled by the largest logit first: a tiny temperature must not turn into inf - inf.
     scaled = (logits.double() - logits.double().amax(dim=1, keepdim=True)) / temperature
     probs, order = torch.softmax(scaled, dim=1).sort(dim=1, descending=True)
-    rank = torch.arange(probs.shape[1]).expand_as(probs)
+    rank = torch.arange(probs.shape[1], device=probs.device).expand_as(probs)
     keep = (probs >= min_p * probs[:, :1]) & (rank < top_k)
     probs = probs * keep
     probs = probs / probs.sum(dim=1, keepdim=True)
@@ -99,7 +102,7 @@ def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     probs = probs * ((before < top_p) | (rank == 0))
     cumulative = probs.cumsum(dim=1)
     u = torch.tensor([[uniform(r.seed, r.index, r.position)] for r in rows], dtype=torch.float64)
-    picked = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)
+    picked = torch.searchsorted(cumulative, to_device(u, logits.device) * cumulative[:, -1:], right=True)
     last = (probs > 0).sum(dim=1, keepdim=True) - 1
     return order.gather(1, torch.minimum(picked, last)).squeeze(1)
 
@@ -108,7 +111,8 @@ def _with_logprobs(
     logits: torch.Tensor, chosen: list[int], rows: Sequence[SampleRow], wanted: list[int]
 ) -> list[Sampled]:
     out = [Sampled(token) for token in chosen]
-    logprobs = torch.log_softmax(logits[torch.tensor(wanted)].float(), dim=-1)
+    at = to_device(torch.tensor(wanted), logits.device)
+    logprobs = torch.log_softmax(logits[at].float(), dim=-1).cpu()
     for line, i in zip(logprobs, wanted, strict=True):
         top = line.topk(min(rows[i].logprobs - 1, line.shape[0]))
         out[i] = Sampled(

@@ -26,7 +26,7 @@ from quire_proto.layout import Layout
 
 from .architecture import ModelRefused, layer_window
 from .cpu_attention import CpuAttention
-from .interface import NAME
+from .interface import NAME, Backend
 from .model import Model
 from .plan import AttentionPlan, build_plan
 
@@ -52,16 +52,17 @@ class Reference:
     outputs: list[dict[int, torch.Tensor]]
 
 
-def self_test(model: Model, layout: Layout) -> None:
+def self_test(model: Model, layout: Layout, over: Callable[[torch.Tensor], Backend] = CpuAttention) -> None:
     """Raise ModelRefused, naming the first layer that differs, unless paged and eager attention agree.
 
-    The model's backend is restored afterwards; the arena used here is private and small.
+    The model's backend is restored afterwards; the arena used here is private and small. ``over`` makes the backend
+    that is to be judged, over an arena on the model's device; its ValueErrors pass through.
     """
     backend = model.backend
     try:
         probes, blocks = _probes(model, layout.block_size)
-        arena = torch.full(layout.shape(blocks), torch.nan, dtype=model.module.dtype)
-        model.backend = CpuAttention(arena)
+        arena = torch.full(layout.shape(blocks), torch.nan, dtype=model.module.dtype, device=model.device)
+        model.backend = over(arena)
         modules = _attention_modules(model, layout.block_size)
         reference = _eager(model, modules, probes)
         for counts in _schedule(probes, layout.block_size):
@@ -151,7 +152,8 @@ def _eager(model: Model, modules: dict[int, torch.nn.Module], probes: list[Probe
         for probe in probes:
             outputs: dict[int, torch.Tensor] = {}
             with torch.inference_mode(), _hooks(modules, partial(_keep, outputs)):
-                logits = model.module(input_ids=probe.tokens.unsqueeze(0), use_cache=False).logits[0].float()
+                ids = probe.tokens.unsqueeze(0).to(model.device)
+                logits = model.module(input_ids=ids, use_cache=False).logits[0].float()
             reference.logits.append(logits)
             reference.outputs.append(outputs)
     except (ValueError, NotImplementedError) as error:

@@ -20,6 +20,7 @@ from quire_kernels.attention import Scratch, attention
 from quire_kernels.checks import interpreting
 from quire_kernels.copy_blocks import copy_blocks
 from quire_kernels.device_work import Capacity, DeviceWork
+from quire_kernels.group_rule import GroupRule, weights_for
 from quire_kernels.launch_table import Launch, architecture, launch_for
 from quire_kernels.paged_attention import Features
 from quire_kernels.tiling import REGIMES, Shape, Tiles, tile_items
@@ -27,6 +28,7 @@ from quire_kernels.write_kv import write_kv
 
 from .grouping import MAX_LEVELS
 from .plan import AttentionPlan
+from .transfer import to_device
 
 SLOTS = "triton slots"  # key of the plan's slots on the device
 INTERPRETER_SMS = 4
@@ -79,6 +81,8 @@ class TritonAttention:
         }
         block_m = {regime: launch.block_m for regime, launch in self.launches.items()}
         self._shape = Shape(kv_heads, group, block_m, self.sm_count, fixed_run)
+        size, weights = arena.element_size(), weights_for(arch)
+        self._rule = GroupRule(kv_heads, group, width, size, block_m["group"], self.sm_count, weights)
         self._scratch = Scratch(heads, width, arena.device)
 
     @torch.no_grad()
@@ -86,7 +90,7 @@ class TritonAttention:
         """Store the step's ``key`` and ``value``, each [kv_heads, T, d], in the slots of the plan."""
         slots = plan.prepared.get(SLOTS)
         if slots is None:
-            slots = plan.prepared[SLOTS] = torch.from_numpy(plan.slots).to(self.arena.device)
+            slots = plan.prepared[SLOTS] = to_device(torch.from_numpy(plan.slots), self.arena.device)
         assert isinstance(slots, torch.Tensor)
         write_kv(key, value, self.arena[layer, 0], self.arena[layer, 1], slots)
 
@@ -127,7 +131,7 @@ class TritonAttention:
     def copy_blocks(self, copies: Copies) -> None:
         """Copy the first ``slots`` slots of block ``src`` to ``dst`` in all layers, for rows (src, dst, slots)."""
         for wave in _waves(copies):
-            rows = torch.tensor(wave, dtype=torch.int32, device=self.arena.device)
+            rows = to_device(torch.tensor(wave, dtype=torch.int32), self.arena.device)
             copy_blocks(self.arena, rows, torch.full((1,), len(wave), dtype=torch.int32, device=self.arena.device))
 
     def scrub(self, blocks: list[int]) -> None:
@@ -164,7 +168,7 @@ class TritonAttention:
         return work
 
     def _tiles(self, plan: AttentionPlan, window: int | None) -> Tiles:
-        return tile_items(plan.items(window), plan.positions, plan.block_size, self._shape)
+        return tile_items(plan.items(window, self._rule), plan.positions, plan.block_size, self._shape)
 
 
 def _key(window: int | None) -> tuple[str, int | None]:

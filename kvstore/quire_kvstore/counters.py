@@ -18,9 +18,12 @@ class Counters:
     internal_errors: int = 0
     resends: int = 0
     unsent_replies: int = 0
+    busy_replies: int = 0
     busy_us: int = 0
     steps: int = 0
     allocates: int = 0
+    claimed: int = 0
+    waits: int = 0
     extends: int = 0
     no_space: int = 0
     prompt_tokens: int = 0
@@ -35,6 +38,7 @@ class Counters:
     attached: int = 0
     fenced: int = 0
     killed: int = 0
+    adopted: int = 0
     reclaimed_sessions: int = 0
     reclaimed_references: int = 0
 

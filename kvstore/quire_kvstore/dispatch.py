@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -23,7 +24,9 @@ from quire_proto.codec import CodecError, from_map, to_map, unpack
 from quire_proto.envelope import Reply, Request, decode_request
 from quire_proto.errors import LimitError
 from quire_proto.limits import check_body
+from quire_proto.messages import Waited
 
+from .claims import STALE, Ticket
 from .ops import OPS, Op, check
 from .refusal import Refusal
 from .service import Service
@@ -31,6 +34,8 @@ from .sessions import Session
 from .window import ReplyWindow
 
 MAX_DEPARTED = 64
+MAX_WAIT_MS = 60_000
+RETRY_AFTER_MS = 100
 
 log = structlog.get_logger()
 
@@ -43,11 +48,11 @@ class Dispatch:
         # Windows of detached sessions: a detach whose reply was lost is resent to a session that is gone.
         self._departed: OrderedDict[bytes, ReplyWindow] = OrderedDict()
 
-    def handle(self, identity: bytes, frames: list[bytes], received_ms: int, now_ms: int) -> bytes:
-        """The reply to a message.
+    def handle(self, identity: bytes, frames: list[bytes], received_ms: int, now_ms: int) -> bytes | None:
+        """The reply to a message, or None if it comes later (:meth:`deferred`).
 
         Args:
-            identity: the ROUTER's name of the peer, for the log.
+            identity: the ROUTER's name of the peer.
             frames: the message without the identity; one frame if it is valid.
             received_ms, now_ms: when it was taken from the socket, and now.
         """
@@ -63,6 +68,8 @@ class Dispatch:
             counters.bad_frames += 1
             return self._error(_number(frames), exc.code, exc.message)
         try:
+            self.service.ticket = Ticket(identity, request.number)
+            self.service.until_ms = received_ms + min(request.deadline_ms or MAX_WAIT_MS, MAX_WAIT_MS)
             return self._route(request, frames[0], now_ms - received_ms)
         except Refusal as exc:
             counters.errors += 1
@@ -72,7 +79,34 @@ class Dispatch:
             log.exception("internal_error", op=request.op[:80], peer=identity.hex())
             return self._error(request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
 
-    def _route(self, request: Request, frame: bytes, waited_ms: int) -> bytes:
+    def deferred(self, now_ms: int) -> list[tuple[bytes, bytes]]:
+        """Replies that were deferred and are due now: (identity, frame)."""
+        self.service.store.tick(now_ms)
+        return [(ticket.peer, self._late(ticket, state)) for ticket, state in self.service.store.take_answers()]
+
+    def _late(self, ticket: Ticket, state: str) -> bytes:
+        if state == STALE:
+            return self._error(ticket.number, "STALE_SESSION", "the session ended: attach again and recompute")
+        return Reply(self.service.boot, ticket.number, "", to_map(Waited(state))).encode()
+
+    def busy(self, frames: list[bytes]) -> bytes:
+        """The reply to a message of a connection that has too many waiting: nothing of it is looked at."""
+        counters = self.service.store.counters
+        counters.messages += 1
+        counters.busy_replies += 1
+        detail: dict[str, object] = {"retry_after_ms": RETRY_AFTER_MS}
+        return self._error(_number(frames), "BUSY", "too many requests of this connection wait", detail)
+
+    def unsent(self, frames: list[bytes]) -> None:
+        """A peer did not take the reply to this message: count it, and mark the session as slow."""
+        self.service.store.counters.unsent_replies += 1
+        with suppress(CodecError, IndexError):
+            request = decode_request(frames[0], self.service.limits.frame_bytes)
+            session = self.service.store.state.sessions.get(request.session)
+            if session is not None:
+                session.unsent += 1
+
+    def _route(self, request: Request, frame: bytes, waited_ms: int) -> bytes | None:
         op = OPS.get(request.op)
         if op is None:
             raise Refusal("UNKNOWN_OP", f"no op {request.op[:80]!r}")
@@ -86,6 +120,7 @@ class Dispatch:
             self.service.store.counters.resends += 1
             return repeated
         reply = self._answer(request, op, self._session(request), waited_ms)
+        assert reply is not None, "ordered ops are answered at once"
         window.keep(request.number, frame, reply)
         if self.service.store.state.sessions.get(request.session) is None:
             self._depart(request.session, window)
@@ -109,7 +144,7 @@ class Dispatch:
         assert session is not None, "the session was named"
         return session.window
 
-    def _answer(self, request: Request, op: Op, session: Session | None, waited_ms: int) -> bytes:
+    def _answer(self, request: Request, op: Op, session: Session | None, waited_ms: int) -> bytes | None:
         """The reply to an ordered request: errors are replies too, so that the number is consumed."""
         try:
             return self._reply(request, op, session, waited_ms)
@@ -121,13 +156,13 @@ class Dispatch:
             log.exception("internal_error", op=request.op, session=request.session.hex())
             return self._error(request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
 
-    def _reply(self, request: Request, op: Op, session: Session | None, waited_ms: int) -> bytes:
+    def _reply(self, request: Request, op: Op, session: Session | None, waited_ms: int) -> bytes | None:
         body = self._body(request, op)
         check(op, session)
         if request.deadline_ms and waited_ms > request.deadline_ms:
             raise Refusal("DEADLINE", f"{waited_ms} ms in the queue; the deadline was {request.deadline_ms} ms")
         result = self._call(request.op, op, session, body)
-        return Reply(self.service.boot, request.number, "", to_map(result)).encode()
+        return None if result is None else Reply(self.service.boot, request.number, "", to_map(result)).encode()
 
     def _body(self, request: Request, op: Op) -> Any:
         try:

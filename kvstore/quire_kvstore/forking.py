@@ -25,7 +25,7 @@ def fork(state: State, session: Session, item: Fork) -> Forked:
         return Forked(NO_SUCH)
     children = unpack(item.children)
     taken = any(child in session.sequences for child in children) or len(set(children)) != len(children)
-    if taken or item.tokens > parent.fill or len(session.sequences) + len(children) > MAX_SEQUENCES:
+    if parent.offer or taken or item.tokens > parent.fill or len(session.sequences) + len(children) > MAX_SEQUENCES:
         return Forked(CONFLICT)
     shared = parent.table[: state.blocks_for(item.tokens)]
     whole = item.tokens // state.block_size

@@ -45,7 +45,7 @@ def packed(blocks: Ids) -> bytes:
 def allocate(state: State, session: Session, item: Allocate) -> Allocated:
     """Give a new sequence its table, the longest sealed prefix shared."""
     record = state.publications.get(item.publication) if item.publication else None
-    code = _refusal(state, session, item, record)
+    code = refusal(state, session, item, record)
     if code != OK:
         return Allocated(code)
     digests = split(item.digests)
@@ -89,6 +89,8 @@ def extend(state: State, session: Session, item: Extend) -> Extended:
     sequence = session.sequences.get(item.sequence)
     if sequence is None:
         return Extended(NO_SUCH)
+    if sequence.offer:
+        return Extended(CONFLICT)
     have = len(sequence.table)
     if item.tokens <= sequence.writable:
         return Extended(OK, first=have)
@@ -123,7 +125,8 @@ def extend(state: State, session: Session, item: Extend) -> Extended:
     return Extended(OK, first=first, blocks=packed(fresh), copies=copies, scrub=owed(sequence, fresh))
 
 
-def _refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
+def refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
+    """Why this allocate can never be served as it is: an item code, OK if nothing speaks against it."""
     if item.sequence > U32_MAX or item.sequence in session.sequences or len(session.sequences) >= MAX_SEQUENCES:
         return CONFLICT
     if item.tokens < 1 or len(item.tenant) > MAX_TENANT_CHARS or item.tenant.startswith("("):

@@ -14,7 +14,7 @@ from quire_proto.digests import ROOT_PARENT
 
 from .content import MIXED
 from .pool import CACHED, FREE, HELD, QUARANTINED
-from .sessions import FENCED, Session
+from .sessions import FENCED, READY, Session
 from .state import NOBODY, State
 from .tables import Sequence
 
@@ -28,8 +28,10 @@ def check(state: State) -> None:
         for sequence in session.sequences.values():
             _sequence(state, sequence)
     _appenders(state)
+    _offers(state)
     _index(state)
     _accounts(state)
+    _claims(state)
 
 
 def _references(state: State) -> None:
@@ -102,6 +104,18 @@ def _appenders(state: State) -> None:
                 assert min(other.fill, (index + 1) * state.block_size) <= owner.fill, "a sharer past the appender"
 
 
+def _offers(state: State) -> None:
+    """An offer and its frozen sequence name each other, and both sessions can still act."""
+    frozen = {s.offer: s for session in state.sessions.all() for s in session.sequences.values() if s.offer}
+    assert set(frozen) == set(state.offers), "offers and frozen sequences"
+    for made in state.offers.values():
+        assert made.source.sequences[made.number] is frozen[made.id], "an offer of another sequence"
+        assert state.sessions.get(made.source.id) is made.source, "an offer without its source"
+        assert state.sessions.get(made.target.id) is made.target, "an offer without its target"
+        assert READY == made.source.state == made.target.state, "an offer of or to a session that cannot act"
+        assert not frozen[made.id].copies, "an offered sequence owes copies"
+
+
 def _index(state: State) -> None:
     """Only sealed blocks are named; each parent is the root, indexed, or a ready publication."""
     sealed = {entry.block for entry in state.index.entries()}
@@ -143,3 +157,22 @@ def _contents(state: State) -> None:
             own = sequence.table[state.appender[sequence.table] == sequence.uid]
             foreign = own[state.content.account[own] != sequence.account]
             assert set(foreign.tolist()) <= set(sequence.scrubs.tolist()), "foreign content without a scrub"
+
+
+def _claims(state: State) -> None:
+    """What is claimed is not there yet; holders are live sequences or heirs of live sessions; waiters hold nothing."""
+    live = {session.id: session for session in state.sessions.all() if session.state != FENCED}
+    waiting: set[tuple[bytes, int]] = set()
+    for claim in state.claims.all():
+        assert claim.holder[0] in live, "a claim of a session that is gone"
+        keys = [key for key in claim.keys if state.claims.of_key(key) is claim]
+        assert keys, "a claim on nothing"
+        assert not any(state.index.find(key) for key in keys), "a sealed block is claimed"
+        for holder, waiter in claim.waiters.items():
+            assert holder[0] in live, "a waiter of a session that is gone"
+            assert holder[1] not in live[holder[0]].sequences, "a waiter with a table"
+            assert claim.keys[waiter.end - 1] in keys, "waiting for what is there"
+            assert claim.priority <= waiter.priority, "a priority not inherited"
+        waiting.update(claim.waiters)
+    assert len(waiting) == state.claims.waits, "waits counted"
+    assert not waiting & {claim.holder for claim in state.claims.all()}, "a holder that waits"

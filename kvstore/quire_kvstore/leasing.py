@@ -10,6 +10,7 @@ is judged for heartbeats that we did not read.
 
 from __future__ import annotations
 
+from . import offering
 from .releasing import fence, reclaim
 from .sessions import FENCED, Session
 from .state import State
@@ -21,10 +22,12 @@ def renew(session: Session, now_ms: int, lease_ms: int) -> None:
 
 
 def extend_all(state: State, gap_ms: int) -> None:
-    """Forgive a gap in our own loop: leases, and graces of those already fenced."""
+    """Forgive a gap in our own loop: leases, graces of those already fenced, progress of claims."""
     for session in state.sessions.all():
         session.lease_until += gap_ms
         session.fenced_at += gap_ms
+    state.claims.forgive(gap_ms)
+    offering.extend_all(state, gap_ms)
 
 
 def judge(state: State, now_ms: int) -> list[Session]:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from quire_proto import handover as h
 from quire_proto import messages as m
-from quire_proto.digests import domain_key
+from quire_proto.digests import DIGEST_BYTES, domain_key
 from quire_proto.envelope import ID_BYTES
 from quire_proto.tenancy import SetQuota, Tenants
 
@@ -33,7 +34,8 @@ class Op:
         ordered: whether it is applied in the order of the session's numbers.
         needs: who may use it. ``anybody``; a ``session`` that is not fenced; a ``writable`` one; an ``active`` one
             (writable and ready); an ``ending`` one (any session, even a fenced one).
-        handler: (service, session, body) -> reply body, or None if the op comes later.
+        handler: (service, session, body) -> reply body, or None if the op comes later. A handler that returns None
+            has deferred its reply.
     """
 
     body: type
@@ -94,6 +96,10 @@ def _detach(service: Service, session: Session, _: m.Empty) -> m.Detached:
     return m.Detached(service.store.reclaim(session))
 
 
+def _offer(service: Service, session: Session, body: h.Offer) -> h.Offered:
+    return service.store.offer(session, body, service.fresh_id(), service.now_ms)
+
+
 def _domain(service: Service, _: Session, body: m.Domain) -> m.DomainKey:
     # A tenant's domain has its own name space, so that no tenant can be called like a shared domain.
     key = domain_key(service.root_key, f"tenant:{body.tenant}", service.domain_generation)
@@ -130,6 +136,15 @@ def _stats(service: Service, _: Session | None, __: m.Empty) -> m.Stats:
     )
 
 
+def _wait(service: Service, session: Session, body: m.Wait) -> m.Waited | None:
+    if body.sequence in session.sequences:
+        raise Refusal("CONFLICT", f"sequence {body.sequence} has its table: it waits for nothing")
+    if len(body.digest) != (0 if body.publication else DIGEST_BYTES):
+        raise Refusal("BAD_FIELD", "digest: one digest, or none and a publication")
+    state = service.store.wait(session, body, service.ticket, service.until_ms)
+    return None if state is None else m.Waited(state)
+
+
 def _tenants(service: Service, _: Session | None, __: m.Empty) -> Tenants:
     return Tenants(service.store.usage())
 
@@ -145,15 +160,15 @@ OPS: dict[str, Op] = {
     "fork": Op(m.Fork, True, ACTIVE, lambda service, session, body: service.store.fork(session, body)),
     "seal": Op(m.Seal, True, ACTIVE, lambda service, session, body: service.store.seal(session, body)),
     "free": Op(m.Free, True, ACTIVE, lambda service, session, body: service.store.free(session, body.sequences)),
+    "offer": Op(h.Offer, True, ACTIVE, _offer),
+    "adopt": Op(h.Adopt, True, ACTIVE, lambda service, session, body: service.store.adopt(session, body)),
     "domain": Op(m.Domain, False, WRITABLE, _domain),
     "publications": Op(m.Empty, False, ANYBODY, _publications),
     "lookup": Op(m.Lookup, False, ANYBODY, _lookup),
     "stats": Op(m.Empty, False, ANYBODY, _stats),
     "tenants": Op(m.Empty, False, ANYBODY, _tenants),
     "quota": Op(SetQuota, False, ANYBODY, set_quota),
-    "wait": Op(m.Wait, False, ANYBODY, None),
-    "offer": Op(m.Offer, False, ANYBODY, None),
-    "adopt": Op(m.Adopt, False, ANYBODY, None),
+    "wait": Op(m.Wait, False, ACTIVE, _wait),
     "publish": Op(m.Publish, False, ANYBODY, None),
     "unpublish": Op(m.Unpublish, False, ANYBODY, None),
     "events": Op(m.Events, False, ANYBODY, None),

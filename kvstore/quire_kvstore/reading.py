@@ -80,6 +80,7 @@ def sessions(state: State, now_ms: int) -> tuple[SessionInfo, ...]:
             blocks=session.references(),
             progress=session.progress,
             lease_ms_left=max(0, session.lease_until - now_ms),
+            unsent=session.unsent,
         )
         for session in state.sessions.all()
     )

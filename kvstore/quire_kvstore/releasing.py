@@ -15,6 +15,7 @@ import numpy as np
 from quire_proto.messages import NO_SUCH, OK, Freed
 from quire_proto.packed import unpack
 
+from .offering import cancel
 from .room import trim_all
 from .sessions import FENCED, Session
 from .state import NOBODY, State
@@ -27,10 +28,13 @@ def free(state: State, session: Session, packed_sequences: bytes) -> Freed:
 
 
 def release(state: State, session: Session, number: int) -> int:
-    """Give up one sequence; returns an item code."""
+    """Give up one sequence, its claim, or its wait for another's; returns an item code."""
     sequence = session.sequences.pop(number, None)
+    claimed = state.claims.leave((session.id, number))
     if sequence is None:
-        return NO_SUCH
+        return OK if claimed else NO_SUCH
+    if sequence.offer:
+        del state.offers[sequence.offer]
     for copy_id in sequence.copies:
         del session.copies[copy_id]
     _give_back(state, sequence, quarantined=False)
@@ -41,8 +45,10 @@ def fence(state: State, session: Session, now_ms: int) -> None:
     """Move everything a session holds into quarantine; a second fence changes nothing."""
     if session.state == FENCED:
         return
+    cancel(state, session)
     session.state, session.fenced_at = FENCED, now_ms
     state.counters.fenced += 1
+    state.claims.leave_session(session.id)
     for sequence in session.sequences.values():
         state.pool.quarantine(sequence.copy_ids())
         state.pool.quarantine(sequence.pin_ids())
@@ -51,7 +57,9 @@ def fence(state: State, session: Session, now_ms: int) -> None:
 
 def reclaim(state: State, session: Session) -> int:
     """Give back everything a session holds and forget it; returns the number of references."""
+    cancel(state, session)
     references = session.references()
+    state.claims.leave_session(session.id)
     for sequence in session.sequences.values():
         _give_back(state, sequence, quarantined=session.state == FENCED)
     session.sequences.clear()

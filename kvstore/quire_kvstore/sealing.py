@@ -15,6 +15,7 @@ from quire_proto.digests import ROOT_PARENT, split
 from quire_proto.messages import CONFLICT, NO_SUCH, OK, UNPUBLISHED, Seal, Sealed
 from quire_proto.packed import pack
 
+from .claims import publication_key
 from .index import Entry
 from .sessions import Session
 from .state import NOBODY, State
@@ -35,7 +36,7 @@ def fill(state: State, session: Session, number: int, tokens: int) -> int:
     sequence = session.sequences.get(number)
     if sequence is None:
         return NO_SUCH
-    if not sequence.fill <= tokens <= sequence.writable:
+    if sequence.offer or not sequence.fill <= tokens <= sequence.writable:
         return CONFLICT
     state.counters.computed_tokens += tokens - sequence.fill
     written = sequence.table[sequence.fill // state.block_size : state.blocks_for(tokens)]
@@ -55,6 +56,7 @@ def _promote(state: State, sequence: Sequence) -> None:
         if state.accounts.publish(table, state.accounts.public):
             record.table = table
             state.pool.retain(table)
+            state.claims.sealed([publication_key(record.id)])
 
 
 def seal(state: State, session: Session, item: Seal) -> Sealed:
@@ -63,7 +65,7 @@ def seal(state: State, session: Session, item: Seal) -> Sealed:
     if sequence is None:
         return Sealed(NO_SUCH)
     digests = split(item.digests)
-    if (item.first + len(digests)) * state.block_size > sequence.fill:
+    if sequence.offer or (item.first + len(digests)) * state.block_size > sequence.fill:
         return Sealed(CONFLICT)
     if item.first > sequence.sealed or not sequence.chained:
         return Sealed(UNPUBLISHED)
@@ -135,6 +137,7 @@ def _apply(state: State, sequence: Sequence, plan: _Plan) -> None:
         state.pool.sealed[blocks] = True
         state.appender[blocks] = NOBODY
         state.counters.seals += len(plan.new)
+        state.claims.sealed(entry.digest for entry in plan.new)
     for index, block in plan.canonical:
         if index not in sequence.pins:
             state.pool.retain(np.array([block], np.int64))
@@ -152,7 +155,7 @@ def swap(state: State, session: Session, number: int, index: int, block: int) ->
     sequence = session.sequences.get(number)
     if sequence is None:
         return NO_SUCH
-    if index >= len(sequence.table):
+    if sequence.offer or index >= len(sequence.table):
         return CONFLICT
     present = int(sequence.table[index])
     if block == present:

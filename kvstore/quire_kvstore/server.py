@@ -1,9 +1,12 @@
 """Server: the loop around one service. One plain thread owns the store and every socket.
 
-Each turn waits for any descriptor, drains the ROUTER in batches, looks at processes that died or hung up, and then
-judges leases: in that order, so that a heartbeat that already lies in the socket counts. A blocking poll and a plain
-thread are measurably the fastest way to serve small requests from Python; nothing here ever waits on a peer. Sends
-are DONTWAIT with ROUTER_MANDATORY: a stopped or vanished peer costs a counter, and its reply stays in the window.
+Each turn waits for any descriptor, drains the ROUTER in rounds (``inbox``), looks at processes that died or hung up,
+and then judges leases: in that order, so that a heartbeat that already lies in the socket counts. A blocking poll and
+a plain thread are measurably the fastest way to serve small requests from Python; nothing here ever waits on a peer.
+Sends are DONTWAIT with ROUTER_MANDATORY: a stopped or vanished peer is marked slow, and its reply stays in the window.
+
+A turn has one time, read when the poll returned. If we are stopped later in the turn, leases are still judged by that
+time, and the next turn finds the gap and forgives it.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import structlog
 import zmq
 
 from .dispatch import Dispatch
+from .inbox import Inbox, Message
 from .processes import HOST_MEMORY, DeviceAdmission, Processes
 from .service import Service
 from .sidesocket import Listener
@@ -24,6 +28,7 @@ from .sidesocket import Listener
 SOCKET_NAME = "kvstore.sock"
 MAX_SUN_PATH = 107
 BATCH = 256
+SLICE = 8
 TICK_MS = 50
 GAP_MS = 200
 LINGER_AT_END_MS = 200
@@ -60,6 +65,7 @@ class Server:
         """Bind both sockets, the side socket only if ``listener`` is not it already; raises ServerError."""
         self._service, self._options = service, options
         self._dispatch = Dispatch(service)
+        self._inbox = Inbox()
         self._path = run_dir / SOCKET_NAME
         if len(os.fsencode(self._path)) > MAX_SUN_PATH:
             raise ServerError(f"{self._path}: longer than the {MAX_SUN_PATH} bytes a socket's path may have")
@@ -82,23 +88,21 @@ class Server:
         """Run until :meth:`stop`, then answer what is queued."""
         last = _now_ms()
         while not self._stopping:
-            ready = dict(self._poller.poll(TICK_MS))
+            ready = dict(self._poller.poll(0 if self._inbox else TICK_MS))
             now = _now_ms()
-            gap = now - last - TICK_MS
-            if gap > GAP_MS:
-                log.warning("gap_in_loop", gap_ms=gap)
-                self._service.store.extend_leases(gap)
+            self._forgive(now - last - TICK_MS)
             last = now
-            handled = self._drain(BATCH)
-            self._processes.attend(ready, _now_ms())
+            drained = self._drain()
+            self._processes.attend(ready, now)
+            self._send_deferred()
             # Leases are judged only when the socket is empty: an unread heartbeat is not a missing one.
-            if handled < BATCH:
-                self._processes.judge(_now_ms())
+            if drained:
+                self._processes.judge(now)
             if self._options.debug and not ready:
                 self._service.store.check_invariants()
         self._processes.stop_accepting()
         until = _now_ms() + LINGER_AT_END_MS
-        while self._drain(BATCH) and _now_ms() < until:
+        while not self._drain() and _now_ms() < until:
             pass
 
     def close(self) -> None:
@@ -132,25 +136,53 @@ class Server:
             os.umask(mask)
         return router
 
-    def _drain(self, most: int) -> int:
-        """Answer up to ``most`` messages that have arrived; returns how many there were."""
-        arrived: list[list[bytes]] = []
-        while len(arrived) < most:
-            try:
-                arrived.append(self._router.recv_multipart(zmq.DONTWAIT))
-            except zmq.Again:
-                break
-        received = _now_ms()
-        for identity, *frames in arrived:
-            self._send(identity, self._dispatch.handle(identity, frames, received, _now_ms()))
-        return len(arrived)
+    def _forgive(self, gap_ms: int) -> None:
+        """Extend all leases by a gap in our own loop."""
+        if gap_ms > GAP_MS:
+            log.warning("gap_in_loop", gap_ms=gap_ms)
+            self._service.store.extend_leases(gap_ms)
 
-    def _send(self, identity: bytes, reply: bytes) -> None:
+    def _drain(self) -> bool:
+        """Receive and execute about ``BATCH`` requests, one of each connection in turn; whether that was all."""
+        executed = 0
+        while executed < BATCH:
+            self._receive()
+            messages = self._inbox.round()
+            if not messages:
+                return True
+            for message in messages:
+                self._answer(message)
+            executed += len(messages)
+        return False
+
+    def _receive(self) -> None:
+        """Take a few messages from the socket into the inbox; refuse what does not fit there."""
+        received = _now_ms()
+        for _ in range(SLICE):
+            try:
+                identity, *frames = self._router.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            message = Message(identity, frames, received)
+            if not self._inbox.put(message):
+                self._send(message, self._dispatch.busy(frames))
+
+    def _answer(self, message: Message) -> None:
+        reply = self._dispatch.handle(message.identity, message.frames, message.received_ms, _now_ms())
+        if reply is not None:
+            self._send(message, reply)
+
+    def _send_deferred(self) -> None:
+        now = _now_ms()
+        for identity, reply in self._dispatch.deferred(now):
+            self._send(Message(identity, [], now), reply)
+
+    def _send(self, message: Message, reply: bytes) -> None:
         try:
-            self._router.send_multipart((identity, reply), zmq.DONTWAIT)
+            self._router.send_multipart((message.identity, reply), zmq.DONTWAIT)
         except zmq.ZMQError:
             # EAGAIN: the peer does not read; EHOSTUNREACH: it is gone. It may resend and get the same reply.
-            self._service.store.counters.unsent_replies += 1
+            self._dispatch.unsent(message.frames)
 
 
 def _now_ms() -> int:

@@ -15,6 +15,7 @@ from quire_proto.handles import Handle, ShmHandle
 from quire_proto.layout import Layout
 from quire_proto.messages import Limits
 
+from .claims import Ticket
 from .refusal import Refusal
 from .sessions import Peer, Session
 from .statedir import StateDir
@@ -38,6 +39,7 @@ class Service:
         gpu_uuid: GPU of the arena, "" for host memory.
         limits: what one request may ask for.
         now_ms: time of the request being executed (ms, monotonic).
+        ticket: whom a deferred reply to it goes to; until_ms: when that must have been sent.
         op_counts: executed requests by op.
     """
 
@@ -63,7 +65,8 @@ class Service:
         self.boot = ids() if boot is None else boot
         self.num_blocks = store.state.pool.size
         self.limits = Limits(frame_bytes=MAX_FRAME_BYTES, items=MAX_ITEMS, blocks=self.num_blocks, window=WINDOW)
-        self.started_ms = self.now_ms = started_ms
+        self.started_ms = self.now_ms = self.until_ms = started_ms
+        self.ticket = Ticket(b"", 0)
         self.op_counts: Counter[str] = Counter()
         self._ids = ids
         self._peers: dict[bytes, Peer] = {}
@@ -73,6 +76,10 @@ class Service:
         peer = Peer(pid, self._ids())
         self._peers[peer.token] = peer
         return peer
+
+    def fresh_id(self) -> bytes:
+        """A name for something that lives in this boot only."""
+        return self._ids()
 
     def forget(self, peer: Peer) -> None:
         """The process went away: its token, if still unused, is void."""

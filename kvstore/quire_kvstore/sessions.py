@@ -35,6 +35,7 @@ class Session:
         fenced_at: time (ms) at which it was.
         sequences: by the number the client chose.
         copies: outstanding copies, by copy id, to the number of their sequence.
+        unsent: replies that its socket did not take: how slow its reader is.
         window: replies to its last ordered requests.
     """
 
@@ -49,6 +50,7 @@ class Session:
     sequences: dict[int, Sequence] = field(default_factory=dict)
     copies: dict[int, int] = field(default_factory=dict)
     next_copy: int = 1
+    unsent: int = 0
     window: ReplyWindow = field(default_factory=ReplyWindow)
 
     @property

@@ -6,9 +6,12 @@ One object, owned by one thread. Ops live in files of their own (``growing``, ``
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from .books import Books
+from .claims import Claims
 from .content import Content
 from .counters import Counters
 from .eviction import EvictionPolicy
@@ -20,6 +23,9 @@ from .sessions import Sessions
 from .tables import Sequence
 from .tenants import Accounts
 
+if TYPE_CHECKING:
+    from .offering import Open
+
 NOBODY = -1
 
 
@@ -28,6 +34,7 @@ class State:
 
     Attributes:
         appender: uid of the one sequence that may write each block in place, or ``NOBODY``.
+        offers: offers that are open, by id (``offering``).
     """
 
     def __init__(self, num_blocks: int, block_size: int, policy: EvictionPolicy | None = None) -> None:
@@ -40,7 +47,9 @@ class State:
         self.accounts = Accounts(self.books, self.quotas)
         self.content = Content(num_blocks)
         self.counters = Counters()
+        self.claims = Claims()
         self.appender = np.full(num_blocks, NOBODY, np.int64)
+        self.offers: dict[bytes, Open] = {}
         self._next_uid = 0
 
     @property

@@ -4,11 +4,14 @@ and has one result. What an earlier section frees, a later one can use.
 
 from __future__ import annotations
 
-from quire_proto.messages import Extend, Step, Stepped
-from quire_proto.packed import unpack, unpack_rows
+from itertools import chain as concat
 
+from quire_proto.messages import Extend, Step, Stepped
+from quire_proto.packed import pack, unpack, unpack_rows
+
+from .claiming import allocate
 from .forking import fork
-from .growing import allocate, extend
+from .growing import extend
 from .releasing import release
 from .sealing import copy_done, fill, seal, swap
 from .sessions import Session
@@ -27,6 +30,7 @@ def step(state: State, session: Session, item: Step) -> Stepped:
         forks=tuple([fork(state, session, one) for one in item.forks]),
         extends=tuple([extend(state, session, Extend(row[0], row[1])) for row in unpack_rows(item.extends, 2)]),
         allocates=tuple([allocate(state, session, one) for one in item.allocates]),
+        priorities=pack(concat.from_iterable(state.claims.take_urgent(session.id))),
         publications_generation=state.publications.generation,
     )
 

@@ -3,12 +3,14 @@
 Owns the state and who may change it: one thread. No socket, clock, random number or log below this line; times come
 in as milliseconds of some monotonic clock. Each method is one file's work; see there for the reasons:
 
-    growing    allocate, extend         forking    fork              sealing    fill, seal, swap, copy_done
-    releasing  free, fence, reclaim     leasing    judge             reading    lookup, slots
+    claiming   allocate, wait           growing    extend            forking    fork
+    sealing    fill, seal, swap, copy_done          releasing  free, fence, reclaim
+    offering   offer, adopt, expire     leasing    judge             reading    lookup, slots
 """
 
 from __future__ import annotations
 
+from quire_proto.handover import Adopt, Adopted, Offer, Offered
 from quire_proto.messages import (
     Allocate,
     Allocated,
@@ -24,10 +26,12 @@ from quire_proto.messages import (
     SessionInfo,
     Step,
     Stepped,
+    Wait,
 )
 from quire_proto.tenancy import TenantUsage
 
-from . import forking, growing, leasing, reading, releasing, sealing, stepping
+from . import claiming, forking, growing, leasing, offering, reading, releasing, sealing, stepping
+from .claims import Ticket
 from .counters import Counters
 from .eviction import EvictionPolicy
 from .invariants import check
@@ -50,8 +54,12 @@ class Store:
         return self.state.counters
 
     def tick(self, now_ms: int) -> None:
-        """What time the next operations happen at; only eviction asks."""
+        """What time the next operations happen at: eviction asks, offers expire, claims pass on, waits end."""
         self.state.pool.policy.now = now_ms / 1000
+        if self.state.offers:
+            offering.expire(self.state, now_ms)
+        self.state.claims.now_ms = now_ms
+        self.state.claims.judge()
 
     # --- sessions -----------------------------------------------------------------------------------------------
 
@@ -98,8 +106,17 @@ class Store:
         return stepping.step(self.state, session, item)
 
     def allocate(self, session: Session, item: Allocate) -> Allocated:
-        """A table for a new sequence, or no space and no change."""
-        return growing.allocate(self.state, session, item)
+        """A table for a new sequence, or no change: no space, or another is computing what it lacks."""
+        return claiming.allocate(self.state, session, item)
+
+    def wait(self, session: Session, item: Wait, ticket: Ticket, until_ms: int) -> str | None:
+        """How a wait ended, or None: then its answer will be among :meth:`take_answers`."""
+        return claiming.wait(self.state, session, item, ticket, until_ms)
+
+    def take_answers(self) -> list[tuple[Ticket, str]]:
+        """Waits that ended since the last call, and how."""
+        answers, self.state.claims.answers = self.state.claims.answers, []
+        return answers
 
     def extend(self, session: Session, item: Extend) -> Extended:
         """More capacity and write access, or no space and no change."""
@@ -116,6 +133,14 @@ class Store:
     def free(self, session: Session, sequences: bytes) -> Freed:
         """Give up sequences (packed numbers)."""
         return releasing.free(self.state, session, sequences)
+
+    def offer(self, session: Session, item: Offer, identity: bytes, now_ms: int) -> Offered:
+        """Freeze a sequence and name it to another session. Raises Refusal."""
+        return Offered(offering.offer(self.state, session, item, identity, now_ms).id)
+
+    def adopt(self, session: Session, item: Adopt) -> Adopted:
+        """Take an offered sequence over. Raises Refusal."""
+        return offering.adopt(self.state, session, item.offer, item.sequence)
 
     # --- reading ------------------------------------------------------------------------------------------------
 

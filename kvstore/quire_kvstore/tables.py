@@ -46,6 +46,7 @@ class Sequence:
         scrubs: blocks granted with another account's content, not known to be zeroed yet (``content``).
         chained: False for a fork that left a publication before its end. What it shares has no name in the
             tenant's chain, so nothing of it can be sealed.
+        offer: id of the offer that froze it (``offering``), empty for none.
     """
 
     uid: int
@@ -62,6 +63,7 @@ class Sequence:
     prompt: int = 0
     chained: bool = True
     scrubs: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    offer: bytes = b""
 
     def canonical(self, index: int) -> int:
         """The indexed block of table index ``index``: the pinned one, else the table's."""

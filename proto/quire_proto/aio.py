@@ -21,11 +21,12 @@ from .chain import DomainChain
 from .client import GOODBYE_S, RunDir
 from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
-from .messages import Detached, Empty
-from .ops import ATTACH, DETACH, PUBLICATIONS, READY, Awaiting, Op
+from .messages import Detached, Empty, Wait, Waited
+from .ops import ATTACH, DETACH, PUBLICATIONS, READY, WAIT, Awaiting, Op
 from .session import Session
 from .side import SideSocket
 from .transport import address, connect
+from .waits import LATE_S
 
 R = TypeVar("R")
 
@@ -105,17 +106,25 @@ class AsyncKVClient(SessionBase, Awaiting):
             waiting = self._request(op, body)
         return await waiting
 
-    def _request(self, op: Op[..., R], body: object) -> asyncio.Future[R]:
-        pending = self._session.request(op, body, self._timeout)
+    async def wait(self, body: Wait, timeout: float = 30.0) -> Waited:
+        """Wait for what another sequence is computing, as ``KVClient.wait``; other calls go on meanwhile."""
+        if self._closed:
+            raise LocalError("the client is closed")
+        self._held.check()
+        return await self._request(WAIT, body, timeout)
+
+    def _request(self, op: Op[..., R], body: object, timeout: float | None = None) -> asyncio.Future[R]:
+        timeout = self._timeout if timeout is None else timeout
+        pending = self._session.request(op, body, timeout)
         future: asyncio.Future[R] = self._loop.create_future()
         self._waiting[pending.number] = future
         self._send(pending.frame)
 
         def expired() -> None:
             if not future.done():
-                future.set_exception(unanswered(pending, self._session, self._held_now(), self._timeout))
+                future.set_exception(unanswered(pending, self._session, self._held_now(), timeout))
 
-        timer = self._loop.call_later(self._timeout, expired)
+        timer = self._loop.call_later(timeout + LATE_S if op.deferred else timeout, expired)
 
         def done(_: asyncio.Future[R]) -> None:
             timer.cancel()
@@ -169,7 +178,7 @@ class AsyncKVClient(SessionBase, Awaiting):
 
     async def _resend_unanswered(self) -> None:
         while True:
-            before = {pending.number for pending in self._session.in_flight()}
+            before = {pending.number for pending in self._session.in_flight() if not pending.op.deferred}
             await asyncio.sleep(self._resend)
             still = self._session.in_flight()
             if before & {pending.number for pending in still}:

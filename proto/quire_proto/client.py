@@ -2,14 +2,16 @@
 
 One thread uses a client; one request is in flight at a time. A request that is not answered within ``resend``
 seconds is sent again, the same bytes on a fresh connection, until ``timeout``. If an *ordered* request then still
-has no answer, nobody knows whether it was applied: the session is lost, and the process attaches again. All but
-sockets and waiting is shared with the asyncio client (``session``, ``attachment``).
+has no answer, nobody knows whether it was applied: the session is lost, and the process attaches again. A wait for
+another sequence holds up nothing: it has a socket and thread of its own (``waits``). All but sockets and waiting is
+shared with the asyncio client (``session``, ``attachment``).
 """
 
 from __future__ import annotations
 
 import os
 import time
+from queue import SimpleQueue
 from typing import Self, TypeVar
 
 import zmq
@@ -18,11 +20,12 @@ from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
 from .chain import DomainChain
 from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
-from .messages import Detached, Empty
+from .messages import Detached, Empty, Wait, Waited
 from .ops import ATTACH, DETACH, PUBLICATIONS, READY, Blocking, Op, ReadOps
 from .session import Answer, Pending, Session
 from .side import SideSocket
 from .transport import Wire, address
+from .waits import Then, Waits
 
 R = TypeVar("R")
 RunDir = str | os.PathLike[str]
@@ -141,6 +144,7 @@ class KVClient(_Caller, SessionBase):
         """
         super().__init__(run_dir, timeout, resend)
         self._open = self._leaving = False
+        self._waits: Waits | None = None
         try:
             self._held = self._attach(SideSocket(run_dir, timeout), name, layout, gpu_uuid, on_lost)
         except BaseException:
@@ -174,6 +178,25 @@ class KVClient(_Caller, SessionBase):
             self._held.keys[tenant] = self.domain(tenant=tenant).key
         return DomainChain(self._held.keys[tenant], self.block_size, tokens)
 
+    def wait(self, body: Wait, timeout: float = 30.0) -> Waited:
+        """Wait for what another sequence is computing (an allocate answered CLAIMED); allocate again then.
+
+        Raises a QuireError if the session is lost or the kvstore does not answer within ``timeout`` (s) and a bit.
+        """
+        ended: SimpleQueue[Waited | QuireError] = SimpleQueue()
+        self.begin_wait(body, timeout, ended.put)
+        answer = ended.get()
+        if isinstance(answer, QuireError):
+            raise answer
+        return answer
+
+    def begin_wait(self, body: Wait, timeout: float, then: Then) -> None:
+        """As ``wait``, but return at once: ``then`` is called with its end, once, on another thread."""
+        self._held.check()
+        if self._waits is None:
+            self._waits = Waits(self._to, self._held)
+        self._waits.begin(body, timeout, then)
+
     def refresh_publications(self) -> None:
         """Fetch the publication list again."""
         fetched = self.call(PUBLICATIONS, Empty())
@@ -206,6 +229,8 @@ class KVClient(_Caller, SessionBase):
     def _leave(self, timeout: float) -> Detached:
         self._open, self._leaving = False, True
         try:
+            if self._waits is not None:
+                self._waits.close()
             self._held.heartbeat.close()  # first: a heartbeat after the detach would look like a lost session
             if not self._session.has_room():
                 raise KvstoreUnreachable("unanswered requests fill the window")

@@ -21,7 +21,7 @@ Quads = Annotated[bytes, Whole(16)]
 Digests = Annotated[bytes, Whole(32)]
 
 # Item codes: the result of one item of a step. "No space" is a result, not an error.
-OK, NO_SUCH, CONFLICT, NO_SPACE, UNPUBLISHED, RETRY = range(6)
+OK, NO_SUCH, CONFLICT, NO_SPACE, UNPUBLISHED, RETRY, CLAIMED = range(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,7 @@ class Allocate:
 
     ``digests`` is the tenant's chain over all full blocks of those tokens, from token 0. ``publication`` names a
     publication the tokens begin with ("" for none). ``reserve`` is the capacity wanted, in tokens (0: ``tokens``).
+    With ``may_wait`` 1 nothing is reserved while another sequence is computing blocks that this one lacks: CLAIMED.
     """
 
     sequence: int
@@ -119,6 +120,7 @@ class Allocate:
     publication_generation: int = 0
     reserve: int = 0
     priority: int = 0
+    may_wait: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,8 @@ class Allocated:
     """``computed`` tokens need not be computed again (always fewer than asked). ``blocks`` is the whole table;
     ``copies`` are rows (copy id, src, dst, slots) to be done before the first write. On NO_SPACE nothing changed:
     ``missing`` blocks were lacking in ``scope`` for ``account``, and a retry pays after ``retry_after_ms`` (0: never).
-    ``scrub`` blocks are to be zeroed first of all."""
+    ``scrub`` blocks are to be zeroed first of all. On CLAIMED nothing changed: ``computed`` tokens are there, and
+    another sequence is computing ``claimed`` (or the publication): ``wait``."""
 
     code: int
     computed: int = 0
@@ -233,7 +236,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """One result an item, in the order of the request; byte strings hold one code an item."""
+    """One result an item, in the order of the request; byte strings hold one code an item. ``priorities``: rows
+    (sequence, priority) of sequences for which something more urgent has begun to wait."""
 
     releases: bytes = b""
     copies_done: bytes = b""
@@ -244,6 +248,31 @@ class Stepped:
     extends: tuple[Extended, ...] = ()
     allocates: tuple[Allocated, ...] = ()
     publications_generation: int = 0
+    priorities: Pairs = b""
+
+
+# --- waiting -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One deferred reply once ``digest`` is sealed, is this sequence's to compute, or the deadline passed.
+
+    ``sequence`` is the number of the allocate that was answered CLAIMED, ``digest`` the last one of ``claimed``. If
+    that was empty, ``publication`` names what is being computed. The owner inherits ``priority``.
+    """
+
+    sequence: int
+    digest: Digests = b""
+    publication: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """``state``: sealed, yours, deadline. In any case: allocate again."""
+
+    state: str
 
 
 # --- reading -------------------------------------------------------------------------------------------------
@@ -291,7 +320,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """One session as ``stats`` shows it; ``state``: attached, ready, fenced."""
+    """One session as ``stats`` shows it; ``state``: attached, ready, fenced. ``unsent``: replies it did not take."""
 
     name: str
     state: str
@@ -300,6 +329,7 @@ class SessionInfo:
     blocks: int
     progress: int
     lease_ms_left: int
+    unsent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,45 +350,6 @@ class Stats:
 
 
 # --- answered UNSUPPORTED in this version: their fields are fixed so that they can come without a new version ----
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """One deferred reply once the digest is sealed, yours to compute, or the deadline passed."""
-
-    sequence: int
-    digest: Digests
-
-
-@dataclass(frozen=True, slots=True)
-class Waited:
-    """``state``: sealed, yours, deadline."""
-
-    state: str
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """Hand a quiesced sequence to another session; it stays ours until adopted."""
-
-    sequence: int
-    target: bytes
-    expires_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """Name of the offer."""
-
-    offer: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Adopt:
-    """Take an offered sequence over under an own id."""
-
-    offer: bytes
-    sequence: int
 
 
 @dataclass(frozen=True, slots=True)

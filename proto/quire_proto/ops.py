@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
+from . import handover as h
 from . import messages as m
 from . import tenancy as t
 from .packed import pack
@@ -23,13 +24,15 @@ R = TypeVar("R")
 @dataclass(frozen=True, slots=True)
 class Op(Generic[P, R]):
     """One op. ``build`` makes the body, an instance of ``body``. An ``ordered`` op is applied strictly in the order
-    of its session's numbers; for the others the number only correlates the reply."""
+    of its session's numbers; for the others the number only correlates the reply. A ``deferred`` one is answered
+    when something has happened: no reply yet is no sign of a lost one."""
 
     name: str
     body: type
     reply: type[R]
     build: Callable[P, Any]
     ordered: bool = False
+    deferred: bool = False
 
 
 def _step(message: m.Step) -> m.Step:
@@ -54,7 +57,10 @@ EXTEND = Op("extend", m.Extend, m.Extended, m.Extend, ordered=True)
 FORK = Op("fork", m.Fork, m.Forked, _fork, ordered=True)
 SEAL = Op("seal", m.Seal, m.Sealed, m.Seal, ordered=True)
 FREE = Op("free", m.Free, m.Freed, _free, ordered=True)
+OFFER = Op("offer", h.Offer, h.Offered, h.Offer, ordered=True)
+ADOPT = Op("adopt", h.Adopt, h.Adopted, h.Adopt, ordered=True)
 DOMAIN = Op("domain", m.Domain, m.DomainKey, m.Domain)
+WAIT = Op("wait", m.Wait, m.Waited, m.Wait, deferred=True)
 PUBLICATIONS = Op("publications", m.Empty, m.Publications, m.Empty)
 LOOKUP = Op("lookup", m.Lookup, m.Found, m.Lookup)
 STATS = Op("stats", m.Empty, m.Stats, m.Empty)
@@ -122,4 +128,6 @@ class SessionOps(ReadOps):
     fork = Method(FORK)
     seal = Method(SEAL)
     free = Method(FREE)
+    offer = Method(OFFER)
+    adopt = Method(ADOPT)
     domain = Method(DOMAIN)

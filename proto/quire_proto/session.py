@@ -115,6 +115,8 @@ class Session:
             return self._all(_error(reply)) if reply.code and not reply.number else []
         if reply.code == "OUT_OF_ORDER" and pending is not self.in_flight()[0]:
             return []  # an earlier request was lost; this one was not consumed and goes out again after it
+        if reply.code == "BUSY":
+            return []  # nothing of it was looked at: it goes out again when the resend is due
         del self._in_flight[reply.number]
         return [self._answer(pending, reply)]
 

@@ -19,8 +19,8 @@ from types import FrameType
 import structlog
 import torch
 
-from quire_engine.attach import ContextPoisoned, arena_of, gpu_uuid
-from quire_engine.cpu_attention import CpuAttention
+from quire_engine.attach import ContextPoisoned, gpu_uuid
+from quire_engine.backends import Attention, BackendRefused, choose
 from quire_engine.engine import Engine
 from quire_engine.front import Front
 from quire_engine.layout import layout_of
@@ -60,7 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     logs.configure(arguments.name)
     torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
     try:
-        return _run(config, arguments)
+        attention = choose(config.engine.attention)
+    except BackendRefused as exc:
+        parser.error(f"engine.attention = {config.engine.attention}: {exc}")
+    try:
+        return _run(config, arguments, attention)
     except (ModelRefused, OSError, ValueError) as exc:
         log.error("model_refused", reason=str(exc), model=config.serve.model)
         return 3
@@ -72,13 +76,19 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _run(config: Config, arguments: argparse.Namespace) -> int:
+def _run(config: Config, arguments: argparse.Namespace, attention: Attention) -> int:
     directory = Path(config.serve.model)
     layout = layout_of(directory, config.kvstore.dtype, config.kvstore.block_size)
-    model = load_model(directory, config.kvstore.dtype)
-    self_test(model, layout)
-    log.info("model_loaded", model=layout.model, layout=layout.fingerprint())
-    engine = _engine(config, arguments.name, model, layout)
+    model = load_model(directory, config.kvstore.dtype, attention.device)
+    self_test(model, layout, lambda arena: attention.backend(arena, model.heads))
+    log.info(
+        "model_loaded",
+        model=layout.model,
+        layout=layout.fingerprint(),
+        attention=attention.kind,
+        device=str(attention.device),
+    )
+    engine = _engine(config, arguments.name, model, layout, attention)
     path = config.run_dir / "gateway.sock"
     engine.front = Front(path, _hello(arguments.name, model, layout), engine.load)
 
@@ -96,13 +106,13 @@ def _run(config: Config, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _engine(config: Config, name: str, model: Model, layout: Layout) -> Engine:
+def _engine(config: Config, name: str, model: Model, layout: Layout, attention: Attention) -> Engine:
     limits = SchedulerLimits(config.engine.max_sequences, config.engine.max_batch_tokens, config.kvstore.block_size)
     step_log = Path(config.engine.step_log.replace("{name}", name)) if config.engine.step_log else None
-    uuid = gpu_uuid(model.module.device)
+    uuid = gpu_uuid(attention.device)
     return Engine(
         attach=lambda: KVClient(config.run_dir, name=name, layout=layout, gpu_uuid=uuid),
-        make_runner=lambda client: Runner(model, CpuAttention(arena_of(client))),
+        make_runner=lambda client: Runner(model, attention.over(client, model)),
         limits=limits,
         max_model_len=model.max_model_len,
         vocab_size=model.vocab_size,

@@ -57,7 +57,11 @@ class Kvstore:
 class Engine:
     """What each engine is started with."""
 
-    attention: str = setting("cpu", "attention backend", among=("cpu",))
+    attention: str = setting(
+        "auto",
+        "attention backend; auto: triton where torch finds a GPU, else cpu",
+        among=("auto", "cpu", "triton"),
+    )
     max_batch_tokens: int = setting(512, "token budget of a scheduler step", at_least=1)
     max_sequences: int = setting(64, "sequences computed at the same time, per engine", at_least=1)
     threads: int = setting(0, "torch threads per engine (0: cores / engines)", at_least=0)

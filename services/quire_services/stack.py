@@ -41,7 +41,8 @@ class Stack:
         prepared = run_dir / "prepared.json"
         pool = [f"--block-size={config.kvstore.block_size}", f"--dtype={config.kvstore.dtype}"]
         self.prepare = Child("prepare", command("prepare", *file, *model, *pool, f"--out={prepared}"), keep=False)
-        store = flags.spelled(_with_arena(config), "kvstore", but=LAYOUT)
+        config = _on_one_side(config)
+        store = flags.spelled(config, "kvstore", but=LAYOUT)
         self.kvstore = Child(
             "kvstore",
             command("kvstore", *here, f"--prepared={prepared}", *store),
@@ -55,11 +56,22 @@ class Stack:
         ]
 
 
-def _with_arena(config: Config) -> Config:
-    """The configuration with the arena in host memory if the engines compute there and nothing else was asked for."""
-    if (config.kvstore.arena, config.engine.attention) != ("auto", "cpu"):
-        return config
-    return replace(config, kvstore=replace(config.kvstore, arena="shm"))
+def _on_one_side(config: Config) -> Config:
+    """The configuration with arena and attention both on the host where only one of them was asked to be there.
+
+    With both left to probes, the kvstore and the engines look at the same GPU and come to the same end.
+    """
+    arena, attention = config.kvstore.arena, config.engine.attention
+    if arena == "auto" and (attention == "cpu" or _interpreted()):
+        return replace(config, kvstore=replace(config.kvstore, arena="shm"))
+    if arena == "shm" and attention == "auto":
+        return replace(config, engine=replace(config.engine, attention="cpu"))
+    return config
+
+
+def _interpreted() -> bool:
+    """Whether Triton's kernels would run in its interpreter, which needs host memory."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
 def _with_threads(config: Config) -> Config:

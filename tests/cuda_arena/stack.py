@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ LAYOUT = Layout("tiny", "w0", "{}", "", "bfloat16", 4, 2, 2, 8)
 BLOCKS = 64
 SIZE = LAYOUT.arena_bytes(BLOCKS)
 DEADLINE_S = 30.0
+# Environment of children that import from tests/.
+CHILD = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
@@ -45,7 +48,7 @@ class Kvstore:
         command = [sys.executable, "-m", "tests.cuda_arena.kvstore", recording, f"--run-dir={self.run_dir}"]
         command += [f"--prepared={self._prepared}", f"--blocks={BLOCKS}", f"--arena={arena}", "--debug"]
         with self._log.open("a") as log:
-            self.process = subprocess.Popen([*command, f"--fence-grace-ms={grace_ms}"], stderr=log)
+            self.process = subprocess.Popen([*command, f"--fence-grace-ms={grace_ms}"], stderr=log, env=CHILD)
         if wait:
             started = len(self.events("kvstore_started"))
             until(lambda: len(self.events("kvstore_started")) > started or self.process.poll() is not None, "start")

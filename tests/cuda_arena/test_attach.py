@@ -19,7 +19,7 @@ from quire_proto.cuda_mapping import DeviceMemory
 from quire_proto.errors import DeviceFault, LayoutMismatch, MapError
 from quire_proto.messages import Allocate, Step
 from tests.cuda_arena.recorder import BASE_BELOW, Recorder
-from tests.cuda_arena.stack import SIZE, Kvstore, until
+from tests.cuda_arena.stack import CHILD, SIZE, Kvstore, until
 
 pytestmark = pytest.mark.process
 UUID = "GPU-00000000-0000-0000-0000-000000000000"
@@ -34,6 +34,11 @@ client = KVClient(sys.argv[1])
 print("mapped", flush=True)
 time.sleep(600)
 """
+
+
+def stubborn_client(kvstore: Kvstore) -> subprocess.Popen[bytes]:
+    """A process that maps the arena and never lets go."""
+    return subprocess.Popen([sys.executable, "-c", STUBBORN, str(kvstore.run_dir)], stdout=subprocess.PIPE, env=CHILD)
 
 
 def _inodes(pid: int) -> set[int]:
@@ -147,7 +152,7 @@ def test_an_old_mapper_that_does_not_let_go_is_killed_before_memory_is_made(
 ) -> None:
     """A process that keeps the old mapping is waited for, then killed; only then is the new arena allocated."""
     kvstore.start(arena)
-    stubborn = subprocess.Popen([sys.executable, "-c", STUBBORN, str(kvstore.run_dir)], stdout=subprocess.PIPE)
+    stubborn = stubborn_client(kvstore)
     assert stubborn.stdout is not None
     with stubborn.stdout:
         assert stubborn.stdout.readline() == b"mapped\n"
@@ -167,7 +172,7 @@ def test_an_old_mapper_that_does_not_let_go_is_killed_before_memory_is_made(
 def test_a_process_that_ends_while_it_is_waited_for_ends_the_wait(kvstore: Kvstore, recorder: Recorder) -> None:
     """The wait is for the process, not for the time."""
     kvstore.start("cuda-ipc")
-    stubborn = subprocess.Popen([sys.executable, "-c", STUBBORN, str(kvstore.run_dir)], stdout=subprocess.PIPE)
+    stubborn = stubborn_client(kvstore)
     assert stubborn.stdout is not None
     with stubborn.stdout:
         assert stubborn.stdout.readline() == b"mapped\n"

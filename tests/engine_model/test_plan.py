@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire_engine.grouping import MAX_LEVELS
+from quire_engine.grouping import MAX_LEVELS, READS_SAVED, Rule
 from quire_engine.plan import AttentionPlan, build_plan
 from tests.engine_model.dense import Batch, random_batch, slots_of
 
 SEQUENCE = st.tuples(st.integers(0, 6), st.integers(0, 40), st.one_of(st.just(1), st.integers(1, 150)))
 
 
-def visible_pairs(plan: AttentionPlan, window: int | None) -> list[tuple[int, int, int]]:
+def visible_pairs(plan: AttentionPlan, window: int | None, rule: Rule = READS_SAVED) -> list[tuple[int, int, int]]:
     """(row, key position, arena slot) of every pair the items make visible, with repetitions."""
-    items, pairs = plan.items(window), []
+    items, pairs = plan.items(window, rule), []
     for i in range(len(items)):
         key = items.kv_start[i] + np.arange(items.kv_len[i])
         token = key - items.kv_start[i] // plan.block_size * plan.block_size

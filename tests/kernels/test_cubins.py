@@ -10,10 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FAULTS = """
 from cubins import Instance, faults
-good = {"arch": "sm_89", "stack": 0, "shared": 101376}
+good = {"arch": "sm_89", "spilled": 0, "shared": 101376}
 assert faults(good, Instance("decode")) == []
-assert faults(good | {"stack": 8}, Instance("decode")) == ["8 bytes of spilled registers"]
-assert faults(good | {"stack": 8}, Instance("decode", head_dim=256)) == []
+assert faults(good | {"spilled": 8}, Instance("decode")) == ["8 bytes of spilled registers"]
+assert faults(good | {"spilled": 8}, Instance("decode", head_dim=256)) == []
 assert "101377 bytes of shared memory" in faults(good | {"shared": 101377}, Instance("decode"))[0]
 assert faults({"error": "broken"}, Instance("copy")) == ["broken"]
 """
@@ -30,13 +30,13 @@ def test_kernels_compile_without_a_gpu() -> None:
     result = python("scripts/cubins.py", "--arch", "sm_80", "--only", "copy")
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert " registers     0 stack" in result.stdout
+    assert " registers     0 spilled" in result.stdout
     assert "1 instantiations" in result.stdout
     assert " 0 failed" in result.stdout
 
 
 def test_spills_and_oversized_tiles_fail() -> None:
-    """A stack in a common kernel, too much shared memory and a compile error are faults; wide heads may spill."""
+    """Spills in a common kernel, too much shared memory and a compile error are faults; wide heads may spill."""
     result = python("-c", FAULTS)
 
     assert result.returncode == 0, result.stderr

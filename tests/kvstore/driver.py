@@ -90,6 +90,8 @@ class Driver:
         tenant: str = "a",
         publication: str = "",
         reserve: int = 0,
+        priority: int = 0,
+        may_wait: int = 0,
     ) -> m.Allocated:
         """Allocate, and remember what the reply says."""
         item = m.Allocate(
@@ -100,6 +102,8 @@ class Driver:
             publication=publication,
             publication_generation=1 if publication else 0,
             reserve=reserve,
+            priority=priority,
+            may_wait=may_wait,
         )
         reply = self.store.allocate(session, item)
         if reply.code == m.OK:

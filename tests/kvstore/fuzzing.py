@@ -7,11 +7,13 @@ from typing import Any
 
 import msgpack
 
+from quire_proto import handover as h
 from quire_proto import messages as m
 from quire_proto.codec import to_map
 from quire_proto.packed import pack
 from quire_proto.tenancy import SetQuota
 
+TARGET = (3).to_bytes(16, "big")  # id of the first session of a ``Wire``
 BODIES: list[tuple[str, Any]] = [
     ("attach", m.Attach(bytes(16), bytes(16), "x")),
     ("ready", m.Empty()),
@@ -24,6 +26,8 @@ BODIES: list[tuple[str, Any]] = [
     ("seal", m.Seal(1, 0, bytes(32))),
     ("free", m.Free(pack([9, 3]))),
     ("detach", m.Empty()),
+    ("offer", h.Offer(1, TARGET, 5)),
+    ("adopt", h.Adopt(bytes(16), 5)),
     ("domain", m.Domain("t")),
     ("publications", m.Empty()),
     ("lookup", m.Lookup("p", bytes(64))),

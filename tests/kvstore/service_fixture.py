@@ -43,7 +43,9 @@ class Wire:
 
     def send(self, frame: bytes, received_ms: int = 0, now_ms: int = 0) -> Reply:
         """The reply, decoded."""
-        return decode_reply(self.dispatch.handle(b"peer", [frame], received_ms, now_ms))
+        reply = self.dispatch.handle(b"peer", [frame], received_ms, now_ms)
+        assert reply is not None, "deferred"
+        return decode_reply(reply)
 
     def ask(self, op: str, number: int, body: Any = None, **other: Any) -> Reply:
         """Frame and send."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_proto import envelope, errors, handles, layout, messages, tenancy
+from quire_proto import envelope, errors, handles, handover, layout, messages, tenancy
 from quire_proto.codec import from_map, pack, to_map
 from quire_proto.digests import chain, domain_key
 from quire_proto.envelope import Reply, Request, decode_reply, decode_request
@@ -83,6 +83,9 @@ EXAMPLES: dict[str, bytes] = {
         ),
     ).encode(),
     "copies-done": Request(BOOT, SESSION, 4, "step", 5000, to_map(Step(copies_done=u32([1])))).encode(),
+    "claimed": Reply(BOOT, 5, "", to_map(Allocated(messages.CLAIMED, claimed=DIGESTS))).encode(),
+    "wait": Request(BOOT, SESSION, 1 << 62, "wait", 30_000, to_map(messages.Wait(9, DIGESTS[32:]))).encode(),
+    "waited": Reply(BOOT, 1 << 62, "", to_map(messages.Waited("sealed"))).encode(),
     "no-space": Reply(
         BOOT, 5, "", to_map(Allocated(messages.NO_SPACE, missing=2, scope="pool", retry_after_ms=20))
     ).encode(),
@@ -104,7 +107,7 @@ TYPES = {
 }
 BODIES = [
     cls
-    for module in (messages, handles, layout, tenancy)
+    for module in (messages, handover, handles, layout, tenancy)
     for cls in vars(module).values()
     if dataclasses.is_dataclass(cls) and isinstance(cls, type) and cls.__module__ == module.__name__
 ]
@@ -176,6 +179,6 @@ def test_every_code_and_op_is_in_the_document() -> None:
 
     assert codes == set(errors.BY_CODE)
     assert item_codes == {str(getattr(messages, name)): name for name in item_codes.values()}
-    assert len(item_codes) == 6
-    assert ops == known | {"wait", "offer", "adopt", "publish", "unpublish", "events"}
+    assert len(item_codes) == 7
+    assert ops == known | {"wait", "publish", "unpublish", "events"}
     assert f"Protocol version {envelope.VERSION}" in DOCUMENT

@@ -1,0 +1,78 @@
+"""Which attention backend, and on which device the model computes.
+
+Owns the setting ``engine.attention``. ``cpu`` is PyTorch on host memory, ``triton`` our kernels: on a GPU, or with
+TRITON_INTERPRET=1 in Triton's interpreter on host memory, which proves the kernels without a GPU. ``auto`` is triton
+where torch finds a GPU and cpu elsewhere.
+
+The device is decided before the model is loaded and before a kvstore is known; that the pool's memory is reachable
+from there is checked when a session's arena is wrapped. Triton is imported only where it is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+
+from quire_proto.client import KVClient
+
+from .attach import arena_of
+from .cpu_attention import CpuAttention
+from .interface import Backend
+from .model import Model
+
+AUTO, CPU, TRITON = "auto", "cpu", "triton"
+
+
+class BackendRefused(ValueError):
+    """The wanted backend cannot work here; the message says why and what would help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """A backend that this process can have, and the device of its arena and of the model."""
+
+    kind: str
+    device: torch.device
+
+    def backend(self, arena: torch.Tensor, heads: int) -> Backend:
+        """The backend over ``arena`` (layer, 2, kv_head, block, slot, d) for a model of ``heads`` query heads.
+
+        Raises ValueError for a shape that the kernels do not know.
+        """
+        if self.kind == CPU:
+            return CpuAttention(arena)
+        from .triton_attention import TritonAttention
+
+        return TritonAttention(arena, heads)
+
+    def over(self, client: KVClient, model: Model) -> Backend:
+        """The backend over the arena of a session. Raises BackendRefused if it lies where this process is not."""
+        on_host = isinstance(client.map(), memoryview)
+        if on_host != (self.device.type == "cpu"):
+            where, fix = ("in host memory", "cpu") if on_host else ("on a GPU", "triton")
+            raise BackendRefused(
+                f"the pool lies {where}, this engine computes on {self.device}: set engine.attention = {fix},"
+                f" or kvstore.arena = {'auto' if on_host else 'shm'}"
+            )
+        return self.backend(arena_of(client), model.heads)
+
+
+def choose(wanted: str) -> Attention:
+    """What the setting means on this machine. Raises BackendRefused."""
+    assert wanted in (AUTO, CPU, TRITON), wanted
+    gpu = torch.cuda.is_available()
+    if wanted == CPU or (wanted == AUTO and not gpu):
+        return Attention(CPU, torch.device("cpu"))
+    if find_spec("triton") is None:
+        raise BackendRefused("Triton is not installed: install the extra 'gpu', or set engine.attention = cpu")
+    from quire_kernels.checks import interpreting
+
+    if interpreting():
+        return Attention(TRITON if wanted == TRITON else CPU, torch.device("cpu"))
+    if not gpu:
+        raise BackendRefused(
+            "torch finds no GPU: set engine.attention = cpu, or TRITON_INTERPRET=1 to interpret the kernels, slowly"
+        )
+    return Attention(TRITON, torch.device("cuda", 0))

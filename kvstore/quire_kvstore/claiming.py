@@ -1,0 +1,110 @@
+"""Allocate with claims, and wait: what a sequence lacks is computed once.
+
+A sequence that gets its table claims every block it must compute, in the same step. One that may wait, and whose
+first missing block another sequence is computing, gets nothing and is told so (``CLAIMED``): it waits, holding
+nothing, and asks again. One that may not wait computes a second copy; its seals then name the canonical blocks.
+
+Whatever an allocate answers but OK, a claim that had passed to this sequence goes on to the next waiter: an heir that
+finds no space must not stop the others.
+
+Digests are keyed by tenant, so a claim can only ever be met by those who may use its blocks. A pending publication is
+one key of its own, met by all who may name it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+
+from quire_proto.digests import split
+from quire_proto.messages import CLAIMED, OK, Allocate, Allocated, Wait
+
+from . import growing
+from .claims import SEALED, YOURS, Claim, Ticket, publication_key
+from .publications import Record
+from .sessions import Session
+from .state import State
+
+
+@dataclass(slots=True)
+class _Lack:
+    """What an allocate must compute: ``keys`` in order, of which the first ``usable`` could be hits. ``named`` of
+    them, a pending publication, are no digests. ``present`` blocks need not be computed."""
+
+    keys: list[bytes]
+    usable: int
+    named: int
+    present: int
+
+
+def allocate(state: State, session: Session, item: Allocate) -> Allocated:
+    """A table, or what another sequence is computing for this one, or no space; see ``growing``."""
+    holder = (session.id, item.sequence)
+    record = state.publications.get(item.publication) if item.publication else None
+    lack = _lack(state, item, record)
+    claim = state.claims.of_others(lack.keys[0], holder) if lack.usable > 0 else None
+    if claim is not None and item.may_wait:
+        code = growing.refusal(state, session, item, record)
+        if code == OK:
+            state.counters.claimed += 1
+            reply = _claimed(state, lack, claim)
+        else:
+            reply = Allocated(code)
+    else:
+        reply = growing.allocate(state, session, item)
+    if reply.code != OK:
+        if item.sequence not in session.sequences:
+            state.claims.leave(holder)
+        return reply
+    others = [key for key in lack.keys[lack.named :] if state.claims.of_others(key, holder)]
+    state.claims.take(holder, _unclaimed(state, lack.keys, holder), item.priority)
+    return replace(reply, claimed=b"".join(others)) if others else reply
+
+
+def wait(state: State, session: Session, item: Wait, ticket: Ticket, until_ms: int) -> str | None:
+    """``sealed`` or ``yours`` if that can be said at once, else None: the answer will be in ``claims.answers``."""
+    record = state.publications.get(item.publication) if item.publication else None
+    if item.publication:
+        if record is None:
+            return YOURS
+        if record.table is not None:
+            return SEALED
+    elif state.index.find(item.digest) is not None:
+        return SEALED
+    key = item.digest if record is None else publication_key(record.id)
+    if not state.claims.wait((session.id, item.sequence), key, ticket, item.priority, until_ms):
+        return YOURS
+    state.counters.waits += 1
+    return None
+
+
+def _lack(state: State, item: Allocate, record: Record | None) -> _Lack:
+    digests = split(item.digests)
+    start, keys = 0, []
+    if record is not None:
+        start = min(record.count // state.block_size, len(digests))
+        keys = [publication_key(record.id)] if record.table is None else []
+    # Found as the hit is found: prefix consistency makes "not indexed" monotone.
+    missing = start
+    if not keys:
+        missing = bisect_left(range(len(digests)), True, start, key=lambda i: state.index.find(digests[i]) is None)
+    usable = len(keys) + max(0, min(len(digests), (item.tokens - 1) // state.block_size) - missing)
+    return _Lack(keys + digests[missing:], usable, len(keys), missing)
+
+
+def _claimed(state: State, lack: _Lack, claim: Claim) -> Allocated:
+    """The run of this sequence's keys that ``claim`` holds."""
+    run = bisect_left(range(lack.usable), True, key=lambda i: state.claims.of_key(lack.keys[i]) is not claim)
+    digests = [] if lack.named else lack.keys[:run]
+    present = 0 if lack.named else lack.present
+    return Allocated(CLAIMED, computed=present * state.block_size, claimed=b"".join(digests))
+
+
+def _unclaimed(state: State, keys: list[bytes], holder: tuple[bytes, int]) -> list[bytes]:
+    """The leading keys that this sequence will be the one to compute."""
+    mine: dict[bytes, None] = {}
+    for key in keys:
+        if key in mine or state.claims.of_others(key, holder) or state.index.find(key) is not None:
+            break
+        mine[key] = None
+    return list(mine)
