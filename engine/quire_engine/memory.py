@@ -14,7 +14,7 @@ import numpy as np
 
 from quire_proto.client import KVClient
 from quire_proto.digests import DIGEST_BYTES, split
-from quire_proto.messages import NO_SPACE, OK, RETRY, Allocate, Allocated, Extended, Seal, Sealed, Step
+from quire_proto.messages import CONFLICT, NO_SPACE, OK, RETRY, Allocate, Allocated, Extended, Seal, Sealed, Step
 from quire_proto.packed import unpack, unpack_rows
 from quire_proto.retire import RetireList
 from quire_proto.step import Results, StepBuilder, results
@@ -100,9 +100,7 @@ class Memory:
 
     def match(self, request: Request) -> None:
         """Name the publication the request's prompt begins with, if any."""
-        if self.client.publications_stale:
-            self.client.refresh_publications()
-        found = self.client.publications.match(request.prompt)
+        found = self.client.match(request.tenant, request.prompt)
         request.publication = found.id if found else ""
         request.publication_generation = found.generation if found else 0
 
@@ -172,6 +170,8 @@ class Memory:
             self._learn(sequence.chain.digests(0, sequence.sealed))
             self._take_copies(answer, granted)
             granted.admitted.append(sequence)
+        elif not sequence.request.tenant and answer.code in (CONFLICT, RETRY):
+            granted.unneeded.append(sequence)
         elif answer.code == RETRY:
             self.client.refresh_publications()
             self.match(sequence.request)
@@ -199,7 +199,7 @@ class Memory:
 
     def _seal_full(self, sequence: Sequence) -> None:
         full = sequence.computed // self.block_size
-        if full > sequence.sealed:
+        if full > sequence.sealed and sequence.request.tenant:  # a publication has no tenant's chain to seal
             self._builder.seal(sequence.id, sequence.sealed, sequence.chain.digests(sequence.sealed, full))
             sequence.sealed = full
             self._sealing[sequence.id] = sequence

@@ -16,9 +16,10 @@ from quire_proto.digests import split
 from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, Allocate, Allocated, Extend, Extended
 from quire_proto.packed import U32_MAX, pack
 
+from .claims import publication_key
 from .content import owed
 from .pool import Ids
-from .publications import GENERATION, READY, Record
+from .publications import READY, Record
 from .room import make_room, shortage
 from .sessions import Session
 from .state import State
@@ -51,7 +52,7 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
     digests = split(item.digests)
     match = _match(state, item, record, digests)
     whole, tail = divmod(match.computed, state.block_size)
-    own, account = state.blocks_for(max(item.tokens, item.reserve)) - whole, state.accounts.number(item.tenant)
+    own, account = state.blocks_for(max(item.tokens, item.reserve)) - whole, _account(state, item, record)
     short = shortage(state, account, own, match.blocks)
     if short is not None:
         state.counters.no_space += 1
@@ -133,11 +134,30 @@ def refusal(state: State, session: Session, item: Allocate, record: Record | Non
         return CONFLICT
     if len(item.digests) // 32 > item.tokens // state.block_size:
         return CONFLICT
-    if item.publication and (record is None or item.publication_generation != GENERATION):
+    if item.publication and (record is None or item.publication_generation != record.generation):
         return RETRY
     if record is not None and item.tokens < record.count:
         return CONFLICT
+    if not item.tenant:
+        return _prefill_refusal(state, session, item, record)
+    if record is not None and not state.groups.entitled(item.tenant, record.domain):
+        return RETRY  # as if it were not there
     return OK
+
+
+def _prefill_refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
+    """Without a tenant: exactly a pending publication, which nobody else claims."""
+    if record is None or record.table is not None or item.tokens != record.count or item.digests:
+        return CONFLICT
+    claim = state.claims.of_others(publication_key(record.id), (session.id, item.sequence))
+    return OK if claim is None else CONFLICT
+
+
+def _account(state: State, item: Allocate, record: Record | None) -> int:
+    if item.tenant:
+        return state.accounts.number(item.tenant)
+    assert record is not None, "without a tenant it is a publication's prefill"
+    return state.accounts.of_domain(record.domain)
 
 
 def _match(state: State, item: Allocate, record: Record | None, digests: list[bytes]) -> Match:
@@ -158,7 +178,8 @@ def _match(state: State, item: Allocate, record: Record | None, digests: list[by
 
 
 def _anchor(state: State, sequence: Sequence, record: Record, digests: list[bytes]) -> None:
-    sequence.publication = record.id
+    sequence.publication, sequence.publication_made = record.id, record.made
+    sequence.published = record.count
     sequence.private_from = start = record.count // state.block_size
     if 0 < start <= len(digests):
         sequence.anchor = digests[start - 1]

@@ -53,7 +53,8 @@ def shortage(state: State, account: int, count: int, shared: Ids) -> Shortage | 
     if missing <= 0:
         return None
     # Beyond a guarantee it is this account's shortage, even of a full pool: what others give up is not for it.
-    confined = not within and bool(quotas.guarantee.any())
+    # A share domain's is everybody's: its publications wait for the same blocks as all.
+    confined = not within and bool(quotas.guarantee.any()) and not state.accounts[account].is_domain
     scope, whose = (GUARANTEES, name) if confined else (POOL, "")
     return Shortage(missing, scope, whose, 0 if never else RETRY_AFTER_MS)
 
@@ -61,7 +62,7 @@ def shortage(state: State, account: int, count: int, shared: Ids) -> Shortage | 
 def ceiling(state: State, account: int) -> int:
     """Blocks an account can have at most, if nobody else has more than is promised to him."""
     quotas = state.quotas
-    promised = int(quotas.guarantee.sum()) - int(quotas.guarantee[account]) + _reserve(state)
+    promised = int(quotas.guarantee.sum()) - int(quotas.guarantee[account]) + _reserve(state, account)
     return min(int(quotas.limit[account]), state.pool.size - promised)
 
 
@@ -122,12 +123,14 @@ def _kept_from(state: State, account: int, within: bool, held: Ids, cached: Ids,
         kept = state.quotas.protected(held, cached)
         return int(kept.sum()) - int(kept[account])
     missing = np.maximum(state.quotas.guarantee - held, 0)
-    return int(missing.sum()) - int(missing[account]) + max(0, _reserve(state) - quarantined)
+    return int(missing.sum()) - int(missing[account]) + max(0, _reserve(state, account) - quarantined)
 
 
-def _reserve(state: State) -> int:
+def _reserve(state: State, account: int) -> int:
     """Blocks kept for the quarantine and for publications not computed yet; none where nothing is guaranteed."""
     if not state.quotas.guarantee.any():
         return 0
+    if state.accounts[account].is_domain:
+        return state.quotas.quarantine_reserve  # it is the one that publications are kept for
     pending = sum(state.blocks_for(record.count) for record in state.publications.all() if record.table is None)
     return state.quotas.quarantine_reserve + pending

@@ -15,6 +15,7 @@ from .claims import Claims
 from .content import Content
 from .counters import Counters
 from .eviction import EvictionPolicy
+from .groups import Groups
 from .index import PrefixIndex
 from .pool import BlockPool, Ids
 from .publications import PublicationList
@@ -43,6 +44,7 @@ class State:
         self.index = PrefixIndex()
         self.sessions = Sessions()
         self.publications = PublicationList()
+        self.groups = Groups()
         self.quotas = Quotas(num_blocks)
         self.accounts = Accounts(self.books, self.quotas)
         self.content = Content(num_blocks)

@@ -51,6 +51,10 @@ class Accounts:
             self._quotas.open(number)
         return number
 
+    def of_domain(self, domain: str) -> int:
+        """Number of a share domain's account."""
+        return self.number(f"({domain})")
+
     def find(self, name: str) -> int | None:
         """Number of an account, None if there is none of that name."""
         return self._numbers.get(name)
@@ -66,7 +70,7 @@ class Accounts:
         held = self._books.held
         pinned = sum(int(held[number]) for number, account in enumerate(self._accounts) if account.is_domain)
         moved = [number for number in self._books.owner[blocks].tolist() if not self._accounts[number].is_domain]
-        if pinned + len(moved) > self._quotas.pin_budget:
+        if moved and pinned + len(moved) > self._quotas.pin_budget:
             return False
         self._books.transferred(blocks, domain)
         return True

@@ -27,6 +27,8 @@ from quire_kvstore import quota_op
 from quire_kvstore.arena import ArenaError, Roster, check_space
 from quire_kvstore.arena_choice import AUTO, choose, make
 from quire_kvstore.cuda_arena import check_fits
+from quire_kvstore.declarations import Declarations
+from quire_kvstore.groups import Member
 from quire_kvstore.keys import KeyFileError, root_key
 from quire_kvstore.mappers import Mappers
 from quire_kvstore.policies import make_policy
@@ -52,7 +54,7 @@ class KvstoreConfig:
 
     Attributes:
         run_dir: sockets and roster (made with mode 0700).
-        state_dir: what survives boots: the root key, quotas.
+        state_dir: what survives boots: the root key, quotas, groups, publications.
         prepared: JSON file with ``layout`` and ``published``.
         blocks: blocks in the pool.
         arena: where they lie, as ``arena_choice`` reads it.
@@ -62,6 +64,7 @@ class KvstoreConfig:
         quarantine_reserve: share kept back, once something is guaranteed, for what fenced sessions hold.
         policy: what is evicted first, a name in ``policies``.
         debug: check the store's invariants when idle.
+        members: (group, tenant) of the configuration.
     """
 
     run_dir: Path
@@ -75,6 +78,7 @@ class KvstoreConfig:
     policy: str = "density"
     debug: bool = False
     arena: str = AUTO
+    members: tuple[Member, ...] = ()
 
 
 class StartError(Exception):
@@ -112,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
             policy=pool.policy,
             debug=pool.debug,
             arena=pool.arena,
+            members=tuple((group, tenant.name) for tenant in config.tenants for group in tenant.groups),
         )
     )
 
@@ -124,10 +129,12 @@ def _serve(config: KvstoreConfig) -> int:
     # Before the store makes its own arrays for so many blocks.
     check_fits(size, device) if device else check_space(size)
     store = Store(config.blocks, layout.block_size, make_policy(config.policy, config.blocks))
-    _publish(store, published, config)
     for directory in {config.run_dir, config.state_dir}:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     state = StateDir(config.state_dir)
+    declarations = Declarations(state)
+    store.state.groups = declarations.groups(config.members)
+    _publish(store, published, declarations, config)
     _promise(store, state, config)
     if config.run_dir.stat().st_mode & 0o077:
         raise StartError(f"{config.run_dir}: others may enter this directory (chmod 700)")
@@ -145,6 +152,7 @@ def _serve(config: KvstoreConfig) -> int:
                 started_ms=time.monotonic_ns() // 1_000_000,
                 version=version("quire"),
                 state_dir=state,
+                declarations=declarations,
             )
             admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
             options = ServerOptions(config.fence_grace_ms, debug=config.debug)
@@ -221,14 +229,17 @@ def _promise(store: Store, state: StateDir, config: KvstoreConfig) -> None:
     quota_op.restore(state, store.state)
 
 
-def _publish(store: Store, published: list[Any], config: KvstoreConfig) -> None:
+def _publish(store: Store, published: list[Any], declarations: Declarations, config: KvstoreConfig) -> None:
+    """Enter what the configuration publishes and what was published live; under one id the configuration counts."""
     publications = store.state.publications
     for record in published:
         try:
             publications.add(str(record["id"]), str(record["domain"]), [int(token) for token in record["tokens"]])
         except (ValueError, KeyError, TypeError, OverflowError) as exc:
             raise StartError(f"{config.prepared}: published: {exc}") from None
+    declarations.restore_publications(publications)
     pinned, budget = publications.blocks(store.state.block_size), int(config.pin_budget * config.blocks)
+    publications.budget = budget
     if pinned > budget:
         raise StartError(
             f"the published prompts need {pinned} blocks and may pin {budget} "
