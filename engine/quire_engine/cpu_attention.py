@@ -115,9 +115,12 @@ class CpuAttention:
         return _merge(part, calls.merge_index, sinks).to(query.dtype)
 
     def copy_blocks(self, copies: list[tuple[int, int, int]]) -> None:
-        """Copy the first ``slots`` slots of block ``src`` to ``dst`` in all layers, for rows (src, dst, slots)."""
+        """Copy the first ``slots`` slots of block ``src`` to ``dst`` in all layers, for rows (src, dst, slots).
+
+        A row with ``src`` -1 zeroes them instead.
+        """
         for src, dst, slots in copies:
-            self.arena[:, :, :, dst, :slots] = self.arena[:, :, :, src, :slots]
+            self.arena[:, :, :, dst, :slots] = self.arena[:, :, :, src, :slots] if src >= 0 else 0
 
     def _run(
         self, call: Call, layer: int, query: torch.Tensor, part: Partials, scale: float, softcap: float | None

@@ -30,6 +30,7 @@ from .outbox import Outbox
 from .outcome import Outcome
 from .pipeline import Pipeline
 from .prefill import Prefill
+from .quiet import EVERYBODY, Quiet
 from .runner import Drawn, Runner
 from .scheduler import Scheduler, SchedulerLimits, Wanted, Work
 from .steplog import StepLog
@@ -77,7 +78,7 @@ class Engine:
         self._outcome = Outcome(self._scheduler, self._outbox, self._intake.next_arrival)
         self._step_log, self._max_model_len, self._prefills = step_log, max_model_len, prefill
         self._memory: Memory | None = None
-        self._quiet_until = 0.0
+        self._quiet = Quiet()
         self._stopping = False
 
     def load(self) -> Load:
@@ -190,7 +191,8 @@ class Engine:
         if self._scheduler.running or memory.pending():
             return 0.0
         if self._scheduler.waiting:
-            return min(IDLE_S, max(0.0, self._quiet_until - time.monotonic()))
+            tenants = {sequence.request.tenant for sequence in self._scheduler.waiting}
+            return min(IDLE_S, self._quiet.wait(tenants, time.monotonic()))
         return IDLE_S
 
     # --- a step ------------------------------------------------------------------------------------------------
@@ -213,9 +215,10 @@ class Engine:
 
     def _plan(self, memory: Memory) -> Wanted:
         waiting = self._scheduler.waiting
-        may_admit = bool(waiting) and time.monotonic() >= self._quiet_until
+        quiet = self._quiet.accounts(time.monotonic())
+        may_admit = bool(waiting) and EVERYBODY not in quiet
         hits = {s.arrival: memory.expected_hit(s) for s in waiting[:LOOKAHEAD]} if may_admit else {}
-        return self._scheduler.plan(hits, may_admit)
+        return self._scheduler.plan(hits, may_admit, quiet)
 
     def _exchange(self, memory: Memory, wanted: Wanted, pipeline: Pipeline) -> list[tuple[int, int, int]]:
         """Ask the kvstore for what the step needs and fit the step to its answer; returns the copies to do."""
@@ -232,10 +235,13 @@ class Engine:
             wanted.work = [item for item in wanted.work if not item.sequence.ended]
         for sequence in granted.unneeded:
             self._scheduler.remove(sequence)
-        for sequence in granted.refused:
-            victim = self._scheduler.refused(sequence, wanted)
+        for sequence, reason in granted.hopeless:
+            self._scheduler.remove(sequence)
+            self._outbox.end(sequence, "error", "no_space", reason)
+        for sequence, account in granted.refused:
+            victim = self._scheduler.refused(sequence, wanted, account)
             if victim is not None:
                 memory.preempted(victim)
-        if granted.retry_after_ms:
-            self._quiet_until = time.monotonic() + granted.retry_after_ms / 1000
+        for account, ms in granted.retry_after_ms.items():
+            self._quiet.hush(account, ms, time.monotonic())
         return granted.copies

@@ -53,7 +53,7 @@ class Backend(Protocol):
         ...
 
     def copy_blocks(self, copies: list[tuple[int, int, int]]) -> None:
-        """Copy the first ``slots`` slots of block ``src`` to ``dst`` in all layers, for rows (src, dst, slots)."""
+        """Copy the first ``slots`` slots in all layers, for rows (src, dst, slots); src -1 zeroes them."""
         ...
 
 

@@ -10,39 +10,20 @@ that guess, the kvstore's answer decides.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from quire_proto.client import KVClient
 from quire_proto.digests import DIGEST_BYTES, split
 from quire_proto.messages import CONFLICT, NO_SPACE, OK, RETRY, Allocate, Allocated, Extended, Seal, Sealed, Step
-from quire_proto.packed import unpack_rows
+from quire_proto.packed import unpack, unpack_rows
 from quire_proto.retire import RetireList
 from quire_proto.step import Results, StepBuilder, results
 
+from .granted import Granted
 from .request import Request, Sequence
 
 KNOWN_DIGESTS = 1 << 18
-
-
-@dataclass(slots=True)
-class Granted:
-    """Answers of one message.
-
-    Attributes:
-        copies: rows (src, dst, slots) to be copied before the step writes.
-        admitted: sequences that now have a table.
-        refused: running sequences that could not be extended.
-        unneeded: publications' sequences that somebody else computes or has computed.
-        retry_after_ms: how long to leave waiting sequences alone, 0 for not at all.
-    """
-
-    copies: list[tuple[int, int, int]] = field(default_factory=list)
-    admitted: list[Sequence] = field(default_factory=list)
-    refused: list[Sequence] = field(default_factory=list)
-    unneeded: list[Sequence] = field(default_factory=list)
-    retry_after_ms: int = 0
+SCRUB = -1  # in place of a copy's source: zero the target
 
 
 class Memory:
@@ -191,7 +172,7 @@ class Memory:
             sequence.sealed = answer.computed // self.block_size
             sequence.writable = True
             self._learn(sequence.chain.digests(0, sequence.sealed))
-            self._take_copies(answer.copies, granted)
+            self._take_copies(answer, granted)
             granted.admitted.append(sequence)
         elif not sequence.request.tenant and answer.code in (CONFLICT, RETRY):
             granted.unneeded.append(sequence)
@@ -199,20 +180,22 @@ class Memory:
             self.client.refresh_publications()
             self.match(sequence.request)
         else:
-            granted.retry_after_ms = max(granted.retry_after_ms, answer.retry_after_ms, 1)
+            granted.deny(sequence, answer)
 
     def _apply_extend(self, sequence: Sequence, answer: Extended, granted: Granted) -> None:
         if answer.code == NO_SPACE:
-            granted.refused.append(sequence)
+            granted.refused.append((sequence, answer.account))
             return
         assert answer.code == OK, f"extend of our own sequence answered {answer.code}"
         fresh = np.frombuffer(answer.blocks, "<u4").astype(np.int32)
         sequence.table = np.concatenate((sequence.table[: answer.first], fresh))
         sequence.writable = True
-        self._take_copies(answer.copies, granted)
+        self._take_copies(answer, granted)
 
-    def _take_copies(self, rows: bytes, granted: Granted) -> None:
-        for copy_id, src, dst, slots in unpack_rows(rows, 4):
+    def _take_copies(self, answer: Allocated | Extended, granted: Granted) -> None:
+        """Scrubs before copies: the target of a copy may be a block to be scrubbed."""
+        granted.copies += [(SCRUB, block, self.block_size) for block in unpack(answer.scrub)]
+        for copy_id, src, dst, slots in unpack_rows(answer.copies, 4):
             granted.copies.append((src, dst, slots))
             self._retire.copy_done(self.step, copy_id)
 

@@ -1,6 +1,6 @@
 """Runner: one step's work as a packed batch through the model, and the tokens chosen from it.
 
-The copies the kvstore demanded come first, in the same order of execution as everything after them; then one
+The scrubs and copies the kvstore demanded come first, in the same order of execution as everything after them; then one
 forward pass over all tokens of the step; then one choice over the rows that reached the end of their known tokens.
 A row whose request forks here is drawn once for each continuation, from the same logits.
 
@@ -129,7 +129,7 @@ class Runner:
         del self._backend
 
     def launch(self, work: list[Work], copies: list[tuple[int, int, int]]) -> Launched:
-        """Begin to compute ``work`` after ``copies`` (rows src, dst, slots); nobody waits."""
+        """Begin to compute ``work`` after ``copies`` (rows src, dst, slots; src -1 zeroes); nobody waits."""
         before = self._last
         batch = _batch(work, before.onward if before else {}, self._backend.block_size) if work else None
         launched = self._last = Launched(batch)

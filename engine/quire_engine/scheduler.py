@@ -16,6 +16,7 @@ Pure logic: no clock, socket or tensor in here.
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from .request import Request, Sequence
@@ -64,12 +65,13 @@ class Scheduler:
         """Queue a sequence by priority, then arrival."""
         insort(self.waiting, sequence, key=_rank)
 
-    def plan(self, expected_hit: dict[int, int], may_admit: bool) -> Wanted:
+    def plan(self, expected_hit: dict[int, int], may_admit: bool, quiet: Container[str] = ()) -> Wanted:
         """Choose the work of the next step.
 
         Args:
             expected_hit: tokens a waiting sequence (by arrival number) will likely find computed.
             may_admit: False while the kvstore asked to be left alone about allocations.
+            quiet: tenants about whose allocations it did.
         """
         wanted = Wanted(budget_left=self.limits.max_batch_tokens)
         for decoding in (True, False):
@@ -77,7 +79,7 @@ class Scheduler:
                 if (sequence.remaining == 1) is decoding:
                     self._take(wanted, sequence)
         if may_admit and self._may_admit():
-            self._choose_admits(wanted, expected_hit)
+            self._choose_admits(wanted, expected_hit, quiet)
         return wanted
 
     def _take(self, wanted: Wanted, sequence: Sequence) -> None:
@@ -97,10 +99,12 @@ class Scheduler:
         self._hold = 0
         return True
 
-    def _choose_admits(self, wanted: Wanted, expected_hit: dict[int, int]) -> None:
+    def _choose_admits(self, wanted: Wanted, expected_hit: dict[int, int], quiet: Container[str]) -> None:
         slots = self.limits.max_sequences - sum(map(_slots, self.running))
         budget = wanted.budget_left
         for sequence in self.waiting:
+            if sequence.request.tenant in quiet:
+                continue
             slots -= _slots(sequence)
             if slots < 0 or budget <= 0:
                 return
@@ -120,19 +124,22 @@ class Scheduler:
         """A forked sequence runs at once; its batch slot was kept since admission."""
         insort(self.running, sequence, key=lambda s: s.arrival)
 
-    def refused(self, sequence: Sequence, wanted: Wanted) -> Sequence | None:
+    def refused(self, sequence: Sequence, wanted: Wanted, account: str = "") -> Sequence | None:
         """No block for ``sequence``: it skips this step, and a victim is preempted and returned.
 
+        If the shortage is only one ``account``'s, what others give up is no help: then the victim is the tenant's own.
         None if the sequence itself was preempted as another's victim a moment ago.
         """
         _drop(wanted, sequence)
         if sequence not in self.running:
             return None
-        victim = max(self.running, key=_rank)
+        tenant = sequence.request.tenant
+        victim = max((s for s in self.running if not account or s.request.tenant == tenant), key=_rank)
         _drop(wanted, victim)
         self.running.remove(victim)
         self.preemptions += 1
-        self._hold = HOLD_STEPS
+        if not account:
+            self._hold = HOLD_STEPS
         self.add(victim)
         return victim
 

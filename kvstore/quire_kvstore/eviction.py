@@ -8,12 +8,16 @@ Invariants every policy keeps:
 - ``len(policy)`` is the number of cached blocks;
 - :meth:`EvictionPolicy.victims` names a block only after every cached block below it in the prefix tree. A released
   table comes in tail first, so the order of insertion is such an order.
+
+Blocks are in *eviction groups*, each with an order of its own: a tenant with a quota is one, everybody else together
+is group 0. Which group loses how much is for ``quotas`` to say. Chains do not cross groups, for each tenant has its
+own digests.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -28,9 +32,12 @@ class EvictionPolicy(Protocol):
 
     Attributes:
         now: time of the operation being executed, in seconds of a monotonic clock.
+        groups: eviction group of each block, or empty where all are in group 0. Kept by the books; that of a cached
+            block changes only together with :meth:`regroup`.
     """
 
     now: float
+    groups: Ids
 
     def __len__(self) -> int:
         """Number of cached blocks."""
@@ -56,8 +63,11 @@ class EvictionPolicy(Protocol):
     def retained(self, blocks: list[int]) -> None:
         """Cached blocks were hit and are held again."""
 
-    def victims(self, count: int) -> list[int]:
-        """The next ``count`` cached blocks to evict, in order; the caller drops them at once."""
+    def victims(self, count: int, group: int = 0) -> list[int]:
+        """The next ``count`` cached blocks of a group to evict, in order; the caller drops them at once."""
+
+    def regroup(self) -> None:
+        """The groups of cached blocks have changed."""
 
     def dropped(self, blocks: list[int]) -> None:
         """Blocks, cached or held, lost their names: victims, and whatever hung below them."""
@@ -68,14 +78,16 @@ class LruPolicy:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._order: OrderedDict[int, None] = OrderedDict()
+        self.groups: Ids = np.empty(0, np.int64)
+        self._count = 0
+        self._orders: defaultdict[int, OrderedDict[int, None]] = defaultdict(OrderedDict)
 
     def __len__(self) -> int:
-        return len(self._order)
+        return self._count
 
     def cached(self) -> list[int]:
-        """Cached blocks, the next to be evicted first."""
-        return list(self._order)
+        """Cached blocks, the next to be evicted first, group by group."""
+        return [block for order in self._orders.values() for block in order]
 
     def arrived(self, digests: Sequence[bytes], hits: int) -> None:
         """Recency needs no names."""
@@ -91,20 +103,37 @@ class LruPolicy:
 
     def released(self, blocks: list[int]) -> None:
         """Most recently used now, in this order."""
-        for block in blocks:
-            self._order[block] = None
+        self._count += len(blocks)
+        for block, order in self._places(blocks):
+            order[block] = None
 
     def retained(self, blocks: list[int]) -> None:
         """Not evictable while held."""
-        for block in blocks:
-            del self._order[block]  # KeyError: a free block cannot be shared
+        self._count -= len(blocks)
+        for block, order in self._places(blocks):
+            del order[block]  # KeyError: a free block cannot be shared
 
-    def victims(self, count: int) -> list[int]:
-        """The ``count`` least recently used blocks."""
-        assert count <= len(self._order), "more than is cached"
-        return list(islice(self._order, count))
+    def victims(self, count: int, group: int = 0) -> list[int]:
+        """The ``count`` least recently used blocks of a group."""
+        assert count <= self._count, "more than is cached"
+        return list(islice(self._orders[group], count))
 
     def dropped(self, blocks: list[int]) -> None:
         """Forget them."""
-        for block in blocks:
-            self._order.pop(block, None)
+        for block, order in self._places(blocks):
+            if block in order:
+                del order[block]
+                self._count -= 1
+
+    def regroup(self) -> None:
+        """Each block to its group, in the order in which they stood."""
+        blocks = self.cached()
+        self._orders.clear()
+        self._count = 0
+        self.released(blocks)
+
+    def _places(self, blocks: list[int]) -> Iterable[tuple[int, OrderedDict[int, None]]]:
+        """Each block with the order that it stands in."""
+        if not len(self.groups):
+            return ((block, self._orders[0]) for block in blocks)
+        return [(block, self._orders[group]) for block, group in zip(blocks, self.groups[blocks].tolist(), strict=True)]

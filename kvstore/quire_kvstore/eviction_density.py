@@ -6,8 +6,8 @@ keeps what they need about each block, and finds the lowest score.
 Invariants:
 - only a *leaf* is evicted: a cached block with no block below it in the pool. So children go before parents, whatever
   their scores, and a parent is judged once its last child is gone;
-- each class keeps its leaves in a heap by time of release (tail before head). Only the oldest of each class is a
-  candidate: within a class it is the least promising, or nearly so;
+- each class keeps its leaves in a heap by time of release (tail before head), and so for each eviction group. Only
+  the oldest of each class is a candidate: within a class it is the least promising, or nearly so;
 - entries of a heap are never removed from its middle: an entry counts only while its block is a leaf with that very
   order number. Stale ones are skipped when they come up, and swept out when they are the greater part;
 - a block that is evicted leaves its history behind under its digest, so that the model sees late reuses and a block
@@ -18,7 +18,7 @@ Cost: a few array operations a table, and O(log n) for each leaf that comes or g
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
@@ -51,7 +51,8 @@ class DensityPolicy:
         self.model = ReuseModel()
         self.shadow = LruShadow(capacity)
         self._count = self._order = self._output = 0
-        self._heaps: list[list[int]] = [[] for _ in range(CLASSES)]
+        self.groups: Ids = np.zeros(capacity, np.int64)
+        self._heaps: defaultdict[int, list[list[int]]] = defaultdict(lambda: [[] for _ in range(CLASSES)])
         self._past: OrderedDict[bytes, Past] = OrderedDict()
         self._history = max(HISTORY, HISTORY_CAPACITIES * capacity)
         # By block. Times in seconds; gap is NONE until the first reuse.
@@ -127,16 +128,17 @@ class DensityPolicy:
         self._reused[ids] += 1
         self._count -= len(ids)
 
-    def victims(self, count: int) -> list[int]:
+    def victims(self, count: int, group: int = 0) -> list[int]:
         """Leaves of the lowest density, each taken before its parent is judged."""
         assert count <= self._count, "more than is cached"
+        heaps = self._heaps[group]
         candidates: list[tuple[float, int, int]] = []
         for name in range(CLASSES):
-            self._propose(candidates, name)
+            self._propose(candidates, heaps[name], name)
         chosen: list[int] = []
         while len(chosen) < count and candidates:
             _, entry, name = heappop(candidates)
-            heap = self._heaps[name]
+            heap = heaps[name]
             if not heap or heap[0] != entry:
                 continue  # an older leaf of this class came up since; it was proposed
             heappop(heap)
@@ -144,13 +146,22 @@ class DensityPolicy:
             parent = self._parent[block]
             self._forget(block)
             chosen.append(block)
-            self._propose(candidates, name)
+            self._propose(candidates, heap, name)
             if parent != NONE and self._is_leaf(parent) and (above := int(self._class[parent])) != name:
-                self._propose(candidates, above)
+                self._propose(candidates, heaps[above], above)
         if len(chosen) < count:
             # A held block may outlive the references of its parent: then a cached block is no leaf, and goes last.
-            chosen += self.cached()[: count - len(chosen)]
+            rest = [block for block in self.cached() if self.groups[block] == group]
+            chosen += rest[: count - len(chosen)]
         return chosen
+
+    def regroup(self) -> None:
+        """Each leaf to the heaps of its group."""
+        entries = [entry for heaps in self._heaps.values() for heap in heaps for entry in heap]
+        self._heaps.clear()
+        for entry in set(entries):
+            if self._counts(entry):
+                self._push(entry & ((1 << BLOCK_BITS) - 1))
 
     def dropped(self, blocks: list[int]) -> None:
         """Forget those that were not chosen as victims, children and parents in any order."""
@@ -188,7 +199,7 @@ class DensityPolicy:
         return bool(self._cached[block]) and not self._children[block]
 
     def _push(self, block: int) -> None:
-        heap = self._heaps[int(self._class[block])]
+        heap = self._heaps[int(self.groups[block])][int(self._class[block])]
         heappush(heap, (int(self._orders[block]) << BLOCK_BITS) + block)
         if len(heap) > 2 * self._count + 64:
             heap[:] = {entry for entry in heap if self._counts(entry)}
@@ -198,9 +209,8 @@ class DensityPolicy:
         block = entry & ((1 << BLOCK_BITS) - 1)
         return self._is_leaf(block) and int(self._orders[block]) == entry >> BLOCK_BITS
 
-    def _propose(self, candidates: list[tuple[float, int, int]], name: int) -> None:
-        """Make the oldest leaf of a class a candidate."""
-        heap = self._heaps[name]
+    def _propose(self, candidates: list[tuple[float, int, int]], heap: list[int], name: int) -> None:
+        """Make the oldest leaf of a class a candidate; ``heap`` is that of the class ``name``."""
         while heap and not self._counts(heap[0]):
             heappop(heap)
         if heap:

@@ -17,16 +17,16 @@ from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, Allocat
 from quire_proto.packed import U32_MAX, pack
 
 from .claims import publication_key
+from .content import owed
 from .pool import Ids
 from .publications import READY, Record
+from .room import make_room, shortage
 from .sessions import Session
 from .state import State
 from .tables import Copy, Sequence
 
-RETRY_AFTER_MS = 20
 MAX_SEQUENCES = 1 << 16
 MAX_TENANT_CHARS = 256
-POOL = "pool"
 NOTHING: Ids = np.empty(0, np.int64)
 
 
@@ -52,16 +52,23 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
     digests = split(item.digests)
     match = _match(state, item, record, digests)
     whole, tail = divmod(match.computed, state.block_size)
-    own = state.blocks_for(max(item.tokens, item.reserve)) - whole
-    missing = own - state.pool.available(match.blocks)
-    if missing > 0:
+    own, account = state.blocks_for(max(item.tokens, item.reserve)) - whole, _account(state, item, record)
+    short = shortage(state, account, own, match.blocks)
+    if short is not None:
         state.counters.no_space += 1
-        return Allocated(NO_SPACE, missing=missing, scope=POOL, retry_after_ms=RETRY_AFTER_MS)
+        return Allocated(
+            NO_SPACE,
+            missing=short.missing,
+            scope=short.scope,
+            account=short.account,
+            retry_after_ms=short.retry_after_ms,
+        )
 
     if record is None:
         state.pool.policy.arrived(digests, whole)
     state.pool.retain(match.blocks)
-    sequence = state.new_sequence(_account(state, item, record), match.blocks[:whole])
+    sequence = state.new_sequence(account, match.blocks[:whole])
+    make_room(state, account, own)
     fresh = state.take(own, sequence)
     sequence.table = np.concatenate((match.blocks[:whole], fresh))
     sequence.fill, sequence.sealed, sequence.prompt = match.computed, whole, item.tokens
@@ -73,7 +80,9 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
         _anchor(state, sequence, record, digests)
     session.sequences[item.sequence] = sequence
     _count(state, item, sequence, record)
-    return Allocated(OK, computed=match.computed, blocks=packed(sequence.table), copies=copies)
+    return Allocated(
+        OK, computed=match.computed, blocks=packed(sequence.table), copies=copies, scrub=owed(sequence, fresh)
+    )
 
 
 def extend(state: State, session: Session, item: Extend) -> Extended:
@@ -88,25 +97,33 @@ def extend(state: State, session: Session, item: Extend) -> Extended:
         return Extended(OK, first=have)
     want = max(state.blocks_for(item.tokens), have)
     shared = _shared_tail(state, sequence)
-    missing = want - have + (shared is not None) - state.pool.available()
-    if missing > 0:
+    count = want - have + (shared is not None)
+    short = shortage(state, sequence.account, count, sequence.table)
+    if short is not None:
         state.counters.no_space += 1
-        return Extended(NO_SPACE, missing=missing, scope=POOL, retry_after_ms=RETRY_AFTER_MS)
+        return Extended(
+            NO_SPACE,
+            missing=short.missing,
+            scope=short.scope,
+            account=short.account,
+            retry_after_ms=short.retry_after_ms,
+        )
 
     state.counters.extends += 1
     first, copies = have, b""
+    make_room(state, sequence.account, count)
     if shared is not None:
         assert shared == have - 1, "whoever must copy has nothing past the block to be copied"
         first = shared
-        fresh = state.take(want - have + 1, sequence)
+        fresh = state.take(count, sequence)
         src, slots = int(sequence.table[first]), sequence.fill % state.block_size
         copies = _copy(state, session, item.sequence, sequence, src, int(fresh[0]), slots)
     else:
-        fresh = state.take(want - have, sequence)
+        fresh = state.take(count, sequence)
         _become_appender(state, sequence)
     sequence.table = np.concatenate((sequence.table[:first], fresh))
     sequence.writable = want * state.block_size
-    return Extended(OK, first=first, blocks=packed(fresh), copies=copies)
+    return Extended(OK, first=first, blocks=packed(fresh), copies=copies, scrub=owed(sequence, fresh))
 
 
 def refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:

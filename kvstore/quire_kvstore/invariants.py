@@ -12,7 +12,8 @@ import numpy as np
 
 from quire_proto.digests import ROOT_PARENT
 
-from .pool import FREE
+from .content import MIXED
+from .pool import CACHED, FREE, HELD, QUARANTINED
 from .sessions import FENCED, READY, Session
 from .state import NOBODY, State
 from .tables import Sequence
@@ -128,10 +129,32 @@ def _index(state: State) -> None:
 
 
 def _accounts(state: State) -> None:
-    """Sequences per account add up."""
+    """One account a block, counts as counted anew, limits kept, promises that can be kept, contents that are known."""
     sequences = Counter(s.account for session in state.sessions.all() for s in session.sequences.values())
-    rows = state.accounts.usage(state.pool)
-    assert all(rows[i].sequences == sequences[i] for i in range(len(rows) - 1)), "sequences of an account"
+    books, quotas, states = state.books, state.quotas, state.pool.states()
+    assert ((books.owner == NOBODY) == (states == FREE)).all(), "each block that is not free has one account"
+    assert books.quarantined == np.count_nonzero(states == QUARANTINED), "blocks in quarantine"
+    for number in range(len(state.accounts)):
+        own = books.owner == number
+        assert books.held[number] == np.count_nonzero(own & (states == HELD)), "held blocks of an account"
+        assert books.cached[number] == np.count_nonzero(own & (states == CACHED)), "cached blocks of an account"
+        assert books.charged(number) <= quotas.limit[number], "an account above its limit"
+        assert (books.groups[own] == books.group_of[number]).all(), "a block outside its account's eviction group"
+        assert state.accounts[number].sequences == sequences[number], "sequences of an account"
+    if promised := int(quotas.guarantee.sum()):
+        assert promised + quotas.pin_budget + quotas.quarantine_reserve <= state.pool.size, "promises beyond the pool"
+    _contents(state)
+
+
+def _contents(state: State) -> None:
+    """A block that a sequence may write holds nobody else's bytes, unless it still has to scrub it."""
+    mixed = set(np.flatnonzero(state.content.account == MIXED).tolist())
+    for session in state.sessions.all():
+        for sequence in session.sequences.values():
+            assert set(sequence.scrubs.tolist()) <= mixed & set(sequence.table.tolist()), "a scrub of a known block"
+            own = sequence.table[state.appender[sequence.table] == sequence.uid]
+            foreign = own[state.content.account[own] != sequence.account]
+            assert set(foreign.tolist()) <= set(sequence.scrubs.tolist()), "foreign content without a scrub"
 
 
 def _claims(state: State) -> None:

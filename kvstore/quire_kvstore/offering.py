@@ -56,6 +56,7 @@ def offer(state: State, session: Session, item: Offer, identity: bytes, now_ms: 
     made = Open(identity, session, item.sequence, target, now_ms + item.expires_ms)
     state.offers[identity] = made
     sequence.offer = identity
+    state.content.filled(sequence, sequence.table)  # quiesced: what it had to scrub is scrubbed
     return made
 
 

@@ -15,9 +15,11 @@ from quire_proto import handover as h
 from quire_proto import messages as m
 from quire_proto.digests import DIGEST_BYTES, domain_key
 from quire_proto.envelope import ID_BYTES
+from quire_proto.tenancy import SetQuota, Tenants
 
 from . import administration
 from .pool import STATES
+from .quota_op import set_quota
 from .refusal import Refusal
 from .service import Service
 from .sessions import FENCED, READY, Session
@@ -152,8 +154,8 @@ def _wait(service: Service, session: Session, body: m.Wait) -> m.Waited | None:
     return None if state is None else m.Waited(state)
 
 
-def _tenants(service: Service, _: Session | None, __: m.Empty) -> m.Tenants:
-    return m.Tenants(service.store.usage())
+def _tenants(service: Service, _: Session | None, __: m.Empty) -> Tenants:
+    return Tenants(service.store.usage())
 
 
 OPS: dict[str, Op] = {
@@ -174,6 +176,7 @@ OPS: dict[str, Op] = {
     "lookup": Op(m.Lookup, False, ANYBODY, _lookup),
     "stats": Op(m.Empty, False, ANYBODY, _stats),
     "tenants": Op(m.Empty, False, ANYBODY, _tenants),
+    "quota": Op(SetQuota, False, ANYBODY, set_quota),
     "wait": Op(m.Wait, False, ACTIVE, _wait),
     "publish": Op(a.Publish, False, ANYBODY, administration.publish),
     "unpublish": Op(a.Unpublish, False, ANYBODY, administration.unpublish),

@@ -9,7 +9,8 @@ Invariants:
 
 Counts are numpy arrays updated per table, not per block. The free list is a stack of ids kept so that consecutive
 ids come off together: consecutive blocks are one contiguous matrix in the arena, which attention reads without a
-gather. Which cached block goes first is for the eviction policy to say; the pool tells it what comes and goes.
+gather. Which cached block goes first is for the eviction policy to say; the pool tells it what comes and goes, and
+enters every change of state in the books.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .books import Books
 from .eviction import EvictionPolicy, LruPolicy
 
 Ids = NDArray[np.int64]
@@ -33,6 +35,7 @@ class BlockPool:
         refs: references of each block, those of fenced sessions included.
         quarantined_refs: references of fenced sessions.
         sealed: blocks whose content is final; at refcount 0 they become cached instead of free.
+        books: whom each block is charged to.
     """
 
     def __init__(self, size: int, policy: EvictionPolicy | None = None) -> None:
@@ -44,6 +47,8 @@ class BlockPool:
         self._stack: Ids = np.arange(size - 1, -1, -1, dtype=np.int64)
         self._top = size
         self.policy: EvictionPolicy = LruPolicy() if policy is None else policy
+        self.books = Books(size)
+        self.policy.groups = self.books.groups
 
     @property
     def free(self) -> int:
@@ -60,23 +65,25 @@ class BlockPool:
         lost = 0 if besides is None else len(besides) - int(np.count_nonzero(self.refs[besides]))
         return self._top + len(self.policy) - lost
 
-    def victims(self, count: int) -> list[int]:
-        """The ``count`` cached blocks to evict next; the caller unseals them at once."""
-        return self.policy.victims(count)
+    def victims(self, count: int, group: int = 0) -> list[int]:
+        """The ``count`` cached blocks of an eviction group to evict next; the caller unseals them at once."""
+        return self.policy.victims(count, group)
 
     def unseal(self, ids: Ids) -> None:
         """Take the seal from blocks: cached ones become free, held ones stay held."""
         self.sealed[ids] = False
         evicted = ids[self.refs[ids] == 0]
         self.policy.dropped(ids.tolist())
+        self.books.evicted(evicted)
         self._push(evicted)
 
-    def take(self, count: int) -> Ids:
-        """``count`` free blocks, ascending, with one reference each."""
+    def take(self, count: int, account: int = 0) -> Ids:
+        """``count`` free blocks, ascending, with one reference each, charged to ``account``."""
         assert count <= self._top, "taking more than is free"
         self._top -= count
         ids = np.sort(self._stack[self._top : self._top + count])
         self.refs[ids] = 1
+        self.books.granted(ids, account)
         return ids
 
     def retain(self, ids: Ids, count: int = 1) -> None:
@@ -86,6 +93,10 @@ class BlockPool:
         again = ids[self.refs[ids] == 0]
         if len(again):
             self.policy.retained(again.tolist())
+            self.books.resumed(again)
+        if self.books.quarantined:
+            fenced = self.quarantined_refs[ids]
+            self.books.unfenced(ids[(fenced > 0) & (fenced == self.refs[ids])])
         self.refs[ids] += count
 
     def release(self, ids: Ids, quarantined: bool = False) -> None:
@@ -94,15 +105,21 @@ class BlockPool:
             return
         assert bool((self.refs[ids] > 0).all()), "a reference given back twice"
         self.refs[ids] -= 1
+        gone = ids[self.refs[ids] == 0]
         if quarantined:
             assert bool((self.quarantined_refs[ids] > 0).all()), "not in quarantine"
             self.quarantined_refs[ids] -= 1
-        gone = ids[self.refs[ids] == 0]
+            self.books.unfenced(gone)
+        else:
+            fenced = self.quarantined_refs[ids]
+            self.books.fenced(ids[(fenced > 0) & (fenced == self.refs[ids])])
         if len(gone) == 0:
             return
         keep = self.sealed[gone]
         if bool(keep.any()):
             self.policy.released(gone[keep].tolist())
+            self.books.rested(gone[keep])
+        self.books.freed(gone[~keep])
         self._push(gone[~keep])
 
     def quarantine(self, ids: Ids) -> None:
@@ -110,10 +127,11 @@ class BlockPool:
         if len(ids):
             self.quarantined_refs[ids] += 1
             assert bool((self.quarantined_refs[ids] <= self.refs[ids]).all()), "more fenced references than there are"
+            self.books.fenced(ids[self.quarantined_refs[ids] == self.refs[ids]])
 
     def counts(self) -> dict[str, int]:
         """Number of blocks in each state, and ``total``."""
-        quarantined = int(np.count_nonzero((self.refs > 0) & (self.refs == self.quarantined_refs)))
+        quarantined = self.books.quarantined
         held = self.size - self._top - len(self.policy) - quarantined
         return {
             "total": self.size,

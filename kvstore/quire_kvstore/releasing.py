@@ -16,6 +16,7 @@ from quire_proto.messages import NO_SUCH, OK, Freed
 from quire_proto.packed import unpack
 
 from .offering import cancel
+from .room import trim_all
 from .sessions import FENCED, Session
 from .state import NOBODY, State
 from .tables import Sequence
@@ -64,6 +65,7 @@ def reclaim(state: State, session: Session) -> int:
     session.sequences.clear()
     session.copies.clear()
     state.sessions.remove(session)
+    trim_all(state)
     state.counters.reclaimed_sessions += 1
     state.counters.reclaimed_references += references
     return references

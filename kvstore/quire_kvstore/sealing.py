@@ -39,6 +39,8 @@ def fill(state: State, session: Session, number: int, tokens: int) -> int:
     if sequence.offer or not sequence.fill <= tokens <= sequence.writable:
         return CONFLICT
     state.counters.computed_tokens += tokens - sequence.fill
+    written = sequence.table[sequence.fill // state.block_size : state.blocks_for(tokens)]
+    state.content.filled(sequence, written)
     sequence.fill = tokens
     if sequence.publication:
         _promote(state, sequence)
@@ -51,10 +53,11 @@ def _promote(state: State, sequence: Sequence) -> None:
     if record is None or record.made != sequence.publication_made:
         return  # it was unpublished, or is another prompt by now
     if record.table is None and sequence.fill >= record.count:
-        record.table = sequence.table[: state.blocks_for(record.count)].copy()
-        state.pool.retain(record.table)
-        state.accounts.charge(record.table, state.accounts.of_domain(record.domain))
-        state.claims.sealed([publication_key(record.id)])
+        table = sequence.table[: state.blocks_for(record.count)].copy()
+        if state.accounts.publish(table, state.accounts.of_domain(record.domain)):
+            record.table = table
+            state.pool.retain(table)
+            state.claims.sealed([publication_key(record.id)])
 
 
 def seal(state: State, session: Session, item: Seal) -> Sealed:

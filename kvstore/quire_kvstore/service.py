@@ -19,6 +19,7 @@ from .claims import Ticket
 from .declarations import Declarations
 from .refusal import Refusal
 from .sessions import Peer, Session
+from .statedir import StateDir
 from .store import Store
 from .window import WINDOW
 
@@ -35,6 +36,7 @@ class Service:
 
     Attributes:
         boot: the boot id.
+        state_dir: where quotas are kept; None: nowhere.
         declarations: where administration keeps what it declares; None: nowhere.
         gpu_uuid: GPU of the arena, "" for host memory.
         limits: what one request may ask for.
@@ -55,13 +57,14 @@ class Service:
         lease_ms: int,
         started_ms: int,
         version: str = "",
+        state_dir: StateDir | None = None,
         declarations: Declarations | None = None,
         boot: bytes | None = None,
         ids: Callable[[], bytes] = new_id,
     ) -> None:
         self.store, self.layout, self.arena, self.root_key = store, layout, arena, root_key
         self.gpu_uuid = "" if isinstance(arena, ShmHandle) else arena.gpu_uuid
-        self.lease_ms, self.version = lease_ms, version
+        self.lease_ms, self.version, self.state_dir = lease_ms, version, state_dir
         self.declarations = declarations
         self.boot = ids() if boot is None else boot
         self.num_blocks = store.state.pool.size

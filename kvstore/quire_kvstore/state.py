@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .books import Books
 from .claims import Claims
+from .content import Content
 from .counters import Counters
 from .eviction import EvictionPolicy
 from .groups import Groups
 from .index import PrefixIndex
 from .pool import BlockPool, Ids
 from .publications import PublicationList
+from .quotas import Quotas
 from .sessions import Sessions
 from .tables import Sequence
 from .tenants import Accounts
@@ -42,12 +45,19 @@ class State:
         self.sessions = Sessions()
         self.publications = PublicationList()
         self.groups = Groups()
-        self.accounts = Accounts(num_blocks)
+        self.quotas = Quotas(num_blocks)
+        self.accounts = Accounts(self.books, self.quotas)
+        self.content = Content(num_blocks)
         self.counters = Counters()
         self.claims = Claims()
         self.appender = np.full(num_blocks, NOBODY, np.int64)
         self.offers: dict[bytes, Open] = {}
         self._next_uid = 0
+
+    @property
+    def books(self) -> Books:
+        """Whom each block is charged to."""
+        return self.pool.books
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold ``tokens`` tokens."""
@@ -65,13 +75,8 @@ class State:
         self.pool.policy.anchored(block)
 
     def take(self, count: int, sequence: Sequence) -> Ids:
-        """``count`` blocks that ``sequence`` may write, evicting cached ones where free ones are short."""
-        short = count - self.pool.free
-        if short > 0:
-            unnamed = self.index.remove(self.pool.victims(short))
-            self.pool.unseal(np.array(unnamed, np.int64))
-            self.counters.evictions += len(unnamed)
-        blocks = self.pool.take(count)
+        """``count`` free blocks that ``sequence`` may write once it has scrubbed what is in its ``scrubs``."""
+        blocks = self.pool.take(count, sequence.account)
         self.appender[blocks] = sequence.uid
-        self.accounts.charge(blocks, sequence.account)
+        self.content.granted(blocks, sequence)
         return blocks

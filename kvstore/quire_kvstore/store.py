@@ -26,9 +26,9 @@ from quire_proto.messages import (
     SessionInfo,
     Step,
     Stepped,
-    TenantUsage,
     Wait,
 )
+from quire_proto.tenancy import TenantUsage
 
 from . import claiming, forking, growing, leasing, offering, reading, releasing, sealing, stepping
 from .claims import Ticket
@@ -160,7 +160,7 @@ class Store:
 
     def usage(self) -> tuple[TenantUsage, ...]:
         """Usage of each account."""
-        return self.state.accounts.usage(self.state.pool)
+        return self.state.accounts.usage()
 
     def check_invariants(self) -> None:
         """Raise AssertionError if any invariant of the store does not hold. Costs O(pool + tables)."""

@@ -127,8 +127,9 @@ class Allocate:
 class Allocated:
     """``computed`` tokens need not be computed again (always fewer than asked). ``blocks`` is the whole table;
     ``copies`` are rows (copy id, src, dst, slots) to be done before the first write. On NO_SPACE nothing changed:
-    ``missing`` blocks were lacking in ``scope`` and a retry pays after ``retry_after_ms``. On CLAIMED nothing changed:
-    ``computed`` tokens are there, and another sequence is computing ``claimed`` (or the publication): ``wait``."""
+    ``missing`` blocks were lacking in ``scope`` for ``account``, and a retry pays after ``retry_after_ms`` (0: never).
+    ``scrub`` blocks are to be zeroed first of all. On CLAIMED nothing changed: ``computed`` tokens are there, and
+    another sequence is computing ``claimed`` (or the publication): ``wait``."""
 
     code: int
     computed: int = 0
@@ -139,6 +140,7 @@ class Allocated:
     missing: int = 0
     scope: str = ""
     retry_after_ms: int = 0
+    account: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ class Extended:
     missing: int = 0
     scope: str = ""
     retry_after_ms: int = 0
+    account: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,25 +319,6 @@ class Found:
     tokens: int
     blocks: U32s
     references: U32s
-
-
-@dataclass(frozen=True, slots=True)
-class TenantUsage:
-    """Blocks of one account and its counters."""
-
-    tenant: str
-    held: int
-    cached: int
-    sequences: int
-    prompt_tokens: int
-    cached_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tenants:
-    """Reply to ``tenants``."""
-
-    tenants: tuple[TenantUsage, ...]
 
 
 @dataclass(frozen=True, slots=True)

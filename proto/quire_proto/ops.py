@@ -15,6 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from . import administration as a
 from . import handover as h
 from . import messages as m
+from . import tenancy as t
 from .packed import pack
 
 P = ParamSpec("P")
@@ -64,7 +65,8 @@ WAIT = Op("wait", m.Wait, m.Waited, m.Wait, deferred=True)
 PUBLICATIONS = Op("publications", m.Empty, m.Publications, m.Empty)
 LOOKUP = Op("lookup", m.Lookup, m.Found, m.Lookup)
 STATS = Op("stats", m.Empty, m.Stats, m.Empty)
-TENANTS = Op("tenants", m.Empty, m.Tenants, m.Empty)
+TENANTS = Op("tenants", m.Empty, t.Tenants, m.Empty)
+QUOTA = Op("quota", t.SetQuota, t.TenantUsage, t.SetQuota)
 PUBLISH = Op("publish", a.Publish, a.Published, a.Publish)
 UNPUBLISH = Op("unpublish", a.Unpublish, m.Empty, a.Unpublish)
 GROUPS = Op("groups", m.Empty, a.Groups, m.Empty)
@@ -119,6 +121,7 @@ class ReadOps:
     lookup = Method(LOOKUP)
     stats = Method(STATS)
     tenants = Method(TENANTS)
+    quota = Method(QUOTA)
     publish = Method(PUBLISH)
     unpublish = Method(UNPUBLISH)
     groups = Method(GROUPS)

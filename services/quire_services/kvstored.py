@@ -23,6 +23,7 @@ from typing import Any
 
 import structlog
 
+from quire_kvstore import quota_op
 from quire_kvstore.arena import ArenaError, Roster, check_space
 from quire_kvstore.arena_choice import AUTO, choose, make
 from quire_kvstore.cuda_arena import check_fits
@@ -53,13 +54,14 @@ class KvstoreConfig:
 
     Attributes:
         run_dir: sockets and roster (made with mode 0700).
-        state_dir: what survives boots: the root key, groups, publications.
+        state_dir: what survives boots: the root key, quotas, groups, publications.
         prepared: JSON file with ``layout`` and ``published``.
         blocks: blocks in the pool.
         arena: where they lie, as ``arena_choice`` reads it.
         lease_ms: time without a heartbeat after which a session is fenced.
         fence_grace_ms: time after which a fenced process is killed.
         pin_budget: share of the pool that publications may pin.
+        quarantine_reserve: share kept back, once something is guaranteed, for what fenced sessions hold.
         policy: what is evicted first, a name in ``policies``.
         debug: check the store's invariants when idle.
         members: (group, tenant) of the configuration.
@@ -72,6 +74,7 @@ class KvstoreConfig:
     lease_ms: int = 5000
     fence_grace_ms: int = 2000
     pin_budget: float = 0.5
+    quarantine_reserve: float = 0.05
     policy: str = "density"
     debug: bool = False
     arena: str = AUTO
@@ -109,6 +112,7 @@ def main(argv: list[str] | None = None) -> int:
             lease_ms=pool.lease_ms,
             fence_grace_ms=pool.fence_grace_ms,
             pin_budget=pool.pin_budget,
+            quarantine_reserve=pool.quarantine_reserve,
             policy=pool.policy,
             debug=pool.debug,
             arena=pool.arena,
@@ -127,9 +131,11 @@ def _serve(config: KvstoreConfig) -> int:
     store = Store(config.blocks, layout.block_size, make_policy(config.policy, config.blocks))
     for directory in {config.run_dir, config.state_dir}:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    declarations = Declarations(StateDir(config.state_dir))
+    state = StateDir(config.state_dir)
+    declarations = Declarations(state)
     store.state.groups = declarations.groups(config.members)
     _publish(store, published, declarations, config)
+    _promise(store, state, config)
     if config.run_dir.stat().st_mode & 0o077:
         raise StartError(f"{config.run_dir}: others may enter this directory (chmod 700)")
     key = root_key(config.state_dir)
@@ -145,6 +151,7 @@ def _serve(config: KvstoreConfig) -> int:
                 lease_ms=config.lease_ms,
                 started_ms=time.monotonic_ns() // 1_000_000,
                 version=version("quire"),
+                state_dir=state,
                 declarations=declarations,
             )
             admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
@@ -212,6 +219,14 @@ def _prepared(path: Path) -> tuple[Layout, list[Any]]:
 def _check(layout: Layout) -> None:
     if (layout.shard_rank, layout.shard_size) != (0, 1):
         raise StartError(f"layout {asdict(layout)}: only shard 0 of 1 is served")
+
+
+def _promise(store: Store, state: StateDir, config: KvstoreConfig) -> None:
+    """What may be guaranteed, and the quotas that were declared before."""
+    quotas = store.state.quotas
+    quotas.pin_budget = int(config.pin_budget * config.blocks)
+    quotas.quarantine_reserve = int(config.quarantine_reserve * config.blocks)
+    quota_op.restore(state, store.state)
 
 
 def _publish(store: Store, published: list[Any], declarations: Declarations, config: KvstoreConfig) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 
+import numpy as np
+
 from quire_kvstore.eviction import Ids
 
 NEVER = 1 << 62
@@ -31,6 +33,7 @@ class BeladyPolicy:
 
     def __init__(self, future: Mapping[bytes, list[int]]) -> None:
         self.now = 0.0
+        self.groups: Ids = np.empty(0, np.int64)
         self._future = future
         self._request = -1
         self._order = 0
@@ -77,8 +80,9 @@ class BeladyPolicy:
         for block in blocks:
             del self._entry[block]
 
-    def victims(self, count: int) -> list[int]:
+    def victims(self, count: int, group: int = 0) -> list[int]:
         """The ``count`` blocks with the furthest next use."""
+        assert group == 0, "a replay has one tenant and no quota"
         assert count <= len(self._entry), "more than is cached"
         chosen: list[int] = []
         while len(chosen) < count:
@@ -86,6 +90,9 @@ class BeladyPolicy:
             if self._entry.get(entry[2]) == entry:
                 chosen.append(entry[2])
         return chosen
+
+    def regroup(self) -> None:
+        """A replay has one group."""
 
     def dropped(self, blocks: list[int]) -> None:
         """Forget them."""

@@ -21,7 +21,7 @@ from quire_kvstore.mappers import ROSTER as MAPPERS
 LOCK = "serve.lock"
 SOCKETS = ("kvstore.sock", "attach.sock", "gateway.sock")
 MADE_ANEW = (*SOCKETS, "prepared.json")
-KVSTORE_OWN = (ROSTER, MAPPERS, "root.key", "groups.json")
+KVSTORE_OWN = (ROSTER, MAPPERS, "root.key", "groups.json", "quotas.json")
 
 
 class RunDirError(Exception):

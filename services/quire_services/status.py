@@ -14,9 +14,11 @@ from typing import Any
 
 from quire_proto.client import KVReader
 from quire_proto.errors import QuireError
-from quire_proto.messages import Stats, Tenants
+from quire_proto.messages import Stats
+from quire_proto.tenancy import Tenants
 
 from . import flags
+from .tenant import table as tenant_table
 
 TIMEOUT = 3.0
 
@@ -86,8 +88,5 @@ def table(stats: Stats, tenants: Tenants) -> str:
         lines += ["", f"{'publication':<28}{'domain':<10}{'state':<10}{'tokens':>8}"]
         lines += [f"{p.id:<28}{p.domain:<10}{p.state:<10}{len(p.tokens) // 4:>8}" for p in stats.publications]
     if tenants.tenants:
-        lines += ["", f"{'tenant':<28}{'held':>8}{'cached':>8}{'prompt tokens':>15}{'from cache':>12}"]
-        lines += [
-            f"{t.tenant:<28}{t.held:>8}{t.cached:>8}{t.prompt_tokens:>15}{t.cached_tokens:>12}" for t in tenants.tenants
-        ]
+        lines += ["", tenant_table(tenants.tenants)]
     return "\n".join(lines)

@@ -43,8 +43,10 @@ class DensityMachine(StoreMachine):
         assert len(named) == len(state.index)
         for block in named:
             assert policy._children[block] == children[block]
-        live = {entry & 0xFFFFFFFF for heap in policy._heaps for entry in heap if policy._counts(entry)}
-        assert live == {block for block in policy.cached() if not children[block]}
+        for group, heaps in policy._heaps.items():
+            live = {entry & 0xFFFFFFFF for heap in heaps for entry in heap if policy._counts(entry)}
+            leaves = {block for block in policy.cached() if not children[block]}
+            assert live == {block for block in leaves if policy.groups[block] == group}
 
     @invariant()
     def waits_are_those_of_cached_and_remembered_blocks(self) -> None:

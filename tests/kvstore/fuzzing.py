@@ -12,6 +12,7 @@ from quire_proto import handover as h
 from quire_proto import messages as m
 from quire_proto.codec import to_map
 from quire_proto.packed import pack
+from quire_proto.tenancy import SetQuota
 
 TARGET = (3).to_bytes(16, "big")  # id of the first session of a ``Wire``
 BODIES: list[tuple[str, Any]] = [
@@ -33,6 +34,7 @@ BODIES: list[tuple[str, Any]] = [
     ("lookup", m.Lookup("p", bytes(64))),
     ("stats", m.Empty()),
     ("tenants", m.Empty()),
+    ("quota", SetQuota("t", 40, 0, 3)),
     ("wait", m.Wait(1, bytes(32))),
     ("publish", a.Publish("q", "public", pack([1, 2]))),
     ("unpublish", a.Unpublish("q")),

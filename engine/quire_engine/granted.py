@@ -1,0 +1,54 @@
+"""Granted: the kvstore's answers to one message, sorted by what the engine does about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from quire_proto.messages import NO_SPACE, Allocated
+
+from .request import Sequence
+
+LIMIT = "limit"  # scope of a shortage that only the tenant's own requests can end
+
+
+@dataclass(slots=True)
+class Granted:
+    """Answers of one message.
+
+    Attributes:
+        copies: rows (src, dst, slots) to be done before the step writes: copies, and scrubs (src -1).
+        admitted: sequences that now have a table.
+        refused: running sequences that could not be extended, and whose shortage it is (an account, "" everybody's).
+        unneeded: publications' sequences that somebody else computes or has computed.
+        hopeless: waiting sequences that are not to wait any longer, and why.
+        retry_after_ms: how long to leave waiting sequences alone, by account ("": all of them).
+    """
+
+    copies: list[tuple[int, int, int]] = field(default_factory=list)
+    admitted: list[Sequence] = field(default_factory=list)
+    refused: list[tuple[Sequence, str]] = field(default_factory=list)
+    unneeded: list[Sequence] = field(default_factory=list)
+    hopeless: list[tuple[Sequence, str]] = field(default_factory=list)
+    retry_after_ms: dict[str, int] = field(default_factory=dict)
+
+    def deny(self, sequence: Sequence, answer: Allocated) -> None:
+        """There is no table for a waiting sequence now, or never."""
+        if reason := _hopeless(sequence, answer):
+            self.hopeless.append((sequence, reason))
+            return
+        before = self.retry_after_ms.get(answer.account, 1)
+        self.retry_after_ms[answer.account] = max(before, answer.retry_after_ms)
+
+
+def _hopeless(sequence: Sequence, answer: Allocated) -> str:
+    """Why a sequence without space should not wait for it: it never fits, or its tenant should come back later.
+
+    A sequence that has run already waits for its tenant's other requests to end: part of its answer is out.
+    """
+    if answer.code != NO_SPACE:
+        return ""
+    if answer.retry_after_ms == 0:
+        return f"the request needs {answer.missing} blocks of cache more than its tenant can have"
+    if answer.scope == LIMIT and sequence.request.cached_tokens < 0:
+        return f"the tenant is at its limit: {answer.missing} blocks of cache are missing; try again later"
+    return ""

@@ -1,0 +1,95 @@
+"""The handler of ``quota``: declare what a tenant may have, and put the declaration on the disk before it counts.
+
+A quota holds from the reply on, so one that is broken at this moment is refused, by name of what breaks it: a limit
+below what the tenant's running requests hold, a guarantee beyond what is left to promise. A limit below what the
+tenant has cached evicts that cache at once; that, and giving its cached blocks an order of eviction of their own,
+takes some microseconds a block, which only administration may.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quire_proto.tenancy import SetQuota, TenantUsage
+
+from .quotas import WEIGHT, Quota
+from .refusal import Refusal
+from .room import trim
+from .service import Service
+from .sessions import Session
+from .state import State
+from .statedir import StateDir, StateError
+
+DOCUMENT = "quotas"
+MAX_TENANT_CHARS = 256
+
+
+def set_quota(service: Service, _: Session | None, body: SetQuota) -> TenantUsage:
+    """Declare a quota; the same again changes nothing."""
+    state, quota = service.store.state, Quota(body.limit, body.guarantee, body.weight)
+    if not is_tenant(body.tenant):
+        raise Refusal("BAD_FIELD", f"tenant: 1 to {MAX_TENANT_CHARS} characters, the first of them no bracket")
+    account = state.accounts.find(body.tenant)
+    problem = state.quotas.problem(account, quota)
+    if problem:
+        raise Refusal("CONFLICT", f"tenant {body.tenant[:80]}: {problem}")
+    held = 0 if account is None else int(state.books.held[account])
+    if quota.limit and held > quota.limit:
+        reason = f"its running requests hold {held} blocks: set the limit again when they have ended"
+        raise Refusal("CONFLICT", f"tenant {body.tenant[:80]}: {reason}", {"held": held})
+    if service.state_dir is not None:
+        try:
+            save(service.state_dir, state.accounts.quotas() | {body.tenant: quota})
+        except StateError as exc:
+            raise Refusal("CONFLICT", str(exc)) from None
+    account = declare(state, body.tenant, quota)
+    trim(state, account)
+    return state.accounts.usage_of(account)
+
+
+def is_tenant(name: str) -> bool:
+    """Whether a tenant may be called so."""
+    return 0 < len(name) <= MAX_TENANT_CHARS and not name.startswith("(")
+
+
+def declare(state: State, tenant: str, quota: Quota) -> int:
+    """Enter a quota without a problem; returns the tenant's account."""
+    account = state.accounts.number(tenant)
+    state.accounts[account].declared = True
+    state.quotas.set(account, quota, state.books)
+    state.pool.policy.regroup()
+    return account
+
+
+def save(directory: StateDir, quotas: dict[str, Quota]) -> None:
+    """Keep all quotas. Raises StateError."""
+    rows = {name: {"limit": q.limit, "guarantee": q.guarantee, "weight": q.weight} for name, q in quotas.items()}
+    directory.write(DOCUMENT, {"tenants": rows})
+
+
+def restore(directory: StateDir, state: State) -> None:
+    """Declare the quotas that were kept. Raises StateError for a document that is not one or no longer fits."""
+    document = directory.read(DOCUMENT)
+    if document is None:
+        return
+    where = f"{directory.path / DOCUMENT}.json"
+    rows = document.get("tenants")
+    if not isinstance(rows, dict):
+        raise StateError(f"{where}: tenants: not a map; repair it or move it away")
+    for name, row in rows.items():
+        quota = _quota(row)
+        if quota is None or not is_tenant(name):
+            raise StateError(f"{where}: {name[:80]!r} is not a tenant with a quota; repair it or move it away")
+        problem = state.quotas.problem(state.accounts.find(name), quota)
+        if problem:
+            raise StateError(f"{where}: tenant {name}: {problem}; change it there, or give the pool more blocks")
+        declare(state, name, quota)
+
+
+def _quota(row: Any) -> Quota | None:
+    if not isinstance(row, dict):
+        return None
+    numbers = [row.get("limit", 0), row.get("guarantee", 0), row.get("weight", WEIGHT)]
+    if set(row) - {"limit", "guarantee", "weight"} or not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
+        return None
+    return Quota(*numbers)

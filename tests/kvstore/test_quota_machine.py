@@ -1,0 +1,82 @@
+"""The store's state machine with quotas that come and go, and engines that scrub: accounts and contents hold."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant, rule
+
+from quire_kvstore.policies import make_policy
+from quire_kvstore.quota_op import declare
+from quire_kvstore.quotas import Quota
+from quire_kvstore.room import trim
+from quire_proto import messages as m
+from tests.kvstore.scrubbing import ScrubbingDriver
+from tests.kvstore.test_machine import BLOCKS, PUBLISHED, SIZE, StoreMachine
+
+
+class QuotaMachine(StoreMachine):
+    """All the rules of the store; tenants get limits, guarantees and weights while they run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.driver = ScrubbingDriver(BLOCKS, SIZE, {"p": PUBLISHED}, make_policy(self.policy, BLOCKS))
+        self.driver.store.state.quotas.pin_budget = self.driver.store.state.quotas.quarantine_reserve = 3
+        self.driver.attach(100)
+        self.driver.attach(100)
+
+    @rule(
+        tenant=st.sampled_from("ab"),
+        limit=st.sampled_from([0, 4, 8, 12]),
+        guarantee=st.sampled_from([0, 3, 6, 8]),
+        weight=st.sampled_from([50, 100, 300]),
+    )
+    def set_quota(self, tenant: str, limit: int, guarantee: int, weight: int) -> None:
+        """As the op does it."""
+        state, quota = self.driver.store.state, Quota(limit, guarantee, weight)
+        account = state.accounts.number(tenant)
+        if not state.quotas.problem(account, quota) and not 0 < limit < state.books.held[account]:
+            declare(state, tenant, quota)
+            trim(state, account)
+
+    @rule(tenant=st.sampled_from("ab"), count=st.integers(1, 6))
+    def others_leave_guaranteed_cache_alone(self, tenant: str, count: int) -> None:
+        """Whatever one tenant is given, the other keeps its cache up to its guarantee."""
+        state = self.driver.store.state
+        other = state.accounts.number("b" if tenant == "a" else "a")
+        before, quota = state.books.charged(other), state.quotas.get(other)
+        held, session = int(state.books.held[other]), self.sessions()[0] if self.sessions() else self.driver.attach()
+        tokens = [self.next_number * 100 + i for i in range(2, 2 + count * SIZE)]
+        reply = self.driver.allocate(session, self.number(), tokens, tenant)
+        assert state.books.charged(other) >= min(before, max(quota.guarantee, held))
+        if reply.code == m.NO_SPACE and reply.account:
+            assert reply.account == tenant
+
+    @invariant()
+    def groups_of_the_policy_are_the_books(self) -> None:
+        """The policy finds all cached blocks of an account in its group, and no others."""
+        state = self.driver.store.state
+        for number in range(len(state.accounts)):
+            group = int(state.books.group_of[number])
+            members = [i for i in range(len(state.accounts)) if state.books.group_of[i] == group]
+            cached = sum(int(state.books.cached[i]) for i in members)
+            assert sum(state.books.groups[block] == group for block in state.pool.policy.cached()) == cached
+
+
+class DensityQuotaMachine(QuotaMachine):
+    """The same, evicting by density."""
+
+    policy = "density"
+
+
+SETTINGS = settings(
+    max_examples=50,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+TestQuotas = QuotaMachine.TestCase
+TestQuotas.settings = SETTINGS
+TestDensityQuotas = DensityQuotaMachine.TestCase
+TestDensityQuotas.settings = SETTINGS
