@@ -29,10 +29,10 @@ from .outcome import Outcome
 from .runner import Runner
 from .scheduler import Scheduler, SchedulerLimits, Wanted
 from .steplog import StepLog
+from .waiting import Waiting
 
 IDLE_S = 0.2
 REATTACH_S = 0.05
-LOOKAHEAD = 16  # waiting sequences whose cache hits are guessed in a step
 
 log = structlog.get_logger()
 
@@ -80,7 +80,7 @@ class Engine:
         return Load(
             ready=memory is not None and not self._stopping,
             running=len(self._scheduler.running),
-            waiting=len(self._scheduler.waiting),
+            waiting=len(self._scheduler.waiting) + len(self._scheduler.aside),
             counters={**self._outbox.counters, "preemptions": self._scheduler.preemptions},
             boot=memory.client.boot if memory else b"",
         )
@@ -131,12 +131,14 @@ class Engine:
         runner = self._make_runner(client)
         try:
             self._memory = memory = Memory(client)
+            waiting = self._waiting = Waiting(memory, self._scheduler, self.front.wake)
             log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
             self.front.report()
             while not self._stopping:
                 self._take_arrivals(self._idle_s(memory), memory)
                 if client.lost.is_set():
                     raise client.lost_reason or QuireError("the session was lost")
+                waiting.resume()
                 self._step(memory, runner)
         finally:
             runner.release()  # before the session is closed, which unmaps
@@ -169,7 +171,8 @@ class Engine:
             if isinstance(message, Generate):
                 self._intake.accept(message, memory)
             elif isinstance(message, Abort):
-                self._intake.abort(message, memory)
+                for sequence in self._intake.abort(message, memory):
+                    self._waiting.forget(sequence)
             else:  # the gateway is gone, and with it everybody who would read an answer
                 for sequence in self._scheduler.clear():
                     memory.finished(sequence)
@@ -186,7 +189,7 @@ class Engine:
     # --- a step ------------------------------------------------------------------------------------------------
 
     def _step(self, memory: Memory, runner: Runner) -> None:
-        wanted = self._plan(memory)
+        wanted = self._plan()
         if not (wanted.work or wanted.admits or memory.pending()):
             return
         copies = self._exchange(memory, wanted)
@@ -199,16 +202,19 @@ class Engine:
         self._outbox.counters["steps"] += 1
         self._outbox.flush(self.front)
 
-    def _plan(self, memory: Memory) -> Wanted:
-        waiting = self._scheduler.waiting
-        may_admit = bool(waiting) and time.monotonic() >= self._quiet_until
-        hits = {s.arrival: memory.expected_hit(s) for s in waiting[:LOOKAHEAD]} if may_admit else {}
-        return self._scheduler.plan(hits, may_admit)
+    def _plan(self) -> Wanted:
+        may_admit = bool(self._scheduler.waiting) and time.monotonic() >= self._quiet_until
+        hits, held_back = self._waiting.sift() if may_admit else ({}, set())
+        return self._scheduler.plan(hits, may_admit, held_back)
 
     def _exchange(self, memory: Memory, wanted: Wanted) -> list[tuple[int, int, int]]:
         """Ask the kvstore for what the step needs and fit the step to its answer; returns the copies to do."""
         before = memory.messages
         granted = memory.exchange(wanted.extends, wanted.admits)
+        for sequence, block in granted.claimed:
+            self._waiting.begin(sequence, block)
+        for number, priority in granted.urgent:
+            self._scheduler.inherit(number, priority)
         self._outbox.counters["messages"] += memory.messages - before
         for sequence in granted.admitted:
             request = sequence.request

@@ -10,13 +10,14 @@ that guess, the kvstore's answer decides.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from quire_proto.client import KVClient
 from quire_proto.digests import DIGEST_BYTES, split
-from quire_proto.messages import NO_SPACE, OK, RETRY, Allocate, Allocated, Extended, Seal, Sealed, Step
+from quire_proto.messages import CLAIMED, NO_SPACE, OK, RETRY, Allocate, Allocated, Extended, Seal, Sealed, Step
 from quire_proto.packed import unpack_rows
 from quire_proto.retire import RetireList
 from quire_proto.step import Results, StepBuilder, results
@@ -35,19 +36,25 @@ class Granted:
         admitted: sequences that now have a table.
         refused: running sequences that could not be extended.
         retry_after_ms: how long to leave waiting sequences alone, 0 for not at all.
+        claimed: sequences whose beginning another session's sequence is computing, and the last block of that (-1 for
+            a pending publication).
+        urgent: rows (sequence id, priority) of sequences that somebody so urgent waits for.
     """
 
     copies: list[tuple[int, int, int]] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
     refused: list[Sequence] = field(default_factory=list)
     retry_after_ms: int = 0
+    claimed: list[tuple[Sequence, int]] = field(default_factory=list)
+    urgent: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Memory:
     """The session's tables and what is to be said about them.
 
     Attributes:
-        messages: messages sent.
+        messages: messages sent, waits included.
+        computing: by digest, the sequence of this engine that is computing the block.
         step: number of the last step launched (-1: none).
     """
 
@@ -61,6 +68,7 @@ class Memory:
         self._unsaid = False
         self._fills: dict[int, Sequence] = {}
         self._sealing: dict[int, Sequence] = {}
+        self.computing: dict[bytes, Sequence] = {}
         self._known: set[bytes] = set()
         self._next_id = 1
 
@@ -85,6 +93,10 @@ class Memory:
 
     def finished(self, sequence: Sequence) -> None:
         """The sequence needs its blocks no more; what is full is sealed first and stays as cache."""
+        self._computes_no_more(sequence)
+        if sequence.asked:
+            self._retire.release(self.step, sequence.id)  # ends its wait, or passes its claim on
+            sequence.asked = False
         if len(sequence.table):
             if self._fills.pop(sequence.id, None):
                 # Its last seals go out with the release and are refused beyond the acknowledged fill mark.
@@ -125,12 +137,9 @@ class Memory:
 
     def expected_hit(self, sequence: Sequence) -> int:
         """Tokens of a waiting sequence that are probably computed already."""
-        blocks = 0
-        for digest in split(sequence.chain.digests()):
-            if digest not in self._known:
-                break
-            blocks += 1
-        return blocks * self.block_size
+        chain = sequence.chain
+        unknown = bisect_left(range(chain.blocks), True, key=lambda i: chain.digests(i, i + 1) not in self._known)
+        return unknown * self.block_size
 
     def _learn(self, digests: bytes) -> None:
         if len(self._known) > KNOWN_DIGESTS:
@@ -156,6 +165,7 @@ class Memory:
         if step is None:
             return granted
         answers = self._send(step)
+        granted.urgent = answers.priorities
         self._apply_seals(answers, sealing)
         for sequence, _ in extends:
             self._apply_extend(sequence, answers.extends[sequence.id], granted)
@@ -168,7 +178,8 @@ class Memory:
         return results(step, self.client.step(step))
 
     def _allocation(self, sequence: Sequence) -> Allocate:
-        sequence.id = self.new_id()
+        if not sequence.asked:
+            sequence.id = self.new_id()  # else it keeps the id under which it may have become the one to compute
         request = sequence.request
         return Allocate(
             sequence=sequence.id,
@@ -178,17 +189,23 @@ class Memory:
             publication=request.publication,
             publication_generation=request.publication_generation,
             priority=request.priority,
+            may_wait=int(sequence.patient),
         )
 
     def _apply_allocate(self, sequence: Sequence, answer: Allocated, granted: Granted) -> None:
+        sequence.asked = answer.code == CLAIMED
         if answer.code == OK:
             sequence.table = np.frombuffer(answer.blocks, "<u4").astype(np.int32)
             sequence.computed = answer.computed
             sequence.sealed = answer.computed // self.block_size
-            sequence.writable = True
+            sequence.writable = sequence.patient = True
             self._learn(sequence.chain.digests(0, sequence.sealed))
+            self.computing.update(dict.fromkeys(split(sequence.chain.digests(sequence.sealed)), sequence))
             self._take_copies(answer.copies, granted)
             granted.admitted.append(sequence)
+        elif answer.code == CLAIMED:
+            blocks = len(answer.claimed) // DIGEST_BYTES
+            granted.claimed.append((sequence, answer.computed // self.block_size + blocks - 1 if blocks else -1))
         elif answer.code == RETRY:
             self.client.refresh_publications()
             self.match(sequence.request)
@@ -212,6 +229,11 @@ class Memory:
 
     # --- seals -------------------------------------------------------------------------------------------------
 
+    def _computes_no_more(self, sequence: Sequence) -> None:
+        for digest in split(sequence.chain.digests(sequence.sealed)):
+            if self.computing.get(digest) is sequence:
+                del self.computing[digest]
+
     def _seal_full(self, sequence: Sequence) -> None:
         full = sequence.computed // self.block_size
         if full > sequence.sealed:
@@ -222,6 +244,8 @@ class Memory:
 
     def _apply_seals(self, answers: Results, sealing: dict[int, Sequence]) -> None:
         for seal, answer in answers.seals:
+            for digest in split(seal.digests):
+                self.computing.pop(digest, None)
             if answer.code == OK:
                 self._learn(seal.digests)
                 self._swap(sealing[seal.sequence], seal, answer)
