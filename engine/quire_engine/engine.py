@@ -26,6 +26,7 @@ from .intake import Intake
 from .memory import Memory
 from .outbox import Outbox
 from .outcome import Outcome
+from .prefill import Prefill
 from .runner import Runner
 from .scheduler import Scheduler, SchedulerLimits, Wanted
 from .steplog import StepLog
@@ -69,7 +70,7 @@ class Engine:
         self._outbox = Outbox()
         self._intake = Intake(self._scheduler, self._outbox, max_model_len, vocab_size, eos_ids)
         self._outcome = Outcome(self._scheduler, self._outbox, self._intake.next_arrival)
-        self._step_log = step_log
+        self._step_log, self._max_model_len = step_log, max_model_len
         self._memory: Memory | None = None
         self._quiet_until = 0.0
         self._stopping = False
@@ -132,6 +133,7 @@ class Engine:
         try:
             self._memory = memory = Memory(client)
             waiting = self._waiting = Waiting(memory, self._scheduler, self.front.wake)
+            prefill = Prefill(self._scheduler, memory, self._max_model_len, self._intake.next_arrival)
             log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
             self.front.report()
             while not self._stopping:
@@ -139,6 +141,7 @@ class Engine:
                 if client.lost.is_set():
                     raise client.lost_reason or QuireError("the session was lost")
                 waiting.resume()
+                prefill.attend()
                 self._step(memory, runner)
         finally:
             runner.release()  # before the session is closed, which unmaps
@@ -221,6 +224,8 @@ class Engine:
             if request.cached_tokens < 0:
                 request.cached_tokens = min(sequence.computed, len(request.prompt) // 4)
             self._scheduler.admitted(sequence, wanted)
+        for sequence in granted.unneeded:
+            self._scheduler.remove(sequence)
         for sequence in granted.refused:
             victim = self._scheduler.refused(sequence, wanted)
             if victim is not None:

@@ -17,7 +17,19 @@ import numpy as np
 
 from quire_proto.client import KVClient
 from quire_proto.digests import DIGEST_BYTES, split
-from quire_proto.messages import CLAIMED, NO_SPACE, OK, RETRY, Allocate, Allocated, Extended, Seal, Sealed, Step
+from quire_proto.messages import (
+    CLAIMED,
+    CONFLICT,
+    NO_SPACE,
+    OK,
+    RETRY,
+    Allocate,
+    Allocated,
+    Extended,
+    Seal,
+    Sealed,
+    Step,
+)
 from quire_proto.packed import unpack_rows
 from quire_proto.retire import RetireList
 from quire_proto.step import Results, StepBuilder, results
@@ -35,6 +47,7 @@ class Granted:
         copies: rows (src, dst, slots) to be copied before the step writes.
         admitted: sequences that now have a table.
         refused: running sequences that could not be extended.
+        unneeded: publications' sequences that somebody else computes or has computed.
         retry_after_ms: how long to leave waiting sequences alone, 0 for not at all.
         claimed: sequences whose beginning another session's sequence is computing, and the last block of that (-1 for
             a pending publication).
@@ -44,6 +57,7 @@ class Granted:
     copies: list[tuple[int, int, int]] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
     refused: list[Sequence] = field(default_factory=list)
+    unneeded: list[Sequence] = field(default_factory=list)
     retry_after_ms: int = 0
     claimed: list[tuple[Sequence, int]] = field(default_factory=list)
     urgent: list[tuple[int, int]] = field(default_factory=list)
@@ -129,9 +143,7 @@ class Memory:
 
     def match(self, request: Request) -> None:
         """Name the publication the request's prompt begins with, if any."""
-        if self.client.publications_stale:
-            self.client.refresh_publications()
-        found = self.client.publications.match(request.prompt)
+        found = self.client.match(request.tenant, request.prompt)
         request.publication = found.id if found else ""
         request.publication_generation = found.generation if found else 0
 
@@ -206,6 +218,8 @@ class Memory:
         elif answer.code == CLAIMED:
             blocks = len(answer.claimed) // DIGEST_BYTES
             granted.claimed.append((sequence, answer.computed // self.block_size + blocks - 1 if blocks else -1))
+        elif not sequence.request.tenant and answer.code in (CONFLICT, RETRY):
+            granted.unneeded.append(sequence)
         elif answer.code == RETRY:
             self.client.refresh_publications()
             self.match(sequence.request)
@@ -236,7 +250,7 @@ class Memory:
 
     def _seal_full(self, sequence: Sequence) -> None:
         full = sequence.computed // self.block_size
-        if full > sequence.sealed:
+        if full > sequence.sealed and sequence.request.tenant:  # a publication has no tenant's chain to seal
             self._builder.seal(sequence.id, sequence.sealed, sequence.chain.digests(sequence.sealed, full))
             sequence.sealed = full
             self._sealing[sequence.id] = sequence

@@ -28,8 +28,9 @@ class Outbox:
     _waiting: list[Output] = field(default_factory=list)
 
     def put(self, output: Output) -> None:
-        """Add an output."""
-        self._waiting.append(output)
+        """Add an output; one of no request (a publication's prefill) goes to nobody."""
+        if output.request:
+            self._waiting.append(output)
 
     def fail(self, request: str, n: int, code: str, message: str) -> None:
         """End all ``n`` continuations of a request with an error."""

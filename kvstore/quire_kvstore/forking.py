@@ -44,9 +44,9 @@ def _child(state: State, parent: Sequence, table: np.ndarray, pins: dict[int, in
     child = state.new_sequence(parent.account, table)
     child.fill = child.writable = child.prompt = tokens
     child.pins = pins
-    record = state.publications.get(parent.publication)
-    child.chained = parent.chained and (record is None or tokens >= record.count)
+    child.chained = parent.chained and tokens >= parent.published
     if child.chained:
-        child.publication, child.private_from, child.anchor = parent.publication, parent.private_from, parent.anchor
+        child.publication, child.publication_made = parent.publication, parent.publication_made
+        child.published, child.private_from, child.anchor = parent.published, parent.private_from, parent.anchor
         child.sealed = min(parent.sealed, tokens // state.block_size)
     return child

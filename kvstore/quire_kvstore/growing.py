@@ -16,8 +16,9 @@ from quire_proto.digests import split
 from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, Allocate, Allocated, Extend, Extended
 from quire_proto.packed import U32_MAX, pack
 
+from .claims import publication_key
 from .pool import Ids
-from .publications import GENERATION, READY, Record
+from .publications import READY, Record
 from .sessions import Session
 from .state import State
 from .tables import Copy, Sequence
@@ -60,7 +61,7 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
     if record is None:
         state.pool.policy.arrived(digests, whole)
     state.pool.retain(match.blocks)
-    sequence = state.new_sequence(state.accounts.number(item.tenant), match.blocks[:whole])
+    sequence = state.new_sequence(_account(state, item, record), match.blocks[:whole])
     fresh = state.take(own, sequence)
     sequence.table = np.concatenate((match.blocks[:whole], fresh))
     sequence.fill, sequence.sealed, sequence.prompt = match.computed, whole, item.tokens
@@ -116,11 +117,30 @@ def refusal(state: State, session: Session, item: Allocate, record: Record | Non
         return CONFLICT
     if len(item.digests) // 32 > item.tokens // state.block_size:
         return CONFLICT
-    if item.publication and (record is None or item.publication_generation != GENERATION):
+    if item.publication and (record is None or item.publication_generation != record.generation):
         return RETRY
     if record is not None and item.tokens < record.count:
         return CONFLICT
+    if not item.tenant:
+        return _prefill_refusal(state, session, item, record)
+    if record is not None and not state.groups.entitled(item.tenant, record.domain):
+        return RETRY  # as if it were not there
     return OK
+
+
+def _prefill_refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
+    """Without a tenant: exactly a pending publication, which nobody else claims."""
+    if record is None or record.table is not None or item.tokens != record.count or item.digests:
+        return CONFLICT
+    claim = state.claims.of_others(publication_key(record.id), (session.id, item.sequence))
+    return OK if claim is None else CONFLICT
+
+
+def _account(state: State, item: Allocate, record: Record | None) -> int:
+    if item.tenant:
+        return state.accounts.number(item.tenant)
+    assert record is not None, "without a tenant it is a publication's prefill"
+    return state.accounts.of_domain(record.domain)
 
 
 def _match(state: State, item: Allocate, record: Record | None, digests: list[bytes]) -> Match:
@@ -141,7 +161,8 @@ def _match(state: State, item: Allocate, record: Record | None, digests: list[by
 
 
 def _anchor(state: State, sequence: Sequence, record: Record, digests: list[bytes]) -> None:
-    sequence.publication = record.id
+    sequence.publication, sequence.publication_made = record.id, record.made
+    sequence.published = record.count
     sequence.private_from = start = record.count // state.block_size
     if 0 < start <= len(digests):
         sequence.anchor = digests[start - 1]

@@ -4,7 +4,8 @@ Invariants:
 - a digest names one block and a block has at most one digest; both directions are kept;
 - only sealed blocks are named;
 - the parent of every entry is the root, an indexed digest, or a publication (then the entry is *anchored*: a
-  publication is pinned for good, so it stands in for the chain below);
+  publication is pinned, so it stands in for the chain below; once unpublished it leads to no hit any more, and what
+  is anchored at it lies there unreached until it is evicted);
 - an entry remembers its parent's digest: a hit follows the chain, so a digest that was sealed under one parent can
   never be reached from another.
 

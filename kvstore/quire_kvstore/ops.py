@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from quire_proto import administration as a
 from quire_proto import handover as h
 from quire_proto import messages as m
 from quire_proto.digests import DIGEST_BYTES, domain_key
 from quire_proto.envelope import ID_BYTES
 
+from . import administration
 from .pool import STATES
 from .refusal import Refusal
 from .service import Service
@@ -99,9 +101,16 @@ def _offer(service: Service, session: Session, body: h.Offer) -> h.Offered:
 
 
 def _domain(service: Service, _: Session, body: m.Domain) -> m.DomainKey:
+    groups = service.store.state.groups
+    if body.group:
+        # The same for a group that does not exist: who is no member learns nothing of it.
+        if not groups.entitled(body.tenant, body.group):
+            raise Refusal("NOT_PERMITTED", f"tenant {body.tenant[:80]!r} is no member of {body.group[:80]!r}")
+        generation = groups.generation(body.group)
+        return m.DomainKey(domain_key(service.root_key, f"group:{body.group}", generation), generation)
     # A tenant's domain has its own name space, so that no tenant can be called like a shared domain.
     key = domain_key(service.root_key, f"tenant:{body.tenant}", service.domain_generation)
-    return m.DomainKey(key, service.domain_generation)
+    return m.DomainKey(key, service.domain_generation, groups.domains(body.tenant))
 
 
 def _publications(service: Service, _: Session | None, __: m.Empty) -> m.Publications:
@@ -166,7 +175,10 @@ OPS: dict[str, Op] = {
     "stats": Op(m.Empty, False, ANYBODY, _stats),
     "tenants": Op(m.Empty, False, ANYBODY, _tenants),
     "wait": Op(m.Wait, False, ACTIVE, _wait),
-    "publish": Op(m.Publish, False, ANYBODY, None),
-    "unpublish": Op(m.Unpublish, False, ANYBODY, None),
+    "publish": Op(a.Publish, False, ANYBODY, administration.publish),
+    "unpublish": Op(a.Unpublish, False, ANYBODY, administration.unpublish),
+    "groups": Op(m.Empty, False, ANYBODY, administration.groups),
+    "join": Op(a.Join, False, ANYBODY, administration.join),
+    "leave": Op(a.Leave, False, ANYBODY, administration.leave),
     "events": Op(m.Events, False, ANYBODY, None),
 }

@@ -48,11 +48,12 @@ def fill(state: State, session: Session, number: int, tokens: int) -> int:
 def _promote(state: State, sequence: Sequence) -> None:
     """Fork the frozen publication sequence off the first sequence that has computed all of it."""
     record = state.publications.get(sequence.publication)
-    assert record is not None, "publications do not go away"
+    if record is None or record.made != sequence.publication_made:
+        return  # it was unpublished, or is another prompt by now
     if record.table is None and sequence.fill >= record.count:
         record.table = sequence.table[: state.blocks_for(record.count)].copy()
         state.pool.retain(record.table)
-        state.accounts.charge(record.table, state.accounts.public)
+        state.accounts.charge(record.table, state.accounts.of_domain(record.domain))
         state.claims.sealed([publication_key(record.id)])
 
 

@@ -16,6 +16,7 @@ from quire_proto.layout import Layout
 from quire_proto.messages import Limits
 
 from .claims import Ticket
+from .declarations import Declarations
 from .refusal import Refusal
 from .sessions import Peer, Session
 from .store import Store
@@ -34,6 +35,7 @@ class Service:
 
     Attributes:
         boot: the boot id.
+        declarations: where administration keeps what it declares; None: nowhere.
         gpu_uuid: GPU of the arena, "" for host memory.
         limits: what one request may ask for.
         now_ms: time of the request being executed (ms, monotonic).
@@ -53,12 +55,14 @@ class Service:
         lease_ms: int,
         started_ms: int,
         version: str = "",
+        declarations: Declarations | None = None,
         boot: bytes | None = None,
         ids: Callable[[], bytes] = new_id,
     ) -> None:
         self.store, self.layout, self.arena, self.root_key = store, layout, arena, root_key
         self.gpu_uuid = "" if isinstance(arena, ShmHandle) else arena.gpu_uuid
         self.lease_ms, self.version = lease_ms, version
+        self.declarations = declarations
         self.boot = ids() if boot is None else boot
         self.num_blocks = store.state.pool.size
         self.limits = Limits(frame_bytes=MAX_FRAME_BYTES, items=MAX_ITEMS, blocks=self.num_blocks, window=WINDOW)

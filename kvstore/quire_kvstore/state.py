@@ -13,6 +13,7 @@ import numpy as np
 from .claims import Claims
 from .counters import Counters
 from .eviction import EvictionPolicy
+from .groups import Groups
 from .index import PrefixIndex
 from .pool import BlockPool, Ids
 from .publications import PublicationList
@@ -40,6 +41,7 @@ class State:
         self.index = PrefixIndex()
         self.sessions = Sessions()
         self.publications = PublicationList()
+        self.groups = Groups()
         self.accounts = Accounts(num_blocks)
         self.counters = Counters()
         self.claims = Claims()

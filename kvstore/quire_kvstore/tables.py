@@ -41,6 +41,8 @@ class Sequence:
         account: whom its new blocks are charged to (``tenants``).
         private_from: first table index that is indexed under the tenant's own chain (0 without a publication).
         publication: id of the publication its tokens begin with, "" for none.
+        publication_made: which record of that id (``Record.made``).
+        published: tokens of that publication.
         anchor: digest of table index ``private_from - 1`` in the tenant's chain; None if the client did not say.
         prompt: tokens it was begun with; what it fills beyond them was generated.
         chained: False for a fork that left a publication before its end. What it shares has no name in the
@@ -57,6 +59,8 @@ class Sequence:
     pins: dict[int, int] = field(default_factory=dict)
     copies: dict[int, Copy] = field(default_factory=dict)
     publication: str = ""
+    publication_made: int = 0
+    published: int = 0
     private_from: int = 0
     anchor: bytes | None = None
     prompt: int = 0

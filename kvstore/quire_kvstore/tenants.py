@@ -45,6 +45,10 @@ class Accounts:
             self._accounts.append(Account(name))
         return number
 
+    def of_domain(self, domain: str) -> int:
+        """Number of a share domain's account."""
+        return self.number(f"({domain})")
+
     def __getitem__(self, number: int) -> Account:
         return self._accounts[number]
 

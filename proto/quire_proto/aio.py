@@ -21,7 +21,7 @@ from .chain import DomainChain
 from .client import GOODBYE_S, RunDir
 from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
-from .messages import Detached, Empty, Wait, Waited
+from .messages import Detached, DomainKey, Empty, Publication, Wait, Waited
 from .ops import ATTACH, DETACH, PUBLICATIONS, READY, WAIT, Awaiting, Op
 from .session import Session
 from .side import SideSocket
@@ -195,14 +195,22 @@ class AsyncKVClient(SessionBase, Awaiting):
 
     async def chain(self, tenant: str, tokens: bytes = b"") -> DomainChain:
         """A digest chain in the tenant's own domain, begun with packed ``tokens``; the key is fetched once."""
-        if tenant not in self._held.keys:
-            self._held.keys[tenant] = (await self.domain(tenant=tenant)).key
-        return DomainChain(self._held.keys[tenant], self.block_size, tokens)
+        return DomainChain((await self._domain(tenant)).key, self.block_size, tokens)
+
+    async def match(self, tenant: str, tokens: bytes) -> Publication | None:
+        """The longest publication the packed ``tokens`` begin with, of those the tenant may use."""
+        if self.publications_stale:
+            await self.refresh_publications()
+        return self.publications.match(tokens, (await self._domain(tenant)).domains)
 
     async def refresh_publications(self) -> None:
         """Fetch the publication list again."""
-        fetched = await self.call(PUBLICATIONS, Empty())
-        self.publications.replace(fetched.publications, fetched.generation)
+        self._held.refresh(await self.call(PUBLICATIONS, Empty()))
+
+    async def _domain(self, tenant: str) -> DomainKey:
+        if tenant not in self._held.domains:
+            self._held.domains[tenant] = await self.domain(tenant=tenant)
+        return self._held.domains[tenant]
 
     async def detach(self) -> Detached:
         """End the session; as ``KVClient.detach``."""

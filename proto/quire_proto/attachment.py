@@ -18,7 +18,7 @@ from .heartbeat import HeartbeatThread
 from .layout import Layout
 from .mapping import Mapping, open_arena
 from .matching import PublicationList
-from .messages import Attach, Attached, Limits
+from .messages import Attach, Attached, DomainKey, Limits, Publications
 from .ops import SessionOps
 from .session import Pending, Session
 from .side import SideSocket
@@ -44,7 +44,7 @@ class Attachment:
         """Start the heartbeats at once; ``sent`` is when ``attach`` was sent (monotonic, s)."""
         self.side, self.attached = side, attached
         self.publications = PublicationList(attached.publications, attached.publications_generation)
-        self.keys: dict[str, bytes] = {}
+        self.domains: dict[str, DomainKey] = {}
         self._mapping: Mapping | DeviceMapping | None = None
         # A context of its own: the clients' contexts may be asyncio ones, and this thread blocks.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -57,6 +57,11 @@ class Attachment:
             self._mapping = open_arena(self.attached.arena, expected, self.side.boot, self.side.arena_fd)
             self.side.close_arena_fd()
         return self._mapping.view
+
+    def refresh(self, fetched: Publications) -> None:
+        """Take a new publication list over; who may use which domain may have changed with it."""
+        self.publications.replace(fetched.publications, fetched.generation)
+        self.domains.clear()
 
     def check(self) -> None:
         """Raise the reason if the session is lost: no reply to come would count."""

@@ -20,7 +20,7 @@ from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
 from .chain import DomainChain
 from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
-from .messages import Detached, Empty, Wait, Waited
+from .messages import Detached, DomainKey, Empty, Publication, Wait, Waited
 from .ops import ATTACH, DETACH, PUBLICATIONS, READY, Blocking, Op, ReadOps
 from .session import Answer, Pending, Session
 from .side import SideSocket
@@ -174,9 +174,13 @@ class KVClient(_Caller, SessionBase):
 
     def chain(self, tenant: str, tokens: bytes = b"") -> DomainChain:
         """A digest chain in the tenant's own domain, begun with packed ``tokens``; the key is fetched once."""
-        if tenant not in self._held.keys:
-            self._held.keys[tenant] = self.domain(tenant=tenant).key
-        return DomainChain(self._held.keys[tenant], self.block_size, tokens)
+        return DomainChain(self._domain(tenant).key, self.block_size, tokens)
+
+    def match(self, tenant: str, tokens: bytes) -> Publication | None:
+        """The longest publication the packed ``tokens`` begin with, of those the tenant may use."""
+        if self.publications_stale:
+            self.refresh_publications()
+        return self.publications.match(tokens, self._domain(tenant).domains)
 
     def wait(self, body: Wait, timeout: float = 30.0) -> Waited:
         """Wait for what another sequence is computing (an allocate answered CLAIMED); allocate again then.
@@ -199,8 +203,12 @@ class KVClient(_Caller, SessionBase):
 
     def refresh_publications(self) -> None:
         """Fetch the publication list again."""
-        fetched = self.call(PUBLICATIONS, Empty())
-        self.publications.replace(fetched.publications, fetched.generation)
+        self._held.refresh(self.call(PUBLICATIONS, Empty()))
+
+    def _domain(self, tenant: str) -> DomainKey:
+        if tenant not in self._held.domains:
+            self._held.domains[tenant] = self.domain(tenant=tenant)
+        return self._held.domains[tenant]
 
     def detach(self) -> Detached:
         """End the session, giving up all it holds; all work naming its blocks must have completed.

@@ -277,17 +277,20 @@ class Waited:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """Ask for the digest key of a tenant's own domain (writable sessions only)."""
+    """Ask for the digest key of a tenant's own domain, or of a ``group`` it belongs to (writable sessions only)."""
 
     tenant: str
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DomainKey:
-    """Key and generation of the domain."""
+    """Key and generation of the domain; with a tenant's own, ``domains``: the shared domains the tenant may use and
+    their generations."""
 
     key: bytes
     generation: int
+    domains: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,22 +369,6 @@ class Stats:
 
 
 # --- answered UNSUPPORTED in this version: their fields are fixed so that they can come without a new version ----
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Put a prompt into a share domain."""
-
-    id: str
-    domain: str
-    tokens: U32s
-
-
-@dataclass(frozen=True, slots=True)
-class Unpublish:
-    """Stop new matches of a publication."""
-
-    id: str
 
 
 @dataclass(frozen=True, slots=True)

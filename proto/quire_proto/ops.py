@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
+from . import administration as a
 from . import handover as h
 from . import messages as m
 from .packed import pack
@@ -64,6 +65,11 @@ PUBLICATIONS = Op("publications", m.Empty, m.Publications, m.Empty)
 LOOKUP = Op("lookup", m.Lookup, m.Found, m.Lookup)
 STATS = Op("stats", m.Empty, m.Stats, m.Empty)
 TENANTS = Op("tenants", m.Empty, m.Tenants, m.Empty)
+PUBLISH = Op("publish", a.Publish, a.Published, a.Publish)
+UNPUBLISH = Op("unpublish", a.Unpublish, m.Empty, a.Unpublish)
+GROUPS = Op("groups", m.Empty, a.Groups, m.Empty)
+JOIN = Op("join", a.Join, a.Groups, a.Join)
+LEAVE = Op("leave", a.Leave, a.Groups, a.Leave)
 
 
 class Blocking:
@@ -108,11 +114,16 @@ class Method(Generic[P, R]):
 
 
 class ReadOps:
-    """Ops that need no session."""
+    """Ops that need no session: reading, and administration."""
 
     lookup = Method(LOOKUP)
     stats = Method(STATS)
     tenants = Method(TENANTS)
+    publish = Method(PUBLISH)
+    unpublish = Method(UNPUBLISH)
+    groups = Method(GROUPS)
+    join = Method(JOIN)
+    leave = Method(LEAVE)
     fetch_publications = Method(PUBLICATIONS)
 
 

@@ -169,7 +169,7 @@ def _rows(name: str, rows: Any, file: Path | None, required: set[str], optional:
         for key in sorted(required - set(row)):
             raise ConfigError(f"{name}.{key}: missing {where}")
         for key, value in row.items():
-            if key != "keys" and not (isinstance(value, str) and value):
+            if key not in ("keys", "groups") and not (isinstance(value, str) and value):
                 raise ConfigError(f"{name}.{key}: must be a string that is not empty {where}")
     return rows
 
@@ -183,7 +183,7 @@ def _identifier(key: str, value: str, file: Path | None) -> str:
 def _tenants(rows: Any, file: Path | None) -> tuple[Tenant, ...]:
     tenants: list[Tenant] = []
     owner: dict[str, str] = {}
-    for row in _rows("tenants", rows, file, {"name", "keys"}, set()):
+    for row in _rows("tenants", rows, file, {"name", "keys"}, {"groups"}):
         name = _identifier("tenants.name", row["name"], file)
         keys = row["keys"]
         if not isinstance(keys, list) or not keys or not all(isinstance(k, str) and k.strip() for k in keys):
@@ -194,20 +194,27 @@ def _tenants(rows: Any, file: Path | None) -> tuple[Tenant, ...]:
             owner[key] = name
         if any(name == other.name for other in tenants):
             raise ConfigError(f"tenants.name: {name!r} is there twice (from {file})")
-        tenants.append(Tenant(name, tuple(keys)))
+        tenants.append(Tenant(name, tuple(keys), _groups(name, row.get("groups", []), file)))
     return tuple(tenants)
+
+
+def _groups(tenant: str, groups: Any, file: Path | None) -> tuple[str, ...]:
+    if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
+        raise ConfigError(f"tenants.groups: tenant {tenant} needs a list of groups (from {file})")
+    if "public" in groups:
+        raise ConfigError(f"tenants.groups: 'public' is everybody's and no group (from {file}, tenant {tenant})")
+    return tuple(_identifier("tenants.groups", group, file) for group in groups)
 
 
 def _published(rows: Any, file: Path | None) -> tuple[Published, ...]:
     published: list[Published] = []
-    for row in _rows("published", rows, file, {"file"}, {"domain", "id"}):
+    for row in _rows("published", rows, file, {"file"}, {"domain", "id", "tools"}):
         assert file is not None  # rows come from a file
         prompt = file.parent / row["file"]
         identity = _identifier("published.id", row.get("id", prompt.stem), file)
-        domain = row.get("domain", "public")
-        if domain != "public":
-            raise ConfigError(f"published.domain: {domain!r} is not served yet, only 'public' (from {file})")
+        domain = _identifier("published.domain", row.get("domain", "public"), file)
+        tools = file.parent / row["tools"] if "tools" in row else None
         if any(identity == other.id for other in published):
             raise ConfigError(f"published.id: {identity!r} is there twice (from {file})")
-        published.append(Published(prompt, domain, identity))
+        published.append(Published(prompt, domain, identity, tools))
     return tuple(published)

@@ -26,6 +26,8 @@ import structlog
 from quire_kvstore.arena import ArenaError, Roster, check_space
 from quire_kvstore.arena_choice import AUTO, choose, make
 from quire_kvstore.cuda_arena import check_fits
+from quire_kvstore.declarations import Declarations
+from quire_kvstore.groups import Member
 from quire_kvstore.keys import KeyFileError, root_key
 from quire_kvstore.mappers import Mappers
 from quire_kvstore.policies import make_policy
@@ -33,6 +35,7 @@ from quire_kvstore.processes import DeviceAdmission
 from quire_kvstore.server import Server, ServerError, ServerOptions
 from quire_kvstore.service import Service
 from quire_kvstore.sidesocket import Accepted, Listener
+from quire_kvstore.statedir import StateDir, StateError
 from quire_kvstore.store import Store
 from quire_proto.codec import CodecError, from_map
 from quire_proto.layout import Layout
@@ -50,7 +53,7 @@ class KvstoreConfig:
 
     Attributes:
         run_dir: sockets and roster (made with mode 0700).
-        state_dir: what survives boots: the root key.
+        state_dir: what survives boots: the root key, groups, publications.
         prepared: JSON file with ``layout`` and ``published``.
         blocks: blocks in the pool.
         arena: where they lie, as ``arena_choice`` reads it.
@@ -59,6 +62,7 @@ class KvstoreConfig:
         pin_budget: share of the pool that publications may pin.
         policy: what is evicted first, a name in ``policies``.
         debug: check the store's invariants when idle.
+        members: (group, tenant) of the configuration.
     """
 
     run_dir: Path
@@ -71,6 +75,7 @@ class KvstoreConfig:
     policy: str = "density"
     debug: bool = False
     arena: str = AUTO
+    members: tuple[Member, ...] = ()
 
 
 class StartError(Exception):
@@ -82,7 +87,7 @@ def run(config: KvstoreConfig) -> int:
     logs.configure("kvstore")
     try:
         return _serve(config)
-    except (StartError, ArenaError, KeyFileError, ServerError, OSError) as exc:
+    except (StartError, ArenaError, KeyFileError, ServerError, StateError, OSError) as exc:
         print(f"quire kvstore: {exc}", file=sys.stderr)  # noqa: T201 - a person reads it
         return 1
 
@@ -107,6 +112,7 @@ def main(argv: list[str] | None = None) -> int:
             policy=pool.policy,
             debug=pool.debug,
             arena=pool.arena,
+            members=tuple((group, tenant.name) for tenant in config.tenants for group in tenant.groups),
         )
     )
 
@@ -119,9 +125,11 @@ def _serve(config: KvstoreConfig) -> int:
     # Before the store makes its own arrays for so many blocks.
     check_fits(size, device) if device else check_space(size)
     store = Store(config.blocks, layout.block_size, make_policy(config.policy, config.blocks))
-    _publish(store, published, config)
     for directory in {config.run_dir, config.state_dir}:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    declarations = Declarations(StateDir(config.state_dir))
+    store.state.groups = declarations.groups(config.members)
+    _publish(store, published, declarations, config)
     if config.run_dir.stat().st_mode & 0o077:
         raise StartError(f"{config.run_dir}: others may enter this directory (chmod 700)")
     key = root_key(config.state_dir)
@@ -137,6 +145,7 @@ def _serve(config: KvstoreConfig) -> int:
                 lease_ms=config.lease_ms,
                 started_ms=time.monotonic_ns() // 1_000_000,
                 version=version("quire"),
+                declarations=declarations,
             )
             admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
             options = ServerOptions(config.fence_grace_ms, debug=config.debug)
@@ -205,14 +214,17 @@ def _check(layout: Layout) -> None:
         raise StartError(f"layout {asdict(layout)}: only shard 0 of 1 is served")
 
 
-def _publish(store: Store, published: list[Any], config: KvstoreConfig) -> None:
+def _publish(store: Store, published: list[Any], declarations: Declarations, config: KvstoreConfig) -> None:
+    """Enter what the configuration publishes and what was published live; under one id the configuration counts."""
     publications = store.state.publications
     for record in published:
         try:
             publications.add(str(record["id"]), str(record["domain"]), [int(token) for token in record["tokens"]])
         except (ValueError, KeyError, TypeError, OverflowError) as exc:
             raise StartError(f"{config.prepared}: published: {exc}") from None
+    declarations.restore_publications(publications)
     pinned, budget = publications.blocks(store.state.block_size), int(config.pin_budget * config.blocks)
+    publications.budget = budget
     if pinned > budget:
         raise StartError(
             f"the published prompts need {pinned} blocks and may pin {budget} "

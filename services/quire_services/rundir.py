@@ -2,14 +2,16 @@
 
 Invariants: one live stack a directory, held by an flock, which the kernel gives up with the process that holds it;
 so a directory whose lock is free belongs to a dead stack, whatever its files say. Only names of ours are ever
-removed. ``arena.json`` and ``root.key`` of a dead stack stay for the next kvstore, which unlinks the old arena by
-the first; a clean stop removes them too, and with them the arena of a kvstore that had to be killed.
+removed. ``arena.json`` and the kvstore's state of a dead stack stay for the next kvstore, which unlinks the old arena
+by the first; a clean stop removes them too, and with them the arena of a kvstore that had to be killed. State that is
+to outlive a clean stop is kept in a directory of its own (``--state-dir``).
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from quire_kvstore.mappers import ROSTER as MAPPERS
 LOCK = "serve.lock"
 SOCKETS = ("kvstore.sock", "attach.sock", "gateway.sock")
 MADE_ANEW = (*SOCKETS, "prepared.json")
-KVSTORE_OWN = (ROSTER, MAPPERS, "root.key")
+KVSTORE_OWN = (ROSTER, MAPPERS, "root.key", "groups.json")
 
 
 class RunDirError(Exception):
@@ -73,6 +75,7 @@ class RunDir:
                 Roster(self.path).close()
         for name in (*MADE_ANEW, *KVSTORE_OWN, LOCK):
             self._remove(name)
+        shutil.rmtree(self.path / "publications", ignore_errors=True)
         others = sorted(entry.name for entry in self.path.iterdir())
         if not others:
             with suppress(OSError):

@@ -42,7 +42,9 @@ class Kvstore:
         among=("auto", "shm", "cuda-ipc", "cuda-vmm-fd"),
     )
     dtype: str = setting("float32", "element type of keys and values", among=("float32", "bfloat16", "float16"))
-    state_dir: str = setting("", "directory of what survives boots: the root key (default: the run directory)")
+    state_dir: str = setting(
+        "", "directory of what survives boots: root key, groups, publications (default: run directory)"
+    )
     lease_ms: int = setting(5000, "milliseconds without a heartbeat after which a session is fenced", at_least=100)
     fence_grace_ms: int = setting(2000, "milliseconds after which a fenced process is killed", at_least=0)
     pin_budget: float = setting(0.5, "share of the pool that publications may pin", at_least=0, at_most=1)
@@ -78,19 +80,22 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant and the API keys that name it."""
+    """A tenant, the API keys that name it, and the groups it belongs to."""
 
     name: str
     keys: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A system prompt that is shared on purpose: a text file, put into a share domain under an id."""
+    """A system prompt that is shared on purpose: a text file, put into a share domain under an id, with the tools that
+    every request with it sends, if any."""
 
     file: Path
     domain: str
     id: str
+    tools: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

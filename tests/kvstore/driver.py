@@ -70,6 +70,11 @@ class Driver:
         self.branches[name] = {}
         return session
 
+    def generation(self, publication: str) -> int:
+        """Generation of a publication's present record; 0 without one."""
+        record = self.store.state.publications.get(publication)
+        return record.generation if record else 0
+
     def branch(self, session: Session, number: int) -> Branch:
         """The engine's side of a sequence."""
         return self.branches[session.id][number]
@@ -100,7 +105,7 @@ class Driver:
             tokens=len(tokens),
             digests=self.digests(tenant, tokens),
             publication=publication,
-            publication_generation=1 if publication else 0,
+            publication_generation=self.generation(publication),
             reserve=reserve,
             priority=priority,
             may_wait=may_wait,

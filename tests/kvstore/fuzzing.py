@@ -7,6 +7,7 @@ from typing import Any
 
 import msgpack
 
+from quire_proto import administration as a
 from quire_proto import handover as h
 from quire_proto import messages as m
 from quire_proto.codec import to_map
@@ -33,7 +34,11 @@ BODIES: list[tuple[str, Any]] = [
     ("stats", m.Empty()),
     ("tenants", m.Empty()),
     ("wait", m.Wait(1, bytes(32))),
-    ("publish", m.Publish("q", "public", pack([1, 2]))),
+    ("publish", a.Publish("q", "public", pack([1, 2]))),
+    ("unpublish", a.Unpublish("q")),
+    ("groups", m.Empty()),
+    ("join", a.Join("t", "g")),
+    ("leave", a.Leave("t", "g")),
 ]
 ODD: list[Any] = [
     None, True, -1, 0, 1, 2**31, 2**32, 2**63 - 1, 2**64 - 1, 1.5, float("nan"), "", "x" * 300, b"", bytes(3), bytes(4),

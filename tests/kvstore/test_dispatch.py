@@ -255,12 +255,10 @@ def test_reading_needs_no_session(wire: Wire) -> None:
 # --- malformed ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("op", ["publish", "unpublish", "events"])
+@pytest.mark.parametrize("op", ["events"])
 def test_ops_of_a_later_version_are_known_and_refused(wire: Wire, op: str) -> None:
     """A well-formed one is UNSUPPORTED, a malformed one BAD_FIELD, an unknown one UNKNOWN_OP."""
     bodies = {
-        "publish": m.Publish("x", "public", b""),
-        "unpublish": m.Unpublish("x"),
         "events": m.Events(),
     }
 

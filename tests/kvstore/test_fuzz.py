@@ -21,7 +21,8 @@ def snapshot(wire: Wire) -> tuple[object, ...]:
     sessions = [(s.id, s.state, len(s.sequences), len(s.copies)) for s in state.sessions.all()]
     pool = state.pool
     arrays = pool.refs.tobytes(), pool.quarantined_refs.tobytes(), pool.sealed.tobytes(), state.appender.tobytes()
-    return sessions, arrays, pool.free, pool.cached, len(state.index)
+    declared = state.publications.messages(), state.publications.generation, state.groups.members()
+    return sessions, arrays, pool.free, pool.cached, len(state.index), declared
 
 
 def fresh(life: int) -> Wire:

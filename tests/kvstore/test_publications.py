@@ -226,9 +226,10 @@ def test_usage_is_charged_to_the_domain(driver: Driver) -> None:
 
 
 @pytest.mark.parametrize(
-    ("identity", "domain", "tokens"), [("x", "group", [1]), ("x", "public", []), ("", "public", [1])]
+    ("identity", "domain", "tokens"),
+    [("x", "(public)", [1]), ("x", "", [1]), ("x", "public", []), ("", "public", [1]), ("../x", "public", [1])],
 )
-def test_only_public_publications_with_tokens_are_served(identity: str, domain: str, tokens: list[int]) -> None:
+def test_only_named_publications_with_tokens_are_served(identity: str, domain: str, tokens: list[int]) -> None:
     """Anything else is refused at start rather than shared by accident."""
     with pytest.raises(ValueError, match="publication"):
         PublicationList().add(identity, domain, tokens)

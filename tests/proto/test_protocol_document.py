@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_proto import envelope, errors, handles, handover, layout, messages
+from quire_proto import administration, envelope, errors, handles, handover, layout, messages
 from quire_proto.codec import from_map, pack, to_map
 from quire_proto.digests import chain, domain_key
 from quire_proto.envelope import Reply, Request, decode_reply, decode_request
@@ -107,7 +107,7 @@ TYPES = {
 }
 BODIES = [
     cls
-    for module in (messages, handover, handles, layout)
+    for module in (messages, administration, handover, handles, layout)
     for cls in vars(module).values()
     if dataclasses.is_dataclass(cls) and isinstance(cls, type) and cls.__module__ == module.__name__
 ]
@@ -180,5 +180,5 @@ def test_every_code_and_op_is_in_the_document() -> None:
     assert codes == set(errors.BY_CODE)
     assert item_codes == {str(getattr(messages, name)): name for name in item_codes.values()}
     assert len(item_codes) == 7
-    assert ops == known | {"wait", "publish", "unpublish", "events"}
+    assert ops == known | {"wait", "events"}
     assert f"Protocol version {envelope.VERSION}" in DOCUMENT

@@ -79,7 +79,7 @@ def test_tables_become_values(tmp_path: Path) -> None:
         ("[[tenants]]\nname='a'\nkeys=[]", {}, {}, ["tenants.keys", "tenant a"]),
         ("[[tenants]]\nname='a b'\nkeys=['x']", {}, {}, ["tenants.name", "'a b'"]),
         ("[[tenants]]\nname='a'\nkeys=['x']\n[[tenants]]\nname='a'\nkeys=['y']", {}, {}, ["tenants.name", "twice"]),
-        ("[[published]]\nfile='a.txt'\ndomain='group'", {}, {}, ["published.domain", "'group'"]),
+        ("[[published]]\nfile='a.txt'\ndomain='(group)'", {}, {}, ["published.domain", "'(group)'"]),
         ("[[published]]\nfile='a.txt'\n[[published]]\nfile='b/a.txt'", {}, {}, ["published.id", "twice"]),
     ],
 )
