@@ -168,5 +168,5 @@ class Waiting:
 
 
 def usable(sequence: Sequence) -> int:
-    """Blocks that could be hits: at least one token is left to compute."""
-    return (len(sequence.tokens) - 1) // sequence.chain.block_size
+    """Blocks that could be hits: at least one token is left to compute, and a publication's own has no chain."""
+    return min(sequence.chain.blocks, (len(sequence.tokens) - 1) // sequence.chain.block_size)
