@@ -34,10 +34,10 @@ from .quiet import EVERYBODY, Quiet
 from .runner import Drawn, Runner
 from .scheduler import Scheduler, SchedulerLimits, Wanted, Work
 from .steplog import StepLog
+from .waiting import Waiting
 
 IDLE_S = 0.2
 REATTACH_S = 0.05
-LOOKAHEAD = 16  # waiting sequences whose cache hits are guessed in a step
 
 log = structlog.get_logger()
 
@@ -87,7 +87,7 @@ class Engine:
         return Load(
             ready=memory is not None and not self._stopping,
             running=len(self._scheduler.running),
-            waiting=len(self._scheduler.waiting),
+            waiting=len(self._scheduler.waiting) + len(self._scheduler.aside),
             counters={**self._outbox.counters, "preemptions": self._scheduler.preemptions},
             boot=memory.client.boot if memory else b"",
         )
@@ -138,6 +138,7 @@ class Engine:
         runner = self._make_runner(client)
         try:
             self._memory = memory = Memory(client)
+            waiting = self._waiting = Waiting(memory, self._scheduler, self.front.wake)
             pipeline = Pipeline(memory, runner, partial(self._take_over, memory))
             prefill = Prefill(self._scheduler, memory, self._max_model_len, self._intake.next_arrival)
             log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
@@ -146,6 +147,7 @@ class Engine:
                 self._take_arrivals(0.0 if len(pipeline) else self._idle_s(memory), memory)
                 if client.lost.is_set():
                     raise client.lost_reason or QuireError("the session was lost")
+                waiting.resume()
                 if self._prefills:
                     prefill.attend()
                 self._step(memory, pipeline)
@@ -180,7 +182,8 @@ class Engine:
             if isinstance(message, Generate):
                 self._intake.accept(message, memory)
             elif isinstance(message, Abort):
-                self._intake.abort(message, memory)
+                for sequence in self._intake.abort(message, memory):
+                    self._waiting.forget(sequence)
             else:  # the gateway is gone, and with it everybody who would read an answer
                 for sequence in self._scheduler.clear():
                     memory.finished(sequence)
@@ -199,7 +202,7 @@ class Engine:
 
     def _step(self, memory: Memory, pipeline: Pipeline) -> None:
         """Launch a step if there is something to do, then take over the oldest if no more may be in flight."""
-        wanted = self._plan(memory)
+        wanted = self._plan()
         if wanted.work or wanted.admits or (memory.pending() and not len(pipeline)):
             copies = self._exchange(memory, wanted, pipeline)
             self._step_log.write(memory, self._scheduler, wanted.work)
@@ -213,17 +216,20 @@ class Engine:
         self._outbox.counters["steps"] += 1
         self._outbox.flush(self.front)
 
-    def _plan(self, memory: Memory) -> Wanted:
-        waiting = self._scheduler.waiting
+    def _plan(self) -> Wanted:
         quiet = self._quiet.accounts(time.monotonic())
-        may_admit = bool(waiting) and EVERYBODY not in quiet
-        hits = {s.arrival: memory.expected_hit(s) for s in waiting[:LOOKAHEAD]} if may_admit else {}
-        return self._scheduler.plan(hits, may_admit, quiet)
+        may_admit = bool(self._scheduler.waiting) and EVERYBODY not in quiet
+        hits, held_back = self._waiting.sift(quiet) if may_admit else ({}, set())
+        return self._scheduler.plan(hits, may_admit, held_back)
 
     def _exchange(self, memory: Memory, wanted: Wanted, pipeline: Pipeline) -> list[tuple[int, int, int]]:
         """Ask the kvstore for what the step needs and fit the step to its answer; returns the copies to do."""
         before = memory.messages
         granted = memory.exchange(wanted.extends, wanted.admits)
+        for sequence, block in granted.claimed:
+            self._waiting.begin(sequence, block)
+        for number, priority in granted.urgent:
+            self._scheduler.inherit(number, priority)
         self._outbox.counters["messages"] += memory.messages - before
         for sequence in granted.admitted:
             request = sequence.request

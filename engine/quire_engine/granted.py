@@ -22,6 +22,9 @@ class Granted:
         unneeded: publications' sequences that somebody else computes or has computed.
         hopeless: waiting sequences that are not to wait any longer, and why.
         retry_after_ms: how long to leave waiting sequences alone, by account ("": all of them).
+        claimed: sequences whose beginning another session's sequence is computing, and the last block of that (-1 for
+            a pending publication).
+        urgent: rows (sequence id, priority) of sequences that somebody so urgent waits for.
     """
 
     copies: list[tuple[int, int, int]] = field(default_factory=list)
@@ -30,6 +33,8 @@ class Granted:
     unneeded: list[Sequence] = field(default_factory=list)
     hopeless: list[tuple[Sequence, str]] = field(default_factory=list)
     retry_after_ms: dict[str, int] = field(default_factory=dict)
+    claimed: list[tuple[Sequence, int]] = field(default_factory=list)
+    urgent: list[tuple[int, int]] = field(default_factory=list)
 
     def deny(self, sequence: Sequence, answer: Allocated) -> None:
         """There is no table for a waiting sequence now, or never."""

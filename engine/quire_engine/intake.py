@@ -64,11 +64,14 @@ class Intake:
             return "invalid", "max_tokens must be larger than what was emitted already"
         return None
 
-    def abort(self, message: Abort, memory: Memory) -> None:
-        """End what the client no longer wants; its blocks come back."""
+    def abort(self, message: Abort, memory: Memory) -> list[Sequence]:
+        """End what the client no longer wants, and return it; its blocks come back."""
+        ended = []
         for sequence in self._scheduler.of_request(message.request):
             request = sequence.request
             request.aborted.update(range(request.n) if message.every else [message.index])
             if not set(sequence.continuations()) - request.aborted:
                 self._scheduler.remove(sequence)
                 memory.finished(sequence)
+                ended.append(sequence)
+        return ended

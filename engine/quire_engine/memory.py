@@ -10,11 +10,25 @@ that guess, the kvstore's answer decides.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 
 from quire_proto.client import KVClient
 from quire_proto.digests import DIGEST_BYTES, split
-from quire_proto.messages import CONFLICT, NO_SPACE, OK, RETRY, Allocate, Allocated, Extended, Seal, Sealed, Step
+from quire_proto.messages import (
+    CLAIMED,
+    CONFLICT,
+    NO_SPACE,
+    OK,
+    RETRY,
+    Allocate,
+    Allocated,
+    Extended,
+    Seal,
+    Sealed,
+    Step,
+)
 from quire_proto.packed import unpack, unpack_rows
 from quire_proto.retire import RetireList
 from quire_proto.step import Results, StepBuilder, results
@@ -30,7 +44,8 @@ class Memory:
     """The session's tables and what is to be said about them.
 
     Attributes:
-        messages: messages sent.
+        messages: messages sent, waits included.
+        computing: by digest, the sequence of this engine that is computing the block.
         step: number of the last step launched (-1: none).
     """
 
@@ -44,6 +59,7 @@ class Memory:
         self._unsaid = False
         self._fills: dict[int, Sequence] = {}
         self._sealing: dict[int, Sequence] = {}
+        self.computing: dict[bytes, Sequence] = {}
         self._known: set[bytes] = set()
         self._next_id = 1
 
@@ -72,6 +88,10 @@ class Memory:
         They are given up when the newest step is complete, even if that computes something for the sequence still.
         """
         sequence.ended = True
+        self._computes_no_more(sequence)
+        if sequence.asked:
+            self._retire.release(self.step, sequence.id)  # ends its wait, or passes its claim on
+            sequence.asked = False
         if len(sequence.table):
             if self._fills.pop(sequence.id, None):
                 # Its last seals go out with the release and are refused beyond the acknowledged fill mark.
@@ -110,12 +130,9 @@ class Memory:
 
     def expected_hit(self, sequence: Sequence) -> int:
         """Tokens of a waiting sequence that are probably computed already."""
-        blocks = 0
-        for digest in split(sequence.chain.digests()):
-            if digest not in self._known:
-                break
-            blocks += 1
-        return blocks * self.block_size
+        chain = sequence.chain
+        unknown = bisect_left(range(chain.blocks), True, key=lambda i: chain.digests(i, i + 1) not in self._known)
+        return unknown * self.block_size
 
     def _learn(self, digests: bytes) -> None:
         if len(self._known) > KNOWN_DIGESTS:
@@ -141,6 +158,7 @@ class Memory:
         if step is None:
             return granted
         answers = self._send(step)
+        granted.urgent = answers.priorities
         self._apply_seals(answers, sealing)
         for sequence, _ in extends:
             self._apply_extend(sequence, answers.extends[sequence.id], granted)
@@ -153,7 +171,8 @@ class Memory:
         return results(step, self.client.step(step))
 
     def _allocation(self, sequence: Sequence) -> Allocate:
-        sequence.id = self.new_id()
+        if not sequence.asked:
+            sequence.id = self.new_id()  # else it keeps the id under which it may have become the one to compute
         request = sequence.request
         return Allocate(
             sequence=sequence.id,
@@ -163,17 +182,23 @@ class Memory:
             publication=request.publication,
             publication_generation=request.publication_generation,
             priority=request.priority,
+            may_wait=int(sequence.patient),
         )
 
     def _apply_allocate(self, sequence: Sequence, answer: Allocated, granted: Granted) -> None:
+        sequence.asked = answer.code == CLAIMED
         if answer.code == OK:
             sequence.table = np.frombuffer(answer.blocks, "<u4").astype(np.int32)
             sequence.computed = answer.computed
             sequence.sealed = answer.computed // self.block_size
-            sequence.writable = True
+            sequence.writable = sequence.patient = True
             self._learn(sequence.chain.digests(0, sequence.sealed))
+            self.computing.update(dict.fromkeys(split(sequence.chain.digests(sequence.sealed)), sequence))
             self._take_copies(answer, granted)
             granted.admitted.append(sequence)
+        elif answer.code == CLAIMED:
+            blocks = len(answer.claimed) // DIGEST_BYTES
+            granted.claimed.append((sequence, answer.computed // self.block_size + blocks - 1 if blocks else -1))
         elif not sequence.request.tenant and answer.code in (CONFLICT, RETRY):
             granted.unneeded.append(sequence)
         elif answer.code == RETRY:
@@ -201,6 +226,11 @@ class Memory:
 
     # --- seals -------------------------------------------------------------------------------------------------
 
+    def _computes_no_more(self, sequence: Sequence) -> None:
+        for digest in split(sequence.chain.digests(sequence.sealed)):
+            if self.computing.get(digest) is sequence:
+                del self.computing[digest]
+
     def _seal_full(self, sequence: Sequence) -> None:
         full = sequence.computed // self.block_size
         if full > sequence.sealed and sequence.request.tenant:  # a publication has no tenant's chain to seal
@@ -211,6 +241,8 @@ class Memory:
 
     def _apply_seals(self, answers: Results, sealing: dict[int, Sequence]) -> None:
         for seal, answer in answers.seals:
+            for digest in split(seal.digests):
+                self.computing.pop(digest, None)
             if answer.code == OK:
                 self._learn(seal.digests)
                 self._swap(sealing[seal.sequence], seal, answer)

@@ -23,6 +23,7 @@ from quire_proto.packed import unpack
 
 from .sampler import SampleRow
 
+LEAST_URGENT = 1 << 62
 EMPTY_TABLE: npt.NDArray[np.int32] = np.empty(0, np.int32)
 
 
@@ -81,6 +82,9 @@ class Sequence:
         sealed: leading full blocks already sealed (or matched).
         chain: digests of the full blocks of ``tokens``, in the tenant's own domain.
         writable: the kvstore has granted writing at ``computed``; False after a fork until extended.
+        asked: the kvstore knows ``id`` as that of a sequence which waits, or may be told to compute.
+        patient: whether it may wait for what another sequence is computing; False once it has waited too long.
+        inherited: the most urgent priority of those that wait for what this sequence computes.
         arrival: order of admission; the newest is preempted first.
         in_flight: tokens launched and not yet seen complete.
         coming: tokens drawn on the device that ``tokens`` lacks yet.
@@ -100,11 +104,20 @@ class Sequence:
     in_flight: int = 0
     coming: int = 0
     ended: bool = False
+    asked: bool = False
+    patient: bool = True
+    inherited: int = LEAST_URGENT
 
     @property
     def launched(self) -> int:
         """Tokens computed or in flight: the position of the next one to compute."""
         return self.computed + self.in_flight
+
+    @property
+    def priority(self) -> int:
+        """How urgent it is, lower first: its waiters' urgency counts until its known tokens are computed."""
+        own = self.request.priority
+        return min(own, self.inherited) if self.remaining > 1 else own
 
     @property
     def remaining(self) -> int:
@@ -151,6 +164,7 @@ class Sequence:
         assert not self.in_flight, "the blocks of work in flight"
         self.computed = self.sealed = 0
         self.writable = self.ended = False
+        self.inherited = LEAST_URGENT
 
     def sample_row(self, index: int) -> SampleRow:
         """How the next token of continuation ``index`` is drawn."""

@@ -1,14 +1,17 @@
 """Scheduler: which sequences compute how many tokens in the next step.
 
 There is no prefill or decode phase. Each running sequence has tokens still to be computed; a step takes one from
-every decoding sequence and spends what is left of the token budget on prompts, in order of arrival, in chunks. So
-one packed batch mixes decodes with prefill chunks, and a long prompt never stops the others.
+every decoding sequence and spends what is left of the token budget on prompts, by priority and then arrival, in chunks.
+So one packed batch mixes decodes with prefill chunks, and a long prompt never stops the others.
 
 Waiting sequences are admitted while batch slots and budget remain; whether there is memory only the kvstore can say,
 and it says so in the same message that allocates. A sequence that cannot be extended costs the newest sequence of
 the lowest priority its blocks (preemption by recompute): it waits at its old place in the queue, and what it had
 sealed is found in the cache when it comes back. Holding admissions after a preemption keeps the freed blocks for
 those who lacked them.
+
+A sequence whose beginning another one is computing is set *aside*: it takes neither slot nor budget until it can hit
+(``waiting``). Whatever it waits for is as urgent as itself.
 
 Pure logic: no clock, socket or tensor in here.
 """
@@ -58,6 +61,7 @@ class Scheduler:
         self.limits = limits
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
+        self.aside: list[Sequence] = []
         self.preemptions = 0
         self._hold = 0
 
@@ -65,21 +69,42 @@ class Scheduler:
         """Queue a sequence by priority, then arrival."""
         insort(self.waiting, sequence, key=_rank)
 
-    def plan(self, expected_hit: dict[int, int], may_admit: bool, quiet: Container[str] = ()) -> Wanted:
+    def set_aside(self, sequence: Sequence) -> None:
+        """A waiting sequence is better not admitted now: another one is computing its beginning."""
+        self.waiting.remove(sequence)
+        self.aside.append(sequence)
+
+    def resume(self, sequence: Sequence) -> None:
+        """A sequence that was set aside may be admitted again, at its old place in the queue."""
+        if sequence in self.aside:
+            self.aside.remove(sequence)
+            self.add(sequence)
+
+    def inherit(self, number: int, priority: int) -> None:
+        """Somebody of this priority waits for what the running sequence with this id computes."""
+        for sequence in self.running:
+            if sequence.id == number:
+                sequence.inherited = min(sequence.inherited, priority)
+
+    def slots_left(self) -> int:
+        """Batch slots that nobody uses."""
+        return self.limits.max_sequences - sum(map(slots, self.running))
+
+    def plan(self, expected_hit: dict[int, int], may_admit: bool, held_back: Container[int] = ()) -> Wanted:
         """Choose the work of the next step.
 
         Args:
+            held_back: waiting sequences (by arrival number) that are not admitted in this step.
             expected_hit: tokens a waiting sequence (by arrival number) will likely find computed.
             may_admit: False while the kvstore asked to be left alone about allocations.
-            quiet: tenants about whose allocations it did.
         """
         wanted = Wanted(budget_left=self.limits.max_batch_tokens)
         for decoding in (True, False):
-            for sequence in self.running:
+            for sequence in sorted(self.running, key=_rank):
                 if (sequence.remaining == 1) is decoding:
                     self._take(wanted, sequence)
         if may_admit and self._may_admit():
-            self._choose_admits(wanted, expected_hit, quiet)
+            self._choose_admits(wanted, expected_hit, held_back)
         return wanted
 
     def _take(self, wanted: Wanted, sequence: Sequence) -> None:
@@ -99,14 +124,13 @@ class Scheduler:
         self._hold = 0
         return True
 
-    def _choose_admits(self, wanted: Wanted, expected_hit: dict[int, int], quiet: Container[str]) -> None:
-        slots = self.limits.max_sequences - sum(map(_slots, self.running))
-        budget = wanted.budget_left
+    def _choose_admits(self, wanted: Wanted, expected_hit: dict[int, int], held_back: Container[int]) -> None:
+        left, budget = self.slots_left(), wanted.budget_left
         for sequence in self.waiting:
-            if sequence.request.tenant in quiet:
+            if sequence.arrival in held_back:
                 continue
-            slots -= _slots(sequence)
-            if slots < 0 or budget <= 0:
+            left -= slots(sequence)
+            if left < 0 or budget <= 0:
                 return
             budget -= max(1, len(sequence.tokens) - expected_hit.get(sequence.arrival, 0))
             wanted.admits.append(sequence)
@@ -150,23 +174,26 @@ class Scheduler:
             self._hold = 0
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
+        elif sequence in self.aside:
+            self.aside.remove(sequence)
 
     def of_request(self, request_id: str) -> list[Sequence]:
         """All live sequences of a request."""
-        return [s for s in (*self.running, *self.waiting) if s.request.id == request_id]
+        return [s for s in (*self.running, *self.waiting, *self.aside) if s.request.id == request_id]
 
     def clear(self) -> list[Sequence]:
         """Forget everything; returns what was there."""
-        gone = [*self.running, *self.waiting]
-        self.running, self.waiting, self._hold = [], [], 0
+        gone = [*self.running, *self.waiting, *self.aside]
+        self.running, self.waiting, self.aside, self._hold = [], [], [], 0
         return gone
 
 
 def _rank(sequence: Sequence) -> tuple[int, int]:
-    return (sequence.request.priority, sequence.arrival)
+    return (sequence.priority, sequence.arrival)
 
 
-def _slots(sequence: Sequence) -> int:
+def slots(sequence: Sequence) -> int:
+    """Batch slots a sequence takes: one for each continuation it stands for until its request forks."""
     request: Request = sequence.request
     return 1 if request.forked else request.n
 

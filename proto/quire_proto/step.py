@@ -86,6 +86,7 @@ class Results:
     forks: list[tuple[Fork, Forked]] = field(default_factory=list)
     extends: dict[int, Extended] = field(default_factory=dict)
     allocates: dict[int, Allocated] = field(default_factory=dict)
+    priorities: list[tuple[int, int]] = field(default_factory=list)
 
 
 def results(step: Step, reply: Stepped) -> Results:
@@ -100,6 +101,7 @@ def results(step: Step, reply: Stepped) -> Results:
             forks=list(zip(step.forks, reply.forks, strict=True)),
             extends={r[0]: e for r, e in zip(unpack_rows(step.extends, 2), reply.extends, strict=True)},
             allocates={a.sequence: r for a, r in zip(step.allocates, reply.allocates, strict=True)},
+            priorities=[(row[0], row[1]) for row in unpack_rows(reply.priorities, 2)],
         )
     except ValueError as exc:
         raise Internal("INTERNAL", f"the reply to a step has not one result an item: {exc}") from None

@@ -10,7 +10,8 @@ import pytest
 
 from quire_engine.attach import arena_of
 from quire_engine.graphs import DecodeGraphs
-from quire_engine.memory import Granted, Memory
+from quire_engine.granted import Granted
+from quire_engine.memory import Memory
 from quire_engine.model import Model
 from quire_engine.runner import Runner
 from quire_engine.triton_attention import TritonAttention
@@ -43,7 +44,7 @@ def everything(bench: Bench) -> None:
     stopping = words(20, 5)
     stop = bench.reference.greedy(stopping, 4)[3]
     bench.ask("stop", stopping, stop_token_ids=pack([stop]))
-    bench.ask("fork", words(40, 9), n=3)
+    bench.ask("fork", words(40, 9), n=3, max_tokens=12)  # three branches fill one block with the same: duplicates
     bench.ask("part", words(40, 11), n=3, max_tokens=40, temperature=1.0)
     bench.ask("gone", words(60, 3), max_tokens=200)
     wait_for(lambda: len(bench.front.tokens.get(("part", 2), [])) > 2, 30, "the request has forked")
@@ -54,10 +55,11 @@ def everything(bench: Bench) -> None:
     assert bench.end("stop").finish == "stop"
     assert bench.front.tokens["stop", 0] == bench.reference.greedy(stopping, 4)
     assert [bench.end("part", i).finish for i in (0, 2)] == ["length"] * 2
-    for name, prompt, n in (("fork", words(40, 9), 3), ("twin-1", words(70, 21), 1), ("twin-2", words(70, 21), 1)):
+    twin = words(70, 21)
+    for name, prompt, n, count in (("fork", words(40, 9), 3, 12), ("twin-1", twin, 1, 8), ("twin-2", twin, 1, 8)):
         for index in range(n):
             bench.end(name, index)
-            assert bench.front.tokens[name, index] == bench.reference.greedy(prompt, 8)
+            assert bench.front.tokens[name, index] == bench.reference.greedy(prompt, count)
     small = {f"small-{i}": words(50 + 5 * i, 7 * i) for i in range(8)}
     for name, prompt in small.items():
         bench.ask(name, prompt, max_tokens=70)
