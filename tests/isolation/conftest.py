@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from bench.models import make_model
+from quire_proto.messages import Publication
 from tests.e2e.stack import Stack, running, wait_for
 
 TENANTS = {"ann": ["research"], "bob": ["research"], "cat": [], "eve": []}
@@ -46,16 +47,14 @@ class House:
         file = self.folder / f"{name}.txt"
         file.write_text(system)
         told = json.loads(self.quire("prefix", "publish", f"--file={file}", f"--domain={domain}", "--json", *flags))
-        wait_for(lambda: self.published(name)["state"] == "ready", 60, f"{name} is computed")
-        length = self.published(name)["tokens"]
-        assert told["tokens"] == length
-        return int(length)
+        wait_for(lambda: self.published(name).state == "ready", 90, f"{name} is computed")
+        length = len(self.published(name).tokens) // 4
+        assert (told["id"], told["domain"], told["tokens"]) == (name, domain, length)
+        return length
 
-    def published(self, name: str) -> dict[str, Any]:
-        """The row of a publication in ``quire prefix list``."""
-        rows = json.loads(self.quire("prefix", "list", "--json"))
-        found: dict[str, Any] = next(row for row in rows if row["id"] == name)
-        return found
+    def published(self, name: str) -> Publication:
+        """A publication, as the kvstore has it."""
+        return next(p for p in self.stack.stats().publications if p.id == name)
 
     def chat(self, tenant: str, system: str, user: str, **options: Any) -> openai.types.CompletionUsage:
         """One chat of a tenant through the official client; returns its usage."""

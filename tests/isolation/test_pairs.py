@@ -33,7 +33,7 @@ def test_a_group_shares_with_its_members_only(house: House) -> None:
     assert house.cached("ann", system, words(4, 20)) == length
     assert house.cached("bob", system, words(5, 20)) == length
     assert house.cached("eve", system, words(6, 20)) == 0
-    assert house.published("team")["state"] == "ready"
+    assert house.published("team").state == "ready"
 
 
 def test_who_leaves_a_group_misses_from_then_on(house: House) -> None:
