@@ -26,7 +26,7 @@ from .floor import LINEAR, decode_floor
 from .inprocess import Script, layout_of_model, make_engine
 from .kvprocess import KVProcess
 from .sizes import SIZES, model_directory, words
-from .stopwatch import Stopwatch, thread_clock
+from .stopwatch import Stopwatch
 
 Arrivals = list[tuple[float, Generate]]
 PARTS = ("schedule", "kvstore", "pack + plan", "attention", "GEMM", "model's rest", "sample", "outcome", "deliver")

@@ -1,8 +1,8 @@
 """From work items to calls: what the CPU backend derives once a step and then uses in every layer.
 
 Owns the choice of how each item is read. Where the compiled kernels serve, there are two calls, which read blocks in
-place: *rows* (``quire_kernels.cpu_decode``) for all single-row items (decodes, or what they have beyond a shared prefix),
-and *tiles* (``quire_kernels.cpu_tiles``) for all others (prefill chunks, groups). Elsewhere PyTorch serves each item:
+place: *rows* (``quire_kernels.cpu_decode``) for all single-row items (decodes, or what they have beyond a shared
+prefix), and *tiles* (``quire_kernels.cpu_tiles``) for all others (chunks, groups). Elsewhere PyTorch serves each item:
 
 - *view*: an item whose physical blocks follow each other reads keys and values in place, without a copy;
 - *gather*: a fragmented item reads a copy, made through an index of slots;
@@ -147,7 +147,7 @@ def _tile_items(plan: AttentionPlan, items: WorkItems, members: IntArray, rows: 
         plan.table,
         plan.positions,
     )
-    return TileItems(*map(_int64, arrays), window=items.window or 0)
+    return TileItems(items.window or 0, *map(_int64, arrays))
 
 
 def _int64(array: np.ndarray) -> torch.Tensor:

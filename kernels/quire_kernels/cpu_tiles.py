@@ -1,8 +1,8 @@
 """cpu_tiles: attention of many query rows over the arena on a CPU; the compiled loops are in ``cpu_tiles.c``.
 
-Each item is a set of query rows (all their heads) against one run of blocks of one sequence: a prefill chunk, or the rows
-of a group over its shared prefix. Blocks are read in place, whatever their order. Its results are partial ones with
-base-2 log-sum-exp, as every other attention call gives.
+Each item is a set of query rows (all their heads) against one run of blocks of one sequence: a prefill chunk, or the
+rows of a group over its shared prefix. Blocks are read in place, whatever their order. Its results are partial ones
+with base-2 log-sum-exp, as every other attention call gives.
 
 Several threads share tiles of 48 rows; the interpreter's lock is not held while they work.
 """
@@ -44,6 +44,7 @@ class TileItems:
     """Items of one step, contiguous int64 tensors of [items] unless said otherwise.
 
     Attributes:
+        window: keys a row of a causal item sees at most, 0 for all.
         rows: query rows of all items, one item after another; those of a causal item ascend by position.
         row_ptr: [items + 1] where each item's rows begin in ``rows``.
         table_start: where its run begins in ``table``.
@@ -53,9 +54,9 @@ class TileItems:
         place: where its first row's partial result goes; the others follow.
         table: [entries] block ids of all sequences.
         positions: [T] positions of the query rows.
-        window: keys a row of a causal item sees at most, 0 for all.
     """
 
+    window: int
     rows: torch.Tensor
     row_ptr: torch.Tensor
     table_start: torch.Tensor
@@ -65,7 +66,6 @@ class TileItems:
     place: torch.Tensor
     table: torch.Tensor
     positions: torch.Tensor
-    window: int
 
 
 def cpu_tiles(
@@ -112,7 +112,7 @@ def cpu_tiles(
 def cpu_tiles_ref(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, items: TileItems, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same in plain PyTorch, item after item: (out [kv_heads, rows, group, d], base-2 lse [kv_heads, rows, group])."""
+    """The same in plain PyTorch: (out [kv_heads, rows, group, d], base-2 lse [kv_heads, rows, group])."""
     size = keys.shape[2]
     outs, lses = [], []
     for i in range(len(items.kv_len)):

@@ -18,7 +18,8 @@ except host_library.NoHostLibrary as exc:
 
 KV_HEADS, BLOCKS = 2, 60
 # (rows, keys, causal): chunks that begin anywhere in their sequence, and groups that see all keys.
-ITEMS = ((1, 1, True), (5, 20, True), (16, 16, True), (70, 130, True), (3, 90, False), (41, 64, False), (130, 65, False))
+CHUNKS = ((1, 1, True), (5, 20, True), (16, 16, True), (70, 130, True))
+ITEMS = (*CHUNKS, (3, 90, False), (41, 64, False), (130, 65, False))
 
 
 def problem(
@@ -40,10 +41,9 @@ def problem(
         last = skip + keys if causal else 5000
         positions += range(last - rows, last)
     row_ptr = torch.tensor([0, *(rows for rows, _, _ in items)]).cumsum(0)
-    order_of_rows = torch.cat([torch.arange(low, high) for low, high in zip(row_ptr, row_ptr[1:], strict=False)])
     arrays = (starts, [skip] * len(items), [k for _, k, _ in items], [int(c) for *_, c in items], row_ptr[:-1])
     each = (torch.as_tensor(array) for array in arrays)
-    made = TileItems(order_of_rows, row_ptr, *each, torch.tensor(table), torch.tensor(positions), window)
+    made = TileItems(window, torch.arange(total), row_ptr, *each, torch.tensor(table), torch.tensor(positions))
     return query, arena, made
 
 
