@@ -143,7 +143,8 @@ def _apply(state: State, sequence: Sequence, plan: _Plan) -> None:
         if index not in sequence.pins:
             state.pool.retain(np.array([block], np.int64))
             sequence.pins[index] = block
-            state.counters.duplicates += 1
+            # A block that was begun by a copy of the canonical one was not computed twice.
+            state.counters.duplicates += index * state.block_size >= sequence.matched
             if sequence.publication and index == sequence.private_from:
                 state.anchor(block, sequence.publication)
 
