@@ -15,6 +15,8 @@ COMMANDS = {
     "serve": ("quire_services.serve", "run the whole stack on this host: kvstore, engines, gateway"),
     "status": ("quire_services.status", "print the kvstore's counters"),
     "tenant": ("quire_services.tenant", "set and list tenants' quotas on a running stack"),
+    "group": ("quire_services.group", "say which tenants share what is published to a group"),
+    "prefix": ("quire_services.prefix", "publish system prompts on a running stack, list them, take them back"),
     "kvstore": ("quire_services.kvstored", "run one kvstore: the process that owns the pool"),
     "engine": ("quire_services.engined", "run one engine: a model over the shared pool"),
     "gateway": ("quire_services.gateway", "run the gateway: the OpenAI HTTP API"),
