@@ -102,10 +102,10 @@ class Catalogue:
             self._told[stored.digest] = self._of(stored)
             new[stored.digest] = None
         for digest, publication in changes.anchored.items():
-            told, made = self._told.get(digest), self._of_id.get(publication)
-            if told is not None and made is not None:
+            told, present = self._told.get(digest), self._of_id.get(publication)
+            if told is not None and present is not None:
                 # Told again: whoever walks the chain of the publication finds it there, too.
-                self._told[digest] = _Told(self._end(made), told.domain, True, told.tokens)
+                self._told[digest] = _Told(self._end(present), told.domain, True, told.tokens)
                 new[digest] = None
         yield from self._stores(new)
 
