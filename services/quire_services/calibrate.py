@@ -19,7 +19,6 @@ from quire_engine.model import Model, ModelRefused, load_model
 
 from . import flags
 from .chat_template import LoadError, PromptEncoder
-from .published import PublishError, read_prompt
 
 SEQUENCES, TOKENS = 4, 512  # of random tokens, where no text is given
 LONGEST = 2048  # tokens of a text that are looked at: eager attention holds a matrix of scores
@@ -41,7 +40,7 @@ def main(argv: list[str]) -> int:
         model = load_model(directory, config.kvstore.dtype, "cuda" if torch.cuda.is_available() else "cpu")
         scales = calibrate(model, _sequences(directory, model, arguments))
         scales.write(directory)
-    except (ModelRefused, OSError, LoadError, PublishError) as error:
+    except (ModelRefused, OSError, UnicodeDecodeError, LoadError) as error:
         print(f"quire calibrate: {error}", file=sys.stderr)  # noqa: T201 - a person reads it
         return 1
     print(f"{directory / FILE}: {_spread(scales)}")  # noqa: T201
@@ -52,9 +51,17 @@ def _sequences(directory: Path, model: Model, arguments: argparse.Namespace) -> 
     """Tokens of the texts, or random ones."""
     if arguments.text:
         encoder = PromptEncoder.load(directory)
-        return [encoder.encode(read_prompt(file))[:LONGEST] for file in arguments.text]
+        return [_tokens(encoder, file) for file in arguments.text]
     draw = np.random.default_rng(0)
     return [draw.integers(0, model.vocab_size, TOKENS).tolist() for _ in range(SEQUENCES)]
+
+
+def _tokens(encoder: PromptEncoder, file: Path) -> list[int]:
+    """Tokens of a text. Raises OSError, UnicodeDecodeError or ModelRefused."""
+    tokens = encoder.encode(file.read_text(encoding="utf-8"))[:LONGEST]
+    if not tokens:
+        raise ModelRefused(f"{file} holds no text")
+    return tokens
 
 
 def _spread(scales: KvScales) -> str:

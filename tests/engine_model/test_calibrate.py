@@ -69,9 +69,12 @@ def test_scales_are_powers_of_two_with_headroom(odd: Path) -> None:
 
 
 def test_what_cannot_be_calibrated_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A missing text is one line and changes nothing."""
+    """A missing, empty or binary text is one line and changes nothing."""
     path = make_model(tmp_path / "model", vocab=64, hidden=32, heads=2, kv_heads=2)
 
-    assert cli.main(["calibrate", "--model", str(path), "--text", str(tmp_path / "gone")]) == 1
-    assert "gone: No such file" in capsys.readouterr().err
+    for name, content, words in (("gone", None, "No such file"), ("e", b"", "no text"), ("b", b"\xff", "utf-8")):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        assert cli.main(["calibrate", "--model", str(path), "--text", str(tmp_path / name)]) == 1
+        assert words in capsys.readouterr().err
     assert KvScales.read(path, 2, 2).identity() == ""
