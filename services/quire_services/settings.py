@@ -59,6 +59,20 @@ class Kvstore:
         0.05, "share of the pool kept back for fenced sessions once something is guaranteed", at_least=0, at_most=1
     )
     policy: str = setting("density", "what is evicted first", among=("density", "lru"))
+    events: str = setting(
+        "", "where the events of the cache are published: ipc (in the run directory) or tcp://127.0.0.1:PORT"
+    )
+    events_topic: str = setting("", "topic of the events")
+    events_tokens: str = setting(
+        "none",
+        "whose token ids are in the events: nobody's, what is published to all, or everybody's (ipc only)",
+        among=("none", "public", "all"),
+    )
+    events_hashes: str = setting(
+        "int",
+        "how events name a block: the last 8 bytes of its digest as a number, or the digest",
+        among=("int", "bytes"),
+    )
     debug: bool = setting(False, "check the store's invariants when idle")
 
     @property
