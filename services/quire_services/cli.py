@@ -21,6 +21,7 @@ COMMANDS = {
     "engine": ("quire_services.engined", "run one engine: a model over the shared pool"),
     "gateway": ("quire_services.gateway", "run the gateway: the OpenAI HTTP API"),
     "prepare": ("quire_services.prepare", "write what the kvstore must know of a model and its published prompts"),
+    "calibrate": ("quire_services.calibrate", "find scales for keys and values that are stored as fp8"),
     "bench": ("quire_services.bench", "measure this tree, alone or against a peer (source tree only)"),
 }
 # What an absent module means to the person who typed the command.

@@ -32,7 +32,7 @@ class PrepareError(Exception):
 def main(argv: list[str]) -> int:
     """Entry of ``quire prepare``; returns the exit code."""
     parser = flags.Parser(prog="quire prepare", description=(__doc__ or "").partition("\n")[0])
-    flags.add(parser, "serve", "kvstore", only=("model", "block_size", "dtype"))
+    flags.add(parser, "serve", "kvstore", only=("model", "block_size", "dtype", "kv_cache_dtype"))
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write")
     arguments = parser.parse_args(argv)
     config = flags.read(parser, arguments)
@@ -67,7 +67,7 @@ def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
     from quire_engine.layout import layout_of, max_model_len
 
     try:
-        layout = layout_of(directory, config.kvstore.dtype, config.kvstore.block_size)
+        layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
         longest: int = max_model_len(directory)
     except (OSError, ValueError) as error:
         raise PrepareError(f"{directory}: {str(error).splitlines()[0]}") from error
