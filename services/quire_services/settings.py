@@ -59,6 +59,20 @@ class Kvstore:
         0.05, "share of the pool kept back for fenced sessions once something is guaranteed", at_least=0, at_most=1
     )
     policy: str = setting("density", "what is evicted first", among=("density", "lru"))
+    events: str = setting(
+        "", "where the events of the cache are published: ipc (in the run directory) or tcp://127.0.0.1:PORT"
+    )
+    events_topic: str = setting("", "topic of the events")
+    events_tokens: str = setting(
+        "none",
+        "whose token ids are in the events: nobody's, what is published to all, or everybody's (ipc only)",
+        among=("none", "public", "all"),
+    )
+    events_hashes: str = setting(
+        "int",
+        "how events name a block: the last 8 bytes of its digest as a number, or the digest",
+        among=("int", "bytes"),
+    )
     debug: bool = setting(False, "check the store's invariants when idle")
 
     @property
@@ -91,6 +105,8 @@ class Gateway:
     port: int = setting(8000, "port to listen on", at_least=0, at_most=65535)
     served_model_name: str = setting("", "name of the model in the API (default: the directory's name)")
     max_queue: int = setting(512, "requests that may wait for their first token; more are answered 429", at_least=1)
+    admin_port: int = setting(0, "port of the admin API, on the loopback (0: none)", at_least=0, at_most=65535)
+    admin_token_file: str = setting("", "file with the admin API's token (default: made in the run directory)")
     drain_s: float = setting(8.0, "seconds that running requests have to end when the gateway is stopped", at_least=0)
 
 
