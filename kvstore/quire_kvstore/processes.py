@@ -115,8 +115,8 @@ class Processes:
             self._admit(accepted)
 
     def _admit(self, accepted: Accepted) -> None:
-        socket, pidfd, pid, uid = accepted
-        connection = Connection(socket, pidfd, uid, self._service.admit(pid))
+        socket, pidfd, pid, _ = accepted
+        connection = self._listener.connection(accepted, self._service.admit(pid))
         if self._device.mappers is not None:
             # Entered before it gets the memory: after a kill at any instant the roster names at least all mappers.
             connection.mapper = self._device.mappers.add(pid)
