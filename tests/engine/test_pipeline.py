@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from quire_engine.attach import arena_of
-from quire_engine.graphs import DecodeGraphs
 from quire_engine.granted import Granted
+from quire_engine.graphs import DecodeGraphs
 from quire_engine.memory import Memory
 from quire_engine.model import Model
 from quire_engine.runner import Runner

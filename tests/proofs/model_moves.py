@@ -175,7 +175,7 @@ class FullModel(Model):
         assert pool.counts()["quarantined"] == len(fenced - active), "quarantine"
         writers = {b: row for b, row in self.writer.items() if b in refs}
         assert set(np.flatnonzero(state.appender >= 0).tolist()) == set(writers), "appenders"
-        names = {b: state.accounts[int(state.accounts.owner[b])].name for b in refs}
+        names = {b: state.accounts[int(state.books.owner[b])].name for b in refs}
         assert names == {b: self.charged[b] for b in refs}, "each block has its one account"
 
     def _compare_session(self, session: Any, holder: Holder) -> None:
