@@ -129,7 +129,7 @@ class Session:
         if pending is None:
             # An error without a number: the kvstore could not read a request of ours.
             return self._all(_error(reply)) if reply.code and not reply.number else []
-        if reply.code == "OUT_OF_ORDER" and pending is not self.in_flight()[0]:
+        if reply.code == "OUT_OF_ORDER" and (pending is not self.in_flight()[0] or _outdated(reply)):
             return []  # an earlier request was lost; this one was not consumed and goes out again after it
         if reply.code == "BUSY":
             self._refused[reply.number] = _retry_after_ms(reply)
@@ -152,6 +152,13 @@ class Session:
         waiting = self.in_flight()
         self._in_flight.clear()
         return [Answer(pending, error=error) for pending in waiting]
+
+
+def _outdated(reply: Reply) -> bool:
+    """Whether an OUT_OF_ORDER was overtaken by the answer to the request that it missed."""
+    detail = reply.body.get("detail")
+    expected = detail.get("expected") if isinstance(detail, dict) else None
+    return type(expected) is int and 0 < expected < reply.number
 
 
 def _retry_after_ms(reply: Reply) -> int:

@@ -44,6 +44,20 @@ class Branch:
         """Tokens so far."""
         return list(unpack(self.chain.tokens))
 
+    def granted(self, reply: m.Allocated) -> None:
+        """Take the table of a new sequence over."""
+        self.table = list(unpack(reply.blocks))
+        self.fill = self.written = self.launched = reply.computed
+        self.writable = len(self.table) * SIZE
+        self.copies = [tuple(row) for row in unpack_rows(reply.copies, 4)]
+
+    def extended(self, reply: m.Extended) -> None:
+        """Remember a longer table. Work launched before goes on with the old one, which it may still write."""
+        if reply.blocks:
+            self.table[reply.first :] = list(unpack(reply.blocks))
+            self.writable = len(self.table) * SIZE
+            self.copies += [tuple(row) for row in unpack_rows(reply.copies, 4)]
+
 
 @dataclass(eq=False)
 class Work:
@@ -148,18 +162,9 @@ class Engine(Device):
 
     def allocated(self, number: int, item: m.Allocate, chain: DomainChain, reply: m.Allocated) -> None:
         """Remember a new sequence."""
-        table = list(unpack(reply.blocks))
-        branch = Branch(item.tenant, chain, table, reply.computed, len(table) * SIZE, bool(item.publication))
-        branch.written = branch.launched = reply.computed
-        branch.copies = [tuple(row) for row in unpack_rows(reply.copies, 4)]
+        branch = Branch(item.tenant, chain, [], 0, 0, bool(item.publication))
+        branch.granted(reply)
         self.branches[number] = branch
-
-    def extended(self, branch: Branch, reply: m.Extended) -> None:
-        """Remember a longer table. Work launched before goes on with the old one, which it may still write."""
-        if reply.blocks:
-            branch.table[reply.first :] = list(unpack(reply.blocks))
-            branch.writable = len(branch.table) * SIZE
-            branch.copies += [tuple(row) for row in unpack_rows(reply.copies, 4)]
 
     def check(self) -> None:
         """Everything acknowledged can be read by its owner."""
