@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 
 from quire_proto.client import KVClient
+from quire_proto.layout import E4M3
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, E4M3: torch.float8_e4m3fn}
 
 
 class ContextPoisoned(Exception):

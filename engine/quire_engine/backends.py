@@ -16,6 +16,7 @@ from importlib.util import find_spec
 import torch
 
 from quire_proto.client import KVClient
+from quire_proto.layout import E4M3, Layout
 
 from .attach import arena_of
 from .cpu_attention import CpuAttention
@@ -37,16 +38,29 @@ class Attention:
     kind: str
     device: torch.device
 
-    def backend(self, arena: torch.Tensor, heads: int) -> Backend:
-        """The backend over ``arena`` (layer, 2, kv_head, block, slot, d) for a model of ``heads`` query heads.
+    def admit(self, layout: Layout) -> None:
+        """Raise BackendRefused if this device cannot compute on such a pool, before anything is loaded."""
+        if self.kind == CPU or layout.dtype != E4M3:
+            return
+        from quire_kernels.checks import FP8_SINCE, compute_capability
+
+        major, minor = compute_capability(self.device)
+        if (major, minor) < FP8_SINCE:
+            raise BackendRefused(
+                f"e4m3 keys and values need compute capability 8.9 or later, this GPU has {major}.{minor}:"
+                " set kvstore.kv_cache_dtype = auto"
+            )
+
+    def backend(self, arena: torch.Tensor, model: Model) -> Backend:
+        """The backend over ``arena`` (layer, 2, kv_head, block, slot, d) for ``model``.
 
         Raises ValueError for a shape that the kernels do not know.
         """
         if self.kind == CPU:
-            return CpuAttention(arena)
+            return CpuAttention(arena, model.scales)
         from .triton_attention import TritonAttention
 
-        return TritonAttention(arena, heads)
+        return TritonAttention(arena, model.heads, scales=model.scales)
 
     def runner(self, client: KVClient, model: Model, largest: int) -> Runner:
         """A runner over the arena of a session, with graphs for up to ``largest`` sequences where those are possible.
@@ -70,7 +84,7 @@ class Attention:
                 f"the pool lies {where}, this engine computes on {self.device}: set engine.attention = {fix},"
                 f" or kvstore.arena = {'auto' if on_host else 'shm'}"
             )
-        return self.backend(arena_of(client), model.heads)
+        return self.backend(arena_of(client), model)
 
 
 def choose(wanted: str) -> Attention:

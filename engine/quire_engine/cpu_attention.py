@@ -18,7 +18,6 @@ log-sum-exp -inf and weight 0, never NaN; sinks join the denominator once, after
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -28,6 +27,8 @@ from quire_kernels.cpu_decode import cpu_decode, supports
 from quire_kernels.host_library import NoHostLibrary, load
 
 from .cpu_calls import Call, Calls, prepare
+from .cpu_slots import Slots
+from .kv_scales import KvScales
 from .plan import AttentionPlan
 
 LOG2_E = math.log2(math.e)
@@ -59,25 +60,22 @@ class CpuAttention:
 
     Args:
         arena: (layer, 2, kv_head, block, slot, d), C-contiguous; see ``quire_proto.layout.Layout.shape``.
+        scales: of an e4m3 arena; all 1 if not given.
     """
 
-    def __init__(self, arena: torch.Tensor) -> None:
+    def __init__(self, arena: torch.Tensor, scales: KvScales | None = None) -> None:
         assert arena.dim() == 6, f"not an arena: {tuple(arena.shape)}"
         assert arena.is_contiguous(), "consecutive blocks must be one matrix"
         self.arena = arena
         self.block_size = arena.shape[4]
         self._compiled = supports(arena) and _can_compile()
-        # Copies go to memory that stays: fresh pages would cost more than the copying.
-        self._scratch = arena.new_empty(0)
-        # Consecutive blocks are one matrix of tokens per (layer, kv, head).
-        self._slots = arena.view(*arena.shape[:3], -1, arena.shape[5])
+        self._slots = Slots(arena, scales)
 
     @torch.no_grad()
     def write_kv(self, layer: int, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan) -> None:
         """Store the step's ``key`` and ``value``, each [kv_heads, T, d], in the slots of the plan."""
         slots = torch.from_numpy(plan.slots)
-        self._slots[layer, 0].index_copy_(1, slots, key)
-        self._slots[layer, 1].index_copy_(1, slots, value)
+        self._slots.write(layer, slots, (key, value))
 
     @torch.no_grad()
     def attend(
@@ -128,7 +126,7 @@ class CpuAttention:
         """Compute one call's partial results into their places; ``query`` is [kv_heads, group, T, d]."""
         kv_heads, group, _, width = query.shape
         rows = query[:, :, call.row_slice] if call.rows is None else query.index_select(2, call.rows)
-        keys, values = self._read(call, layer)
+        keys, values = self._slots.read(layer, call.slots, call.view, query.dtype)
         if call.causal or (call.hidden is not None and call.items == 1):
             # Rows see different keys: heads stay an axis of their own, K and V repeat over it with stride 0.
             keys, values = (x[:, None].expand(-1, group, -1, -1) for x in (keys, values))
@@ -142,20 +140,6 @@ class CpuAttention:
         place = slice(call.place, call.place + call.partials)
         part.out[:, place] = out.reshape(kv_heads, -1, group, width)
         part.lse[:, place] = lse.reshape(kv_heads, -1, group)
-
-    def _read(self, call: Call, layer: int) -> Sequence[torch.Tensor]:
-        """The call's keys and values, [kv_heads, tokens, d] each: in place, or copied to the scratch memory."""
-        planes = self._slots[layer]
-        if call.slots is None:
-            return planes[:, :, call.view[0] : call.view[1]].unbind()
-        shape = (2, planes.shape[1], len(call.slots), planes.shape[3])
-        size = math.prod(shape)
-        if self._scratch.numel() < size:
-            self._scratch = planes.new_empty(size)
-        copies = self._scratch[:size].view(shape)
-        for plane, copy in zip(planes, copies, strict=True):
-            torch.index_select(plane, 1, call.slots, out=copy)
-        return copies.unbind()
 
     def _calls(self, plan: AttentionPlan, window: int | None, compiled: bool) -> Calls:
         """The step's calls for this window, derived by the first layer that needs them."""

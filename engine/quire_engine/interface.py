@@ -137,7 +137,7 @@ def _enter(step: Step, module: torch.nn.Module, query: torch.Tensor, key: torch.
             f"layer {layer} has queries {tuple(query.shape)}, keys {tuple(key.shape)} and values {tuple(value.shape)}:"
             f" the layout is {layers} layers with {kv_heads} heads of {width}, and the step has {rows} tokens"
         )
-    if key.dtype != step.backend.arena.dtype:
+    if step.backend.arena.dtype not in (key.dtype, torch.float8_e4m3fn):
         raise ModelRefused(f"layer {layer} computes in {key.dtype}, the arena holds {step.backend.arena.dtype}")
     step.layers[layer] = module
     return layer

@@ -20,6 +20,7 @@ from pathlib import Path
 from quire_proto.layout import DTYPE_BYTES, Layout
 
 from .architecture import ModelRefused, canonical, kv_shape, max_positions, read_config, rope_json
+from .kv_scales import scales_identity
 
 WHOLE_FILE = 256 << 20
 SAMPLES = 256
@@ -29,7 +30,7 @@ NOT_IDENTITY = ("transformers_version", "_name_or_path", "architectures", "dtype
 
 
 def layout_of(directory: Path | str, dtype: str, block_size: int) -> Layout:
-    """The layout of the model in ``directory`` for keys and values of ``dtype``.
+    """The layout of the model in ``directory`` for keys and values that are stored as ``dtype``.
 
     Raises ModelRefused (a ValueError) for a model that cannot be served, OSError for files that cannot be read.
     """
@@ -48,6 +49,7 @@ def layout_of(directory: Path | str, dtype: str, block_size: int) -> Layout:
         num_layers=layers,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
+        scales=scales_identity(directory, dtype, layers, kv_heads),
     )
 
 

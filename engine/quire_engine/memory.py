@@ -234,7 +234,9 @@ class Memory:
     def _seal_full(self, sequence: Sequence) -> None:
         full = sequence.computed // self.block_size
         if full > sequence.sealed and sequence.request.tenant:  # a publication has no tenant's chain to seal
-            self._builder.seal(sequence.id, sequence.sealed, sequence.chain.digests(sequence.sealed, full))
+            chain = sequence.chain
+            tokens = chain.packed(sequence.sealed, full) if self.client.wants_tokens else b""
+            self._builder.seal(sequence.id, sequence.sealed, chain.digests(sequence.sealed, full), tokens)
             sequence.sealed = full
             self._sealing[sequence.id] = sequence
             self._unsaid = True

@@ -17,8 +17,9 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from .architecture import ModelRefused, max_positions, read_config
+from .architecture import ModelRefused, kv_shape, max_positions, read_config
 from .interface import NAME, Backend, Step, running
+from .kv_scales import KvScales
 from .plan import AttentionPlan
 from .transfer import to_device
 
@@ -36,17 +37,19 @@ class Model:
         backend: attention over the arena in use; set it with :meth:`use` before the first forward pass.
         max_model_len: tokens of the longest sequence the model is made for.
         heads: query heads.
+        scales: of keys and values, where they are stored as e4m3.
         vocab_size: number of logits.
         eos_ids: tokens that end an answer.
         attention_modules: by layer, the module that asked for attention in the latest forward pass.
     """
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, scales: KvScales | None = None) -> None:
         self.module = module
         self.config = module.config
         self.backend: Backend | None = None
         self.max_model_len = max_positions(self.config)
         self.heads = int(self.config.num_attention_heads)
+        self.scales = scales
         self.vocab_size = int(self.config.vocab_size)
         self.eos_ids = _eos_ids(module)
         self.attention_modules: dict[int, torch.nn.Module] = {}
@@ -115,6 +118,8 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
         raise ModelRefused(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     directory = Path(directory)
     config = read_config(directory)
+    layers, kv_heads, _ = kv_shape(config)
+    scales = KvScales.read(directory, layers, kv_heads)
     transformers_logging.disable_progress_bar()
     try:
         module = AutoModelForCausalLM.from_pretrained(
@@ -128,7 +133,7 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
         )
     except ValueError as error:
         raise ModelRefused(str(error)) from error
-    return Model(module.eval().requires_grad_(False).to(device))
+    return Model(module.eval().requires_grad_(False).to(device), scales)
 
 
 def _eos_ids(module: Any) -> frozenset[int]:

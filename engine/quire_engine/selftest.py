@@ -8,48 +8,32 @@ is compared with what the same weights give under transformers' eager attention,
 
 The comparison goes layer by layer on equal inputs: after each layer has been judged, the eager output takes its
 place. Rounding cannot add up over layers, so the tolerance is tight, and the layer that is named is the one that is
-wrong and not one downstream of it.
+wrong and not one downstream of it. Where the pool stores keys and values as e4m3 numbers, equal inputs include
+those: see ``selftest_stored``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 
-from quire_proto.layout import Layout
+from quire_proto.layout import E4M3, Layout
 
 from .architecture import ModelRefused, layer_window
+from .attach import DTYPES
 from .cpu_attention import CpuAttention
-from .interface import NAME, Backend
+from .interface import Backend
+from .kv_scales import FILE, KvScales
 from .model import Model
-from .plan import AttentionPlan, build_plan
+from .plan import build_plan
+from .selftest_eager import Modules, Probe, Reference, hooks, judge, reference
+from .selftest_stored import StoredContent
 
 MAX_WINDOW = 512
-# Largest distance of a row from the reference, relative to the typical length of a row.
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-
-
-@dataclass(slots=True)
-class Probe:
-    """One sequence of the self-test: its tokens, block table, and how far it has come."""
-
-    tokens: torch.Tensor
-    table: np.ndarray
-    done: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """What eager attention gives: for each sequence, logits and the output of each layer's attention module."""
-
-    logits: list[torch.Tensor]
-    outputs: list[dict[int, torch.Tensor]]
+# Takes a layer, its output rows, (probe, number of rows) in their order, what eager attention gave, and positions.
+Verdict = Callable[[int, torch.Tensor, list[tuple[int, int]], torch.Tensor, np.ndarray], None]
 
 
 def self_test(model: Model, layout: Layout, over: Callable[[torch.Tensor], Backend] = CpuAttention) -> None:
@@ -61,14 +45,38 @@ def self_test(model: Model, layout: Layout, over: Callable[[torch.Tensor], Backe
     backend = model.backend
     try:
         probes, blocks = _probes(model, layout.block_size)
-        arena = torch.full(layout.shape(blocks), torch.nan, dtype=model.module.dtype, device=model.device)
+        arena = torch.full(layout.shape(blocks), torch.nan, device=model.device).to(DTYPES[layout.dtype])
         model.backend = over(arena)
         modules = _attention_modules(model, layout.block_size)
-        reference = _eager(model, modules, probes)
+        expected = reference(model, modules, probes)
+        coarse = StoredContent(arena, _scales(model, layout), probes) if layout.dtype == E4M3 else None
+        verdict = coarse.keep if coarse else _verdict(model, modules)
         for counts in _schedule(probes, layout.block_size):
-            _compare_step(model, modules, reference, probes, counts, layout.block_size)
+            _compare_step(model, modules, expected, probes, counts, layout.block_size, verdict)
+        if coarse:
+            coarse.judge(model, modules, expected)
     finally:
         model.backend = backend
+
+
+def _scales(model: Model, layout: Layout) -> KvScales:
+    """The scales that the model was loaded with, which must be the layout's."""
+    scales = model.scales or KvScales.ones(layout.num_layers, layout.num_kv_heads)
+    if scales.identity() != layout.scales:
+        raise ModelRefused(f"{FILE} was changed while the model was loaded: start again")
+    return scales
+
+
+def _verdict(model: Model, modules: Modules) -> Verdict:
+    """Judges each layer at once."""
+    names = {module: name for name, module in model.module.named_modules()}
+
+    def verdict(
+        layer: int, rows: torch.Tensor, _: list[tuple[int, int]], expected: torch.Tensor, positions: np.ndarray
+    ) -> None:
+        judge(f"attention of layer {layer} ({names[modules[layer]]})", rows, expected, positions)
+
+    return verdict
 
 
 def _probes(model: Model, block_size: int) -> tuple[list[Probe], int]:
@@ -108,103 +116,40 @@ def _schedule(probes: list[Probe], block_size: int) -> Iterator[list[int]]:
         joined = [True] * len(probes)
 
 
-def _attention_modules(model: Model, block_size: int) -> dict[int, torch.nn.Module]:
+def _attention_modules(model: Model, block_size: int) -> Modules:
     """The module that asks for each layer's attention, found by running one token."""
     plan = build_plan([np.zeros(1, dtype=np.int32)], [0], [1], block_size)
     model.forward(torch.zeros(1, dtype=torch.int64), plan, torch.zeros(1, dtype=torch.int64))
     return dict(sorted(model.attention_modules.items()))
 
 
-@contextmanager
-def _hooks(
-    modules: dict[int, torch.nn.Module], seen: Callable[[int, torch.Tensor], torch.Tensor | None]
-) -> Iterator[None]:
-    """Call ``seen(layer, output)`` for each module's attention output; what it returns replaces the output."""
-
-    def hook_of(layer: int) -> Callable[[torch.nn.Module, Any, Any], Any]:
-        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
-            rest = output[1:] if isinstance(output, tuple) else None
-            replaced = seen(layer, output if rest is None else output[0])
-            if replaced is None:
-                return None
-            return replaced if rest is None else (replaced, *rest)
-
-        return hook
-
-    handles = [module.register_forward_hook(hook_of(layer)) for layer, module in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _keep(outputs: dict[int, torch.Tensor], layer: int, output: torch.Tensor) -> None:
-    """Note a layer's output of one sequence; it stays as it is."""
-    outputs[layer] = output[0]
-
-
-def _eager(model: Model, modules: dict[int, torch.nn.Module], probes: list[Probe]) -> Reference:
-    """Every sequence alone and unpadded through the model's own eager attention."""
-    reference = Reference([], [])
-    try:
-        model.module.set_attn_implementation("eager")
-        for probe in probes:
-            outputs: dict[int, torch.Tensor] = {}
-            with torch.inference_mode(), _hooks(modules, partial(_keep, outputs)):
-                ids = probe.tokens.unsqueeze(0).to(model.device)
-                logits = model.module(input_ids=ids, use_cache=False).logits[0].float()
-            reference.logits.append(logits)
-            reference.outputs.append(outputs)
-    except (ValueError, NotImplementedError) as error:
-        raise ModelRefused(f"self-test: the model has no eager attention to compare with: {error}") from error
-    finally:
-        model.module.set_attn_implementation(NAME)
-    return reference
-
-
 def _compare_step(
     model: Model,
-    modules: dict[int, torch.nn.Module],
+    modules: Modules,
     reference: Reference,
     probes: list[Probe],
     counts: list[int],
     block_size: int,
+    verdict: Verdict,
 ) -> None:
-    """Run one packed step, judging each layer's attention and then the logits."""
+    """Run one packed step; each layer's attention goes to ``verdict``, the logits are judged here."""
     active = [i for i, count in enumerate(counts) if count]
     spans = {i: slice(probes[i].done, probes[i].done + counts[i]) for i in active}
     plan = build_plan(
         [probes[i].table for i in active], [probes[i].done for i in active], [counts[i] for i in active], block_size
     )
-    names = {module: name for name, module in model.module.named_modules()}
+    parts = [(i, counts[i]) for i in active]
 
-    def judge(layer: int, output: torch.Tensor) -> torch.Tensor:
+    def seen(layer: int, output: torch.Tensor) -> torch.Tensor:
         expected = torch.cat([reference.outputs[i][layer][spans[i]] for i in active])
-        _judge(f"attention of layer {layer} ({names[modules[layer]]})", output[0], expected, plan)
+        verdict(layer, output[0], parts, expected, plan.positions)
         return expected.unsqueeze(0)
 
-    with _hooks(modules, judge):
+    with hooks(modules, seen):
         tokens = torch.cat([probes[i].tokens[spans[i]] for i in active])
         logits = model.forward(tokens, plan, torch.arange(len(tokens)))
     expected = torch.cat([reference.logits[i][spans[i]] for i in active])
-    _judge("logits, though the attention of every layer agrees,", logits, expected, plan, model.module.dtype)
+    what = "logits, though the attention of every layer agrees,"
+    judge(what, logits, expected, plan.positions, model.module.dtype)
     for i in active:
         probes[i].done += counts[i]
-
-
-def _judge(
-    what: str, got: torch.Tensor, expected: torch.Tensor, plan: AttentionPlan, dtype: torch.dtype | None = None
-) -> None:
-    """Raise ModelRefused unless every row of ``got`` lies within the tolerance of ``expected``."""
-    if got.shape != expected.shape:
-        raise ModelRefused(f"self-test: {what} has shape {tuple(got.shape)}, eager attention {tuple(expected.shape)}")
-    typical = expected.float().norm(dim=-1).mean().clamp_min(1e-20)
-    distance = (got.float() - expected.float()).norm(dim=-1) / typical
-    worst = int(distance.nan_to_num(torch.inf).argmax())
-    limit = TOLERANCE[dtype or expected.dtype]
-    if not float(distance[worst]) <= limit:
-        raise ModelRefused(
-            f"self-test: {what} differs from the model's own eager forward pass by {float(distance[worst]):.2g}"
-            f" (allowed: {limit:g}) at position {int(plan.positions[worst])}"
-        )

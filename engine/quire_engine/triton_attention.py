@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 
 from quire_kernels.attention import Scratch, attention
-from quire_kernels.checks import interpreting
+from quire_kernels.checks import FP8, interpreting
 from quire_kernels.copy_blocks import copy_blocks
 from quire_kernels.device_work import Capacity, DeviceWork
 from quire_kernels.group_rule import GroupRule, weights_for
@@ -27,6 +27,7 @@ from quire_kernels.tiling import REGIMES, Shape, Tiles, tile_items
 from quire_kernels.write_kv import write_kv
 
 from .grouping import MAX_LEVELS
+from .kv_scales import KvScales
 from .plan import AttentionPlan
 from .transfer import to_device
 
@@ -60,12 +61,15 @@ class TritonAttention:
         heads: query heads of the model.
         fixed_run: cut keys into runs of this length whatever else is in the batch, so that results do not depend on
             it; None lets the split rule decide.
+        scales: of an e4m3 arena; all 1 if not given.
 
     Raises:
         ValueError: host memory without the interpreter, or a shape that the kernels do not know.
     """
 
-    def __init__(self, arena: torch.Tensor, heads: int, fixed_run: int | None = None) -> None:
+    def __init__(
+        self, arena: torch.Tensor, heads: int, fixed_run: int | None = None, scales: KvScales | None = None
+    ) -> None:
         if arena.dim() != 6:
             raise ValueError(f"not an arena: {tuple(arena.shape)}")
         kv_heads, width = arena.shape[2], arena.shape[5]
@@ -85,6 +89,12 @@ class TritonAttention:
         size, weights = arena.element_size(), weights_for(arch)
         self._rule = GroupRule(kv_heads, group, width, size, block_m["group"], self.sm_count, weights)
         self._scratch = Scratch(heads, width, arena.device)
+        # Of keys and of values, each [layers, kv_heads]; None for an arena that holds what the model computes.
+        self._scales: tuple[torch.Tensor, torch.Tensor] | None = None
+        if arena.dtype == FP8:
+            chosen = scales or KvScales.ones(arena.shape[0], kv_heads)
+            keys, values = (to_device(torch.from_numpy(x), arena.device) for x in (chosen.keys, chosen.values))
+            self._scales = keys, values
 
     @torch.no_grad()
     def write_kv(self, layer: int, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan) -> None:
@@ -93,7 +103,7 @@ class TritonAttention:
         if slots is None:
             slots = plan.prepared[SLOTS] = to_device(torch.from_numpy(plan.slots), self.arena.device)
         assert isinstance(slots, torch.Tensor)
-        write_kv(key, value, self.arena[layer, 0], self.arena[layer, 1], slots)
+        write_kv(key, value, self.arena[layer, 0], self.arena[layer, 1], slots, *self._layer_scales(layer))
 
     @torch.no_grad()
     def attend(
@@ -124,7 +134,7 @@ class TritonAttention:
         work = self._work(plan, window)
         heads, rows, width = query.shape
         out = query.new_zeros(rows, heads, width)
-        features = Features(scale, window, softcap, sinks, slopes)
+        features = Features(scale, window, softcap, sinks, slopes, *self._layer_scales(layer))
         keys, values = self.arena[layer, 0], self.arena[layer, 1]
         return attention(query, keys, values, work, self.launches, features, self._scratch, out, self.sm_count)
 
@@ -134,6 +144,10 @@ class TritonAttention:
         for wave in _waves(copies):
             rows = to_device(torch.tensor(wave, dtype=torch.int32), self.arena.device)
             copy_blocks(self.arena, rows, torch.full((1,), len(wave), dtype=torch.int32, device=self.arena.device))
+
+    def _layer_scales(self, layer: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Scales of keys and values, [kv_heads] each, or None."""
+        return (None, None) if self._scales is None else (self._scales[0][layer], self._scales[1][layer])
 
     def scrub(self, blocks: list[int]) -> None:
         """Zero whole blocks in all layers."""

@@ -11,6 +11,7 @@ import triton
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 FP8 = torch.float8_e4m3fn
+FP8_SINCE = (8, 9)  # compute capability
 
 
 def interpreting() -> bool:
@@ -50,7 +51,7 @@ def check_kv(keys: torch.Tensor, values: torch.Tensor) -> None:
     if not 16 <= keys.shape[3] <= 256:
         raise ValueError(f"head_dim {keys.shape[3]} is not between 16 and 256")
     major, minor = compute_capability(keys.device)
-    if keys.dtype == FP8 and (major, minor) < (8, 9):
+    if keys.dtype == FP8 and (major, minor) < FP8_SINCE:
         raise ValueError(f"e4m3 keys and values need compute capability 8.9, this device has {major}.{minor}")
 
 

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 
 from quire_proto.digests import ROOT_PARENT
 
+from .journal import Journal
+
 
 @dataclass(slots=True)
 class Entry:
@@ -37,9 +39,14 @@ class Entry:
 
 
 class PrefixIndex:
-    """Digests of sealed blocks."""
+    """Digests of sealed blocks.
+
+    Attributes:
+        journal: where it is noted what becomes of names once they are there; None: nowhere.
+    """
 
     def __init__(self) -> None:
+        self.journal: Journal | None = None
         self._by_digest: dict[bytes, Entry] = {}
         self._by_block: dict[int, Entry] = {}
         self._children: dict[bytes, set[bytes]] = {}
@@ -73,6 +80,8 @@ class PrefixIndex:
         entry = self._by_block[block]
         self._unlink(entry)
         entry.anchor = publication
+        if self.journal is not None:
+            self.journal.anchored(entry.digest, publication)
 
     def remove(self, blocks: Iterable[int]) -> list[int]:
         """Forget blocks and all that hang below them; returns every block that has lost its name."""
@@ -85,6 +94,8 @@ class PrefixIndex:
                 self._unlink(entry)
                 todo += self._children.pop(entry.digest, ())
                 removed.append(entry.block)
+                if self.journal is not None:
+                    self.journal.removed(entry.digest)
         return removed
 
     def _unlink(self, entry: Entry) -> None:

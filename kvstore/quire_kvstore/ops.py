@@ -1,7 +1,6 @@
 """The op table: every op, the type of its body, what it demands, and its handler. One line an op.
 
-Checks named here are made once, in ``dispatch``; a handler is only its logic. Ops of a later version are listed
-with the type of their body and no handler: they are decoded, so that a malformed one is told so, and then refused.
+Checks named here are made once, in ``dispatch``; a handler is only its logic.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from quire_proto.envelope import ID_BYTES
 from quire_proto.tenancy import SetQuota, Tenants
 
 from . import administration
+from .catalogue import ALL
 from .pool import STATES
 from .quota_op import set_quota
 from .refusal import Refusal
@@ -36,14 +36,13 @@ class Op:
         ordered: whether it is applied in the order of the session's numbers.
         needs: who may use it. ``anybody``; a ``session`` that is not fenced; a ``writable`` one; an ``active`` one
             (writable and ready); an ``ending`` one (any session, even a fenced one).
-        handler: (service, session, body) -> reply body, or None if the op comes later. A handler that returns None
-            has deferred its reply.
+        handler: (service, session, body) -> reply body. A handler that returns None has deferred its reply.
     """
 
     body: type
     ordered: bool
     needs: str
-    handler: Callable[[Service, Any, Any], Any] | None
+    handler: Callable[[Service, Any, Any], Any]
 
 
 def check(op: Op, session: Session | None) -> None:
@@ -81,6 +80,7 @@ def _attach(service: Service, _: Session | None, body: m.Attach) -> m.Attached:
         arena=service.arena,
         publications=publications.messages(),
         publications_generation=publications.generation,
+        wants_tokens=service.events is not None and service.events.tokens == ALL,
     )
 
 
@@ -158,6 +158,12 @@ def _tenants(service: Service, _: Session | None, __: m.Empty) -> Tenants:
     return Tenants(service.store.usage())
 
 
+def _events(service: Service, _: Session | None, __: m.Empty) -> m.Events:
+    if service.events is None:
+        raise Refusal("UNSUPPORTED", "this kvstore publishes no events: start it with --events")
+    return service.events
+
+
 OPS: dict[str, Op] = {
     "attach": Op(m.Attach, False, ANYBODY, _attach),
     "ready": Op(m.Empty, True, WRITABLE, _ready),
@@ -183,5 +189,5 @@ OPS: dict[str, Op] = {
     "groups": Op(m.Empty, False, ANYBODY, administration.groups),
     "join": Op(a.Join, False, ANYBODY, administration.join),
     "leave": Op(a.Leave, False, ANYBODY, administration.leave),
-    "events": Op(m.Events, False, ANYBODY, None),
+    "events": Op(m.Empty, False, ANYBODY, _events),
 }

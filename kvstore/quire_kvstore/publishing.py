@@ -37,6 +37,8 @@ def unpublish(state: State, record: Record) -> None:
     state.claims.sealed([publication_key(record.id)])
     if record.table is not None:
         state.pool.release(record.table[::-1])
+        if state.index.journal is not None:
+            state.index.journal.unpublished((record.id, record.made))
 
 
 def join(state: State, tenant: str, group: str) -> None:

@@ -17,6 +17,7 @@ from quire_proto.packed import pack
 
 from .claims import publication_key
 from .index import Entry
+from .journal import Prompt, Stored
 from .sessions import Session
 from .state import NOBODY, State
 from .tables import Sequence
@@ -58,6 +59,10 @@ def _promote(state: State, sequence: Sequence) -> None:
             record.table = table
             state.pool.retain(table)
             state.claims.sealed([publication_key(record.id)])
+            if state.index.journal is not None:
+                generation = state.groups.generation(record.domain)
+                prompt = Prompt(record.id, record.domain, generation, record.packed)
+                state.index.journal.published((record.id, record.made), prompt)
 
 
 def seal(state: State, session: Session, item: Seal) -> Sealed:
@@ -66,6 +71,8 @@ def seal(state: State, session: Session, item: Seal) -> Sealed:
     if sequence is None:
         return Sealed(NO_SUCH)
     digests = split(item.digests)
+    if item.tokens and len(item.tokens) != 4 * state.block_size * len(digests):
+        return Sealed(CONFLICT)
     if sequence.offer or (item.first + len(digests)) * state.block_size > sequence.fill:
         return Sealed(CONFLICT)
     if item.first > sequence.sealed or not sequence.chained:
@@ -78,6 +85,8 @@ def seal(state: State, session: Session, item: Seal) -> Sealed:
         if code != OK:
             return Sealed(code)
     _apply(state, sequence, plan)
+    if state.index.journal is not None:
+        state.index.journal.stored(_told(state, sequence, plan, item))
     sequence.sealed = max(sequence.sealed, item.first + len(digests))
     rows = [number for row in plan.canonical for number in row]
     return Sealed(OK, sealed=len(digests), canonical=pack(rows))
@@ -143,9 +152,21 @@ def _apply(state: State, sequence: Sequence, plan: _Plan) -> None:
         if index not in sequence.pins:
             state.pool.retain(np.array([block], np.int64))
             sequence.pins[index] = block
-            state.counters.duplicates += 1
+            # A block that was begun by a copy of the canonical one was not computed twice.
+            state.counters.duplicates += index * state.block_size >= sequence.matched
             if sequence.publication and index == sequence.private_from:
                 state.anchor(block, sequence.publication)
+
+
+def _told(state: State, sequence: Sequence, plan: _Plan, item: Seal) -> list[Stored]:
+    """The new names, for the journal."""
+    tenant, each = state.accounts[sequence.account].name, 4 * state.block_size
+    tokens = {digest: item.tokens[i * each : (i + 1) * each] for i, digest in enumerate(split(item.digests))}
+    told = []
+    for new in plan.new:
+        anchor = None if new.anchor is None else (new.anchor, sequence.publication_made)
+        told.append(Stored(new.digest, new.parent, anchor, tenant, tokens[new.digest]))
+    return told
 
 
 def swap(state: State, session: Session, number: int, index: int, block: int) -> int:

@@ -22,6 +22,7 @@ import zmq
 from .dispatch import Dispatch
 from .inbox import Inbox, Message
 from .processes import HOST_MEMORY, DeviceAdmission, Processes
+from .publisher import Publisher
 from .service import Service
 from .sidesocket import Listener
 
@@ -61,9 +62,13 @@ class Server:
         options: ServerOptions,
         listener: Listener | None = None,
         device: DeviceAdmission = HOST_MEMORY,
+        publisher: Publisher | None = None,
     ) -> None:
-        """Bind both sockets, the side socket only if ``listener`` is not it already; raises ServerError."""
-        self._service, self._options = service, options
+        """Bind both sockets, the side socket only if ``listener`` is not it already; raises ServerError.
+
+        ``publisher`` is told what happens to the store's names, and stays the caller's.
+        """
+        self._service, self._options, self._publisher = service, options, publisher
         self._dispatch = Dispatch(service)
         self._inbox = Inbox()
         self._path = run_dir / SOCKET_NAME
@@ -95,6 +100,7 @@ class Server:
             drained = self._drain()
             self._processes.attend(ready, now)
             self._send_deferred()
+            self._collect()
             # Leases are judged only when the socket is empty: an unread heartbeat is not a missing one.
             if drained:
                 self._processes.judge(now)
@@ -176,6 +182,11 @@ class Server:
         now = _now_ms()
         for identity, reply in self._dispatch.deferred(now):
             self._send(Message(identity, [], now), reply)
+
+    def _collect(self) -> None:
+        journal = self._service.store.state.index.journal
+        if self._publisher is not None and journal is not None:
+            self._publisher.collect(journal)
 
     def _send(self, message: Message, reply: bytes) -> None:
         try:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from quire_proto.envelope import ID_BYTES, MAX_FRAME_BYTES
 from quire_proto.handles import Handle, ShmHandle
 from quire_proto.layout import Layout
-from quire_proto.messages import Limits
+from quire_proto.messages import Events, Limits
 
 from .claims import Ticket
 from .declarations import Declarations
@@ -43,6 +43,7 @@ class Service:
         now_ms: time of the request being executed (ms, monotonic).
         ticket: whom a deferred reply to it goes to; until_ms: when that must have been sent.
         op_counts: executed requests by op.
+        events: the event stream, if there is one.
     """
 
     domain_generation = 1
@@ -72,6 +73,7 @@ class Service:
         self.started_ms = self.now_ms = self.until_ms = started_ms
         self.ticket = Ticket(b"", 0)
         self.op_counts: Counter[str] = Counter()
+        self.events: Events | None = None
         self._ids = ids
         self._peers: dict[bytes, Peer] = {}
 

@@ -45,6 +45,7 @@ class Sequence:
         published: tokens of that publication.
         anchor: digest of table index ``private_from - 1`` in the tenant's chain; None if the client did not say.
         prompt: tokens it was begun with; what it fills beyond them was generated.
+        matched: tokens that it found computed when it was begun.
         scrubs: blocks granted with another account's content, not known to be zeroed yet (``content``).
         chained: False for a fork that left a publication before its end. What it shares has no name in the
             tenant's chain, so nothing of it can be sealed.
@@ -65,6 +66,7 @@ class Sequence:
     private_from: int = 0
     anchor: bytes | None = None
     prompt: int = 0
+    matched: int = 0
     chained: bool = True
     scrubs: Ids = field(default_factory=lambda: np.empty(0, np.int64))
     offer: bytes = b""

@@ -131,6 +131,11 @@ class SessionBase(SessionOps):
         return self._held.attached.num_blocks
 
     @property
+    def wants_tokens(self) -> bool:
+        """Whether seals should name their tokens, for the event stream."""
+        return self._held.attached.wants_tokens
+
+    @property
     def limits(self) -> Limits:
         """Limits of the handshake."""
         return self._held.attached.limits

@@ -52,6 +52,12 @@ class DomainChain:
         assert 0 <= first <= end <= self.blocks, "digests of blocks that are not full"
         return bytes(self._digests[DIGEST_BYTES * first : DIGEST_BYTES * end])
 
+    def packed(self, first: int, end: int) -> bytes:
+        """Tokens of the full blocks ``first`` to ``end`` (exclusive), packed."""
+        assert 0 <= first <= end <= self.blocks, "tokens of blocks that are not full"
+        step = 4 * self.block_size
+        return bytes(self._tokens[first * step : end * step])
+
     def fork(self, tokens: int) -> DomainChain:
         """A chain of the first ``tokens`` tokens."""
         assert 0 <= tokens <= len(self), "fork past the end"

@@ -16,7 +16,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+E4M3 = "float8_e4m3fn"
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, E4M3: 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,11 @@ class Layout:
         weights: identity of configuration and weights (hex).
         rope: RoPE parameters as fixed at load, canonical JSON.
         adapter: adapter identity, "" for none.
-        dtype: element type of keys and values.
+        dtype: element type of keys and values as they are stored.
         block_size: tokens in a block.
         num_layers, num_kv_heads, head_dim: shape of keys and values.
         shard_rank, shard_size: tensor-parallel shard; only 0 of 1 is accepted in version 1.
+        scales: identity of what e4m3 elements are multiplied by, hex; "" if that is 1, or for any other dtype.
     """
 
     model: str
@@ -45,10 +47,13 @@ class Layout:
     head_dim: int
     shard_rank: int = 0
     shard_size: int = 1
+    scales: str = ""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPE_BYTES:
             raise ValueError(f"dtype {self.dtype!r} is none of {', '.join(DTYPE_BYTES)}")
+        if self.scales and self.dtype != E4M3:
+            raise ValueError(f"scales are for {E4M3} alone, not for {self.dtype}")
         for name in ("block_size", "num_layers", "num_kv_heads", "head_dim", "shard_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

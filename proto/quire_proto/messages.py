@@ -66,7 +66,10 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """Reply to attach. The session is ``attached``; after mapping the arena the client sends ``ready``."""
+    """Reply to attach. The session is ``attached``; after mapping the arena the client sends ``ready``.
+
+    ``wants_tokens``: seals should name their tokens, which the operator has asked for in the event stream.
+    """
 
     session: bytes
     lease_ms: int
@@ -76,6 +79,7 @@ class Attached:
     arena: Handle
     publications: tuple[Publication, ...]
     publications_generation: int
+    wants_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +188,15 @@ class Forked:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """Publish full, completely written blocks from table index ``first`` on under ``digests``."""
+    """Publish full, completely written blocks from table index ``first`` on under ``digests``.
+
+    ``tokens`` of all these blocks, for the event stream: only if ``Attached.wants_tokens``.
+    """
 
     sequence: int
     first: int
     digests: Digests
+    tokens: U32s = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,11 +360,12 @@ class Stats:
     ops: dict[str, int] = field(default_factory=dict)
 
 
-# --- answered UNSUPPORTED in this version: their fields are fixed so that they can come without a new version ----
-
-
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Ask for the endpoints of the event stream."""
+    """Reply to ``events``: where the event stream is, and what it tells (PROTOCOL.md section 16)."""
 
-    replay_from: int = 0
+    endpoint: str
+    replay: str
+    topic: str
+    tokens: str
+    hashes: str

@@ -72,6 +72,7 @@ UNPUBLISH = Op("unpublish", a.Unpublish, m.Empty, a.Unpublish)
 GROUPS = Op("groups", m.Empty, a.Groups, m.Empty)
 JOIN = Op("join", a.Join, a.Groups, a.Join)
 LEAVE = Op("leave", a.Leave, a.Groups, a.Leave)
+EVENTS = Op("events", m.Empty, m.Events, m.Empty)
 
 
 class Blocking:
@@ -127,6 +128,7 @@ class ReadOps:
     groups = Method(GROUPS)
     join = Method(JOIN)
     leave = Method(LEAVE)
+    events = Method(EVENTS)
     fetch_publications = Method(PUBLICATIONS)
 
 

@@ -35,13 +35,16 @@ class StepBuilder:
         """The first ``tokens`` tokens of ``sequence`` are written (the step that wrote them has completed)."""
         self._fills[sequence] = max(tokens, self._fills.get(sequence, 0))
 
-    def seal(self, sequence: int, first: int, digests: bytes) -> None:
-        """Blocks from table index ``first`` on are full and final; ``digests`` are 32 bytes each."""
+    def seal(self, sequence: int, first: int, digests: bytes, tokens: bytes = b"") -> None:
+        """Blocks from table index ``first`` on are full and final; ``digests`` are 32 bytes each.
+
+        ``tokens`` of these blocks, packed, if the kvstore wants them: then in all seals of the client.
+        """
         last = self._seals[-1] if self._seals else None
         if last and last.sequence == sequence and last.first + len(last.digests) // 32 == first:
-            self._seals[-1] = Seal(sequence, last.first, last.digests + digests)
+            self._seals[-1] = Seal(sequence, last.first, last.digests + digests, last.tokens + tokens)
         else:
-            self._seals.append(Seal(sequence, first, digests))
+            self._seals.append(Seal(sequence, first, digests, tokens))
 
     def fork(self, parent: int, children: Iterable[int], tokens: int) -> None:
         """``children`` share the first ``tokens`` tokens of ``parent``."""

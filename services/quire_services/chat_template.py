@@ -86,6 +86,11 @@ class PromptEncoder:
             raise invalid(f"the model's chat template refused the messages: {error}", "messages") from None
         return str(text)
 
+    @property
+    def writes_the_date(self) -> bool:
+        """Whether the template may write today's date: the same messages are other tokens tomorrow."""
+        return "strftime_now" in str(self._tokenizer.chat_template)
+
     def decode(self, tokens: list[int]) -> str:
         """The text of tokens, special ones included."""
         return str(self.backend.decode(tokens, skip_special_tokens=False))

@@ -15,10 +15,13 @@ COMMANDS = {
     "serve": ("quire_services.serve", "run the whole stack on this host: kvstore, engines, gateway"),
     "status": ("quire_services.status", "print the kvstore's counters"),
     "tenant": ("quire_services.tenant", "set and list tenants' quotas on a running stack"),
+    "group": ("quire_services.group", "say which tenants share what is published to a group"),
+    "prefix": ("quire_services.prefix", "publish system prompts on a running stack, list them, take them back"),
     "kvstore": ("quire_services.kvstored", "run one kvstore: the process that owns the pool"),
     "engine": ("quire_services.engined", "run one engine: a model over the shared pool"),
     "gateway": ("quire_services.gateway", "run the gateway: the OpenAI HTTP API"),
     "prepare": ("quire_services.prepare", "write what the kvstore must know of a model and its published prompts"),
+    "calibrate": ("quire_services.calibrate", "find scales for keys and values that are stored as fp8"),
     "bench": ("quire_services.bench", "measure this tree, alone or against a peer (source tree only)"),
 }
 # What an absent module means to the person who typed the command.

@@ -38,8 +38,8 @@ from . import flags, logs
 from .settings import Config
 
 ONLY = (
-    "model", "run_dir", "dtype", "block_size", "attention", "max_batch_tokens", "max_sequences", "threads",
-    "step_log", "prefill", "port",
+    "model", "run_dir", "dtype", "kv_cache_dtype", "block_size", "attention", "max_batch_tokens", "max_sequences",
+    "threads", "step_log", "prefill", "port",
 )  # fmt: skip
 
 EXIT_POISONED = 4
@@ -77,9 +77,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(config: Config, arguments: argparse.Namespace, attention: Attention) -> int:
     directory = Path(config.serve.model)
-    layout = layout_of(directory, config.kvstore.dtype, config.kvstore.block_size)
+    layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
+    attention.admit(layout)
     model = load_model(directory, config.kvstore.dtype, attention.device)
-    self_test(model, layout, lambda arena: attention.backend(arena, model.heads))
+    self_test(model, layout, lambda arena: attention.backend(arena, model))
     log.info(
         "model_loaded",
         model=layout.model,

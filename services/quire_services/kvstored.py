@@ -33,6 +33,7 @@ from quire_kvstore.keys import KeyFileError, root_key
 from quire_kvstore.mappers import Mappers
 from quire_kvstore.policies import make_policy
 from quire_kvstore.processes import DeviceAdmission
+from quire_kvstore.publisher import EventsError
 from quire_kvstore.server import Server, ServerError, ServerOptions
 from quire_kvstore.service import Service
 from quire_kvstore.sidesocket import Accepted, Listener
@@ -42,6 +43,7 @@ from quire_proto.codec import CodecError, from_map
 from quire_proto.layout import Layout
 
 from . import flags, logs, settings
+from .event_stream import NO_EVENTS, EventsConfig, streaming
 
 FLAGS = ("run_dir", "port", *(spec.name for spec in fields(settings.Kvstore)))
 
@@ -65,6 +67,7 @@ class KvstoreConfig:
         policy: what is evicted first, a name in ``policies``.
         debug: check the store's invariants when idle.
         members: (group, tenant) of the configuration.
+        events: where what happens to the cache is published, and how.
     """
 
     run_dir: Path
@@ -79,6 +82,7 @@ class KvstoreConfig:
     debug: bool = False
     arena: str = AUTO
     members: tuple[Member, ...] = ()
+    events: EventsConfig = NO_EVENTS
 
 
 class StartError(Exception):
@@ -90,7 +94,7 @@ def run(config: KvstoreConfig) -> int:
     logs.configure("kvstore")
     try:
         return _serve(config)
-    except (StartError, ArenaError, KeyFileError, ServerError, StateError, OSError) as exc:
+    except (StartError, ArenaError, EventsError, KeyFileError, ServerError, StateError, OSError) as exc:
         print(f"quire kvstore: {exc}", file=sys.stderr)  # noqa: T201 - a person reads it
         return 1
 
@@ -117,6 +121,7 @@ def main(argv: list[str] | None = None) -> int:
             debug=pool.debug,
             arena=pool.arena,
             members=tuple((group, tenant.name) for tenant in config.tenants for group in tenant.groups),
+            events=EventsConfig(pool.events, pool.events_topic, pool.events_tokens, pool.events_hashes),
         )
     )
 
@@ -156,7 +161,9 @@ def _serve(config: KvstoreConfig) -> int:
             )
             admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
             options = ServerOptions(config.fence_grace_ms, debug=config.debug)
-            _loop(Server(service, config.run_dir, options, listener, admission), service, config, signals)
+            with streaming(config.events, service, config.run_dir) as publisher:
+                server = Server(service, config.run_dir, options, listener, admission, publisher)
+                _loop(server, service, config, signals)
     return 0
 
 

@@ -20,8 +20,9 @@ from typing import Any
 
 from . import flags
 from .chat_template import LoadError, PromptEncoder, without_torch
-from .published import PublishError, read_prompt, render
-from .settings import Config
+from .prompt_files import PromptError, read_system, read_tools
+from .published import render
+from .settings import Config, Published
 
 
 class PrepareError(Exception):
@@ -31,14 +32,14 @@ class PrepareError(Exception):
 def main(argv: list[str]) -> int:
     """Entry of ``quire prepare``; returns the exit code."""
     parser = flags.Parser(prog="quire prepare", description=(__doc__ or "").partition("\n")[0])
-    flags.add(parser, "serve", "kvstore", only=("model", "block_size", "dtype"))
+    flags.add(parser, "serve", "kvstore", only=("model", "block_size", "dtype", "kv_cache_dtype"))
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write")
     arguments = parser.parse_args(argv)
     config = flags.read(parser, arguments)
     without_torch()
     try:
         prepared = prepare(config)
-    except (PrepareError, PublishError, LoadError) as error:
+    except (PrepareError, PromptError, LoadError) as error:
         print(f"quire prepare: {error}", file=sys.stderr)  # noqa: T201 - a person reads it
         return 2
     write(arguments.out, prepared)
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 
 def prepare(config: Config) -> dict[str, Any]:
-    """The content of the file for this configuration; raises PrepareError or PublishError."""
+    """The content of the file for this configuration; raises PrepareError or PromptError."""
     directory = Path(config.serve.model).absolute()
     if not config.serve.model:
         raise PrepareError("no model: say --model DIR")
@@ -66,7 +67,7 @@ def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
     from quire_engine.layout import layout_of, max_model_len
 
     try:
-        layout = layout_of(directory, config.kvstore.dtype, config.kvstore.block_size)
+        layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
         longest: int = max_model_len(directory)
     except (OSError, ValueError) as error:
         raise PrepareError(f"{directory}: {str(error).splitlines()[0]}") from error
@@ -76,17 +77,32 @@ def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
 def _published(directory: Path, config: Config, max_model_len: int) -> list[dict[str, Any]]:
     if not config.published:
         return []
-    texts = [(prompt, read_prompt(prompt.file)) for prompt in config.published]
+    files = [(p, read_system(p.file), read_tools(p.tools) if p.tools else None) for p in config.published]
     encoder = PromptEncoder.load(directory)
-    records = []
-    for prompt, text in texts:
-        tokens = render(encoder, text)
-        if len(tokens) >= max_model_len:
-            raise PublishError(
-                f"published prompt {prompt.file}: {len(tokens)} tokens do not fit a model of {max_model_len}"
-            )
-        records.append({"id": prompt.id, "domain": prompt.domain, "tokens": tokens})
-    return records
+    return [_record(encoder, *each, max_model_len) for each in files]
+
+
+def _record(
+    encoder: PromptEncoder, prompt: Published, system: str, tools: list[Any] | None, max_model_len: int
+) -> dict[str, Any]:
+    try:
+        rendered = render(encoder, system, tools, max_model_len)
+    except PromptError as error:
+        raise PromptError(f"published prompt {prompt.file}: {error}") from None
+    for note in rendered.notes:
+        print(f"quire prepare: published prompt {prompt.file}: {note}", file=sys.stderr)  # noqa: T201 - for a person
+    return {"id": prompt.id, "domain": prompt.domain, "tokens": rendered.tokens}
+
+
+def read(file: Path) -> tuple[Path, int]:
+    """The model's directory and its longest sequence, in tokens, as a prepared file says. Raises PromptError."""
+    try:
+        content = json.loads(file.read_bytes())
+        return Path(str(content["model_dir"])), int(content["max_model_len"])
+    except FileNotFoundError:
+        raise PromptError(f"no stack runs in {file.parent}: there is no {file.name}") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PromptError(f"{file}: not a prepared file: {error}") from None
 
 
 def write(file: Path, content: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quire_proto.layout import E4M3
+
 
 def setting(
     default: Any, help: str, *, at_least: float | None = None, at_most: float | None = None, among: tuple[str, ...] = ()
@@ -41,7 +43,12 @@ class Kvstore:
         "where the blocks lie; auto: on a GPU if the engines compute on one and it can be shared, else in host memory",
         among=("auto", "shm", "cuda-ipc", "cuda-vmm-fd"),
     )
-    dtype: str = setting("float32", "element type of keys and values", among=("float32", "bfloat16", "float16"))
+    dtype: str = setting("float32", "element type the model computes in", among=("float32", "bfloat16", "float16"))
+    kv_cache_dtype: str = setting(
+        "auto",
+        "element type keys and values are stored in; auto: as the model computes; fp8 is short for fp8_e4m3",
+        among=("auto", "fp8", "fp8_e4m3"),
+    )
     state_dir: str = setting(
         "", "directory of what survives boots: root key, groups, publications (default: run directory)"
     )
@@ -52,7 +59,26 @@ class Kvstore:
         0.05, "share of the pool kept back for fenced sessions once something is guaranteed", at_least=0, at_most=1
     )
     policy: str = setting("density", "what is evicted first", among=("density", "lru"))
+    events: str = setting(
+        "", "where the events of the cache are published: ipc (in the run directory) or tcp://127.0.0.1:PORT"
+    )
+    events_topic: str = setting("", "topic of the events")
+    events_tokens: str = setting(
+        "none",
+        "whose token ids are in the events: nobody's, what is published to all, or everybody's (ipc only)",
+        among=("none", "public", "all"),
+    )
+    events_hashes: str = setting(
+        "int",
+        "how events name a block: the last 8 bytes of its digest as a number, or the digest",
+        among=("int", "bytes"),
+    )
     debug: bool = setting(False, "check the store's invariants when idle")
+
+    @property
+    def stored_dtype(self) -> str:
+        """The layout's name of the element type that keys and values are stored in."""
+        return self.dtype if self.kv_cache_dtype == "auto" else E4M3
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ def command(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "quire_services.cli", name, *arguments]
 
 
-# What the kvstore takes from the prepared file instead.
-LAYOUT = ("block_size", "dtype")
+# What the kvstore takes from the prepared file instead, and engines are told.
+LAYOUT = ("block_size", "dtype", "kv_cache_dtype")
 
 
 class Stack:
@@ -39,7 +39,7 @@ class Stack:
         model = [f"--model={Path(config.serve.model).absolute()}"]
         here = [f"--run-dir={run_dir}", *file]
         prepared = run_dir / "prepared.json"
-        pool = [f"--block-size={config.kvstore.block_size}", f"--dtype={config.kvstore.dtype}"]
+        pool = [f"--{name.replace('_', '-')}={getattr(config.kvstore, name)}" for name in LAYOUT]
         self.prepare = Child("prepare", command("prepare", *file, *model, *pool, f"--out={prepared}"), keep=False)
         config = _on_one_side(config)
         store = flags.spelled(config, "kvstore", but=LAYOUT)

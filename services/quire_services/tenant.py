@@ -7,18 +7,14 @@ directory. What ``set`` does not name stays as it was.
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
 from dataclasses import asdict
-from pathlib import Path
 
 from quire_proto.client import KVReader
-from quire_proto.errors import QuireError
 from quire_proto.tenancy import TenantUsage
 
 from . import flags
-
-TIMEOUT = 5.0
+from .kvstore_call import ask
 
 
 def main(argv: list[str]) -> int:
@@ -36,35 +32,22 @@ def main(argv: list[str]) -> int:
         flags.add(command, "serve", "gateway", only=("run_dir", "port"))
     arguments = parser.parse_args(argv)
     run_dir = flags.read(parser, arguments).run_dir
-    try:
-        return _execute(arguments, run_dir)
-    except (QuireError, OSError) as error:
-        sys.stderr.write(f"quire tenant: {error}\n")
-        return 1
+    return ask(parser.prog, run_dir, lambda reader: _answer(reader, arguments))
 
 
-def _execute(arguments: Namespace, run_dir: Path) -> int:
-    if not (run_dir / "kvstore.sock").exists():
-        raise FileNotFoundError(f"no kvstore answers in {run_dir}: there is no kvstore.sock")
-    with KVReader(run_dir, timeout=TIMEOUT) as reader:
-        rows = reader.tenants().tenants
-        if arguments.command == "list":
-            text = json.dumps([asdict(row) for row in rows], indent=2) if arguments.json else table(rows)
-        else:
-            now = next((row for row in rows if row.tenant == arguments.tenant), None)
-            limit, guarantee, weight = (now.limit, now.guarantee, now.weight) if now else (0, 0, 100)
-            text = table(
-                [
-                    reader.quota(
-                        tenant=arguments.tenant,
-                        limit=limit if arguments.limit is None else arguments.limit,
-                        guarantee=guarantee if arguments.guarantee is None else arguments.guarantee,
-                        weight=weight if arguments.weight is None else arguments.weight,
-                    )
-                ]
-            )
-    sys.stdout.write(text + "\n")
-    return 0
+def _answer(reader: KVReader, arguments: Namespace) -> str:
+    rows = reader.tenants().tenants
+    if arguments.command == "list":
+        return json.dumps([asdict(row) for row in rows], indent=2) if arguments.json else table(rows)
+    now = next((row for row in rows if row.tenant == arguments.tenant), None)
+    limit, guarantee, weight = (now.limit, now.guarantee, now.weight) if now else (0, 0, 100)
+    quota = reader.quota(
+        tenant=arguments.tenant,
+        limit=limit if arguments.limit is None else arguments.limit,
+        guarantee=guarantee if arguments.guarantee is None else arguments.guarantee,
+        weight=weight if arguments.weight is None else arguments.weight,
+    )
+    return table([quota])
 
 
 def table(rows: tuple[TenantUsage, ...] | list[TenantUsage]) -> str:

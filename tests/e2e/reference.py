@@ -26,8 +26,8 @@ class Reference:
         ).eval()
 
     @torch.inference_mode()
-    def greedy(self, prompt: list[int], tokens: int) -> list[int]:
-        """``tokens`` greedy tokens after ``prompt``, end-of-sequence ignored.
+    def greedy(self, prompt: list[int], tokens: int, margin: float = MARGIN, cache: Any = None) -> list[int]:
+        """``tokens`` greedy tokens after ``prompt``, end-of-sequence ignored; ``cache`` keeps the keys and values.
 
         Raises TooClose where two tokens are nearly equally likely: rounding alone then decides, here and there.
         """
@@ -40,20 +40,28 @@ class Reference:
             do_sample=False,
             eos_token_id=None,
             pad_token_id=0,
+            past_key_values=cache,
             output_logits=True,
             return_dict_in_generate=True,
         )
         best = torch.cat(out.logits).topk(2).values
-        if float((best[:, 0] - best[:, 1]).min()) < MARGIN:
+        if float((best[:, 0] - best[:, 1]).min()) < margin:
             raise TooClose(prompt)
         generated: list[int] = out.sequences[0, len(prompt) :].tolist()
         return generated
 
-    def decisive(self, draw: Callable[[], list[int]], tokens: int, prompts: int) -> dict[tuple[int, ...], list[int]]:
+    def decisive(
+        self,
+        draw: Callable[[], list[int]],
+        tokens: int,
+        prompts: int,
+        margin: float = MARGIN,
+        cache: Callable[[], Any] = lambda: None,
+    ) -> dict[tuple[int, ...], list[int]]:
         """``prompts`` drawn prompts and their greedy tokens; prompts that are too close are drawn again."""
         out: dict[tuple[int, ...], list[int]] = {}
         while len(out) < prompts:
             prompt = draw()
             with suppress(TooClose):
-                out[tuple(prompt)] = self.greedy(prompt, tokens)
+                out[tuple(prompt)] = self.greedy(prompt, tokens, margin, cache())
         return out

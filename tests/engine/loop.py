@@ -62,6 +62,17 @@ class Queues:
             if item.finish:
                 self.ends[key] = item
 
+    def ask(
+        self, name: str, prompt: list[int], n: int = 1, tenant: str = "tenant", priority: int = 0, **sampling: Any
+    ) -> None:
+        """Send a request; greedy, eight tokens, unless told otherwise."""
+        how = Sampling(**{"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **sampling})
+        self.inbox.put(Generate(name, tenant, pack(prompt), how, n=n, priority=priority))
+
+    def end(self, name: str, index: int = 0) -> Any:
+        """The last output of a continuation, waited for."""
+        return wait_for(lambda: self.ends.get((name, index)), 30, f"{name} {index} ended")
+
 
 class Bench:
     """A running engine, its kvstore, and what transformers says."""
@@ -74,11 +85,10 @@ class Bench:
             return reader.stats()
 
     def ask(self, name: str, prompt: list[int], n: int = 1, **sampling: Any) -> None:
-        how = Sampling(**{"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **sampling})
-        self.front.inbox.put(Generate(name, "tenant", pack(prompt), how, n=n))
+        self.front.ask(name, prompt, n=n, **sampling)
 
     def end(self, name: str, index: int = 0) -> Any:
-        return wait_for(lambda: self.front.ends.get((name, index)), 30, f"{name} {index} ended")
+        return self.front.end(name, index)
 
     def empty(self) -> None:
         """Everything came back and the pool adds up."""
@@ -93,29 +103,43 @@ def on_cpu(model: Model, client: KVClient) -> Runner:
 
 
 @contextmanager
-def running(
-    tmp: Path,
-    make_runner: Callable[[Model, KVClient], Runner] = on_cpu,
-    client_class: type[KVClient] = KVClient,
-    **model_options: Any,
-) -> Iterator[Bench]:
-    """A kvstore of ``BLOCKS`` blocks and an engine attached to it."""
+def kvstore(tmp: Path, blocks: int = BLOCKS, **model_options: Any) -> Iterator[tuple[Path, Path]]:
+    """A kvstore process of ``blocks`` blocks for a tiny model; the run directory and the model's."""
     run_dir = tmp / "run"
     run_dir.mkdir(mode=0o700)
     model_dir = make_model(tmp / "model", vocab=VOCAB, **model_options)
     layout = layout_of(model_dir, "float32", 16)
     (run_dir / "prepared.json").write_text(json.dumps({"layout": asdict(layout), "published": []}))
     command = [sys.executable, "-m", "quire_services.cli", "kvstore", "--run-dir", str(run_dir), "--debug"]
-    kvstore = subprocess.Popen([*command, "--blocks", str(BLOCKS)])
-    model = load_model(model_dir)
+    process = subprocess.Popen([*command, "--blocks", str(blocks)])
+    try:
+        yield run_dir, model_dir
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+@contextmanager
+def engine_on(
+    run_dir: Path,
+    model_dir: Path,
+    make_runner: Callable[[Model, KVClient], Runner] = on_cpu,
+    client_class: type[KVClient] = KVClient,
+    name: str = "engine",
+    slots: int = 8,
+    prefill: bool = True,
+) -> Iterator[tuple[Engine, Queues]]:
+    """An engine on a thread of its own, attached to the kvstore at ``run_dir``."""
+    model, layout = load_model(model_dir), layout_of(model_dir, "float32", 16)
     engine = Engine(
-        attach=lambda: client_class(run_dir, name="engine", layout=layout),
+        attach=lambda: client_class(run_dir, name=name, layout=layout),
         make_runner=lambda client: make_runner(model, client),
-        limits=SchedulerLimits(8, 64, 16),
+        limits=SchedulerLimits(slots, 64, 16),
         max_model_len=4096,
         vocab_size=VOCAB,
         eos_ids=frozenset({2}),
         step_log=StepLog(None),
+        prefill=prefill,
     )
     front = Queues()
     engine.front = front  # type: ignore[assignment]
@@ -123,12 +147,23 @@ def running(
     thread.start()
     try:
         wait_for(lambda: engine.load().ready, 30, "the engine is attached")
-        yield Bench(engine, front, run_dir, Reference(model_dir))
+        yield engine, front
     finally:
         engine.stop()
         thread.join(30)
-        kvstore.terminate()
-        assert kvstore.wait(10) == 0
+
+
+@contextmanager
+def running(
+    tmp: Path,
+    make_runner: Callable[[Model, KVClient], Runner] = on_cpu,
+    client_class: type[KVClient] = KVClient,
+    **model_options: Any,
+) -> Iterator[Bench]:
+    """A kvstore of ``BLOCKS`` blocks and an engine attached to it."""
+    with kvstore(tmp, **model_options) as (run_dir, model_dir):
+        with engine_on(run_dir, model_dir, make_runner, client_class) as (engine, front):
+            yield Bench(engine, front, run_dir, Reference(model_dir))
 
 
 def words(n: int, start: int = 0) -> list[int]:

@@ -125,3 +125,38 @@ def test_a_forked_sequence_asks_before_it_writes() -> None:
     (only,) = sched.running
     only.writable = False
     assert sched.plan({}, True).extends == [(only, 4)]
+
+
+def test_a_sequence_set_aside_takes_nothing_and_keeps_its_place() -> None:
+    """It is neither admitted nor forgotten; resumed it stands where it stood, before later arrivals."""
+    sched = scheduler(max_sequences=1)
+    first, second = sequence(1, 4), sequence(2, 4)
+    sched.add(first)
+    sched.add(second)
+    sched.set_aside(first)
+    assert [s.arrival for s in sched.plan({}, True).admits] == [2]
+    assert sched.of_request("r1") == [first]
+    sched.resume(first)
+    assert [s.arrival for s in sched.plan({}, True).admits] == [1]
+    sched.set_aside(second)
+    sched.remove(second)
+    sched.resume(second)
+    assert sched.waiting == [first], "what ended is not resumed"
+    assert sched.clear() == [first]
+
+
+def test_an_owner_is_as_urgent_as_its_waiters_until_it_has_computed() -> None:
+    """While its prompt is computed the inherited priority saves it from preemption; when it decodes its own counts."""
+    sched = scheduler()
+    for arrival, priority in ((1, 3), (2, 5)):
+        sched.add(sequence(arrival, 30, priority=priority))
+    run(sched, sched.plan(dict.fromkeys((1, 2), 28), True))
+    first, second = sched.running
+    first.id, second.id = 7, 8
+    sched.inherit(8, 0)
+    sched.inherit(9, 0)
+    assert sched.refused(first, sched.plan({}, False)) is first
+    run(sched, sched.plan(dict.fromkeys((1, 2), 28), True))
+    while not second.decoding:
+        run(sched, sched.plan({}, True))
+    assert second.priority == 5

@@ -41,6 +41,8 @@ BODIES: list[tuple[str, Any]] = [
     ("groups", m.Empty()),
     ("join", a.Join("t", "g")),
     ("leave", a.Leave("t", "g")),
+    ("events", m.Empty()),
+    ("seal", m.Seal(1, 0, bytes(32), pack([1, 2, 3, 4]))),
 ]
 ODD: list[Any] = [
     None, True, -1, 0, 1, 2**31, 2**32, 2**63 - 1, 2**64 - 1, 1.5, float("nan"), "", "x" * 300, b"", bytes(3), bytes(4),

@@ -116,7 +116,7 @@ class SimClient(Process):
                 self._answers[answer.pending.number] = answer
             else:
                 self._take(answer)
-        while (answer := self._answers.pop(self._next, None)) is not None:  # type: ignore[assignment]
+        while (answer := self._answers.pop(self._next, None)) is not None:
             self._next += 1
             self._take(answer)
         seconds, refused = self.session.take_refused()

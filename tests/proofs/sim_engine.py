@@ -46,8 +46,8 @@ class Task:
 class Row(Branch):
     """A branch and what was said of it.
 
-    ``sealing``: blocks whose seal was sent; ``sealed``: and acknowledged. ``swapping``: by table index the block that the
-    store's table has until the swap is acknowledged; a child that is forked before has it too.
+    ``sealing``: blocks whose seal was sent; ``sealed``: and acknowledged. ``swapping``: by table index the block that
+    the store's table has until the swap is acknowledged; a child that is forked before has it too.
     """
 
     task: Task = field(kw_only=True)

@@ -118,12 +118,12 @@ class SimListener:
             return None
         side = self.waiting.popleft()
         self.sides[side.fd] = self.sides[side.pidfd] = side
-        return side, side.pidfd, side.owner.pid, 0  # type: ignore[return-value]
+        return side, side.pidfd, side.owner.pid, 0
 
     def connection(self, accepted: Accepted, peer: Peer) -> Connection:
         """A connection of ours."""
         connection = SimConnection(accepted[0], accepted[1], accepted[3], peer)
-        connection.side = accepted[0]  # type: ignore[assignment]
+        connection.side = accepted[0]
         return connection
 
     def register(self, fd: int, _: int) -> None:
@@ -161,7 +161,7 @@ class SimKvstore(Process):
         self.socket: deque[tuple[bytes, bytes]] = deque()
         self.inbox, self.listener = Inbox(), SimListener()
         self.processes = Processes(
-            self.world.service, self.listener, self.listener, GRACE_MS, True, HOST_MEMORY  # type: ignore[arg-type]
+            self.world.service, self.listener, self.listener, GRACE_MS, True, HOST_MEMORY
         )  # fmt: skip
         self._woken = False
         self.later(TICK_MS, self._tick)

@@ -71,7 +71,7 @@ class Operator(Process):
     def ended(self) -> None:
         raise AssertionError("nobody kills the operator")
 
-    def arrive(self, identity: bytes, frame: bytes) -> None:
+    def arrive(self, _: bytes, frame: bytes) -> None:
         """A reply."""
         for answer in self._session.feed(frame):
             publishing = answer.pending.op is PUBLISH

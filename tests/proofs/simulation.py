@@ -153,7 +153,7 @@ class Simulation:
 
 def _agree(engine: SimEngine, session: object) -> None:
     """A quiet engine and the store believe the same of its sequences."""
-    held = session.sequences  # type: ignore[attr-defined]
+    held = session.sequences
     given_up = {number for _, number in engine.device.retire._releases}
     assert set(held) == set(engine.rows) | given_up, f"{engine.name}: {set(held)} against {set(engine.rows)}"
     for number, row in engine.rows.items():

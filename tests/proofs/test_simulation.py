@@ -67,6 +67,6 @@ def test_the_simulation_finds_a_planted_bug(bug: Patch, monkeypatch: pytest.Monk
     """The seeds that hold for the real store fail for the broken one, and say how to repeat it."""
     bug(monkeypatch)
 
-    with pytest.raises(Violation, match="python -m tests.proofs.simulation --seed") as found:
+    with pytest.raises(Violation, match=r"python -m tests\.proofs\.simulation --seed") as found:
         runs(1, 20)
     print(f"{bug.__name__}: {str(found.value).splitlines()[0]}")

@@ -180,5 +180,5 @@ def test_every_code_and_op_is_in_the_document() -> None:
     assert codes == set(errors.BY_CODE)
     assert item_codes == {str(getattr(messages, name)): name for name in item_codes.values()}
     assert len(item_codes) == 7
-    assert ops == known | {"wait", "events"}
+    assert ops == known | {"wait"}
     assert f"Protocol version {envelope.VERSION}" in DOCUMENT

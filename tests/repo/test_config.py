@@ -74,6 +74,7 @@ def test_tables_become_values(tmp_path: Path) -> None:
         ("", {"QUIRE_PORT": "1"}, {}, ["QUIRE_PORT"]),
         ("", {}, {"gateway.port": "70000"}, ["gateway.port", "more than 65535", "--port"]),
         ("", {}, {"kvstore.dtype": "int8"}, ["kvstore.dtype", "float32", "--dtype"]),
+        ("", {}, {"kvstore.kv_cache_dtype": "fp8_e5m2"}, ["kvstore.kv_cache_dtype", "fp8_e4m3", "--kv-cache-dtype"]),
         ("[[tenants]]\nname='a'", {}, {}, ["tenants.keys", "missing", "number 1"]),
         ("[[tenants]]\nname='a'\nkeys=['x']\ncolor='red'", {}, {}, ["tenants.color", "number 1"]),
         ("[[tenants]]\nname='a'\nkeys=[]", {}, {}, ["tenants.keys", "tenant a"]),

@@ -11,7 +11,8 @@ from bench.models import make_model
 from quire_services.chat_template import PromptEncoder
 from quire_services.config import load
 from quire_services.prepare import PrepareError, prepare
-from quire_services.published import PublishError, common_prefix, render
+from quire_services.prompt_files import PromptError
+from quire_services.published import common_prefix, render
 from quire_services.settings import Config, Published, Serve
 
 
@@ -29,7 +30,7 @@ def _config(model: Path, *prompts: Path) -> Config:
 
 
 def test_a_published_prompt_is_what_every_chat_begins_with(model: Path, tmp_path: Path) -> None:
-    """Tokens end where user messages begin to differ; every chat with that system message begins with them."""
+    """Tokens end where chats begin to differ, whoever speaks next; every chat with that message begins with them."""
     prompt = tmp_path / "agent.txt"
     prompt.write_text("w1 w2 w3\n")
     tokens = prepare(_config(model, prompt))["published"][0]["tokens"]
@@ -37,7 +38,7 @@ def test_a_published_prompt_is_what_every_chat_begins_with(model: Path, tmp_path
     chat = encoder.encode_chat([{"role": "system", "content": "w1 w2 w3"}, {"role": "user", "content": "w9 w8"}])
 
     assert tokens == chat[: len(tokens)]
-    assert encoder.decode(tokens) == "<bos> <system> w1 w2 w3 <end> <user>"
+    assert encoder.decode(tokens) == "<bos> <system> w1 w2 w3 <end>"
 
 
 def test_a_model_without_a_template_publishes_plain_text(model: Path) -> None:
@@ -45,7 +46,7 @@ def test_a_model_without_a_template_publishes_plain_text(model: Path) -> None:
     encoder = PromptEncoder.load(model)
     encoder._tokenizer.chat_template = None
 
-    assert encoder.decode(render(encoder, "w1 w2 w3 ")) == "w1 w2 w3"
+    assert encoder.decode(render(encoder, "w1 w2 w3 ", None, 64).tokens) == "w1 w2 w3"
 
 
 def test_layout_and_length_are_the_models(model: Path) -> None:
@@ -68,7 +69,7 @@ def test_a_prompt_that_cannot_be_published_is_refused(
     prompt = tmp_path / "agent.txt"
     if content is not None:
         prompt.write_bytes(content)
-    with pytest.raises(PublishError, match=r"agent\.txt.*" + words):
+    with pytest.raises(PromptError, match=r"agent\.txt.*" + words):
         prepare(_config(model, prompt))
 
 

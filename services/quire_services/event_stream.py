@@ -1,0 +1,74 @@
+"""The event stream of a kvstore as its configuration asks for it: where it is bound, and what it may tell there.
+
+Sockets are for whoever can reach them: PUB asks nobody who he is. In the run directory (``ipc``) that is the user of
+the stack, who can read the pool itself; at a loopback address it is every user of the host. So everybody's tokens are
+told in the run directory only, and no address that other hosts reach is bound: a router elsewhere is fed by a relay
+on this host, which may encrypt and authenticate as it likes.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from quire_kvstore.catalogue import ALL, Form
+from quire_kvstore.journal import Journal
+from quire_kvstore.publisher import Endpoints, EventsError, Publisher
+from quire_kvstore.service import Service
+from quire_proto.handles import ShmHandle
+from quire_proto.messages import Events
+
+IPC = "ipc"
+SWITCH_S = 0.0005
+LIVE, REPLAY = "events.sock", "events-replay.sock"
+_LOOPBACK = re.compile(r"tcp://(127(?:\.\d{1,3}){3}):(\d{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class EventsConfig:
+    """``where``: ``ipc``, an address, or "" for nowhere; the rest as in ``settings``."""
+
+    where: str = ""
+    topic: str = ""
+    tokens: str = "none"
+    hashes: str = "int"
+
+
+NO_EVENTS = EventsConfig()
+
+
+def endpoints(config: EventsConfig, run_dir: Path) -> Endpoints:
+    """Where both sockets are bound. Raises EventsError for a place that may not be."""
+    if config.where == IPC:
+        return Endpoints(f"ipc://{run_dir / LIVE}", f"ipc://{run_dir / REPLAY}")
+    address = _LOOPBACK.fullmatch(config.where)
+    if address is None or not 0 < int(address[2]) < 65535:
+        raise EventsError(
+            f"kvstore.events: {config.where[:80]!r} is neither ipc nor tcp://127.0.0.1:PORT; the port after it is for "
+            "replays. For other hosts, relay the stream"
+        )
+    if config.tokens == ALL:
+        raise EventsError("kvstore.events_tokens: every user of this host could read all prompts: set events to ipc")
+    host, port = address[1], int(address[2])
+    return Endpoints(f"tcp://{host}:{port}", f"tcp://{host}:{port + 1}")
+
+
+@contextmanager
+def streaming(config: EventsConfig, service: Service, run_dir: Path) -> Iterator[Publisher | None]:
+    """The event stream of a service that has done nothing yet, if there is to be one. Raises EventsError."""
+    if not config.where:
+        yield None
+        return
+    where, layout = endpoints(config, run_dir), service.layout
+    medium = "CPU" if isinstance(service.arena, ShmHandle) else "GPU"
+    form = Form(layout.block_size, medium, layout.adapter, config.tokens, config.hashes, service.root_key)
+    # What the publisher computes must not keep the store's thread waiting for the interpreter.
+    sys.setswitchinterval(SWITCH_S)
+    with closing(Publisher(where, config.topic, form)) as publisher:
+        service.events = Events(where.live, where.replay, config.topic, config.tokens, config.hashes)
+        service.store.state.index.journal = Journal()
+        yield publisher
