@@ -21,7 +21,7 @@ Action = Callable[..., None]
 
 
 class Killed(BaseException):
-    """A process ends here, at the failpoint that it names. Nothing on the way catches it, as nothing catches SIGKILL."""
+    """A process ends here, at the failpoint that it names. As with SIGKILL, nothing on the way catches it."""
 
 
 class Sim:
