@@ -46,7 +46,7 @@ class Group:
         if not self.digest:
             return sequence.request.publication == self.publication
         return (
-            missing <= self.index < usable(sequence)
+            missing <= self.index < sequence.chain.blocks
             and sequence.chain.digests(self.index, self.index + 1) == self.digest
         )
 
@@ -153,7 +153,7 @@ class Waiting:
     def _group_of(self, owner: Sequence, sequence: Sequence, missing: int) -> Group:
         """The group that waits for the last block that a sequence of this engine is computing for this one."""
         chain, computing = sequence.chain, self._memory.computing
-        theirs = range(missing, usable(sequence))
+        theirs = range(missing, sequence.chain.blocks)
         end = missing + bisect_left(theirs, True, key=lambda i: computing.get(chain.digests(i, i + 1)) is not owner)
         digest = chain.digests(end - 1, end)
         for group in self._groups:
@@ -164,11 +164,6 @@ class Waiting:
 
     def _first_missing(self, sequence: Sequence, missing: int) -> bytes:
         """Digest of the first block it would have to compute and could share, or nothing."""
-        if missing >= usable(sequence):
+        if missing >= sequence.chain.blocks:
             return b""
         return sequence.chain.digests(missing, missing + 1)
-
-
-def usable(sequence: Sequence) -> int:
-    """Blocks that could be hits: at least one token is left to compute, and a publication's own has no chain."""
-    return min(sequence.chain.blocks, (len(sequence.tokens) - 1) // sequence.chain.block_size)

@@ -28,11 +28,10 @@ from .state import State
 
 @dataclass(slots=True)
 class _Lack:
-    """What an allocate must compute: ``keys`` in order, of which the first ``usable`` could be hits. ``named`` of
-    them, a pending publication, are no digests. ``present`` blocks need not be computed."""
+    """What an allocate must compute: ``keys`` in order. ``named`` of them, a pending publication, are no digests.
+    ``present`` blocks need not be computed."""
 
     keys: list[bytes]
-    usable: int
     named: int
     present: int
 
@@ -42,7 +41,7 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
     holder = (session.id, item.sequence)
     record = state.publications.get(item.publication) if item.publication else None
     lack = _lack(state, item, record)
-    claim = state.claims.of_others(lack.keys[0], holder) if lack.usable > 0 else None
+    claim = state.claims.of_others(lack.keys[0], holder) if lack.keys else None
     if claim is not None and item.may_wait:
         code = growing.refusal(state, session, item, record)
         if code == OK:
@@ -88,13 +87,12 @@ def _lack(state: State, item: Allocate, record: Record | None) -> _Lack:
     missing = start
     if not keys:
         missing = bisect_left(range(len(digests)), True, start, key=lambda i: state.index.find(digests[i]) is None)
-    usable = len(keys) + max(0, min(len(digests), (item.tokens - 1) // state.block_size) - missing)
-    return _Lack(keys + digests[missing:], usable, len(keys), missing)
+    return _Lack(keys + digests[missing:], len(keys), missing)
 
 
 def _claimed(state: State, lack: _Lack, claim: Claim) -> Allocated:
     """The run of this sequence's keys that ``claim`` holds."""
-    run = bisect_left(range(lack.usable), True, key=lambda i: state.claims.of_key(lack.keys[i]) is not claim)
+    run = bisect_left(range(len(lack.keys)), True, key=lambda i: state.claims.of_key(lack.keys[i]) is not claim)
     digests = [] if lack.named else lack.keys[:run]
     present = 0 if lack.named else lack.present
     return Allocated(CLAIMED, computed=present * state.block_size, claimed=b"".join(digests))

@@ -54,6 +54,10 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
     whole, tail = divmod(match.computed, state.block_size)
     own, account = state.blocks_for(max(item.tokens, item.reserve)) - whole, _account(state, item, record)
     short = shortage(state, account, own, match.blocks)
+    if short is not None and tail:
+        # Holding the source of the copy may be the block too much: what is begun in it is computed instead.
+        match, tail = Match(match.blocks[:whole], whole * state.block_size), 0
+        short = shortage(state, account, own, match.blocks)
     if short is not None:
         state.counters.no_space += 1
         return Allocated(
@@ -65,13 +69,18 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
         )
 
     if record is None:
-        state.pool.policy.arrived(digests, whole)
+        state.pool.policy.arrived(digests, len(match.blocks))
     state.pool.retain(match.blocks)
+    if record is not None and whole > record.count // state.block_size:
+        # The hit went on past the publication. It does not go away, so it is the parent of this block from now on, even
+        # if the block was first sealed above a private chain: one that making room below may evict.
+        state.anchor(int(match.blocks[record.count // state.block_size]), record.id)
     sequence = state.new_sequence(account, match.blocks[:whole])
     make_room(state, account, own)
     fresh = state.take(own, sequence)
     sequence.table = np.concatenate((match.blocks[:whole], fresh))
     sequence.fill, sequence.sealed, sequence.prompt = match.computed, whole, item.tokens
+    sequence.matched = match.computed
     sequence.writable = len(sequence.table) * state.block_size
     copies = b""
     if tail:
@@ -161,20 +170,22 @@ def _account(state: State, item: Allocate, record: Record | None) -> int:
 
 
 def _match(state: State, item: Allocate, record: Record | None, digests: list[bytes]) -> Match:
-    """The longest computed prefix. At least one token is left to compute: its logits are what the request wants."""
-    cap = min(len(digests), (item.tokens - 1) // state.block_size)
+    """The longest computed prefix. One token at least is left to compute: its logits are what the request wants.
+
+    If that token is the last of a sealed block, the block is shared as a publication's tail is: by a copy.
+    """
+    table, computed = NOTHING, 0
     if record is None:
-        blocks = state.index.longest(digests, 0, cap)
-        return Match(np.array(blocks, np.int64), len(blocks) * state.block_size)
-    if record.table is None:
+        blocks = state.index.longest(digests, 0, len(digests))
+    elif record.table is None:
         return Match(NOTHING, 0)
-    start = record.count // state.block_size
-    blocks = state.index.longest(digests, start, cap) if start < cap else []
-    if blocks:
-        table = np.concatenate((record.table[:start], np.array(blocks, np.int64)))
-        return Match(table, len(table) * state.block_size)
-    computed = min(record.count, item.tokens - 1)
-    return Match(record.table[: state.blocks_for(computed)], computed)
+    else:
+        start = record.count // state.block_size
+        blocks = state.index.longest(digests, start, len(digests)) if start < len(digests) else []
+        table, computed = (record.table[:start], 0) if blocks else (record.table, record.count)
+    table = np.concatenate((table, np.array(blocks, np.int64)))
+    computed = min(computed or len(table) * state.block_size, item.tokens - 1)
+    return Match(table[: state.blocks_for(computed)], computed)
 
 
 def _anchor(state: State, sequence: Sequence, record: Record, digests: list[bytes]) -> None:
@@ -183,10 +194,6 @@ def _anchor(state: State, sequence: Sequence, record: Record, digests: list[byte
     sequence.private_from = start = record.count // state.block_size
     if 0 < start <= len(digests):
         sequence.anchor = digests[start - 1]
-    if sequence.sealed > start:
-        # The hit went on past the publication. It does not go away, so it may be the parent of this block from now
-        # on, even if the block was first sealed above a private chain.
-        state.anchor(int(sequence.table[start]), record.id)
 
 
 def _count(state: State, item: Allocate, sequence: Sequence, record: Record | None) -> None:

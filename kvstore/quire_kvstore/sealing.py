@@ -44,11 +44,11 @@ def fill(state: State, session: Session, number: int, tokens: int) -> int:
     state.content.filled(sequence, written)
     sequence.fill = tokens
     if sequence.publication:
-        _promote(state, sequence)
+        promote(state, sequence)
     return OK
 
 
-def _promote(state: State, sequence: Sequence) -> None:
+def promote(state: State, sequence: Sequence) -> None:
     """Fork the frozen publication sequence off the first sequence that has computed all of it."""
     record = state.publications.get(sequence.publication)
     if record is None or record.made != sequence.publication_made:
@@ -152,7 +152,8 @@ def _apply(state: State, sequence: Sequence, plan: _Plan) -> None:
         if index not in sequence.pins:
             state.pool.retain(np.array([block], np.int64))
             sequence.pins[index] = block
-            state.counters.duplicates += 1
+            # A block that was begun by a copy of the canonical one was not computed twice.
+            state.counters.duplicates += index * state.block_size >= sequence.matched
             if sequence.publication and index == sequence.private_from:
                 state.anchor(block, sequence.publication)
 

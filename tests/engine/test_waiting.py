@@ -73,6 +73,25 @@ def test_twins_of_one_engine_wait_without_a_message(tmp_path: Path, deep: bool) 
         two.empty()
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_prompt_that_ends_with_a_block_is_computed_once_too(tmp_path: Path, deep: bool) -> None:
+    """Whoever shares all of it computes its last token only, in a copy of the last block, on either engine."""
+    even = words(160)
+    with pair(tmp_path, deep=deep) as two:
+        owned(two, even)
+        for name in ("a", "b"):
+            two.other.ask(name, even)
+        two.aside(2)
+        two.gate.open()
+        two.owner.ask("twin", even)
+        two.right(two.owner, "owner", even)
+        for front, name in ((two.other, "a"), (two.other, "b"), (two.owner, "twin")):
+            assert two.right(front, name, even).cached_tokens == 159
+        computed_once(two, 4, 160, 159)
+        assert two.count("copies") == 3
+        two.empty()
+
+
 def test_a_longer_prompt_waits_for_the_common_part_only(two: Pair) -> None:
     """It hits where the other's prompt ends and computes the rest; one that shares no whole block does not wait."""
     owned(two, PROMPT[:70])

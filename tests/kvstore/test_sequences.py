@@ -38,13 +38,37 @@ def test_a_sealed_prefix_is_a_hit_for_the_tenant_only(driver: Driver) -> None:
 
 
 def test_at_least_one_token_is_left_to_compute(driver: Driver) -> None:
-    """A prompt that ends with a block edge and is wholly cached recomputes its last block."""
+    """A prompt that ends with a block edge and is wholly cached computes one token, in a copy of its last block."""
     session = driver.attach()
     driver.allocate(session, 1, PROMPT[:8])
     driver.write(session, 1, 8)
     driver.seal(session, 1)
+    sealed = list(driver.branch(session, 1).table)
+    driver.free(session, 1)
 
-    assert driver.allocate(session, 2, PROMPT[:8]).computed == 4
+    reply = driver.allocate(session, 2, PROMPT[:8])
+
+    own = unpack(reply.blocks)[1]
+    assert (reply.computed, list(unpack(reply.blocks))) == (7, [sealed[0], own])
+    assert [row[1:] for row in unpack_rows(reply.copies, 4)] == [(sealed[1], own, 3)]
+    assert driver.write(session, 2, 8) == m.OK
+    assert list(unpack_rows(driver.seal(session, 2).canonical, 2)) == [(1, sealed[1])]
+    assert (driver.store.counters.duplicates, driver.counts()["held"]) == (0, 2), "swapped: nothing is there twice"
+    driver.check()
+
+
+def test_without_room_for_the_source_of_a_copy_the_last_block_is_computed(driver: Driver) -> None:
+    """Eight blocks are all of the pool and wholly cached: the same prompt again gets its table all the same."""
+    session, prompt = driver.attach(), [1] * (driver.store.state.pool.size * 4)
+    driver.allocate(session, 1, prompt)
+    driver.write(session, 1, len(prompt))
+    driver.seal(session, 1)
+    driver.free(session, 1)
+
+    reply = driver.allocate(session, 2, prompt)
+
+    assert (reply.code, reply.computed, reply.copies) == (m.OK, len(prompt) - 4, b"")
+    driver.check()
 
 
 def test_freed_blocks_stay_as_cache_and_are_evicted_tail_first(driver: Driver) -> None:

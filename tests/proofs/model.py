@@ -96,25 +96,25 @@ class Model:
         """Blocks that may be shared, and the tokens computed in them."""
         digests = digests_of(item.digests)
         if not item.publication:
-            hit = self.walk(digests, 0, ROOT, item.tokens)
-            return hit, len(hit) * self.size
+            hit = self.walk(digests, 0, ROOT)
+            return hit, min(len(hit) * self.size, item.tokens - 1)
         table = self.ready.get(item.publication)
         if table is None:
             return [], 0
         count = len(self.published[item.publication])
         start = count // self.size
-        further = self.walk(digests, start, digests[start - 1], item.tokens) if start < len(digests) else []
+        further = self.walk(digests, start, digests[start - 1]) if start < len(digests) else []
         if further:
-            return table[:start] + further, (start + len(further)) * self.size
+            return table[:start] + further, min((start + len(further)) * self.size, item.tokens - 1)
         computed = min(count, item.tokens - 1)
         return table[: self.need(computed)], computed
 
-    def walk(self, digests: list[bytes], start: int, parent: bytes, tokens: int) -> list[int]:
-        """The indexed run from ``start`` on that hangs on ``parent`` and leaves a token to compute."""
+    def walk(self, digests: list[bytes], start: int, parent: bytes) -> list[int]:
+        """The indexed run from ``start`` on that hangs on ``parent``."""
         hit: list[int] = []
         for digest in digests[start:]:
             entry = self.index.get(digest)
-            if entry is None or entry[1] != parent or (start + len(hit) + 1) * self.size >= tokens:
+            if entry is None or entry[1] != parent:
                 break
             hit.append(entry[0])
             parent = digest
@@ -130,6 +130,9 @@ class Model:
         whole, tail = divmod(computed, self.size)
         own = self.need(max(item.tokens, item.reserve)) - whole
         spare = self.blocks - len(set(refs) | set(hit))
+        if tail and own > spare:  # then the block that would be copied is computed
+            hit, computed, tail = hit[:whole], whole * self.size, 0
+            spare = self.blocks - len(set(refs) | set(hit))
         if own > spare:
             assert (reply.code, reply.missing, reply.blocks) == (m.NO_SPACE, own - spare, b"")
             return
