@@ -20,6 +20,7 @@ BENCHES = {
     "pools": "two engines on one pool against two engines with half a pool each",
     "paged": "blocks against reserving the longest sequence, same bytes, same engine",
     "scale": "costs against blocks, sequences, engines, tenants, prompt length",
+    "noisy": "what a flooding tenant costs his neighbour, with a guarantee and without",
     "eviction": "what an eviction policy costs a block, beside LRU",
 }
 
