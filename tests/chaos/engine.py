@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from quire_proto import messages as m
@@ -25,6 +26,7 @@ from quire_proto.packed import pack, unpack, unpack_rows
 from quire_proto.retire import RetireList
 from quire_proto.step import Results, StepBuilder, results
 from tests.chaos.arena import LAYOUT, PUBLIC, Arena, ForeignBytes
+from tests.proofs.extends import extends_of
 
 FOREIGN = 3
 ROWS, PROMPT, GROW, PAUSE_S = 6, 40, 6, 0.002
@@ -123,7 +125,9 @@ class Engine:
     def _say(self) -> None:
         for row in list(self.rows.values()):
             full = row.fill // SIZE
-            if row.may_seal and full > row.sealed:
+            if row.may_seal and full == row.sealed + 1 and self.rng.random() < 0.5:
+                self.builder.complete(row.number, row.sealed, row.fill, row.chain.digests(row.sealed, full))
+            elif row.may_seal and full > row.sealed:
                 self.builder.seal(row.number, row.sealed, row.chain.digests(row.sealed, full))
             if row.fill >= row.total:
                 self._end(row)
@@ -140,7 +144,7 @@ class Engine:
             reply = self.client.step(step)
             self.counts.step_ms.append((time.monotonic() - began) * 1000)
             self.counts.steps += 1
-            self._apply(results(step, reply))
+            self._apply(step, reply, results(step, reply))
 
     def _end(self, row: Row) -> None:
         del self.rows[row.number]
@@ -172,18 +176,19 @@ class Engine:
         self.asked[child.number] = child
         self.builder.fork(row.number, [child.number], row.fill)
 
-    def _apply(self, said: Results) -> None:
+    def _apply(self, step: m.Step, reply: m.Stepped, said: Results) -> None:
         for kind in ("releases", "swaps", "fills"):
             codes = set(getattr(said, kind).values())
             assert codes <= {m.OK}, f"{kind}: {getattr(said, kind)}"
         for seal, sealed in said.seals:
             assert sealed.code in (m.OK, m.UNPUBLISHED), f"seal: {sealed.code}"
             self._sealed(self.rows.get(seal.sequence), seal, sealed)
+        self._completed(step, reply)
         for fork, forked in said.forks:
             assert forked.code == m.OK, f"fork: {forked.code}"
             child = self.asked.pop(unpack(fork.children)[0])
             self.rows[child.number] = child
-        for number, extended in said.extends.items():
+        for number, extended in extends_of(step, reply).items():
             assert extended.code in (m.OK, m.NO_SPACE), f"extend: {extended.code}"
             if extended.code == m.OK:
                 self.rows[number].granted(extended, extended.first)
@@ -199,6 +204,13 @@ class Engine:
                 self.client.refresh_publications()
             else:
                 assert allocated.code == m.NO_SPACE, f"allocate: {allocated.code}"
+
+    def _completed(self, step: m.Step, reply: m.Stepped) -> None:
+        for (number, index, _), code in zip(unpack_rows(step.completed, 3), reply.completed, strict=True):
+            assert code in (m.OK, m.UNPUBLISHED), f"completed: {code}"
+            rows = [(at, block) for sequence, at, block in unpack_rows(reply.canonical, 3) if sequence == number]
+            sealed = m.Sealed(code, int(code == m.OK), pack(chain.from_iterable(rows)))
+            self._sealed(self.rows.get(number), m.Seal(number, index, b""), sealed)
 
     def _sealed(self, row: Row | None, seal: m.Seal, sealed: m.Sealed) -> None:
         if row is None:
@@ -246,6 +258,9 @@ def main(run_dir: str, name: str, seed: int) -> int:
                     engine.run(report)
                 finally:
                     engine.arena.close()
+        except SystemExit:
+            report("left")
+            raise
         except ForeignBytes as exc:
             report(f"foreign bytes: {exc}")
             return FOREIGN

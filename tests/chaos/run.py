@@ -40,11 +40,11 @@ class Chaos:
 
     def run(self, minutes: float) -> None:
         """Act until the time is over; everything must be at work again after each act. Raises ChaosError."""
-        end = time.monotonic() + 60 * minutes
         acts = [self.kill_engine] * 6 + [self.short_stop] * 4 + [self.long_stop] * 2 + [self.stop_until_fenced] * 2
         acts += [self.kill_kvstore] * 3 + [self.stop_kvstore] * 2 + [self.flood]
         once = [self.flood, self.kill_kvstore, self.long_stop, self.stop_until_fenced, self.stop_kvstore]
         until(self.stage.serving, "the engines work")
+        end = time.monotonic() + 60 * minutes
         while time.monotonic() < end:
             time.sleep(self.rng.uniform(0.0, 1.5))
             self.stage.check()
