@@ -90,13 +90,17 @@ class Memory:
         sequence.ended = True
         self._computes_no_more(sequence)
         if sequence.asked:
-            self._retire.release(self.step, sequence.id)  # ends its wait, or passes its claim on
-            sequence.asked = False
+            self.forgo(sequence)
         if len(sequence.table):
             if self._fills.pop(sequence.id, None):
                 # Its last seals go out with the release and are refused beyond the acknowledged fill mark.
                 self._builder.fill(sequence.id, sequence.computed)
             self._retire.release(self.step, sequence.id)
+
+    def forgo(self, sequence: Sequence) -> None:
+        """What was waited for, or had become the sequence's to compute, is no more."""
+        self._retire.release(self.step, sequence.id)
+        sequence.asked = False
 
     def preempted(self, sequence: Sequence) -> None:
         """The sequence gives all its blocks back and will be computed again."""

@@ -267,13 +267,14 @@ class Wait:
     """One deferred reply once ``digest`` is sealed, is this sequence's to compute, or the deadline passed.
 
     ``sequence`` is the number of the allocate that was answered CLAIMED, ``digest`` the last one of ``claimed``. If
-    that was empty, ``publication`` names what is being computed. The owner inherits ``priority``.
+    that was empty, ``publication`` and its generation name what is being computed. The owner inherits ``priority``.
     """
 
     sequence: int
     digest: Digests = b""
     publication: str = ""
     priority: int = 0
+    publication_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
