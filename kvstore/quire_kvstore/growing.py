@@ -71,6 +71,10 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
     if record is None:
         state.pool.policy.arrived(digests, len(match.blocks))
     state.pool.retain(match.blocks)
+    if record is not None and whole > record.count // state.block_size:
+        # The hit went on past the publication. It does not go away, so it is the parent of this block from now on, even
+        # if the block was first sealed above a private chain: one that making room below may evict.
+        state.anchor(int(match.blocks[record.count // state.block_size]), record.id)
     sequence = state.new_sequence(account, match.blocks[:whole])
     make_room(state, account, own)
     fresh = state.take(own, sequence)
@@ -190,10 +194,6 @@ def _anchor(state: State, sequence: Sequence, record: Record, digests: list[byte
     sequence.private_from = start = record.count // state.block_size
     if 0 < start <= len(digests):
         sequence.anchor = digests[start - 1]
-    if sequence.sealed > start:
-        # The hit went on past the publication. It does not go away, so it may be the parent of this block from now
-        # on, even if the block was first sealed above a private chain.
-        state.anchor(int(sequence.table[start]), record.id)
 
 
 def _count(state: State, item: Allocate, sequence: Sequence, record: Record | None) -> None:

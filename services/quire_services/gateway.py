@@ -3,6 +3,7 @@
 Life: read the tokenizer, listen for engines, then for clients - an open port means it is ready to answer, with 503
 while no engine is. First signal: no new connections, running requests have ``drain_s`` seconds, what is left then
 ends with an error and is aborted at its engine. Second signal: exit at once. Nothing but JSON log lines is printed.
+With an admin port the same process serves the admin API there, to the loopback only.
 """
 
 from __future__ import annotations
@@ -10,29 +11,33 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ipaddress
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import structlog
-import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 
 from . import flags, logs, settings
+from .admin_http import make_admin_app
+from .admin_token import AdminToken, TokenError
 from .chat_template import LoadError, PromptEncoder, log_like_everyone, without_torch
+from .counters import Counters
 from .engines import Engines
 from .errors_http import unavailable
 from .generate import Gateway
 from .http_app import make_app
 from .http_edge import Edge
+from .http_server import BindError, HttpServer, bind, is_loopback
 from .keys import Keys
 from .link_server import LinkServer, SocketTaken
 
+ADMIN_HOST = "127.0.0.1"
 log = structlog.get_logger()
 
 
@@ -48,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_like_everyone()
     try:
         return uvloop.run(_run(config))
-    except (StartError, LoadError, SocketTaken) as error:
+    except (StartError, LoadError, SocketTaken, BindError, TokenError) as error:
         log.error("cannot_start", reason=str(error))
         return 1
     except KeyboardInterrupt:  # before the server took the signals over
@@ -70,17 +75,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 async def _run(config: settings.Config) -> int:
     with contextlib.ExitStack() as unused:
-        listening = unused.enter_context(_bind(config))
+        ports = [unused.enter_context(bind(config.gateway.host, config.gateway.port))]
+        if config.gateway.admin_port:
+            ports.append(unused.enter_context(bind(ADMIN_HOST, config.gateway.admin_port)))
         gateway = _gateway(config)
+        apps: list[ASGIApp] = [Edge(make_app(gateway), gateway.keys.tenant, gateway.counters)]
+        if config.gateway.admin_port:
+            token = AdminToken(config.run_dir, config.gateway.admin_token_file)
+            apps.append(Edge(make_admin_app(gateway, config.run_dir), token.operator, Counters()))
         link = LinkServer(gateway.engines, config.run_dir / "gateway.sock")
         try:
             await link.start()
         except OSError as error:
             raise StartError(f"cannot listen for engines in {config.run_dir}: {error}") from None
-        unused.pop_all()  # the server closes the port from here on
+        unused.pop_all()  # the servers close the ports from here on
     watch = asyncio.ensure_future(gateway.keys.watch())
     try:
-        await _serve(gateway, listening, config.gateway.drain_s)
+        await _serve(gateway, apps, ports, config.gateway.drain_s)
     finally:
         watch.cancel()
         await link.stop()
@@ -94,7 +105,7 @@ def _gateway(config: settings.Config) -> Gateway:
         raise StartError("say which model: --model DIR")
     model = Path(config.serve.model).absolute()
     keys = Keys(config.tenants, config.file)
-    if keys.open and not _loopback(config.gateway.host):
+    if keys.open and not is_loopback(config.gateway.host):
         raise StartError(
             f"--host {config.gateway.host} can be reached by others, but no API key is configured: "
             "add [[tenants]] with keys to the configuration file, or listen on 127.0.0.1"
@@ -103,48 +114,9 @@ def _gateway(config: settings.Config) -> Gateway:
     return Gateway(name, PromptEncoder.load(model), Engines(config.gateway.max_queue), keys)
 
 
-def _bind(config: settings.Config) -> socket.socket:
-    """The bound socket of the HTTP port; it does not listen yet."""
-    host, port = config.gateway.host, config.gateway.port
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-    except OSError as error:
-        raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
-    return listening
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: ours drains first."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-async def _serve(gateway: Gateway, listening: socket.socket, drain_s: float) -> None:
-    """Serve until a signal says stop, then drain."""
-    config = uvicorn.Config(
-        Edge(make_app(gateway), gateway),
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(drain_s) + 2,
-    )
-    server = _Server(config)
+async def _serve(gateway: Gateway, apps: list[ASGIApp], ports: list[socket.socket], drain_s: float) -> None:
+    """Serve each application on its port until a signal says stop, then drain."""
+    servers = [HttpServer(app, drain_s) for app in apps]
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -152,13 +124,15 @@ async def _serve(gateway: Gateway, listening: socket.socket, drain_s: float) -> 
             os._exit(1)  # the second signal: somebody does not want to wait
         log.info("draining", requests=len(gateway.engines.calls()), seconds=drain_s)
         gateway.engines.draining = True
-        server.should_exit = True
+        for server in servers:
+            server.should_exit = True
         loop.call_later(drain_s, _give_up, gateway)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    log.info("listening", host=listening.getsockname()[0], port=listening.getsockname()[1], model=gateway.model)
-    await server.serve(sockets=[listening])
+    for port in ports:
+        log.info("listening", host=port.getsockname()[0], port=port.getsockname()[1], model=gateway.model)
+    await asyncio.gather(*(server.serve(sockets=[port]) for server, port in zip(servers, ports, strict=True)))
 
 
 def _give_up(gateway: Gateway) -> None:

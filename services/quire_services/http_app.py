@@ -25,13 +25,18 @@ _TAGS = {"str", "int", "float", "bool", "dict", "list"}
 def make_app(gateway: Gateway) -> FastAPI:
     """The application, without its edge."""
     app = FastAPI(title="Quire", version=version("quire"), redoc_url=None)
+    map_errors(app)
+    _generation_routes(app, gateway)
+    _information_routes(app, gateway)
+    return app
+
+
+def map_errors(app: FastAPI) -> None:
+    """Answer every error of an application in the OpenAI shape."""
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
-    _generation_routes(app, gateway)
-    _information_routes(app, gateway)
-    return app
 
 
 def _generation_routes(app: FastAPI, gateway: Gateway) -> None:

@@ -1,7 +1,8 @@
 """Edge: what is done for every HTTP request, whatever its path.
 
 A request id, the tenant, a limit on the body, one line in the access log, one count - here once, so that no route can
-forget it. The tenant comes from the API key and from nowhere else. Everything but ``/health`` needs a key.
+forget it. The tenant comes from the API key and from nowhere else. Everything but ``/health`` needs a key. The admin
+API has an edge of its own, whose only "tenant" is the operator.
 
 This is plain ASGI: middleware that wraps the response would hide a client's hang-up from the routes.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Callable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,8 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answers import CLIENT_GONE
+from .counters import Counters
 from .errors_http import ApiError, invalid
-from .generate import Gateway
 from .http_app import error_response
 from .record import Record
 
@@ -30,11 +32,16 @@ log = structlog.get_logger()
 
 
 class Edge:
-    """Wraps the application."""
+    """Wraps an application.
 
-    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
-        self._app = app
-        self._gateway = gateway
+    Args:
+        app: the application.
+        who: the tenant of an ``Authorization`` header; raises ApiError.
+        counters: where requests are counted.
+    """
+
+    def __init__(self, app: ASGIApp, who: Callable[[str | None], str], counters: Counters) -> None:
+        self._app, self._who, self._counters = app, who, counters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -65,7 +72,7 @@ class Edge:
     async def _serve(self, scope: Scope, receive: Receive, send: Send, headers: Headers, record: Record) -> None:
         try:
             if scope["path"] not in OPEN_PATHS:
-                record.tenant = self._gateway.keys.tenant(headers.get("authorization"))
+                record.tenant = self._who(headers.get("authorization"))
             if scope["method"] == "POST":
                 _insist_on_json(headers)
         except ApiError as error:
@@ -75,7 +82,7 @@ class Edge:
 
     def _finish(self, scope: Scope, record: Record, seconds: float) -> None:
         """Count and log a request that is over."""
-        counters = self._gateway.counters
+        counters = self._counters
         if not record.outcome:
             gone = record.status in (0, CLIENT_GONE)
             record.outcome = "client_gone" if gone else _class(record.status)

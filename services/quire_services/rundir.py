@@ -20,7 +20,7 @@ from quire_kvstore.mappers import ROSTER as MAPPERS
 
 LOCK = "serve.lock"
 SOCKETS = ("kvstore.sock", "attach.sock", "gateway.sock")
-MADE_ANEW = (*SOCKETS, "prepared.json")
+MADE_ANEW = (*SOCKETS, "prepared.json", "admin.token")
 KVSTORE_OWN = (ROSTER, MAPPERS, "root.key", "groups.json", "quotas.json")
 
 

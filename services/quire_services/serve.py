@@ -16,7 +16,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from . import flags
+from . import admin_token, flags
 from .child import Child
 from .readiness import Readiness
 from .rundir import RunDir, RunDirError
@@ -79,6 +79,9 @@ class Serve:
                     self._was_ready = True
                     took = time.monotonic() - began
                     say(f"ready: http://{config.gateway.host}:{config.gateway.port}/v1 ({took:.1f} s)")
+                    if config.gateway.admin_port:
+                        token = config.gateway.admin_token_file or self._run_dir / admin_token.FILE
+                        say(f"admin API: http://127.0.0.1:{config.gateway.admin_port}/admin (token in {token})")
                     self._keep_running()
             finally:
                 self._stop()

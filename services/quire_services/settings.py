@@ -105,6 +105,8 @@ class Gateway:
     port: int = setting(8000, "port to listen on", at_least=0, at_most=65535)
     served_model_name: str = setting("", "name of the model in the API (default: the directory's name)")
     max_queue: int = setting(512, "requests that may wait for their first token; more are answered 429", at_least=1)
+    admin_port: int = setting(0, "port of the admin API, on the loopback (0: none)", at_least=0, at_most=65535)
+    admin_token_file: str = setting("", "file with the admin API's token (default: made in the run directory)")
     drain_s: float = setting(8.0, "seconds that running requests have to end when the gateway is stopped", at_least=0)
 
 

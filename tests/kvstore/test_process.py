@@ -152,6 +152,21 @@ def test_a_client_that_hangs_up_is_fenced_and_may_still_detach(start: Start, con
     assert (stats.blocks["free"], stats.counters["killed"]) == (64, 0)
 
 
+def test_a_process_that_connects_again_has_unmapped(start: Start, connect: Callable[[], Client]) -> None:
+    """Who hung up without a word and comes back gives up what he held: nothing waits for the end of the process."""
+    start("--fence-grace-ms=100")
+    client, again, reader = connect(), connect(), connect()
+    client.attach()
+    assert client.ask("allocate", m.Allocate(1, "t", 8), ordered=True).code == ""
+    client.side.close()
+    until(lambda: reader.stats().blocks["quarantined"] == 2, "fenced")
+
+    again.attach()
+
+    stats = reader.stats()
+    assert (stats.blocks["free"], [session.state for session in stats.sessions]) == (64, ["ready"])
+
+
 def test_a_client_that_holds_nothing_may_just_leave(start: Start, connect: Callable[[], Client]) -> None:
     """Hanging up with an empty ledger ends the session."""
     start()

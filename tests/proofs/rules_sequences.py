@@ -75,7 +75,7 @@ class SequenceRules:
         reply: m.Extended = engine.ok("extend", item, m.Extended)
         self.model.extended(engine.id, item, reply, self.world.store)
         if reply.code == m.OK:
-            engine.extended(branch, reply)
+            branch.extended(reply)
 
     @precondition(lambda self: self.branches())
     @rule(which=PICK, count=st.integers(1, 6), token=st.integers(0, 1))

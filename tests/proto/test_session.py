@@ -76,6 +76,31 @@ def test_a_gap_is_repaired_by_a_resend_unless_it_is_ours(session: Session) -> No
     assert caught.value.detail == {"expected": 5}
 
 
+def test_a_gap_that_was_closed_meanwhile_is_no_error(session: Session) -> None:
+    """The answer to what was missing overtook the complaint: the resend is still to come."""
+    extend(session)
+    extend(session)
+    session.feed(reply(1))
+    assert session.feed(reply(2, "OUT_OF_ORDER", {"message": "gap", "detail": {"expected": 1}})) == []
+    assert len(session.in_flight()) == 1
+
+
+def test_what_was_refused_goes_out_again_with_all_behind_it(session: Session) -> None:
+    """BUSY ends nothing; it says after how long, within reason, and is told once."""
+    first, second, third = extend(session), extend(session), session.request(STATS, Empty(), 1.0)
+    assert session.feed(reply(1, "BUSY", {"detail": {"retry_after_ms": 40}})) == []
+    assert session.take_refused() == (0.04, [first, second])
+    assert session.take_refused() == (0.0, [])
+    for said in ({}, {"detail": {"retry_after_ms": -1}}, {"detail": 7}):
+        assert session.feed(reply(third.number, "BUSY", said)) == []
+        assert session.take_refused() == (0.1, [third])
+    session.feed(reply(third.number, "BUSY", {"detail": {"retry_after_ms": 1 << 40}}))
+    assert session.take_refused() == (10.0, [third])
+    session.feed(reply(2, "BUSY"))
+    session.feed(reply(2))
+    assert session.take_refused() == (0.0, [])
+
+
 @pytest.mark.parametrize(
     ("frame", "error"),
     [

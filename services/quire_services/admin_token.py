@@ -1,0 +1,73 @@
+"""The token of the admin API: one line in a file that only its owner can read.
+
+Without a file of the operator's own the gateway makes one in the run directory, which is closed to others anyway; a
+gateway that is started again takes the same one. Compared in constant time, as a digest, and never logged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from .errors_http import bad_key
+
+FILE = "admin.token"
+MIN_CHARS = 16
+OPERATOR = "(operator)"
+
+
+class TokenError(Exception):
+    """The token's file cannot be used; one line says why."""
+
+
+class AdminToken:
+    """Who may use the admin API.
+
+    Args:
+        run_dir: where a token is made if ``named`` is empty.
+        named: the operator's own file.
+    """
+
+    def __init__(self, run_dir: Path, named: str) -> None:
+        self.file = Path(named) if named else run_dir / FILE
+        try:
+            if not named and not self.file.exists():
+                _make(self.file)
+            self._digest = _digest(_read(self.file))
+        except (OSError, ValueError) as error:
+            raise TokenError(f"admin token {str(self.file)!r}: {getattr(error, 'strerror', None) or error}") from None
+
+    def operator(self, authorization: str | None) -> str:
+        """Who asks, for the log; raises ApiError 401."""
+        scheme, _, token = (authorization or "").partition(" ")
+        if not hmac.compare_digest(_digest(token.strip()), self._digest) or scheme.lower() != "bearer":
+            raise bad_key()
+        return OPERATOR
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+
+
+def _make(file: Path) -> None:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w") as out:
+        out.write(secrets.token_urlsafe(32) + "\n")
+    draft.replace(file)
+
+
+def _read(file: Path) -> str:
+    info = file.stat()
+    if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
+        raise ValueError("must be readable by its owner only (chmod 600)")
+    with file.open("rb") as source:
+        token = source.read(4097).decode("ascii", errors="replace").strip()
+    if not MIN_CHARS <= len(token) <= 4096 or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError(f"must hold one line of {MIN_CHARS} to 4096 letters, digits or marks")
+    return token

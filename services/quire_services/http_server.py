@@ -1,0 +1,61 @@
+"""An HTTP server inside somebody else's loop: bound sockets, and uvicorn without its own signals and logs."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+
+class BindError(Exception):
+    """The address cannot be listened on; the message says why."""
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn that leaves signals alone: whoever runs it drains first. ``serve(sockets=[...])`` ends soon after
+    ``should_exit`` is set, running requests having had ``drain_s`` seconds and a bit."""
+
+    def __init__(self, app: ASGIApp, drain_s: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=int(drain_s) + 2,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet. Raises BindError."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BindError(f"cannot listen on {host}:{port}: {reason}") from None
+    return listening
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
