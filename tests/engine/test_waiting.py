@@ -250,19 +250,27 @@ def test_a_lost_wait_ends_in_computing(two: Pair, monkeypatch: pytest.MonkeyPatc
     two.empty()
 
 
+def published(two: Pair, prompt: list[int]) -> None:
+    """The gated engine computes a publication of this prompt, and the other one has heard of it."""
+    with KVReader(two.run_dir) as operator:
+        operator.publish("agent", "public", pack(prompt))
+    memory = two.other_engine._memory
+    assert memory is not None
+    wait_for(lambda: memory.client.publications_stale, 30, "the other engine hears of it")
+    two.until("allocates", 1)
+
+
 def test_a_pending_publication_is_computed_by_one(two: Pair) -> None:
     """A tenant's request waits for the publication that another engine computes, and hits all of it, tail included."""
-    published = words(70, 4)
-    with KVReader(two.run_dir) as operator:
-        operator.publish("agent", "public", pack(published))
-    two.until("allocates", 1)
-    mine = published + words(40, 8)
+    system = words(70, 4)
+    published(two, system)
+    mine, other = system + words(40, 8), system + words(9, 30)
     two.other.ask("a", mine, tenant="ada")
-    two.other.ask("b", published + words(9, 30), tenant="bob")
+    two.other.ask("b", other, tenant="bob")
     two.aside(2)
     two.gate.open()
     assert two.right(two.other, "a", mine).cached_tokens == 70
-    assert two.right(two.other, "b", published + words(9, 30)).cached_tokens == 70
+    assert two.right(two.other, "b", other).cached_tokens == 70
     with KVReader(two.run_dir) as operator:
         operator.unpublish("agent")
     two.empty()
@@ -270,14 +278,13 @@ def test_a_pending_publication_is_computed_by_one(two: Pair) -> None:
 
 def test_a_publication_that_is_taken_back_keeps_nobody_waiting(two: Pair) -> None:
     """Unpublished while it is pending: who waited for it matches again and computes privately."""
-    published = words(70, 4)
+    prompt = words(70, 4) + words(40, 8)
+    published(two, prompt[:70])
+    two.other.ask("a", prompt, tenant="ada")
+    two.aside(1)
     with KVReader(two.run_dir) as operator:
-        operator.publish("agent", "public", pack(published))
-        two.until("allocates", 1)
-        two.other.ask("a", published + words(40, 8), tenant="ada")
-        two.aside(1)
         operator.unpublish("agent")
-    assert two.right(two.other, "a", published + words(40, 8)).cached_tokens == 0
+    assert two.right(two.other, "a", prompt).cached_tokens == 0
     two.gate.open()
     two.empty()
 
