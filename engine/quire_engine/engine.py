@@ -225,7 +225,9 @@ class Engine:
     def _exchange(self, memory: Memory, wanted: Wanted, pipeline: Pipeline) -> list[tuple[int, int, int]]:
         """Ask the kvstore for what the step needs and fit the step to its answer; returns the copies to do."""
         before = memory.messages
-        granted = memory.exchange(wanted.extends, wanted.admits)
+        granted = memory.exchange(wanted.extends, wanted.admits, wanted.ahead)
+        if granted.short_ahead:
+            self._scheduler.short_ahead()
         for sequence, block in granted.claimed:
             self._waiting.begin(sequence, block)
         for number, priority in granted.urgent:

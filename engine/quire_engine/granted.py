@@ -19,6 +19,7 @@ class Granted:
         copies: rows (src, dst, slots) to be done before the step writes: copies, and scrubs (src -1).
         admitted: sequences that now have a table.
         refused: running sequences that could not be extended, and whose shortage it is (an account, "" everybody's).
+        short_ahead: there was no block for a sequence that will need one later.
         unneeded: publications' sequences that somebody else computes or has computed.
         hopeless: waiting sequences that are not to wait any longer, and why.
         retry_after_ms: how long to leave waiting sequences alone, by account ("": all of them).
@@ -30,6 +31,7 @@ class Granted:
     copies: list[tuple[int, int, int]] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
     refused: list[tuple[Sequence, str]] = field(default_factory=list)
+    short_ahead: bool = False
     unneeded: list[Sequence] = field(default_factory=list)
     hopeless: list[tuple[Sequence, str]] = field(default_factory=list)
     retry_after_ms: dict[str, int] = field(default_factory=dict)

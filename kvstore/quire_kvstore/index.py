@@ -49,7 +49,9 @@ class PrefixIndex:
         self.journal: Journal | None = None
         self._by_digest: dict[bytes, Entry] = {}
         self._by_block: dict[int, Entry] = {}
-        self._children: dict[bytes, set[bytes]] = {}
+        # A chain is a chain nearly everywhere: the first child of a digest is kept apart from the rare others.
+        self._child: dict[bytes, bytes] = {}
+        self._siblings: dict[bytes, set[bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._by_digest)
@@ -72,8 +74,10 @@ class PrefixIndex:
         assert entry.block not in self._by_block, "a block has one digest"
         self._by_digest[entry.digest] = entry
         self._by_block[entry.block] = entry
-        if entry.anchor is None and entry.parent != ROOT_PARENT:
-            self._children.setdefault(entry.parent, set()).add(entry.digest)
+        if entry.anchor is not None or entry.parent == ROOT_PARENT:
+            return
+        if self._child.setdefault(entry.parent, entry.digest) is not entry.digest:
+            self._siblings.setdefault(entry.parent, set()).add(entry.digest)
 
     def anchor(self, block: int, publication: str) -> None:
         """Make a publication the parent of an indexed block."""
@@ -92,18 +96,24 @@ class PrefixIndex:
             if entry is not None:
                 del self._by_block[entry.block]
                 self._unlink(entry)
-                todo += self._children.pop(entry.digest, ())
+                if entry.digest in self._child:
+                    todo.append(self._child.pop(entry.digest))
+                    todo += self._siblings.pop(entry.digest, ())
                 removed.append(entry.block)
                 if self.journal is not None:
                     self.journal.removed(entry.digest)
         return removed
 
     def _unlink(self, entry: Entry) -> None:
-        siblings = self._children.get(entry.parent)
-        if siblings is not None:
+        siblings = self._siblings.get(entry.parent)
+        if self._child.get(entry.parent) == entry.digest:
+            del self._child[entry.parent]
+            if siblings:
+                self._child[entry.parent] = siblings.pop()
+        elif siblings is not None:
             siblings.discard(entry.digest)
-            if not siblings:
-                del self._children[entry.parent]
+        if siblings is not None and not siblings:
+            del self._siblings[entry.parent]
 
     def longest(self, digests: Sequence[bytes], start: int, end: int) -> list[int]:
         """Blocks of the longest indexed run of ``digests[start:end]``.

@@ -44,11 +44,11 @@ def fill(state: State, session: Session, number: int, tokens: int) -> int:
     state.content.filled(sequence, written)
     sequence.fill = tokens
     if sequence.publication:
-        _promote(state, sequence)
+        promote(state, sequence)
     return OK
 
 
-def _promote(state: State, sequence: Sequence) -> None:
+def promote(state: State, sequence: Sequence) -> None:
     """Fork the frozen publication sequence off the first sequence that has computed all of it."""
     record = state.publications.get(sequence.publication)
     if record is None or record.made != sequence.publication_made:

@@ -44,6 +44,7 @@ from quire_proto.layout import Layout
 
 from . import flags, logs, settings
 from .event_stream import NO_EVENTS, EventsConfig, streaming
+from .garbage import quieten_garbage_collection
 
 FLAGS = ("run_dir", "port", *(spec.name for spec in fields(settings.Kvstore)))
 
@@ -186,6 +187,7 @@ def _loop(server: Server, service: Service, config: KvstoreConfig, signals: _Sig
             arena=service.arena.type,
             run_dir=str(config.run_dir),
         )
+        quieten_garbage_collection()
         server.serve()
     finally:
         server.close()

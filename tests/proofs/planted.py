@@ -76,16 +76,13 @@ def domain_key_ignored(patch: pytest.MonkeyPatch) -> None:
 
 def last_token_not_hashed(patch: pytest.MonkeyPatch) -> None:
     """A block's digest does not depend on its last token."""
-    real = digests.chain
+    real = digests.link
 
-    def chain(key: bytes, tokens: Any, block_size: int, parent: bytes = digests.ROOT_PARENT) -> bytes:
-        data = bytearray(tokens if isinstance(tokens, bytes) else digests.pack(tokens))
-        step = 4 * block_size
-        for end in range(step, len(data) + 1, step):
-            data[end - 4 : end] = bytes(4)
-        return real(key, bytes(data), block_size, parent)
+    def link(begun: Any, parent: bytes, block: bytes) -> bytes:
+        return real(begun, parent, block[:-4] + bytes(4))
 
-    patch.setattr(proto_chain, "chain", chain)
+    patch.setattr(digests, "link", link)
+    patch.setattr(proto_chain, "link", link)
 
 
 def reuse_before_fence(patch: pytest.MonkeyPatch) -> None:
