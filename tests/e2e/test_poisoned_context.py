@@ -45,9 +45,8 @@ def test_a_poisoned_engine_is_replaced(tmp_path: Path, monkeypatch: pytest.Monke
         asked = pool.submit(httpx.post, f"{stack.url}/v1/completions", json=body, timeout=60, trust_env=False)
 
         wait_for((tmp_path / "failed").exists, 20, "the context is poisoned")
-        wait_for(
-            lambda: stack.ready_sessions() and stack.ready_sessions() != before, 60, "another process is the engine"
-        )
+        wait_for(lambda: (stack.ready_sessions() or before) != before, 60, "another process is the engine")
+        stack.wait_ready(1)
         asked.result()
         answer = stack.complete(prompt, max_tokens=8, ignore_eos=True)
         wait_for(lambda: stack.stats().blocks["held"] == 0, 10, "nothing is held")
