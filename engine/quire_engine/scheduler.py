@@ -116,7 +116,8 @@ class Scheduler:
         needs = self._steady.next(not self._hold) if self._steady else None
         if needs is None:
             return None
-        return Wanted(self._again.copy(), needs.extends, needs.ahead, self.limits.max_batch_tokens - len(self._again))
+        left = self.limits.max_batch_tokens - len(self._again)
+        return Wanted(self._again.copy(), needs.extends, needs.ahead, budget_left=left)
 
     def _choose_work(self) -> Wanted:
         wanted = Wanted(budget_left=self.limits.max_batch_tokens)
