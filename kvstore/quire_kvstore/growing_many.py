@@ -26,7 +26,7 @@ from .tables import Sequence
 
 @dataclass(slots=True)
 class Extensions:
-    """Results of many extends: the fields of ``Stepped``. ``blocks``: rows (sequence, table index, block) end to end."""
+    """Results of many extends: the fields of ``Stepped``. ``blocks``: (sequence, table index, block) in a row."""
 
     codes: bytearray
     blocks: list[int] = field(default_factory=list)
