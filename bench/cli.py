@@ -19,6 +19,7 @@ BENCHES = {
     "engine": "a step of the engine, split into its parts",
     "paged": "blocks against reserving the longest sequence, same bytes, same engine",
     "scale": "costs against blocks, sequences, engines, tenants, prompt length",
+    "noisy": "what a flooding tenant costs his neighbour, with a guarantee and without",
     "eviction": "what an eviction policy costs a block, beside LRU",
 }
 

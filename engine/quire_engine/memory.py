@@ -210,6 +210,7 @@ class Memory:
             publication_generation=request.publication_generation,
             priority=request.priority,
             may_wait=int(sequence.patient),
+            list_generation=self.client.publications.generation if request.tenant else 0,
         )
 
     def _apply_allocate(self, sequence: Sequence, answer: Allocated, granted: Granted) -> None:

@@ -143,6 +143,8 @@ def refusal(state: State, session: Session, item: Allocate, record: Record | Non
         return CONFLICT
     if item.publication and (record is None or item.publication_generation != record.generation):
         return RETRY
+    if item.list_generation not in (0, state.publications.generation):
+        return RETRY  # what was published since may suit it better
     if record is not None and item.tokens < record.count:
         return CONFLICT
     if not item.tenant:

@@ -114,6 +114,7 @@ class Allocate:
     ``digests`` is the tenant's chain over all full blocks of those tokens, from token 0. ``publication`` names a
     publication the tokens begin with ("" for none). ``reserve`` is the capacity wanted, in tokens (0: ``tokens``).
     With ``may_wait`` 1 nothing is reserved while another sequence is computing blocks that this one lacks: CLAIMED.
+    ``list_generation`` is that of the list in which a publication was looked for (0: in none); RETRY if it moved.
     """
 
     sequence: int
@@ -125,6 +126,7 @@ class Allocate:
     reserve: int = 0
     priority: int = 0
     may_wait: int = 0
+    list_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

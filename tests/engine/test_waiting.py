@@ -286,9 +286,9 @@ def test_a_tenant_that_is_to_be_quiet_stops_nobody(two: Pair) -> None:
     two.other.ask("a", PROMPT)
     two.other.ask("b", PROMPT)
     two.aside(2)
+    assert ("poor", 0) not in two.other.ends
     two.gate.open()
     assert [two.right(two.other, name, PROMPT).cached_tokens for name in ("a", "b")] == [FULL] * 2
-    assert ("poor", 0) not in two.other.ends
     with KVReader(two.run_dir) as operator:
         operator.quota("rich", guarantee=0)
     two.right(two.other, "poor", words(300, 3))
