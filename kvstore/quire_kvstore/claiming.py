@@ -68,13 +68,13 @@ def wait(state: State, session: Session, item: Wait, ticket: Ticket, until_ms: i
     """``sealed`` or ``yours`` if that can be said at once, else None: the answer will be in ``claims.answers``."""
     record = state.publications.get(item.publication) if item.publication else None
     if item.publication:
-        if record is None:
-            return YOURS
+        if record is None or record.generation != item.publication_generation:
+            return YOURS  # it is another prompt by now: the allocate will say so
         if record.table is not None:
             return SEALED
     elif state.index.find(item.digest) is not None:
         return SEALED
-    key = item.digest if record is None else publication_key(record.id)
+    key = item.digest if record is None else publication_key(record.id, record.made)
     if not state.claims.wait((session.id, item.sequence), key, ticket, item.priority, until_ms):
         return YOURS
     state.counters.waits += 1
@@ -86,7 +86,7 @@ def _lack(state: State, item: Allocate, record: Record | None) -> _Lack:
     start, keys = 0, []
     if record is not None:
         start = min(record.count // state.block_size, len(digests))
-        keys = [publication_key(record.id)] if record.table is None else []
+        keys = [publication_key(record.id, record.made)] if record.table is None else []
     # Found as the hit is found: prefix consistency makes "not indexed" monotone.
     missing = start
     if not keys:

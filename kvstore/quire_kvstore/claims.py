@@ -26,9 +26,12 @@ NEVER = 1 << 62
 Holder = tuple[bytes, int]
 
 
-def publication_key(identity: str) -> bytes:
-    """What a pending publication is claimed as; never equal to a digest, for it is not random."""
-    return b"a publication that nobody has computed yet: " + identity.encode()
+def publication_key(identity: str, made: int) -> bytes:
+    """What a pending publication is claimed as; never equal to a digest, for it is not random.
+
+    ``made`` tells it from others that had its id (``Record.made``).
+    """
+    return f"a publication that nobody has computed yet: {identity} {made}".encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ def _prefill_refusal(state: State, session: Session, item: Allocate, record: Rec
     """Without a tenant: exactly a pending publication, which nobody else claims."""
     if record is None or record.table is not None or item.tokens != record.count or item.digests:
         return CONFLICT
-    claim = state.claims.of_others(publication_key(record.id), (session.id, item.sequence))
+    claim = state.claims.of_others(publication_key(record.id, record.made), (session.id, item.sequence))
     return OK if claim is None else CONFLICT
 
 
