@@ -105,8 +105,7 @@ class Memory:
         """
         sequence.ended = True
         if sequence.asked:
-            self._retire.release(self.step, sequence.id)  # ends its wait, or passes its claim on
-            sequence.asked = False
+            self.forgo(sequence)
         if self._live.pop(sequence.id, None) is sequence:
             # Its last seals go out with the release.
             self._seal_full(sequence)
@@ -114,6 +113,11 @@ class Memory:
             self._owing.pop(sequence.id, None)
             self._retire.release(self.step, sequence.id)
         self._computes_no_more(sequence)
+
+    def forgo(self, sequence: Sequence) -> None:
+        """What was waited for, or had become the sequence's to compute, is no more."""
+        self._retire.release(self.step, sequence.id)
+        sequence.asked = False
 
     def preempted(self, sequence: Sequence) -> None:
         """The sequence gives all its blocks back and will be computed again."""
@@ -210,6 +214,7 @@ class Memory:
             publication_generation=request.publication_generation,
             priority=request.priority,
             may_wait=int(sequence.patient),
+            list_generation=self.client.publications.generation if request.tenant else 0,
         )
 
     def _apply_allocate(self, sequence: Sequence, answer: Allocated, granted: Granted) -> None:

@@ -59,7 +59,7 @@ def promote(state: State, sequence: Sequence) -> None:
         if state.accounts.publish(table, state.accounts.of_domain(record.domain)):
             record.table = table
             state.pool.retain(table)
-            state.claims.sealed([publication_key(record.id)])
+            state.claims.sealed([publication_key(record.id, record.made)])
             if state.index.journal is not None:
                 generation = state.groups.generation(record.domain)
                 prompt = Prompt(record.id, record.domain, generation, record.packed)

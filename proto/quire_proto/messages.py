@@ -114,6 +114,7 @@ class Allocate:
     ``digests`` is the tenant's chain over all full blocks of those tokens, from token 0. ``publication`` names a
     publication the tokens begin with ("" for none). ``reserve`` is the capacity wanted, in tokens (0: ``tokens``).
     With ``may_wait`` 1 nothing is reserved while another sequence is computing blocks that this one lacks: CLAIMED.
+    ``list_generation`` is that of the list in which a publication was looked for (0: in none); RETRY if it moved.
     """
 
     sequence: int
@@ -125,6 +126,7 @@ class Allocate:
     reserve: int = 0
     priority: int = 0
     may_wait: int = 0
+    list_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +240,9 @@ class Freed:
 class Step:
     """The compound op: at most one a scheduler step. Sections are applied in the order of the fields.
 
-    ``releases``: sequences; ``copies_done``: copy ids; ``swaps``: rows (sequence, table index, canonical block; equal
-    to the present block to decline); ``fills``: rows (sequence, acknowledged fill mark); ``completed``: rows
-    (sequence, table index, fill mark), as a fill and then a seal of that one block under its line of
-    ``completed_digests``; ``extends``: rows (sequence, tokens).
+    ``swaps``: rows (sequence, table index, canonical block; equal to the present block to decline); ``fills``: rows
+    (sequence, acknowledged fill mark); ``completed``: rows (sequence, table index, fill mark), as a fill and then a seal
+    of that block under its line of ``completed_digests``; ``extends``: rows (sequence, tokens).
     """
 
     releases: U32s = b""
@@ -292,16 +293,14 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """One deferred reply once ``digest`` is sealed, is this sequence's to compute, or the deadline passed.
-
-    ``sequence`` is the number of the allocate that was answered CLAIMED, ``digest`` the last one of ``claimed``. If
-    that was empty, ``publication`` names what is being computed. The owner inherits ``priority``.
-    """
+    """One deferred reply about what an allocate of ``sequence`` was told with CLAIMED: the last ``digest`` of it, or a
+    pending ``publication``. It is sealed, this sequence's to compute, or late. The owner inherits ``priority``."""
 
     sequence: int
     digest: Digests = b""
     publication: str = ""
     priority: int = 0
+    publication_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
