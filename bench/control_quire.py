@@ -42,6 +42,7 @@ class Ours:
         self._random = random.Random(time.time_ns())
         self._arrivals = 0
         self._seen_tenants: set[str] = set()
+        self._decoding: list[Sequence] = []
 
     def prompt(self, count: int) -> bytes:
         """A new random prompt, packed as the gateway sends it."""
@@ -121,17 +122,34 @@ class Ours:
 
         A block's worth of steps goes before: what is put off in the timed steps was put off in those as well.
         """
-        made = self.admit([self.prompt(prompt + i % 16) for i in range(sequences)])
+        self.case_prepare(sequences, prompt)
+        figures = self.case_steps(steps)
+        self.case_drop()
+        return figures
+
+    def case_prepare(self, sequences: int, prompt: int) -> dict[str, Any]:
+        """Sequences that have decoded for a block's worth of steps."""
+        made = self._decoding = self.admit([self.prompt(prompt + i % 16) for i in range(sequences)])
         self.index(made)
         for sequence in made:
             self.scheduler.joined(sequence)
-        token = self._random.randrange(VOCAB)
-        for _ in range(self.memory.block_size):
-            self.step(made, token)
-        figures = self.timed([partial(self.step, made, token)] * steps)
+        self._steps(self.memory.block_size)
+        return {}
+
+    def case_steps(self, steps: int) -> dict[str, Any]:
+        """Decode steps of the sequences that are prepared."""
+        return self.timed([partial(self._steps, 1)] * steps)
+
+    def case_drop(self) -> dict[str, Any]:
+        """Give the prepared sequences up."""
         self.scheduler.clear()
-        self.free(made)
-        return figures
+        self.free(self._decoding)
+        self._decoding = []
+        return {}
+
+    def _steps(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step(self._decoding, self._random.randrange(VOCAB))
 
     def case_fork(self, tokens: int, children: int, repeat: int) -> dict[str, Any]:
         """``children`` branches off a running sequence, each able to write its next token."""

@@ -10,8 +10,8 @@ the lowest priority its blocks (preemption by recompute): it waits at its old pl
 sealed is found in the cache when it comes back. Holding admissions after a preemption keeps the freed blocks for
 those who lacked them.
 
-While every running sequence decodes and has room, one step is like the one before: its work is kept and given again,
-as often as ``lookahead`` says, and forgotten when anything happens to the batch.
+While every running sequence decodes, one step is like the one before: its work is kept and given again, with the blocks
+that ``lookahead`` names, and forgotten when anything happens to the batch.
 
 A sequence whose beginning another one is computing is set *aside*: it takes neither slot nor budget until it can hit
 (``waiting``). Whatever it waits for is as urgent as itself.
@@ -25,7 +25,7 @@ from bisect import insort
 from collections.abc import Container
 from dataclasses import dataclass, field
 
-from .lookahead import look_ahead
+from .lookahead import SteadyBatch
 from .request import Request, Sequence
 
 HOLD_STEPS = 32
@@ -70,7 +70,7 @@ class Scheduler:
         self.preemptions = 0
         self._hold = 0
         self._again: list[Work] = []
-        self._steps_again = 0
+        self._steady: SteadyBatch | None = None
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence by priority, then arrival."""
@@ -89,7 +89,7 @@ class Scheduler:
 
     def inherit(self, number: int, priority: int) -> None:
         """Somebody of this priority waits for what the running sequence with this id computes."""
-        self._steps_again = 0
+        self._steady = None
         for sequence in self.running:
             if sequence.id == number:
                 sequence.inherited = min(sequence.inherited, priority)
@@ -112,11 +112,12 @@ class Scheduler:
         return wanted
 
     def _same_again(self) -> Wanted | None:
-        """The work of the step before, if nothing has happened to the batch and nobody needs anything for it."""
-        if self._steps_again == 0:
+        """The work of the step before, if nothing has happened to the batch."""
+        needs = self._steady.next(not self._hold) if self._steady else None
+        if needs is None:
             return None
-        self._steps_again -= 1
-        return Wanted(self._again.copy(), budget_left=self.limits.max_batch_tokens - len(self._again))
+        left = self.limits.max_batch_tokens - len(self._again)
+        return Wanted(self._again.copy(), needs.extends, needs.ahead, budget_left=left)
 
     def _choose_work(self) -> Wanted:
         wanted = Wanted(budget_left=self.limits.max_batch_tokens)
@@ -128,10 +129,10 @@ class Scheduler:
                 prompts.append(sequence)
         for sequence in prompts:
             self._take(wanted, sequence)
+        self._steady = None
         if ranked and not prompts and len(wanted.work) == len(ranked):
-            outlook = look_ahead(ranked, self.limits.block_size, bool(wanted.extends) and not self._hold)
-            wanted.ahead = outlook.ahead
-            self._again, self._steps_again = wanted.work.copy(), outlook.steps
+            self._again, self._steady = wanted.work.copy(), SteadyBatch(ranked, self.limits.block_size)
+            wanted.ahead = self._steady.first(not self._hold).ahead
         return wanted
 
     def _take(self, wanted: Wanted, sequence: Sequence) -> None:
@@ -164,7 +165,7 @@ class Scheduler:
 
     def admitted(self, sequence: Sequence, wanted: Wanted) -> None:
         """The kvstore gave the sequence its table: it joins the batch, in this step if budget is left."""
-        self._steps_again = 0
+        self._steady = None
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=lambda s: s.arrival)
         count = min(sequence.remaining, wanted.budget_left)
@@ -174,7 +175,7 @@ class Scheduler:
 
     def joined(self, sequence: Sequence) -> None:
         """A forked sequence runs at once; its batch slot was kept since admission."""
-        self._steps_again = 0
+        self._steady = None
         insort(self.running, sequence, key=lambda s: s.arrival)
 
     def refused(self, sequence: Sequence, wanted: Wanted, account: str = "") -> Sequence | None:
@@ -183,7 +184,7 @@ class Scheduler:
         If the shortage is only one ``account``'s, what others give up is no help: then the victim is the tenant's own.
         None if the sequence itself was preempted as another's victim a moment ago.
         """
-        self._steps_again = 0
+        self._steady = None
         _drop(wanted, sequence)
         if sequence not in self.running:
             return None
@@ -199,12 +200,12 @@ class Scheduler:
 
     def short_ahead(self) -> None:
         """Some block that will be needed soon was not there: look again before each step."""
-        self._steps_again = 0
+        self._steady = None
 
     def remove(self, sequence: Sequence) -> None:
         """The sequence finished or was aborted."""
         if sequence in self.running:
-            self._steps_again = 0
+            self._steady = None
             self.running.remove(sequence)
             self._hold = 0
         elif sequence in self.waiting:
@@ -219,7 +220,7 @@ class Scheduler:
     def clear(self) -> list[Sequence]:
         """Forget everything; returns what was there."""
         gone = [*self.running, *self.waiting, *self.aside]
-        self.running, self.waiting, self.aside, self._hold, self._steps_again = [], [], [], 0, 0
+        self.running, self.waiting, self.aside, self._hold, self._steady = [], [], [], 0, None
         return gone
 
 

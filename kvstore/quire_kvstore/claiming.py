@@ -29,8 +29,9 @@ from .state import State
 @dataclass(slots=True)
 class _Lack:
     """What an allocate must compute: ``keys`` in order. ``named`` of them, a pending publication, are no digests.
-    ``present`` blocks need not be computed."""
+    ``present`` blocks need not be computed. ``digests``: of all its blocks."""
 
+    digests: list[bytes]
     keys: list[bytes]
     named: int
     present: int
@@ -50,10 +51,13 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
         else:
             reply = Allocated(code)
     else:
-        reply = growing.allocate(state, session, item)
+        reply = growing.allocate(state, session, item, lack.digests)
     if reply.code != OK:
         if item.sequence not in session.sequences:
             state.claims.leave(holder)
+        return reply
+    if state.claims.untouched(lack.keys) and len(set(lack.keys)) == len(lack.keys) and state.index.lacks(lack.keys):
+        state.claims.take(holder, lack.keys, item.priority)
         return reply
     others = [key for key in lack.keys[lack.named :] if state.claims.of_others(key, holder)]
     state.claims.take(holder, _unclaimed(state, lack.keys, holder), item.priority)
@@ -87,7 +91,7 @@ def _lack(state: State, item: Allocate, record: Record | None) -> _Lack:
     missing = start
     if not keys:
         missing = bisect_left(range(len(digests)), True, start, key=lambda i: state.index.find(digests[i]) is None)
-    return _Lack(keys + digests[missing:], len(keys), missing)
+    return _Lack(digests, keys + digests[missing:], len(keys), missing)
 
 
 def _claimed(state: State, lack: _Lack, claim: Claim) -> Allocated:

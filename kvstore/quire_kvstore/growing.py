@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire_proto.digests import split
 from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, Allocate, Allocated, Extend, Extended
 from quire_proto.packed import U32_MAX, pack
 
@@ -43,13 +42,12 @@ def packed(blocks: Ids) -> bytes:
     return blocks.astype("<u4").tobytes()
 
 
-def allocate(state: State, session: Session, item: Allocate) -> Allocated:
-    """Give a new sequence its table, the longest sealed prefix shared."""
+def allocate(state: State, session: Session, item: Allocate, digests: list[bytes]) -> Allocated:
+    """Give a new sequence its table, the longest sealed prefix shared. ``digests``: those of ``item``, one by one."""
     record = state.publications.get(item.publication) if item.publication else None
     code = refusal(state, session, item, record)
     if code != OK:
         return Allocated(code)
-    digests = split(item.digests)
     match = _match(state, item, record, digests)
     whole, tail = divmod(match.computed, state.block_size)
     own, account = state.blocks_for(max(item.tokens, item.reserve)) - whole, _account(state, item, record)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from quire_proto.messages import NO_SPACE, OK, Extend, Shortage
+from quire_proto.packed import unpack
 
 from .content import owed
 from .growing import extend
-from .pool import Ids
 from .room import make_room
 from .sessions import Session
 from .state import State
@@ -26,17 +26,13 @@ from .tables import Sequence
 
 @dataclass(slots=True)
 class Extensions:
-    """Results of many extends: the fields of ``Stepped``. ``blocks``: rows (sequence, table index, block)."""
+    """Results of many extends: the fields of ``Stepped``. ``blocks``: (sequence, table index, block) in a row."""
 
     codes: bytearray
-    blocks: list[Ids] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
     copies: bytes = b""
     scrub: bytes = b""
     shortages: list[Shortage] = field(default_factory=list)
-
-    def packed_blocks(self) -> bytes:
-        """All rows as little-endian u32."""
-        return np.concatenate(self.blocks).astype("<u4").tobytes() if self.blocks else b""
 
 
 @dataclass(slots=True)
@@ -91,29 +87,24 @@ def _sort(state: State, session: Session, wanted: list[list[int]]) -> tuple[dict
 
 def _grant(state: State, account: int, part: _Plain, found: Extensions) -> None:
     """Give each sequence its blocks, behind those that it has."""
-    total = sum(part.counts)
+    total, size, start = sum(part.counts), state.block_size, 0
     make_room(state, account, total)
     fresh = state.pool.take(total, account)
-    sequences, size = part.sequences, state.block_size
-    state.counters.extends += len(sequences)
-    state.appender[fresh] = np.repeat([sequence.uid for sequence in sequences], part.counts)
-    clean = state.content.granted_clean(fresh, account)
-    ends = np.cumsum(part.counts)
-    rows = np.empty((total, 3), np.int64)
-    rows[:, 0] = np.repeat(part.numbers, part.counts)
-    rows[:, 1] = np.repeat([len(sequence.table) for sequence in sequences] - ends + part.counts, part.counts)
-    rows[:, 1] += np.arange(total)
-    rows[:, 2] = fresh
-    found.blocks.append(rows)
-    given, start = fresh.tolist(), 0
-    for sequence, count in zip(sequences, part.counts, strict=True):
-        sequence.grow(given[start : start + count])
+    clean, given = state.content.granted_clean(fresh, account), fresh.tolist()
+    writers = []
+    for number, sequence, count in zip(part.numbers, part.sequences, part.counts, strict=True):
+        have, blocks = len(sequence.table), given[start : start + count]
+        for place, block in enumerate(blocks, have):
+            found.blocks += (number, place, block)
+            writers.append(sequence.uid)
+        sequence.grow(blocks)
         sequence.writable += count * size
         start += count
-    if not clean:
-        for sequence, blocks in zip(sequences, np.split(fresh, ends[:-1]), strict=True):
-            state.content.granted(blocks, sequence)
-            found.scrub += owed(sequence, blocks)
+        if not clean:
+            state.content.granted(np.array(blocks, np.int64), sequence)
+            found.scrub += owed(sequence, np.array(blocks, np.int64))
+    state.appender[fresh] = writers
+    state.counters.extends += len(part.sequences)
 
 
 def _one(state: State, session: Session, number: int, tokens: int, found: Extensions) -> int:
@@ -123,9 +114,8 @@ def _one(state: State, session: Session, number: int, tokens: int, found: Extens
         short = Shortage(number, answer.missing, answer.scope, answer.retry_after_ms, answer.account)
         found.shortages.append(short)
     if answer.code == OK and answer.blocks:
-        given = np.frombuffer(answer.blocks, "<u4").astype(np.int64)
-        places = np.arange(answer.first, answer.first + len(given))
-        found.blocks.append(np.column_stack((np.full(len(given), number), places, given)))
+        for place, block in enumerate(unpack(answer.blocks), answer.first):
+            found.blocks += (number, place, block)
         found.copies += answer.copies
         found.scrub += answer.scrub
     return answer.code

@@ -60,6 +60,10 @@ class PrefixIndex:
         """The entry of a digest."""
         return self._by_digest.get(digest)
 
+    def lacks(self, digests: Iterable[bytes]) -> bool:
+        """Whether none of these is indexed."""
+        return self._by_digest.keys().isdisjoint(digests)
+
     def of_block(self, block: int) -> Entry | None:
         """The entry of a block."""
         return self._by_block.get(block)
@@ -78,6 +82,16 @@ class PrefixIndex:
             return
         if self._child.setdefault(entry.parent, entry.digest) is not entry.digest:
             self._siblings.setdefault(entry.parent, set()).add(entry.digest)
+
+    def add_below(self, block: int, below: int, digest: bytes) -> Entry | None:
+        """Index a block under a name that is new, as the child of another block; None if anything stands against it."""
+        parent = self._by_block.get(below)
+        if parent is None or digest in self._by_digest or block in self._by_block or digest == ROOT_PARENT:
+            return None
+        entry = self._by_digest[digest] = self._by_block[block] = Entry(block, digest, parent.digest)
+        if self._child.setdefault(parent.digest, digest) is not digest:
+            self._siblings.setdefault(parent.digest, set()).add(digest)
+        return entry
 
     def anchor(self, block: int, publication: str) -> None:
         """Make a publication the parent of an indexed block."""
@@ -121,13 +135,17 @@ class PrefixIndex:
         The run hangs on ``digests[start - 1]``, or on the root.
         """
         found = bisect_left(range(start, end), True, key=lambda i: digests[i] not in self._by_digest)
-        blocks: dict[int, None] = {}
-        parent = digests[start - 1] if start else ROOT_PARENT
-        for digest in digests[start : start + found]:
+        run = digests[start : start + found]
+        entries = [self._by_digest[digest] for digest in run if digest in self._by_digest]
+        parents = [digests[start - 1] if start else ROOT_PARENT, *run[:-1]]
+        blocks = [entry.block for entry in entries]
+        # Made-up digests may form a ring or hang elsewhere; a table never holds a block twice.
+        if [entry.parent for entry in entries] == parents[:found] and len(set(blocks)) == found:
+            return blocks
+        seen: dict[int, None] = {}
+        for digest, parent in zip(run, parents, strict=True):
             entry = self._by_digest.get(digest)
-            # Made-up digests may form a ring; a table never holds a block twice.
-            if entry is None or entry.parent != parent or entry.block in blocks:
+            if entry is None or entry.parent != parent or entry.block in seen:
                 break
-            blocks[entry.block] = None
-            parent = digest
-        return list(blocks)
+            seen[entry.block] = None
+        return list(seen)

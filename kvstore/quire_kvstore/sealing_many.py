@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quire_proto.digests import ROOT_PARENT, split
+from quire_proto.digests import split
 from quire_proto.messages import OK, Seal
 from quire_proto.packed import pack, unpack
 
@@ -32,9 +32,8 @@ def complete_many(state: State, session: Session, rows: bytes, digests: bytes) -
     sealed: list[Entry] = []
     for row, ((number, index, tokens), digest) in enumerate(zip(wanted, split(digests), strict=True)):
         sequence = session.sequences.get(number)
-        entry = None if sequence is None else _plain(state, sequence, index, tokens, digest)
-        if sequence is not None and entry is not None:
-            _enter(state, sequence, entry, index, tokens)
+        entry = None if sequence is None else _plainly(state, sequence, index, tokens, digest)
+        if entry is not None:
             sealed.append(entry)
             continue
         code = fill(state, session, number, tokens)
@@ -45,7 +44,7 @@ def complete_many(state: State, session: Session, rows: bytes, digests: bytes) -
                 canonical += [number, place, block]
         codes[row] = code
     if sealed:
-        blocks = [entry.block for entry in sealed]
+        blocks = np.array([entry.block for entry in sealed], np.int64)
         state.pool.sealed[blocks] = True
         state.appender[blocks] = NOBODY
         state.counters.seals += len(blocks)
@@ -53,34 +52,30 @@ def complete_many(state: State, session: Session, rows: bytes, digests: bytes) -
     return bytes(codes), pack(canonical)
 
 
-def _plain(state: State, sequence: Sequence, index: int, tokens: int, digest: bytes) -> Entry | None:
-    """The entry that a row makes in the index, or None if it is not plain."""
+def _plainly(state: State, sequence: Sequence, index: int, tokens: int, digest: bytes) -> Entry | None:
+    """Set the marks of a plain row and enter its name; None, and nothing happened, if it is not plain."""
+    fill_before, table = sequence.fill, sequence.table
     if (
         index != sequence.sealed
         or index <= sequence.private_from
-        or (index + 1) * state.block_size > tokens
-        or not sequence.fill <= tokens <= sequence.writable
+        or not (index + 1) * state.block_size <= tokens <= sequence.writable
+        or fill_before > tokens
         or sequence.pins
         or sequence.offer
         or not sequence.chained
         or len(sequence.scrubs)
-        or digest == ROOT_PARENT
     ):
         return None
-    block, parent = sequence.table.item(index), state.index.of_block(sequence.table.item(index - 1))
-    if parent is None or state.index.find(digest) is not None or state.index.of_block(block) is not None:
+    below = table.item(index - 1)
+    entry = state.index.add_below(table.item(index), below, digest)
+    if entry is None:
         return None
-    return Entry(block, digest, parent.digest)
-
-
-def _enter(state: State, sequence: Sequence, entry: Entry, index: int, tokens: int) -> None:
-    """The marks of a plain row, and its name."""
-    state.counters.computed_tokens += tokens - sequence.fill
+    state.counters.computed_tokens += tokens - fill_before
     sequence.fill, sequence.sealed = tokens, index + 1
     if sequence.publication:
         promote(state, sequence)
-    state.index.add(entry)
     if state.index.journal is not None:
         tenant = state.accounts[sequence.account].name
-        state.index.journal.stored([Stored(entry.digest, entry.parent, None, tenant, b"")])
-    state.pool.policy.sealed(entry.block, entry.digest, sequence.table.item(index - 1))
+        state.index.journal.stored([Stored(digest, entry.parent, None, tenant, b"")])
+    state.pool.policy.sealed(entry.block, digest, below)
+    return entry

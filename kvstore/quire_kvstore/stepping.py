@@ -40,7 +40,7 @@ def step(state: State, session: Session, item: Step) -> Stepped:
         canonical=canonical,
         forks=forks,
         extends=bytes(extended.codes),
-        blocks=extended.packed_blocks(),
+        blocks=pack(extended.blocks),
         copies=extended.copies,
         scrub=extended.scrub,
         shortages=tuple(extended.shortages),

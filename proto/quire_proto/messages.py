@@ -240,10 +240,9 @@ class Freed:
 class Step:
     """The compound op: at most one a scheduler step. Sections are applied in the order of the fields.
 
-    ``releases``: sequences; ``copies_done``: copy ids; ``swaps``: rows (sequence, table index, canonical block; equal
-    to the present block to decline); ``fills``: rows (sequence, acknowledged fill mark); ``completed``: rows
-    (sequence, table index, fill mark), as a fill and then a seal of that one block under its line of
-    ``completed_digests``; ``extends``: rows (sequence, tokens).
+    ``swaps``: rows (sequence, table index, canonical block; equal to the present block to decline); ``fills``: rows
+    (sequence, acknowledged fill mark); ``completed``: rows (sequence, table index, fill mark), as a fill and then a
+    seal of that block under its line of ``completed_digests``; ``extends``: rows (sequence, tokens).
     """
 
     releases: U32s = b""

@@ -95,3 +95,23 @@ def test_without_space_each_step_is_looked_at_anew() -> None:
     while not (wanted := scheduler.plan({}, False)).extends:
         decode(scheduler, wanted)
     assert [s for s, _ in wanted.extends] in ([made[0]], [made[1]])
+
+
+def test_a_steady_batch_still_admits() -> None:
+    """Whoever waits is chosen beside a step that is like the one before, within the budget that it leaves."""
+    scheduler, made = batch([1000, 1001], 100)
+    scheduler = _with_room(scheduler, made, 3)
+    for _ in range(3):
+        decode(scheduler, scheduler.plan({}, True))
+    scheduler.add(sequence(9, 20))
+    wanted = scheduler.plan({}, True)
+    assert [s.arrival for s in wanted.admits] == [9]
+    assert (len(wanted.work), wanted.budget_left) == (2, 4096 - 2)
+
+
+def _with_room(scheduler: Scheduler, made: list[Sequence], slots: int) -> Scheduler:
+    """The same batch under a scheduler with more batch slots."""
+    other = Scheduler(SchedulerLimits(slots, scheduler.limits.max_batch_tokens, BLOCK))
+    for one in made:
+        other.joined(one)
+    return other

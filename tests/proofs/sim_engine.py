@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import chain
 
 from quire_proto import messages as m
 from quire_proto.chain import DomainChain
 from quire_proto.ops import LOOKUP, STEP, WAIT
-from quire_proto.packed import unpack
+from quire_proto.packed import pack, unpack, unpack_rows
 from quire_proto.step import StepBuilder, results
 from tests.proofs.engine import Branch, Device, Work
+from tests.proofs.extends import extends_of
 from tests.proofs.sim import Sim
 from tests.proofs.sim_client import READY_STATE, SimClient
 from tests.proofs.sim_kvstore import SimKvstore
@@ -167,10 +169,13 @@ class SimEngine(SimClient):
 
     def _say(self) -> None:
         for row in list(self.rows.values()):
-            if row.written > row.reported:
+            end = row.written // SIZE
+            if row.may_seal and end == row.sealing + 1 and self.sim.random.random() < 0.5:
+                self.builder.complete(row.number, row.sealing, row.written, row.chain.digests(row.sealing, end))
+                row.sealing, row.reported = end, row.written
+            elif row.written > row.reported:
                 self.builder.fill(row.number, row.written)
                 row.reported = row.written
-            end = row.written // SIZE
             if row.may_seal and end > row.sealing and self.sim.random.random() < 0.8:
                 self.builder.seal(row.number, row.sealing, row.chain.digests(row.sealing, end))
                 row.sealing = end
@@ -199,23 +204,23 @@ class SimEngine(SimClient):
             row.growing = True
 
     def _new(self, task: Task) -> None:
-        chain = DomainChain(self.domains[task.tenant].key, SIZE, task.prompt)
+        prompt = DomainChain(self.domains[task.tenant].key, SIZE, task.prompt)
         self.tasks.append(task)
-        self._ask(task, self.fresh(), chain, int(self.sim.random.random() < 0.6))
+        self._ask(task, self.fresh(), prompt, int(self.sim.random.random() < 0.6))
 
-    def _ask(self, task: Task, number: int, chain: DomainChain, may_wait: int) -> None:
-        found = self.publications.match(chain.tokens, self.domains[task.tenant].domains | {"public": 0})
+    def _ask(self, task: Task, number: int, prompt: DomainChain, may_wait: int) -> None:
+        found = self.publications.match(prompt.tokens, self.domains[task.tenant].domains | {"public": 0})
         item = m.Allocate(
             number,
             task.tenant,
             len(task.prompt),
-            chain.digests(),
+            prompt.digests(),
             publication=found.id if found else "",
             publication_generation=found.generation if found else 0,
             reserve=self.sim.random.randint(0, task.total),
             may_wait=may_wait,
         )
-        self.asked[number] = Ask(task, number, item, chain)
+        self.asked[number] = Ask(task, number, item, prompt)
         self.ready_to_ask.append(self.asked[number])
 
     # --- what its reply says --------------------------------------------------------------------------------------
@@ -236,10 +241,15 @@ class SimEngine(SimClient):
                 self.rows[number].fill = fills[2 * fills[::2].index(number) + 1]
         for seal, sealed in said.seals:
             self._sealed(seal, sealed)
+        for (number, index, fill), code in zip(unpack_rows(step.completed, 3), reply.completed, strict=True):
+            rows = [(at, block) for sequence, at, block in unpack_rows(reply.canonical, 3) if sequence == number]
+            self._sealed(m.Seal(number, index, b""), m.Sealed(code, int(code == m.OK), pack(chain.from_iterable(rows))))
+            if number in self.rows:
+                self.rows[number].fill = max(self.rows[number].fill, fill)
         for fork, forked in said.forks:
             assert forked.code == m.OK, f"a fork: {forked.code}"
             self._forked(fork)
-        for number, extended in said.extends.items():
+        for number, extended in extends_of(step, reply).items():
             self._extended(number, extended)
         for number, allocated in said.allocates.items():
             self._allocated(self.asked.pop(number), allocated)
