@@ -27,6 +27,7 @@ from .sizes import MAX_LEN, SIZES, kv_bytes_per_token, model_directory, words
 from .stream import Answer
 
 Answers = list[list[Answer]]
+_TRANSFORMERS = {"transformers": MODES, **{f"transformers-{mode}": (mode,) for mode in MODES}}
 SHOWN = {
     "output_tokens_per_s": "tokens/s", "ttft_p50_s": "TTFT p50", "ttft_p99_s": "p99", "inter_token_p50_s": "token p50",
     "inter_token_p99_s": "p99", "e2e_p50_s": "e2e p50", "e2e_p99_s": "p99", "prompt_tokens_computed": "computed",
@@ -37,9 +38,7 @@ SHOWN = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the bench."""
     parser.add_argument("--workload", default="all", help=f"all, or some of {','.join(WORKLOADS)}")
-    parser.add_argument(
-        "--peer", default="", help="vllm, transformers, or the URL of any OpenAI-compatible server; or several"
-    )
+    parser.add_argument("--peer", default="", help="vllm, transformers, transformers-generate, a server's URL; several")
     parser.add_argument("--peer-key", default="none", help="API key for a peer given as URL")
     parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs (default: 5)")
     parser.add_argument("--model", choices=tuple(SIZES), default="27m", help="random Llama of this size")
@@ -93,13 +92,15 @@ class _Bench:
         self._arguments, self._report = arguments, report
         self._servers: list[Server] = []
         self._transformers: Transformers | None = None
+        self._modes: tuple[str, ...] = ()
         self._floor: Floor = workload_floor(load_model(model_directory(arguments.model)))
         rates = {"chunk": self._floor.chunk, "step": self._floor.step, "head": self._floor.head}
         report.figures["floor_gflops"] = {name: rate / 1e9 for name, rate in rates.items()}
 
     def join(self, name: str, stack: contextlib.ExitStack) -> None:
         """Start a peer, which stays up until ``stack`` is left."""
-        if name == "transformers":
+        if name in _TRANSFORMERS:
+            self._modes = _TRANSFORMERS[name]
             directory, size = model_directory(self._arguments.model), self._arguments.model
             kv_bytes = int(self._arguments.kv_gib * 2**30)
             self._transformers = stack.enter_context(transformers(directory, kv_bytes, kv_bytes_per_token(size)))
@@ -144,7 +145,7 @@ class _Bench:
         for server in self._servers:
             sides += [f"{server.name} open", f"{server.name} isolated"]
         if self._transformers is not None:
-            sides += [f"transformers {mode}" for mode in MODES]
+            sides += [f"transformers {mode}" for mode in self._modes]
         return sides if pair % 2 == 0 else sides[::-1]
 
     def _one(self, side: str, workload: Workload) -> list[tuple[str, dict[str, Any], Answers]]:

@@ -153,6 +153,7 @@ class Proxy:
                         if op in self.double_replies:
                             front.send_multipart((identity, frame))
         self._context.destroy(linger=0)
+        (self.run_dir / "kvstore.sock").unlink(missing_ok=True)  # libzmq leaves it there
 
 
 def _loses(rules: list[str], op: str) -> bool:
