@@ -24,20 +24,18 @@ from quire_proto.codec import CodecError, from_map, to_map, unpack
 from quire_proto.envelope import Reply, Request, decode_request
 from quire_proto.errors import LimitError
 from quire_proto.limits import check_body
-from quire_proto.messages import Allocate, Step, Waited
+from quire_proto.messages import Waited
 
 from .claims import STALE, Ticket
 from .ops import OPS, Op, check
 from .refusal import Refusal
 from .service import Service
 from .sessions import Session
-from .staging import NotYet
 from .window import ReplyWindow
 
 MAX_DEPARTED = 64
 MAX_WAIT_MS = 60_000
 RETRY_AFTER_MS = 100
-AGAIN = b""  # no reply is empty
 
 log = structlog.get_logger()
 
@@ -51,7 +49,7 @@ class Dispatch:
         self._departed: OrderedDict[bytes, ReplyWindow] = OrderedDict()
 
     def handle(self, identity: bytes, frames: list[bytes], received_ms: int, now_ms: int) -> bytes | None:
-        """The reply to a message; None if it comes later (:meth:`deferred`), ``AGAIN`` if it is to be handled anew.
+        """The reply to a message, or None if it comes later (:meth:`deferred`).
 
         Args:
             identity: the ROUTER's name of the peer.
@@ -73,9 +71,6 @@ class Dispatch:
             self.service.ticket = Ticket(identity, request.number)
             self.service.until_ms = received_ms + min(request.deadline_ms or MAX_WAIT_MS, MAX_WAIT_MS)
             return self._route(request, frames[0], now_ms - received_ms)
-        except NotYet:
-            counters.messages -= 1  # it will be counted when it is executed
-            return AGAIN
         except Refusal as exc:
             counters.errors += 1
             return self._error(request.number, exc.code, exc.message, exc.detail)
@@ -153,8 +148,6 @@ class Dispatch:
         """The reply to an ordered request: errors are replies too, so that the number is consumed."""
         try:
             return self._reply(request, op, session, waited_ms)
-        except NotYet:
-            raise
         except Refusal as exc:
             self.service.store.counters.errors += 1
             return self._error(request.number, exc.code, exc.message, exc.detail)
@@ -168,8 +161,6 @@ class Dispatch:
         check(op, session)
         if request.deadline_ms and waited_ms > request.deadline_ms:
             raise Refusal("DEADLINE", f"{waited_ms} ms in the queue; the deadline was {request.deadline_ms} ms")
-        if isinstance(body, (Allocate, Step)) and session and not self.service.store.prepared(session, body):
-            raise NotYet
         result = self._call(request.op, op, session, body)
         return None if result is None else Reply(self.service.boot, request.number, "", to_map(result)).encode()
 

@@ -48,9 +48,9 @@ def allocate(state: State, session: Session, item: Allocate, digests: list[bytes
     code = refusal(state, session, item, record)
     if code != OK:
         return Allocated(code)
-    match = matched(state, item, record, digests)
+    match = _match(state, item, record, digests)
     whole, tail = divmod(match.computed, state.block_size)
-    own, account = state.blocks_for(max(item.tokens, item.reserve)) - whole, account_of(state, item, record)
+    own, account = state.blocks_for(max(item.tokens, item.reserve)) - whole, _account(state, item, record)
     short = shortage(state, account, own, match.blocks)
     if short is not None and tail:
         # Holding the source of the copy may be the block too much: what is begun in it is computed instead.
@@ -162,15 +162,14 @@ def _prefill_refusal(state: State, session: Session, item: Allocate, record: Rec
     return OK if claim is None else CONFLICT
 
 
-def account_of(state: State, item: Allocate, record: Record | None) -> int:
-    """Whom the sequence's blocks are charged to."""
+def _account(state: State, item: Allocate, record: Record | None) -> int:
     if item.tenant:
         return state.accounts.number(item.tenant)
     assert record is not None, "without a tenant it is a publication's prefill"
     return state.accounts.of_domain(record.domain)
 
 
-def matched(state: State, item: Allocate, record: Record | None, digests: list[bytes]) -> Match:
+def _match(state: State, item: Allocate, record: Record | None, digests: list[bytes]) -> Match:
     """The longest computed prefix. One token at least is left to compute: its logits are what the request wants.
 
     If that token is the last of a sealed block, the block is shared as a publication's tail is: by a copy.

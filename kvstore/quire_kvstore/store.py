@@ -30,7 +30,7 @@ from quire_proto.messages import (
 )
 from quire_proto.tenancy import TenantUsage
 
-from . import claiming, forking, growing, leasing, offering, reading, releasing, sealing, staging, stepping
+from . import claiming, forking, growing, leasing, offering, reading, releasing, sealing, stepping
 from .claims import Ticket
 from .counters import Counters
 from .eviction import EvictionPolicy
@@ -47,7 +47,6 @@ class Store:
 
     def __init__(self, num_blocks: int, block_size: int, policy: EvictionPolicy | None = None) -> None:
         self.state = State(num_blocks, block_size, policy)
-        self.slice = staging.SLICE
 
     @property
     def counters(self) -> Counters:
@@ -105,11 +104,6 @@ class Store:
     def step(self, session: Session, item: Step) -> Stepped:
         """The compound op."""
         return stepping.step(self.state, session, item)
-
-    def prepared(self, session: Session, body: Allocate | Step) -> bool:
-        """Whether these allocates may be executed now; False: ask again, a slice of their room has been made."""
-        items = body.allocates if isinstance(body, Step) else (body,)
-        return all(staging.prepare(self.state, session, item, self.slice) for item in items)
 
     def allocate(self, session: Session, item: Allocate) -> Allocated:
         """A table for a new sequence, or no change: no space, or another is computing what it lacks."""
