@@ -1,5 +1,6 @@
 # Every target makes its own environment in .venv first and says what it is doing.
-# Variables: PYTHON (interpreter for the environment), MODEL, ENGINES, PORT, BLOCKS (for `serve`), SOAK (pytest arguments).
+# Variables: PYTHON (interpreter for the environment), MODEL, ENGINES, PORT, BLOCKS (for `serve`), MINUTES and SOAK (pytest
+# arguments) for `soak`.
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -10,6 +11,7 @@ READY := $(VENV)/ready
 ENGINES ?= 2
 PORT ?= 8000
 BLOCKS ?= 4096
+MINUTES ?= 10
 
 # Installed packages only: a stray `kernels` or `proto` folder in the working directory must never be imported.
 export PYTHONSAFEPATH := 1
@@ -23,7 +25,7 @@ help:
 	@echo "make test    all tests but the longest: under ten minutes on two cores"
 	@echo "make serve   MODEL=DIR [ENGINES=2 PORT=8000 BLOCKS=4096]: the stack on one host"
 	@echo "make check   what CI runs: format, lint, types, imports, wheel, compose, kernels for GPUs, all tests"
-	@echo "make soak    long runs: the process tests ten times over, then random kills under load"
+	@echo "make soak    [MINUTES=10]: random kills and stops of real processes, a million simulated steps, and other long runs"
 	@echo "make cubins  [ALL=1]: compile the GPU kernels for six architectures, without a GPU"
 	@echo "make triton36  the same for three of them with Triton 3.6, in an environment of its own"
 	@echo "make fmt     format and sort imports"
@@ -53,9 +55,11 @@ check: $(READY)
 	@$(BIN)/python -m pytest -m "slow and not soak"
 
 soak: $(READY)
+	@echo "soak: $(MINUTES) minutes of killed and stopped processes"
+	@PYTHONPATH=$(CURDIR) $(BIN)/python -m tests.chaos.run --minutes $(MINUTES)
 	@echo "soak: long runs"
+	@$(BIN)/python -m pytest -s -m soak --timeout 3600 $(SOAK)
 	@scripts/ten_runs.sh $(BIN)
-	@$(BIN)/python -m pytest -m soak --timeout 3600 $(SOAK)
 
 fmt: $(READY)
 	@echo "fmt: formatting and sorting imports"

@@ -17,8 +17,10 @@ BENCHES = {
     "control": "the kvstore over its socket against a peer's manager in process",
     "serve": "agents' requests over HTTP, ours and a peer's server in turn",
     "engine": "a step of the engine, split into its parts",
+    "pools": "two engines on one pool against two engines with half a pool each",
     "paged": "blocks against reserving the longest sequence, same bytes, same engine",
     "scale": "costs against blocks, sequences, engines, tenants, prompt length",
+    "noisy": "what a flooding tenant costs his neighbour, with a guarantee and without",
     "eviction": "what an eviction policy costs a block, beside LRU",
 }
 

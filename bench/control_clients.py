@@ -1,8 +1,8 @@
 """Several client processes on one kvstore: does it serve them without costing more a message?
 
-Each client is a session of its own and runs decode steps as fast as it can. Steps of all clients in a second, and
-the kvstore's CPU time a message, are taken over the time in which they run. All clients stay attached; those not
-measured are idle.
+Each client is a session of its own whose sequences have their prompts; it runs decode steps as fast as it can. Steps of
+all clients in a second, and the kvstore's CPU time a message, are taken over the time in which they run. All clients
+stay attached; those not measured are idle.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from .kvprocess import KVProcess, cpu_ns
 from .side import Side, control_side
 
 COUNTS = (1, 2, 4, 8)
-OTHER_MESSAGES = 3  # of a case: admit, index and free
 
 
 def measure(blocks: int, block_size: int, pairs: int, steps: int, sequences: int) -> list[dict[str, Any]]:
@@ -43,14 +42,18 @@ def measure(blocks: int, block_size: int, pairs: int, steps: int, sequences: int
 
 
 def _sample(sides: list[Side], kvstore_pid: int, steps: int, sequences: int) -> dict[str, float]:
+    for side in sides:
+        side.ask(case="prepare", sequences=sequences, prompt=64)
     cpu = cpu_ns(kvstore_pid)
     for side in sides:
-        side.send(case="decode", sequences=sequences, prompt=64, steps=steps)
+        side.send(case="steps", steps=steps)
     answers = [side.answer() for side in sides]
     spent = cpu_ns(kvstore_pid) - cpu
+    for side in sides:
+        side.ask(case="drop")
     walls = [wall for answer in answers for wall in answer["wall_us"]]
     seconds = max(answer["total_wall_us"] for answer in answers) / 1e6
-    messages = sum(answer["messages"] * steps + OTHER_MESSAGES for answer in answers)
+    messages = sum(answer["messages"] * steps for answer in answers)
     return {
         "steps_per_s": len(sides) * steps / seconds,
         "messages_per_s": messages / seconds,

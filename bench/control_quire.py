@@ -1,8 +1,9 @@
 """Our side of ``quire bench control``: the engine's memory over the real socket to a real kvstore.
 
 It is driven as the engine's loop drives it: ``Memory`` of ``quire_engine`` collects what became of the sequences and
-says it in one message a step. The schedule (who gets a token, who needs a block) is the scheduler's rule without its
-queues, as on the peer's side. CPU time is that of this whole process and of the kvstore's whole process.
+says it in one message a step at most. Who gets a token and who needs a block in a decode step is the ``Scheduler``'s to
+say, which the peer's side has no counterpart of. CPU time is that of this whole process and of the kvstore's whole
+process; that of the engine's thread alone stands beside it.
 """
 
 from __future__ import annotations
@@ -11,21 +12,23 @@ import json
 import random
 import sys
 import time
-from array import array
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from quire_engine.memory import Memory
 from quire_engine.request import Request, Sequence
+from quire_engine.scheduler import Scheduler, SchedulerLimits, Work
 from quire_proto.client import KVClient
 from quire_proto.link import Generate, Sampling
 from quire_proto.packed import pack
+from quire_services.garbage import quieten_garbage_collection
 
 from .kvprocess import cpu_ns
 
 VOCAB = 32_000
 TENANT = "bench"
+MOST = 1 << 20  # sequences and tokens of a step: all that a case has
 
 
 class Ours:
@@ -34,10 +37,12 @@ class Ours:
     def __init__(self, run_dir: str, kvstore_pid: int) -> None:
         self._client = KVClient(run_dir, name="bench", timeout=30.0, resend=10.0)
         self.memory = Memory(self._client)
+        self.scheduler = Scheduler(SchedulerLimits(MOST, MOST, self.memory.block_size))
         self._kvstore_pid = kvstore_pid
         self._random = random.Random(time.time_ns())
         self._arrivals = 0
         self._seen_tenants: set[str] = set()
+        self._decoding: list[Sequence] = []
 
     def prompt(self, count: int) -> bytes:
         """A new random prompt, packed as the gateway sends it."""
@@ -50,8 +55,9 @@ class Ours:
         self._arrivals += 1
         request = Request.of(Generate(str(self._arrivals), tenant, prompt, Sampling(4096)), frozenset())
         self.memory.match(request)
+        request.longest = self.memory.longest(request)
         chain = self.memory.client.chain(tenant, prompt)
-        return Sequence(0, request, 0, array("I", prompt), chain, self._arrivals)
+        return Sequence(0, request, 0, chain.ids, chain, self._arrivals)
 
     def admit(self, prompts: list[bytes], tenant: str = TENANT) -> list[Sequence]:
         """Build, hash, look up, allocate: one message."""
@@ -63,25 +69,19 @@ class Ours:
 
     def index(self, sequences: list[Sequence]) -> None:
         """All prompt tokens are computed: fill marks and seals, one message."""
-        for sequence in sequences:
-            self.memory.computed(sequence, sequence.remaining)
+        self.memory.computed([Work(sequence, sequence.remaining) for sequence in sequences])
         self.memory.exchange([], [])
         self.memory.completed(self.memory.step)
 
-    def extend(self, sequences: list[Sequence]) -> None:
-        """The message of a step in which each sequence computes one token."""
-        size = self.memory.block_size
-        wanted = [(s, s.computed + 1) for s in sequences if not s.writable or s.computed + 1 > len(s.table) * size]
-        if self.memory.exchange(wanted, []).refused:
-            raise RuntimeError("the pool is full")
-
     def step(self, sequences: list[Sequence], token: int) -> None:
-        """A decode step: its message, then a token for each sequence."""
+        """A decode step: a token for each sequence, the scheduler's choice, its message if there is any."""
         for sequence in sequences:
             sequence.append(token)
-        self.extend(sequences)
-        for sequence in sequences:
-            self.memory.computed(sequence, 1)
+        wanted = self.scheduler.plan({}, False)
+        granted = self.memory.exchange(wanted.extends, [], wanted.ahead)
+        if granted.refused or granted.short_ahead or len(wanted.work) != len(sequences):
+            raise RuntimeError("the pool is full")
+        self.memory.computed(wanted.work)
         self.memory.completed(self.memory.step)
 
     def free(self, sequences: list[Sequence]) -> None:
@@ -118,13 +118,38 @@ class Ours:
         return self.timed([partial(self.free, [sequence]) for sequence in made])
 
     def case_decode(self, sequences: int, steps: int, prompt: int) -> dict[str, Any]:
-        """``steps`` decode steps of ``sequences`` sequences, block edges spread evenly over the steps."""
-        made = self.admit([self.prompt(prompt + i % 16) for i in range(sequences)])
-        self.index(made)
-        token = self._random.randrange(VOCAB)
-        figures = self.timed([partial(self.step, made, token)] * steps)
-        self.free(made)
+        """``steps`` decode steps of ``sequences`` sequences, block edges spread evenly over the steps.
+
+        A block's worth of steps goes before: what is put off in the timed steps was put off in those as well.
+        """
+        self.case_prepare(sequences, prompt)
+        figures = self.case_steps(steps)
+        self.case_drop()
         return figures
+
+    def case_prepare(self, sequences: int, prompt: int) -> dict[str, Any]:
+        """Sequences that have decoded for a block's worth of steps."""
+        made = self._decoding = self.admit([self.prompt(prompt + i % 16) for i in range(sequences)])
+        self.index(made)
+        for sequence in made:
+            self.scheduler.joined(sequence)
+        self._steps(self.memory.block_size)
+        return {}
+
+    def case_steps(self, steps: int) -> dict[str, Any]:
+        """Decode steps of the sequences that are prepared."""
+        return self.timed([partial(self._steps, 1)] * steps)
+
+    def case_drop(self) -> dict[str, Any]:
+        """Give the prepared sequences up."""
+        self.scheduler.clear()
+        self.free(self._decoding)
+        self._decoding = []
+        return {}
+
+    def _steps(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step(self._decoding, self._random.randrange(VOCAB))
 
     def case_fork(self, tokens: int, children: int, repeat: int) -> dict[str, Any]:
         """``children`` branches off a running sequence, each able to write its next token."""
@@ -136,7 +161,8 @@ class Ours:
             branches = [self._branch(parent) for _ in range(children)]
             self.memory.forked(parent, branches)
             self.memory.exchange([], [])
-            self.extend(branches)
+            if self.memory.exchange([(branch, branch.computed + 1) for branch in branches], []).refused:
+                raise RuntimeError("the pool is full")
             made.extend(branches)
 
         figures = self.timed([partial(fork, parent) for parent in parents])
@@ -180,12 +206,13 @@ class Ours:
     def _branch(self, parent: Sequence) -> Sequence:
         self._arrivals += 1
         known = parent.computed
+        chain = parent.chain.fork(known)
         return Sequence(
             self.memory.new_id(),
             parent.request,
             1,
-            parent.tokens[:known],
-            parent.chain.fork(known),
+            chain.ids,
+            chain,
             self._arrivals,
             table=parent.table.copy(),
             computed=known,
@@ -219,6 +246,7 @@ class Ours:
 def main() -> None:
     """Serve requests from stdin: arguments are the run directory and the kvstore's process id."""
     ours = Ours(sys.argv[1], int(sys.argv[2]))
+    quieten_garbage_collection()  # as an engine's process does
     for line in sys.stdin:
         request = json.loads(line)
         answer = getattr(ours, f"case_{request.pop('case')}")(**request)

@@ -1,8 +1,7 @@
 """``quire bench engine``: where the time of an engine's step goes, and how far it is from the arithmetic's floor.
 
 The engine's own loop runs in this process (``inprocess``), its methods wrapped with clocks (``stopwatch``). The floor
-of a decode step is what its matrix products take alone, measured in the same run, plus its attention's arithmetic at
-the same rate: no step on this machine in PyTorch can be faster.
+is ``floor.py``'s.
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ from quire_proto.link import Generate, Sampling
 from quire_proto.packed import pack
 
 from .figures import Report, machine, median, say, table
+from .floor import LINEAR, decode_floor
 from .inprocess import Script, layout_of_model, make_engine
 from .kvprocess import KVProcess
 from .sizes import SIZES, model_directory, words
-from .stopwatch import Stopwatch, thread_clock
+from .stopwatch import Stopwatch
 
 Arrivals = list[tuple[float, Generate]]
 PARTS = ("schedule", "kvstore", "pack + plan", "attention", "GEMM", "model's rest", "sample", "outcome", "deliver")
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> Report:
         found = {
             "decode": _split([s for s in steps if s["rows"] == s["sequences"] == case.sequences]),
             "prefill": _split([s for s in steps if s["rows"] > s["sequences"]]),
-            "floor": _floor(model, case),
+            "floor": decode_floor(model, case.sequences, case.prompt + case.output / 2),
         }
         if found["decode"]:
             found["decode"]["share_of_floor"] = found["floor"]["total_ms"] / found["decode"]["step"]
@@ -108,7 +108,7 @@ def _steps(model: Model, arguments: argparse.Namespace, case: Case) -> list[dict
     script = Script(_arrivals(case, model.vocab_size), batch=case.sequences)
     limits = SchedulerLimits(case.sequences, 2048, arguments.block_size)
     watch = Stopwatch()
-    watch.wrap_modules(model.module, torch.nn.Linear, "GEMM")
+    watch.wrap_modules(model.module, LINEAR, "GEMM")
     watch.wrap(model, "forward", "forward")
     watch.wrap(runner_module, "choose", "sample")
     try:
@@ -169,37 +169,6 @@ def _split(steps: list[dict[str, float]]) -> dict[str, float]:
         **found,
         "wall": mean("wall"),
     }
-
-
-def _floor(model: Model, case: Case) -> dict[str, float]:
-    """Matrix products of a decode step measured alone, and its attention's arithmetic at their rate."""
-    rows, seconds, flops = case.sequences, 0.0, 0.0
-    with torch.inference_mode():
-        for module in model.module.modules():
-            if isinstance(module, torch.nn.Linear):
-                inputs = torch.randn(rows, module.in_features)
-                seconds += _fastest(lambda m=module, x=inputs: torch.nn.functional.linear(x, m.weight))
-                flops += 2 * rows * module.in_features * module.out_features
-    config = model.config
-    keys = case.prompt + case.output / 2
-    attention = 4 * rows * config.num_attention_heads * config.head_dim * keys * config.num_hidden_layers
-    total = seconds * (1 + attention / flops)
-    return {
-        "gemm_ms": 1000 * seconds,
-        "gflops": flops / seconds / 1e9,
-        "attention_ms": 1000 * seconds * attention / flops,
-        "total_ms": 1000 * total,
-    }
-
-
-def _fastest(call: Any) -> float:
-    """Seconds of the fastest of some calls: what the machine can do when nobody disturbs it."""
-    best, clock = float("inf"), thread_clock()
-    for _ in range(7):
-        began = clock()
-        call()
-        best = min(best, clock() - began)
-    return best
 
 
 def _detokenise(size: str) -> float:

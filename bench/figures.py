@@ -102,6 +102,11 @@ def _cell(value: object) -> str:
     return str(value)
 
 
+def command() -> str:
+    """The command line of this process, as a person would type it."""
+    return "quire bench " + shlex.join(sys.argv[2:] if sys.argv[1:2] == ["bench"] else sys.argv[1:])
+
+
 @dataclass(slots=True)
 class Report:
     """One run of one bench.
@@ -112,6 +117,7 @@ class Report:
         figures: what was measured, as JSON.
         tables: (heading, Markdown table) for people.
         notes: sentences a reader needs to judge the figures.
+        command: how to run it again.
     """
 
     bench: str
@@ -119,6 +125,7 @@ class Report:
     figures: dict[str, Any] = field(default_factory=dict)
     tables: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    command: str = field(default_factory=command)
     began: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S %Z"))
     machine: dict[str, Any] = field(default_factory=machine)
     versions: dict[str, str] = field(default_factory=versions)
@@ -127,7 +134,7 @@ class Report:
         """The whole report as one map."""
         return {
             "bench": self.bench,
-            "command": command(),
+            "command": self.command,
             "date": self.began,
             "machine": self.machine,
             "versions": self.versions,
@@ -140,7 +147,7 @@ class Report:
         """The report for people."""
         facts = ", ".join(f"{k} {v}" for k, v in {**self.machine, **self.versions}.items())
         chosen = ", ".join(f"{k} {v}" for k, v in self.settings.items())
-        parts = [f"# {self.bench}", f"`{command()}`, {self.began}", f"Machine: {facts}.", f"Settings: {chosen}."]
+        parts = [f"# {self.bench}", f"`{self.command}`, {self.began}", f"Machine: {facts}.", f"Settings: {chosen}."]
         for heading, text in self.tables:
             parts += [f"## {heading}", text]
         parts += [f"- {note}" for note in self.notes]
@@ -156,11 +163,6 @@ class Report:
     def show(self, as_json: bool) -> None:
         """Print JSON for programs or the report for people."""
         print(json.dumps(self.as_json()) if as_json else self.markdown())
-
-
-def command() -> str:
-    """The command line of this process, as a person would type it."""
-    return "quire bench " + shlex.join(sys.argv[2:] if sys.argv[1:2] == ["bench"] else sys.argv[1:])
 
 
 def say(text: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .agents import Agent
+from .agents import TENANTS, Agent
 from .figures import median, percentile
 from .stream import Answer, complete
 
@@ -25,11 +25,16 @@ class Target:
     extra: Callable[[int], dict[str, Any]]
 
 
-def play(agents: tuple[Agent, ...], target: Target) -> list[list[Answer]]:
-    """Run all agents to their end; the answers of each agent's turns."""
+def play(agents: tuple[Agent, ...], *targets: Target) -> list[list[Answer]]:
+    """Run all agents to their end; the answers of each agent's turns.
+
+    Several targets are dealt out in turn, each to one agent of every tenant.
+    """
 
     async def everyone() -> list[list[Answer]]:
-        return await asyncio.gather(*(_live(agent, target) for agent in agents))
+        return await asyncio.gather(
+            *(_live(agent, targets[i // TENANTS % len(targets)]) for i, agent in enumerate(agents))
+        )
 
     return asyncio.run(everyone())
 

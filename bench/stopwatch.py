@@ -52,8 +52,8 @@ class Stopwatch:
         """Note a number with the present step."""
         self._now[name] += value
 
-    def wrap_modules(self, root: torch.nn.Module, kind: type[torch.nn.Module], clock: str) -> None:
-        """Time every call of the modules of a kind."""
+    def wrap_modules(self, root: torch.nn.Module, kind: tuple[type[torch.nn.Module], ...], clock: str) -> None:
+        """Time every call of the modules of these kinds."""
         began: dict[int, float] = {}
 
         def before(module: torch.nn.Module, _: Any) -> None:

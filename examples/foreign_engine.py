@@ -21,7 +21,7 @@ import numpy as np
 
 from quire_proto.client import KVClient
 from quire_proto.layout import DTYPE_BYTES
-from quire_proto.messages import OK, Allocated, Extended
+from quire_proto.messages import OK, Allocated, Stepped
 from quire_proto.packed import pack, unpack, unpack_rows
 from quire_proto.retire import RetireList
 from quire_proto.step import StepBuilder, results
@@ -53,12 +53,8 @@ class Engine:
         block, slot = divmod(position, self.layout.block_size)
         return self.arena[:, :, :, self.tables[sequence][block], slot, :]
 
-    def take(self, sequence: int, reply: Allocated | Extended) -> None:
-        """Take over the blocks of a reply, do its copies, and record that they ran in this step."""
-        if reply.code != OK:
-            sys.exit(f"no space: {reply.missing} blocks missing")
-        first = reply.first if isinstance(reply, Extended) else 0
-        self.tables[sequence][first:] = unpack(reply.blocks)
+    def copy(self, reply: Allocated | Stepped) -> None:
+        """Do the copies of a reply, and record that they ran in this step."""
         for copy_id, src, dst, slots in unpack_rows(reply.copies, 4):
             self.arena[:, :, :, dst, :slots] = self.arena[:, :, :, src, :slots]
             self.retire.copy_done(self.steps, copy_id)
@@ -77,8 +73,10 @@ class Engine:
         """A table for a new sequence; returns how many tokens are already computed."""
         chain = self.client.chain(TENANT, pack(tokens))
         reply = self.client.allocate(sequence=sequence, tenant=TENANT, tokens=len(tokens), digests=chain.digests())
-        self.tables[sequence] = []
-        self.take(sequence, reply)
+        if reply.code != OK:
+            sys.exit(f"no space: {reply.missing} blocks missing")
+        self.tables[sequence] = list(unpack(reply.blocks))
+        self.copy(reply)
         return reply.computed
 
     def step(self) -> None:
@@ -88,9 +86,12 @@ class Engine:
         message = self.builder.build()
         if message is None:
             return
-        outcome = results(message, self.client.step(message))
-        for sequence, extended in outcome.extends.items():
-            self.take(sequence, extended)
+        reply = self.client.step(message)
+        if results(message, reply).shortages:
+            sys.exit("no space for the next tokens")
+        for sequence, index, block in unpack_rows(reply.blocks, 3):
+            self.tables[sequence][index : index + 1] = [block]
+        self.copy(reply)
 
 
 def write(engine: Engine, prompt: list[int]) -> dict[str, object]:

@@ -100,7 +100,7 @@ def everything() -> list[Instance]:
 def _small(dtypes: tuple[str, ...], widths: tuple[int, ...]) -> list[Instance]:
     """The kernels beside attention."""
     pairs = product(("write_kv", "merge", "copy"), dtypes, widths)
-    return [*(Instance(*values) for values in pairs), Instance("write_kv", "float8_e4m3fn")]
+    return [*(Instance(*values) for values in pairs), *(Instance(op, "float8_e4m3fn") for op in ("write_kv", "copy"))]
 
 
 def tensor(*shape: int, dtype: torch.dtype) -> torch.Tensor:

@@ -16,8 +16,9 @@ left_behind() {
     find "${TMPDIR:-/tmp}" -type s \( -name 'kvstore.sock' -o -name 'attach.sock' -o -name 'gateway.sock' \) 2>/dev/null
 }
 
+failed=0
 for run in 1 2 3 4 5 6 7 8 9 10; do
-    "$bin/python" -m pytest -q -m "process and not soak and not slow" "$@"
+    "$bin/python" -m pytest -q -m "process and not soak and not slow" "$@" || failed=$((failed + 1)) # it must clean up, too
     left=$(left_behind)
     if [ -n "$left" ]; then
         echo "run $run left behind:" >&2
@@ -26,3 +27,4 @@ for run in 1 2 3 4 5 6 7 8 9 10; do
     fi
     echo "run $run: nothing left behind"
 done
+[ "$failed" -eq 0 ] || { echo "tests failed in $failed of 10 runs" >&2; exit 1; }

@@ -15,6 +15,9 @@ COLUMNS = {
     "shared": (
         "keys", "members", "group", "rule", "grouped_ms", "private_ms", "sdpa_ms", "speedup", "gb_per_s", "of_copy",
     ),
+    "steps": ("batch", "keys", "step_ms", "host_ms", "device_ms", "ungraphed_ms", "host_share"),
+    "flashinfer decode": ("batch", "keys", "flashinfer_ms"),
+    "flashinfer prefill": ("tokens", "flashinfer_ms"),
     "prefill": ("tokens", "ours_ms", "sdpa_ms", "tflop_per_s", "of_matmul", "of_sdpa"),
 }  # fmt: skip
 

@@ -6,8 +6,9 @@
 It needs this checkout, what such a machine has (Python, torch, Triton, transformers, pytest) and, where a package is
 missing there, its wheel in ``.wheels`` (``bench/gpu/wheels.sh`` fetches them). Phases run one after another, each in a
 process group of its own with a time budget; what fails or takes too long is recorded with its reason, and the rest
-still runs. The result is written after every phase: into bench/results if a GPU was measured, and in any case into
---out and $OUT where given. Exit code 0 only if every phase passed; without a GPU and without --device cpu nothing runs.
+still runs. Together they end within ``TOTAL_S``: what comes last has what is left. The result is written after every
+phase: into bench/results if a GPU was measured, and in any case into --out and $OUT where given. Exit code 0 only if no
+phase failed; without a GPU and without --device cpu nothing runs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,14 @@ from bench.gpu.environment import NEEDED, prepare  # noqa: E402
 from bench.gpu.report import markdown  # noqa: E402
 
 TAIL = 1500
+TOTAL_S = 530.0  # on a GPU; a dry run may be on any machine
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One phase: a module, and its budget in seconds on a GPU and in the dry run.
 
-    ``prints``: it takes no options and prints its figures.
+    ``prints``: it takes no options and prints its figures. ``needs``: a package without which there is nothing to do.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Part:
     budget_s: float
     dry_s: float
     prints: bool = False
+    needs: str = ""
 
 
 PHASES = (
@@ -55,6 +59,7 @@ PHASES = (
     Part("engines", "bench.gpu.engines", 150, 240),
     Part("timings", "bench.gpu.timings", 140, 120),
     Part("throughput", "bench.gpu.throughput", 75, 150),
+    Part("flashinfer", "bench.gpu.flashinfer_peer", 180, 1, needs="flashinfer"),
 )
 
 
@@ -76,9 +81,15 @@ def gpu() -> dict[str, Any] | None:
     }
 
 
-def run_phase(part: Part, device: str, env: dict[str, str], scratch: Path) -> dict[str, Any]:
-    """Run one phase and say how it ended, with the figures it left."""
-    budget = part.budget_s if device == "cuda" else part.dry_s
+def run_phase(
+    part: Part, device: str, env: dict[str, str], scratch: Path, left: float = float("inf")
+) -> dict[str, Any]:
+    """Run one phase, for at most ``left`` seconds, and say how it ended, with the figures it left."""
+    if part.needs and (device == "cpu" or find_spec(part.needs) is None):
+        reason = "there is nothing to run without a GPU" if device == "cpu" else f"{part.needs} is not installed"
+        print(f"{part.name}: skipped: {reason}", flush=True)
+        return {"state": "skipped", "reason": reason, "seconds": 0.0, "figures": {}}
+    budget = min(left, part.budget_s if device == "cuda" else part.dry_s)
     out, log = scratch / f"{part.name}.json", scratch / f"{part.name}.log"
     command = [sys.executable, "-m", part.module]
     if not part.prints:
@@ -141,6 +152,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a folder for the result, beside bench/results and $OUT")
     parser.add_argument("--wheels", type=Path, default=ROOT / ".wheels", help="carried wheels")
     options = parser.parse_args()
+    began = time.monotonic()
     found = gpu() if options.device == "cuda" else None
     if options.device == "cuda" and found is None:
         print("no GPU: owed. Every figure of this run needs one; --device cpu shows that the run itself works.")
@@ -161,9 +173,10 @@ def main() -> int:
             print(f"not installed, and no wheel in {options.wheels}: {', '.join(missing)}", flush=True)
         for part in PHASES:
             if part.name in (options.only or part.name):
-                result["phases"][part.name] = run_phase(part, options.device, env, Path(scratch))
+                left = began + TOTAL_S - time.monotonic() if found else float("inf")
+                result["phases"][part.name] = run_phase(part, options.device, env, Path(scratch), max(1.0, left))
                 write(result, folders(options.device, options.out), "gpu")
-    return int(any(phase["state"] != "passed" for phase in result["phases"].values()))
+    return int(any(phase["state"] == "failed" for phase in result["phases"].values()))
 
 
 if __name__ == "__main__":

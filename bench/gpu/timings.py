@@ -3,13 +3,16 @@
 Decode and shared prefixes are bound by memory: bytes that must be read at least once, a second, over the rate of a
 device copy. Prefill is bound by arithmetic: FLOP a second over the rate of a large bf16 matrix product. Shared prefixes
 are timed as a group and sequence by sequence, and what the group rule would have chosen is noted; ``fit_groups.py``
-fits the rule to these rows. Rows that the budget did not reach say so.
+fits the rule to these rows. Before those, whole decode steps of a small model: what the host costs, with graphs and
+without (``steps``). Rows that the budget did not reach say so.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,8 @@ import torch
 from bench.gpu.cases import BLOCK, Bench, Heads, decode, prefill, shared
 from bench.gpu.clock import copy_ceiling, matmul_ceiling, milliseconds
 from bench.gpu.phase import Phase, say
+from bench.gpu.steps import Steps
+from bench.gpu.throughput import DRY, SIZES
 
 OWN = 64  # private tokens behind a shared prefix
 RESERVE_S = 10.0
@@ -37,6 +42,8 @@ class Grid:
         prefixes, members = ((64,), (3,)) if dry else ((512, 2048, 8192, 32768), (4, 16, 64, 256))
         self.shared = list(product(prefixes, members, self.groups))
         self.prefill = (40,) if dry else (512, 4096, 16384)
+        self.steps = (1, 2) if dry else (1, 8, 32, 128)
+        self.step_keys, self.model = (20, DRY) if dry else (512, SIZES)
 
 
 class Timings:
@@ -113,6 +120,13 @@ class Timings:
             row["of_sdpa"] = row["sdpa_ms"] / row["ours_ms"]
         return row
 
+    def steps(self) -> list[Row]:
+        """Whole decode steps."""
+        grid = self.grid
+        with tempfile.TemporaryDirectory(prefix="quire-gpu-") as scratch:
+            steps = Steps(Path(scratch), self.bench.device, grid.model, grid.steps, grid.step_keys)
+            return self.rows("steps", list(grid.steps), steps.row)
+
     def _time(self, row: Row, name: str, runs: list[Callable[[], Any]] | None) -> None:
         if runs is None:
             row["note"] += f"{name}: does not fit the memory for inputs. "
@@ -138,6 +152,7 @@ def main() -> int:
             small = [(shape, kind) for shape, kind in product(grid.decode, kinds)]
             phase.part("decode", lambda: timings.rows("decode", small, timings.decode_row))
             phase.part("prefill", lambda: timings.rows("prefill", list(grid.prefill), timings.prefill_row))
+            phase.part("steps", timings.steps)
             phase.part("shared", lambda: timings.rows("shared", grid.shared, timings.shared_row))
     return phase.end()
 

@@ -4,8 +4,9 @@ Owns the layers' reads and writes of the arena for one step. ``write_kv`` stores
 ``attend`` computes attention from the work items of the plan: every call gives a partial result with its
 log-sum-exp, and the partial results of a row are merged with weights 2 ** (lse - total).
 
-Single query rows (decodes) are read in place by a small compiled kernel of ours where a C compiler was found: no
-library reads a paged arena on a CPU. Everything else, and everything where there is no compiler, is PyTorch.
+Two small compiled kernels of ours read blocks in place where a C compiler was found, one for single query rows
+(decodes), one for many (prefill chunks, groups): no library reads a paged arena on a CPU. Where there is no compiler,
+and for what the kernels do not know (other dtypes, soft-cap), PyTorch serves.
 
 PyTorch's fused CPU kernel returns the log-sum-exp and never forms the score matrix; what it lacks (soft-cap) takes
 an unfused path of the same signature. Query heads that share a key head are never repeated: without causality they
@@ -24,6 +25,7 @@ import structlog
 import torch
 
 from quire_kernels.cpu_decode import cpu_decode, supports
+from quire_kernels.cpu_tiles import cpu_tiles
 from quire_kernels.host_library import NoHostLibrary, load
 
 from .cpu_calls import Call, Calls, prepare
@@ -105,9 +107,11 @@ class CpuAttention:
         calls = self._calls(plan, window, self._compiled and softcap is None)
         query = query.view(kv_heads, -1, *query.shape[1:])
         part = Partials.empty(kv_heads, calls.partials, query.shape[1], width)
+        keys, values, threads = *self.arena[layer], torch.get_num_threads()
+        if calls.tiles is not None:
+            cpu_tiles(query, keys, values, calls.tiles, part.out, part.lse, scale, threads)
         if calls.rows is not None:
-            keys, values = self.arena[layer]
-            cpu_decode(query, keys, values, calls.rows, part.out, part.lse, scale, torch.get_num_threads())
+            cpu_decode(query, keys, values, calls.rows, part.out, part.lse, scale, threads)
         for call in calls.calls:
             self._run(call, layer, query, part, scale, softcap)
         return _merge(part, calls.merge_index, sinks).to(query.dtype)
@@ -154,11 +158,11 @@ class CpuAttention:
 
 
 def _can_compile() -> bool:
-    """Whether the compiled kernel for single rows is there; if not the log says why, once a backend."""
+    """Whether the compiled kernels are there; if not the log says why, once a backend."""
     try:
         load()
     except NoHostLibrary as exc:
-        log.info("attention_without_compiled_kernel", reason=str(exc))
+        log.info("attention_without_compiled_kernels", reason=str(exc))
         return False
     return True
 

@@ -1,9 +1,9 @@
 """From work items to calls: what the CPU backend derives once a step and then uses in every layer.
 
-Owns the choice of how each item is read. Four shapes of call exist:
+Owns the choice of how each item is read. Where the compiled kernels serve, there are two calls, which read blocks in
+place: *rows* (``quire_kernels.cpu_decode``) for all single-row items (decodes, or what they have beyond a shared
+prefix), and *tiles* (``quire_kernels.cpu_tiles``) for all others (chunks, groups). Elsewhere PyTorch serves each item:
 
-- *rows*: single-row items (decodes, or what they have beyond a shared prefix) that the compiled kernel of
-  ``quire_kernels.cpu_decode`` reads in place, all in one call; where that kernel cannot serve they become batches;
 - *view*: an item whose physical blocks follow each other reads keys and values in place, without a copy;
 - *gather*: a fragmented item reads a copy, made through an index of slots;
 - *batch*: many single-row items (the private parts of decodes) are gathered side by side, padded to their longest,
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from quire_kernels.cpu_decode import RowItems
+from quire_kernels.cpu_tiles import TileItems
 
 from .grouping import IntArray
 from .plan import AttentionPlan, WorkItems, ranges
@@ -66,41 +67,57 @@ class Calls:
 
     Attributes:
         rows: single-row items for the compiled kernel, None if there are none.
+        tiles: other items for the compiled kernel, None if there are none.
         partials: number of partial results.
         merge_index: [T, K] places of each row's partial results, filled up with ``partials`` (an empty result).
     """
 
     calls: list[Call]
     rows: RowItems | None
+    tiles: TileItems | None
     partials: int
     merge_index: torch.Tensor
 
 
 def prepare(plan: AttentionPlan, window: int | None, compiled: bool) -> Calls:
-    """Calls for ``plan.items(window)``; ``compiled`` says whether the kernel for single rows serves them."""
-    items = plan.items(window)
+    """Calls for ``plan.items(window)``; ``compiled`` says whether the compiled kernels serve them."""
+    return _compiled(plan, plan.items(window)) if compiled else _in_torch(plan, plan.items(window))
+
+
+def _compiled(plan: AttentionPlan, items: WorkItems) -> Calls:
+    """All single-row items in one call of their kernel, all others in one of theirs."""
+    count = np.diff(items.row_ptr)
+    single = (count == 1) & ~items.causal
+    rows, tiles = np.flatnonzero(single), np.flatnonzero(~single)
+    order = [items.rows[ranges(items.row_ptr[members], count[members])] for members in (tiles, rows)]
+    merge_index = _merge_index(np.concatenate(order), len(plan.positions))
+    return Calls(
+        [],
+        _row_items(plan, items, rows, len(order[0])) if len(rows) else None,
+        _tile_items(plan, items, tiles, order[0]) if len(tiles) else None,
+        sum(map(len, order)),
+        merge_index,
+    )
+
+
+def _in_torch(plan: AttentionPlan, items: WorkItems) -> Calls:
+    """A call for each item, batches of single-row items apart."""
     rows = np.diff(items.row_ptr)
     offset = items.kv_start % plan.block_size
     blocks = (offset + items.kv_len + plan.block_size - 1) // plan.block_size
     contiguous = _contiguous(plan, items, blocks)
     single = (rows == 1) & ~items.causal
-    small = single if compiled else single & ~(contiguous & (items.kv_len >= LONG))
+    small = single & ~(contiguous & (items.kv_len >= LONG))
     order: list[IntArray] = []
     calls: list[Call] = []
     place = 0
-    batches = [] if compiled else _batches(items, np.flatnonzero(small))
-    for members in [np.array([i]) for i in np.flatnonzero(~small)] + batches:
+    for members in [np.array([i]) for i in np.flatnonzero(~small)] + _batches(items, np.flatnonzero(small)):
         in_place = len(members) == 1 and bool(contiguous[members[0]])
         call = _call(plan, items, members, place, in_place)
         order.append(items.rows[ranges(items.row_ptr[members], rows[members])])
         calls.append(call)
         place += call.partials
-    kernel = None
-    if compiled and small.any():
-        kernel = _row_items(plan, items, np.flatnonzero(small), place)
-        order.append(kernel.row.numpy())
-        place += len(kernel.row)
-    return Calls(calls, kernel, place, _merge_index(np.concatenate(order), len(plan.positions)))
+    return Calls(calls, None, None, place, _merge_index(np.concatenate(order), len(plan.positions)))
 
 
 def _row_items(plan: AttentionPlan, items: WorkItems, members: IntArray, place: int) -> RowItems:
@@ -113,7 +130,28 @@ def _row_items(plan: AttentionPlan, items: WorkItems, members: IntArray, place: 
         np.arange(place, place + len(members)),
         plan.table,
     )
-    return RowItems(*(torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)) for array in arrays))
+    return RowItems(*map(_int64, arrays))
+
+
+def _tile_items(plan: AttentionPlan, items: WorkItems, members: IntArray, rows: IntArray) -> TileItems:
+    """The items ``members`` with all their ``rows``; their partial results take the first places."""
+    row_ptr = np.concatenate([[0], np.cumsum(np.diff(items.row_ptr)[members])])
+    arrays = (
+        rows,
+        row_ptr,
+        items.table_start[members],
+        items.kv_start[members],
+        items.kv_len[members],
+        items.causal[members],
+        row_ptr[:-1],
+        plan.table,
+        plan.positions,
+    )
+    return TileItems(items.window or 0, *map(_int64, arrays))
+
+
+def _int64(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
 
 
 def _contiguous(plan: AttentionPlan, items: WorkItems, blocks: IntArray) -> np.ndarray:

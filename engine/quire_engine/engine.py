@@ -225,7 +225,9 @@ class Engine:
     def _exchange(self, memory: Memory, wanted: Wanted, pipeline: Pipeline) -> list[tuple[int, int, int]]:
         """Ask the kvstore for what the step needs and fit the step to its answer; returns the copies to do."""
         before = memory.messages
-        granted = memory.exchange(wanted.extends, wanted.admits)
+        granted = memory.exchange(wanted.extends, wanted.admits, wanted.ahead)
+        if granted.short_ahead:
+            self._scheduler.short_ahead()
         for sequence, block in granted.claimed:
             self._waiting.begin(sequence, block)
         for number, priority in granted.urgent:
@@ -241,13 +243,15 @@ class Engine:
             wanted.work = [item for item in wanted.work if not item.sequence.ended]
         for sequence in granted.unneeded:
             self._scheduler.remove(sequence)
-        for sequence, reason in granted.hopeless:
+        for sequence, code, reason in granted.hopeless:
             self._scheduler.remove(sequence)
-            self._outbox.end(sequence, "error", "no_space", reason)
+            self._outbox.end(sequence, "error", code, reason)
+            log.info("refused", request=sequence.request.id, reason=reason)
         for sequence, account in granted.refused:
             victim = self._scheduler.refused(sequence, wanted, account)
             if victim is not None:
                 memory.preempted(victim)
         for account, ms in granted.retry_after_ms.items():
-            self._quiet.hush(account, ms, time.monotonic())
+            if self._quiet.hush(account, ms, time.monotonic()):
+                log.info("no_space", account=account or "(everybody)", retry_after_ms=ms)
         return granted.copies

@@ -41,17 +41,16 @@ class Intake:
     def accept(self, message: Generate, memory: Memory) -> None:
         """Queue a request, or refuse it."""
         request = Request.of(message, self._eos_ids)
-        tokens = array("I", request.prompt + message.emitted)
+        chain = memory.client.chain(request.tenant, request.prompt + message.emitted)
         memory.match(request)
         request.longest = min(self._max_model_len, memory.longest(request))
-        problem = self._problem(request, tokens)
+        problem = self._problem(request, chain.ids)
         if problem:
             self._outbox.fail(message.request, message.n, *problem)
             return
         self._outbox.counters["requests"] += 1
         self._outbox.counters["prompt_tokens"] += len(request.prompt) // 4
-        chain = memory.client.chain(request.tenant, request.prompt + message.emitted)
-        self._scheduler.add(Sequence(0, request, 0, tokens, chain, self.next_arrival()))
+        self._scheduler.add(Sequence(0, request, 0, chain.ids, chain, self.next_arrival()))
 
     def _problem(self, request: Request, tokens: array[int]) -> tuple[str, str] | None:
         if not request.prompt or max(tokens) >= self._vocab_size:

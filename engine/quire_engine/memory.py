@@ -1,8 +1,12 @@
 """Memory: everything the engine says to the kvstore, as at most one message a step.
 
-Sequences tell it what became of them (computed, forked, finished, preempted); it keeps seals, fill marks, forks and
-releases until the next message and brings the answers back into the sequences' tables. A reference is given up only
+Sequences tell it what became of them (computed, forked, finished, preempted); it says fill marks, seals, forks and
+releases in the next message and brings the answers back into the sequences' tables. A reference is given up only
 after the step that may name its blocks has completed (``RetireList``).
+
+What nobody waits for asks for no message: full blocks of generated tokens are sealed with whatever is said next, and
+the scheduler's looking ahead makes that once in many steps. Blocks of a prompt, which others may wait for, are
+sealed in the step after the one that computed them.
 
 What the cache will probably hold is guessed from the digests this engine has seen sealed: the scheduler admits by
 that guess, the kvstore's answer decides.
@@ -11,6 +15,7 @@ that guess, the kvstore's answer decides.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -24,18 +29,18 @@ from quire_proto.messages import (
     RETRY,
     Allocate,
     Allocated,
-    Extended,
-    Seal,
-    Sealed,
     Step,
+    Stepped,
 )
 from quire_proto.packed import unpack, unpack_rows
 from quire_proto.retire import RetireList
-from quire_proto.step import Results, StepBuilder, results
+from quire_proto.step import StepBuilder, results
 
 from .granted import Granted
 from .request import Request, Sequence
+from .scheduler import Work
 
+Extends = list[tuple[Sequence, int]]
 KNOWN_DIGESTS = 1 << 18
 SCRUB = -1  # in place of a copy's source: zero the target
 
@@ -57,8 +62,9 @@ class Memory:
         self._retire = RetireList()
         self._builder = StepBuilder(self._retire)
         self._unsaid = False
-        self._fills: dict[int, Sequence] = {}
         self._sealing: dict[int, Sequence] = {}
+        self._live: dict[int, Sequence] = {}  # those that have a table
+        self._owing: dict[int, Sequence] = {}  # of these, those whose prompt is not computed and sealed yet
         self.computing: dict[bytes, Sequence] = {}
         self._known: set[bytes] = set()
         self._next_id = 1
@@ -70,16 +76,26 @@ class Memory:
         self._next_id = self._next_id % 0xFFFF_FFFF + 1
         return self._next_id
 
-    def computed(self, sequence: Sequence, count: int) -> None:
-        """``count`` more tokens of ``sequence`` are written and seen complete."""
-        sequence.computed += count
-        self._fills[sequence.id] = sequence
-        self._seal_full(sequence)
+    def computed(self, work: Iterable[Work]) -> None:
+        """This work is seen complete; what of it belongs to sequences that have ended counts for nothing."""
+        for item in work:
+            sequence = item.sequence
+            if not sequence.ended:
+                sequence.computed += item.count
+        self._unsaid |= any(map(self._owes, self._owing.values()))
+
+    def _owes(self, sequence: Sequence) -> bool:
+        """Whether something of its prompt is there that others may wait for, and the kvstore does not know."""
+        return sequence.computed >= sequence.known or sequence.computed // self.block_size > sequence.sealed
 
     def forked(self, parent: Sequence, children: list[Sequence]) -> None:
         """``children`` share all the parent has computed; they own their ids already."""
+        self._seal_full(parent)
         self._builder.fill(parent.id, parent.computed)
         self._builder.fork(parent.id, [child.id for child in children], parent.computed)
+        for child in children:
+            child.sealed = parent.sealed
+            self._live[child.id] = child
         self._unsaid = True
 
     def finished(self, sequence: Sequence) -> None:
@@ -88,15 +104,20 @@ class Memory:
         They are given up when the newest step is complete, even if that computes something for the sequence still.
         """
         sequence.ended = True
-        self._computes_no_more(sequence)
         if sequence.asked:
-            self._retire.release(self.step, sequence.id)  # ends its wait, or passes its claim on
-            sequence.asked = False
-        if len(sequence.table):
-            if self._fills.pop(sequence.id, None):
-                # Its last seals go out with the release and are refused beyond the acknowledged fill mark.
-                self._builder.fill(sequence.id, sequence.computed)
+            self.forgo(sequence)
+        if self._live.pop(sequence.id, None) is sequence:
+            # Its last seals go out with the release.
+            self._seal_full(sequence)
+            self._builder.fill(sequence.id, sequence.computed)
+            self._owing.pop(sequence.id, None)
             self._retire.release(self.step, sequence.id)
+        self._computes_no_more(sequence)
+
+    def forgo(self, sequence: Sequence) -> None:
+        """What was waited for, or had become the sequence's to compute, is no more."""
+        self._retire.release(self.step, sequence.id)
+        sequence.asked = False
 
     def preempted(self, sequence: Sequence) -> None:
         """The sequence gives all its blocks back and will be computed again."""
@@ -134,41 +155,51 @@ class Memory:
         unknown = bisect_left(range(chain.blocks), True, key=lambda i: chain.digests(i, i + 1) not in self._known)
         return unknown * self.block_size
 
-    def _learn(self, digests: bytes) -> None:
+    def _learn(self, digests: Iterable[bytes]) -> None:
         if len(self._known) > KNOWN_DIGESTS:
             self._known.clear()
-        self._known.update(split(digests))
+        self._known.update(digests)
 
     # --- the message -------------------------------------------------------------------------------------------
 
-    def exchange(self, extends: list[tuple[Sequence, int]], admits: list[Sequence]) -> Granted:
-        """Begin a step: say what is to be said, in one message at most, and take the answers over."""
+    def exchange(self, extends: Extends, admits: list[Sequence], ahead: Extends | None = None) -> Granted:
+        """Begin a step: say what is to be said, in one message at most, and take the answers over.
+
+        Args:
+            extends: sequences that compute nothing in this step without the capacity named (tokens).
+            admits: sequences that want a table.
+            ahead: sequences that will want the capacity named in a later step, and take no harm if it is not there.
+        """
         self.step += 1
         granted = Granted()
         if not (extends or admits or self.pending()):
             return granted
-        for sequence in self._fills.values():
-            self._builder.fill(sequence.id, sequence.computed)
-        for sequence, tokens in extends:
+        ahead = ahead or []
+        self._say_progress()
+        for sequence, tokens in (*extends, *ahead):
             self._builder.extend(sequence.id, tokens)
         for sequence in admits:
             self._builder.allocate(self._allocation(sequence))
         step = self._builder.build()
-        sealing, self._sealing, self._fills, self._unsaid = self._sealing, {}, {}, False
+        sealing, self._sealing, self._unsaid = self._sealing, {}, False
         if step is None:
             return granted
-        answers = self._send(step)
+        self.messages += 1
+        reply = self.client.step(step)
+        answers = results(step, reply)
         granted.urgent = answers.priorities
-        self._apply_seals(answers, sealing)
+        self._apply_seals(step, reply, sealing)
         for sequence, _ in extends:
-            self._apply_extend(sequence, answers.extends[sequence.id], granted)
+            if (short := answers.shortages.get(sequence.id)) is not None:
+                granted.refused.append((sequence, short.account))
+            else:
+                sequence.writable = True
+        granted.short_ahead = len(answers.shortages) > len(granted.refused)
+        self._apply_blocks(reply)
+        self._take_copies(reply, granted)
         for sequence in admits:
             self._apply_allocate(sequence, answers.allocates[sequence.id], granted)
         return granted
-
-    def _send(self, step: Step) -> Results:
-        self.messages += 1
-        return results(step, self.client.step(step))
 
     def _allocation(self, sequence: Sequence) -> Allocate:
         if not sequence.asked:
@@ -183,6 +214,7 @@ class Memory:
             publication_generation=request.publication_generation,
             priority=request.priority,
             may_wait=int(sequence.patient),
+            list_generation=self.client.publications.generation if request.tenant else 0,
         )
 
     def _apply_allocate(self, sequence: Sequence, answer: Allocated, granted: Granted) -> None:
@@ -192,7 +224,9 @@ class Memory:
             sequence.computed = answer.computed
             sequence.sealed = answer.computed // self.block_size
             sequence.writable = sequence.patient = True
-            self._learn(sequence.chain.digests(0, sequence.sealed))
+            sequence.known = len(sequence.tokens)
+            self._live[sequence.id] = self._owing[sequence.id] = sequence
+            self._learn(split(sequence.chain.digests(0, sequence.sealed)))
             self.computing.update(dict.fromkeys(split(sequence.chain.digests(sequence.sealed)), sequence))
             self._take_copies(answer, granted)
             granted.admitted.append(sequence)
@@ -207,17 +241,19 @@ class Memory:
         else:
             granted.deny(sequence, answer)
 
-    def _apply_extend(self, sequence: Sequence, answer: Extended, granted: Granted) -> None:
-        if answer.code == NO_SPACE:
-            granted.refused.append((sequence, answer.account))
-            return
-        assert answer.code == OK, f"extend of our own sequence answered {answer.code}"
-        fresh = np.frombuffer(answer.blocks, "<u4").astype(np.int32)
-        sequence.table = np.concatenate((sequence.table[: answer.first], fresh))
-        sequence.writable = True
-        self._take_copies(answer, granted)
+    def _apply_blocks(self, reply: Stepped) -> None:
+        """New entries of tables, row by row; a table that another step reads keeps its old entries."""
+        assert set(reply.extends) <= {OK, NO_SPACE}, "an extend of our own sequences"
+        live = self._live
+        for number, index, block in unpack_rows(reply.blocks, 3):
+            sequence = live[number]
+            if index == len(sequence.table):
+                sequence.grow(block)
+            else:
+                sequence.table = sequence.table.copy()
+                sequence.table[index] = block
 
-    def _take_copies(self, answer: Allocated | Extended, granted: Granted) -> None:
+    def _take_copies(self, answer: Allocated | Stepped, granted: Granted) -> None:
         """Scrubs before copies: the target of a copy may be a block to be scrubbed."""
         granted.copies += [(SCRUB, block, self.block_size) for block in unpack(answer.scrub)]
         for copy_id, src, dst, slots in unpack_rows(answer.copies, 4):
@@ -227,36 +263,65 @@ class Memory:
     # --- seals -------------------------------------------------------------------------------------------------
 
     def _computes_no_more(self, sequence: Sequence) -> None:
-        for digest in split(sequence.chain.digests(sequence.sealed)):
+        promised = min(sequence.known // self.block_size, sequence.chain.blocks)
+        for digest in split(sequence.chain.digests(min(sequence.sealed, promised), promised)):
             if self.computing.get(digest) is sequence:
                 del self.computing[digest]
 
+    def _say_progress(self) -> None:
+        """Everything that is full since the last message, and prompts that are complete."""
+        size = self.block_size
+        for sequence in [s for s in self._live.values() if s.computed // size > s.sealed]:
+            self._seal_full(sequence)
+        for sequence in [s for s in self._owing.values() if s.computed >= s.known]:
+            self._builder.fill(sequence.id, sequence.computed)  # a publication's tail is frozen by its fill mark
+            del self._owing[sequence.id]
+
     def _seal_full(self, sequence: Sequence) -> None:
-        full = sequence.computed // self.block_size
-        if full > sequence.sealed and sequence.request.tenant:  # a publication has no tenant's chain to seal
-            chain = sequence.chain
-            tokens = chain.packed(sequence.sealed, full) if self.client.wants_tokens else b""
-            self._builder.seal(sequence.id, sequence.sealed, chain.digests(sequence.sealed, full), tokens)
-            sequence.sealed = full
-            self._sealing[sequence.id] = sequence
-            self._unsaid = True
+        first, full = sequence.sealed, sequence.computed // self.block_size
+        if full == first:
+            return
+        sequence.sealed = full
+        if not sequence.request.tenant:  # a publication has no tenant's chain to seal
+            self._builder.fill(sequence.id, sequence.computed)
+            return
+        self._sealing[sequence.id] = sequence
+        chain, told = sequence.chain, self.client.wants_tokens
+        if full == first + 1 and not told:
+            self._builder.complete(sequence.id, first, sequence.computed, chain.digests(first, full))
+        else:
+            tokens = chain.packed(first, full) if told else b""
+            self._builder.fill(sequence.id, sequence.computed)
+            self._builder.seal(sequence.id, first, chain.digests(first, full), tokens)
 
-    def _apply_seals(self, answers: Results, sealing: dict[int, Sequence]) -> None:
-        for seal, answer in answers.seals:
-            for digest in split(seal.digests):
-                self.computing.pop(digest, None)
+    def _apply_seals(self, step: Step, reply: Stepped, sealing: dict[int, Sequence]) -> None:
+        """What is sealed is known; a canonical block takes the place of its duplicate."""
+        known = []
+        for seal, answer in zip(step.seals, reply.seals, strict=True):
+            self._forget_computing(split(seal.digests))
             if answer.code == OK:
-                self._learn(seal.digests)
-                self._swap(sealing[seal.sequence], seal, answer)
+                known += split(seal.digests)
+                for index, block in unpack_rows(answer.canonical, 2):
+                    self._swap(sealing[seal.sequence], seal.sequence, index, block)
+        names = split(step.completed_digests)
+        self._forget_computing(names)
+        if any(reply.completed):
+            names = [name for name, code in zip(names, reply.completed, strict=True) if code == OK]
+        known += names
+        for number, index, block in unpack_rows(reply.canonical, 3):
+            self._swap(sealing[number], number, index, block)
+        self._learn(known)
 
-    def _swap(self, sequence: Sequence, seal: Seal, answer: Sealed) -> None:
-        """Move to the canonical blocks: the next step names them, the last one launched still the old ones.
+    def _forget_computing(self, digests: list[bytes]) -> None:
+        for digest in digests if self.computing else ():
+            self.computing.pop(digest, None)
+
+    def _swap(self, sequence: Sequence, number: int, index: int, block: int) -> None:
+        """Move to the canonical block: the next step names it, the last one launched still the old one.
 
         The table is a new one, because a step in flight may still read the old.
         """
-        for index, block in unpack_rows(answer.canonical, 2):
-            assert seal.first <= index < seal.first + len(seal.digests) // DIGEST_BYTES
-            if sequence.id == seal.sequence and len(sequence.table):
-                self._retire.swap(self.step - 1, sequence.id, index, block)
-                sequence.table = sequence.table.copy()
-                sequence.table[index] = block
+        if sequence.id == number and len(sequence.table):
+            self._retire.swap(self.step - 1, sequence.id, index, block)
+            sequence.table = sequence.table.copy()
+            sequence.table[index] = block

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from .architecture import ModelRefused, kv_shape, max_positions, read_config
 from .interface import NAME, Backend, Step, running
 from .kv_scales import KvScales
+from .packed_linear import pack
 from .plan import AttentionPlan
 from .transfer import to_device
 
@@ -133,7 +134,9 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
         )
     except ValueError as error:
         raise ModelRefused(str(error)) from error
-    return Model(module.eval().requires_grad_(False).to(device), scales)
+    module = module.eval().requires_grad_(False).to(device)
+    pack(module)
+    return Model(module, scales)
 
 
 def _eos_ids(module: Any) -> frozenset[int]:

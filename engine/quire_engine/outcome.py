@@ -36,10 +36,8 @@ class Outcome:
         What ended or was aborted since the step was launched counts for nothing.
         """
         counters = self._outbox.counters
-        for item in work:
-            counters["computed_tokens"] += item.count
-            if not item.sequence.ended:
-                memory.computed(item.sequence, item.count)
+        counters["computed_tokens"] += sum([item.count for item in work])
+        memory.computed(work)
         wanted = [t for t in drawn if not t.sequence.ended and t.index not in t.sequence.request.aborted]
         counters["generated_tokens"] += len(wanted)
         children: dict[Sequence, list[Sequence]] = {}
@@ -63,12 +61,13 @@ class Outcome:
     def _branch(self, parent: Sequence, index: int, memory: Memory) -> Sequence:
         """A child of ``parent`` at all it has computed, before the parent's own next token."""
         known = parent.computed
+        chain = parent.chain.fork(known)
         return Sequence(
             memory.new_id(),
             parent.request,
             index,
-            parent.tokens[:known],
-            parent.chain.fork(known),
+            chain.ids,
+            chain,
             self._next_arrival(),
             table=parent.table.copy(),
             computed=known,

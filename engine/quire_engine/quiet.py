@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 EVERYBODY = ""
+SAME_SHORTAGE_S = 1.0
 
 
 class Quiet:
@@ -16,10 +17,16 @@ class Quiet:
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
+        self._short: dict[str, float] = {}  # ends of the last quiet times, kept when they are over
 
-    def hush(self, account: str, ms: int, now: float) -> None:
-        """Ask nothing for ``account`` for ``ms`` from ``now`` on."""
-        self._until[account] = max(self._until.get(account, 0.0), now + ms / 1000)
+    def hush(self, account: str, ms: int, now: float) -> bool:
+        """Ask nothing for ``account`` for ``ms`` from ``now`` on; returns whether it was not short of space before.
+
+        One that asks again at the end of its quiet time, and is told the same, is still short.
+        """
+        fresh = self._short.get(account, 0.0) < now - SAME_SHORTAGE_S
+        self._until[account] = self._short[account] = max(self._until.get(account, 0.0), now + ms / 1000)
+        return fresh
 
     def accounts(self, now: float) -> set[str]:
         """Accounts that are to be left alone; those whose time is over are forgotten."""

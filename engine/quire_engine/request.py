@@ -76,10 +76,11 @@ class Sequence:
     Attributes:
         id: its name towards the kvstore (u32, unique among the session's live sequences; new at each admission).
         index: which continuation of the request it is.
-        tokens: prompt and generated tokens.
+        tokens: prompt and generated tokens; those of ``chain``, where it names them.
         table: physical block ids.
         computed: tokens whose K and V are written and seen complete.
-        sealed: leading full blocks already sealed (or matched).
+        sealed: leading full blocks already sealed (or matched), or about to be.
+        known: tokens it had when it got its table: others may wait for what it computes of them.
         chain: digests of the full blocks of ``tokens``, in the tenant's own domain.
         writable: the kvstore has granted writing at ``computed``; False after a fork until extended.
         asked: the kvstore knows ``id`` as that of a sequence which waits, or may be told to compute.
@@ -88,6 +89,7 @@ class Sequence:
         arrival: order of admission; the newest is preempted first.
         in_flight: tokens launched and not yet seen complete.
         coming: tokens drawn on the device that ``tokens`` lacks yet.
+        room: what the table grows into, if it is the beginning of that.
         ended: its blocks are given up; what is still in flight for it counts for nothing.
     """
 
@@ -100,6 +102,7 @@ class Sequence:
     table: npt.NDArray[np.int32] = field(default_factory=lambda: EMPTY_TABLE)
     computed: int = 0
     sealed: int = 0
+    known: int = 0
     writable: bool = False
     in_flight: int = 0
     coming: int = 0
@@ -107,6 +110,7 @@ class Sequence:
     asked: bool = False
     patient: bool = True
     inherited: int = LEAST_URGENT
+    room: npt.NDArray[np.int32] = field(default_factory=lambda: EMPTY_TABLE)
 
     @property
     def launched(self) -> int:
@@ -117,7 +121,7 @@ class Sequence:
     def priority(self) -> int:
         """How urgent it is, lower first: its waiters' urgency counts until its known tokens are computed."""
         own = self.request.priority
-        return min(own, self.inherited) if self.remaining > 1 else own
+        return self.inherited if self.inherited < own and self.remaining > 1 else own
 
     @property
     def remaining(self) -> int:
@@ -138,23 +142,37 @@ class Sequence:
     def goes_on(self) -> bool:
         """Whether the token drawn next can itself be computed before it is known: it forks nothing and is not the
         last for certain."""
-        request, ahead = self.request, self.coming + 1
-        single = request.n == 1 or request.forked
-        return (
-            single
-            and self.generated + ahead < request.sampling.max_tokens
-            and len(self.tokens) + ahead < request.longest
-        )
+        return self.single and self.tokens_left > 1
+
+    @property
+    def single(self) -> bool:
+        """Whether it stands for one continuation alone."""
+        return self.request.n == 1 or self.request.forked
+
+    @property
+    def tokens_left(self) -> int:
+        """Tokens that may still be drawn for it, besides those that are coming."""
+        request, length = self.request, len(self.tokens) + self.coming
+        return min(len(request.prompt) // 4 + request.sampling.max_tokens, request.longest) - length
+
+    def grow(self, block: int) -> None:
+        """Put a block behind the table. What it grows into is its own, and steps in flight may read the old end."""
+        table, room = self.table, self.room
+        have = len(table)
+        if table.base is not room or have == len(room):
+            room = self.room = np.empty(have + have // 4 + 8, np.int32)
+            room[:have] = table
+        room[have] = block
+        self.table = room[: have + 1]
 
     def append(self, token: int) -> None:
-        """Take a new token over; it is still to be computed."""
+        """Take a new token over; it is still to be computed, and hashed once its block is full and to be sealed."""
         self.tokens.append(token)
-        self.chain.append((token,))
 
     def continuations(self) -> list[int]:
         """The continuations this sequence stands for: all of them until the request forks."""
         request = self.request
-        if request.n == 1 or request.forked:
+        if self.single:
             return [self.index]
         return [index for index in range(request.n) if index not in request.aborted]
 
@@ -162,7 +180,7 @@ class Sequence:
         """Forget everything the kvstore held: the sequence was preempted or its session is gone."""
         self.table = EMPTY_TABLE
         assert not self.in_flight, "the blocks of work in flight"
-        self.computed = self.sealed = 0
+        self.computed = self.sealed = self.known = 0
         self.writable = self.ended = False
         self.inherited = LEAST_URGENT
 

@@ -5,7 +5,8 @@ depends on nothing but the request's seed and where it stands. The batch, the en
 cannot change it, and a request resumed elsewhere goes on as it would have here.
 
 A random row is drawn by inverting the cumulative distribution after, in this order, temperature, min-p, top-k and
-top-p (the order vLLM documents), all on probabilities sorted once. Log-probabilities are those of the raw logits.
+top-p (the order vLLM documents), all on probabilities sorted once. A row that filters nothing out needs no order and is
+drawn in that of the vocabulary: sorting would cost more than all else. Log-probabilities are those of the raw logits.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ class SampleRow:
     position: int
     banned: tuple[int, ...] = ()
     logprobs: int = 0
+
+    @property
+    def filtered(self) -> bool:
+        """Whether unlikely tokens are left out."""
+        return bool(self.top_k or self.min_p or self.top_p < 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +95,11 @@ def choose(logits: torch.Tensor, rows: Sequence[SampleRow]) -> Choice:
     """Choose a token for each row of ``logits`` [rows, vocabulary] (float32), without waiting for it."""
     choosable = _without_banned(logits, rows)
     tokens = choosable.argmax(dim=-1)
-    random = [i for i, row in enumerate(rows) if row.temperature > 0]
-    if random:
-        at = to_device(torch.tensor(random), logits.device)
-        tokens[at] = _draw(choosable[at], [rows[i] for i in random])
+    for filtered, draw in ((False, _draw), (True, _draw_filtered)):
+        chosen = [i for i, row in enumerate(rows) if row.temperature > 0 and row.filtered == filtered]
+        if chosen:
+            at = to_device(torch.tensor(chosen), logits.device)
+            tokens[at] = draw(choosable[at], [rows[i] for i in chosen])
     wanted = [i for i, row in enumerate(rows) if row.logprobs]
     return Choice(tokens, rows, to_host(tokens), _logprobs(logits, tokens, rows, wanted) if wanted else None)
 
@@ -113,7 +120,25 @@ def _without_banned(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Te
 
 
 def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
-    """One token a row by inverse transform; ``logits`` [rows, vocabulary], every temperature above 0."""
+    """One token a row of all tokens, by inverse transform; ``logits`` [rows, vocabulary], temperatures above 0."""
+    tiny = torch.finfo(torch.float32).tiny
+    temperature = to_device(torch.tensor([[max(row.temperature, tiny)] for row in rows]), logits.device)
+    # Scaled by the largest logit first: a tiny temperature must not turn into inf - inf.
+    scaled = (logits.float() - logits.amax(dim=1, keepdim=True)) / temperature
+    cumulative = torch.softmax(scaled, dim=1).cumsum(dim=1, dtype=torch.float64)
+    total = cumulative[:, -1:].contiguous()
+    picked = torch.searchsorted(cumulative, _uniforms(rows, logits.device) * total, right=True)
+    return torch.minimum(picked, torch.searchsorted(cumulative, total)).squeeze(1)  # a product may round to the total
+
+
+def _uniforms(rows: Sequence[SampleRow], device: torch.device) -> torch.Tensor:
+    """Each row's random number, [rows, 1] float64."""
+    drawn = [[uniform(row.seed, row.index, row.position)] for row in rows]
+    return to_device(torch.tensor(drawn, dtype=torch.float64), device)
+
+
+def _draw_filtered(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
+    """The same of the tokens that min-p, top-k and top-p leave."""
     column = [[row.temperature, row.min_p, row.top_k or logits.shape[1], row.top_p] for row in rows]
     settings = to_device(torch.tensor(column, dtype=torch.float64), logits.device)
     temperature, min_p, top_k, top_p = settings.hsplit(4)
@@ -128,8 +153,7 @@ def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     # The most likely token always stays, also with top_p = 0.
     probs = probs * ((before < top_p) | (rank == 0))
     cumulative = probs.cumsum(dim=1)
-    u = torch.tensor([[uniform(r.seed, r.index, r.position)] for r in rows], dtype=torch.float64)
-    picked = torch.searchsorted(cumulative, to_device(u, logits.device) * cumulative[:, -1:], right=True)
+    picked = torch.searchsorted(cumulative, _uniforms(rows, logits.device) * cumulative[:, -1:], right=True)
     last = (probs > 0).sum(dim=1, keepdim=True) - 1
     return order.gather(1, torch.minimum(picked, last)).squeeze(1)
 

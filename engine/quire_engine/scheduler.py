@@ -10,6 +10,9 @@ the lowest priority its blocks (preemption by recompute): it waits at its old pl
 sealed is found in the cache when it comes back. Holding admissions after a preemption keeps the freed blocks for
 those who lacked them.
 
+While every running sequence decodes, one step is like the one before: its work is kept and given again, with the blocks
+that ``lookahead`` names, and forgotten when anything happens to the batch.
+
 A sequence whose beginning another one is computing is set *aside*: it takes neither slot nor budget until it can hit
 (``waiting``). Whatever it waits for is as urgent as itself.
 
@@ -22,6 +25,7 @@ from bisect import insort
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+from .lookahead import SteadyBatch
 from .request import Request, Sequence
 
 HOLD_STEPS = 32
@@ -36,7 +40,7 @@ class SchedulerLimits:
     block_size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Work:
     """``count`` tokens of one sequence in this step."""
 
@@ -46,10 +50,11 @@ class Work:
 
 @dataclass(slots=True)
 class Wanted:
-    """What the next step would compute, and what it needs from the kvstore for that."""
+    """What the next step would compute, what it needs from the kvstore for that, and what steps after it will."""
 
     work: list[Work] = field(default_factory=list)
     extends: list[tuple[Sequence, int]] = field(default_factory=list)
+    ahead: list[tuple[Sequence, int]] = field(default_factory=list)
     admits: list[Sequence] = field(default_factory=list)
     budget_left: int = 0
 
@@ -64,6 +69,8 @@ class Scheduler:
         self.aside: list[Sequence] = []
         self.preemptions = 0
         self._hold = 0
+        self._again: list[Work] = []
+        self._steady: SteadyBatch | None = None
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence by priority, then arrival."""
@@ -82,6 +89,7 @@ class Scheduler:
 
     def inherit(self, number: int, priority: int) -> None:
         """Somebody of this priority waits for what the running sequence with this id computes."""
+        self._steady = None
         for sequence in self.running:
             if sequence.id == number:
                 sequence.inherited = min(sequence.inherited, priority)
@@ -98,13 +106,33 @@ class Scheduler:
             expected_hit: tokens a waiting sequence (by arrival number) will likely find computed.
             may_admit: False while the kvstore asked to be left alone about allocations.
         """
-        wanted = Wanted(budget_left=self.limits.max_batch_tokens)
-        for decoding in (True, False):
-            for sequence in sorted(self.running, key=_rank):
-                if (sequence.remaining == 1) is decoding:
-                    self._take(wanted, sequence)
+        wanted = self._same_again() or self._choose_work()
         if may_admit and self._may_admit():
             self._choose_admits(wanted, expected_hit, held_back)
+        return wanted
+
+    def _same_again(self) -> Wanted | None:
+        """The work of the step before, if nothing has happened to the batch."""
+        needs = self._steady.next(not self._hold) if self._steady else None
+        if needs is None:
+            return None
+        left = self.limits.max_batch_tokens - len(self._again)
+        return Wanted(self._again.copy(), needs.extends, needs.ahead, budget_left=left)
+
+    def _choose_work(self) -> Wanted:
+        wanted = Wanted(budget_left=self.limits.max_batch_tokens)
+        ranked, prompts = sorted(self.running, key=_rank), []
+        for sequence in ranked:
+            if sequence.remaining == 1:
+                self._take(wanted, sequence)
+            else:
+                prompts.append(sequence)
+        for sequence in prompts:
+            self._take(wanted, sequence)
+        self._steady = None
+        if ranked and not prompts and len(wanted.work) == len(ranked):
+            self._again, self._steady = wanted.work.copy(), SteadyBatch(ranked, self.limits.block_size)
+            wanted.ahead = self._steady.first(not self._hold).ahead
         return wanted
 
     def _take(self, wanted: Wanted, sequence: Sequence) -> None:
@@ -137,6 +165,7 @@ class Scheduler:
 
     def admitted(self, sequence: Sequence, wanted: Wanted) -> None:
         """The kvstore gave the sequence its table: it joins the batch, in this step if budget is left."""
+        self._steady = None
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=lambda s: s.arrival)
         count = min(sequence.remaining, wanted.budget_left)
@@ -146,6 +175,7 @@ class Scheduler:
 
     def joined(self, sequence: Sequence) -> None:
         """A forked sequence runs at once; its batch slot was kept since admission."""
+        self._steady = None
         insort(self.running, sequence, key=lambda s: s.arrival)
 
     def refused(self, sequence: Sequence, wanted: Wanted, account: str = "") -> Sequence | None:
@@ -154,6 +184,7 @@ class Scheduler:
         If the shortage is only one ``account``'s, what others give up is no help: then the victim is the tenant's own.
         None if the sequence itself was preempted as another's victim a moment ago.
         """
+        self._steady = None
         _drop(wanted, sequence)
         if sequence not in self.running:
             return None
@@ -167,9 +198,14 @@ class Scheduler:
         self.add(victim)
         return victim
 
+    def short_ahead(self) -> None:
+        """Some block that will be needed soon was not there: look again before each step."""
+        self._steady = None
+
     def remove(self, sequence: Sequence) -> None:
         """The sequence finished or was aborted."""
         if sequence in self.running:
+            self._steady = None
             self.running.remove(sequence)
             self._hold = 0
         elif sequence in self.waiting:
@@ -184,7 +220,7 @@ class Scheduler:
     def clear(self) -> list[Sequence]:
         """Forget everything; returns what was there."""
         gone = [*self.running, *self.waiting, *self.aside]
-        self.running, self.waiting, self.aside, self._hold = [], [], [], 0
+        self.running, self.waiting, self.aside, self._hold, self._steady = [], [], [], 0, None
         return gone
 
 

@@ -30,21 +30,22 @@ LOOKAHEAD = 64  # waiting sequences looked at in a step
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """Sequences that wait for block ``index``, whose digest is ``digest``, or for a whole ``publication``.
+    """Sequences that wait for block ``index``, whose digest is ``digest``, or, without digest, for a publication.
 
     ``asked``: the member that waits at the kvstore; None if a sequence of this engine is computing the block.
     """
 
     digest: bytes
     index: int
-    publication: str
     asked: Sequence | None
     members: list[Sequence] = field(default_factory=list)
 
     def suits(self, sequence: Sequence, missing: int) -> bool:
         """Whether a sequence whose first missing block is ``missing`` lacks the same."""
-        if not self.digest:
-            return sequence.request.publication == self.publication
+        if self.asked is not None and not self.digest:
+            theirs, mine = self.asked.request, sequence.request
+            named = (theirs.publication, theirs.publication_generation)
+            return named == (mine.publication, mine.publication_generation)
         return (
             missing <= self.index < sequence.chain.blocks
             and sequence.chain.digests(self.index, self.index + 1) == self.digest
@@ -95,12 +96,13 @@ class Waiting:
     def begin(self, sequence: Sequence, index: int) -> None:
         """The kvstore says that another sequence is computing blocks up to ``index`` (-1: the publication)."""
         digest = sequence.chain.digests(index, index + 1) if index >= 0 else b""
-        publication = "" if digest else sequence.request.publication
-        group = Group(digest, index, publication, sequence, [sequence])
+        group = Group(digest, index, sequence, [sequence])
         self._groups.append(group)
         self._scheduler.set_aside(sequence)
         self._memory.messages += 1
-        wait = Wait(sequence.id, digest, publication, sequence.request.priority)
+        request = sequence.request
+        publication = "" if digest else request.publication
+        wait = Wait(sequence.id, digest, publication, request.priority, request.publication_generation)
         self._memory.client.begin_wait(wait, WAIT_S, lambda answer: self._end(group, answer))
 
     def forget(self, sequence: Sequence) -> None:
@@ -118,10 +120,14 @@ class Waiting:
                 group, answer = self._ended.get_nowait()
             except Empty:
                 break
+            assert group.asked is not None, "a wait of somebody"
+            state = answer.state if isinstance(answer, Waited) else "deadline"
+            if group.asked.ended and state == "yours":
+                # It had ended before its wait reached the kvstore: others wait for what it will not compute.
+                self._memory.forgo(group.asked)
             if group in self._groups:
-                assert group.asked is not None, "a wait of somebody"
                 # Whoever waited too long computes; who waited with it may wait for that.
-                group.asked.patient = isinstance(answer, Waited) and answer.state != "deadline"
+                group.asked.patient = state != "deadline"
                 self._close(group)
         for group in [g for g in self._groups if g.asked is None and g.digest not in self._memory.computing]:
             self._close(group)
@@ -159,7 +165,7 @@ class Waiting:
         for group in self._groups:
             if group.asked is None and group.digest == digest:
                 return group
-        self._groups.append(Group(digest, end - 1, "", None))
+        self._groups.append(Group(digest, end - 1, None))
         return self._groups[-1]
 
     def _first_missing(self, sequence: Sequence, missing: int) -> bytes:

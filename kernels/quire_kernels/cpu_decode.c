@@ -4,21 +4,13 @@
  * is gathered, nothing is padded, and a slot outside the run is never read (it may hold NaN). Softmax is online (Milakov
  * and Gimelshein 2018) over tiles of TILE keys, in base 2: the caller folds scale * log2(e) into ``factor``.
  *
- * The head dimension is a multiple of 16: 16 floats are one vector, which compilers split for narrower machines.
- * Compiled at run time for the machine it runs on; see cpu_decode.py, which owns the types and checks of this call.
+ * The head dimension is a multiple of 16, one vector. Compiled at run time for the machine it runs on; see cpu_decode.py, which owns the types and checks of this call.
  */
-#include <math.h>
-#include <stdint.h>
+#include "cpu_vectors.h"
 
-#define LANES 16
 #define TILE 64
 #define MAX_GROUP 8 /* query heads of one key head that one pass serves */
 #define AHEAD 12    /* slots to prefetch ahead: blocks lie apart, where hardware does not prefetch */
-
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef float vec8 __attribute__((vector_size(32)));
-typedef float vec4 __attribute__((vector_size(16)));
-typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
 
 typedef struct {
     const float *query; /* [kv_heads][group][rows][d]; strides in elements below */
@@ -31,44 +23,9 @@ typedef struct {
     int64_t query_kv_stride, query_group_stride, query_row_stride;
     int64_t plane_stride; /* between key heads of keys and of values */
     int64_t out_stride, lse_stride; /* between key heads */
-    int64_t kv_heads, group, width, block_size;
+    int64_t kv_heads, group, width, block_size, items;
     float factor;
 } decode_args;
-
-static inline vec splat(float x) { return x - (vec){}; }
-
-static inline vec where(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
-
-/* 2**x for x <= 0: the fraction by its Taylor polynomial (relative error under 1e-7), the rest as exponent bits. */
-static inline vec exp2_vec(vec x) {
-    const vec low = splat(-126.0f), magic = splat(12582912.0f); /* adding 1.5 * 2**23 rounds to the nearest integer */
-    const ivec tiny = x < low;
-    x = where(tiny, low, x);
-    const vec rounded = (x + magic) - magic, f = x - rounded;
-    vec p = splat(1.5252733804059841e-5f);
-    p = p * f + splat(1.5403530393381608e-4f);
-    p = p * f + splat(1.3333558146428443e-3f);
-    p = p * f + splat(9.6181291076284772e-3f);
-    p = p * f + splat(5.5504108664821580e-2f);
-    p = p * f + splat(2.4022650695910071e-1f);
-    p = p * f + splat(6.9314718055994531e-1f);
-    p = p * f + splat(1.0f);
-    const ivec exponent = (__builtin_convertvector(rounded, ivec) + 127) << 23;
-    return where(tiny, (vec){}, (vec)exponent * p);
-}
-
-static inline float sum_of(vec x) {
-    union {
-        vec whole;
-        vec8 half[2];
-    } a = {x};
-    union {
-        vec8 whole;
-        vec4 half[2];
-    } b = {a.half[0] + a.half[1]};
-    const vec4 c = b.half[0] + b.half[1];
-    return (c[0] + c[1]) + (c[2] + c[3]);
-}
 
 #define PREFETCH(PLANE)                                                                                                \
     if (begin + j + AHEAD < count)                                                                                     \
@@ -166,25 +123,27 @@ static const run_fn *runs_of(int64_t width) {
     }
 }
 
-/* Items ``first`` to ``last`` (exclusive), all key heads. Passes of 8, 4, 2 and 1 query heads serve any group. */
-void quire_cpu_decode(const decode_args *a, int64_t first, int64_t last) {
+static void decode_item(const decode_args *a, int64_t head, int64_t i) {
     const run_fn *runs = runs_of(a->width);
-    for (int64_t head = 0; head < a->kv_heads; head++) {
-        const float *keys = a->keys + head * a->plane_stride, *values = a->values + head * a->plane_stride;
-        for (int64_t i = first; i < last; i++) {
-            const int64_t *blocks = a->table + a->table_start[i];
-            for (int64_t g = 0; g < a->group;) {
-                const int64_t left = a->group - g;
-                const int power = left >= 8 ? 3 : left >= 4 ? 2 : left >= 2 ? 1 : 0;
-                const float *query[MAX_GROUP];
-                for (int k = 0; k < 1 << power; k++)
-                    query[k] = a->query + head * a->query_kv_stride + (g + k) * a->query_group_stride +
-                               a->row[i] * a->query_row_stride;
-                runs[power](query, keys, values, blocks, a->kv_start[i] % a->block_size, a->kv_len[i], a->block_size,
-                            a->factor, a->out + head * a->out_stride + (a->place[i] * a->group + g) * a->width,
-                            a->lse + head * a->lse_stride + a->place[i] * a->group + g);
-                g += 1 << power;
-            }
-        }
+    const float *keys = a->keys + head * a->plane_stride, *values = a->values + head * a->plane_stride;
+    const int64_t *blocks = a->table + a->table_start[i];
+    for (int64_t g = 0; g < a->group;) {
+        const int64_t left = a->group - g;
+        const int power = left >= 8 ? 3 : left >= 4 ? 2 : left >= 2 ? 1 : 0;
+        const float *query[MAX_GROUP];
+        for (int k = 0; k < 1 << power; k++)
+            query[k] = a->query + head * a->query_kv_stride + (g + k) * a->query_group_stride +
+                       a->row[i] * a->query_row_stride;
+        runs[power](query, keys, values, blocks, a->kv_start[i] % a->block_size, a->kv_len[i], a->block_size,
+                    a->factor, a->out + head * a->out_stride + (a->place[i] * a->group + g) * a->width,
+                    a->lse + head * a->lse_stride + a->place[i] * a->group + g);
+        g += 1 << power;
     }
+}
+
+/* All items, all key heads, by so many threads. Passes of 8, 4, 2 and 1 query heads serve any group. */
+void quire_cpu_decode(const decode_args *a, int64_t threads) {
+    const int64_t tasks = a->items * a->kv_heads;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t t = 0; t < tasks; t++) decode_item(a, t / a->items, t % a->items);
 }

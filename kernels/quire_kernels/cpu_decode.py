@@ -4,16 +4,13 @@ Each item is one query row (all its heads) against one run of blocks of one sequ
 beyond a shared prefix. Blocks are read in place, whatever their order. Its result is a partial one with base-2
 log-sum-exp, as every other attention call gives.
 
-Several threads share the items by keys to be read; the interpreter's lock is not held while they work.
+Several threads share the items; the interpreter's lock is not held while they work.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import itertools
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +21,7 @@ WIDTHS = (16, 32, 48, 64, 80, 96, 128, 256)
 _POINTERS = ("query", "keys", "values", "out", "lse", "table", "row", "table_start", "kv_start", "kv_len", "place")
 _NUMBERS = (
     "query_kv_stride", "query_group_stride", "query_row_stride", "plane_stride", "out_stride", "lse_stride",
-    "kv_heads", "group", "width", "block_size",
+    "kv_heads", "group", "width", "block_size", "items",
 )  # fmt: skip
 
 
@@ -89,55 +86,25 @@ def cpu_decode(
         ValueError: shapes, dtypes or strides the kernel does not know.
         NoHostLibrary: the kernel cannot be compiled here.
     """
-    _check(query, keys, values, items, out, lse)
-    arguments = _arguments(query, keys, values, items, out, lse, scale)
-    run = functools.partial(load().quire_cpu_decode, ctypes.byref(arguments))
-    parts = _parts(items.kv_len, threads)
-    if len(parts) == 1:
-        run(ctypes.c_int64(0), ctypes.c_int64(len(items.row)))
-        return
-    futures = [_pool(threads).submit(run, ctypes.c_int64(low), ctypes.c_int64(high)) for low, high in parts]
-    for future in futures:
-        future.result()
-
-
-def _arguments(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    items: RowItems,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    scale: float,
-) -> _Arguments:
-    pointed = (query, keys, values, out, lse, items.table, items.row, items.table_start, items.kv_start, items.kv_len)
+    check_places(query, keys, values, out, lse)
+    each = (items.row, items.table_start, items.kv_start, items.kv_len, items.place)
+    check_arrays(each, (items.table,))
+    pointed = (query, keys, values, out, lse, items.table, *each)
     kv_heads, group, _, width = query.shape
-    numbers = (*query.stride()[:3], keys.stride(0), out.stride(0), lse.stride(0), kv_heads, group, width, keys.shape[2])
-    return _Arguments(*(x.data_ptr() for x in (*pointed, items.place)), *numbers, scale * math.log2(math.e))
+    strides = (*query.stride()[:3], keys.stride(0), out.stride(0), lse.stride(0))
+    numbers = (*strides, kv_heads, group, width, keys.shape[2], len(items.row))
+    arguments = _Arguments(*(x.data_ptr() for x in pointed), *numbers, scale * math.log2(math.e))
+    load().quire_cpu_decode(ctypes.byref(arguments), ctypes.c_int64(threads))
 
 
-def _parts(kv_len: torch.Tensor, threads: int) -> list[tuple[int, int]]:
-    """Consecutive items in ``threads`` parts with about as many keys each."""
-    if threads == 1 or len(kv_len) < 2:
-        return [(0, len(kv_len))]
-    ends = kv_len.cumsum(0)
-    cuts = torch.searchsorted(ends, torch.arange(1, threads) * int(ends[-1]) // threads).tolist()
-    edges = [0, *cuts, len(kv_len)]
-    return [(low, high) for low, high in itertools.pairwise(edges) if high > low]
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="cpu-decode")
-
-
-def _check(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, items: RowItems, out: torch.Tensor, lse: torch.Tensor
+def check_places(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor, lse: torch.Tensor
 ) -> None:
-    """The kernel trusts addresses blindly: what is wrong here would read or write foreign memory."""
+    """Raise ValueError unless the kernels can use these: they trust addresses blindly, and what is wrong here would
+    read or write foreign memory."""
     kv_heads, group, _, width = query.shape
     if width not in WIDTHS or any(x.dtype != torch.float32 for x in (query, keys, values, out, lse)):
-        raise ValueError(f"cpu_decode knows float32 and head dimensions {WIDTHS}, not {query.dtype} and {width}")
+        raise ValueError(f"the CPU kernels know float32 and head dimensions {WIDTHS}, not {query.dtype} and {width}")
     if keys.dim() != 4 or keys.shape != values.shape or keys.stride() != values.stride() or keys.shape[0] != kv_heads:
         raise ValueError(
             f"keys {tuple(keys.shape)} and values {tuple(values.shape)}: expected ({kv_heads}, any, any, d)"
@@ -148,14 +115,14 @@ def _check(
         raise ValueError(f"out {tuple(out.shape)} with strides {out.stride()}: expected [.., places, {group}, {width}]")
     if lse.shape != out.shape[:3] or lse.stride()[1:] != (group, 1):
         raise ValueError(f"lse {tuple(lse.shape)} with strides {lse.stride()}: expected {tuple(out.shape[:3])}")
-    if any(x.dtype != torch.int64 or not x.is_contiguous() for x in _tensors(items)):
+
+
+def check_arrays(each: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> None:
+    """Raise ValueError unless all are contiguous int64, and those in ``each`` have one entry an item."""
+    if any(x.dtype != torch.int64 or not x.is_contiguous() for x in (*each, *others)):
         raise ValueError("the items' arrays must be contiguous int64")
-    if len({len(x) for x in _tensors(items)[:-1]}) != 1:
+    if len({len(x) for x in each}) != 1:
         raise ValueError("the items' arrays differ in length")
-
-
-def _tensors(items: RowItems) -> tuple[torch.Tensor, ...]:
-    return items.row, items.table_start, items.kv_start, items.kv_len, items.place, items.table
 
 
 def cpu_decode_ref(

@@ -1,7 +1,7 @@
 """Host library: our C source, compiled once for the machine it runs on.
 
-PyTorch has no attention that reads a paged arena on a CPU, and its fused kernel is made for many query rows. Where
-a C compiler is at hand the few lines of ``cpu_decode.c`` close that gap; where none is, ``load`` says why and the
+PyTorch has no attention that reads a paged arena on a CPU. Where a C compiler is at hand the few lines of
+``cpu_decode.c`` and ``cpu_tiles.c`` close that gap; where none is, ``load`` says why and the
 caller keeps to PyTorch. Compiling takes a second or two, so the result is kept in the user's cache directory under
 a name that changes with source, compiler and processor.
 
@@ -22,8 +22,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("cpu_decode.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu_decode.c", "cpu_tiles.c"))
+HEADERS = (Path(__file__).with_name("cpu_vectors.h"),)
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+THREADS = "-fopenmp"  # of the same library as torch's: its threads, which would otherwise spin beside ours
 COMPILE_TIMEOUT_S = 120
 
 
@@ -60,7 +62,8 @@ def _directory() -> Path:
 def _name(compiler: str) -> str:
     """Changes with whatever changes the machine code."""
     told = subprocess.run([compiler, "--version"], capture_output=True, timeout=COMPILE_TIMEOUT_S, check=False).stdout
-    parts = (SOURCE.read_bytes(), " ".join(FLAGS).encode(), told, platform.machine().encode(), _processor())
+    sources = b"\0".join(file.read_bytes() for file in SOURCES + HEADERS)
+    parts = (sources, " ".join((*FLAGS, THREADS)).encode(), told, platform.machine().encode(), _processor())
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
 
 
@@ -76,11 +79,17 @@ def _processor() -> bytes:
 def _compile(compiler: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / path.name
-        command = [compiler, *FLAGS, "-o", str(made), str(SOURCE), "-lm"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
-        except subprocess.TimeoutExpired:
-            raise NoHostLibrary(f"{compiler} took more than {COMPILE_TIMEOUT_S} s") from None
+        done = _run(compiler, THREADS, made)
+        if done.returncode:  # a compiler without OpenMP: one thread then
+            done = _run(compiler, "-Wno-unknown-pragmas", made)
         if done.returncode:
             raise NoHostLibrary(f"{compiler} failed: {done.stderr.strip()[:300]}")
         made.replace(path)
+
+
+def _run(compiler: str, flag: str, made: Path) -> subprocess.CompletedProcess[str]:
+    command = [compiler, *FLAGS, flag, "-o", str(made), *map(str, SOURCES), "-lm"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise NoHostLibrary(f"{compiler} took more than {COMPILE_TIMEOUT_S} s") from None

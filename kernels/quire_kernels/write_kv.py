@@ -55,8 +55,11 @@ def _kernel(
     k = tl.load(key + head * stride_kh + token[:, None] * stride_kt + column[None, :], mask=mask, other=0.0)
     v = tl.load(value + head * stride_vh + token[:, None] * stride_vt + column[None, :], mask=mask, other=0.0)
     if k_scale is not None:
-        k = store_as(_clamp(k.to(tl.float32) / tl.load(k_scale + head)), keys.dtype.element_ty, INTERPRET)
-        v = store_as(_clamp(v.to(tl.float32) / tl.load(v_scale + head)), keys.dtype.element_ty, INTERPRET)
+        # An exact quotient: `/` may be off by two units in the last place, and then rounds to another e4m3 number.
+        k = tl.div_rn(k.to(tl.float32), tl.load(k_scale + head))
+        v = tl.div_rn(v.to(tl.float32), tl.load(v_scale + head))
+        k = store_as(_clamp(k), keys.dtype.element_ty, INTERPRET)
+        v = store_as(_clamp(v), keys.dtype.element_ty, INTERPRET)
     tl.store(keys + target, k, mask=mask)
     tl.store(values + target, v, mask=mask)
 

@@ -29,8 +29,9 @@ from .state import State
 @dataclass(slots=True)
 class _Lack:
     """What an allocate must compute: ``keys`` in order. ``named`` of them, a pending publication, are no digests.
-    ``present`` blocks need not be computed."""
+    ``present`` blocks need not be computed. ``digests``: of all its blocks."""
 
+    digests: list[bytes]
     keys: list[bytes]
     named: int
     present: int
@@ -50,10 +51,13 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
         else:
             reply = Allocated(code)
     else:
-        reply = growing.allocate(state, session, item)
+        reply = growing.allocate(state, session, item, lack.digests)
     if reply.code != OK:
         if item.sequence not in session.sequences:
             state.claims.leave(holder)
+        return reply
+    if state.claims.untouched(lack.keys) and len(set(lack.keys)) == len(lack.keys) and state.index.lacks(lack.keys):
+        state.claims.take(holder, lack.keys, item.priority)
         return reply
     others = [key for key in lack.keys[lack.named :] if state.claims.of_others(key, holder)]
     state.claims.take(holder, _unclaimed(state, lack.keys, holder), item.priority)
@@ -64,13 +68,13 @@ def wait(state: State, session: Session, item: Wait, ticket: Ticket, until_ms: i
     """``sealed`` or ``yours`` if that can be said at once, else None: the answer will be in ``claims.answers``."""
     record = state.publications.get(item.publication) if item.publication else None
     if item.publication:
-        if record is None:
-            return YOURS
+        if record is None or record.generation != item.publication_generation:
+            return YOURS  # it is another prompt by now: the allocate will say so
         if record.table is not None:
             return SEALED
     elif state.index.find(item.digest) is not None:
         return SEALED
-    key = item.digest if record is None else publication_key(record.id)
+    key = item.digest if record is None else publication_key(record.id, record.made)
     if not state.claims.wait((session.id, item.sequence), key, ticket, item.priority, until_ms):
         return YOURS
     state.counters.waits += 1
@@ -82,12 +86,12 @@ def _lack(state: State, item: Allocate, record: Record | None) -> _Lack:
     start, keys = 0, []
     if record is not None:
         start = min(record.count // state.block_size, len(digests))
-        keys = [publication_key(record.id)] if record.table is None else []
+        keys = [publication_key(record.id, record.made)] if record.table is None else []
     # Found as the hit is found: prefix consistency makes "not indexed" monotone.
     missing = start
     if not keys:
         missing = bisect_left(range(len(digests)), True, start, key=lambda i: state.index.find(digests[i]) is None)
-    return _Lack(keys + digests[missing:], len(keys), missing)
+    return _Lack(digests, keys + digests[missing:], len(keys), missing)
 
 
 def _claimed(state: State, lack: _Lack, claim: Claim) -> Allocated:

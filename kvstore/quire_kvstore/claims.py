@@ -26,9 +26,12 @@ NEVER = 1 << 62
 Holder = tuple[bytes, int]
 
 
-def publication_key(identity: str) -> bytes:
-    """What a pending publication is claimed as; never equal to a digest, for it is not random."""
-    return b"a publication that nobody has computed yet: " + identity.encode()
+def publication_key(identity: str, made: int) -> bytes:
+    """What a pending publication is claimed as; never equal to a digest, for it is not random.
+
+    ``made`` tells it from others that had its id (``Record.made``).
+    """
+    return f"a publication that nobody has computed yet: {identity} {made}".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +55,22 @@ class Waiter:
 
 @dataclass(slots=True, eq=False)
 class Claim:
-    """``keys`` that ``holder`` is computing; ``place`` of each; ``since_ms``: its last progress."""
+    """``keys`` that ``holder`` is computing; ``since_ms``: its last progress; ``next``: which key will be sealed next,
+    if they are in order."""
 
     holder: Holder
     keys: list[bytes]
-    place: dict[bytes, int]
     priority: int
     since_ms: int
     waiters: dict[Holder, Waiter] = field(default_factory=dict)
+    next: int = 0
+
+    def end_of(self, key: bytes) -> int:
+        """How many keys there are up to this one, itself included."""
+        if self.next >= len(self.keys) or self.keys[self.next] != key:
+            self.next = self.keys.index(key)
+        self.next += 1
+        return self.next
 
 
 class Claims:
@@ -91,6 +102,10 @@ class Claims:
         claim = self._by_key.get(key)
         return None if claim is None or claim.holder == holder else claim
 
+    def untouched(self, keys: list[bytes]) -> bool:
+        """Whether nobody claims any of these keys."""
+        return self._by_key.keys().isdisjoint(keys)
+
     def all(self) -> list[Claim]:
         """Every claim."""
         return list(self._by_holder.values())
@@ -112,7 +127,7 @@ class Claims:
         if old is not None:
             self._dissolve(old)
         if keys:
-            claim = Claim(holder, keys, dict(zip(keys, range(len(keys)), strict=True)), priority, self.now_ms)
+            claim = Claim(holder, keys, priority, self.now_ms)
             self._by_holder[holder] = claim
             self._by_key.update(dict.fromkeys(keys, claim))
         if old is not None:
@@ -121,13 +136,16 @@ class Claims:
 
     def sealed(self, keys: Iterable[bytes]) -> None:
         """These keys are there now, whoever made them: their waiters are answered."""
+        if not self._by_key:
+            return
+        reached: dict[Claim, int] = {}
         for key in keys:
             claim = self._by_key.pop(key, None)
-            if claim is None:
-                continue
+            if claim is not None:
+                reached[claim] = max(claim.end_of(key), reached.get(claim, 0))
+        for claim, done in reached.items():
             claim.since_ms = self.now_ms
-            done = claim.place[key] + 1
-            for waiter in [w for w in claim.waiters.values() if w.end <= done]:
+            for waiter in sorted([w for w in claim.waiters.values() if w.end <= done], key=lambda w: w.end):
                 self._answer(claim, waiter, SEALED)
             if done == len(claim.keys):
                 self._dissolve(claim)
@@ -171,7 +189,7 @@ class Claims:
         claim = self.of_others(key, holder)
         if claim is None:
             return False
-        self._join(claim, Waiter(holder, ticket, claim.place[key] + 1, priority, until_ms))
+        self._join(claim, Waiter(holder, ticket, claim.keys.index(key) + 1, priority, until_ms))
         return True
 
     def take_urgent(self, session: bytes) -> list[tuple[int, int]]:
@@ -225,7 +243,7 @@ class Claims:
         if claim is None:
             self.answers.append((waiter.ticket, YOURS))
         else:
-            waiter.end = claim.place[key] + 1
+            waiter.end = claim.keys.index(key) + 1
             self._join(claim, waiter)
 
     def _dissolve(self, claim: Claim) -> None:

@@ -34,6 +34,14 @@ class Content:
             self.account[foreign] = MIXED
             sequence.scrubs = np.concatenate((sequence.scrubs, foreign))
 
+    def granted_clean(self, blocks: Ids, account: int) -> bool:
+        """As ``granted``, to sequences of one account, if nothing is to be scrubbed; else nothing, and False."""
+        before = self.account[blocks]
+        if bool(((before != NOBODY) & (before != account)).any()):
+            return False
+        self.account[blocks] = account
+        return True
+
     def filled(self, sequence: Sequence, blocks: Ids) -> None:
         """The sequence has written to these of its blocks, so it scrubbed them before."""
         if not len(sequence.scrubs):

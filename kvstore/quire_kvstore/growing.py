@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire_proto.digests import split
 from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, Allocate, Allocated, Extend, Extended
 from quire_proto.packed import U32_MAX, pack
 
@@ -43,13 +42,12 @@ def packed(blocks: Ids) -> bytes:
     return blocks.astype("<u4").tobytes()
 
 
-def allocate(state: State, session: Session, item: Allocate) -> Allocated:
-    """Give a new sequence its table, the longest sealed prefix shared."""
+def allocate(state: State, session: Session, item: Allocate, digests: list[bytes]) -> Allocated:
+    """Give a new sequence its table, the longest sealed prefix shared. ``digests``: those of ``item``, one by one."""
     record = state.publications.get(item.publication) if item.publication else None
     code = refusal(state, session, item, record)
     if code != OK:
         return Allocated(code)
-    digests = split(item.digests)
     match = _match(state, item, record, digests)
     whole, tail = divmod(match.computed, state.block_size)
     own, account = state.blocks_for(max(item.tokens, item.reserve)) - whole, _account(state, item, record)
@@ -71,6 +69,10 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
     if record is None:
         state.pool.policy.arrived(digests, len(match.blocks))
     state.pool.retain(match.blocks)
+    if record is not None and whole > record.count // state.block_size:
+        # The hit went on past the publication. It does not go away, so it is the parent of this block from now on, even
+        # if the block was first sealed above a private chain: one that making room below may evict.
+        state.anchor(int(match.blocks[record.count // state.block_size]), record.id)
     sequence = state.new_sequence(account, match.blocks[:whole])
     make_room(state, account, own)
     fresh = state.take(own, sequence)
@@ -141,6 +143,8 @@ def refusal(state: State, session: Session, item: Allocate, record: Record | Non
         return CONFLICT
     if item.publication and (record is None or item.publication_generation != record.generation):
         return RETRY
+    if item.list_generation not in (0, state.publications.generation):
+        return RETRY  # what was published since may suit it better
     if record is not None and item.tokens < record.count:
         return CONFLICT
     if not item.tenant:
@@ -154,7 +158,7 @@ def _prefill_refusal(state: State, session: Session, item: Allocate, record: Rec
     """Without a tenant: exactly a pending publication, which nobody else claims."""
     if record is None or record.table is not None or item.tokens != record.count or item.digests:
         return CONFLICT
-    claim = state.claims.of_others(publication_key(record.id), (session.id, item.sequence))
+    claim = state.claims.of_others(publication_key(record.id, record.made), (session.id, item.sequence))
     return OK if claim is None else CONFLICT
 
 
@@ -190,10 +194,6 @@ def _anchor(state: State, sequence: Sequence, record: Record, digests: list[byte
     sequence.private_from = start = record.count // state.block_size
     if 0 < start <= len(digests):
         sequence.anchor = digests[start - 1]
-    if sequence.sealed > start:
-        # The hit went on past the publication. It does not go away, so it may be the parent of this block from now
-        # on, even if the block was first sealed above a private chain.
-        state.anchor(int(sequence.table[start]), record.id)
 
 
 def _count(state: State, item: Allocate, sequence: Sequence, record: Record | None) -> None:

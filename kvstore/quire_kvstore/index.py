@@ -49,7 +49,9 @@ class PrefixIndex:
         self.journal: Journal | None = None
         self._by_digest: dict[bytes, Entry] = {}
         self._by_block: dict[int, Entry] = {}
-        self._children: dict[bytes, set[bytes]] = {}
+        # A chain is a chain nearly everywhere: the first child of a digest is kept apart from the rare others.
+        self._child: dict[bytes, bytes] = {}
+        self._siblings: dict[bytes, set[bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._by_digest)
@@ -57,6 +59,10 @@ class PrefixIndex:
     def find(self, digest: bytes) -> Entry | None:
         """The entry of a digest."""
         return self._by_digest.get(digest)
+
+    def lacks(self, digests: Iterable[bytes]) -> bool:
+        """Whether none of these is indexed."""
+        return self._by_digest.keys().isdisjoint(digests)
 
     def of_block(self, block: int) -> Entry | None:
         """The entry of a block."""
@@ -72,8 +78,20 @@ class PrefixIndex:
         assert entry.block not in self._by_block, "a block has one digest"
         self._by_digest[entry.digest] = entry
         self._by_block[entry.block] = entry
-        if entry.anchor is None and entry.parent != ROOT_PARENT:
-            self._children.setdefault(entry.parent, set()).add(entry.digest)
+        if entry.anchor is not None or entry.parent == ROOT_PARENT:
+            return
+        if self._child.setdefault(entry.parent, entry.digest) is not entry.digest:
+            self._siblings.setdefault(entry.parent, set()).add(entry.digest)
+
+    def add_below(self, block: int, below: int, digest: bytes) -> Entry | None:
+        """Index a block under a name that is new, as the child of another block; None if anything stands against it."""
+        parent = self._by_block.get(below)
+        if parent is None or digest in self._by_digest or block in self._by_block or digest == ROOT_PARENT:
+            return None
+        entry = self._by_digest[digest] = self._by_block[block] = Entry(block, digest, parent.digest)
+        if self._child.setdefault(parent.digest, digest) is not digest:
+            self._siblings.setdefault(parent.digest, set()).add(digest)
+        return entry
 
     def anchor(self, block: int, publication: str) -> None:
         """Make a publication the parent of an indexed block."""
@@ -92,18 +110,24 @@ class PrefixIndex:
             if entry is not None:
                 del self._by_block[entry.block]
                 self._unlink(entry)
-                todo += self._children.pop(entry.digest, ())
+                if entry.digest in self._child:
+                    todo.append(self._child.pop(entry.digest))
+                    todo += self._siblings.pop(entry.digest, ())
                 removed.append(entry.block)
                 if self.journal is not None:
                     self.journal.removed(entry.digest)
         return removed
 
     def _unlink(self, entry: Entry) -> None:
-        siblings = self._children.get(entry.parent)
-        if siblings is not None:
+        siblings = self._siblings.get(entry.parent)
+        if self._child.get(entry.parent) == entry.digest:
+            del self._child[entry.parent]
+            if siblings:
+                self._child[entry.parent] = siblings.pop()
+        elif siblings is not None:
             siblings.discard(entry.digest)
-            if not siblings:
-                del self._children[entry.parent]
+        if siblings is not None and not siblings:
+            del self._siblings[entry.parent]
 
     def longest(self, digests: Sequence[bytes], start: int, end: int) -> list[int]:
         """Blocks of the longest indexed run of ``digests[start:end]``.
@@ -111,13 +135,17 @@ class PrefixIndex:
         The run hangs on ``digests[start - 1]``, or on the root.
         """
         found = bisect_left(range(start, end), True, key=lambda i: digests[i] not in self._by_digest)
-        blocks: dict[int, None] = {}
-        parent = digests[start - 1] if start else ROOT_PARENT
-        for digest in digests[start : start + found]:
+        run = digests[start : start + found]
+        entries = [self._by_digest[digest] for digest in run if digest in self._by_digest]
+        parents = [digests[start - 1] if start else ROOT_PARENT, *run[:-1]]
+        blocks = [entry.block for entry in entries]
+        # Made-up digests may form a ring or hang elsewhere; a table never holds a block twice.
+        if [entry.parent for entry in entries] == parents[:found] and len(set(blocks)) == found:
+            return blocks
+        seen: dict[int, None] = {}
+        for digest, parent in zip(run, parents, strict=True):
             entry = self._by_digest.get(digest)
-            # Made-up digests may form a ring; a table never holds a block twice.
-            if entry is None or entry.parent != parent or entry.block in blocks:
+            if entry is None or entry.parent != parent or entry.block in seen:
                 break
-            blocks[entry.block] = None
-            parent = digest
-        return list(blocks)
+            seen[entry.block] = None
+        return list(seen)

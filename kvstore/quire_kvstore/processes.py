@@ -1,7 +1,8 @@
 """Processes: the side connections of the server, and what follows when a process dies, hangs up or falls silent.
 
     dies (pidfd readable)            -> everything it held comes back at once
-    hangs up without dying           -> fenced a moment later; comes back when it dies or detaches after all
+    hangs up without dying           -> fenced a moment later; comes back when it dies, detaches after all, or connects
+                                        again, which a process does only when it has unmapped
     falls silent for its lease       -> fenced; killed through its pidfd after a grace; comes back when it is dead
 
 Invariant: blocks come back only after the kernel said that the process is gone, or after the process itself did.
@@ -68,8 +69,6 @@ class Processes:
 
     def attend(self, ready: dict[object, int], now_ms: int) -> None:
         """React to the descriptors that a poll found ready."""
-        if self._listener.fileno() in ready:
-            self._accept()
         for fd in [fd for fd in ready if fd in self._by_fd]:
             connection = self._by_fd.get(fd) if isinstance(fd, int) else None
             if connection is None:
@@ -78,6 +77,9 @@ class Processes:
                 self._died(connection)
             elif connection.ended():
                 self._hung_up(connection, now_ms)
+        # Last: who hung up before it connected again is known by now.
+        if self._listener.fileno() in ready:
+            self._accept()
 
     def judge(self, now_ms: int) -> None:
         """Fence those whose lease passed; kill those whose grace passed too."""
@@ -115,8 +117,10 @@ class Processes:
             self._admit(accepted)
 
     def _admit(self, accepted: Accepted) -> None:
-        socket, pidfd, pid, uid = accepted
-        connection = Connection(socket, pidfd, uid, self._service.admit(pid))
+        socket, pidfd, pid, _ = accepted
+        for hung in [hung for hung in self._hung if hung.peer.pid == pid > 0]:
+            self._died(hung, "process_came_back")
+        connection = self._listener.connection(accepted, self._service.admit(pid))
         if self._device.mappers is not None:
             # Entered before it gets the memory: after a kill at any instant the roster names at least all mappers.
             connection.mapper = self._device.mappers.add(pid)
@@ -127,11 +131,11 @@ class Processes:
         if full or not connection.send_hello(self._service.boot, self._device.arena_fd):
             self._died(connection)
 
-    def _died(self, connection: Connection) -> None:
+    def _died(self, connection: Connection, event: str = "process_died") -> None:
         self._service.forget(connection.peer)
         for session in self._service.store.state.sessions.of_peer(connection.peer):
             who = _who(session)
-            log.info("process_died", references=self._service.store.reclaim(session), **who)
+            log.info(event, references=self._service.store.reclaim(session), **who)
             self._signalled.discard(session.id)
         for fd in (connection.socket.fileno(), connection.pidfd):
             if self._by_fd.pop(fd, None) is not None:

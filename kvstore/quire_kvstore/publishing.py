@@ -34,7 +34,7 @@ def publish(state: State, identity: str, domain: str, packed: bytes) -> Record:
 def unpublish(state: State, record: Record) -> None:
     """No new matches; its pins are given back, from the tail on. Who waits for it is told to ask again."""
     state.publications.remove(record)
-    state.claims.sealed([publication_key(record.id)])
+    state.claims.sealed([publication_key(record.id, record.made)])
     if record.table is not None:
         state.pool.release(record.table[::-1])
         if state.index.journal is not None:

@@ -56,8 +56,8 @@ def declare(state: State, tenant: str, quota: Quota) -> int:
     """Enter a quota without a problem; returns the tenant's account."""
     account = state.accounts.number(tenant)
     state.accounts[account].declared = True
-    state.quotas.set(account, quota, state.books)
-    state.pool.policy.regroup()
+    if state.quotas.set(account, quota, state.books):
+        state.pool.policy.regroup()
     return account
 
 

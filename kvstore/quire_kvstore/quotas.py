@@ -86,16 +86,22 @@ class Quotas:
             )
         return ""
 
-    def set(self, account: int, quota: Quota, books: Books) -> None:
-        """Enter settings without a problem; gives the account an eviction group of its own on first use."""
+    def set(self, account: int, quota: Quota, books: Books) -> bool:
+        """Enter settings without a problem; gives the account an eviction group of its own on first use.
+
+        Returns whether cached blocks have another group now.
+        """
         self.limit[account] = quota.limit or UNLIMITED
         self.guarantee[account] = quota.guarantee
         self.weight[account] = quota.weight
         self.active = True
-        if not books.group_of[account]:
-            books.group_of[account] = self._groups
+        if books.group_of[account]:
+            return False
+        books.group_of[account] = self._groups
+        if books.charged(account) or books.quarantined:
             books.groups[books.owner == account] = self._groups
-            self._groups += 1
+        self._groups += 1
+        return bool(books.cached[account])
 
     def protected(self, held: Ids, cached: Ids) -> Ids:
         """Cached blocks of each account that others may not evict."""

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from quire_proto.digests import ROOT_PARENT, split
-from quire_proto.messages import CONFLICT, NO_SUCH, OK, UNPUBLISHED, Seal, Sealed
+from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, UNPUBLISHED, Seal, Sealed
 from quire_proto.packed import pack
 
 from .claims import publication_key
 from .index import Entry
 from .journal import Prompt, Stored
+from .room import trim_all
 from .sessions import Session
 from .state import NOBODY, State
 from .tables import Sequence
@@ -44,11 +45,11 @@ def fill(state: State, session: Session, number: int, tokens: int) -> int:
     state.content.filled(sequence, written)
     sequence.fill = tokens
     if sequence.publication:
-        _promote(state, sequence)
+        promote(state, sequence)
     return OK
 
 
-def _promote(state: State, sequence: Sequence) -> None:
+def promote(state: State, sequence: Sequence) -> None:
     """Fork the frozen publication sequence off the first sequence that has computed all of it."""
     record = state.publications.get(sequence.publication)
     if record is None or record.made != sequence.publication_made:
@@ -58,7 +59,7 @@ def _promote(state: State, sequence: Sequence) -> None:
         if state.accounts.publish(table, state.accounts.of_domain(record.domain)):
             record.table = table
             state.pool.retain(table)
-            state.claims.sealed([publication_key(record.id)])
+            state.claims.sealed([publication_key(record.id, record.made)])
             if state.index.journal is not None:
                 generation = state.groups.generation(record.domain)
                 prompt = Prompt(record.id, record.domain, generation, record.packed)
@@ -84,7 +85,11 @@ def seal(state: State, session: Session, item: Seal) -> Sealed:
         )
         if code != OK:
             return Sealed(code)
+    if _beyond_limit(state, sequence, plan):
+        return Sealed(NO_SPACE)
     _apply(state, sequence, plan)
+    if plan.canonical:
+        trim_all(state)
     if state.index.journal is not None:
         state.index.journal.stored(_told(state, sequence, plan, item))
     sequence.sealed = max(sequence.sealed, item.first + len(digests))
@@ -135,6 +140,20 @@ def _parent(state: State, sequence: Sequence, index: int, previous: bytes | None
         return previous
     entry = state.index.of_block(sequence.canonical(index - 1))
     return None if entry is None else entry.digest
+
+
+def _beyond_limit(state: State, sequence: Sequence, plan: _Plan) -> bool:
+    """Whether pinning the canonical blocks would charge an account more than its limit.
+
+    One in quarantine is charged to its owner again. His cache can make way for that, what he holds cannot.
+    """
+    if not state.quotas.active or not plan.canonical:
+        return False
+    pins = np.array([block for index, block in plan.canonical if index not in sequence.pins], np.int64)
+    unheld = pins[state.pool.refs[pins] == state.pool.quarantined_refs[pins]]
+    held = state.books.held.copy()
+    np.add.at(held, state.books.owner[unheld], 1)
+    return bool((held > state.quotas.limit).any())
 
 
 def _apply(state: State, sequence: Sequence, plan: _Plan) -> None:

@@ -116,6 +116,11 @@ class Listener:
             connection.close()
             raise PeerGone(str(exc)) from exc
 
+    def connection(self, accepted: Accepted, peer: Peer) -> Connection:
+        """The connection of a process that was admitted as ``peer``."""
+        socket, pidfd, _, uid = accepted
+        return Connection(socket, pidfd, uid, peer)
+
     def close(self) -> None:
         """Stop listening and remove the file."""
         self._socket.close()

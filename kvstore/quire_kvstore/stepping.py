@@ -6,14 +6,15 @@ from __future__ import annotations
 
 from itertools import chain as concat
 
-from quire_proto.messages import Extend, Step, Stepped
+from quire_proto.messages import Step, Stepped
 from quire_proto.packed import pack, unpack, unpack_rows
 
 from .claiming import allocate
 from .forking import fork
-from .growing import extend
+from .growing_many import extend_many
 from .releasing import release
 from .sealing import copy_done, fill, seal, swap
+from .sealing_many import complete_many
 from .sessions import Session
 from .state import State
 
@@ -21,14 +22,28 @@ from .state import State
 def step(state: State, session: Session, item: Step) -> Stepped:
     """Apply all sections."""
     state.counters.steps += 1
+    releases = bytes([release(state, session, number) for number in unpack(item.releases)])
+    copies_done = bytes([copy_done(state, session, copy_id) for copy_id in unpack(item.copies_done)])
+    swaps = bytes([swap(state, session, *_three(row)) for row in unpack_rows(item.swaps, 3)])
+    fills = bytes([fill(state, session, row[0], row[1]) for row in unpack_rows(item.fills, 2)])
+    seals = tuple([seal(state, session, one) for one in item.seals])
+    completed, canonical = complete_many(state, session, item.completed, item.completed_digests)
+    forks = tuple([fork(state, session, one) for one in item.forks])
+    extended = extend_many(state, session, item.extends)
     return Stepped(
-        releases=bytes([release(state, session, number) for number in unpack(item.releases)]),
-        copies_done=bytes([copy_done(state, session, copy_id) for copy_id in unpack(item.copies_done)]),
-        swaps=bytes([swap(state, session, *_three(row)) for row in unpack_rows(item.swaps, 3)]),
-        fills=bytes([fill(state, session, row[0], row[1]) for row in unpack_rows(item.fills, 2)]),
-        seals=tuple([seal(state, session, one) for one in item.seals]),
-        forks=tuple([fork(state, session, one) for one in item.forks]),
-        extends=tuple([extend(state, session, Extend(row[0], row[1])) for row in unpack_rows(item.extends, 2)]),
+        releases=releases,
+        copies_done=copies_done,
+        swaps=swaps,
+        fills=fills,
+        seals=seals,
+        completed=completed,
+        canonical=canonical,
+        forks=forks,
+        extends=bytes(extended.codes),
+        blocks=pack(extended.blocks),
+        copies=extended.copies,
+        scrub=extended.scrub,
+        shortages=tuple(extended.shortages),
         allocates=tuple([allocate(state, session, one) for one in item.allocates]),
         priorities=pack(concat.from_iterable(state.claims.take_urgent(session.id))),
         publications_generation=state.publications.generation,

@@ -23,7 +23,7 @@ from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
 from .messages import Detached, DomainKey, Empty, Publication, Wait, Waited
 from .ops import ATTACH, DETACH, PUBLICATIONS, READY, WAIT, Awaiting, Op
-from .session import Session
+from .session import Pending, Session
 from .side import SideSocket
 from .transport import address, connect
 from .waits import LATE_S
@@ -43,6 +43,7 @@ class AsyncKVClient(SessionBase, Awaiting):
         self._context = zmq.asyncio.Context()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._turn = asyncio.Lock()  # ordered requests take their numbers in the order of the calls
+        self._postponed: set[int] = set()  # answered BUSY, to be sent again in a moment
         self._answered = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._connect()
@@ -175,13 +176,27 @@ class AsyncKVClient(SessionBase, Awaiting):
                     future.set_exception(answer.error)
                 else:
                     future.set_result(answer.value)
+            seconds, refused = self._session.take_refused()
+            if refused:
+                self._postponed.update(pending.number for pending in refused)
+                self._loop.call_later(seconds, self._send_again, refused)
+
+    def _send_again(self, refused: list[Pending]) -> None:
+        """What was answered BUSY goes out once more, if it still waits for an answer."""
+        self._postponed.difference_update(pending.number for pending in refused)
+        if self._closed:
+            return
+        still = {pending.number for pending in self._session.in_flight()}
+        for pending in refused:
+            if pending.number in still:
+                self._send(pending.frame)
 
     async def _resend_unanswered(self) -> None:
         while True:
             before = {pending.number for pending in self._session.in_flight() if not pending.op.deferred}
             await asyncio.sleep(self._resend)
             still = self._session.in_flight()
-            if before & {pending.number for pending in still}:
+            if (before & {pending.number for pending in still}) - self._postponed:
                 self._disconnect()
                 self._connect()
                 for pending in still:

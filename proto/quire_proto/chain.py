@@ -1,67 +1,78 @@
 """A sequence's digests in one share domain, extended as tokens come.
 
-The chain holds the packed tokens and the digests of their full blocks, so that a prompt and then its generated
-tokens cost one hash a block, once. Forking a chain at a point keeps the digests of the blocks below it.
+The chain holds the tokens and the digests of their full blocks, so that a prompt and then its generated tokens cost
+one hash a block, once. Hashing is put off until a digest is asked for: a decode step that completes no block that
+anybody asks about costs an append, and the blocks of many steps are hashed in one pass. Forking a chain at a point
+keeps the digests of the blocks below it.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 
-from .digests import DIGEST_BYTES, ROOT_PARENT, chain
-from .packed import pack
+from .digests import DIGEST_BYTES, ROOT_PARENT, begin, chain, link
+from .packed import pack, unpack
 
 
 class DomainChain:
-    """Tokens of one sequence and the digests of its full blocks, from token 0, under one domain's key."""
+    """Tokens of one sequence and the digests of its full blocks, from token 0, under one domain's key.
+
+    Attributes:
+        ids: the tokens, as numbers of the machine. Whoever holds the chain may append to them.
+    """
 
     def __init__(self, key: bytes, block_size: int, tokens: Iterable[int] | bytes = b"") -> None:
         """``tokens``: ids, or packed little-endian u32."""
         self.block_size = block_size
         self._key = key
-        self._tokens = bytearray()
-        self._digests = bytearray()
+        self._digests = b""
+        self.ids: array[int] = array("I")
         self.append(tokens)
 
     def __len__(self) -> int:
         """Tokens so far."""
-        return len(self._tokens) // 4
+        return len(self.ids)
 
     @property
     def blocks(self) -> int:
         """Full blocks so far: the number of digests."""
-        return len(self._digests) // DIGEST_BYTES
+        return len(self.ids) // self.block_size
 
     @property
     def tokens(self) -> bytes:
         """All tokens, packed."""
-        return bytes(self._tokens)
+        return pack(self.ids)
 
     def append(self, tokens: Iterable[int] | bytes) -> int:
         """Add tokens; returns the number of full blocks now."""
-        self._tokens += tokens if isinstance(tokens, bytes) else pack(tokens)
-        start = 4 * self.block_size * self.blocks
-        if len(self._tokens) - start >= 4 * self.block_size:
-            parent = bytes(self._digests[-DIGEST_BYTES:]) or ROOT_PARENT
-            self._digests += chain(self._key, bytes(self._tokens[start:]), self.block_size, parent)
+        self.ids.extend(unpack(tokens) if isinstance(tokens, bytes) else tokens)
         return self.blocks
 
     def digests(self, first: int = 0, end: int | None = None) -> bytes:
         """Digests of blocks ``first`` to ``end`` (exclusive; None: all full ones), concatenated."""
-        end = self.blocks if end is None else end
-        assert 0 <= first <= end <= self.blocks, "digests of blocks that are not full"
-        return bytes(self._digests[DIGEST_BYTES * first : DIGEST_BYTES * end])
+        full = len(self.ids) // self.block_size
+        end = full if end is None else end
+        assert 0 <= first <= end <= full, "digests of blocks that are not full"
+        known = len(self._digests) // DIGEST_BYTES
+        if known < end:
+            fresh = pack(self.ids[known * self.block_size : end * self.block_size])
+            parent = self._digests[-DIGEST_BYTES:] or ROOT_PARENT
+            if end == known + 1:  # a sequence that decodes
+                self._digests += link(begin(self._key), parent, fresh)
+            else:
+                self._digests += chain(self._key, fresh, self.block_size, parent)
+        return self._digests[DIGEST_BYTES * first : DIGEST_BYTES * end]
 
     def packed(self, first: int, end: int) -> bytes:
         """Tokens of the full blocks ``first`` to ``end`` (exclusive), packed."""
         assert 0 <= first <= end <= self.blocks, "tokens of blocks that are not full"
-        step = 4 * self.block_size
-        return bytes(self._tokens[first * step : end * step])
+        return pack(self.ids[first * self.block_size : end * self.block_size])
 
     def fork(self, tokens: int) -> DomainChain:
         """A chain of the first ``tokens`` tokens."""
         assert 0 <= tokens <= len(self), "fork past the end"
         child = DomainChain(self._key, self.block_size)
-        child._tokens = self._tokens[: 4 * tokens]
+        child.ids = self.ids[:tokens]
         child._digests = self._digests[: DIGEST_BYTES * (tokens // self.block_size)]
         return child

@@ -1,10 +1,11 @@
 """KVClient: the blocking client of the kvstore.
 
 One thread uses a client; one request is in flight at a time. A request that is not answered within ``resend``
-seconds is sent again, the same bytes on a fresh connection, until ``timeout``. If an *ordered* request then still
-has no answer, nobody knows whether it was applied: the session is lost, and the process attaches again. A wait for
-another sequence holds up nothing: it has a socket and thread of its own (``waits``). All but sockets and waiting is
-shared with the asyncio client (``session``, ``attachment``).
+seconds is sent again, the same bytes on a fresh connection, until ``timeout``; one that was answered BUSY is sent
+again on the same connection, when the kvstore said. If an *ordered* request then still has no answer, nobody knows
+whether it was applied: the session is lost, and the process attaches again. A wait for another sequence holds up
+nothing: it has a socket and thread of its own (``waits``). All but sockets and waiting is shared with the asyncio
+client (``session``, ``attachment``).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class _Caller(Blocking):
                 self._wire.reconnect()
             for request in self._session.in_flight():
                 self._wire.send(request.frame)
-            answer = self._await(pending, min(time.monotonic() + self._resend, deadline))
+            answer = self._await(pending, deadline)
             if answer is not None:
                 self._notice(answer)
                 reply: R = answer.result()
@@ -70,17 +71,28 @@ class _Caller(Blocking):
                 raise self._unanswered(pending)
             fresh = False
 
-    def _await(self, pending: Pending, until: float) -> Answer | None:
+    def _await(self, pending: Pending, deadline: float) -> Answer | None:
+        """The answer, or None if there is none until ``deadline``, or until it is time for a fresh connection."""
+        until = time.monotonic() + self._resend
+        again, refused = until, list[Pending]()
         while True:
             for frame in self._wire.receive():
                 for answer in self._session.feed(frame):
                     if answer.pending is pending:
                         return answer
             self._check()
-            left = until - time.monotonic()
-            if left <= 0:
+            now = time.monotonic()
+            seconds, busy = self._session.take_refused()
+            if busy:
+                again, refused = now + seconds, busy
+                until = again + self._resend
+            if refused and now >= again:
+                for request in refused:
+                    self._wire.send(request.frame)
+                refused = []
+            if now >= min(until, deadline):
                 return None
-            self._wire.poll(left)
+            self._wire.poll(min(until, deadline, again if refused else until) - now)
 
     def _check(self) -> None:
         """Raise if no reply can be expected any more."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Sequence
+from functools import lru_cache
 
 from .packed import pack
 
@@ -35,14 +36,25 @@ def chain(key: bytes, tokens: Sequence[int] | bytes, block_size: int, parent: by
     ``tokens`` are ids, or the same ids already packed as little-endian u32. A partial last block gets no digest.
     """
     data = tokens if isinstance(tokens, bytes) else pack(tokens)
-    step = 4 * block_size
-    out = bytearray()
+    step, begun, out = 4 * block_size, begin(key), []
     for start in range(0, len(data) - step + 1, step):
-        parent = hashlib.blake2b(
-            parent + data[start : start + step], digest_size=DIGEST_BYTES, key=key, person=_PERSON
-        ).digest()
-        out += parent
-    return bytes(out)
+        parent = link(begun, parent, data[start : start + step])
+        out.append(parent)
+    return b"".join(out)
+
+
+@lru_cache(maxsize=1024)
+def begin(key: bytes) -> hashlib.blake2b:
+    """A hash that has taken in its key: a copy of it saves each block the setting up."""
+    return hashlib.blake2b(digest_size=DIGEST_BYTES, key=key, person=_PERSON)
+
+
+def link(begun: hashlib.blake2b, parent: bytes, block: bytes) -> bytes:
+    """The digest of one block (its tokens, packed) behind ``parent``."""
+    one = begun.copy()
+    one.update(parent)
+    one.update(block)
+    return one.digest()
 
 
 def split(digests: bytes) -> list[bytes]:

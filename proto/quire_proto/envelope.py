@@ -14,7 +14,7 @@ from typing import Any
 
 from .codec import INT_MAX, CodecError, pack, unpack
 
-VERSION = 1
+VERSION = 2
 ID_BYTES = 16
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 MAX_DEADLINE_MS = 3_600_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .envelope import MAX_FRAME_BYTES
 from .errors import LimitError
 from .messages import Allocate, Extend, Fork, Free, Limits, Step
-from .packed import unpack_rows
+from .packed import unpack
 
 # Before attach only the frame size is known; the other limits concern ops that need a session anyway.
 BEFORE_ATTACH = Limits(frame_bytes=MAX_FRAME_BYTES, items=1, blocks=0, window=1)
@@ -34,9 +34,10 @@ def check_body(body: object, limits: Limits, block_size: int) -> None:
 def items(body: object) -> int:
     """Items of a body: entries of all sections of a step, sequences of a free, children of a fork, else 1."""
     if isinstance(body, Step):
+        count = len(body.completed) // 12 + len(body.seals) + sum(map(items, body.forks)) + len(body.allocates)
         packed = len(body.releases) // 4 + len(body.copies_done) // 4 + len(body.swaps) // 12
         packed += len(body.fills) // 8 + len(body.extends) // 8
-        return packed + len(body.seals) + sum(map(items, body.forks)) + len(body.allocates)
+        return packed + count
     if isinstance(body, Free):
         return len(body.sequences) // 4
     if isinstance(body, Fork):
@@ -50,6 +51,5 @@ def _most_tokens(body: object) -> int:
     if isinstance(body, Extend):
         return body.tokens
     if isinstance(body, Step):
-        extends = (tokens for _, tokens in unpack_rows(body.extends, 2))
-        return max([*extends, *map(_most_tokens, body.allocates)], default=0)
+        return max([*unpack(body.extends)[1::2], *map(_most_tokens, body.allocates)], default=0)
     return 0

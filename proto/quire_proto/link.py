@@ -98,7 +98,8 @@ class TokenLogprob:
 @dataclass(frozen=True, slots=True)
 class Output:
     """New tokens of one continuation. ``finish``: "" (goes on), ``stop``, ``length``, ``abort`` or ``error``; an
-    error has a ``code`` (``invalid``, ``too_long``, ``kvstore_lost``, ``overloaded``, ``internal``) and a ``message``.
+    error has a ``code`` (``invalid``, ``too_long``, ``over_limit``, ``no_space``, ``kvstore_lost``, ``overloaded``,
+    ``internal``) and a ``message``.
     ``cached_tokens`` is set on the first output."""
 
     request: str

@@ -114,6 +114,7 @@ class Allocate:
     ``digests`` is the tenant's chain over all full blocks of those tokens, from token 0. ``publication`` names a
     publication the tokens begin with ("" for none). ``reserve`` is the capacity wanted, in tokens (0: ``tokens``).
     With ``may_wait`` 1 nothing is reserved while another sequence is computing blocks that this one lacks: CLAIMED.
+    ``list_generation`` is that of the list in which a publication was looked for (0: in none); RETRY if it moved.
     """
 
     sequence: int
@@ -125,6 +126,7 @@ class Allocate:
     reserve: int = 0
     priority: int = 0
     may_wait: int = 0
+    list_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,17 @@ class Extended:
     scrub: U32s = b""
     missing: int = 0
     scope: str = ""
+    retry_after_ms: int = 0
+    account: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """Why a ``sequence`` of a step's ``extends`` got nothing: the fields of a NO_SPACE in ``Extended``."""
+
+    sequence: int
+    missing: int
+    scope: str
     retry_after_ms: int = 0
     account: str = ""
 
@@ -227,9 +240,9 @@ class Freed:
 class Step:
     """The compound op: at most one a scheduler step. Sections are applied in the order of the fields.
 
-    ``releases``: sequences; ``copies_done``: copy ids; ``swaps``: rows (sequence, table index, canonical block; equal
-    to the present block to decline); ``fills``: rows (sequence, acknowledged fill mark); ``extends``: rows
-    (sequence, tokens).
+    ``swaps``: rows (sequence, table index, canonical block; equal to the present block to decline); ``fills``: rows
+    (sequence, acknowledged fill mark); ``completed``: rows (sequence, table index, fill mark), as a fill and then a
+    seal of that block under its line of ``completed_digests``; ``extends``: rows (sequence, tokens).
     """
 
     releases: U32s = b""
@@ -237,23 +250,39 @@ class Step:
     swaps: Triples = b""
     fills: Pairs = b""
     seals: tuple[Seal, ...] = ()
+    completed: Triples = b""
+    completed_digests: Digests = b""
     forks: tuple[Fork, ...] = ()
     extends: Pairs = b""
     allocates: tuple[Allocate, ...] = ()
 
+    def __post_init__(self) -> None:
+        if len(self.completed) // 12 != len(self.completed_digests) // 32:
+            raise ValueError("completed: each row has one digest in completed_digests")
+
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """One result an item, in the order of the request; byte strings hold one code an item. ``priorities``: rows
-    (sequence, priority) of sequences for which something more urgent has begun to wait."""
+    """One result an item, in the order of the request; byte strings hold one code an item.
+
+    ``canonical``: of ``completed``, rows (sequence, table index, block). Of ``extends``: ``blocks``, the new entries of
+    the tables, as such rows; ``copies`` and ``scrub`` as in ``Allocated``; ``shortages``, one for each NO_SPACE.
+    ``priorities``: rows (sequence, priority) of sequences for which something more urgent has begun to wait.
+    """
 
     releases: bytes = b""
     copies_done: bytes = b""
     swaps: bytes = b""
     fills: bytes = b""
     seals: tuple[Sealed, ...] = ()
+    completed: bytes = b""
+    canonical: Triples = b""
     forks: tuple[Forked, ...] = ()
-    extends: tuple[Extended, ...] = ()
+    extends: bytes = b""
+    blocks: Triples = b""
+    copies: Quads = b""
+    scrub: U32s = b""
+    shortages: tuple[Shortage, ...] = ()
     allocates: tuple[Allocated, ...] = ()
     publications_generation: int = 0
     priorities: Pairs = b""
@@ -264,16 +293,14 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """One deferred reply once ``digest`` is sealed, is this sequence's to compute, or the deadline passed.
-
-    ``sequence`` is the number of the allocate that was answered CLAIMED, ``digest`` the last one of ``claimed``. If
-    that was empty, ``publication`` names what is being computed. The owner inherits ``priority``.
-    """
+    """One deferred reply about what an allocate of ``sequence`` was told with CLAIMED: the last ``digest`` of it, or a
+    pending ``publication``. It is sealed, this sequence's to compute, or late. The owner inherits ``priority``."""
 
     sequence: int
     digest: Digests = b""
     publication: str = ""
     priority: int = 0
+    publication_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

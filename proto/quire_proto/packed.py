@@ -17,7 +17,7 @@ _BIG_ENDIAN = sys.byteorder == "big"
 
 def pack(values: Iterable[int]) -> bytes:
     """u32 values as little-endian bytes. Raises OverflowError for a value outside 0..2**32-1."""
-    numbers = array("I", values)
+    numbers = values if isinstance(values, array) and values.typecode == "I" and not _BIG_ENDIAN else array("I", values)
     if _BIG_ENDIAN:
         numbers.byteswap()
     return numbers.tobytes()

@@ -6,7 +6,8 @@ Invariants:
 - a request keeps its bytes until it is answered: a resend is the same frame;
 - the newest ordered number in flight is less than ``window`` above the oldest, so that the kvstore still has the
   cached reply of every request that may be resent;
-- a reply that answers nothing in flight (a second copy, an abandoned request) is dropped.
+- a reply that answers nothing in flight (a second copy, an abandoned request) is dropped;
+- a request that was answered BUSY stays in flight, and goes out again when the kvstore said, not before.
 
 Bytes go in and out; who sends them and when is the business of ``client`` and ``aio``.
 """
@@ -25,6 +26,7 @@ from .ops import ATTACH, READY, Op
 
 UNORDERED_FROM = 1 << 62
 MAX_DEADLINE_MS = 60_000
+BUSY_MS, MAX_BUSY_MS = 100, 10_000  # if a BUSY does not say how long, and the longest that is believed
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Session:
         self.limits: Limits = BEFORE_ATTACH
         self.block_size = 1
         self._in_flight: dict[int, Pending] = {}
+        self._refused: dict[int, int] = {}
         self._next_ordered = 1
         self._next_unordered = UNORDERED_FROM
 
@@ -102,6 +105,19 @@ class Session:
         """Expect no reply any more (unordered requests only: an ordered one leaves a gap behind)."""
         assert not pending.op.ordered, "an abandoned number would be a gap"
         self._in_flight.pop(pending.number, None)
+        self._refused.pop(pending.number, None)
+
+    def take_refused(self) -> tuple[float, list[Pending]]:
+        """What was answered BUSY since the last call: in how many seconds to send what again.
+
+        Ordered requests behind a refused one go along, for the kvstore calls them out of order.
+        """
+        if not self._refused:
+            return 0.0, []
+        refused, self._refused = self._refused, {}
+        first = min((number for number in refused if number < UNORDERED_FROM), default=UNORDERED_FROM)
+        again = [p for p in self.in_flight() if p.number in refused or first < p.number < UNORDERED_FROM]
+        return max(refused.values()) / 1000, again
 
     def feed(self, frame: bytes) -> list[Answer]:
         """What a received frame answers: nothing, one request, or (an unreadable request) all of them."""
@@ -113,11 +129,13 @@ class Session:
         if pending is None:
             # An error without a number: the kvstore could not read a request of ours.
             return self._all(_error(reply)) if reply.code and not reply.number else []
-        if reply.code == "OUT_OF_ORDER" and pending is not self.in_flight()[0]:
+        if reply.code == "OUT_OF_ORDER" and (pending is not self.in_flight()[0] or _outdated(reply)):
             return []  # an earlier request was lost; this one was not consumed and goes out again after it
         if reply.code == "BUSY":
-            return []  # nothing of it was looked at: it goes out again when the resend is due
+            self._refused[reply.number] = _retry_after_ms(reply)
+            return []  # nothing of it was looked at
         del self._in_flight[reply.number]
+        self._refused.pop(reply.number, None)
         return [self._answer(pending, reply)]
 
     def _answer(self, pending: Pending, reply: Reply) -> Answer:
@@ -134,6 +152,19 @@ class Session:
         waiting = self.in_flight()
         self._in_flight.clear()
         return [Answer(pending, error=error) for pending in waiting]
+
+
+def _outdated(reply: Reply) -> bool:
+    """Whether an OUT_OF_ORDER was overtaken by the answer to the request that it missed."""
+    detail = reply.body.get("detail")
+    expected = detail.get("expected") if isinstance(detail, dict) else None
+    return type(expected) is int and 0 < expected < reply.number
+
+
+def _retry_after_ms(reply: Reply) -> int:
+    detail = reply.body.get("detail")
+    asked = detail.get("retry_after_ms") if isinstance(detail, dict) else None
+    return min(asked, MAX_BUSY_MS) if type(asked) is int and asked >= 0 else BUSY_MS
 
 
 def _error(reply: Reply) -> errors.RemoteError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain as concat
 
 from .errors import Internal
-from .messages import Allocate, Allocated, Extended, Fork, Forked, Seal, Sealed, Step, Stepped
+from .messages import Allocate, Allocated, Fork, Forked, Seal, Sealed, Shortage, Step, Stepped
 from .packed import pack, unpack, unpack_rows
 from .retire import RetireList, Swap
 
@@ -27,6 +27,8 @@ class StepBuilder:
     def _clear(self) -> None:
         self._fills: dict[int, int] = {}
         self._seals: list[Seal] = []
+        self._completed: list[int] = []
+        self._completed_digests: list[bytes] = []
         self._forks: list[Fork] = []
         self._extends: dict[int, int] = {}
         self._allocates: list[Allocate] = []
@@ -46,6 +48,11 @@ class StepBuilder:
         else:
             self._seals.append(Seal(sequence, first, digests, tokens))
 
+    def complete(self, sequence: int, index: int, tokens: int, digest: bytes) -> None:
+        """Block ``index`` is full and final and ``tokens`` tokens are written: a fill and a seal of one block."""
+        self._completed += (sequence, index, tokens)
+        self._completed_digests.append(digest)
+
     def fork(self, parent: int, children: Iterable[int], tokens: int) -> None:
         """``children`` share the first ``tokens`` tokens of ``parent``."""
         self._forks.append(Fork(parent, pack(children), tokens))
@@ -60,7 +67,7 @@ class StepBuilder:
 
     def build(self) -> Step | None:
         """The message with everything collected and every due release, or None if there is nothing to say."""
-        mentioned = {*self._fills, *self._extends, *(s.sequence for s in self._seals)}
+        mentioned = {*self._fills, *self._extends, *self._completed[::3], *(s.sequence for s in self._seals)}
         mentioned.update(*(unpack(f.children) for f in self._forks), (f.parent for f in self._forks))
         releases = self._retire.take_releases(mentioned)
         step = Step(
@@ -69,6 +76,8 @@ class StepBuilder:
             swaps=pack(concat.from_iterable(self._retire.take_swaps(set(releases)))),
             fills=pack(concat.from_iterable(self._fills.items())),
             seals=tuple(self._seals),
+            completed=pack(self._completed),
+            completed_digests=b"".join(self._completed_digests),
             forks=tuple(self._forks),
             extends=pack(concat.from_iterable(self._extends.items())),
             allocates=tuple(self._allocates),
@@ -79,7 +88,10 @@ class StepBuilder:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A step's results by what they concern. Codes are the item codes of ``messages``."""
+    """A step's results by what they concern. Codes are the item codes of ``messages``.
+
+    What a decoding batch says and hears, ``completed`` and ``extends``, is left as it is in the reply, row by row.
+    """
 
     releases: dict[int, int] = field(default_factory=dict)
     copies_done: dict[int, int] = field(default_factory=dict)
@@ -87,7 +99,7 @@ class Results:
     fills: dict[int, int] = field(default_factory=dict)
     seals: list[tuple[Seal, Sealed]] = field(default_factory=list)
     forks: list[tuple[Fork, Forked]] = field(default_factory=list)
-    extends: dict[int, Extended] = field(default_factory=dict)
+    shortages: dict[int, Shortage] = field(default_factory=dict)
     allocates: dict[int, Allocated] = field(default_factory=dict)
     priorities: list[tuple[int, int]] = field(default_factory=list)
 
@@ -95,6 +107,8 @@ class Results:
 def results(step: Step, reply: Stepped) -> Results:
     """Pair a step with its reply. Raises Internal if the reply has not exactly one result an item."""
     try:
+        if (len(reply.completed), len(reply.extends)) != (len(step.completed) // 12, len(step.extends) // 8):
+            raise ValueError("completed or extends")
         return Results(
             releases=dict(zip(unpack(step.releases), reply.releases, strict=True)),
             copies_done=dict(zip(unpack(step.copies_done), reply.copies_done, strict=True)),
@@ -102,7 +116,7 @@ def results(step: Step, reply: Stepped) -> Results:
             fills={r[0]: c for r, c in zip(unpack_rows(step.fills, 2), reply.fills, strict=True)},
             seals=list(zip(step.seals, reply.seals, strict=True)),
             forks=list(zip(step.forks, reply.forks, strict=True)),
-            extends={r[0]: e for r, e in zip(unpack_rows(step.extends, 2), reply.extends, strict=True)},
+            shortages={short.sequence: short for short in reply.shortages},
             allocates={a.sequence: r for a, r in zip(step.allocates, reply.allocates, strict=True)},
             priorities=[(row[0], row[1]) for row in unpack_rows(reply.priorities, 2)],
         )

@@ -2,8 +2,9 @@
 
 The kvstore answers a ``wait`` when what it names is sealed, has become this sequence's to compute, or its time is
 over. Until then nothing is known of it here; a wait is therefore said again every few seconds (repeating one is
-harmless, and makes good a reply that went astray). Each wait ends exactly once: with the kvstore's answer, or with an
-error if there is none some time after its deadline, or if the session ends first.
+harmless, and makes good a reply that went astray), or, answered BUSY, when the kvstore said. Each wait ends exactly
+once: with the kvstore's answer, or with an error if there is none some time after its deadline, or if the session
+ends first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from .errors import Busy, KvstoreUnreachable, LocalError, QuireError, StaleSession
+from .errors import KvstoreUnreachable, LocalError, QuireError, StaleSession
 from .messages import Wait, Waited
 from .ops import WAIT
 from .session import Pending, Session
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 Then = Callable[[Waited | QuireError], None]
 RESEND_S = 5.0
 LATE_S = 2.0  # what an answer may take beyond the deadline it was asked for
-BUSY_S = 0.1
 LOOK_S = 0.5  # how often a lost session is looked for
 
 
@@ -121,18 +121,11 @@ class Waits:
         for frame in self._wire.receive():
             for answer in self._session.feed(frame):
                 wait = self._open.pop(answer.pending.number)
-                if isinstance(answer.error, Busy):
-                    self._again(wait)
-                    continue
                 self._held.notice(answer.error)
                 wait.then(answer.error or answer.value)
-
-    def _again(self, wait: _Open) -> None:
-        """Too many at once: this one was not looked at, and is said anew in a moment."""
-        now = time.monotonic()
-        wait.pending = self._session.request(WAIT, wait.body, max(0.0, wait.until - LATE_S - now))
-        wait.resend = now + BUSY_S
-        self._open[wait.pending.number] = wait
+        seconds, refused = self._session.take_refused()
+        for pending in refused:
+            self._open[pending.number].resend = time.monotonic() + seconds
 
     def _look(self, now: float) -> None:
         if self._held.side.closed() or self._held.heartbeat.lost.is_set():

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 FIRST_DELAY = 0.1
@@ -43,12 +43,20 @@ class Child:
         starts: how often it was started.
         keep: start it again when it ends; False for a process that has an end.
         code: exit code of its last end (negative: the signal), None before that.
+        defaults: environment variables that it gets where ours does not have them.
     """
 
     def __init__(
-        self, name: str, argv: Sequence[str], *, death_signal: int = signal.SIGKILL, keep: bool = True
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        death_signal: int = signal.SIGKILL,
+        keep: bool = True,
+        defaults: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
+        self.defaults = dict(defaults or {})
         self.argv = list(argv)
         self.keep = keep
         self.code: int | None = None
@@ -71,6 +79,7 @@ class Child:
         self.process = subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
+            env={**self.defaults, **os.environ},
             process_group=0,
             preexec_fn=die_with(os.getpid(), self._death_signal),  # the supervisor has one thread
         )

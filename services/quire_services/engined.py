@@ -35,6 +35,7 @@ from quire_proto.link import Hello
 from quire_proto.packed import pack
 
 from . import flags, logs
+from .garbage import quieten_garbage_collection
 from .settings import Config
 
 ONLY = (
@@ -99,6 +100,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: Attention) ->
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, stop)
     engine.front.start()
+    quieten_garbage_collection()
     try:
         engine.run()
     finally:

@@ -94,6 +94,8 @@ def engine_error(code: str, message: str) -> ApiError:
         return invalid(message, code="context_length_exceeded")
     if code == "invalid":
         return invalid(message)
+    if code == "over_limit":
+        return invalid(message, code="tenant_limit_exceeded")
     if code == "kvstore_lost":
         return unavailable(message or "the engine lost its kvstore")
     if code == "no_space":

@@ -44,6 +44,7 @@ from quire_proto.layout import Layout
 
 from . import flags, logs, settings
 from .event_stream import NO_EVENTS, EventsConfig, streaming
+from .garbage import quieten_garbage_collection
 
 FLAGS = ("run_dir", "port", *(spec.name for spec in fields(settings.Kvstore)))
 
@@ -62,6 +63,7 @@ class KvstoreConfig:
         arena: where they lie, as ``arena_choice`` reads it.
         lease_ms: time without a heartbeat after which a session is fenced.
         fence_grace_ms: time after which a fenced process is killed.
+        fence_kill: whether it is; else its blocks stay in quarantine until it ends.
         pin_budget: share of the pool that publications may pin.
         quarantine_reserve: share kept back, once something is guaranteed, for what fenced sessions hold.
         policy: what is evicted first, a name in ``policies``.
@@ -76,6 +78,7 @@ class KvstoreConfig:
     blocks: int
     lease_ms: int = 5000
     fence_grace_ms: int = 2000
+    fence_kill: bool = True
     pin_budget: float = 0.5
     quarantine_reserve: float = 0.05
     policy: str = "density"
@@ -115,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
             blocks=pool.blocks,
             lease_ms=pool.lease_ms,
             fence_grace_ms=pool.fence_grace_ms,
+            fence_kill=pool.fence_kill,
             pin_budget=pool.pin_budget,
             quarantine_reserve=pool.quarantine_reserve,
             policy=pool.policy,
@@ -160,7 +164,7 @@ def _serve(config: KvstoreConfig) -> int:
                 declarations=declarations,
             )
             admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
-            options = ServerOptions(config.fence_grace_ms, debug=config.debug)
+            options = ServerOptions(config.fence_grace_ms, config.fence_kill, config.debug)
             with streaming(config.events, service, config.run_dir) as publisher:
                 server = Server(service, config.run_dir, options, listener, admission, publisher)
                 _loop(server, service, config, signals)
@@ -186,6 +190,7 @@ def _loop(server: Server, service: Service, config: KvstoreConfig, signals: _Sig
             arena=service.arena.type,
             run_dir=str(config.run_dir),
         )
+        quieten_garbage_collection()
         server.serve()
     finally:
         server.close()

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.agents import WORKLOADS, make
-from bench.stream import StreamError, read
+from bench.floor import Floor
+from bench.stream import Answer, StreamError, read
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -44,6 +45,16 @@ def test_refusal_is_an_error() -> None:
     """An answer that is not 200 is reported with what the server said."""
     with pytest.raises(StreamError, match="too many"):
         read(b"HTTP/1.1 429 Too Many\r\n\r\ntoo many", [(10, 0.0)], began=0.0)
+
+
+def test_floor_counts_what_was_computed() -> None:
+    """Cached prompt tokens cost nothing but the reading of their keys; every continuation is drawn by itself."""
+    floor = Floor(chunk=2.0, step=4.0, head=8.0, layer_flops=100, head_flops=8, key_flops=2)
+    answer = Answer(0.0, 1.0, {0: [0.5]}, {0: "a", 1: "b"}, prompt=10, cached=4, output=8)
+    keys = 6 * (4 + 10) / 2 + 8 * (10 + 4 / 2)
+
+    assert floor.seconds([[answer]]) == (6 * 100 + keys * 2) / 2.0 + 8 * (100 / 4.0 + 8 / 8.0)
+    assert floor.seconds([[answer], [answer]]) == 2 * floor.seconds([[answer]])
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -1,33 +1,39 @@
-"""A directory for PYTHONPATH that makes the CPU backend raise in every process that finds it there.
+"""A directory for PYTHONPATH that changes a module of ours in every process that finds it there.
 
-Python runs ``sitecustomize`` at start; ours waits for the import of ``quire_engine.cpu_attention`` and replaces every
-method of the backend. The product knows nothing of it.
+Python runs ``sitecustomize`` at start; ours waits for the import of the module and then runs some lines over it. The
+product knows nothing of it.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from textwrap import indent
 
 MESSAGE = "the torch backend was called"
-SITECUSTOMIZE = f'''
+RAISE = f"""
+def _raise(*_, **__):
+    raise AssertionError("{MESSAGE}")
+
+for name, value in list(vars(module.CpuAttention).items()):
+    if callable(value):
+        setattr(module.CpuAttention, name, _raise)
+"""
+SITECUSTOMIZE = """
 import importlib.abc
 import importlib.machinery
 import sys
 
-NAME = "quire_engine.cpu_attention"
+NAME = "{name}"
 
 
-def _raise(*_, **__):
-    raise AssertionError("{MESSAGE}")
-
+def change(module):
+{change}
 
 class Loader(importlib.machinery.SourceFileLoader):
     def exec_module(self, module):
         super().exec_module(module)
-        for name, value in list(vars(module.CpuAttention).items()):
-            if callable(value):
-                setattr(module.CpuAttention, name, _raise)
+        change(module)
 
 
 class Finder(importlib.abc.MetaPathFinder):
@@ -39,11 +45,17 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 sys.meta_path.insert(0, Finder())
-'''
+"""
+
+
+def changed(directory: Path, name: str, change: str) -> dict[str, str]:
+    """The environment variables for processes that run the lines ``change`` over ``module`` when ``name`` is loaded."""
+    directory.mkdir()
+    text = SITECUSTOMIZE.format(name=name, change=indent(change, "    "))
+    (directory / "sitecustomize.py").write_text(text)
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH", "")]))}
 
 
 def poisoned(directory: Path) -> dict[str, str]:
     """The environment variables for processes in which the CPU backend raises."""
-    directory.mkdir()
-    (directory / "sitecustomize.py").write_text(SITECUSTOMIZE)
-    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH", "")]))}
+    return changed(directory, "quire_engine.cpu_attention", RAISE)

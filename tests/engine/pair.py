@@ -5,6 +5,8 @@ So the first owns what it was asked first, for as long as a test wants, and the 
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from quire_engine.scheduler import Work
 from quire_proto.client import KVClient, KVReader
 from quire_proto.link import Abort
 from quire_proto.messages import Stats
+from quire_proto.packed import pack
 from tests.e2e.reference import Reference
 from tests.e2e.stack import wait_for
 from tests.engine.loop import BLOCKS, Queues, engine_on, kvstore
@@ -115,15 +118,38 @@ class Pair:
 
 
 @contextmanager
-def pair(tmp: Path, blocks: int = BLOCKS, deep: bool = False, slots: int = 8) -> Iterator[Pair]:
-    """Start them. ``deep``: the other engine has two steps in flight. ``slots``: of each."""
+def pair(tmp: Path, blocks: int = BLOCKS, deep: bool = False, slots: int = 8, other_slots: int = 8) -> Iterator[Pair]:
+    """Start them. ``deep``: the other engine has two steps in flight. ``slots``, ``other_slots``: of their batches."""
     gate = Gate()
     with kvstore(tmp, blocks) as (run_dir, model_dir):
         owner = engine_on(run_dir, model_dir, gate.runner, name="owner", slots=slots)
         options: dict[str, Any] = {"make_runner": late} if deep else {}
-        other = engine_on(run_dir, model_dir, name="other", slots=slots, prefill=False, **options)
+        other = engine_on(run_dir, model_dir, name="other", slots=other_slots, prefill=False, **options)
         with owner as first, other as second:
             try:
                 yield Pair(run_dir, gate, [first, second], Reference(model_dir))
             finally:
                 gate.open()
+
+
+CLAIMANT = """
+import sys, time
+from pathlib import Path
+from quire_proto.client import KVClient
+from quire_proto.packed import unpack
+with KVClient(Path(sys.argv[1]), name="claimant") as client:
+    tokens = bytes.fromhex(sys.argv[2])
+    chain = client.chain("tenant", tokens)
+    client.allocate(1, "tenant", len(tokens) // 4, chain.digests())
+    print("claimed", flush=True)
+    time.sleep(600)
+"""
+
+
+def claimant(run_dir: Path, prompt: list[int]) -> subprocess.Popen[str]:
+    """A process that owns the blocks of a prompt and computes nothing."""
+    command = [sys.executable, "-c", CLAIMANT, str(run_dir), pack(prompt).hex()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "claimed\n"
+    return process

@@ -88,7 +88,8 @@ class Watch:
             for copy_id in unpack(step.copies_done):
                 if self.copies[copy_id] in named.copies:
                     self.too_early.append(f"copy {copy_id}")
-            for sequence, tokens in unpack_rows(step.fills, 2):
+            marks = [(row[0], row[2]) for row in unpack_rows(step.completed, 3)]
+            for sequence, tokens in (*unpack_rows(step.fills, 2), *marks):
                 if tokens > named.sequences.get(sequence, (tokens, []))[0]:
                     self.too_early.append(f"fill of {sequence}")
         for kind, rows in (("releases", 1), ("swaps", 3), ("copies_done", 1), ("fills", 2)):
@@ -97,7 +98,7 @@ class Watch:
 
     def look_back(self, reply: Stepped) -> None:
         """Learn which copies the kvstore asked for."""
-        for granted in (*reply.extends, *reply.allocates):
+        for granted in (reply, *reply.allocates):
             for copy_id, src, dst, _ in unpack_rows(granted.copies, 4):
                 self.copies[copy_id] = (src, dst)
 

@@ -33,6 +33,15 @@ def test_frequencies_follow_the_softmax() -> None:
         assert abs(seen[token] / 4000 - p) < 4 * (p * (1 - p) / 4000) ** 0.5 + 1e-3
 
 
+def test_impossible_tokens_are_never_drawn() -> None:
+    """Tokens of probability 0 at either end of the vocabulary are not drawn, nor with the largest random number."""
+    inf = float("inf")
+    assert set(drawn([-inf, 0.0, 0.5, -inf])) == {1, 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("quire_engine.sampler.uniform", lambda *_: 1.0)
+        assert sample(torch.tensor([[-inf, 0.0, 0.5, -inf]]), [row()])[0].token == 2
+
+
 def test_top_k_keeps_k_tokens() -> None:
     """top_k = 2 draws the two likeliest tokens and no other."""
     assert set(drawn([1.0, 1.1, 1.2, 1.3], top_k=2)) == {2, 3}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from quire_proto.packed import pack
 from quire_proto.retire import RetireList
 from tests.e2e.stack import wait_for
 from tests.engine.loop import words
-from tests.engine.pair import Pair, pair
+from tests.engine.pair import Pair, claimant, pair
 
 PROMPT = words(150)  # nine full blocks and six tokens; three steps
 FULL = 144
@@ -158,6 +156,37 @@ def test_members_do_not_wait_for_the_goodbye_of_an_aborted_waiter(two: Pair, mon
     two.empty()
 
 
+def test_a_goodbye_that_overtook_its_wait_is_said_again(two: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kvstore chooses a waiter whose end it did not hear of: it is told so, and the next one computes."""
+    owned(two)
+    two.other.ask("asked", PROMPT)
+    two.aside(1)
+    [asked] = two.other_engine._scheduler.aside
+    memory = two.other_engine._memory
+    assert memory is not None
+    said: list[int] = []
+    take_releases = RetireList.take_releases
+
+    def lossy(retire: RetireList, held_back: Container[int] = ()) -> list[int]:
+        due = take_releases(retire, held_back)
+        if retire is not memory._retire:
+            return due
+        lost = asked.id not in said
+        said.extend(due)
+        return [number for number in due if number != asked.id or not lost]
+
+    monkeypatch.setattr(RetireList, "take_releases", lossy)
+    two.other.ask("next", PROMPT)
+    two.aside(2)
+    two.abort(two.other, "asked")
+    two.until("waits", 2)
+    two.abort(two.owner, "owner")
+    two.gate.open()
+    two.right(two.other, "next", PROMPT)
+    assert said.count(asked.id) == 2
+    two.empty()
+
+
 def test_an_aborted_owner_keeps_no_twin_waiting(two: Pair) -> None:
     """Owner and twin on one engine: the owner is aborted half-way, the twin computes the rest."""
     owned(two)
@@ -172,32 +201,9 @@ def test_an_aborted_owner_keeps_no_twin_waiting(two: Pair) -> None:
     two.empty()
 
 
-CLAIMANT = """
-import sys, time
-from pathlib import Path
-from quire_proto.client import KVClient
-from quire_proto.packed import unpack
-with KVClient(Path(sys.argv[1]), name="claimant") as client:
-    tokens = bytes.fromhex(sys.argv[2])
-    chain = client.chain("tenant", tokens)
-    client.allocate(1, "tenant", len(tokens) // 4, chain.digests())
-    print("claimed", flush=True)
-    time.sleep(600)
-"""
-
-
-def claimant(two: Pair, prompt: list[int]) -> subprocess.Popen[str]:
-    """A process that owns the blocks of a prompt and computes nothing."""
-    command = [sys.executable, "-c", CLAIMANT, str(two.run_dir), pack(prompt).hex()]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "claimed\n"
-    return process
-
-
 def test_a_killed_owner_leaves_its_work_to_a_waiter(two: Pair) -> None:
     """kill -9 of the owner's process: one of two waiters computes, the other waits for that one."""
-    with claimant(two, PROMPT) as process:
+    with claimant(two.run_dir, PROMPT) as process:
         two.other.ask("a", PROMPT)
         two.other.ask("b", PROMPT)
         two.aside(2)
@@ -209,7 +215,7 @@ def test_a_killed_owner_leaves_its_work_to_a_waiter(two: Pair) -> None:
 
 def test_an_owner_without_progress_is_passed_over(two: Pair) -> None:
     """The owner lives and beats but seals nothing: after the kvstore's patience the waiter computes."""
-    with claimant(two, PROMPT) as process:
+    with claimant(two.run_dir, PROMPT) as process:
         two.other.ask("a", PROMPT)
         two.right(two.other, "a", PROMPT)
         assert process.poll() is None
@@ -244,19 +250,27 @@ def test_a_lost_wait_ends_in_computing(two: Pair, monkeypatch: pytest.MonkeyPatc
     two.empty()
 
 
+def published(two: Pair, prompt: list[int]) -> None:
+    """The gated engine computes a publication of this prompt, and the other one has heard of it."""
+    with KVReader(two.run_dir) as operator:
+        operator.publish("agent", "public", pack(prompt))
+    memory = two.other_engine._memory
+    assert memory is not None
+    wait_for(lambda: memory.client.publications_stale, 30, "the other engine hears of it")
+    two.until("allocates", 1)
+
+
 def test_a_pending_publication_is_computed_by_one(two: Pair) -> None:
     """A tenant's request waits for the publication that another engine computes, and hits all of it, tail included."""
-    published = words(70, 4)
-    with KVReader(two.run_dir) as operator:
-        operator.publish("agent", "public", pack(published))
-    two.until("allocates", 1)
-    mine = published + words(40, 8)
+    system = words(70, 4)
+    published(two, system)
+    mine, other = system + words(40, 8), system + words(9, 30)
     two.other.ask("a", mine, tenant="ada")
-    two.other.ask("b", published + words(9, 30), tenant="bob")
+    two.other.ask("b", other, tenant="bob")
     two.aside(2)
     two.gate.open()
     assert two.right(two.other, "a", mine).cached_tokens == 70
-    assert two.right(two.other, "b", published + words(9, 30)).cached_tokens == 70
+    assert two.right(two.other, "b", other).cached_tokens == 70
     with KVReader(two.run_dir) as operator:
         operator.unpublish("agent")
     two.empty()
@@ -264,14 +278,13 @@ def test_a_pending_publication_is_computed_by_one(two: Pair) -> None:
 
 def test_a_publication_that_is_taken_back_keeps_nobody_waiting(two: Pair) -> None:
     """Unpublished while it is pending: who waited for it matches again and computes privately."""
-    published = words(70, 4)
+    prompt = words(70, 4) + words(40, 8)
+    published(two, prompt[:70])
+    two.other.ask("a", prompt, tenant="ada")
+    two.aside(1)
     with KVReader(two.run_dir) as operator:
-        operator.publish("agent", "public", pack(published))
-        two.until("allocates", 1)
-        two.other.ask("a", published + words(40, 8), tenant="ada")
-        two.aside(1)
         operator.unpublish("agent")
-    assert two.right(two.other, "a", published + words(40, 8)).cached_tokens == 0
+    assert two.right(two.other, "a", prompt).cached_tokens == 0
     two.gate.open()
     two.empty()
 
@@ -286,9 +299,9 @@ def test_a_tenant_that_is_to_be_quiet_stops_nobody(two: Pair) -> None:
     two.other.ask("a", PROMPT)
     two.other.ask("b", PROMPT)
     two.aside(2)
+    assert ("poor", 0) not in two.other.ends
     two.gate.open()
     assert [two.right(two.other, name, PROMPT).cached_tokens for name in ("a", "b")] == [FULL] * 2
-    assert ("poor", 0) not in two.other.ends
     with KVReader(two.run_dir) as operator:
         operator.quota("rich", guarantee=0)
     two.right(two.other, "poor", words(300, 3))

@@ -12,7 +12,7 @@ from quire_engine.scheduler import Scheduler
 from quire_proto.client import KVClient
 from tests.e2e.stack import wait_for
 from tests.engine.loop import words
-from tests.engine.pair import Pair, pair
+from tests.engine.pair import Pair, claimant, pair
 
 OLD, OWNER = words(12, 9), words(402, 2)  # one block that grows; 25 full blocks and a tail
 BLOCKS = 40
@@ -85,4 +85,33 @@ def test_a_preempted_owner_passes_its_claim_on(tmp_path: Path, monkeypatch: pyte
         counters = two.stats().counters
         assert counters["duplicates"] == 0
         assert two.owner_engine.load().counters["preemptions"] >= 1
+        two.empty()
+
+
+def test_all_finish_with_one_copy_whoever_is_killed_or_preempted(tmp_path: Path) -> None:
+    """A pool smaller than owner and waiters, one batch slot where they wait: the first owner is killed (kill -9), the
+    second preempted; the third computes what is left, all are answered, and there is one copy of the prompt."""
+    waiters, long = ("a", "b", "c"), words(1000, 2)  # 16 steps: "old" needs another block within them
+    with pair(tmp_path, 67, slots=2, other_slots=1) as two, claimant(two.run_dir, long) as first:
+        two.owner.ask("old", OLD, priority=3, max_tokens=40)
+        two.gate.allow(1)
+        wait_for(lambda: two.owner.tokens.get(("old", 0)), 30, "it decodes")
+        two.owner.ask("second", long, priority=5)
+        two.gate.allow(1)
+        two.until("waits", 1)
+        for name in waiters:
+            two.other.ask(name, long, priority=6)
+        two.until("waits", 2)
+        two.aside(3)
+        first.kill()
+        wait_for(lambda: two.gate.allow(1) or two.count("allocates") == 3, 30, "the second is the owner")
+        with hoarding(two):
+            two.gate.open()
+            wait_for(lambda: two.owner_engine.load().counters["preemptions"], 30, "the second owner is preempted")
+        for name in waiters:
+            two.right(two.other, name, long)
+        two.right(two.owner, "second", long)
+        two.right(two.owner, "old", OLD, 40)
+        counters = two.stats().counters
+        assert (counters["seals"], counters["duplicates"]) == (62 + 52 // 16, 0)
         two.empty()

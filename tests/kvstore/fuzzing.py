@@ -11,6 +11,7 @@ from quire_proto import administration as a
 from quire_proto import handover as h
 from quire_proto import messages as m
 from quire_proto.codec import to_map
+from quire_proto.envelope import VERSION
 from quire_proto.packed import pack
 from quire_proto.tenancy import SetQuota
 
@@ -20,6 +21,7 @@ BODIES: list[tuple[str, Any]] = [
     ("ready", m.Empty()),
     ("heartbeat", m.Heartbeat(3)),
     ("step", m.Step(pack([4]), pack([1]), pack([1, 0, 3]), pack([1, 5]), (m.Seal(1, 0, bytes(32)),))),
+    ("step", m.Step(completed=pack([1, 0, 5]), completed_digests=bytes(32))),
     ("step", m.Step(forks=(m.Fork(1, pack([7]), 3),), extends=pack([1, 9]), allocates=(m.Allocate(9, "t", 3),))),
     ("allocate", m.Allocate(5, "t", 9, bytes(64), "p", 1, 12)),
     ("extend", m.Extend(1, 12)),
@@ -59,7 +61,7 @@ class Fuzzer:
     def frame(self, boot: bytes, session: bytes, number: int) -> bytes:
         """One frame of a session whose next ordered number is ``number``."""
         op, body = self._random.choice(BODIES)
-        envelope = [1, boot, session, number, op, 0, to_map(body)]
+        envelope = [VERSION, boot, session, number, op, 0, to_map(body)]
         kind = self._random.randrange(8)
         if kind == 0:
             return self._random.randbytes(self._random.randrange(200))

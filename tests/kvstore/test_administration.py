@@ -60,6 +60,20 @@ def test_a_published_prompt_is_listed_and_shared(wire: Wire) -> None:
     assert allocate(wire, 2, "eve", 7, "x")["computed"] == 6
 
 
+def test_who_looked_in_an_old_list_is_told_to_look_again(wire: Wire) -> None:
+    """A prompt published a moment ago is not missed by a client whose list is older; who tells no list is not asked."""
+    looked = wire.store.state.publications.generation
+    publish(wire)
+
+    def ask(number: int, generation: int) -> int:
+        item = m.Allocate(number, "ann", 7, list_generation=generation)
+        code: int = wire.ask("allocate", number + 1, item).body["code"]
+        return code
+
+    assert ask(1, looked) == m.RETRY
+    assert [ask(2, wire.store.state.publications.generation), ask(3, 0)] == [m.OK, m.OK]
+
+
 def test_the_same_again_changes_nothing(wire: Wire) -> None:
     """Another prompt under the id takes its place and has a generation of its own."""
     first = publish(wire).body

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from quire_kvstore import publishing
 from quire_kvstore.claims import Ticket
 from quire_kvstore.sessions import Session
 from quire_proto import messages as m
@@ -42,7 +43,7 @@ class Agents:
         self, session: Session, number: int, digest: bytes = b"", *, publication: str = "", priority: int = 0
     ) -> str | None:
         """Wait 60 s for a digest; the request's number is the sequence's."""
-        item = m.Wait(number, digest, publication, priority)
+        item = m.Wait(number, digest, publication, priority, 1 if publication else 0)
         state = self.store.wait(session, item, Ticket(session.name.encode(), number), self.now + 60 * SECOND)
         self.store.check_invariants()
         return state
@@ -258,6 +259,28 @@ def test_a_pending_publication_is_computed_once() -> None:
     assert agents.wait(one, 3, publication="gone") == "yours"
 
 
+def test_a_claim_on_a_publication_is_not_one_on_its_successor() -> None:
+    """Another prompt under the id: who waited is told to ask again, a late wait too; the new one is claimed anew."""
+    agents = Agents(publications={"p": [5] * 6})
+    one, state = agents.driver.attach(), agents.store.state
+    assert agents.ask(one, 1, [5] * 6 + [6] * 9, publication="p").code == m.OK
+    for number in (2, 3):
+        assert agents.ask(one, number, [5] * 6 + [7] * 9, tenant="b", publication="p").code == m.CLAIMED
+    assert agents.wait(one, 2, publication="p") is None
+    publishing.publish(state, "p", "public", pack([4] * 6))
+    agents.store.check_invariants()
+    assert agents.answers() == [(2, "sealed")]
+    new = state.publications.get("p")
+    assert new is not None
+    fresh = m.Allocate(9, "b", 7, publication="p", publication_generation=new.generation, may_wait=1)
+    assert agents.store.allocate(one, fresh).code == m.OK
+    assert agents.wait(one, 3, publication="p") == "yours", "of the generation that was"
+    assert agents.store.wait(one, m.Wait(4, b"", "p", 0, new.generation), Ticket(b"x", 4), 1 << 40) is None
+    agents.driver.free(one, 1)
+    assert agents.answers() == [], "the old owner's end is nobody's turn"
+    agents.store.check_invariants()
+
+
 def test_a_number_in_use_keeps_its_claim(agents: Agents) -> None:
     """A second allocate of a live sequence is refused and takes nothing from it."""
     one = agents.driver.attach()
@@ -278,3 +301,26 @@ def test_many_waiters_of_one_prompt_cost_one_seal_each_block(agents: Agents) -> 
     assert all(agents.ask(sessions[number % 4], number).computed == 16 for number in range(1, 200))
     assert (agents.store.counters.seals, agents.store.counters.duplicates) == (4, 0)
     assert agents.store.step(sessions[0], m.Step(releases=pack([0]))).releases == bytes([m.OK])
+
+
+def test_two_heirs_never_wait_for_each_others_blocks() -> None:
+    """Two half-sealed prompts, both owners dead, and no room for the rest of either beside both halves: the first heir
+    takes what it needs of the other's half, then the second goes on. Pins of waiters would stop both for good."""
+    agents, prompts = Agents(blocks=10), {1: [1] * 33, 2: [2] * 33}
+    owners, waiting = {}, agents.driver.attach()
+    for number, prompt in prompts.items():
+        owners[number] = agents.driver.attach()
+        assert agents.ask(owners[number], number, prompt[:17]).code == m.OK
+        agents.ask_and_wait(waiting, number, prompt)
+    for number, owner in owners.items():
+        agents.compute(owner, number, 12)
+        agents.driver.gone(owner)
+        assert agents.answers() == [(number, "yours")]
+    counts = agents.driver.counts()
+    assert (counts["cached"], counts["free"]) == (6, 4)
+    for number, hit in ((1, 12), (2, 4)):
+        reply = agents.ask(waiting, number, prompts[number])
+        assert (reply.code, reply.computed) == (m.OK, hit)
+        agents.compute(waiting, number, 32)
+        agents.driver.free(waiting, number)
+    agents.driver.check()

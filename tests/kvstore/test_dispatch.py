@@ -10,7 +10,7 @@ import pytest
 from quire_kvstore.ops import OPS
 from quire_proto import messages as m
 from quire_proto.codec import from_map
-from quire_proto.envelope import decode_reply
+from quire_proto.envelope import VERSION, decode_reply
 from quire_proto.errors import BY_CODE
 from quire_proto.packed import pack
 from tests.kvstore.service_fixture import LAYOUT, LEASE_MS, Wire
@@ -268,11 +268,11 @@ def test_a_kvstore_without_events_says_so(wire: Wire) -> None:
         ([], 0, "BAD_FRAME"),
         ([b""], 0, "BAD_FRAME"),
         ([b"\xc1"], 0, "BAD_FRAME"),
-        ([msgpack.packb([1, b"", b"", 7, "stats", 0, {}]), b""], 7, "BAD_FRAME"),
-        ([msgpack.packb([1, b"", b"", 7, "stats", 0])], 7, "BAD_FRAME"),
-        ([msgpack.packb([1, b"short", b"", 7, "stats", 0, {}])], 7, "BAD_FRAME"),
-        ([msgpack.packb([1, b"", b"", -7, "stats", 0, {}])], 0, "BAD_FRAME"),
-        ([msgpack.packb([2, b"", b"", 7, "stats", 0, {}])], 7, "BAD_VERSION"),
+        ([msgpack.packb([VERSION, b"", b"", 7, "stats", 0, {}]), b""], 7, "BAD_FRAME"),
+        ([msgpack.packb([VERSION, b"", b"", 7, "stats", 0])], 7, "BAD_FRAME"),
+        ([msgpack.packb([VERSION, b"short", b"", 7, "stats", 0, {}])], 7, "BAD_FRAME"),
+        ([msgpack.packb([VERSION, b"", b"", -7, "stats", 0, {}])], 0, "BAD_FRAME"),
+        ([msgpack.packb([VERSION + 1, b"", b"", 7, "stats", 0, {}])], 7, "BAD_VERSION"),
         ([msgpack.packb([True, b"", b"", 7, "stats", 0, {}])], 7, "BAD_FRAME"),
         ([msgpack.packb({"version": 1})], 0, "BAD_FRAME"),
         ([b"\xc6" + bytes(17 * 1024 * 1024)], 0, "TOO_LARGE"),

@@ -73,7 +73,7 @@ def test_an_offered_sequence_is_frozen(driver: Driver) -> None:
 
     reply = store.step(source, step)
 
-    codes = (*reply.fills, *reply.swaps, reply.extends[0].code, reply.forks[0].code)
+    codes = (*reply.fills, *reply.swaps, reply.extends[0], reply.forks[0].code)
     assert codes == (m.CONFLICT,) * 4
     assert store.seal(source, m.Seal(1, 2, bytes(32))).code == m.CONFLICT
     refused("CONFLICT", store.offer, source, Offer(1, target.id, 100), b"p" * 16, 0)

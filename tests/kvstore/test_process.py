@@ -136,6 +136,25 @@ def test_a_stopped_client_is_fenced_then_killed_then_reclaimed(
     assert process.wait(DEADLINE_S) == -signal.SIGKILL
 
 
+def test_where_the_kill_is_not_permitted_blocks_stay_in_quarantine(
+    start: Start, connect: Callable[[], Client], holder: Callable[[], subprocess.Popen[str]]
+) -> None:
+    """They are not given away while the process may still write; stats and log say so, and its end frees them."""
+    kvstore = start("--lease-ms=300", "--fence-grace-ms=100", "--fence-kill=false")
+    reader, process = connect(), holder()
+    process.send_signal(signal.SIGSTOP)
+
+    until(lambda: [e for e in kvstore.events() if e["event"] == "quarantine_stays"], "it is reported")
+    stats = reader.stats()
+    assert (stats.blocks["quarantined"], stats.counters["killed"], process.poll()) == (10, 0, None)
+    assert [(s.state, s.pid, s.blocks) for s in stats.sessions] == [("fenced", process.pid, 10)]
+    (said,) = [e for e in kvstore.events() if e["event"] == "quarantine_stays"]
+    assert (said["reason"], said["pid"]) == ("may_not_kill", process.pid)
+
+    process.kill()
+    until(lambda: reader.stats().blocks["free"] == 64, "its end frees them")
+
+
 def test_a_client_that_hangs_up_is_fenced_and_may_still_detach(start: Start, connect: Callable[[], Client]) -> None:
     """The end of the side socket is no death: its blocks wait for the process, or for its detach."""
     start("--fence-grace-ms=100")
@@ -150,6 +169,21 @@ def test_a_client_that_hangs_up_is_fenced_and_may_still_detach(start: Start, con
 
     stats = reader.stats()
     assert (stats.blocks["free"], stats.counters["killed"]) == (64, 0)
+
+
+def test_a_process_that_connects_again_has_unmapped(start: Start, connect: Callable[[], Client]) -> None:
+    """Who hung up without a word and comes back gives up what he held: nothing waits for the end of the process."""
+    start("--fence-grace-ms=100")
+    client, again, reader = connect(), connect(), connect()
+    client.attach()
+    assert client.ask("allocate", m.Allocate(1, "t", 8), ordered=True).code == ""
+    client.side.close()
+    until(lambda: reader.stats().blocks["quarantined"] == 2, "fenced")
+
+    again.attach()
+
+    stats = reader.stats()
+    assert (stats.blocks["free"], [session.state for session in stats.sessions]) == (64, ["ready"])
 
 
 def test_a_client_that_holds_nothing_may_just_leave(start: Start, connect: Callable[[], Client]) -> None:

@@ -233,3 +233,24 @@ def test_only_named_publications_with_tokens_are_served(identity: str, domain: s
     """Anything else is refused at start rather than shared by accident."""
     with pytest.raises(ValueError, match="publication"):
         PublicationList().add(identity, domain, tokens)
+
+
+def test_a_hit_past_a_publication_outlives_the_private_chain_it_was_sealed_above() -> None:
+    """Making room for the rest may evict that chain's head: what was matched stays named, and a hit for the next."""
+    driver = Driver(blocks=8, publications={"eight": EIGHT})
+    session = driver.attach()
+    prompt = [*EIGHT, 1, 2, 3, 4]
+    driver.allocate(session, 1, [*prompt, 5], tenant="t")
+    driver.write(session, 1, 13)
+    driver.seal(session, 1)
+    driver.free(session, 1)
+    computed_once(driver, "eight")
+    assert driver.counts()["cached"] == 3
+
+    reply = driver.allocate(session, 2, [*prompt, *range(20)], tenant="t", publication="eight")
+
+    assert (reply.code, reply.computed) == (m.OK, 12)
+    driver.check()
+    driver.free(session, 2)
+    assert driver.allocate(session, 3, [*prompt, 6], tenant="t", publication="eight").computed == 12
+    driver.check()

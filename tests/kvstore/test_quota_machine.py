@@ -10,6 +10,7 @@ from quire_kvstore.policies import make_policy
 from quire_kvstore.quota_op import declare
 from quire_kvstore.quotas import Quota
 from quire_kvstore.room import trim
+from quire_kvstore.sessions import Session
 from quire_proto import messages as m
 from tests.kvstore.scrubbing import ScrubbingDriver
 from tests.kvstore.test_machine import BLOCKS, PUBLISHED, SIZE, StoreMachine
@@ -38,6 +39,14 @@ class QuotaMachine(StoreMachine):
         if not state.quotas.problem(account, quota) and not 0 < limit < state.books.held[account]:
             declare(state, tenant, quota)
             trim(state, account)
+
+    def seal_one(self, session: Session, number: int, swap: bool) -> None:
+        """A canonical block in quarantine is not pinned beyond its tenant's limit."""
+        if not session.sequences[number].chained:
+            super().seal_one(session, number, swap)
+            return
+        before, reply = self.snapshot(), self.driver.seal(session, number, swap)
+        assert reply.code == m.OK or (reply.code == m.NO_SPACE and self.snapshot() == before)
 
     @rule(tenant=st.sampled_from("ab"), count=st.integers(1, 6))
     def others_leave_guaranteed_cache_alone(self, tenant: str, count: int) -> None:

@@ -208,6 +208,25 @@ def test_a_hit_in_quarantine_is_charged_again() -> None:
     pool.driver.check()
 
 
+def test_a_canonical_block_in_quarantine_is_not_pinned_beyond_the_limit() -> None:
+    """A seal that would charge it to a tenant at its limit is refused whole; with a block less held it is done."""
+    for limit, code in ((4, m.NO_SPACE), (6, m.OK)):
+        pool = Pool(32)
+        driver, other = pool.driver, pool.driver.attach()
+        prompt = list(range(2 * SIZE))
+        driver.allocate(other, 1, prompt, "a")
+        driver.allocate(pool.session, 2, prompt, "a", reserve=4 * SIZE)
+        assert driver.write(other, 1, 2 * SIZE) == m.OK
+        assert driver.seal(other, 1).code == m.OK
+        driver.store.fence(other, 0)
+        declare(driver.store.state, "a", Quota(limit=limit))
+        driver.check()
+        assert driver.write(pool.session, 2, 2 * SIZE) == m.OK
+
+        assert driver.seal(pool.session, 2).code == code
+        driver.check()
+
+
 def test_publishing_moves_the_charge_or_refuses() -> None:
     """What a publication pins is its domain's; beyond the pin budget it stays pending, and its blocks the tenant's."""
     for budget, owner in ((3, "(public)"), (2, "a")):

@@ -1,4 +1,5 @@
-"""Engine: one client of the machine. Real numbers, real chain, real retire list; work completes when a rule says so.
+"""Device and Engine: one client of the machine. Real numbers, real chain, real retire list; work completes when a rule
+says so.
 
 ``launch`` notes what a step will read and write, ``complete`` does it: copies first, then each row attends to all
 tokens before the one it writes. Whatever is wrong in the store or the client library by then shows as a slot that
@@ -17,6 +18,7 @@ from quire_proto.codec import from_map, to_map
 from quire_proto.envelope import Reply, Request, decode_reply
 from quire_proto.packed import unpack, unpack_rows
 from quire_proto.retire import RetireList
+from tests.proofs.stamps import Slots
 from tests.proofs.world import SIZE, World
 
 KEPT = 12  # frames remembered for resends: more than the window
@@ -42,6 +44,20 @@ class Branch:
         """Tokens so far."""
         return list(unpack(self.chain.tokens))
 
+    def granted(self, reply: m.Allocated) -> None:
+        """Take the table of a new sequence over."""
+        self.table = list(unpack(reply.blocks))
+        self.fill = self.written = self.launched = reply.computed
+        self.writable = len(self.table) * SIZE
+        self.copies = [tuple(row) for row in unpack_rows(reply.copies, 4)]
+
+    def extended(self, reply: m.Extended) -> None:
+        """Remember a longer table. Work launched before goes on with the old one, which it may still write."""
+        if reply.blocks:
+            self.table[reply.first :] = list(unpack(reply.blocks))
+            self.writable = len(self.table) * SIZE
+            self.copies += [tuple(row) for row in unpack_rows(reply.copies, 4)]
+
 
 @dataclass(eq=False)
 class Work:
@@ -55,18 +71,60 @@ class Work:
     copies: list[tuple[int, ...]]
 
 
-class Engine:
+class Device:
+    """What an engine has launched, on the arena of one boot, and what it will give up when that has completed."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+        self.step = -1
+        self.retire = RetireList()
+        self.work: deque[Work] = deque()
+
+    def launch(self, branch: Branch, upto: int, token: int) -> None:
+        """Start a step that writes slots up to ``upto``; tokens that are not known yet are ``token``."""
+        branch.chain.append([token] * (upto - len(branch.chain)))
+        self.step += 1
+        copies, branch.copies = branch.copies, []
+        self.work.append(Work(self.step, branch, list(branch.table), branch.launched, upto, copies))
+        branch.launched, branch.last_step = upto, self.step
+
+    def run(self) -> Work:
+        """The oldest step runs to its end, as the device would do it."""
+        work = self.work.popleft()
+        slots, tokens, tenant = self.slots, work.branch.tokens, work.branch.tenant
+        for _, src, dst, count in work.copies:
+            slots.copy(src, dst, count)
+        for position in range(work.end):
+            block = work.table[position // SIZE]
+            if position >= work.start:
+                slots.write(block, tenant, tokens, position, work.branch.public)
+            slots.read(block, tenant, tokens, position)
+        return work
+
+    def seen(self, work: Work) -> None:
+        """The host sees that a step has completed."""
+        work.branch.written = work.end
+        self.retire.complete(work.step)
+
+    def complete(self) -> Work | None:
+        """The oldest step runs, and the host sees it."""
+        if not self.work:
+            return None
+        work = self.run()
+        self.seen(work)
+        return work
+
+
+class Engine(Device):
     """A session and its branches."""
 
     def __init__(self, world: World) -> None:
+        super().__init__(world.slots)
         self.world = world
         self.boot = world.service.boot
         self.id = b""
         self.number = 0
-        self.step = -1
-        self.retire = RetireList()
         self.branches: dict[int, Branch] = {}
-        self.work: deque[Work] = deque()
         self.sent: deque[tuple[int, bytes, bytes]] = deque(maxlen=KEPT)
         self.keys: dict[str, bytes] = {}
         peer = world.admit()
@@ -75,8 +133,6 @@ class Engine:
         self.id = self.attached.session
         self.peer = peer
         assert self.request("ready", m.Empty()).code == ""
-
-    # --- the wire -------------------------------------------------------------------------------------------------
 
     def frame(self, op: str, body: Any, number: int) -> bytes:
         """A request in bytes."""
@@ -104,47 +160,11 @@ class Engine:
             self.keys[tenant] = body["key"]
         return DomainChain(self.keys[tenant], SIZE, tokens)
 
-    # --- work -----------------------------------------------------------------------------------------------------
-
-    def launch(self, branch: Branch, upto: int, token: int) -> None:
-        """Start a step that writes slots up to ``upto``; tokens that are not known yet are ``token``."""
-        branch.chain.append([token] * (upto - len(branch.chain)))
-        self.step += 1
-        copies, branch.copies = branch.copies, []
-        self.work.append(Work(self.step, branch, list(branch.table), branch.launched, upto, copies))
-        branch.launched, branch.last_step = upto, self.step
-
-    def complete(self) -> Work | None:
-        """The oldest step runs to its end, as the device would do it."""
-        if not self.work:
-            return None
-        work = self.work.popleft()
-        slots, tokens, tenant = self.world.slots, work.branch.tokens, work.branch.tenant
-        for _, src, dst, count in work.copies:
-            slots.copy(src, dst, count)
-        for position in range(work.end):
-            block = work.table[position // SIZE]
-            if position >= work.start:
-                slots.write(block, tenant, tokens, position, work.branch.public)
-            slots.read(block, tenant, tokens, position)
-        work.branch.written = work.end
-        self.retire.complete(work.step)
-        return work
-
     def allocated(self, number: int, item: m.Allocate, chain: DomainChain, reply: m.Allocated) -> None:
         """Remember a new sequence."""
-        table = list(unpack(reply.blocks))
-        branch = Branch(item.tenant, chain, table, reply.computed, len(table) * SIZE, bool(item.publication))
-        branch.written = branch.launched = reply.computed
-        branch.copies = [tuple(row) for row in unpack_rows(reply.copies, 4)]
+        branch = Branch(item.tenant, chain, [], 0, 0, bool(item.publication))
+        branch.granted(reply)
         self.branches[number] = branch
-
-    def extended(self, branch: Branch, reply: m.Extended) -> None:
-        """Remember a longer table. Work launched before goes on with the old one, which it may still write."""
-        if reply.blocks:
-            branch.table[reply.first :] = list(unpack(reply.blocks))
-            branch.writable = len(branch.table) * SIZE
-            branch.copies += [tuple(row) for row in unpack_rows(reply.copies, 4)]
 
     def check(self) -> None:
         """Everything acknowledged can be read by its owner."""
@@ -154,4 +174,4 @@ class Engine:
             tokens = branch.tokens
             for position in range(branch.fill):
                 block = branch.table[position // SIZE]
-                self.world.slots.read(moved.get(block, block), branch.tenant, tokens, position)
+                self.slots.read(moved.get(block, block), branch.tenant, tokens, position)

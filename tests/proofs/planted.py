@@ -12,7 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire_kvstore import forking, growing, leasing, offering, ops, releasing, sealing, stepping, store, window
+from quire_kvstore import (
+    administration,
+    forking,
+    growing,
+    leasing,
+    offering,
+    ops,
+    processes,
+    releasing,
+    sealing,
+    stepping,
+    store,
+    window,
+)
 from quire_kvstore.index import PrefixIndex
 from quire_kvstore.pool import BlockPool
 from quire_kvstore.sessions import Session
@@ -63,16 +76,13 @@ def domain_key_ignored(patch: pytest.MonkeyPatch) -> None:
 
 def last_token_not_hashed(patch: pytest.MonkeyPatch) -> None:
     """A block's digest does not depend on its last token."""
-    real = digests.chain
+    real = digests.link
 
-    def chain(key: bytes, tokens: Any, block_size: int, parent: bytes = digests.ROOT_PARENT) -> bytes:
-        data = bytearray(tokens if isinstance(tokens, bytes) else digests.pack(tokens))
-        step = 4 * block_size
-        for end in range(step, len(data) + 1, step):
-            data[end - 4 : end] = bytes(4)
-        return real(key, bytes(data), block_size, parent)
+    def link(begun: Any, parent: bytes, block: bytes) -> bytes:
+        return real(begun, parent, block[:-4] + bytes(4))
 
-    patch.setattr(proto_chain, "chain", chain)
+    patch.setattr(digests, "link", link)
+    patch.setattr(proto_chain, "link", link)
 
 
 def reuse_before_fence(patch: pytest.MonkeyPatch) -> None:
@@ -211,6 +221,43 @@ def account_lost(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(State, "take", take)
 
 
+def window_of_one(patch: pytest.MonkeyPatch) -> None:
+    """Only the last reply is kept for resends."""
+    patch.setattr(window, "WINDOW", 1)
+
+
+def fenced_and_not_killed_but_reclaimed(patch: pytest.MonkeyPatch) -> None:
+    """When the grace is over the blocks come back, whether the process is dead or not."""
+
+    def end(self: processes.Processes, session: Session) -> None:
+        releasing.reclaim(self._service.store.state, session)
+
+    patch.setattr(processes.Processes, "_end", end)
+
+
+def death_not_noticed(patch: pytest.MonkeyPatch) -> None:
+    """The end of a process gives nothing back."""
+
+    def died(self: processes.Processes, connection: Any, event: str = "") -> None:
+        for fd in (connection.socket.fileno(), connection.pidfd):
+            if self._by_fd.pop(fd, None) is not None:
+                self._poller.unregister(fd)
+
+    patch.setattr(processes.Processes, "_died", died)
+
+
+def declaration_not_saved(patch: pytest.MonkeyPatch) -> None:
+    """A publication is answered before it is on the disk, and never gets there."""
+    patch.setattr(administration, "_save", lambda *_: None)
+
+
+# What only a lossy wire, dying processes or a restart can show: for the simulation.
+WIRE_BUGS: list[Patch] = [
+    window_of_one,
+    fenced_and_not_killed_but_reclaimed,
+    death_not_noticed,
+    declaration_not_saved,
+]
 BUGS: list[Patch] = [
     lost_decrement,
     seal_before_write,

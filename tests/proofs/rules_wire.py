@@ -124,4 +124,4 @@ class OfferRules:
         row = self.model.holders[source_id].rows[number]
         step = m.Step(fills=pack((number, row.fill)), extends=pack((number, row.writable + 1)))
         reply: m.Stepped = source.ok("step", step, m.Stepped)
-        assert (reply.fills[0], reply.extends[0].code) == (m.CONFLICT, m.CONFLICT)
+        assert (reply.fills[0], reply.extends[0]) == (m.CONFLICT, m.CONFLICT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from quire_kvstore.declarations import Declarations
 from quire_kvstore.dispatch import Dispatch
 from quire_kvstore.policies import make_policy
 from quire_kvstore.service import Service
@@ -28,8 +29,12 @@ class World:
         replies: how many replies were not successes, by code.
     """
 
-    def __init__(self, blocks: int = 20, policy: str = "lru", published: bool = True) -> None:
+    def __init__(
+        self, blocks: int = 20, policy: str = "lru", published: bool = True, declarations: Declarations | None = None
+    ) -> None:
         self.blocks, self._policy, self._published = blocks, policy, published
+        self.declarations = declarations
+        self.shareable = [PUBLISHED]  # all prompts that may ever be published
         self.now = 0
         self._ids = iter(range(1, 1 << 40))
         self.boot()
@@ -39,10 +44,19 @@ class World:
         self.store = Store(self.blocks, SIZE, make_policy(self._policy, self.blocks))
         if self._published:
             self.store.state.publications.add("p", "public", PUBLISHED)
-        self.slots = Slots(self.blocks, SIZE, [PUBLISHED])
+        if self.declarations is not None:
+            self.declarations.restore_publications(self.store.state.publications)
+        self.slots = Slots(self.blocks, SIZE, self.shareable)
         handle = ShmHandle("/quire-proof", LAYOUT.arena_bytes(self.blocks))
         self.service = Service(
-            self.store, LAYOUT, handle, bytes(32), lease_ms=LEASE_MS, started_ms=self.now, ids=self.fresh_id
+            self.store,
+            LAYOUT,
+            handle,
+            bytes(32),
+            lease_ms=LEASE_MS,
+            started_ms=self.now,
+            declarations=self.declarations,
+            ids=self.fresh_id,
         )
         self.dispatch = Dispatch(self.service)
         self.peers: dict[bytes, Peer] = {}

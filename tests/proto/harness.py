@@ -18,7 +18,7 @@ import zmq
 
 from quire_proto.client import KVReader
 from quire_proto.codec import to_map
-from quire_proto.envelope import decode_reply, decode_request
+from quire_proto.envelope import Reply, decode_reply, decode_request
 from quire_proto.errors import KvstoreUnreachable
 from quire_proto.layout import Layout
 
@@ -93,6 +93,7 @@ class Proxy:
     Attributes:
         lose_requests, lose_replies: ops, each entry used once; ``"heartbeat*"`` loses all of an op.
         double_replies: ops whose replies arrive twice.
+        busy: ops answered BUSY in the kvstore's place, each entry used once.
         seen: (op, frame) of each request that arrived.
     """
 
@@ -103,6 +104,7 @@ class Proxy:
         self.lose_requests: list[str] = []
         self.lose_replies: list[str] = []
         self.double_replies: list[str] = []
+        self.busy: list[str] = []
         self.seen: list[tuple[str, bytes]] = []
         self._to = f"ipc://{kvstore.run_dir}/kvstore.sock"
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -137,7 +139,10 @@ class Proxy:
                     backs[identity] = self._context.socket(zmq.DEALER)
                     backs[identity].connect(self._to)
                     poller.register(backs[identity], zmq.POLLIN)
-                if not _loses(self.lose_requests, request.op):
+                if _loses(self.busy, request.op):
+                    body = {"message": "", "detail": {"retry_after_ms": 50}}
+                    front.send_multipart((identity, Reply(request.boot, request.number, "BUSY", body).encode()))
+                elif not _loses(self.lose_requests, request.op):
                     backs[identity].send(frame)
             for identity, back in backs.items():
                 if back in ready:
@@ -148,6 +153,7 @@ class Proxy:
                         if op in self.double_replies:
                             front.send_multipart((identity, frame))
         self._context.destroy(linger=0)
+        (self.run_dir / "kvstore.sock").unlink(missing_ok=True)  # libzmq leaves it there
 
 
 def _loses(rules: list[str], op: str) -> bool:

@@ -89,6 +89,22 @@ def test_lost_requests_are_repaired_in_order(shared_kvstore: Kvstore, proxy_to: 
     assert shared_kvstore.stats().counters["allocates"] - before == 6
 
 
+def test_busy_replies_are_honoured_in_order(shared_kvstore: Kvstore, proxy_to: ProxyTo, run: Run) -> None:
+    """What was refused and what stood behind it go out again when the kvstore said, on the same connection."""
+    proxy = proxy_to(shared_kvstore)
+    before = shared_kvstore.stats().counters["allocates"]
+
+    async def main() -> None:
+        async with await AsyncKVClient.connect(proxy.run_dir, timeout=20.0, resend=20.0) as client:
+            proxy.busy = ["allocate", "allocate", "stats"]
+            calls = [client.allocate(sequence=n, tenant="a", tokens=1) for n in range(6)]
+            assert (await client.stats()).num_blocks
+            assert [reply.code for reply in await asyncio.gather(*calls)] == [OK] * 6
+
+    run(main())
+    assert shared_kvstore.stats().counters["allocates"] - before == 6
+
+
 def test_a_cancelled_call_leaves_no_gap(shared_kvstore: Kvstore, proxy_to: ProxyTo, run: Run) -> None:
     """The task stops waiting; its request is still resent, so that later numbers are in order."""
     proxy = proxy_to(shared_kvstore)

@@ -143,6 +143,17 @@ def test_a_lost_frame_is_sent_again_and_applied_once(shared_kvstore: Kvstore, pr
     assert after["resends"] - before["resends"] == (lost == "reply")
 
 
+def test_a_busy_kvstore_is_asked_again_when_it_said(shared_kvstore: Kvstore, proxy_to: ProxyTo) -> None:
+    """BUSY is answered with the same bytes after its retry_after_ms: long before the resend."""
+    proxy = proxy_to(shared_kvstore)
+    with KVClient(proxy.run_dir, timeout=20.0, resend=20.0) as client:
+        proxy.busy = ["allocate", "allocate", "stats"]
+        assert client.allocate(sequence=1, tenant="a", tokens=9).code == OK
+        assert client.stats().blocks["held"] == 3
+    sent = [frame for op, frame in proxy.seen if op == "allocate"]
+    assert (len(sent), len(set(sent))) == (3, 1)
+
+
 @pytest.mark.parametrize("op", ["attach", "ready", "stats"])
 def test_every_kind_of_request_survives_a_lost_reply(shared_kvstore: Kvstore, proxy_to: ProxyTo, op: str) -> None:
     """Attach is deduplicated by its nonce, ready by its number; reading may simply happen twice."""
@@ -150,7 +161,7 @@ def test_every_kind_of_request_survives_a_lost_reply(shared_kvstore: Kvstore, pr
     proxy.lose_replies.append(op)
     with KVClient(proxy.run_dir, resend=0.2) as client:
         assert [s.state for s in client.stats().sessions] == ["ready"]
-    assert [name for name, _ in proxy.seen].count(op) == 2
+    assert [name for name, _ in proxy.seen].count(op) >= 2  # more on a machine that answers late
 
 
 def test_a_second_copy_of_a_reply_is_ignored(shared_kvstore: Kvstore, proxy_to: ProxyTo) -> None:

@@ -18,7 +18,6 @@ from quire_proto.messages import (
     Allocated,
     Attach,
     Attached,
-    Extended,
     Fork,
     Limits,
     Seal,
@@ -37,7 +36,7 @@ DIGESTS = chain(KEY, range(1, 10), 4)
 LAYOUT = Layout("tiny", "ab12", "{}", "", "float32", 4, 2, 1, 8)
 
 EXAMPLES: dict[str, bytes] = {
-    "hello": pack({"version": 1, "boot": BOOT, "token": TOKEN}),
+    "hello": pack({"version": envelope.VERSION, "boot": BOOT, "token": TOKEN}),
     "attach": Request(BOOT, b"", 1 << 62, "attach", 5000, to_map(Attach(NONCE, TOKEN, "e0"))).encode(),
     "attached": Reply(
         BOOT,
@@ -77,7 +76,9 @@ EXAMPLES: dict[str, bytes] = {
                 fills=b"\0",
                 seals=(Sealed(0, 1),),
                 forks=(messages.Forked(0),),
-                extends=(Extended(0, 2, u32([10]), u32([1, 9, 10, 1])),),
+                extends=b"\0",
+                blocks=u32([8, 2, 10]),
+                copies=u32([1, 9, 10, 1]),
                 publications_generation=1,
             )
         ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quire_proto.codec import pack
-from quire_proto.envelope import Reply, decode_request
+from quire_proto.envelope import VERSION, Reply, decode_request
 from quire_proto.errors import BadRequest, KvstoreUnreachable, OutOfOrder, QuireError, RemoteError, StaleSession
 from quire_proto.messages import Empty, Extend, Extended, Limits
 from quire_proto.ops import EXTEND, STATS
@@ -76,6 +76,31 @@ def test_a_gap_is_repaired_by_a_resend_unless_it_is_ours(session: Session) -> No
     assert caught.value.detail == {"expected": 5}
 
 
+def test_a_gap_that_was_closed_meanwhile_is_no_error(session: Session) -> None:
+    """The answer to what was missing overtook the complaint: the resend is still to come."""
+    extend(session)
+    extend(session)
+    session.feed(reply(1))
+    assert session.feed(reply(2, "OUT_OF_ORDER", {"message": "gap", "detail": {"expected": 1}})) == []
+    assert len(session.in_flight()) == 1
+
+
+def test_what_was_refused_goes_out_again_with_all_behind_it(session: Session) -> None:
+    """BUSY ends nothing; it says after how long, within reason, and is told once."""
+    first, second, third = extend(session), extend(session), session.request(STATS, Empty(), 1.0)
+    assert session.feed(reply(1, "BUSY", {"detail": {"retry_after_ms": 40}})) == []
+    assert session.take_refused() == (0.04, [first, second])
+    assert session.take_refused() == (0.0, [])
+    for said in ({}, {"detail": {"retry_after_ms": -1}}, {"detail": 7}):
+        assert session.feed(reply(third.number, "BUSY", said)) == []
+        assert session.take_refused() == (0.1, [third])
+    session.feed(reply(third.number, "BUSY", {"detail": {"retry_after_ms": 1 << 40}}))
+    assert session.take_refused() == (10.0, [third])
+    session.feed(reply(2, "BUSY"))
+    session.feed(reply(2))
+    assert session.take_refused() == (0.0, [])
+
+
 @pytest.mark.parametrize(
     ("frame", "error"),
     [
@@ -101,9 +126,9 @@ def test_a_wrong_reply_is_an_error_of_its_request(session: Session, frame: bytes
 @pytest.mark.parametrize(
     ("hello", "reason"),
     [
-        (pack({"version": 2, "boot": BOOT, "token": BOOT}), "BAD_VERSION"),
-        (pack({"version": 1, "boot": b"short", "token": BOOT}), "boot"),
-        (pack({"version": 1, "boot": BOOT}), "token"),
+        (pack({"version": VERSION + 1, "boot": BOOT, "token": BOOT}), "BAD_VERSION"),
+        (pack({"version": VERSION, "boot": b"short", "token": BOOT}), "boot"),
+        (pack({"version": VERSION, "boot": BOOT}), "token"),
         (pack([1, BOOT, BOOT]), "expected a map"),
         (b"\xc1", "hello"),
     ],
@@ -135,7 +160,7 @@ def test_the_end_of_the_side_socket_is_seen_at_once(tmp_path: Path) -> None:
         client = threading.Thread(target=lambda: sides.append(SideSocket(tmp_path, 5.0)))
         client.start()
         connection, _ = listener.accept()
-        connection.send(pack({"version": 1, "boot": BOOT, "token": b"t" * 16}))
+        connection.send(pack({"version": VERSION, "boot": BOOT, "token": b"t" * 16}))
         client.join()
         (side,) = sides
         assert (side.boot, side.token, side.closed()) == (BOOT, b"t" * 16, False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,13 +15,13 @@ from quire_proto.messages import (
     Allocate,
     Allocated,
     Extend,
-    Extended,
     Fork,
     Free,
     Limits,
     Publication,
     Seal,
     Sealed,
+    Shortage,
     Step,
     Stepped,
 )
@@ -87,12 +89,16 @@ def test_the_builder_merges_what_belongs_together() -> None:
     builder.seal(1, 0, b"a" * 32)
     builder.seal(1, 1, b"b" * 32)
     builder.seal(2, 2, b"c" * 32)
+    builder.complete(6, 2, 50, b"d" * 32)
+    builder.complete(7, 0, 16, b"e" * 32)
     builder.fork(1, [3, 4], 20)
     builder.allocate(Allocate(5, "t", 10))
 
     assert builder.build() == Step(
         fills=pack([1, 20]),
         seals=(Seal(1, 0, b"a" * 32 + b"b" * 32), Seal(2, 2, b"c" * 32)),
+        completed=pack([6, 2, 50, 7, 0, 16]),
+        completed_digests=b"d" * 32 + b"e" * 32,
         forks=(Fork(1, pack([3, 4]), 20),),
         extends=pack([1, 48]),
         allocates=(Allocate(5, "t", 10),),
@@ -106,7 +112,9 @@ def test_results_are_paired_with_their_items() -> None:
         swaps=pack([1, 2, 3]),
         fills=pack([1, 20]),
         seals=(Seal(1, 0, bytes(32)),),
-        extends=pack([1, 48]),
+        completed=pack([4, 2, 48]),
+        completed_digests=bytes(32),
+        extends=pack([1, 48, 2, 32]),
         allocates=(Allocate(5, "t", 10),),
     )
     reply = Stepped(
@@ -114,17 +122,22 @@ def test_results_are_paired_with_their_items() -> None:
         swaps=b"\x00",
         fills=b"\x00",
         seals=(Sealed(0, 1),),
-        extends=(Extended(0, 2, pack([6])),),
+        completed=b"\x02",
+        extends=b"\x00\x03",
+        blocks=pack([1, 2, 6]),
+        shortages=(Shortage(2, 1, "pool", 20),),
         allocates=(Allocated(3, missing=2),),
     )
     paired = results(step, reply)
 
     assert (paired.releases, paired.fills, paired.swaps) == ({9: 1}, {1: 0}, {(1, 2, 3): 0})
-    assert paired.extends[1].blocks == pack([6])
+    assert paired.shortages == {2: reply.shortages[0]}
     assert paired.allocates[5].missing == 2
     assert paired.seals == [(step.seals[0], Sealed(0, 1))]
     with pytest.raises(Internal):
         results(step, Stepped())
+    with pytest.raises(Internal):
+        results(step, replace(reply, extends=b"\x00"))
 
 
 def test_the_longest_whole_publication_is_matched() -> None:
@@ -156,3 +169,9 @@ def test_requests_over_a_limit_are_refused_before_they_leave() -> None:
     with pytest.raises(LimitError, match="1001 bytes"):
         check_frame(bytes(1001), LIMITS)
     assert items(Step(fills=pack([1, 2]), forks=(Fork(1, pack([2, 3]), 0),), extends=pack([1, 2, 3, 4]))) == 5
+
+
+def test_each_completed_block_has_one_digest() -> None:
+    """Rows without a digest, or digests without a row, are refused before anything is read of them."""
+    with pytest.raises(ValueError, match="one digest"):
+        Step(completed=pack([1, 0, 16]), completed_digests=bytes(64))

@@ -93,6 +93,21 @@ def test_a_lost_reply_comes_again(
     assert len([op for op, _ in proxy.seen if op == "wait"]) == 2
 
 
+def test_a_refused_wait_is_said_again_when_the_kvstore_said(
+    shared_kvstore: Kvstore, proxy_to: Callable[[Kvstore], Proxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BUSY is no answer: the same wait goes out again, long before the resend."""
+    monkeypatch.setattr(waits, "RESEND_S", 60.0)
+    proxy = proxy_to(shared_kvstore)
+    proxy.busy = ["wait"]
+    with KVClient(shared_kvstore.run_dir) as owner, KVClient(proxy.run_dir) as client:
+        digests = own(owner, "busy")
+        fill_and_seal(owner, digests)
+        assert client.wait(Wait(2, digests[-DIGEST_BYTES:]), 50.0) == Waited("sealed")
+    frames = [frame for op, frame in proxy.seen if op == "wait"]
+    assert (len(frames), len(set(frames))) == (2, 1)
+
+
 def test_a_wait_ends_with_its_session(start_kvstore: Callable[..., Any]) -> None:
     """A kvstore that dies, or a client that closes, ends every wait with an error; so does one begun too late."""
     kvstore = start_kvstore()

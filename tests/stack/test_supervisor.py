@@ -63,6 +63,20 @@ def test_a_process_with_an_end_is_not_started_again() -> None:
         assert (child.code, child.pid, child.due) == (3, 0, None)
 
 
+@pytest.mark.parametrize("ours", [None, "5"])
+def test_environment_of_a_child_is_ours_before_its_defaults(ours: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default counts only where nobody has set the variable."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if ours:
+        monkeypatch.setenv("GOMP_SPINCOUNT", ours)
+    code = "import os; raise SystemExit(int(os.environ['GOMP_SPINCOUNT']))"
+    with Supervisor(lambda *_: pytest.fail("it is not to be kept")) as supervisor:
+        child = supervisor.start(Child("e", [sys.executable, "-c", code], keep=False, defaults={"GOMP_SPINCOUNT": "7"}))
+        until(lambda: child.code is not None, supervisor)
+
+        assert child.code == int(ours or 7)
+
+
 def test_stopping_follows_the_order_and_kills_after_the_deadline() -> None:
     """Groups end one after the other; who ignores SIGTERM is killed and named."""
     with Supervisor(lambda *_: None) as supervisor:

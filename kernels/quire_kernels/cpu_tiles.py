@@ -1,0 +1,130 @@
+"""cpu_tiles: attention of many query rows over the arena on a CPU; the compiled loops are in ``cpu_tiles.c``.
+
+Each item is a set of query rows (all their heads) against one run of blocks of one sequence: a prefill chunk, or the
+rows of a group over its shared prefix. Blocks are read in place, whatever their order. Its results are partial ones
+with base-2 log-sum-exp, as every other attention call gives.
+
+Several threads share tiles of 48 rows; the interpreter's lock is not held while they work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .cpu_decode import check_arrays, check_places
+from .host_library import load
+
+TILE_ROWS = 48
+_POINTERS = (
+    "query", "keys", "values", "out", "lse", "table", "positions", "rows", "row_ptr", "tile_ptr", "table_start",
+    "kv_start", "kv_len", "causal", "place",
+)  # fmt: skip
+_NUMBERS = (
+    "query_kv_stride", "query_group_stride", "query_row_stride", "plane_stride", "out_stride", "lse_stride",
+    "kv_heads", "group", "width", "block_size", "items", "window",
+)  # fmt: skip
+
+
+class _Arguments(ctypes.Structure):
+    """``tile_args`` of the C source."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+        *((name, ctypes.c_int64) for name in _NUMBERS),
+        ("factor", ctypes.c_float),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class TileItems:
+    """Items of one step, contiguous int64 tensors of [items] unless said otherwise.
+
+    Attributes:
+        window: keys a row of a causal item sees at most, 0 for all.
+        rows: query rows of all items, one item after another; those of a causal item ascend by position.
+        row_ptr: [items + 1] where each item's rows begin in ``rows``.
+        table_start: where its run begins in ``table``.
+        kv_start: position of its first key; ``kv_start % block_size`` slots of the run's first block are skipped.
+        kv_len: number of keys, at least 1.
+        causal: 1 where a row sees no key behind its own position, and of a window only its latest keys.
+        place: where its first row's partial result goes; the others follow.
+        table: [entries] block ids of all sequences.
+        positions: [T] positions of the query rows.
+    """
+
+    window: int
+    rows: torch.Tensor
+    row_ptr: torch.Tensor
+    table_start: torch.Tensor
+    kv_start: torch.Tensor
+    kv_len: torch.Tensor
+    causal: torch.Tensor
+    place: torch.Tensor
+    table: torch.Tensor
+    positions: torch.Tensor
+
+
+def cpu_tiles(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    items: TileItems,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    scale: float,
+    threads: int = 1,
+) -> None:
+    """Write the partial results of every item's rows to their places.
+
+    Args:
+        query: [kv_heads, group, T, d] float32.
+        keys, values: (kv_head, block, slot, d) of one layer, float32, each head contiguous.
+        items: what to compute.
+        out: [kv_heads, places, group, d] float32, contiguous in its last two axes.
+        lse: [kv_heads, places, group] float32, base 2; -inf for a row that sees no key.
+        scale: factor on the scores.
+        threads: how many work at once.
+
+    Raises:
+        ValueError: shapes, dtypes or strides the kernel does not know.
+        NoHostLibrary: the kernel cannot be compiled here.
+    """
+    check_places(query, keys, values, out, lse)
+    each = (items.table_start, items.kv_start, items.kv_len, items.causal, items.place, items.row_ptr[1:])
+    check_arrays(each, (items.rows, items.row_ptr, items.table, items.positions))
+    kv_heads, group, _, width = query.shape
+    tiles = (items.row_ptr.diff() * group + TILE_ROWS - 1) // TILE_ROWS
+    tile_ptr = torch.cat([tiles.new_zeros(1), tiles.cumsum(0)])
+    pointed = (
+        query, keys, values, out, lse, items.table, items.positions, items.rows, items.row_ptr, tile_ptr,
+        items.table_start, items.kv_start, items.kv_len, items.causal, items.place,
+    )  # fmt: skip
+    strides = (*query.stride()[:3], keys.stride(0), out.stride(0), lse.stride(0))
+    numbers = (*strides, kv_heads, group, width, keys.shape[2], len(items.kv_len), items.window)
+    arguments = _Arguments(*(x.data_ptr() for x in pointed), *numbers, scale * math.log2(math.e))
+    load().quire_cpu_tiles(ctypes.byref(arguments), ctypes.c_int64(threads))
+
+
+def cpu_tiles_ref(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, items: TileItems, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same in plain PyTorch: (out [kv_heads, rows, group, d], base-2 lse [kv_heads, rows, group])."""
+    size = keys.shape[2]
+    outs, lses = [], []
+    for i in range(len(items.kv_len)):
+        rows = items.rows[items.row_ptr[i] : items.row_ptr[i + 1]]
+        token = int(items.kv_start[i]) % size + torch.arange(int(items.kv_len[i]))
+        block = items.table[int(items.table_start[i]) + token // size]
+        k, v = (x[:, block, token % size] for x in (keys, values))
+        scores = torch.einsum("hgmd,hnd->hmgn", query[:, :, rows], k) * scale
+        if items.causal[i]:
+            ahead = items.kv_start[i] + torch.arange(int(items.kv_len[i])) - items.positions[rows, None]
+            hidden = (ahead > 0) | (ahead <= -items.window if items.window else False)
+            scores = scores.masked_fill(hidden[None, :, None], -math.inf)
+        outs.append(torch.einsum("hmgn,hnd->hmgd", scores.softmax(-1).nan_to_num(0.0), v))
+        lses.append(scores.logsumexp(-1) * math.log2(math.e))
+    return torch.cat(outs, 1), torch.cat(lses, 1)

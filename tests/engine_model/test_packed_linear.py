@@ -1,0 +1,68 @@
+"""Packed linear layers: they compute what they computed, and only where they can."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from quire_engine import packed_linear
+from quire_engine.packed_linear import PackedLinear, pack
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 7, 300])
+def test_same_products(rows, bias):
+    """A packed layer gives what the layer gave, whatever the number of rows, and its weight can be read back."""
+    torch.manual_seed(rows)
+    model = torch.nn.Sequential(torch.nn.Linear(130, 77, bias=bias))
+    x = torch.randn(1, rows, 130)
+    with torch.no_grad():
+        expected, weight = model(x), model[0].weight.clone()
+
+        assert pack(model) == 1
+        assert isinstance(model[0], PackedLinear)
+        torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(model[0].weight, weight)
+
+
+def test_rows_in_strides():
+    """Inputs need not be contiguous."""
+    model = torch.nn.Sequential(torch.nn.Linear(32, 16))
+    x = torch.randn(5, 64)[:, ::2]
+    with torch.no_grad():
+        expected = model(x)
+        pack(model)
+        torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_other_layers_stay():
+    """Other dtypes and classes derived from Linear are left alone: what those do is not known."""
+
+    class Special(torch.nn.Linear):
+        pass
+
+    model = torch.nn.ModuleDict({"bf16": torch.nn.Linear(8, 8, dtype=torch.bfloat16), "special": Special(8, 8)})
+    kinds = [type(layer) for layer in model.values()]
+
+    assert pack(model) == 0
+    assert [type(layer) for layer in model.values()] == kinds
+
+
+@pytest.mark.parametrize("fault", ["missing", "wrong"])
+def test_falls_back(monkeypatch, fault):
+    """Where torch cannot pack, or packs wrongly, layers stay as they are."""
+
+    class Broken(PackedLinear):
+        def __init__(self, linear):
+            if fault == "missing":
+                raise AttributeError("no such operation")
+            super().__init__(linear)
+
+        def forward(self, x):
+            return 1.01 * super().forward(x)
+
+    monkeypatch.setattr(packed_linear, "PackedLinear", Broken)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+
+    assert pack(model) == 0
+    assert type(model[0]) is torch.nn.Linear
