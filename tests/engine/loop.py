@@ -40,6 +40,7 @@ class Queues:
         self.inbox: SimpleQueue[Any] = SimpleQueue()
         self.tokens: dict[tuple[str, int], list[int]] = {}
         self.ends: dict[tuple[str, int], Any] = {}
+        self.cached: dict[tuple[str, int], int] = {}
 
     def receive(self, timeout_s: float) -> list[Any]:
         try:
@@ -58,6 +59,7 @@ class Queues:
         for item in outputs.items:
             key = (item.request, item.index)
             assert key not in self.ends, "an output after the end"
+            self.cached.setdefault(key, item.cached_tokens)  # the first output says it
             self.tokens.setdefault(key, []).extend(unpack(item.tokens))
             if item.finish:
                 self.ends[key] = item

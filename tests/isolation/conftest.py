@@ -13,11 +13,14 @@ from typing import Any
 import openai
 import pytest
 
-from bench.models import make_model
+from bench.models import FIRST_WORD, make_model
+from quire_proto.client import KVReader
 from quire_proto.messages import Publication
+from quire_proto.packed import pack
 from tests.e2e.stack import Stack, running, wait_for
 
-TENANTS = {"ann": ["research"], "bob": ["research"], "cat": [], "eve": []}
+TENANTS = {"ann": ["research"], "bob": ["research"], "cat": [], "eve": [], "scout": []}
+ENGINES = 2
 BLOCK = 16
 VOCAB = 256
 # Tools stand behind the system message, as many models' templates have it.
@@ -34,6 +37,7 @@ class House:
 
     stack: Stack
     folder: Path
+    settlings: int = 0
 
     def quire(self, *arguments: str, code: int = 0) -> str:
         """Run a subcommand on this stack; returns what it printed."""
@@ -50,7 +54,31 @@ class House:
         wait_for(lambda: self.published(name).state == "ready", 90, f"{name} is computed")
         length = len(self.published(name).tokens) // 4
         assert (told["id"], told["domain"], told["tokens"]) == (name, domain, length)
+        self.settle()
         return length
+
+    def settle(self) -> None:
+        """Wait until every engine knows all that was declared so far. An idle one learns it with its next heartbeat: it
+        does once it hits something that was published later still."""
+        self.settlings += 1
+        name = f"settled-{self.settlings}"
+        marker = [FIRST_WORD + self.settlings, *range(FIRST_WORD, FIRST_WORD + BLOCK)]
+        with KVReader(self.stack.run_dir) as kvstore:
+            kvstore.publish(name, "public", pack(marker))
+            wait_for(lambda: kvstore.lookup(publication=name).tokens, 90, "the marker is computed")
+            body = {"model": "m", "prompt": [*marker, FIRST_WORD], "max_tokens": 1}
+            knowing: set[str] = set()
+
+            def all_know() -> bool:
+                answer = self.stack.http.post(
+                    "/v1/completions", json=body, headers={"authorization": "Bearer sk-scout"}
+                )
+                if answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == len(marker):
+                    knowing.add(answer.headers["x-quire-engine"])
+                return len(knowing) == ENGINES
+
+            wait_for(all_know, 60, "every engine hits the marker")
+            kvstore.unpublish(name)
 
     def published(self, name: str) -> Publication:
         """A publication, as the kvstore has it."""
@@ -88,5 +116,5 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         f'[[tenants]]\nname = "{name}"\nkeys = ["sk-{name}"]\ngroups = {json.dumps(groups)}\n'
         for name, groups in TENANTS.items()
     ]
-    with running(folder, model, config="".join(rows)) as stack:
+    with running(folder, model, engines=ENGINES, config="".join(rows)) as stack:
         yield House(stack, folder)

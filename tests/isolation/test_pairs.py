@@ -41,6 +41,7 @@ def test_who_leaves_a_group_misses_from_then_on(house: House) -> None:
     system = words(7, 90)
     length = house.publish("club", system, "research")
     house.quire("group", "join", "research", "cat")
+    house.settle()
     assert house.cached("cat", system, words(8, 20)) == length
 
     house.quire("group", "leave", "research", "cat")

@@ -1,0 +1,111 @@
+"""Time to first token tells nobody what another tenant has asked.
+
+A prober sends, in random order, a prompt that its victim has just sent and one that nobody has: the pair's difference
+is what it can learn. The verdict is that of ``medians``: the two are the *same* if the whole 99.9 % interval of the
+median difference lies within a quarter of what a hit saves, measured in the same pairs. The same procedure must find
+them *different* where both tenants may share the victim's prompt: a test that cannot see a hit proves nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.models import FIRST_WORD, make_model
+from quire_proto.client import KVReader
+from quire_proto.packed import pack
+from tests.e2e.stack import Stack, running, wait_for
+from tests.isolation.medians import interval, verdict
+
+VOCAB, LENGTH = 256, 1200
+TENANTS = "".join(f'[[tenants]]\nname = "{n}"\nkeys = ["sk-{n}"]\ngroups = ["both"]\n' for n in ("victim", "prober"))
+
+
+def test_the_interval_is_the_sign_tests() -> None:
+    """Known values for ten differences; too few say nothing; outliers do not move it."""
+    assert interval([float(i) for i in range(10)], 0.05) == (1.0, 8.0)
+    assert interval([float(i) for i in range(10)], 0.001) == (float("-inf"), float("inf"))
+    assert interval([0.0] * 30 + [1e9] * 3, 0.001) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.0, "same"), (-0.1, "different"), (-0.025, "unknown")])
+def test_the_verdict_can_be_each_of_three(shift: float, expected: str) -> None:
+    """No difference, a hit's, and one exactly at the margin, in noise with rare stalls of a second."""
+    rng = random.Random(1)
+
+    def measure() -> tuple[float, float]:
+        noise = rng.gauss(0, 0.02) + (rng.random() < 0.1) * rng.choice((-1, 1))
+        return shift + noise, 0.1 + rng.gauss(0, 0.02)
+
+    assert verdict(measure)[0] == expected
+
+
+class Prober:
+    """Measures pairs on a running stack."""
+
+    def __init__(self, stack: Stack, shared: bool) -> None:
+        self._stack, self._shared, self._rng = stack, shared, random.Random(time.time_ns())
+        self._count = 0
+
+    def prompt(self) -> list[int]:
+        """One that nobody has sent."""
+        return [self._rng.randrange(FIRST_WORD, VOCAB) for _ in range(LENGTH)]
+
+    def first_token_s(self, tenant: str, prompt: list[int]) -> float:
+        """Seconds from the request to the first streamed token."""
+        body = {"model": "m", "prompt": prompt, "max_tokens": 1, "ignore_eos": True, "stream": True}
+        headers = {"authorization": f"Bearer sk-{tenant}"}
+        began = time.perf_counter()
+        with self._stack.http.stream("POST", "/v1/completions", json=body, headers=headers) as answer:
+            assert answer.status_code == 200, answer.read()
+            times = [time.perf_counter() - began for line in answer.iter_lines() if line.startswith("data: {")]
+        return times[0]
+
+    def pair(self) -> tuple[float, float]:
+        """How much sooner the victim's prompt is answered than a new one (negative), and what a hit saves."""
+        known, new = self.prompt(), self.prompt()
+        publication = self._publish(known) if self._shared else ""
+        self.first_token_s("victim", known)
+        order = [known, new]
+        self._rng.shuffle(order)
+        times = {id(prompt): self.first_token_s("prober", prompt) for prompt in order}
+        again = self.first_token_s("prober", new)
+        if publication:
+            with KVReader(self._stack.run_dir) as reader:
+                reader.unpublish(publication)
+        return times[id(known)] - times[id(new)], times[id(new)] - again
+
+    def _publish(self, prompt: list[int]) -> str:
+        self._count += 1
+        name = f"known-{self._count}"
+        with KVReader(self._stack.run_dir) as reader:
+            reader.publish(name, "both", pack(prompt[: LENGTH - 20]))
+            wait_for(lambda: reader.lookup(publication=name).tokens, 60, "the publication is computed")
+        return name
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder: Path = tmp_path_factory.mktemp("timing")
+    model = make_model(folder / "model", vocab=VOCAB, layers=4, hidden=256, heads=8, kv_heads=4)
+    with running(folder, model, engines=1, blocks=2048, config=TENANTS) as running_stack:
+        prober = Prober(running_stack, shared=False)
+        for _ in range(3):  # warm up: libraries, workspaces, connections
+            prober.pair()
+        yield running_stack
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("shared", "expected"), [(False, "same"), (True, "different")])
+def test_what_another_tenant_has_asked_cannot_be_told_by_time(stack: Stack, shared: bool, expected: str) -> None:
+    """A private prompt of the victim's is no faster than one nobody sent; a shared one is, and this test sees it."""
+    found, figures = verdict(Prober(stack, shared).pair)
+
+    print(f"\n{'shared' if shared else 'private'}: {found}, {figures}")
+    assert found == expected, figures
