@@ -8,6 +8,7 @@ come seldom. Reference counts free everything else at once, as ever.
 
 from __future__ import annotations
 
+import atexit
 import gc
 
 NEW_OBJECTS = 10_000  # between two passes over what is new: some milliseconds, for each ten thousand blocks sealed
@@ -18,4 +19,5 @@ def quieten_garbage_collection() -> None:
     """Call once, when everything that stays is there."""
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # or what extension modules still own at the end is reported as leaked
     gc.set_threshold(NEW_OBJECTS, 2, PASSES)

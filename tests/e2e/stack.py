@@ -134,6 +134,10 @@ def running(
     try:
         if ready:
             stack.wait_ready(engines)
+            # Until it has said so itself, an engine that ends is the end of the stack.
+            wait_for(
+                lambda: b"ready: http" in log.read_bytes(), START_S, "the supervisor knows that the stack is ready"
+            )
         yield stack
         children = stack.processes()
         process.send_signal(signal.SIGINT)
