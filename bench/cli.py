@@ -20,6 +20,7 @@ BENCHES = {
     "pools": "two engines on one pool against two engines with half a pool each",
     "paged": "blocks against reserving the longest sequence, same bytes, same engine",
     "scale": "costs against blocks, sequences, engines, tenants, prompt length",
+    "long_prompts": "a client's steps beside a neighbour with prompts of 100,000 tokens",
     "noisy": "what a flooding tenant costs his neighbour, with a guarantee and without",
     "eviction": "what an eviction policy costs a block, beside LRU",
 }
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
     """Run one bench; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: quire bench NAME [options]\n")
-        print("\n".join(f"  {name:<9}{text}" for name, text in BENCHES.items()))
+        print("\n".join(f"  {name:<13}{text}" for name, text in BENCHES.items()))
         return 0 if argv else 2
     if argv[0] not in BENCHES:
         say(f"quire bench: {argv[0]!r} is no bench; there are {', '.join(BENCHES)}")

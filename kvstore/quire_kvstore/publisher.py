@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import msgpack
@@ -31,6 +32,7 @@ import zmq
 from .catalogue import Catalogue, Event, Form
 from .journal import Changes, Journal
 
+IPC = "ipc://"
 HWM = 100_000
 BUFFER_BATCHES, BUFFER_BYTES = 10_000, 64 * 1024 * 1024
 EVENTS_A_BATCH = 16
@@ -66,6 +68,7 @@ class Publisher:
         ``buffer``: batches kept for replay. ``hwm``: batches that wait for a subscriber before more are dropped.
         """
         self._topic, self._catalogue = topic.encode(), Catalogue(form)
+        self._endpoints = endpoints.live, endpoints.replay
         self._first = self._next = time.time_ns() // 1000
         self._kept: deque[tuple[int, bytes]] = deque()
         self._kept_bytes, self._buffer = 0, buffer
@@ -85,7 +88,7 @@ class Publisher:
             os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
-        """Tell what was collected, and that all blocks are cleared, and close the sockets."""
+        """Tell what was collected and that all blocks are cleared; close the sockets and remove their files."""
         self._stopping = True
         os.eventfd_write(self._wake, 1)
         self._thread.join()
@@ -93,6 +96,9 @@ class Publisher:
             socket.close(LINGER_MS)
         self._context.term()
         os.close(self._wake)
+        for endpoint in self._endpoints:
+            if endpoint.startswith(IPC):
+                Path(endpoint.removeprefix(IPC)).unlink(missing_ok=True)
 
     def _bind(self, kind: int, endpoint: str, hwm: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)

@@ -1,9 +1,10 @@
 """The handler of ``quota``: declare what a tenant may have, and put the declaration on the disk before it counts.
 
 A quota holds from the reply on, so one that is broken at this moment is refused, by name of what breaks it: a limit
-below what the tenant's running requests hold, a guarantee beyond what is left to promise. A limit below what the
-tenant has cached evicts that cache at once; that, and giving its cached blocks an order of eviction of their own,
-takes some microseconds a block, which only administration may.
+below what the tenant's running requests hold, a guarantee beyond what is left to promise. Two things take longer than
+an engine's op may, and only administration may do them: a limit below what the tenant has cached evicts that cache at
+once, some microseconds a block; and the first quota of a tenant that has cache gives that an order of eviction of its
+own (LRU: 0.2 us a cached block of the pool, density: a table's leaf). Any other setting is the writing of the document.
 """
 
 from __future__ import annotations

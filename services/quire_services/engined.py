@@ -68,8 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ModelRefused, OSError, ValueError) as exc:
         log.error("model_refused", reason=str(exc), model=config.serve.model)
         return 3
-    except (ContextPoisoned, DeviceFault) as exc:
-        log.error("context_poisoned", reason=str(exc))
+    except (ContextPoisoned, DeviceFault, torch.AcceleratorError) as exc:  # the last: while the model is being loaded
+        log.error("context_poisoned", reason=str(exc).partition("\n")[0])
         os._exit(EXIT_POISONED)  # at once: CUDA's own clean-up may hang in such a process
     except QuireError as exc:
         log.error("engine_failed", reason=str(exc))

@@ -16,6 +16,8 @@ from quire_proto.tenancy import TenantUsage
 from . import flags
 from .kvstore_call import ask
 
+MAX_NAME = 40  # characters of a tenant's name that are shown
+
 
 def main(argv: list[str]) -> int:
     """Entry of ``quire tenant``; returns the exit code."""
@@ -51,19 +53,24 @@ def _answer(reader: KVReader, arguments: Namespace) -> str:
 
 
 def table(rows: tuple[TenantUsage, ...] | list[TenantUsage]) -> str:
-    """Accounts for a person; the quarantine and share domains have no quota."""
-    lines = [
-        f"{'tenant':<24}{'held':>8}{'cached':>8}{'limit':>8}{'guarantee':>11}{'weight':>8}"
-        f"{'prompt tokens':>15}{'from cache':>12}"
-    ]
-    for row in rows:
-        limit = str(row.limit) if row.limit else "-"
-        weight = str(row.weight) if row.weight and not row.tenant.startswith("(") else "-"
-        lines.append(
-            f"{row.tenant:<24}{row.held:>8}{row.cached:>8}{limit:>8}{row.guarantee or '-':>11}{weight:>8}"
-            f"{row.prompt_tokens:>15}{row.cached_tokens:>12}"
-        )
-    return "\n".join(lines)
+    """Accounts for a person, in blocks of the pool; the quarantine and share domains have no quota."""
+    head = ("tenant", "held", "cached", "limit", "guarantee", "weight", "requests", "prompt tokens", "from cache")
+    lines = [head, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) + 2 for column in range(len(head))]
+    return "\n".join(
+        line[0].ljust(widths[0]) + "".join(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
+        for line in lines
+    )
+
+
+def _cells(row: TenantUsage) -> tuple[str, ...]:
+    name = row.tenant if len(row.tenant) <= MAX_NAME else row.tenant[: MAX_NAME - 3] + "..."
+    held, cached = f"{row.held:,}", f"{row.cached:,}"
+    if row.tenant.startswith("("):
+        return (name, held, cached, *["-"] * 6)
+    hits = f"{row.cached_tokens / row.prompt_tokens:.0%}" if row.prompt_tokens else "-"
+    quota = [f"{number:,}" if number else "-" for number in (row.limit, row.guarantee)]
+    return (name, held, cached, *quota, f"{row.weight:,}", f"{row.sequences:,}", f"{row.prompt_tokens:,}", hits)
 
 
 def _blocks(text: str) -> int:

@@ -225,6 +225,7 @@ def main() -> int:
     parser.add_argument("--slack", type=float, default=1.0, help="what the limits are multiplied with")
     parser.add_argument("--save", help="write NAME.md and NAME.json under bench/results")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and leave no process behind
     print(f"seed {arguments.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="quire-chaos-") as directory:
         report = run(arguments.minutes, arguments.seed, arguments.slack, Path(directory))

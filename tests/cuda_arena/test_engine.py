@@ -88,7 +88,9 @@ def test_a_poisoned_context_ends_the_engine_without_a_goodbye(monkeypatch: pytes
     assert done == []
 
 
-@pytest.mark.parametrize("error", [ContextPoisoned("sticky"), DeviceFault("sticky")])
+@pytest.mark.parametrize(
+    "error", [ContextPoisoned("sticky"), DeviceFault("sticky"), torch.AcceleratorError("CUDA error")]
+)
 def test_the_exit_code_is_distinct(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """4: nothing is wrong with model or configuration; a new process can go on."""
 

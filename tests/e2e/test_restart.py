@@ -76,6 +76,7 @@ def kill(stack: Stack, *engines: int) -> None:
     wait_for(another, 60, "a new kvstore answers")
 
 
+@pytest.mark.slow
 def test_after_kill_9_the_first_engine_recomputes_what_is_published(tmp_path: Path) -> None:
     """Kvstore and engines killed at once: all declarations stand, and nobody need ask for the prompts."""
     model = make_model(tmp_path / "model", vocab=256)

@@ -75,6 +75,7 @@ def test_a_kvstore_tells_what_is_sealed(run_dir: Path, opened: list[Client | Sub
         assert stat.S_IMODE((run_dir / name).stat().st_mode) == 0o600
     assert process.end(signal.SIGTERM) == 0
     reader.read_until(lambda view: not view.parents, "the end clears")
+    assert not list(run_dir.glob("events*"))
 
 
 def test_a_restart_is_seen_as_a_gap_that_clears(run_dir: Path, opened: list[Client | Subscriber]) -> None:

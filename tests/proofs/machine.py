@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
+from tests.proofs.rules_claims import ClaimRules
 from tests.proofs.rules_lives import LifeRules
 from tests.proofs.rules_sessions import SessionRules
 from tests.proofs.rules_wire import WireRules
 from tests.proofs.world import World
 
 
-class StoreMachine(LifeRules, SessionRules, WireRules, RuleBasedStateMachine):
+class StoreMachine(LifeRules, ClaimRules, SessionRules, WireRules, RuleBasedStateMachine):
     """All rules over one small pool."""
 
     policy = "lru"
@@ -25,7 +26,7 @@ class StoreMachine(LifeRules, SessionRules, WireRules, RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World(self.blocks, self.policy)
-        self.next_number = 0
+        self.next_number = self.tickets = 0
         self.begin()
 
     @invariant()
@@ -33,6 +34,7 @@ class StoreMachine(LifeRules, SessionRules, WireRules, RuleBasedStateMachine):
         """The nine invariants, the model, the content."""
         type(self).steps += 1
         self.world.store.check_invariants()
+        self.hear()
         self.model.compare(self.world.store)
         for engine in self.active():
             engine.check()

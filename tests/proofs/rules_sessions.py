@@ -8,7 +8,8 @@ from hypothesis.stateful import precondition, rule
 from quire_proto import messages as m
 from tests.proofs.engine import Engine
 from tests.proofs.model import Holder
-from tests.proofs.model_moves import FullModel
+from tests.proofs.model_claims import PATIENCE_MS, ClaimModel
+from tests.proofs.rules_claims import Asked
 from tests.proofs.rules_sequences import PICK
 from tests.proofs.world import LEASE_MS, PUBLISHED, SIZE, World
 
@@ -17,13 +18,15 @@ class SessionRules:
     """What processes, the clock and the machine do."""
 
     world: World
-    model: FullModel
+    model: ClaimModel
     engines: list[Engine]
+    asked: list[Asked]
 
     def begin(self) -> None:
         """An empty kvstore with two engines."""
-        self.engines = []
-        self.model = FullModel(self.world.blocks, SIZE, {"p": PUBLISHED})
+        self.engines, self.asked = [], []
+        self.model = ClaimModel(self.world.blocks, SIZE, {"p": PUBLISHED}, self.world.now)
+        self.world.store.state.claims.patience_ms = PATIENCE_MS
         self.attach()
         self.attach()
 
@@ -64,6 +67,7 @@ class SessionRules:
                 holder.lease_until += passed
             self.model.offers = {n: (s, i, t, u + passed) for n, (s, i, t, u) in self.model.offers.items()}
         self.model.thaw(now=self.world.now)
+        self.model.passed(self.world.now, passed if gap else 0)
         for engine in [engine for i, engine in enumerate(self.engines) if i != silent]:
             reply = engine.request("heartbeat", m.Heartbeat(engine.step + 1), ordered=False)
             holder = self.model.holders.get(engine.id)
