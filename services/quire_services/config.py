@@ -68,7 +68,7 @@ def _read(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number or a nesting without end
         raise ConfigError(f"{file} is not TOML: {error}") from None
 
 
@@ -131,9 +131,9 @@ def _convert(key: str, spec: Field[Any], value: Any, source: str) -> Any:
     limits = spec.metadata
     if limits["among"] and converted not in limits["among"]:
         raise ConfigError(f"{key}: {value!r} is none of {', '.join(limits['among'])} (from {source})")
-    if limits["at_least"] is not None and converted < limits["at_least"]:
+    if limits["at_least"] is not None and not converted >= limits["at_least"]:  # nan is neither
         raise ConfigError(f"{key}: {converted} is less than {limits['at_least']} (from {source})")
-    if limits["at_most"] is not None and converted > limits["at_most"]:
+    if limits["at_most"] is not None and not converted <= limits["at_most"]:
         raise ConfigError(f"{key}: {converted} is more than {limits['at_most']} (from {source})")
     return converted
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,28 @@ class Prober:
             times = [time.perf_counter() - began for line in answer.iter_lines() if line.startswith("data: {")]
         return times[0]
 
+    def overlapping_pair(self) -> tuple[float, float]:
+        """As ``pair``, but probed while the victim's prompt is still being computed: one may wait for its own only."""
+        known, other, new = self.prompt(), self.prompt(), self.prompt()
+        times: dict[int, float] = {}
+        probes = [(known, known), (other, new)]
+        self._rng.shuffle(probes)
+        with ThreadPoolExecutor(1) as victim:
+            for sent, probe in probes:
+                allocates = self._allocates()
+                sending = victim.submit(self.first_token_s, "victim", sent)
+                wait_for(partial(self._allocates, beyond=allocates), 60, "the victim's prompt is being computed")
+                times[id(probe)] = self.first_token_s("prober", probe)
+                sending.result()
+        alone = self.prompt()
+        saved = self.first_token_s("prober", alone) - self.first_token_s("prober", alone)
+        return times[id(known)] - times[id(new)], saved
+
+    def _allocates(self, beyond: int = 0) -> int:
+        """How many allocates the kvstore has granted, 0 if no more than ``beyond``."""
+        granted = self._stack.stats().counters["allocates"]
+        return granted if granted > beyond else 0
+
     def pair(self) -> tuple[float, float]:
         """How much sooner the victim's prompt is answered than a new one (negative), and what a hit saves."""
         known, new = self.prompt(), self.prompt()
@@ -109,3 +133,14 @@ def test_what_another_tenant_has_asked_cannot_be_told_by_time(stack: Stack, shar
 
     print(f"\n{'shared' if shared else 'private'}: {found}, {figures}")
     assert found == expected, figures
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_another_tenant_is_asking_cannot_be_told_by_time(stack: Stack) -> None:
+    """Nor while it is being computed: another tenant's computing is waited for by nobody else."""
+    found, figures = verdict(Prober(stack, shared=False).overlapping_pair)
+
+    print(f"\nstill computing: {found}, {figures}")
+    assert found == "same", figures
