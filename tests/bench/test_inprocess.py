@@ -34,6 +34,7 @@ def test_engine_splits_a_step() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_paged_compares_three_ways() -> None:
     """Each way of handing out memory serves all requests; blocks run at least as many at a time."""
     figures = bench("paged", "--pairs=1", "--requests=8", "--mean=60", "--longest=512", "--budget=2048", "--rates=0")

@@ -69,6 +69,7 @@ def test_workloads_repeat(name: str) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_serve_prints_json() -> None:
     """A tiny run of our stack alone reports cold and warm figures; the published prompt is computed in the first."""
     command = [sys.executable, "-m", "quire_services.cli", "bench", "serve", "--json", "--workload=shared-prompt"]

@@ -62,7 +62,7 @@ def prompts(reference: Reference, scales: KvScales) -> dict[tuple[int, ...], lis
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("attention", ["cpu", pytest.param("triton", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("attention", [pytest.param(name, marks=pytest.mark.slow) for name in ("cpu", "triton")])
 def test_two_engines_give_the_tokens_of_a_rounded_cache(
     attention: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def owner(stack: Stack) -> SessionInfo | None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_a_herd_survives_its_owner_in_a_small_pool(tmp_path: Path) -> None:
     """One batch slot an engine, no room for a second copy, and the owner is killed while it computes: all requests
     are answered, each block is computed by one engine, and what the dead one had sealed is not computed again."""

@@ -102,6 +102,7 @@ def test_a_replay_gives_every_batch_kept_and_then_the_end(streams: list[Stream],
     assert reader.replay(numbers[-1] + 1) == []
 
 
+@pytest.mark.slow
 def test_a_slow_subscriber_recovers_by_replay(streams: list[Stream], tmp_path: Path) -> None:
     """More than its socket holds goes by while it does not read; then it sees the gap and closes it."""
     stream = start(streams, tmp_path, hwm=10)
