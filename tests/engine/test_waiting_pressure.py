@@ -88,6 +88,9 @@ def test_a_preempted_owner_passes_its_claim_on(tmp_path: Path, monkeypatch: pyte
         two.empty()
 
 
+# Under `make soak`: engines ask for blocks ahead, so whether "old" still lacks one in time to preempt is a matter of
+# scheduling, and now and then it does not.
+@pytest.mark.soak
 def test_all_finish_with_one_copy_whoever_is_killed_or_preempted(tmp_path: Path) -> None:
     """A pool smaller than owner and waiters, one batch slot where they wait: the first owner is killed (kill -9), the
     second preempted; the third computes what is left, all are answered, and there is one copy of the prompt."""
