@@ -129,6 +129,32 @@ class Stage:
         working = {s.pid for s in stats.sessions if s.state == "ready" and s.progress > 0}
         return all(engine.pid in working for engine in self.engines)
 
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """As ``until``, and fails at once if a process ended by itself; raises ChaosError that says who is missing."""
+
+        def looked() -> Any:
+            value = condition()
+            if not value:
+                self.check()
+            return value
+
+        try:
+            return until(looked, what)
+        except ChaosError as error:
+            raise ChaosError(f"{error}; {self._missing()}") from None
+
+    def _missing(self) -> str:
+        """What the kvstore says of each engine; those that do not work print their stacks on stderr."""
+        stats = self.stats()
+        if stats is None:
+            return f"the kvstore (status {self.kvstore.poll()}) does not answer"
+        sessions = {s.pid: (s.state, s.progress) for s in stats.sessions}
+        for engine in self.engines:
+            if sessions.get(engine.pid, ("", 0))[1] == 0 and engine.process.poll() is None:
+                engine.send(signal.SIGUSR1)
+        time.sleep(1.0)
+        return ", ".join(f"{e.name}: {sessions.get(e.pid)}, status {e.process.poll()}" for e in self.engines)
+
     def check(self) -> None:
         """Nobody ended by itself, nothing foreign was read, no exception in the kvstore."""
         if self.kvstore.poll() is not None:

@@ -9,6 +9,7 @@ of JSON about every half second, and ends with status 3 at the first foreign byt
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import random
 import signal
@@ -91,6 +92,8 @@ class Engine:
     def run(self, report: Any) -> None:
         """Work until the session is lost (QuireError) or a foreign byte is found (ForeignBytes)."""
         while True:
+            if self.client.lost_reason is not None:
+                raise self.client.lost_reason  # nothing may be left to say, and no call would tell
             for row in list(self.rows.values()):
                 self._work(row)
             self.retire.complete(self.step)
@@ -248,6 +251,7 @@ def main(run_dir: str, name: str, seed: int) -> int:
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, terminate)
+    faulthandler.register(signal.SIGUSR1)  # of all threads: asked for when we do not come back
     while True:
         try:
             with KVClient(run_dir, name=name, layout=LAYOUT, timeout=3.0, resend=0.3) as client:

@@ -43,13 +43,13 @@ class Chaos:
         acts = [self.kill_engine] * 6 + [self.short_stop] * 4 + [self.long_stop] * 2 + [self.stop_until_fenced] * 2
         acts += [self.kill_kvstore] * 3 + [self.stop_kvstore] * 2 + [self.flood]
         once = [self.flood, self.kill_kvstore, self.long_stop, self.stop_until_fenced, self.stop_kvstore]
-        until(self.stage.serving, "the engines work")
+        self.stage.until(self.stage.serving, "the engines work")
         end = time.monotonic() + 60 * minutes
         while time.monotonic() < end:
             time.sleep(self.rng.uniform(0.0, 1.5))
             self.stage.check()
             (once.pop() if once else self.rng.choice(acts))()
-            until(self.stage.serving, "the engines work again")
+            self.stage.until(self.stage.serving, "the engines work again")
 
     def _timed(self, what: str, limit: float, began: float) -> None:
         took = time.monotonic() - began
@@ -114,7 +114,7 @@ class Chaos:
         self.stage.kvstore.kill()
         self.stage.kvstore.wait()
         self.stage.start_kvstore()
-        until(lambda: self.stage.serving(stats.boot), "all engines are back")
+        self.stage.until(lambda: self.stage.serving(stats.boot), "all engines are back")
         self._timed("killed kvstore: all engines at work", BACK_S, began)
 
     def stop_kvstore(self) -> None:
@@ -124,7 +124,7 @@ class Chaos:
         time.sleep(self.rng.uniform(0.2, 2.0 * LEASE_MS / 1000))
         began = time.monotonic()
         self.stage.kvstore.send_signal(signal.SIGCONT)
-        until(self.stage.serving, "all engines work again")
+        self.stage.until(self.stage.serving, "all engines work again")
         self._timed("stopped kvstore: all engines at work", BACK_S, began)
         after = until(self.stage.stats, "stats")
         if after.counters["killed"] != before.counters["killed"]:
