@@ -140,7 +140,7 @@ class TritonAttention:
 
     @torch.no_grad()
     def copy_blocks(self, copies: Copies) -> None:
-        """Copy the first ``slots`` slots of block ``src`` to ``dst`` in all layers, for rows (src, dst, slots)."""
+        """Copy the first ``slots`` slots in all layers, for rows (src, dst, slots); src -1 zeroes them."""
         for wave in _waves(copies):
             rows = to_device(torch.tensor(wave, dtype=torch.int32), self.arena.device)
             copy_blocks(self.arena, rows, torch.full((1,), len(wave), dtype=torch.int32, device=self.arena.device))
@@ -148,10 +148,6 @@ class TritonAttention:
     def _layer_scales(self, layer: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Scales of keys and values, [kv_heads] each, or None."""
         return (None, None) if self._scales is None else (self._scales[0][layer], self._scales[1][layer])
-
-    def scrub(self, blocks: list[int]) -> None:
-        """Zero whole blocks in all layers."""
-        self.copy_blocks([(-1, block, self.block_size) for block in blocks])
 
     def static_step(self, windows: tuple[int | None, ...], rows: int, table: int) -> StaticStep:
         """Buffers for decode steps of up to ``rows`` sequences with ``table`` block ids together.

@@ -6,7 +6,6 @@ gateway that is started again takes the same one. Compared in constant time, as 
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -14,6 +13,7 @@ import stat
 from pathlib import Path
 
 from .errors_http import bad_key
+from .keys import bearer_digest, key_digest
 
 FILE = "admin.token"
 MIN_CHARS = 16
@@ -37,20 +37,15 @@ class AdminToken:
         try:
             if not named and not self.file.exists():
                 _make(self.file)
-            self._digest = _digest(_read(self.file))
+            self._digest = key_digest(_read(self.file))
         except (OSError, ValueError) as error:
             raise TokenError(f"admin token {str(self.file)!r}: {getattr(error, 'strerror', None) or error}") from None
 
     def operator(self, authorization: str | None) -> str:
         """Who asks, for the log; raises ApiError 401."""
-        scheme, _, token = (authorization or "").partition(" ")
-        if not hmac.compare_digest(_digest(token.strip()), self._digest) or scheme.lower() != "bearer":
+        if not hmac.compare_digest(bearer_digest(authorization), self._digest):
             raise bad_key()
         return OPERATOR
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
 
 
 def _make(file: Path) -> None:

@@ -50,13 +50,11 @@ class Keys:
         """The tenant of an ``Authorization`` header; raises ApiError 401."""
         if not self._digests:
             return DEFAULT_TENANT
-        scheme, _, key = (authorization or "").partition(" ")
-        given = hashlib.sha256(key.strip().encode()).digest()
-        found = ""
+        given, found = bearer_digest(authorization), ""
         for digest, name in self._digests:  # never stops early
             if hmac.compare_digest(digest, given):
                 found = name
-        if not found or scheme.lower() != "bearer":
+        if not found:
             raise bad_key()
         return found
 
@@ -86,8 +84,20 @@ class Keys:
             log.info("keys_reloaded", tenants=len(tenants), keys=len(digests))
 
 
+def bearer_digest(authorization: str | None) -> bytes:
+    """Digest of the token of an ``Authorization`` header, to be compared; one of no token if it bears none."""
+    scheme, _, token = (authorization or "").partition(" ")
+    digest = key_digest(token.strip())
+    return digest if scheme.lower() == "bearer" else bytes(len(digest))
+
+
+def key_digest(key: str) -> bytes:
+    """What is kept and compared instead of a key."""
+    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+
+
 def _digests(tenants: Sequence[Tenant]) -> list[tuple[bytes, str]]:
-    return [(hashlib.sha256(key.encode()).digest(), tenant.name) for tenant in tenants for key in tenant.keys]
+    return [(key_digest(key), tenant.name) for tenant in tenants for key in tenant.keys]
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:

@@ -125,7 +125,7 @@ def test_copies_that_depend_on_each_other_run_in_order() -> None:
     copies = [(0, 1, 16), (2, 3, 16), (1, 4, 3)]
 
     backend.copy_blocks(copies)
-    backend.scrub([5])
+    backend.copy_blocks([(-1, 5, 16)])
 
     assert [len(wave) for wave in _waves(copies)] == [2, 1]
     assert backend.arena[0, 1, 0, :, 2, 0].tolist() == [0, 0, 2, 2, 0, 0]
