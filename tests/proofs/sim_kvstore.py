@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import zmq
 
+from quire_kvstore.dispatch import AGAIN
 from quire_kvstore.inbox import Inbox, Message
 from quire_kvstore.processes import HOST_MEMORY, Processes
 from quire_kvstore.sessions import Peer
@@ -158,6 +159,7 @@ class SimKvstore(Process):
     def begin(self) -> None:
         self.world.now = self._last = self.sim.now
         self.world.boot()
+        self.world.store.state.slice_blocks = self.sim.random.choice((1, 2, 128))
         self.socket: deque[tuple[bytes, bytes]] = deque()
         self.inbox, self.listener = Inbox(), SimListener()
         self.processes = Processes(
@@ -227,6 +229,9 @@ class SimKvstore(Process):
         reply = self.world.dispatch.handle(message.identity, message.frames, message.received_ms, self.sim.now)
         assert self.world.store.counters.internal_errors == 0, "INTERNAL: an exception in the kvstore"
         self.sim.failpoint("kvstore: executed a request", KILL)
+        if reply == AGAIN:
+            self.inbox.put_back(message)
+            return
         if reply is not None:
             self.send(message.identity, reply)
         self.sim.failpoint("kvstore: replied", KILL)
