@@ -204,13 +204,16 @@ class SimKvstore(Process):
             world.store.extend_leases(gap)
         while self.socket or self.inbox:
             self._receive()
-            for message in self.inbox.round():
-                self._answer(message)
+            longer = [self._answer(message) for message in self.inbox.round()]
+            if any(longer) and self.sim.chance(0.3):  # as when a batch is full: processes end between two slices
+                self.wake()
+                break
         self.processes.attend(self.listener.ready(), now)
         self.sim.failpoint("kvstore: attended to processes", KILL / 2)
         for identity, reply in world.dispatch.deferred(now):
             self.send(identity, reply)
-        self.processes.judge(now)
+        if not self.inbox:
+            self.processes.judge(now)
         self.sim.failpoint("kvstore: judged leases", KILL / 2)
 
     def _receive(self) -> None:
@@ -221,7 +224,8 @@ class SimKvstore(Process):
                 self.sim.note("busy", identity)
                 self.send(identity, self.world.dispatch.busy([frame]))
 
-    def _answer(self, message: Message) -> None:
+    def _answer(self, message: Message) -> bool:
+        """Execute a request, or a slice; whether some are left."""
         self.sim.note("request", message.identity, message.frames[0])
         self.sim.failpoint("kvstore: received a request", KILL)
         reply = self.world.dispatch.handle(message.identity, message.frames, message.received_ms, self.sim.now)
@@ -229,7 +233,8 @@ class SimKvstore(Process):
         self.sim.failpoint("kvstore: executed a request", KILL)
         if reply == AGAIN:
             self.inbox.put_back(message)
-            return
+            return True
         if reply is not None:
             self.send(message.identity, reply)
         self.sim.failpoint("kvstore: replied", KILL)
+        return False
