@@ -27,7 +27,7 @@ POOL = 131_072
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the bench."""
     parser.add_argument("--rounds", type=int, default=3, help="repetitions, of which the median counts (default: 3)")
-    parser.add_argument("--largest", type=int, default=1_000_000, help="largest pool, blocks (default: 1000000)")
+    parser.add_argument("--largest", type=int, default=4_000_000, help="largest pool, blocks (default: 4000000)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
 
 
