@@ -7,9 +7,11 @@ Starting takes a minute or two (it compiles), so it stays up between pairs and i
 
 from __future__ import annotations
 
+import json
 import re
 import urllib.request
 from pathlib import Path
+from typing import Self
 
 from .load import Target
 from .servers import HOST, Server, free_port, get, status
@@ -45,6 +47,15 @@ class Vllm(Server):
             environment,
             {"threads": threads, "kv_gib": gib, "preload": [Path(p).name for p in preload], "rest": "defaults"},
         )
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        page = get(self._port, "/metrics")
+        block_size = re.search(r'^vllm:cache_config_info\{.*?block_size="(\d+)"', page, re.MULTILINE)
+        self.settings["version"] = json.loads(get(self._port, "/version"))["version"]
+        self.settings["block_size"] = int(block_size.group(1)) if block_size else "unknown"
+        self.settings["threads_bound"] = self.bound_threads() or "unknown"
+        return self
 
     def ready(self) -> bool:
         """Its health page."""

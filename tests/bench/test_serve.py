@@ -29,6 +29,7 @@ def test_stream_is_read_with_the_times_of_its_pieces() -> None:
         chunk(json.dumps({"choices": [{"index": 0, "delta": {"content": "w1"}}]})),
         chunk(json.dumps({"choices": [{"index": 0, "delta": {"content": " w2"}}]})),
         chunk(json.dumps({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2}})),
+        chunk("[DONE]"),
     ]
     received, marks = HEAD, []
     for number, event in enumerate(events):
