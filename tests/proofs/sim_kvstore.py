@@ -70,12 +70,6 @@ class Side:
         self._hello(buffers[0])
         return len(buffers[0])
 
-    def recv(self, _: int) -> bytes:
-        """Nothing, or the end."""
-        if self.dead or self.hung_up:
-            return b""
-        raise BlockingIOError
-
     def close(self) -> None:
         """The kvstore closes its end."""
         self.closed = True
@@ -85,6 +79,10 @@ class SimConnection(Connection):
     """A connection without descriptors of the kernel."""
 
     side: Side
+
+    def ended(self) -> bool:
+        """The client closed its end, or is dead."""
+        return self.side.dead or self.side.hung_up
 
     def kill(self) -> None:
         """SIGKILL to exactly the process that connected."""
