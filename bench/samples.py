@@ -68,6 +68,12 @@ class Samples:
         """Of each side and phase, over its pairs; nothing of a side that has none."""
         return {name: _medians(list(found.values())) for name, found in self.figures.items()}
 
+    def rates(self, phase: str) -> dict[str, float]:
+        """Output tokens a second of each side that has them."""
+        found = {name.rpartition(" "): medians for name, medians in self.medians().items()}
+        key = "output_tokens_per_s"
+        return {side: medians[key] for (side, _, its), medians in found.items() if its == phase and key in medians}
+
     def ratios(self) -> dict[str, dict[str, float]]:
         """Ours / peer within each pair that has both, medians over the pairs."""
         found: dict[str, dict[str, float]] = {}

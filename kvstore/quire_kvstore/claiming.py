@@ -13,8 +13,8 @@ one key of its own, met by all who may name it.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from quire_proto.digests import split
 from quire_proto.messages import CLAIMED, OK, Allocate, Allocated, Wait
@@ -31,9 +31,10 @@ from .state import State
 @dataclass(slots=True)
 class _Lack:
     """What an allocate must compute: ``keys`` in order. ``named`` of them, a pending publication, are no digests.
-    ``present`` blocks need not be computed. ``digests``: of all its blocks."""
+    ``present`` blocks need not be computed, the last of them being ``hit``. ``digests``: of all its blocks."""
 
     digests: list[bytes]
+    hit: list[int]
     keys: list[bytes]
     named: int
     present: int
@@ -51,7 +52,7 @@ def allocate(state: State, session: Session, item: Allocate) -> Slices[Allocated
             state.counters.claimed += 1
         begun: growing.Begun | Allocated = _claimed(state, lack, claim) if code == OK else Allocated(code)
     else:
-        begun = growing.begin(state, session, item, record, lack.digests)
+        begun = growing.begin(state, session, item, record, lack.digests, lack.hit)
     if isinstance(begun, Allocated):
         if item.sequence not in session.sequences:
             state.claims.leave(holder)
@@ -83,16 +84,17 @@ def wait(state: State, session: Session, item: Wait, ticket: Ticket, until_ms: i
 
 
 def _lack(state: State, item: Allocate, record: Record | None) -> _Lack:
-    digests = split(item.digests)
+    digests, hit = split(item.digests), list[int]()
     start, keys = 0, []
     if record is not None:
         start = min(record.count // state.block_size, len(digests))
         keys = [publication_key(record.id, record.made)] if record.table is None else []
-    # Found as the hit is found: prefix consistency makes "not indexed" monotone.
-    missing = start
-    if not keys:
-        missing = bisect_left(range(len(digests)), True, start, key=lambda i: state.index.find(digests[i]) is None)
-    return _Lack(digests, keys + digests[missing:], len(keys), missing)
+    # What was sealed behind a publication may be there without the blocks before it: what is lacked begins where the
+    # hit ends, and not where a search for the first digest without a block happens to.
+    if not keys and start < len(digests):
+        hit = state.index.longest(digests, start, len(digests))
+    missing = start + len(hit)
+    return _Lack(digests, hit, keys + digests[missing:], len(keys), missing)
 
 
 def _claim(state: State, holder: Holder, lack: _Lack, priority: int) -> list[bytes]:
@@ -108,8 +110,8 @@ def _claim(state: State, holder: Holder, lack: _Lack, priority: int) -> list[byt
 
 def _claimed(state: State, lack: _Lack, claim: Claim) -> Allocated:
     """The run of this sequence's keys that ``claim`` holds."""
-    run = bisect_left(range(len(lack.keys)), True, key=lambda i: state.claims.of_key(lack.keys[i]) is not claim)
-    digests = [] if lack.named else lack.keys[:run]
+    run = takewhile(lambda key: state.claims.of_key(key) is claim, lack.keys)
+    digests = [] if lack.named else list(run)
     present = 0 if lack.named else lack.present
     return Allocated(CLAIMED, computed=present * state.block_size, claimed=b"".join(digests))
 

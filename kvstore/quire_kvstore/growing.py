@@ -59,16 +59,17 @@ def packed(blocks: Ids) -> bytes:
 
 
 def begin(
-    state: State, session: Session, item: Allocate, record: Record | None, digests: list[bytes]
+    state: State, session: Session, item: Allocate, record: Record | None, digests: list[bytes], hit: list[int]
 ) -> Begun | Allocated:
     """Give a new sequence its longest sealed prefix, and promise it the rest; or an answer, and no change.
 
-    ``digests``: those of ``item``, one by one. The blocks it lacks are for ``staging`` to put into its table.
+    ``digests``: those of ``item``, one by one. ``hit``: the indexed run of them, from the publication's end on. The
+    blocks that it lacks are for ``staging`` to put into its table.
     """
     code = refusal(state, session, item, record)
     if code != OK:
         return Allocated(code)
-    match = _match(state, item, record, digests)
+    match = _match(state, item, record, hit)
     whole, tail = divmod(match.computed, state.block_size)
     own, account = state.blocks_for(max(item.tokens, item.reserve)) - whole, _account(state, item, record)
     short = shortage(state, account, own, match.blocks)
@@ -201,21 +202,18 @@ def _account(state: State, item: Allocate, record: Record | None) -> int:
     return state.accounts.of_domain(record.domain)
 
 
-def _match(state: State, item: Allocate, record: Record | None, digests: list[bytes]) -> Match:
+def _match(state: State, item: Allocate, record: Record | None, hit: list[int]) -> Match:
     """The longest computed prefix. One token at least is left to compute: its logits are what the request wants.
 
     If that token is the last of a sealed block, the block is shared as a publication's tail is: by a copy.
     """
     table, computed = NOTHING, 0
-    if record is None:
-        blocks = state.index.longest(digests, 0, len(digests))
-    elif record.table is None:
-        return Match(NOTHING, 0)
-    else:
+    if record is not None:
+        if record.table is None:
+            return Match(NOTHING, 0)
         start = record.count // state.block_size
-        blocks = state.index.longest(digests, start, len(digests)) if start < len(digests) else []
-        table, computed = (record.table[:start], 0) if blocks else (record.table, record.count)
-    table = np.concatenate((table, np.array(blocks, np.int64)))
+        table, computed = (record.table[:start], 0) if hit else (record.table, record.count)
+    table = np.concatenate((table, np.array(hit, np.int64)))
     computed = min(computed or len(table) * state.block_size, item.tokens - 1)
     return Match(table[: state.blocks_for(computed)], computed)
 
