@@ -24,7 +24,7 @@ from .claims import SEALED, YOURS, Claim, Holder, Ticket, publication_key
 from .publications import Record
 from .releasing import release
 from .sessions import Session
-from .staging import Slices, take_room
+from .staging import LOOKED_UP, Pace, Slices, take_room
 from .state import State
 
 
@@ -40,7 +40,7 @@ class _Lack:
     present: int
 
 
-def allocate(state: State, session: Session, item: Allocate) -> Slices[Allocated]:
+def allocate(state: State, session: Session, item: Allocate, pace: Pace) -> Slices[Allocated]:
     """A table, or what another sequence is computing for this one, or no space; see ``growing``."""
     holder = (session.id, item.sequence)
     record = state.publications.get(item.publication) if item.publication else None
@@ -58,7 +58,8 @@ def allocate(state: State, session: Session, item: Allocate) -> Slices[Allocated
             state.claims.leave(holder)
         return begun
     others = _claim(state, holder, lack, item.priority)
-    short = yield from take_room(state, begun)
+    pace.spend(len(lack.digests), LOOKED_UP)
+    short = yield from take_room(state, begun, pace)
     if short is not None:
         release(state, session, item.sequence)
         return growing.no_space(state, short)

@@ -51,6 +51,7 @@ class Dispatch:
         self.service = service
         # Windows of detached sessions: a detach whose reply was lost is resent to a session that is gone.
         self._departed: OrderedDict[bytes, ReplyWindow] = OrderedDict()
+        self._again: dict[bytes, tuple[bytes, Request]] = {}  # by connection
 
     def handle(self, identity: bytes, frames: list[bytes], received_ms: int, now_ms: int) -> bytes | None:
         """The reply to a message; None if it comes later (:meth:`deferred`), ``AGAIN`` if it is to be handled again.
@@ -67,7 +68,7 @@ class Dispatch:
         try:
             if len(frames) != 1:
                 raise CodecError("BAD_FRAME", f"a message is one frame, got {len(frames)}")
-            request = decode_request(frames[0], self.service.limits.frame_bytes)
+            request = self._decoded(identity, frames[0])
         except CodecError as exc:
             counters.bad_frames += 1
             return self._error(_number(frames), exc.code, exc.message)
@@ -75,7 +76,9 @@ class Dispatch:
             self.service.ticket = Ticket(identity, request.number)
             self.service.until_ms = received_ms + min(request.deadline_ms or MAX_WAIT_MS, MAX_WAIT_MS)
             reply = self._route(request, frames[0], now_ms - received_ms)
-            counters.messages -= reply == AGAIN  # it is counted when it ends
+            if reply == AGAIN:
+                counters.messages -= 1  # it is counted when it ends
+                self._again[identity] = frames[0], request
             return reply
         except Refusal as exc:
             counters.errors += 1
@@ -84,6 +87,13 @@ class Dispatch:
             counters.internal_errors += 1
             log.exception("internal_error", op=request.op[:80], peer=identity.hex())
             return self._error(request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
+
+    def _decoded(self, identity: bytes, frame: bytes) -> Request:
+        """The request in a frame; one that is handled again was decoded before, and may be long."""
+        known = self._again.pop(identity, None)
+        if known is not None and known[0] is frame:
+            return known[1]
+        return decode_request(frame, self.service.limits.frame_bytes)
 
     def deferred(self, now_ms: int) -> list[tuple[bytes, bytes]]:
         """Replies that were deferred and are due now: (identity, frame)."""

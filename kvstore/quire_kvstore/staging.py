@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 Slices = Generator[None, None, Result]
 
 # Blocks in a slice, for each block evicted in one: what takes about as long.
-RELEASED, SEALED, LOOKED_UP = 32, 4, 16
+EVICTED, RELEASED, SEALED, LOOKED_UP = 1, 32, 4, 16
 
 
 def finish(slices: Slices[Result]) -> Result:
@@ -50,28 +50,34 @@ class Pace:
         self._spent = 0.0
 
     def spend(self, blocks: int, kind: int) -> None:
-        """So many blocks were ``RELEASED``, ``SEALED`` or ``LOOKED_UP``."""
+        """So many blocks were ``EVICTED``, ``RELEASED``, ``SEALED`` or ``LOOKED_UP``."""
         self._spent += blocks / (kind * self._slice)
+
+    @property
+    def over(self) -> bool:
+        """Whether the slice is used up."""
+        return self._spent >= 1
 
     def rest(self) -> Slices[None]:
         """Let others go on if the slice is used up; then another one begins."""
-        if self._spent >= 1:
+        if self.over:
             yield
             self._spent = 0.0
 
 
-def take_room(state: State, begun: Begun) -> Slices[Shortage | None]:
+def take_room(state: State, begun: Begun, pace: Pace) -> Slices[Shortage | None]:
     """Put the blocks that an allocate lacks into its table; or why they cannot be had any more."""
-    sequence, left = begun.sequence, begun.lacks
-    while (over := to_evict(state, sequence.account, left) - state.slice_blocks) > 0:
-        portion = left - over
+    account, left = begun.sequence.account, begun.lacks
+    while left:
+        if pace.over:
+            yield from pace.rest()
+            short = shortage(state, account, left, NOTHING)
+            if short is not None:
+                return short
+        portion = left - max(to_evict(state, account, left) - state.slice_blocks, 0)
+        pace.spend(to_evict(state, account, portion), EVICTED)
         _take(state, begun, portion)
         left -= portion
-        yield
-        short = shortage(state, sequence.account, left, NOTHING)
-        if short is not None:
-            return short
-    _take(state, begun, left)
     return None
 
 

@@ -20,7 +20,7 @@ from .releasing_many import release_many
 from .sealing import copy_done, fill, seal, swap
 from .sealing_many import complete_many
 from .sessions import Session
-from .staging import LOOKED_UP, SEALED, Pace, Slices
+from .staging import SEALED, Pace, Slices
 from .state import State
 
 
@@ -43,8 +43,7 @@ def step(state: State, session: Session, item: Step) -> Slices[Stepped]:
     allocates = []
     for wanted in item.allocates:
         yield from pace.rest()
-        pace.spend(len(wanted.digests) // DIGEST_BYTES, LOOKED_UP)
-        allocates.append((yield from allocate(state, session, wanted)))
+        allocates.append((yield from allocate(state, session, wanted, pace)))
     return Stepped(
         releases=releases,
         copies_done=copies_done,

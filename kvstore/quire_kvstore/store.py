@@ -37,7 +37,7 @@ from .counters import Counters
 from .eviction import EvictionPolicy
 from .invariants import check
 from .sessions import READY, Peer, Session
-from .staging import Slices, finish
+from .staging import Pace, Slices, finish
 from .state import State
 
 
@@ -115,7 +115,7 @@ class Store:
 
     def allocate_slices(self, session: Session, item: Allocate) -> Slices[Allocated]:
         """A table for a new sequence, or no change: no space, or another is computing what it lacks."""
-        return claiming.allocate(self.state, session, item)
+        return claiming.allocate(self.state, session, item, Pace(self.state))
 
     def allocate(self, session: Session, item: Allocate) -> Allocated:
         """The same, in one go."""
