@@ -38,7 +38,7 @@ class Agent:
 @dataclass(frozen=True, slots=True)
 class Workload:
     """``cold``: agents whose prompts no server has seen; ``warm``: agents with the same shared parts and new own
-    ones (for ``private``: the same prompts again)."""
+    ones (for ``private`` and ``chat``: the same prompts again)."""
 
     name: str
     shared: tuple[str, ...]
@@ -103,14 +103,12 @@ def _private(name: str, text: _Text, count: Count) -> Workload:
 
 
 def _chat(name: str, text: _Text, count: Count) -> Workload:
-    def agents() -> tuple[Agent, ...]:
-        found = []
-        for i in range(count(16)):
-            turns = (text.scaled(300), *(text.scaled(60) for _ in range(count(8) - 1)))
-            found.append(Agent(i % TENANTS, 0.0, "", turns, count(48)))
-        return tuple(found)
-
-    return Workload(name, (), agents(), agents())
+    found = []
+    for i in range(count(16)):
+        turns = (text.scaled(300), *(text.scaled(60) for _ in range(count(8) - 1)))
+        found.append(Agent(i % TENANTS, 0.0, "", turns, count(48)))
+    agents = tuple(found)
+    return Workload(name, (), agents, agents)
 
 
 def _branch(name: str, text: _Text, count: Count) -> Workload:

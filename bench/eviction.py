@@ -42,7 +42,7 @@ class Side:
         victims: list[int] = []
         if len(self.free) < TABLE_BLOCKS:
             victims = self.policy.victims(TABLE_BLOCKS)
-            self.policy.dropped(victims)
+            self.policy.dropped(np.array(victims, np.int64))
         evicted = time.perf_counter() - began
         for victim in victims:
             self.tables.pop(self.owner[victim], None)
@@ -63,13 +63,14 @@ class Side:
         names = [b"%d/%d" % (number, index) for index in range(TABLE_BLOCKS)]
         began = time.perf_counter()
         self.policy.arrived(names, TABLE_BLOCKS)
-        self.policy.retained(blocks)
+        self.policy.retained(np.array(blocks, np.int64))
         self._release(blocks)
         return (time.perf_counter() - began) * 1e6 / TABLE_BLOCKS
 
     def _release(self, blocks: list[int]) -> None:
-        self.policy.served(np.array(blocks[::-1], np.int64), 100)
-        self.policy.released(blocks[::-1])
+        tail_first = np.array(blocks[::-1], np.int64)
+        self.policy.served(tail_first, 100)
+        self.policy.released(tail_first)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from .agents import TENANTS, Agent
 from .figures import median, percentile
+from .side import OutOfTime
 from .stream import Answer, complete
 
 REQUEST_S = 600.0
@@ -25,8 +28,8 @@ class Target:
     extra: Callable[[int], dict[str, Any]]
 
 
-def play(agents: tuple[Agent, ...], *targets: Target) -> list[list[Answer]]:
-    """Run all agents to their end; the answers of each agent's turns.
+def play(agents: tuple[Agent, ...], *targets: Target, limit_s: float | None = None) -> list[list[Answer]]:
+    """Run all agents to their end; the answers of each agent's turns. Raises OutOfTime where that takes too long.
 
     Several targets are dealt out in turn, each to one agent of every tenant.
     """
@@ -36,7 +39,27 @@ def play(agents: tuple[Agent, ...], *targets: Target) -> list[list[Answer]]:
             *(_live(agent, targets[i // TENANTS % len(targets)]) for i, agent in enumerate(agents))
         )
 
-    return asyncio.run(everyone())
+    async def limited() -> list[list[Answer]]:
+        try:
+            async with asyncio.timeout(limit_s) as clock:
+                return await everyone()
+        except TimeoutError:
+            if clock.expired() and limit_s is not None:
+                raise OutOfTime(limit_s) from None
+            raise
+
+    return asyncio.run(limited())
+
+
+def play_cold(
+    publish: Callable[[], None], agents: tuple[Agent, ...], *targets: Target, limit_s: float | None = None
+) -> list[list[Answer]]:
+    """The same, with the publishing of prompts inside what is timed: every agent's first answer waited for it."""
+    began = time.perf_counter()
+    publish()
+    spent = time.perf_counter() - began
+    answers = play(agents, *targets, limit_s=limit_s)
+    return [[replace(turns[0], began=turns[0].began - spent), *turns[1:]] for turns in answers]
 
 
 async def _live(agent: Agent, target: Target) -> list[Answer]:
@@ -73,7 +96,7 @@ def summary(answers: list[list[Answer]]) -> dict[str, float]:
     span = max(a.ended for a in flat) - min(a.began for a in flat)
     first = [a.first - a.began for a in flat]
     whole = [a.ended - a.began for a in flat]
-    pace = [_pace(a) for a in flat]
+    pace = [gap for a in flat for gap in _gaps(a)] or [0.0]
     output = sum(a.output for a in flat)
     prompt, cached = sum(a.prompt for a in flat), sum(a.cached for a in flat)
     return {
@@ -92,10 +115,9 @@ def summary(answers: list[list[Answer]]) -> dict[str, float]:
     }
 
 
-def _pace(answer: Answer) -> float:
-    """Seconds a token after the first, on the mean of an answer: events may carry several tokens."""
-    each = answer.output / len(answer.tokens)
-    return (answer.ended - answer.first) / (each - 1) if each > 1 else 0.0
+def _gaps(answer: Answer) -> list[float]:
+    """Seconds between the pieces of text of each choice, as who reads it sees them: mostly a token each."""
+    return [later - sooner for times in answer.tokens.values() for sooner, later in pairwise(times)]
 
 
 def agreement(ours: list[list[Answer]], theirs: list[list[Answer]]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from .agents import WORKLOADS, Workload, make
 from .figures import Report, machine, median, say, table
-from .load import play, summary
+from .load import play, play_cold, summary
 from .server_quire import Quire
 from .servers import Peak
 from .sizes import SIZES, kv_bytes_per_token, model_directory, words
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Report:
     """Measure; returns the report."""
     report = Report("pools", {k: v for k, v in vars(arguments).items() if k not in ("json", "save")})
+    report.settings["engines"] = ENGINES
     for name in arguments.workload.split(","):
         samples: dict[str, list[dict[str, Any]]] = {}
         for pair in range(arguments.pairs):
@@ -74,17 +75,21 @@ def _one(arguments: argparse.Namespace, way: str, workload: Workload) -> dict[st
     found = {}
     with contextlib.ExitStack() as stack:
         servers = [
-            stack.enter_context(
-                Quire(model_directory(arguments.model), kv_bytes, block_bytes, published, dict(options))
-            )
+            stack.enter_context(Quire(model_directory(arguments.model), kv_bytes, block_bytes, dict(options)))
             for _ in range(stacks)
         ]
         targets = [server.target(isolated=True) for server in servers]
+
+        def publish() -> None:
+            for server in servers:
+                server.publish(published)
+
         play(make("private", -1, words(arguments.model), 0.1).cold, *targets)
         for phase, agents in (("cold", workload.cold), ("warm", workload.warm)):
             with contextlib.ExitStack() as sampling:
                 peaks = [sampling.enter_context(Peak(server)) for server in servers]
-                figures = summary(play(agents, *targets))
+                answers = play_cold(publish, agents, *targets) if phase == "cold" else play(agents, *targets)
+            figures = summary(answers)
             figures["hit_rate"] = 1 - figures["prompt_tokens_computed"] / figures["prompt_tokens"]
             found[phase] = {**figures, "peak_kv_mib": sum(peak.bytes for peak in peaks) / 2**20}
     return found

@@ -1,13 +1,17 @@
-"""Our server under test: ``quire serve`` with tenants and API keys on, and a workload's shared prompts published.
+"""Our server under test: ``quire serve`` with tenants and API keys on.
 
-Published prompts are configured, so each workload of each pair gets a stack of its own. Engines are told not to compute
-them unasked: nothing of a prompt is there before the first request asks for it, and that lies inside the timed window.
+A workload's shared prompts are published over the admin API when the workload begins, inside the timed window, and
+engines are told not to compute them unasked. Each workload of each pair gets a stack of its own, which begins empty.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 from quire_proto.client import KVReader
 from quire_proto.messages import Stats
@@ -18,30 +22,27 @@ from .servers import HOST, Server, free_port, status
 
 
 class Quire(Server):
-    """``quire serve`` with eight tenants and the shared prompts of a workload published."""
+    """``quire serve`` with eight tenants."""
 
     name = "quire"
 
-    def __init__(
-        self, model: Path, kv_bytes: int, block_bytes: int, published: tuple[str, ...], options: dict[str, int]
-    ) -> None:
-        self._port, self._block_bytes = free_port(), block_bytes
-        flags = {"blocks": kv_bytes // block_bytes, "port": self._port, **options}
+    def __init__(self, model: Path, kv_bytes: int, block_bytes: int, options: dict[str, int]) -> None:
+        self._port, self._admin, self._block_bytes = free_port(), free_port(), block_bytes
+        flags = {"blocks": kv_bytes // block_bytes, **options}
+        settings: dict[str, Any] = {**flags, "kv_gib": kv_bytes / 2**30, "tenants": TENANTS}
+        settings["threads"] = options.get("threads") or max(1, (os.cpu_count() or 1) // options.get("engines", 1))
+        flags |= {"port": self._port, "admin_port": self._admin}
         spelled = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
         command = [sys.executable, "-P", "-m", "quire_services.cli", "serve", f"--model={model}", "--prefill=false"]
-        command += spelled
-        super().__init__(command, {"HF_HUB_OFFLINE": "1"}, {**flags, "published": len(published), "tenants": TENANTS})
+        super().__init__([*command, *spelled], {"HF_HUB_OFFLINE": "1"}, settings)
         self._run_dir = self.directory / "run"
-        self._command += [f"--config={self._configuration(published)}", f"--run-dir={self._run_dir}"]
+        self._command += [f"--config={self._configuration()}", f"--run-dir={self._run_dir}"]
         self._model = model.name
 
-    def _configuration(self, published: tuple[str, ...]) -> Path:
+    def _configuration(self) -> Path:
         lines = []
         for tenant in range(TENANTS):
             lines += ["[[tenants]]", f'name = "tenant-{tenant}"', f'keys = ["{self._key(tenant)}"]']
-        for number, prompt in enumerate(published):
-            (self.directory / f"prompt-{number}.txt").write_text(prompt)
-            lines += ["[[published]]", f'file = "prompt-{number}.txt"']
         file = self.directory / "quire.toml"
         file.write_text("\n".join(lines) + "\n")
         return file
@@ -57,6 +58,18 @@ class Quire(Server):
     def target(self, isolated: bool) -> Target:  # noqa: ARG002 - always so
         """Tenants are always isolated; the published prompts are shared on purpose."""
         return Target(HOST, self._port, self._model, self._key, lambda _: {})
+
+    def publish(self, prompts: tuple[str, ...]) -> None:
+        """Put prompts into the public domain; raises OSError."""
+        token = (self._run_dir / "admin.token").read_text().strip()
+        for number, prompt in enumerate(prompts):
+            request = urllib.request.Request(
+                f"http://{HOST}:{self._admin}/admin/publications",
+                json.dumps({"id": f"prompt-{number}", "domain": "public", "system": prompt}).encode(),
+                {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=30):
+                pass
 
     def stats(self) -> Stats:
         """The kvstore's own counters."""

@@ -26,10 +26,10 @@ class Transformers:
     def __init__(self, side: Side, settings: dict[str, Any]) -> None:
         self._side, self.settings = side, settings
 
-    def play(self, mode: str, agents: tuple[Agent, ...]) -> list[list[Answer]]:
-        """The agents' answers; raises SideError."""
+    def play(self, mode: str, agents: tuple[Agent, ...], limit_s: float | None = None) -> list[list[Answer]]:
+        """The agents' answers; raises SideError, and OutOfTime where they take longer than ``limit_s``."""
         played = agents[:NAIVE] if mode == "generate" else agents
-        found = self._side.ask(mode=mode, agents=[asdict(agent) for agent in played])
+        found = self._side.ask_within(limit_s, mode=mode, agents=[asdict(agent) for agent in played])
         return [[_answer(answer) for answer in turns] for turns in found["answers"]]
 
 

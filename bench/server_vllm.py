@@ -7,9 +7,11 @@ Starting takes a minute or two (it compiles), so it stays up between pairs and i
 
 from __future__ import annotations
 
+import json
 import re
 import urllib.request
 from pathlib import Path
+from typing import Self
 
 from .load import Target
 from .servers import HOST, Server, free_port, get, status
@@ -46,6 +48,13 @@ class Vllm(Server):
             {"threads": threads, "kv_gib": gib, "preload": [Path(p).name for p in preload], "rest": "defaults"},
         )
 
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.settings["version"] = json.loads(get(self._port, "/version"))["version"]
+        self.settings["block_size"] = block_size(get(self._port, "/metrics")) or "unknown"
+        self.settings["threads_bound"] = self.bound_threads() or "unknown"
+        return self
+
     def ready(self) -> bool:
         """Its health page."""
         return status(self._port, "/health") == 200
@@ -58,15 +67,25 @@ class Vllm(Server):
 
     def kv_bytes(self) -> float:
         """Its usage gauge, of the bytes it was given."""
-        page = get(self._port, "/metrics")
-        found = re.search(r"^vllm:kv_cache_usage_perc\{[^}]*\} ([0-9.e+-]+)$", page, re.MULTILINE)
-        return float(found.group(1)) * self._kv if found else 0.0
+        return usage(get(self._port, "/metrics")) * self._kv
 
     def forget(self) -> None:
         """Its endpoint for that."""
         request = urllib.request.Request(f"http://{HOST}:{self._port}/reset_prefix_cache", method="POST")
         with urllib.request.urlopen(request, timeout=30):
             pass
+
+
+def usage(page: str) -> float:
+    """Share of its blocks in use, by its metrics page."""
+    found = re.search(r"^vllm:kv_cache_usage_perc\{[^}]*\} ([0-9.e+-]+)$", page, re.MULTILINE)
+    return float(found.group(1)) if found else 0.0
+
+
+def block_size(page: str) -> int:
+    """Tokens in a block, by its metrics page; 0 where the page does not say."""
+    found = re.search(r'^vllm:cache_config_info\{(?:[^}]*,)?block_size="(\d+)"', page, re.MULTILINE)
+    return int(found.group(1)) if found else 0
 
 
 def _tcmalloc() -> list[str]:

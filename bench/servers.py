@@ -18,6 +18,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -96,6 +97,23 @@ class Server:
             self._log.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def bound_threads(self) -> int:
+        """OpenMP threads that one of its processes was started with; 0 if none was told."""
+        assert self._process is not None
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.getpgid(int(entry.name)) == self._process.pid:
+                    told = re.search(rb"\0OMP_NUM_THREADS=(\d+)\0", b"\0" + (entry / "environ").read_bytes())
+                    if told:
+                        return int(told.group(1))
+        return 0
+
+    def last_words(self) -> str:
+        """The last line of its log that names an error, empty without one."""
+        log = self.directory / "log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        return next((line.strip()[-300:] for line in reversed(lines) if "Error" in line), "")
+
     # --- what differs -------------------------------------------------------------------------------------------
 
     def ready(self) -> bool:
@@ -105,6 +123,9 @@ class Server:
     def target(self, isolated: bool) -> Target:
         """Where requests go; ``isolated``: no tenant may profit from another's private prompt."""
         raise NotImplementedError
+
+    def publish(self, prompts: tuple[str, ...]) -> None:
+        """Share prompts between tenants on purpose, where the server knows how."""
 
     def kv_bytes(self) -> float:
         """Bytes of keys and values that running requests (and publications) hold now."""
@@ -155,16 +176,16 @@ class Elsewhere(Server):
 
 
 class Peak:
-    """Samples ``server.kv_bytes`` while the context is open; ``bytes`` is the largest."""
+    """Samples ``server.kv_bytes`` every ``each_s`` seconds while the context is open; ``bytes`` is the largest."""
 
-    def __init__(self, server: Server) -> None:
-        self._server, self.bytes = server, 0.0
+    def __init__(self, server: Server, each_s: float = SAMPLE_S) -> None:
+        self._server, self._each_s, self.bytes = server, each_s, 0.0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def _sample(self) -> None:
-        while not self._end.wait(SAMPLE_S):
-            with contextlib.suppress(OSError, QuireError):
+        while not self._end.wait(self._each_s):
+            with contextlib.suppress(OSError, HTTPException, QuireError):
                 self.bytes = max(self.bytes, self._server.kv_bytes())
 
     def __enter__(self) -> Self:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,14 @@ PEERS = ROOT / ".peers"
 
 class SideError(Exception):
     """A side could not be started or failed; the message says how."""
+
+
+class OutOfTime(SideError):
+    """A side did not end within its limit, in seconds."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"did not end within {limit_s:g} s")
+        self.limit_s = limit_s
 
 
 def peer_python(name: str) -> Path:
@@ -54,9 +63,13 @@ class Side:
         except BrokenPipeError:
             raise SideError(f"{self.name} ended") from None
 
-    def answer(self) -> dict[str, Any]:
-        """The next answer. Raises SideError if the program ended or reported an error."""
+    def answer(self, limit_s: float | None = None) -> dict[str, Any]:
+        """The next answer. Raises SideError if the program ended or reported an error, OutOfTime (and ends it) if none
+        came within ``limit_s``."""
         assert self._process.stdout is not None
+        if limit_s is not None and not select.select([self._process.stdout], [], [], limit_s)[0]:
+            self._process.kill()
+            raise OutOfTime(limit_s)
         line = self._process.stdout.readline()
         if not line:
             raise SideError(f"{self.name} ended with exit code {self._process.wait()}")
@@ -67,8 +80,12 @@ class Side:
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a request and wait for its answer."""
+        return self.ask_within(None, **request)
+
+    def ask_within(self, limit_s: float | None, **request: Any) -> dict[str, Any]:
+        """The same, no longer than ``limit_s``; raises OutOfTime."""
         self.send(**request)
-        return self.answer()
+        return self.answer(limit_s)
 
     def __enter__(self) -> Self:
         return self

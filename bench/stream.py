@@ -85,10 +85,13 @@ async def complete(host: str, port: int, key: str, body: dict[str, Any], timeout
         f"Authorization: Bearer {key}\r\nContent-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
     )
     began = time.perf_counter()
-    _, recorder = await asyncio.get_running_loop().create_connection(
+    transport, recorder = await asyncio.get_running_loop().create_connection(
         lambda: Recorder(head.encode() + payload), host, port
     )
-    await asyncio.wait_for(recorder.done, timeout_s)
+    try:
+        await asyncio.wait_for(recorder.done, timeout_s)
+    finally:
+        transport.abort()
     return read(bytes(recorder.received), recorder.marks, began)
 
 
@@ -103,6 +106,8 @@ def read(received: bytes, marks: list[tuple[int, float]], began: float) -> Answe
         while marks[place][0] < end:
             place += 1
         _take(answer, event, marks[place][1])
+    if DONE not in received:
+        raise StreamError(f"the stream ended before its end: {received[-300:].decode(errors='replace')}")
     if not answer.tokens:
         raise StreamError(f"no text in the stream: {received[-300:].decode(errors='replace')}")
     return answer

@@ -15,24 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
+from .cpu_call import WIDTHS, check_arrays, check_places, numbers, structure
 from .host_library import load
 
-WIDTHS = (16, 32, 48, 64, 80, 96, 128, 256)
-_POINTERS = ("query", "keys", "values", "out", "lse", "table", "row", "table_start", "kv_start", "kv_len", "place")
-_NUMBERS = (
-    "query_kv_stride", "query_group_stride", "query_row_stride", "plane_stride", "out_stride", "lse_stride",
-    "kv_heads", "group", "width", "block_size", "items",
-)  # fmt: skip
-
-
-class _Arguments(ctypes.Structure):
-    """``decode_args`` of the C source."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in _POINTERS),
-        *((name, ctypes.c_int64) for name in _NUMBERS),
-        ("factor", ctypes.c_float),
-    ]
+_Arguments = structure(("row", "table_start", "kv_start", "kv_len", "place"))  # decode_args of the C source
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,39 +76,9 @@ def cpu_decode(
     each = (items.row, items.table_start, items.kv_start, items.kv_len, items.place)
     check_arrays(each, (items.table,))
     pointed = (query, keys, values, out, lse, items.table, *each)
-    kv_heads, group, _, width = query.shape
-    strides = (*query.stride()[:3], keys.stride(0), out.stride(0), lse.stride(0))
-    numbers = (*strides, kv_heads, group, width, keys.shape[2], len(items.row))
-    arguments = _Arguments(*(x.data_ptr() for x in pointed), *numbers, scale * math.log2(math.e))
+    counted = numbers(query, keys, out, lse, len(items.row))
+    arguments = _Arguments(*(x.data_ptr() for x in pointed), *counted, scale * math.log2(math.e))
     load().quire_cpu_decode(ctypes.byref(arguments), ctypes.c_int64(threads))
-
-
-def check_places(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor, lse: torch.Tensor
-) -> None:
-    """Raise ValueError unless the kernels can use these: they trust addresses blindly, and what is wrong here would
-    read or write foreign memory."""
-    kv_heads, group, _, width = query.shape
-    if width not in WIDTHS or any(x.dtype != torch.float32 for x in (query, keys, values, out, lse)):
-        raise ValueError(f"the CPU kernels know float32 and head dimensions {WIDTHS}, not {query.dtype} and {width}")
-    if keys.dim() != 4 or keys.shape != values.shape or keys.stride() != values.stride() or keys.shape[0] != kv_heads:
-        raise ValueError(
-            f"keys {tuple(keys.shape)} and values {tuple(values.shape)}: expected ({kv_heads}, any, any, d)"
-        )
-    if keys.shape[3] != width or not keys[0].is_contiguous() or query.stride(3) != 1:
-        raise ValueError("each head's blocks must be one contiguous matrix of slots, and queries contiguous in d")
-    if out.shape[2:] != (group, width) or out.stride()[1:] != (group * width, width, 1):
-        raise ValueError(f"out {tuple(out.shape)} with strides {out.stride()}: expected [.., places, {group}, {width}]")
-    if lse.shape != out.shape[:3] or lse.stride()[1:] != (group, 1):
-        raise ValueError(f"lse {tuple(lse.shape)} with strides {lse.stride()}: expected {tuple(out.shape[:3])}")
-
-
-def check_arrays(each: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> None:
-    """Raise ValueError unless all are contiguous int64, and those in ``each`` have one entry an item."""
-    if any(x.dtype != torch.int64 or not x.is_contiguous() for x in (*each, *others)):
-        raise ValueError("the items' arrays must be contiguous int64")
-    if len({len(x) for x in each}) != 1:
-        raise ValueError("the items' arrays differ in length")
 
 
 def cpu_decode_ref(

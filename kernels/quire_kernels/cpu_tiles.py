@@ -15,28 +15,14 @@ from dataclasses import dataclass
 
 import torch
 
-from .cpu_decode import check_arrays, check_places
+from .cpu_call import check_arrays, check_places, numbers, structure
 from .host_library import load
 
 TILE_ROWS = 48
-_POINTERS = (
-    "query", "keys", "values", "out", "lse", "table", "positions", "rows", "row_ptr", "tile_ptr", "table_start",
-    "kv_start", "kv_len", "causal", "place",
-)  # fmt: skip
-_NUMBERS = (
-    "query_kv_stride", "query_group_stride", "query_row_stride", "plane_stride", "out_stride", "lse_stride",
-    "kv_heads", "group", "width", "block_size", "items", "window",
-)  # fmt: skip
-
-
-class _Arguments(ctypes.Structure):
-    """``tile_args`` of the C source."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in _POINTERS),
-        *((name, ctypes.c_int64) for name in _NUMBERS),
-        ("factor", ctypes.c_float),
-    ]
+# tile_args of the C source
+_Arguments = structure(
+    ("positions", "rows", "row_ptr", "tile_ptr", "table_start", "kv_start", "kv_len", "causal", "place"), ("window",)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +82,14 @@ def cpu_tiles(
     check_places(query, keys, values, out, lse)
     each = (items.table_start, items.kv_start, items.kv_len, items.causal, items.place, items.row_ptr[1:])
     check_arrays(each, (items.rows, items.row_ptr, items.table, items.positions))
-    kv_heads, group, _, width = query.shape
-    tiles = (items.row_ptr.diff() * group + TILE_ROWS - 1) // TILE_ROWS
+    tiles = (items.row_ptr.diff() * query.shape[1] + TILE_ROWS - 1) // TILE_ROWS
     tile_ptr = torch.cat([tiles.new_zeros(1), tiles.cumsum(0)])
     pointed = (
         query, keys, values, out, lse, items.table, items.positions, items.rows, items.row_ptr, tile_ptr,
         items.table_start, items.kv_start, items.kv_len, items.causal, items.place,
     )  # fmt: skip
-    strides = (*query.stride()[:3], keys.stride(0), out.stride(0), lse.stride(0))
-    numbers = (*strides, kv_heads, group, width, keys.shape[2], len(items.kv_len), items.window)
-    arguments = _Arguments(*(x.data_ptr() for x in pointed), *numbers, scale * math.log2(math.e))
+    counted = (*numbers(query, keys, out, lse, len(items.kv_len)), items.window)
+    arguments = _Arguments(*(x.data_ptr() for x in pointed), *counted, scale * math.log2(math.e))
     load().quire_cpu_tiles(ctypes.byref(arguments), ctypes.c_int64(threads))
 
 

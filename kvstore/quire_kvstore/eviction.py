@@ -57,10 +57,10 @@ class EvictionPolicy(Protocol):
     def served(self, blocks: Ids, output_tokens: int) -> None:
         """A sequence is about to release ``blocks``, tail first; it generated so many tokens."""
 
-    def released(self, blocks: list[int]) -> None:
+    def released(self, blocks: Ids) -> None:
         """Sealed blocks lost their last reference and are cached now; children before parents."""
 
-    def retained(self, blocks: list[int]) -> None:
+    def retained(self, blocks: Ids) -> None:
         """Cached blocks were hit and are held again."""
 
     def victims(self, count: int, group: int = 0) -> list[int]:
@@ -69,7 +69,7 @@ class EvictionPolicy(Protocol):
     def regroup(self) -> None:
         """The groups of cached blocks have changed."""
 
-    def dropped(self, blocks: list[int]) -> None:
+    def dropped(self, blocks: Ids) -> None:
         """Blocks, cached or held, lost their names: victims, and whatever hung below them."""
 
 
@@ -101,39 +101,50 @@ class LruPolicy:
     def served(self, blocks: Ids, output_tokens: int) -> None:
         """Recency needs no lengths."""
 
-    def released(self, blocks: list[int]) -> None:
+    def released(self, blocks: Ids) -> None:
         """Most recently used now, in this order."""
         self._count += len(blocks)
-        for block, order in self._places(blocks):
-            order[block] = None
+        for order, those in self._places(blocks):
+            order.update(dict.fromkeys(those))
 
-    def retained(self, blocks: list[int]) -> None:
+    def retained(self, blocks: Ids) -> None:
         """Not evictable while held."""
         self._count -= len(blocks)
-        for block, order in self._places(blocks):
-            del order[block]  # KeyError: a free block cannot be shared
+        for order, those in self._places(blocks):
+            for block in those:
+                del order[block]  # KeyError: a free block cannot be shared
 
     def victims(self, count: int, group: int = 0) -> list[int]:
         """The ``count`` least recently used blocks of a group."""
         assert count <= self._count, "more than is cached"
         return list(islice(self._orders[group], count))
 
-    def dropped(self, blocks: list[int]) -> None:
+    def dropped(self, blocks: Ids) -> None:
         """Forget them."""
-        for block, order in self._places(blocks):
-            if block in order:
-                del order[block]
-                self._count -= 1
+        for order, those in self._places(blocks):
+            before = len(order)
+            for block in those:
+                order.pop(block, None)
+            self._count -= before - len(order)
 
     def regroup(self) -> None:
         """Each block to its group, in the order in which they stood."""
         blocks = self.cached()
         self._orders.clear()
         self._count = 0
-        self.released(blocks)
+        self.released(np.array(blocks, np.int64))
 
-    def _places(self, blocks: list[int]) -> Iterable[tuple[int, OrderedDict[int, None]]]:
-        """Each block with the order that it stands in."""
+    def _places(self, blocks: Ids) -> Iterable[tuple[OrderedDict[int, None], list[int]]]:
+        """Each order that some of the blocks stand in, and those, in the order given."""
+        if not len(blocks):
+            return
         if not len(self.groups):
-            return ((block, self._orders[0]) for block in blocks)
-        return [(block, self._orders[group]) for block, group in zip(blocks, self.groups[blocks].tolist(), strict=True)]
+            yield self._orders[0], blocks.tolist()
+            return
+        groups = self.groups[blocks]
+        first = int(groups[0])
+        if bool((groups == first).all()):  # a table is one account's
+            yield self._orders[first], blocks.tolist()
+            return
+        for group in np.unique(groups).tolist():
+            yield self._orders[group], blocks[groups == group].tolist()

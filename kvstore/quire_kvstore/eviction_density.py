@@ -96,37 +96,36 @@ class DensityPolicy:
 
     def served(self, blocks: Ids, output_tokens: int) -> None:
         """Keep the shadow's order, and the output's length for the blocks released next."""
-        self.shadow.use(digest for block in blocks.tolist() if (digest := self._digest[block]) is not None)
+        named = self._digest
+        self.shadow.use([digest for block in blocks.tolist() if (digest := named[block]) is not None])
         self._output = output_tokens
 
-    def released(self, blocks: list[int]) -> None:
+    def released(self, blocks: Ids) -> None:
         """Begin the waits of one table's blocks."""
-        ids = np.array(blocks, np.int64)
-        steps = np.zeros((len(SHAPE), len(ids)), np.int64)
-        steps[0] = np.searchsorted(REUSE_EDGES, self._reused[ids], side="right")
+        steps = np.zeros((len(SHAPE), len(blocks)), np.int64)
+        steps[0] = np.searchsorted(REUSE_EDGES, self._reused[blocks], side="right")
         steps[1, 0] = 1
-        steps[2] = np.searchsorted(GAP_EDGES_S, self._gap[ids], side="right")
+        steps[2] = np.searchsorted(GAP_EDGES_S, self._gap[blocks], side="right")
         steps[3] = np.searchsorted(OUTPUT_EDGES, self._output, side="right")
-        self._class[ids] = classes = np.asarray(np.ravel_multi_index(tuple(steps), SHAPE), np.int64)
-        self._group[ids] = self.model.begin(classes, self.now)
-        self._released[ids], self._cached[ids] = self.now, True
-        self._orders[ids] = np.arange(self._order, self._order + len(ids))
-        self._order += len(ids)
-        self._count += len(ids)
-        for block in blocks:
-            if not self._children[block]:
-                self._push(block)
+        self._class[blocks] = classes = np.asarray(np.ravel_multi_index(tuple(steps), SHAPE), np.int64)
+        self._group[blocks] = self.model.begin(classes, self.now)
+        self._released[blocks], self._cached[blocks] = self.now, True
+        self._orders[blocks] = np.arange(self._order, self._order + len(blocks))
+        self._order += len(blocks)
+        self._count += len(blocks)
+        children = self._children
+        for leaf in [block for block in blocks.tolist() if not children[block]]:
+            self._push(leaf)
 
-    def retained(self, blocks: list[int]) -> None:
+    def retained(self, blocks: Ids) -> None:
         """The waits of cached blocks end with a hit."""
-        ids = np.array(blocks, np.int64)
-        if not self._cached[ids].all():
+        if not self._cached[blocks].all():
             raise KeyError("a free block cannot be shared")
-        gaps = self.now - self._released[ids]
-        self.model.end(self._group[ids], self._class[ids], gaps)
-        self._gap[ids], self._cached[ids] = gaps, False
-        self._reused[ids] += 1
-        self._count -= len(ids)
+        gaps = self.now - self._released[blocks]
+        self.model.end(self._group[blocks], self._class[blocks], gaps)
+        self._gap[blocks], self._cached[blocks] = gaps, False
+        self._reused[blocks] += 1
+        self._count -= len(blocks)
 
     def victims(self, count: int, group: int = 0) -> list[int]:
         """Leaves of the lowest density, each taken before its parent is judged."""
@@ -163,11 +162,11 @@ class DensityPolicy:
             if self._counts(entry):
                 self._push(entry & ((1 << BLOCK_BITS) - 1))
 
-    def dropped(self, blocks: list[int]) -> None:
+    def dropped(self, blocks: Ids) -> None:
         """Forget those that were not chosen as victims, children and parents in any order."""
-        for block in blocks:
-            if self._digest[block] is not None:
-                self._forget(block)
+        named = self._digest
+        for block in [block for block in blocks.tolist() if named[block] is not None]:
+            self._forget(block)
 
     def _forget(self, block: int) -> None:
         """Remember its past under its digest; its parent may become a leaf."""

@@ -78,13 +78,17 @@ class ReuseModel:
         """Start the waits of the blocks of one released table; returns the group of each."""
         self._age(now)
         self._tables += 1
-        names, inverse, sizes = np.unique(classes, return_inverse=True, return_counts=True)
-        numbers = [self._group(int(name), int(size), now) for name, size in zip(names, sizes, strict=True)]
+        sizes = np.bincount(classes, minlength=CLASSES)
+        names = np.flatnonzero(sizes)
+        numbers = np.zeros(CLASSES, np.int64)
+        for name, size in zip(names.tolist(), sizes[names].tolist(), strict=True):
+            numbers[name] = self._group(name, size, now)
         fresh = not bool(self._seen[names].all())
         self._seen[names] = True
         if fresh or self._tables % REFRESH == 0:
             self._refresh()
-        return np.array(numbers, np.int64)[inverse]
+        of_each: NDArray[np.int64] = numbers[classes]
+        return of_each
 
     def end(self, groups: NDArray[np.int64], classes: NDArray[np.int64], ages: Array) -> None:
         """Waits ended with a use, at these ages."""

@@ -135,7 +135,7 @@ def _accept(listener: Listener) -> list[Accepted]:
         try:
             one = listener.accept()
         except PeerGone:
-            continue
+            return found  # whoever else waits is found by the next poll
         if one is None:
             return found
         found.append(one)

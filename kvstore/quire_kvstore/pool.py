@@ -73,7 +73,7 @@ class BlockPool:
         """Take the seal from blocks: cached ones become free, held ones stay held."""
         self.sealed[ids] = False
         evicted = ids[self.refs[ids] == 0]
-        self.policy.dropped(ids.tolist())
+        self.policy.dropped(ids)
         self.books.evicted(evicted)
         self._push(evicted)
 
@@ -92,7 +92,7 @@ class BlockPool:
             return
         again = ids[self.refs[ids] == 0]
         if len(again):
-            self.policy.retained(again.tolist())
+            self.policy.retained(again)
             self.books.resumed(again)
         if self.books.quarantined:
             fenced = self.quarantined_refs[ids]
@@ -117,7 +117,7 @@ class BlockPool:
             return
         keep = self.sealed[gone]
         if bool(keep.any()):
-            self.policy.released(gone[keep].tolist())
+            self.policy.released(gone[keep])
             self.books.rested(gone[keep])
         self.books.freed(gone[~keep])
         self._push(gone[~keep])

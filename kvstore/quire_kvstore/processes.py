@@ -8,6 +8,9 @@
 Invariant: blocks come back only after the kernel said that the process is gone, or after the process itself did.
 Where we may not kill (another user's process) or must not (it hung up by itself and does something else now), they
 stay in quarantine, and the log says so once.
+
+There are places for a limited number of connections. When all are taken, whoever connected longest ago and never
+attached gives up its place: a flood of connections that say nothing keeps no engine out.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ import zmq
 from .mappers import Mappers
 from .service import Service
 from .sessions import FENCED, Session
-from .sidesocket import MAX_CONNECTIONS, Accepted, Connection, Listener, PeerGone
+from .sidesocket import Accepted, Connection, Listener, PeerGone, most_connections
 
 DYING_MS = 100
+ACCEPTS_A_TURN = 16  # so that a flood of connections does not keep requests waiting
 
 log = structlog.get_logger()
 
@@ -60,6 +64,7 @@ class Processes:
         self._service, self._listener, self._poller = service, listener, poller
         self._grace_ms, self._kill = grace_ms, kill
         self._by_fd: dict[int, Connection] = {}
+        self._most, self._full = most_connections(), False
         self._hung: tuple[Connection, ...] = ()
         self._signalled: set[bytes] = set()
         self._device = device
@@ -106,7 +111,7 @@ class Processes:
         self._listener.close()
 
     def _accept(self) -> None:
-        while True:
+        for _ in range(ACCEPTS_A_TURN):
             try:
                 accepted = self._listener.accept()
             except PeerGone as exc:
@@ -127,9 +132,23 @@ class Processes:
         for fd in (socket.fileno(), pidfd):
             self._by_fd[fd] = connection
             self._poller.register(fd, zmq.POLLIN)
-        full = len(self._by_fd) > 2 * MAX_CONNECTIONS
-        if full or not connection.send_hello(self._service.boot, self._device.arena_fd):
+        if self._too_many() or not connection.send_hello(self._service.boot, self._device.arena_fd):
             self._died(connection)
+
+    def _too_many(self) -> bool:
+        """Whether there is no place for the newest connection, even if one that never attached goes."""
+        full = len(self._by_fd) > 2 * self._most
+        if full and not self._full:
+            log.warning("side_socket_full", connections=self._most)
+        self._full = full
+        # With a device arena the hello brought the memory, so that even who never attached may have mapped it.
+        if not full or self._device.arena_fd >= 0:
+            return full
+        peer = self._service.oldest_unattached()
+        silent = next((c for c in self._by_fd.values() if c.peer is peer), None)
+        if silent is not None:
+            self._died(silent)
+        return silent is None
 
     def _died(self, connection: Connection, event: str = "process_died") -> None:
         self._service.forget(connection.peer)

@@ -83,6 +83,10 @@ class Service:
         self._peers[peer.token] = peer
         return peer
 
+    def oldest_unattached(self) -> Peer | None:
+        """Of the processes whose token is still unused, the one that connected first."""
+        return next(iter(self._peers.values()), None)
+
     def fresh_id(self) -> bytes:
         """A name for something that lives in this boot only."""
         return self._ids()

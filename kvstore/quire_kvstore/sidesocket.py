@@ -6,12 +6,19 @@ the process itself, which becomes readable when it dies and cannot name another 
 
 ``SO_PEERPIDFD`` gives it without a race. On older kernels we open it by pid and then make sure that the connection
 is still open and the process is older than our accept: then the pid was not taken over in between.
+
+Nothing is expected from a peer but its end. What it sends is read and dropped, descriptors too (the kernel closes those
+for which a reader has no room). Where no descriptor is left for one more peer, a spare one serves to accept it and hang
+up: left in the queue it would wake us without end.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import resource
+import select
 import signal
 import socket
 import struct
@@ -27,7 +34,10 @@ from .sessions import Peer
 SOCKET_NAME = "attach.sock"
 SO_PEERPIDFD = 77
 MAX_CONNECTIONS = 1024
+# Descriptors of a client: connection and pidfd here, and three sockets of the wire (requests, heartbeats, waits).
+_PER_CLIENT, _OF_OUR_OWN = 5, 64
 _UCRED = struct.Struct("iII")
+_NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # (connection, pidfd, pid, uid) of a process that connected
 Accepted = tuple[socket.socket, int, int, int]
 
@@ -64,13 +74,14 @@ class Connection:
         return True
 
     def ended(self) -> bool:
-        """Read what there is: True at the end of the connection. Nothing is expected here but the end."""
-        try:
-            return not self.socket.recv(4096)
-        except BlockingIOError:
-            return False
-        except OSError:
+        """Whether the peer closed the connection; drops a packet if there is one. An empty packet is no end."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLRDHUP)
+        if poll.poll(0):
             return True
+        with contextlib.suppress(OSError):  # nothing there, or the end, which the next look finds
+            self.socket.recv(1)
+        return False
 
     def may_kill(self) -> bool:
         """Whether the process is of our own user."""
@@ -97,6 +108,7 @@ class Listener:
         self._socket.bind(str(self._path))
         self._path.chmod(0o600)
         self._socket.listen(128)
+        self._spare = _spare()
 
     def fileno(self) -> int:
         """Descriptor to poll."""
@@ -108,6 +120,11 @@ class Listener:
             connection, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return None
+        except OSError as exc:
+            if exc.errno not in _NONE_LEFT:
+                raise
+            self._hang_up()
+            raise PeerGone(f"no place for it: {exc.strerror}") from exc
         connection.setblocking(False)
         try:
             pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
@@ -116,6 +133,14 @@ class Listener:
             connection.close()
             raise PeerGone(str(exc)) from exc
 
+    def _hang_up(self) -> None:
+        """Accept the next peer only to close the connection."""
+        if self._spare >= 0:
+            os.close(self._spare)
+        with contextlib.suppress(OSError):
+            self._socket.accept()[0].close()
+        self._spare = _spare()
+
     def connection(self, accepted: Accepted, peer: Peer) -> Connection:
         """The connection of a process that was admitted as ``peer``."""
         socket, pidfd, _, uid = accepted
@@ -123,8 +148,34 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening and remove the file."""
+        if self._socket.fileno() < 0:
+            return
         self._socket.close()
+        if self._spare >= 0:
+            os.close(self._spare)
         self._path.unlink(missing_ok=True)
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have the descriptors of ``MAX_CONNECTIONS`` clients, or as many as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, MAX_CONNECTIONS * _PER_CLIENT + _OF_OUR_OWN)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def most_connections() -> int:
+    """How many connections leave descriptors for all of them on the wire."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(MAX_CONNECTIONS, (soft - _OF_OUR_OWN) // _PER_CLIENT))
+
+
+def _spare() -> int:
+    """A descriptor to give up when it is needed; -1 if there is none left even for that."""
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 def pidfd_of(connection: socket.socket, pid: int) -> int:

@@ -36,7 +36,7 @@ from quire_kvstore.processes import DeviceAdmission
 from quire_kvstore.publisher import EventsError
 from quire_kvstore.server import Server, ServerError, ServerOptions
 from quire_kvstore.service import Service
-from quire_kvstore.sidesocket import Accepted, Listener
+from quire_kvstore.sidesocket import Accepted, Listener, raise_descriptor_limit
 from quire_kvstore.statedir import StateDir, StateError
 from quire_kvstore.store import Store
 from quire_proto.codec import CodecError, from_map
@@ -148,6 +148,7 @@ def _serve(config: KvstoreConfig) -> int:
     if config.run_dir.stat().st_mode & 0o077:
         raise StartError(f"{config.run_dir}: others may enter this directory (chmod 700)")
     key = root_key(config.state_dir)
+    raise_descriptor_limit()
     signals = _Signals()
     with closing(Roster(config.run_dir)) as roster, closing(Mappers(config.run_dir)) as mappers:
         listener, accepted = _settle(mappers, config)

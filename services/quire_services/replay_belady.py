@@ -64,9 +64,9 @@ class BeladyPolicy:
     def served(self, blocks: Ids, output_tokens: int) -> None:
         """The future needs no lengths."""
 
-    def released(self, blocks: list[int]) -> None:
+    def released(self, blocks: Ids) -> None:
         """Look up when each is used next."""
-        for block in blocks:
+        for block in blocks.tolist():
             future = self._future[self._digest[block]]
             while future and future[-1] <= self._request:
                 future.pop()
@@ -75,9 +75,9 @@ class BeladyPolicy:
             self._entry[block] = entry
             heappush(self._heap, entry)
 
-    def retained(self, blocks: list[int]) -> None:
+    def retained(self, blocks: Ids) -> None:
         """Not evictable while held."""
-        for block in blocks:
+        for block in blocks.tolist():
             del self._entry[block]
 
     def victims(self, count: int, group: int = 0) -> list[int]:
@@ -94,8 +94,8 @@ class BeladyPolicy:
     def regroup(self) -> None:
         """A replay has one group."""
 
-    def dropped(self, blocks: list[int]) -> None:
+    def dropped(self, blocks: Ids) -> None:
         """Forget them."""
-        for block in blocks:
+        for block in blocks.tolist():
             self._entry.pop(block, None)
             self._digest.pop(block, None)

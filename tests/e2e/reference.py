@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+
+from bench.models import FIRST_WORD
 
 MARGIN = 2e-4  # logits; about ten times what the order of additions changes
 
@@ -64,4 +67,27 @@ class Reference:
             prompt = draw()
             with suppress(TooClose):
                 out[tuple(prompt)] = self.greedy(prompt, tokens, margin, cache())
+        return out
+
+    def prompts(
+        self,
+        lengths: tuple[int, ...],
+        shared: int,
+        tokens: int,
+        vocab: int,
+        margin: float = MARGIN,
+        cache: Callable[[], Any] = lambda: None,
+    ) -> dict[tuple[int, ...], list[int]]:
+        """A decisive prompt of each length and its greedy tokens; the longer ones begin with the same ``shared``."""
+        rng = random.Random(3)
+
+        def words(n: int) -> list[int]:
+            return [rng.randrange(FIRST_WORD, vocab) for _ in range(n)]
+
+        prefix = words(shared)
+        out: dict[tuple[int, ...], list[int]] = {}
+        for length in lengths:
+            begin = prefix if length > shared else []
+            draw = lambda b=begin, n=length: b + words(n - len(b))  # noqa: E731
+            out |= self.decisive(draw, tokens, 1, margin, cache)
         return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from bench.models import FIRST_WORD, make_model
+from bench.models import make_model
 from quire_engine.kv_scales import KvScales
 from tests.e2e.reference import Reference
 from tests.e2e.stack import running
@@ -40,27 +39,6 @@ class RoundedCache(DynamicCache):  # type: ignore[misc]  # transformers is untyp
         return super().update(*new, layer_idx)
 
 
-def prompts(reference: Reference, scales: KvScales) -> dict[tuple[int, ...], list[int]]:
-    """A prompt of each length and its greedy tokens."""
-    rng = random.Random(3)
-
-    def words(n: int) -> list[int]:
-        return [rng.randrange(FIRST_WORD, VOCAB) for _ in range(n)]
-
-    shared = words(SHARED)
-    right: dict[tuple[int, ...], list[int]] = {}
-    for length in LENGTHS:
-        begin = shared if length > SHARED else []
-        right |= reference.decisive(
-            lambda b=begin, n=length: b + words(n - len(b)),  # type: ignore[misc]
-            NEW,
-            prompts=1,
-            margin=MARGIN,
-            cache=lambda: RoundedCache(scales),
-        )
-    return right
-
-
 @pytest.mark.process
 @pytest.mark.parametrize("attention", [pytest.param(name, marks=pytest.mark.slow) for name in ("cpu", "triton")])
 def test_two_engines_give_the_tokens_of_a_rounded_cache(
@@ -74,7 +52,7 @@ def test_two_engines_give_the_tokens_of_a_rounded_cache(
     scales = KvScales(*draw.uniform(0.05, 0.3, (2, 2, 2)).astype(np.float32))
     scales.write(model)
     reference = Reference(model)
-    right = prompts(reference, scales)
+    right = reference.prompts(LENGTHS, SHARED, NEW, VOCAB, MARGIN, lambda: RoundedCache(scales))
     assert any(reference.greedy([*p], NEW, margin=0) != tokens for p, tokens in right.items()), "rounding hides"
     first, *others = ([*prompt] for prompt in right)
     flags = ("--attention", attention, "--kv-cache-dtype", "fp8")

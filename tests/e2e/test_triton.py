@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.models import FIRST_WORD, make_model
+from bench.models import make_model
 from tests.e2e.poison import MESSAGE, poisoned
 from tests.e2e.reference import Reference
 from tests.e2e.stack import running, step_log
@@ -26,21 +25,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("triton") / "model", layers=2, head_dim=64, vocab=VOCAB)
 
 
-def prompts(reference: Reference) -> dict[tuple[int, ...], list[int]]:
-    """Four prompts and their greedy tokens."""
-    rng = random.Random(3)
-
-    def words(n: int) -> list[int]:
-        return [rng.randrange(FIRST_WORD, VOCAB) for _ in range(n)]
-
-    shared = words(SHARED)
-    right: dict[tuple[int, ...], list[int]] = {}
-    for length in LENGTHS:
-        begin = shared if length > SHARED else []
-        right |= reference.decisive(lambda b=begin, n=length: b + words(n - len(b)), NEW, prompts=1)  # type: ignore[misc]
-    return right
-
-
 @pytest.mark.process
 @pytest.mark.slow
 def test_two_engines_on_triton_kernels_give_the_tokens_of_generate(
@@ -50,7 +34,7 @@ def test_two_engines_on_triton_kernels_give_the_tokens_of_generate(
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     for name, value in poisoned(tmp_path / "poison").items():
         monkeypatch.setenv(name, value)
-    right = prompts(Reference(model))
+    right = Reference(model).prompts(LENGTHS, SHARED, NEW, VOCAB)
     first, *others = ([*prompt] for prompt in right)
     log = tmp_path / "steps-{name}.jsonl"
     with running(tmp_path, model, "--attention", "triton", "--step-log", str(log), engines=2, blocks=64) as stack:

@@ -88,13 +88,14 @@ def test_a_preempted_owner_passes_its_claim_on(tmp_path: Path, monkeypatch: pyte
         two.empty()
 
 
-# Under `make soak`: engines ask for blocks ahead, so whether "old" still lacks one in time to preempt is a matter of
-# scheduling, and now and then it does not.
-@pytest.mark.soak
 def test_all_finish_with_one_copy_whoever_is_killed_or_preempted(tmp_path: Path) -> None:
     """A pool smaller than owner and waiters, one batch slot where they wait: the first owner is killed (kill -9), the
-    second preempted; the third computes what is left, all are answered, and there is one copy of the prompt."""
-    waiters, long = ("a", "b", "c"), words(1000, 2)  # 16 steps: "old" needs another block within them
+    second preempted; the third computes what is left, all are answered, and there is one copy of the prompt.
+
+    The gate counts the steps until the pool is short: "old" then needs another block 3 steps later, of the 16 that the
+    second needs for the prompt.
+    """
+    waiters, long = ("a", "b", "c"), words(1000, 2)
     with pair(tmp_path, 67, slots=2, other_slots=1) as two, claimant(two.run_dir, long) as first:
         two.owner.ask("old", OLD, priority=3, max_tokens=40)
         two.gate.allow(1)
@@ -107,7 +108,9 @@ def test_all_finish_with_one_copy_whoever_is_killed_or_preempted(tmp_path: Path)
         two.until("waits", 2)
         two.aside(3)
         first.kill()
-        wait_for(lambda: two.gate.allow(1) or two.count("allocates") == 3, 30, "the second is the owner")
+        wait_for(lambda: two.owner_engine._waiting._ended.qsize(), 30, "the second is told to compute")
+        two.gate.allow(1)
+        two.until("allocates", 3)
         with hoarding(two):
             two.gate.open()
             wait_for(lambda: two.owner_engine.load().counters["preemptions"], 30, "the second owner is preempted")

@@ -20,17 +20,17 @@ class Tables:
         if at is not None:
             self.policy.now = at
         if known:
-            self.policy.retained(list(blocks[:known]))
+            self.policy.retained(np.array(blocks[:known], np.int64))
         for index in range(known, len(blocks)):
             self.policy.sealed(blocks[index], bytes([blocks[index]]), blocks[index - 1] if index else None)
         tail_first = list(blocks)[::-1]
         self.policy.served(np.array(tail_first, np.int64), output)
-        self.policy.released(tail_first)
+        self.policy.released(np.array(tail_first, np.int64))
 
     def evict(self, count: int) -> list[int]:
         """Evict, as the store does."""
         victims = self.policy.victims(count)
-        self.policy.dropped(victims)
+        self.policy.dropped(np.array(victims, np.int64))
         return victims
 
 
@@ -96,12 +96,12 @@ def test_a_cached_parent_of_a_held_child_goes_last() -> None:
     tables = Tables()
     tables.policy.sealed(0, b"parent", None)
     tables.policy.sealed(1, b"child", 0)
-    tables.policy.released([0])
+    tables.policy.released(np.array([0]))
     tables.serve([2], at=1.0)
 
     victims = tables.policy.victims(2)
     assert victims == [2, 0]
-    tables.policy.dropped([2, 0, 1])
+    tables.policy.dropped(np.array([2, 0, 1]))
     assert len(tables.policy) == 0
 
 

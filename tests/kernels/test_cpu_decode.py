@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from quire_kernels import host_library
-from quire_kernels.cpu_decode import WIDTHS, RowItems, cpu_decode, cpu_decode_ref, supports
+from quire_kernels.cpu_call import WIDTHS
+from quire_kernels.cpu_decode import RowItems, cpu_decode, cpu_decode_ref, supports
 
 try:
     host_library.load()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from quire_kernels import host_library
-from quire_kernels.cpu_decode import WIDTHS
+from quire_kernels.cpu_call import WIDTHS
 from quire_kernels.cpu_tiles import TileItems, cpu_tiles, cpu_tiles_ref
 
 try:

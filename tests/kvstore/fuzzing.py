@@ -22,6 +22,7 @@ BODIES: list[tuple[str, Any]] = [
     ("heartbeat", m.Heartbeat(3)),
     ("step", m.Step(pack([4]), pack([1]), pack([1, 0, 3]), pack([1, 5]), (m.Seal(1, 0, bytes(32)),))),
     ("step", m.Step(completed=pack([1, 0, 5]), completed_digests=bytes(32))),
+    ("step", m.Step(completed=pack([1, 1, 8, 1, 2, 12]), completed_digests=bytes(range(64)), extends=pack([1, 21]))),
     ("step", m.Step(forks=(m.Fork(1, pack([7]), 3),), extends=pack([1, 9]), allocates=(m.Allocate(9, "t", 3),))),
     ("allocate", m.Allocate(5, "t", 9, bytes(64), "p", 1, 12)),
     ("extend", m.Extend(1, 12)),

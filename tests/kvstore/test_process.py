@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,69 +16,12 @@ import pytest
 from quire_kvstore.arena import SHM_DIR
 from quire_proto import messages as m
 from quire_proto.envelope import Request
+from tests.kvstore.conftest import Start
 from tests.kvstore.fuzzing import Fuzzer
 from tests.kvstore.raw import DEADLINE_S, Client, Process, until
 from tests.kvstore.service_fixture import LAYOUT
 
 pytestmark = pytest.mark.process
-ROOT = Path(__file__).parents[2]
-Start = Callable[..., Process]
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    path = tmp_path / "run"
-    path.mkdir(mode=0o700)
-    return path
-
-
-@pytest.fixture
-def start(run_dir: Path) -> Iterator[Start]:
-    """Starts kvstores in the run directory; all are gone after the test, with nothing left in /dev/shm."""
-    started: list[Process] = []
-
-    def one(*flags: str, **options: bool | int) -> Process:
-        started.append(Process(run_dir, *flags, **options))  # type: ignore[arg-type]
-        return started[-1]
-
-    yield one
-    for process in started:
-        if process.process.poll() is None:
-            assert process.end(signal.SIGTERM) == 0
-
-
-@pytest.fixture
-def connect(run_dir: Path) -> Iterator[Callable[[], Client]]:
-    clients: list[Client] = []
-
-    def one() -> Client:
-        clients.append(Client(run_dir))
-        return clients[-1]
-
-    yield one
-    for client in clients:
-        client.close()
-
-
-@pytest.fixture
-def holder(run_dir: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    """Starts client processes that hold ten blocks; returns once they do."""
-    started: list[subprocess.Popen[str]] = []
-
-    def one() -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.kvstore.hold", str(run_dir)]
-        env = os.environ | {"PYTHONPATH": str(ROOT)}
-        started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
-        assert started[-1].stdout is not None
-        assert started[-1].stdout.readline() == "holding\n"
-        return started[-1]
-
-    yield one
-    for process in started:
-        process.kill()
-        process.wait(DEADLINE_S)
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 def segments(process: Process) -> list[str]:

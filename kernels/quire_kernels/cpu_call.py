@@ -1,0 +1,69 @@
+"""cpu_call: what the launchers of both compiled CPU kernels (``cpu_decode``, ``cpu_tiles``) share.
+
+The kernels are called with one pointer to a structure and a number of threads. Both structures have one form: the
+pointers, the 64-bit numbers, then the factor on the scores; and both begin with the same of each. The kernels trust
+addresses blindly, so all tensors are checked here first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+WIDTHS = (16, 32, 48, 64, 80, 96, 128, 256)
+POINTERS = ("query", "keys", "values", "out", "lse", "table")
+NUMBERS = (
+    "query_kv_stride", "query_group_stride", "query_row_stride", "plane_stride", "out_stride", "lse_stride",
+    "kv_heads", "group", "width", "block_size", "items",
+)  # fmt: skip
+
+
+def structure(pointers: tuple[str, ...], numbers: tuple[str, ...] = ()) -> type[ctypes.Structure]:
+    """The structure of a C source, from the names that follow ``POINTERS`` and ``NUMBERS`` in it."""
+
+    class Arguments(ctypes.Structure):
+        _fields_ = [
+            *((name, ctypes.c_void_p) for name in (*POINTERS, *pointers)),
+            *((name, ctypes.c_int64) for name in (*NUMBERS, *numbers)),
+            ("factor", ctypes.c_float),
+        ]
+
+    return Arguments
+
+
+def numbers(
+    query: torch.Tensor, keys: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, items: int
+) -> tuple[int, ...]:
+    """The values of ``NUMBERS``, of tensors that ``check_places`` let pass."""
+    kv_heads, group, _, width = query.shape
+    strides = (*query.stride()[:3], keys.stride(0), out.stride(0), lse.stride(0))
+    return (*strides, kv_heads, group, width, keys.shape[2], items)
+
+
+def check_places(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor, lse: torch.Tensor
+) -> None:
+    """Raise ValueError unless the kernels can use these: they trust addresses blindly, and what is wrong here would
+    read or write foreign memory."""
+    kv_heads, group, _, width = query.shape
+    if width not in WIDTHS or any(x.dtype != torch.float32 for x in (query, keys, values, out, lse)):
+        raise ValueError(f"the CPU kernels know float32 and head dimensions {WIDTHS}, not {query.dtype} and {width}")
+    if keys.dim() != 4 or keys.shape != values.shape or keys.stride() != values.stride() or keys.shape[0] != kv_heads:
+        raise ValueError(
+            f"keys {tuple(keys.shape)} and values {tuple(values.shape)}: expected ({kv_heads}, any, any, d)"
+        )
+    if keys.shape[3] != width or not keys[0].is_contiguous() or query.stride(3) != 1:
+        raise ValueError("each head's blocks must be one contiguous matrix of slots, and queries contiguous in d")
+    if out.shape[2:] != (group, width) or out.stride()[1:] != (group * width, width, 1):
+        raise ValueError(f"out {tuple(out.shape)} with strides {out.stride()}: expected [.., places, {group}, {width}]")
+    if lse.shape != out.shape[:3] or lse.stride()[1:] != (group, 1):
+        raise ValueError(f"lse {tuple(lse.shape)} with strides {lse.stride()}: expected {tuple(out.shape[:3])}")
+
+
+def check_arrays(each: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> None:
+    """Raise ValueError unless all are contiguous int64, and those in ``each`` have one entry an item."""
+    if any(x.dtype != torch.int64 or not x.is_contiguous() for x in (*each, *others)):
+        raise ValueError("the items' arrays must be contiguous int64")
+    if len({len(x) for x in each}) != 1:
+        raise ValueError("the items' arrays differ in length")
