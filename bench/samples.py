@@ -16,6 +16,7 @@ SHOWN = {
     "output_tokens_per_s": "tokens/s", "ttft_p50_s": "TTFT p50", "ttft_p99_s": "p99", "inter_token_p50_s": "token p50",
     "inter_token_p99_s": "p99", "e2e_p50_s": "e2e p50", "e2e_p99_s": "p99", "prompt_tokens_computed": "computed",
     "peak_kv_mib": "peak KV MiB", "prompt_kv_mib": "prompt KV MiB", "floor_share": "of the floor",
+    "torch_floor_share": "of torch's",
 }  # fmt: skip
 PATIENCE = 2  # failures of a side in one workload, after which it is not asked again there
 

@@ -36,7 +36,8 @@ ALIKE = 0.5  # share of the compared answers' tokens, up to the first difference
 COMPARISON = -2  # seed of the prompts that are compared first
 NOTES = [
     "Of the floor: matrix products and attention of the tokens a side computed and drew, at the rates measured in"
-    " this run on all cores, over the time it took. transformers: no HTTP; generate plays a few agents, one by one.",
+    " this run on all cores by the fastest library at hand (of torch's: by torch's own operations), over the time it"
+    " took. transformers: no HTTP; generate plays a few agents, one by one.",
     "KV bytes: blocks held by running requests and publications; ours from the kvstore's stats. Of the prompt: what"
     " agents of all tenants hold together beyond their own blocks.",
 ]
@@ -68,11 +69,11 @@ def run(arguments: argparse.Namespace) -> Report:
     if unknown:
         raise SystemExit(f"quire bench serve: no workload {', '.join(sorted(unknown))}")
     report = Report("serve", {k: v for k, v in vars(arguments).items() if k not in ("json", "save")})
-    floor = workload_floor(load_model(model_directory(arguments.model)))
-    rates = {"chunk": floor.chunk, "step": floor.step, "head": floor.head}
-    report.figures["floor_gflops"] = {name: rate / 1e9 for name, rate in rates.items()}
+    model = load_model(model_directory(arguments.model))
+    floors = {"floor_share": workload_floor(model, plain=False), "torch_floor_share": workload_floor(model, plain=True)}
+    report.figures["floor_gflops"] = {name: floor.as_json() for name, floor in floors.items()}
     found: dict[str, Samples] = {}
-    with Sides(arguments, floor) as sides:
+    with Sides(arguments, floors) as sides:
         for peer in filter(None, arguments.peer.split(",")):
             say(f"starting {peer} ...")
             sides.join(peer)
