@@ -22,6 +22,7 @@ BENCHES = {
     "scale": "costs against blocks, sequences, engines, tenants, prompt length",
     "long_prompts": "a client's steps beside a neighbour with prompts of 100,000 tokens",
     "noisy": "what a flooding tenant costs his neighbour, with a guarantee and without",
+    "targets": "which targets the results on disk meet",
     "eviction": "what an eviction policy costs a block, beside LRU",
 }
 

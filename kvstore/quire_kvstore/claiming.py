@@ -13,31 +13,34 @@ one key of its own, met by all who may name it.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from quire_proto.digests import split
 from quire_proto.messages import CLAIMED, OK, Allocate, Allocated, Wait
 
 from . import growing
-from .claims import SEALED, YOURS, Claim, Ticket, publication_key
+from .claims import SEALED, YOURS, Claim, Holder, Ticket, publication_key
 from .publications import Record
+from .releasing import release
 from .sessions import Session
+from .staging import LOOKED_UP, Pace, Slices, take_room
 from .state import State
 
 
 @dataclass(slots=True)
 class _Lack:
     """What an allocate must compute: ``keys`` in order. ``named`` of them, a pending publication, are no digests.
-    ``present`` blocks need not be computed. ``digests``: of all its blocks."""
+    ``present`` blocks need not be computed, the last of them being ``hit``. ``digests``: of all its blocks."""
 
     digests: list[bytes]
+    hit: list[int]
     keys: list[bytes]
     named: int
     present: int
 
 
-def allocate(state: State, session: Session, item: Allocate) -> Allocated:
+def allocate(state: State, session: Session, item: Allocate, pace: Pace) -> Slices[Allocated]:
     """A table, or what another sequence is computing for this one, or no space; see ``growing``."""
     holder = (session.id, item.sequence)
     record = state.publications.get(item.publication) if item.publication else None
@@ -47,20 +50,20 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
         code = growing.refusal(state, session, item, record)
         if code == OK:
             state.counters.claimed += 1
-            reply = _claimed(state, lack, claim)
-        else:
-            reply = Allocated(code)
+        begun: growing.Begun | Allocated = _claimed(state, lack, claim) if code == OK else Allocated(code)
     else:
-        reply = growing.allocate(state, session, item, lack.digests)
-    if reply.code != OK:
+        begun = growing.begin(state, session, item, record, lack.digests, lack.hit)
+    if isinstance(begun, Allocated):
         if item.sequence not in session.sequences:
             state.claims.leave(holder)
-        return reply
-    if state.claims.untouched(lack.keys) and len(set(lack.keys)) == len(lack.keys) and state.index.lacks(lack.keys):
-        state.claims.take(holder, lack.keys, item.priority)
-        return reply
-    others = [key for key in lack.keys[lack.named :] if state.claims.of_others(key, holder)]
-    state.claims.take(holder, _unclaimed(state, lack.keys, holder), item.priority)
+        return begun
+    others = _claim(state, holder, lack, item.priority)
+    pace.spend(len(lack.digests), LOOKED_UP)
+    short = yield from take_room(state, begun, pace)
+    if short is not None:
+        release(state, session, item.sequence)
+        return growing.no_space(state, short)
+    reply = growing.complete(state, session, item, begun)
     return replace(reply, claimed=b"".join(others)) if others else reply
 
 
@@ -82,27 +85,39 @@ def wait(state: State, session: Session, item: Wait, ticket: Ticket, until_ms: i
 
 
 def _lack(state: State, item: Allocate, record: Record | None) -> _Lack:
-    digests = split(item.digests)
+    digests, hit = split(item.digests), list[int]()
     start, keys = 0, []
     if record is not None:
         start = min(record.count // state.block_size, len(digests))
         keys = [publication_key(record.id, record.made)] if record.table is None else []
-    # Found as the hit is found: prefix consistency makes "not indexed" monotone.
-    missing = start
-    if not keys:
-        missing = bisect_left(range(len(digests)), True, start, key=lambda i: state.index.find(digests[i]) is None)
-    return _Lack(digests, keys + digests[missing:], len(keys), missing)
+    # What was sealed behind a publication may be there without the blocks before it: what is lacked begins where the
+    # hit ends, and not where a search for the first digest without a block happens to.
+    if not keys and start < len(digests):
+        hit = state.index.longest(digests, start, len(digests))
+    missing = start + len(hit)
+    return _Lack(digests, hit, keys + digests[missing:], len(keys), missing)
+
+
+def _claim(state: State, holder: Holder, lack: _Lack, priority: int) -> list[bytes]:
+    """Claim what nobody else does; returns the digests that others compute."""
+    keys = lack.keys
+    if state.claims.untouched(keys) and len(set(keys)) == len(keys) and state.index.lacks(keys):
+        state.claims.take(holder, keys, priority)
+        return []
+    others = [key for key in keys[lack.named :] if state.claims.of_others(key, holder)]
+    state.claims.take(holder, _unclaimed(state, keys, holder), priority)
+    return others
 
 
 def _claimed(state: State, lack: _Lack, claim: Claim) -> Allocated:
     """The run of this sequence's keys that ``claim`` holds."""
-    run = bisect_left(range(len(lack.keys)), True, key=lambda i: state.claims.of_key(lack.keys[i]) is not claim)
-    digests = [] if lack.named else lack.keys[:run]
+    run = takewhile(lambda key: state.claims.of_key(key) is claim, lack.keys)
+    digests = [] if lack.named else list(run)
     present = 0 if lack.named else lack.present
     return Allocated(CLAIMED, computed=present * state.block_size, claimed=b"".join(digests))
 
 
-def _unclaimed(state: State, keys: list[bytes], holder: tuple[bytes, int]) -> list[bytes]:
+def _unclaimed(state: State, keys: list[bytes], holder: Holder) -> list[bytes]:
     """The leading keys that this sequence will be the one to compute."""
     mine: dict[bytes, None] = {}
     for key in keys:

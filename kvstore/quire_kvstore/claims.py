@@ -104,7 +104,7 @@ class Claims:
 
     def untouched(self, keys: list[bytes]) -> bool:
         """Whether nobody claims any of these keys."""
-        return self._by_key.keys().isdisjoint(keys)
+        return not self._by_key or self._by_key.keys().isdisjoint(keys)
 
     def all(self) -> list[Claim]:
         """Every claim."""

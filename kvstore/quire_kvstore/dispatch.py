@@ -5,7 +5,9 @@ A request passes the same checks in the same order, whatever its op, and each is
     envelope -> op -> boot id and session -> order (resend, gap, reuse) -> body -> permission -> deadline -> call
 
 Up to the order check a refused request leaves no trace. From there on an ordered request consumes its number,
-whatever its reply, and the reply stays in the window for resends.
+whatever its reply, and the reply stays in the window for resends. A long one is executed in slices (``staging``): after
+each the request is handed back, to be handled again after others. Body and deadline are judged before the first slice
+only; that the session may still act is judged before each.
 
 Nothing that arrives raises out of ``handle``: what is malformed gets an error reply (number 0 if that could not be
 read), and an exception of our own becomes INTERNAL, with its traceback in the log.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any
 
@@ -31,11 +34,12 @@ from .ops import OPS, Op, check
 from .refusal import Refusal
 from .service import Service
 from .sessions import Session
-from .window import ReplyWindow
+from .window import ReplyWindow, Slices
 
 MAX_DEPARTED = 64
 MAX_WAIT_MS = 60_000
 RETRY_AFTER_MS = 100
+AGAIN = b""  # no reply is empty
 
 log = structlog.get_logger()
 
@@ -47,9 +51,10 @@ class Dispatch:
         self.service = service
         # Windows of detached sessions: a detach whose reply was lost is resent to a session that is gone.
         self._departed: OrderedDict[bytes, ReplyWindow] = OrderedDict()
+        self._again: dict[bytes, tuple[bytes, Request]] = {}  # by connection
 
     def handle(self, identity: bytes, frames: list[bytes], received_ms: int, now_ms: int) -> bytes | None:
-        """The reply to a message, or None if it comes later (:meth:`deferred`).
+        """The reply to a message; None if it comes later (:meth:`deferred`), ``AGAIN`` if it is to be handled again.
 
         Args:
             identity: the ROUTER's name of the peer.
@@ -63,14 +68,18 @@ class Dispatch:
         try:
             if len(frames) != 1:
                 raise CodecError("BAD_FRAME", f"a message is one frame, got {len(frames)}")
-            request = decode_request(frames[0], self.service.limits.frame_bytes)
+            request = self._decoded(identity, frames[0])
         except CodecError as exc:
             counters.bad_frames += 1
             return self._error(_number(frames), exc.code, exc.message)
         try:
             self.service.ticket = Ticket(identity, request.number)
             self.service.until_ms = received_ms + min(request.deadline_ms or MAX_WAIT_MS, MAX_WAIT_MS)
-            return self._route(request, frames[0], now_ms - received_ms)
+            reply = self._route(request, frames[0], now_ms - received_ms)
+            if reply == AGAIN:
+                counters.messages -= 1  # it is counted when it ends
+                self._again[identity] = frames[0], request
+            return reply
         except Refusal as exc:
             counters.errors += 1
             return self._error(request.number, exc.code, exc.message, exc.detail)
@@ -78,6 +87,13 @@ class Dispatch:
             counters.internal_errors += 1
             log.exception("internal_error", op=request.op[:80], peer=identity.hex())
             return self._error(request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
+
+    def _decoded(self, identity: bytes, frame: bytes) -> Request:
+        """The request in a frame; one that is handled again was decoded before, and may be long."""
+        known = self._again.pop(identity, None)
+        if known is not None and known[0] is frame:
+            return known[1]
+        return decode_request(frame, self.service.limits.frame_bytes)
 
     def deferred(self, now_ms: int) -> list[tuple[bytes, bytes]]:
         """Replies that were deferred and are due now: (identity, frame)."""
@@ -113,13 +129,18 @@ class Dispatch:
         if request.boot not in (b"", self.service.boot):
             raise Refusal("STALE_SESSION", "the kvstore was restarted: attach again and recompute")
         if not op.ordered:
-            return self._reply(request, op, self._session(request), waited_ms)
+            answer = self._reply(request, op, self._session(request), waited_ms)
+            assert not isinstance(answer, Generator), "what is not ordered is not sliced"
+            return answer
         window = self._window(request)
         repeated = window.repeated(request.number, frame)
         if repeated is not None:
             self.service.store.counters.resends += 1
             return repeated
-        reply = self._answer(request, op, self._session(request), waited_ms)
+        reply = self._answer(request, op, self._session(request), waited_ms, window.running)
+        if isinstance(reply, Generator):
+            window.begin(frame, reply)
+            return AGAIN
         assert reply is not None, "ordered ops are answered at once"
         window.keep(request.number, frame, reply)
         if self.service.store.state.sessions.get(request.session) is None:
@@ -144,10 +165,16 @@ class Dispatch:
         assert session is not None, "the session was named"
         return session.window
 
-    def _answer(self, request: Request, op: Op, session: Session | None, waited_ms: int) -> bytes | None:
-        """The reply to an ordered request: errors are replies too, so that the number is consumed."""
+    def _answer(
+        self, request: Request, op: Op, session: Session | None, waited_ms: int, running: Slices | None
+    ) -> bytes | Slices | None:
+        """The reply to an ordered request, or the slices that are left of it: errors are replies too, so that the
+        number is consumed."""
         try:
-            return self._reply(request, op, session, waited_ms)
+            if running is None:
+                return self._reply(request, op, session, waited_ms)
+            check(op, session)
+            return self._encoded(request, self._call(request.op, lambda: running))
         except Refusal as exc:
             self.service.store.counters.errors += 1
             return self._error(request.number, exc.code, exc.message, exc.detail)
@@ -156,13 +183,17 @@ class Dispatch:
             log.exception("internal_error", op=request.op, session=request.session.hex())
             return self._error(request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
 
-    def _reply(self, request: Request, op: Op, session: Session | None, waited_ms: int) -> bytes | None:
+    def _reply(self, request: Request, op: Op, session: Session | None, waited_ms: int) -> bytes | Slices | None:
         body = self._body(request, op)
         check(op, session)
         if request.deadline_ms and waited_ms > request.deadline_ms:
             raise Refusal("DEADLINE", f"{waited_ms} ms in the queue; the deadline was {request.deadline_ms} ms")
-        result = self._call(request.op, op, session, body)
-        return None if result is None else Reply(self.service.boot, request.number, "", to_map(result)).encode()
+        return self._encoded(request, self._call(request.op, lambda: op.handler(self.service, session, body)))
+
+    def _encoded(self, request: Request, result: Any) -> bytes | Slices | None:
+        if result is None or isinstance(result, Generator):
+            return result  # later, or after others
+        return Reply(self.service.boot, request.number, "", to_map(result)).encode()
 
     def _body(self, request: Request, op: Op) -> Any:
         try:
@@ -174,11 +205,17 @@ class Dispatch:
             raise Refusal("TOO_LARGE", str(exc)) from None
         return body
 
-    def _call(self, name: str, op: Op, session: Session | None, body: Any) -> Any:
-        """Execute: the one place where every op is counted and timed."""
+    def _call(self, name: str, work: Callable[[], Any]) -> Any:
+        """Execute, if in slices then one: where every op is counted and timed. Returns the slices if any are left."""
         began = time.perf_counter_ns()
-        result = op.handler(self.service, session, body)
-        self.service.op_counts[name] += 1
+        result, done = work(), True
+        if isinstance(result, Generator):
+            try:
+                next(result)
+                done = False
+            except StopIteration as end:
+                result = end.value
+        self.service.op_counts[name] += done
         self.service.store.counters.busy_us += (time.perf_counter_ns() - began) // 1000
         return result
 

@@ -136,7 +136,7 @@ class PrefixIndex:
         """
         found = bisect_left(range(start, end), True, key=lambda i: digests[i] not in self._by_digest)
         run = digests[start : start + found]
-        entries = [self._by_digest[digest] for digest in run if digest in self._by_digest]
+        entries = [entry for entry in map(self._by_digest.get, run) if entry is not None]
         parents = [digests[start - 1] if start else ROOT_PARENT, *run[:-1]]
         blocks = [entry.block for entry in entries]
         # Made-up digests may form a ring or hang elsewhere; a table never holds a block twice.

@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 import zmq
 
-from .dispatch import Dispatch
+from .dispatch import AGAIN, Dispatch
 from .inbox import Inbox, Message
 from .processes import HOST_MEMORY, DeviceAdmission, Processes
 from .publisher import Publisher
@@ -175,7 +175,9 @@ class Server:
 
     def _answer(self, message: Message) -> None:
         reply = self._dispatch.handle(message.identity, message.frames, message.received_ms, _now_ms())
-        if reply is not None:
+        if reply == AGAIN:
+            self._inbox.put_back(message)
+        elif reply is not None:
             self._send(message, reply)
 
     def _send_deferred(self) -> None:

@@ -8,7 +8,7 @@ from quire_kvstore import publishing
 from quire_kvstore.claims import Ticket
 from quire_kvstore.sessions import Session
 from quire_proto import messages as m
-from quire_proto.digests import DIGEST_BYTES
+from quire_proto.digests import DIGEST_BYTES, split
 from quire_proto.packed import pack, unpack_rows
 from tests.kvstore.driver import Driver
 
@@ -279,6 +279,25 @@ def test_a_claim_on_a_publication_is_not_one_on_its_successor() -> None:
     agents.driver.free(one, 1)
     assert agents.answers() == [], "the old owner's end is nobody's turn"
     agents.store.check_invariants()
+
+
+def test_what_was_sealed_behind_a_publication_hides_no_missing_beginning() -> None:
+    """The publication is gone, blocks behind it are there: whoever computes the beginning claims it, alone."""
+    agents = Agents(publications={"p": [1] * 8})
+    one, state = agents.driver.attach(), agents.store.state
+    assert agents.ask(one, 1, publication="p").code == m.OK
+    agents.compute(one, 1)
+    record = state.publications.get("p")
+    assert record is not None
+    publishing.unpublish(state, record)
+    agents.driver.free(one, 1)
+    digests = agents.driver.digests("a", PROMPT)
+    assert [state.index.find(digest) is None for digest in split(digests)] == [True, True, False, False]
+    assert agents.ask(one, 2).code == m.OK
+    reply = agents.ask(one, 3)
+    assert (reply.code, reply.computed, reply.claimed) == (m.CLAIMED, 0, digests[: 2 * DIGEST_BYTES])
+    agents.compute(one, 2, 8)
+    assert agents.ask(one, 3).computed == 16
 
 
 def test_a_number_in_use_keeps_its_claim(agents: Agents) -> None:

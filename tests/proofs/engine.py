@@ -26,14 +26,15 @@ KEPT = 12  # frames remembered for resends: more than the window
 
 @dataclass(eq=False)
 class Branch:
-    """The engine's side of a sequence. ``fill`` is acknowledged, ``written`` completed, ``launched`` under way."""
+    """The engine's side of a sequence. ``fill`` is acknowledged, ``written`` completed, ``launched`` under way;
+    ``domain`` is that of the publication it began with."""
 
     tenant: str
     chain: DomainChain
     table: list[int]
     fill: int
     writable: int
-    public: bool = False
+    domain: str = ""
     written: int = 0
     launched: int = 0
     last_step: int = -1
@@ -97,7 +98,7 @@ class Device:
         for position in range(work.end):
             block = work.table[position // SIZE]
             if position >= work.start:
-                slots.write(block, tenant, tokens, position, work.branch.public)
+                slots.write(block, tenant, tokens, position, work.branch.domain)
             slots.read(block, tenant, tokens, position)
         return work
 
@@ -132,6 +133,7 @@ class Engine(Device):
         self.attached = from_map(m.Attached, self.request("attach", attach, ordered=False).body)
         self.id = self.attached.session
         self.peer = peer
+        self.listed = m.Publications(self.attached.publications, self.attached.publications_generation)
         assert self.request("ready", m.Empty()).code == ""
 
     def frame(self, op: str, body: Any, number: int) -> bytes:
@@ -160,9 +162,14 @@ class Engine(Device):
             self.keys[tenant] = body["key"]
         return DomainChain(self.keys[tenant], SIZE, tokens)
 
-    def allocated(self, number: int, item: m.Allocate, chain: DomainChain, reply: m.Allocated) -> None:
-        """Remember a new sequence."""
-        branch = Branch(item.tenant, chain, [], 0, 0, bool(item.publication))
+    def fetch(self) -> None:
+        """Ask for the list of publications again."""
+        self.listed = from_map(m.Publications, self.request("publications", m.Empty(), ordered=False).body)
+
+    def allocated(self, number: int, item: m.Allocate, chain: DomainChain, reply: m.Allocated, domain: str) -> None:
+        """Remember a new sequence. ``domain``: of the publication named, "" for none."""
+        label = f"({domain})" if domain else ""
+        branch = Branch(item.tenant or label, chain, [], 0, 0, label)
         branch.granted(reply)
         self.branches[number] = branch
 

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
+from quire_kvstore.declarations import Declarations
+from tests.proofs.documents import Documents
+from tests.proofs.model_sharing import Sharing
 from tests.proofs.rules_claims import ClaimRules
 from tests.proofs.rules_lives import LifeRules
+from tests.proofs.rules_publishing import PublishingRules
 from tests.proofs.rules_sessions import SessionRules
 from tests.proofs.rules_wire import WireRules
-from tests.proofs.world import World
+from tests.proofs.world import PUBLISHED, SIZE, World
+
+PINS = 6
 
 
-class StoreMachine(LifeRules, ClaimRules, SessionRules, WireRules, RuleBasedStateMachine):
+class StoreMachine(LifeRules, PublishingRules, ClaimRules, SessionRules, WireRules, RuleBasedStateMachine):
     """All rules over one small pool."""
 
     policy = "lru"
@@ -25,9 +31,9 @@ class StoreMachine(LifeRules, ClaimRules, SessionRules, WireRules, RuleBasedStat
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.blocks, self.policy)
+        self.world = World(self.blocks, self.policy, declarations=Declarations(Documents()), pins=PINS)
         self.next_number = self.tickets = 0
-        self.begin()
+        self.begin(Sharing(SIZE, PINS, {"p": PUBLISHED}))
 
     @invariant()
     def everything_holds(self) -> None:
@@ -42,7 +48,8 @@ class StoreMachine(LifeRules, ClaimRules, SessionRules, WireRules, RuleBasedStat
     def teardown(self) -> None:
         """When all are dead, only publications and cache are left."""
         for engine in self.engines:
-            assert self.world.died(engine.id) == self.model.gone(engine.id)
+            references = self.model.gone(engine.id)
+            assert self.world.died(engine.id) == references, "references that come back"
         self.everything_holds()
-        pinned = {block for table in self.model.ready.values() for block in table}
+        pinned = {block for table in self.model.sharing.tables() for block in table}
         assert self.world.store.state.pool.counts()["held"] == len(pinned)

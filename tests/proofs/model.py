@@ -13,6 +13,7 @@ from typing import Any
 
 from quire_proto import messages as m
 from quire_proto.packed import unpack, unpack_rows
+from tests.proofs.model_sharing import Record, Sharing
 
 ROOT = bytes(32)
 
@@ -28,7 +29,7 @@ class Row:
     names: list[bytes] = field(default_factory=list)
     pins: dict[int, int] = field(default_factory=dict)
     copies: dict[int, int] = field(default_factory=dict)
-    publication: str = ""
+    record: Record | None = None
     private_from: int = 0
     anchor: bytes | None = None
     chained: bool = True
@@ -58,14 +59,12 @@ def digests_of(packed: bytes) -> list[bytes]:
 
 
 class Model:
-    """All sessions, the index and the publications."""
+    """All sessions, the index and the publications. ``charged``: by block that is not free, whose account has it."""
 
-    def __init__(self, blocks: int, size: int, publications: dict[str, list[int]]) -> None:
-        self.blocks, self.size = blocks, size
+    def __init__(self, blocks: int, size: int, sharing: Sharing) -> None:
+        self.blocks, self.size, self.sharing = blocks, size, sharing
         self.holders: dict[bytes, Holder] = {}
         self.index: dict[bytes, tuple[int, bytes]] = {}  # digest -> block, digest of its parent
-        self.published = publications
-        self.ready: dict[str, list[int]] = {}
         self.writer: dict[int, Row] = {}
         self.charged: dict[int, str] = {}
         self.offers: dict[bytes, tuple[bytes, int, bytes, int]] = {}  # name -> source, its number, target, until
@@ -79,8 +78,13 @@ class Model:
     def refs(self) -> Counter[int]:
         """References of each block."""
         held = Counter(block for row in self.rows() for block in row.references())
-        held.update(block for table in self.ready.values() for block in table)
+        held.update(block for table in self.sharing.tables() for block in table)
         return held
+
+    def active(self) -> set[int]:
+        """Blocks that a publication holds, or a session that is not fenced."""
+        held = {b for h in self.holders.values() if not h.fenced for row in h.rows.values() for b in row.references()}
+        return held | {block for table in self.sharing.tables() for block in table}
 
     def sealed(self) -> set[int]:
         """Blocks that the index names."""
@@ -98,12 +102,13 @@ class Model:
         if not item.publication:
             hit = self.walk(digests, 0, ROOT)
             return hit, min(len(hit) * self.size, item.tokens - 1)
-        table = self.ready.get(item.publication)
+        record = self.sharing.records[item.publication]
+        table, count = record.table, len(record.tokens)
         if table is None:
             return [], 0
-        count = len(self.published[item.publication])
         start = count // self.size
-        further = self.walk(digests, start, digests[start - 1]) if start < len(digests) else []
+        parent = digests[start - 1] if 0 < start <= len(digests) else ROOT
+        further = self.walk(digests, start, parent) if start < len(digests) else []
         if further:
             return table[:start] + further, min((start + len(further)) * self.size, item.tokens - 1)
         computed = min(count, item.tokens - 1)
@@ -122,9 +127,9 @@ class Model:
 
     def allocated(self, who: bytes, item: m.Allocate, reply: m.Allocated, store: Any) -> None:
         """An allocate was answered."""
-        rows, refs = self.holders[who].rows, self.refs()
-        if item.sequence in rows or len(item.digests) // 32 > item.tokens // self.size:
-            assert reply == m.Allocated(m.CONFLICT)
+        rows, refs, refused = self.holders[who].rows, self.refs(), self.refusal(who, item)
+        if refused != m.OK:
+            assert reply == m.Allocated(refused), "what may not be had"
             return
         hit, computed = self.match(item)
         whole, tail = divmod(computed, self.size)
@@ -139,18 +144,25 @@ class Model:
         assert (reply.code, reply.computed) == (m.OK, computed), "the longest indexed prefix, as a plain loop finds it"
         table = list(unpack(reply.blocks))
         assert table[:whole] == hit[:whole], "the shared blocks are those of the prefix"
-        row = Row(item.tenant, table, computed, len(table) * self.size, digests_of(item.digests)[:whole])
+        account = item.tenant or self.sharing.records[item.publication].account
+        row = Row(account, table, computed, len(table) * self.size, digests_of(item.digests)[:whole])
         self.take(row, table[whole:], own, set(refs) | set(hit), store)
         self.owe(row, reply.copies, (hit[whole], table[whole], tail) if tail else None)
         if item.publication:
             self.anchor(row, item, whole)
         rows[item.sequence] = row
 
+    def refusal(self, who: bytes, item: m.Allocate) -> int:
+        """Why an allocate is refused whatever is free."""
+        if item.sequence in self.holders[who].rows or len(item.digests) // 32 > item.tokens // self.size:
+            return m.CONFLICT
+        return self.sharing.refusal(item)
+
     def anchor(self, row: Row, item: m.Allocate, whole: int) -> None:
         """The row begins with a publication."""
-        start = len(self.published[item.publication]) // self.size
+        row.record = self.sharing.records[item.publication]
+        row.private_from = start = len(row.record.tokens) // self.size
         digests = digests_of(item.digests)
-        row.publication, row.private_from = item.publication, start
         row.anchor = digests[start - 1] if 0 < start <= len(digests) else None
         row.names = [b""] * min(start, whole) + row.names[start:]
 

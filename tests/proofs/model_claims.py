@@ -12,6 +12,7 @@ from typing import Any
 from quire_proto import messages as m
 from tests.proofs.model import Row, digests_of
 from tests.proofs.model_moves import FullModel
+from tests.proofs.model_sharing import Sharing
 
 PATIENCE_MS = 70
 Who = tuple[bytes, int]  # session, sequence number
@@ -40,8 +41,8 @@ class Claim:
 class ClaimModel(FullModel):
     """Every operation, and what it does to claims. ``told``: (ticket, state) of waits that must have ended."""
 
-    def __init__(self, blocks: int, size: int, publications: dict[str, list[int]], now: int) -> None:
-        super().__init__(blocks, size, publications)
+    def __init__(self, blocks: int, size: int, sharing: Sharing, now: int) -> None:
+        super().__init__(blocks, size, sharing)
         self.now = now
         self.claims: dict[Who, Claim] = {}
         self.told: list[tuple[int, str]] = []
@@ -56,9 +57,10 @@ class ClaimModel(FullModel):
         """Names that an allocate would have to compute."""
         digests, start = digests_of(item.digests), 0
         if item.publication:
-            start = min(len(self.published[item.publication]) // self.size, len(digests))
-            if item.publication not in self.ready:
-                return [item.publication.encode(), *digests[start:]]
+            record = self.sharing.records[item.publication]
+            start = min(len(record.tokens) // self.size, len(digests))
+            if record.table is None:
+                return [record.key, *digests[start:]]
         while start < len(digests) and digests[start] in self.index:
             start += 1
         return digests[start:]
@@ -138,15 +140,19 @@ class ClaimModel(FullModel):
             if last == len(claim.names) - 1:
                 del self.claims[who]
 
-    def wait(self, who: Who, name: bytes, ticket: int, priority: int, until: int) -> str | None:
+    def wait(self, session: bytes, item: m.Wait, ticket: int, until: int) -> str | None:
         """What a wait is told at once."""
-        if name in self.index or name.decode("latin-1") in self.ready:
+        who, record = (session, item.sequence), self.sharing.present(item.publication, item.publication_generation)
+        if item.publication and record is None:
+            return "yours"  # its allocate will be told more
+        name = item.digest if record is None else record.key
+        if name in self.index or (record is not None and record.table is not None):
             return "sealed"
         self.end(who, "deadline")
         owner = self.owner(name)
         if owner is None or owner == who:
             return "yours"
-        self.claims[owner].waits[who] = Wait(ticket, name, priority, until)
+        self.claims[owner].waits[who] = Wait(ticket, name, item.priority, until)
         self.passed(self.now, 0)  # the owner may be without progress for long
         return None
 
@@ -154,9 +160,12 @@ class ClaimModel(FullModel):
 
     def allocated(self, who: bytes, item: m.Allocate, reply: m.Allocated, store: Any) -> None:
         """With claims: who may wait for what another computes gets no table."""
-        me, live, lack = (who, item.sequence), item.sequence in self.holders[who].rows, self.lack(item)
+        me, live, refused = (who, item.sequence), item.sequence in self.holders[who].rows, self.refusal(who, item)
+        lack = self.lack(item) if refused == m.OK else []
         owner = self.owner(lack[0]) if lack else None
-        if item.may_wait and owner not in (None, me) and not live:
+        if not item.tenant and owner not in (None, me):
+            assert reply == m.Allocated(m.CONFLICT), "whoever computes for a domain is the only one"
+        elif item.may_wait and owner not in (None, me):
             run = next((i for i, name in enumerate(lack) if self.owner(name) != owner), len(lack))
             named = len(lack[0]) != 32
             present = 0 if named else len(item.digests) // 32 - len(lack)
@@ -178,9 +187,9 @@ class ClaimModel(FullModel):
 
     def fill(self, who: bytes, number: int, tokens: int) -> int:
         """A publication that is ready is nobody's to compute."""
-        before = set(self.ready)
+        pending = [record for record in self.sharing.records.values() if record.table is None]
         code = super().fill(who, number, tokens)
-        self.made({name.encode() for name in set(self.ready) - before})
+        self.made({record.key for record in pending if record.table is not None})
         return code
 
     def free(self, who: bytes, number: int) -> int:

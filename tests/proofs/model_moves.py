@@ -22,10 +22,10 @@ class FullModel(Model):
         whole = at // self.size
         new = Row(row.tenant, row.table[: self.need(at)], at, at)
         new.pins = {index: block for index, block in row.pins.items() if index < whole}
-        count = len(self.published[row.publication]) if row.publication else 0
+        count = len(row.record.tokens) if row.record else 0
         new.chained = row.chained and at >= count
         if new.chained:
-            new.publication, new.private_from, new.anchor = row.publication, row.private_from, row.anchor
+            new.record, new.private_from, new.anchor = row.record, row.private_from, row.anchor
             new.names = row.names[:whole]
         rows[child] = new
         return m.OK
@@ -38,11 +38,22 @@ class FullModel(Model):
         if row.offer or not row.fill <= tokens <= row.writable:
             return m.CONFLICT
         row.fill = tokens
-        count = len(self.published[row.publication]) if row.publication else 0
-        if count and row.publication not in self.ready and tokens >= count:
-            self.ready[row.publication] = row.table[: self.need(count)]
-            self.charged.update(dict.fromkeys(self.ready[row.publication], "(public)"))
+        self.promote(row)
         return m.OK
+
+    def promote(self, row: Row) -> None:
+        """The first that has computed a publication freezes it: charged to its domain, or not yet if that is full."""
+        record = row.record
+        if record is None or self.sharing.records.get(record.id) is not record or record.table is not None:
+            return
+        if row.fill < len(record.tokens):
+            return
+        table = row.table[: self.need(len(record.tokens))]
+        moved = [block for block in table if not self.charged[block].startswith("(")]
+        pinned = [block for block in self.active() if self.charged[block].startswith("(")]
+        if not moved or len(pinned) + len(moved) <= self.sharing.budget:
+            record.table = table
+            self.charged.update(dict.fromkeys(table, record.account))
 
     def seal(self, who: bytes, item: m.Seal) -> tuple[int, list[tuple[int, int]]]:
         """Honest digests are sealed; canonical rows name blocks that were there first."""
@@ -58,7 +69,7 @@ class FullModel(Model):
                 names[index:] = [b"", *names[index + 1 :]]
                 continue
             parent = ROOT if index == 0 else names[index - 1]
-            if row.publication and index == row.private_from:
+            if row.record and index == row.private_from:
                 if row.anchor is None and index:
                     return m.UNPUBLISHED, []
                 parent = row.anchor or ROOT
@@ -169,14 +180,13 @@ class FullModel(Model):
         unused = set(range(self.blocks)) - set(refs)
         assert set(pool.free_ids().tolist()) == unused - self.sealed(), "free blocks"
         assert set(pool.cached_ids()) == unused & self.sealed(), "cached blocks"
-        fenced = {b for h in self.holders.values() if h.fenced for row in h.rows.values() for b in row.references()}
-        active = {b for h in self.holders.values() if not h.fenced for row in h.rows.values() for b in row.references()}
-        active |= {block for table in self.ready.values() for block in table}
-        assert pool.counts()["quarantined"] == len(fenced - active), "quarantine"
+        assert pool.counts()["quarantined"] == len(set(refs) - self.active()), "quarantine"
         writers = {b: row for b, row in self.writer.items() if b in refs}
         assert set(np.flatnonzero(state.appender >= 0).tolist()) == set(writers), "appenders"
-        names = {b: state.accounts[int(state.books.owner[b])].name for b in refs}
-        assert names == {b: self.charged[b] for b in refs}, "each block has its one account"
+        used = set(refs) | self.sealed()
+        names = {b: state.accounts[int(state.books.owner[b])].name for b in used}
+        assert names == {b: self.charged[b] for b in used}, "each block has its one account"
+        self.sharing.compare(state)
 
     def _compare_session(self, session: Any, holder: Holder) -> None:
         assert (session.state == "fenced") == holder.fenced

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ from quire_proto.packed import pack
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_claims import ClaimModel
 from tests.proofs.rules_sequences import BEGINNINGS, PICK
-from tests.proofs.world import PUBLISHED, World
+from tests.proofs.world import World
 
 
 @dataclass(eq=False)
@@ -27,6 +27,7 @@ class Asked:
     engine: Engine
     item: m.Allocate
     chain: DomainChain
+    domain: str
     claimed: bytes
     frame: bytes = b""
 
@@ -53,31 +54,27 @@ class ClaimRules:
     @precondition(lambda self: self.active())
     @rule(who=PICK, tenant=st.sampled_from("ab"), begin=BEGINNINGS, more=st.integers(0, 3), priority=st.integers(0, 2))
     def ask(self, who: int, tenant: str, begin: list[int], more: int, priority: int) -> None:
-        self.do_ask(self.active()[who % len(self.active())], tenant, begin + [1] * more, priority, "")
+        self.do_ask(self.active()[who % len(self.active())], tenant, begin + [1] * more, priority, None)
 
-    @precondition(lambda self: self.active())
-    @rule(who=PICK, tenant=st.sampled_from("ab"), more=st.lists(st.integers(0, 1), max_size=2))
-    def ask_published(self, who: int, tenant: str, more: list[int]) -> None:
-        self.do_ask(self.active()[who % len(self.active())], tenant, PUBLISHED + more, 0, "p")
-
-    def do_ask(self, engine: Engine, tenant: str, tokens: list[int], priority: int, publication: str) -> None:
+    def do_ask(
+        self, engine: Engine, tenant: str, tokens: list[int], priority: int, known: m.Publication | None, last: int = 0
+    ) -> None:
         """Allocate, ready to wait."""
         number, chain = self.number(), engine.chain(tenant, tokens)
-        generation = 1 if publication else 0
-        item = m.Allocate(
-            number, tenant, len(tokens), chain.digests(), publication, generation, 0, priority=priority, may_wait=1
-        )
-        self.send(engine, item, chain)
+        name, generation = (known.id, known.generation) if known else ("", 0)
+        asked = m.Allocate(number, tenant, len(tokens), chain.digests(), name, generation, priority=priority)
+        item = replace(asked, may_wait=1, list_generation=last)
+        self.send(engine, item, chain, known.domain if known else "")
 
-    def send(self, engine: Engine, item: m.Allocate, chain: DomainChain) -> None:
+    def send(self, engine: Engine, item: m.Allocate, chain: DomainChain, domain: str) -> None:
         """The allocate, and what its answer means for the engine."""
         reply: m.Allocated = engine.ok("allocate", item, m.Allocated)
         self.model.allocated(engine.id, item, reply, self.world.store)
         self.asked = [a for a in self.asked if (a.engine, a.item.sequence) != (engine, item.sequence)]
         if reply.code == m.OK:
-            engine.allocated(item.sequence, item, chain, reply)
+            engine.allocated(item.sequence, item, chain, reply, domain)
         elif reply.code == m.CLAIMED:
-            self.asked.append(Asked(engine, item, chain, reply.claimed))
+            self.asked.append(Asked(engine, item, chain, domain, reply.claimed))
 
     @precondition(lambda self: self.waiting())
     @rule(which=PICK, lives=st.integers(1, 200), at=PICK)
@@ -94,10 +91,7 @@ class ClaimRules:
         number = (1 << 62) + self.tickets
         body = m.Wait(item.sequence, digest, publication, item.priority, item.publication_generation)
         asked.frame = Request(asked.engine.boot, asked.engine.id, number, "wait", lives, to_map(body)).encode()
-        told = self.model.wait(
-            (asked.engine.id, item.sequence), digest or publication.encode(), number, item.priority,
-            self.world.now + lives,
-        )  # fmt: skip
+        told = self.model.wait(asked.engine.id, body, number, self.world.now + lives)
         reply = self.world.dispatch.handle(b"peer", [asked.frame], self.world.now, self.world.now)
         state = None if reply is None else from_map(m.Waited, decode_reply(reply).body).state
         assert state == told, "what can be said at once"
@@ -118,7 +112,7 @@ class ClaimRules:
         """Allocate again, told to or not."""
         asked = self.waiting()[which % len(self.waiting())]
         body: Any = to_map(asked.item) | {"may_wait": may_wait}
-        self.send(asked.engine, from_map(m.Allocate, body), asked.chain)
+        self.send(asked.engine, from_map(m.Allocate, body), asked.chain, asked.domain)
 
     @precondition(lambda self: self.waiting())
     @rule(which=PICK)
@@ -134,10 +128,10 @@ class ClaimRules:
     def herd(self, who: int, whom: int, tenant: str, begin: list[int], finish: bool, come: bool) -> None:
         """One computes a prompt, two wait for it; it computes to the end, or gives up half-way."""
         engine, other = (self.active()[i % len(self.active())] for i in (who, whom))
-        self.do_allocate(engine, tenant, [*begin, 1], 0, "")
+        self.do_allocate(engine, tenant, [*begin, 1], 0, None)
         number = self.next_number
         for priority in (1, 0):
-            self.do_ask(other, tenant, [*begin, 1], priority, "")
+            self.do_ask(other, tenant, [*begin, 1], priority, None)
         mine = [a for a in self.waiting() if a.engine is other and a.item.sequence > number]
         for asked in mine:
             self.do_wait(asked, 100)
@@ -147,7 +141,7 @@ class ClaimRules:
                 self.finish(engine, number, branch, 0)
             self.give_up(engine, number)
         for asked in mine if come else []:
-            self.send(asked.engine, asked.item, asked.chain)
+            self.send(asked.engine, asked.item, asked.chain, asked.domain)
 
     def hear(self) -> None:
         """Every wait that should have ended was answered once and rightly, and no other."""

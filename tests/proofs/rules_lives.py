@@ -31,7 +31,7 @@ class LifeRules(SequenceRules, OfferRules):
     def serve(self, who: int, tenant: str, begin: list[int], more: int, keep: bool) -> None:
         """A request from its beginning to its last token; then it is kept, or given up."""
         engine = self.active()[who % len(self.active())]
-        self.do_allocate(engine, tenant, begin + [1] * more, 1, "")
+        self.do_allocate(engine, tenant, begin + [1] * more, 1, None)
         if self.next_number in engine.branches:
             number, branch = self.next_number, engine.branches[self.next_number]
             self.finish(engine, number, branch, 0)
@@ -69,7 +69,7 @@ class LifeRules(SequenceRules, OfferRules):
             engine.launch(branch, branch.writable, token)
         self.give_up(engine, number)
         other = next(e for e in self.active() if e is not engine)
-        self.do_allocate(other, "b", [token] * 12, 0, "")
+        self.do_allocate(other, "b", [token] * 12, 0, None)
         if self.next_number in other.branches:
             self.finish(other, self.next_number, other.branches[self.next_number], token)
         while engine.work:

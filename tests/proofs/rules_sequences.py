@@ -11,7 +11,7 @@ from quire_proto import messages as m
 from quire_proto.packed import pack, unpack_rows
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_moves import FullModel
-from tests.proofs.world import PUBLISHED, SIZE, World
+from tests.proofs.world import SIZE, World
 
 # Few prompts with common beginnings, so that hits, duplicates and evictions are frequent.
 BEGINNINGS = st.sampled_from([[0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 1, 1, 1], [1, 1, 1, 1]])
@@ -47,22 +47,21 @@ class SequenceRules:
     @precondition(lambda self: self.active())
     @rule(who=PICK, tenant=st.sampled_from("ab"), begin=BEGINNINGS, more=st.integers(0, 5), ahead=st.integers(0, 4))
     def allocate(self, who: int, tenant: str, begin: list[int], more: int, ahead: int) -> None:
-        self.do_allocate(self.active()[who % len(self.active())], tenant, begin + [1] * more, ahead, "")
+        self.do_allocate(self.active()[who % len(self.active())], tenant, begin + [1] * more, ahead, None)
 
-    @precondition(lambda self: self.active())
-    @rule(who=PICK, tenant=st.sampled_from("ab"), more=st.lists(st.integers(0, 1), max_size=4))
-    def allocate_published(self, who: int, tenant: str, more: list[int]) -> None:
-        self.do_allocate(self.active()[who % len(self.active())], tenant, PUBLISHED + more, 1, "p")
-
-    def do_allocate(self, engine: Engine, tenant: str, tokens: list[int], ahead: int, publication: str) -> None:
+    def do_allocate(
+        self, engine: Engine, tenant: str, tokens: list[int], ahead: int, known: m.Publication | None, last: int = 0
+    ) -> None:
+        """``known``: the publication named, as its engine knows it; ``last``: the list it was looked for in."""
         number, chain = self.number(), engine.chain(tenant, tokens)
+        name, generation = (known.id, known.generation) if known else ("", 0)
         item = m.Allocate(
-            number, tenant, len(tokens), chain.digests(), publication, 1 if publication else 0, len(tokens) + ahead
+            number, tenant, len(tokens), chain.digests(), name, generation, len(tokens) + ahead, list_generation=last
         )
         reply: m.Allocated = engine.ok("allocate", item, m.Allocated)
         self.model.allocated(engine.id, item, reply, self.world.store)
         if reply.code == m.OK:
-            engine.allocated(number, item, chain, reply)
+            engine.allocated(number, item, chain, reply, known.domain if known else "")
 
     @precondition(lambda self: self.branches())
     @rule(which=PICK, count=st.integers(0, 5))
@@ -162,7 +161,7 @@ class SequenceRules:
         assert reply.code == self.model.fork(engine.id, parent, child, at)
         if reply.code == m.OK:
             self.do_copies(engine, branch)
-            made = Branch(branch.tenant, branch.chain.fork(at), branch.table[: -(-at // SIZE)], at, at, branch.public)
+            made = Branch(branch.tenant, branch.chain.fork(at), branch.table[: -(-at // SIZE)], at, at, branch.domain)
             made.written = made.launched = at
             made.last_step = branch.last_step
             engine.branches[child] = made

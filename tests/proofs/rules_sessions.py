@@ -8,24 +8,26 @@ from hypothesis.stateful import precondition, rule
 from quire_proto import messages as m
 from tests.proofs.engine import Engine
 from tests.proofs.model import Holder
-from tests.proofs.model_claims import PATIENCE_MS, ClaimModel
+from tests.proofs.model_claims import PATIENCE_MS
+from tests.proofs.model_publishing import PublishingModel
+from tests.proofs.model_sharing import Sharing
 from tests.proofs.rules_claims import Asked
 from tests.proofs.rules_sequences import PICK
-from tests.proofs.world import LEASE_MS, PUBLISHED, SIZE, World
+from tests.proofs.world import LEASE_MS, SIZE, World
 
 
 class SessionRules:
     """What processes, the clock and the machine do."""
 
     world: World
-    model: ClaimModel
+    model: PublishingModel
     engines: list[Engine]
     asked: list[Asked]
 
-    def begin(self) -> None:
-        """An empty kvstore with two engines."""
+    def begin(self, sharing: Sharing) -> None:
+        """An empty kvstore with two engines, and what was declared before."""
         self.engines, self.asked = [], []
-        self.model = ClaimModel(self.world.blocks, SIZE, {"p": PUBLISHED}, self.world.now)
+        self.model = PublishingModel(self.world.blocks, SIZE, sharing, self.world.now)
         self.world.store.state.claims.patience_ms = PATIENCE_MS
         self.attach()
         self.attach()
@@ -128,4 +130,5 @@ class SessionRules:
         old = self.engines
         self.world.boot()
         assert [e.request("step", m.Step()).code for e in old] == ["STALE_SESSION"] * len(old)
-        self.begin()
+        self.model.sharing.restarted()
+        self.begin(self.model.sharing)

@@ -15,7 +15,7 @@ from quire_proto.packed import pack, unpack
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_moves import FullModel
 from tests.proofs.rules_sequences import PICK
-from tests.proofs.world import PUBLISHED, World
+from tests.proofs.world import World
 
 
 class WireRules:
@@ -108,7 +108,8 @@ class OfferRules:
         branch.last_step = -1
         branch.written = branch.launched = row.fill
         # New tokens may follow what is written, but a publication's own are given: the sequence promised them.
-        given = min(len(branch.chain), len(PUBLISHED)) if adopted.publication else 0
+        assert adopted.publication == (row.record.id if row.record else "")
+        given = min(len(branch.chain), len(row.record.tokens)) if row.record else 0
         branch.chain = branch.chain.fork(max(row.fill, given))
         target.branches[number] = branch
         if again:

@@ -23,6 +23,7 @@ from tests.proofs.sim import Sim
 from tests.proofs.sim_client import READY_STATE, SimClient
 from tests.proofs.sim_kvstore import SimKvstore
 from tests.proofs.sim_network import Network
+from tests.proofs.stamps import PUBLIC
 from tests.proofs.world import SIZE
 
 CYCLE_MS, WORK_MS = (1, 6), (1, 5)
@@ -277,7 +278,7 @@ class SimEngine(SimClient):
         at = fork.tokens
         table = [parent.swapping.get(index, block) for index, block in enumerate(parent.table[: -(-at // SIZE)])]
         child = Row(
-            parent.tenant, parent.chain.fork(at), table, at, at, parent.public,
+            parent.tenant, parent.chain.fork(at), table, at, at, parent.domain,
             task=parent.task, number=number, token=1 - parent.token, reported=at, may_seal=parent.may_seal,
         )  # fmt: skip
         child.written = child.launched = at
@@ -301,7 +302,8 @@ class SimEngine(SimClient):
     def _allocated(self, ask: Ask, reply: m.Allocated) -> None:
         task, number = ask.task, ask.number
         if reply.code == m.OK:
-            row = Row(task.tenant, ask.chain, [], 0, 0, bool(ask.item.publication), task=task, number=number)
+            domain = PUBLIC if ask.item.publication else ""
+            row = Row(task.tenant, ask.chain, [], 0, 0, domain, task=task, number=number)
             row.granted(reply)
             row.reported = row.fill
             self.rows[number] = row

@@ -66,7 +66,7 @@ class Simulation:
         keep = declarations(sim)
         policy = sim.random.choice(("lru", "density"))
         self.world = World(sim.random.choice((14, 20, 28)), policy, declarations=keep)
-        self.world.shareable.append(PROMPT)
+        self.world.share("public", PROMPT)
         self.network = Network(sim)
         self.kvstore = SimKvstore(sim, self.world, self._reply)
         self.queue: deque[Task] = deque()

@@ -2,8 +2,10 @@
 
 A slot holds one number that depends on whose it is and on all tokens up to it, as keys and values do. So whoever reads
 a slot knows whether it was written at all, for these tokens, and in a share domain that the reader may see. Tokens
-that a publication begins with may have been written for the public or by the tenant itself (a fork may leave the
-publication before its end); everything else by the tenant alone.
+that a publication begins with may have been written for its domain or by the tenant itself (a fork may leave the
+publication before its end); everything else by the tenant alone. Of a group's content a tenant may read what it came
+to hold while it was a member, so here it may if it ever was one: that a former member gets no more is not told by
+content.
 """
 
 from __future__ import annotations
@@ -22,22 +24,29 @@ def stamp(domain: str, tokens: list[int], position: int) -> int:
 
 
 class Slots:
-    """The content of all blocks. ``publications``: token lists that are shared on purpose."""
+    """The content of all blocks.
 
-    def __init__(self, blocks: int, block_size: int, publications: list[list[int]]) -> None:
+    Attributes:
+        prompts: what was ever shared on purpose, as (domain, tokens).
+        readers: (domain, tenant) of all that were ever entitled to more than ``PUBLIC``.
+    """
+
+    def __init__(
+        self, blocks: int, block_size: int, prompts: list[tuple[str, list[int]]], readers: set[tuple[str, str]]
+    ) -> None:
         self.content = np.zeros((blocks, block_size), np.int64)
         self._size = block_size
-        self._publications = publications
+        self.prompts, self.readers = prompts, readers
 
-    def shared(self, tokens: list[int]) -> int:
-        """Leading tokens that belong to a publication that ``tokens`` begin with."""
-        begun = (len(p) for p in self._publications if tokens[: len(p)] == p)
+    def shared(self, domain: str, tokens: list[int]) -> int:
+        """Leading tokens that belong to a publication of the domain that ``tokens`` begin with."""
+        begun = (len(p) for where, p in self.prompts if where == domain and tokens[: len(p)] == p)
         return max(begun, default=0)
 
-    def write(self, block: int, tenant: str, tokens: list[int], position: int, public: bool = False) -> None:
-        """Compute one token: stamp its slot."""
-        domain = PUBLIC if public and position < self.shared(tokens) else tenant
-        self.content[block, position % self._size] = stamp(domain, tokens, position)
+    def write(self, block: int, tenant: str, tokens: list[int], position: int, domain: str = "") -> None:
+        """Compute one token: stamp its slot. ``domain``: of the publication that the sequence begins with."""
+        whose = domain if domain and position < self.shared(domain, tokens) else tenant
+        self.content[block, position % self._size] = stamp(whose, tokens, position)
 
     def copy(self, src: int, dst: int, slots: int) -> None:
         """The first ``slots`` slots of one block into another."""
@@ -48,8 +57,9 @@ class Slots:
         held = int(self.content[block, position % self._size])
         allowed = {stamp(tenant, tokens, position)}
         begun = tokens[: position + 1]
-        if any(published[: position + 1] == begun for published in self._publications):
-            allowed.add(stamp(PUBLIC, tokens, position))
+        for domain, published in self.prompts:
+            if published[: position + 1] == begun and (domain == PUBLIC or (domain, tenant) in self.readers):
+                allowed.add(stamp(domain, tokens, position))
         assert held in allowed, f"block {block} holds something else at position {position} of {tenant!r} {tokens}"
 
     def soil(self, block: int, slot: int) -> None:

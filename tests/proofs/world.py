@@ -13,7 +13,7 @@ from quire_kvstore.store import Store
 from quire_proto.envelope import Reply, decode_reply
 from quire_proto.handles import ShmHandle
 from quire_proto.layout import Layout
-from tests.proofs.stamps import Slots
+from tests.proofs.stamps import PUBLIC, Slots
 
 SIZE = 2
 LEASE_MS = 100
@@ -22,7 +22,7 @@ LAYOUT = Layout("tiny", "w0", "{}", "", "float32", SIZE, 1, 1, 8)
 
 
 class World:
-    """One boot after another of a kvstore with ``blocks`` blocks of two tokens.
+    """One boot after another of a kvstore with ``blocks`` blocks of two tokens, ``pins`` of them for publications.
 
     Attributes:
         now: virtual time, ms.
@@ -30,11 +30,17 @@ class World:
     """
 
     def __init__(
-        self, blocks: int = 20, policy: str = "lru", published: bool = True, declarations: Declarations | None = None
+        self,
+        blocks: int = 20,
+        policy: str = "lru",
+        published: bool = True,
+        declarations: Declarations | None = None,
+        pins: int | None = None,
     ) -> None:
-        self.blocks, self._policy, self._published = blocks, policy, published
+        self.blocks, self._policy, self._published, self._pins = blocks, policy, published, pins
         self.declarations = declarations
-        self.shareable = [PUBLISHED]  # all prompts that may ever be published
+        self.shareable = [(PUBLIC, PUBLISHED)]  # all prompts that were ever published
+        self.readers: set[tuple[str, str]] = set()  # who was ever a member of what
         self.now = 0
         self._ids = iter(range(1, 1 << 40))
         self.boot()
@@ -45,8 +51,11 @@ class World:
         if self._published:
             self.store.state.publications.add("p", "public", PUBLISHED)
         if self.declarations is not None:
+            self.store.state.groups = self.declarations.groups(())
             self.declarations.restore_publications(self.store.state.publications)
-        self.slots = Slots(self.blocks, SIZE, self.shareable)
+        if self._pins is not None:
+            self.store.state.publications.budget = self.store.state.quotas.pin_budget = self._pins
+        self.slots = Slots(self.blocks, SIZE, self.shareable, self.readers)
         handle = ShmHandle("/quire-proof", LAYOUT.arena_bytes(self.blocks))
         self.service = Service(
             self.store,
@@ -80,6 +89,14 @@ class World:
     def ask(self, frame: bytes) -> Reply:
         """The same, decoded."""
         return decode_reply(self.answer(frame))
+
+    def share(self, domain: str, tokens: list[int]) -> None:
+        """A prompt may be published in a domain from now on."""
+        self.shareable.append((f"({domain})", tokens))
+
+    def entitle(self, group: str, tenant: str) -> None:
+        """A tenant may read what is published in a group from now on."""
+        self.readers.add((f"({group})", tenant))
 
     def session(self, identity: bytes) -> Any:
         """The store's session of an id, or None."""

@@ -1,0 +1,30 @@
+"""Documents: a state directory in memory, which outlives the kvstores of a world as files would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quire_kvstore.statedir import StateDir
+
+
+class Documents(StateDir):
+    """Documents by name; a write is done at one instant, as a rename is."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, dict[str, Any]] = {}
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A document."""
+        return self.documents.get(name)
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Replace a document."""
+        self.documents[name] = content
+
+    def remove(self, name: str) -> None:
+        """Remove a document."""
+        self.documents.pop(name, None)
+
+    def names(self, folder: str) -> list[str]:
+        """Documents of a folder."""
+        return sorted(name for name in self.documents if name.startswith(folder + "/"))

@@ -1,0 +1,77 @@
+"""Bugs planted into publications and groups, as ``planted`` does it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from quire_kvstore import growing, publishing
+from quire_kvstore.groups import Groups
+from quire_kvstore.publications import PublicationList, Record
+from quire_kvstore.state import State
+from tests.proofs.planted import Patch, declaration_not_saved
+
+
+def unpublish_leaves_a_pin(patch: pytest.MonkeyPatch) -> None:
+    """The last block of a publication that was taken back stays pinned."""
+    real = publishing.unpublish
+
+    def unpublish(state: State, record: Record) -> None:
+        if record.table is not None:
+            record.table = record.table[:-1]
+        real(state, record)
+
+    patch.setattr(publishing, "unpublish", unpublish)
+
+
+def former_member_matches(patch: pytest.MonkeyPatch) -> None:
+    """Who has left a group is gone from the list of its members, and still entitled."""
+
+    def leave(self: Groups, tenant: str, group: str) -> None:
+        self.joined.discard((group, tenant))
+        self._left(group)
+
+    patch.setattr(Groups, "leave", leave)
+
+
+def everybody_is_entitled(patch: pytest.MonkeyPatch) -> None:
+    """Whoever knows a publication's name may share it, whatever its domain."""
+    real = growing.refusal
+
+    def refusal(state: State, session: Any, item: Any, record: Record | None) -> int:
+        return real(state, session, item, record and replace(record, domain="public"))
+
+    patch.setattr(growing, "refusal", refusal)
+
+
+def generation_not_compared(patch: pytest.MonkeyPatch) -> None:
+    """A name means whatever is published under it now, even to one who knows another prompt by it."""
+    real = growing.refusal
+
+    def refusal(state: State, session: Any, item: Any, record: Record | None) -> int:
+        generation = 0 if record is None else record.generation
+        return real(state, session, replace(item, publication_generation=generation), record)
+
+    patch.setattr(growing, "refusal", refusal)
+
+
+def leaving_keeps_the_generations(patch: pytest.MonkeyPatch) -> None:
+    """After somebody left a group its publications are called what the former member knew them by."""
+    real = PublicationList.changed
+
+    def changed(self: PublicationList, _domain: str | None = None) -> None:
+        real(self)
+
+    patch.setattr(PublicationList, "changed", changed)
+
+
+SHARING_BUGS: list[Patch] = [
+    unpublish_leaves_a_pin,
+    former_member_matches,
+    everybody_is_entitled,
+    generation_not_compared,
+    leaving_keeps_the_generations,
+    declaration_not_saved,
+]
