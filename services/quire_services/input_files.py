@@ -36,7 +36,8 @@ def read_bytes(file: Path, most: int) -> bytes:
 def _read(fd: int, most: int) -> bytes:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    pieces, size = [], 0
+    pieces: list[bytes] = []
+    size = 0
     while size <= most:
         if not poll.poll(SILENCE_S * 1000):
             raise OSError(errno.ETIMEDOUT, f"nothing came out of it for {SILENCE_S:.0f} seconds")
