@@ -88,6 +88,7 @@ def join(service: Service, _: Session | None, body: a.Join) -> Slices[a.Groups]:
 def leave(service: Service, _: Session | None, body: a.Leave) -> Slices[a.Groups]:
     """End a tenant's membership; who is no member stays none."""
     state = service.store.state
+    _named(tenant=body.tenant, group=body.group)
     if (body.group, body.tenant) in state.groups.declared:
         raise Refusal("CONFLICT", f"{body.tenant} is in {body.group} by configuration: remove it there and restart")
     if body.group != PUBLIC and state.groups.entitled(body.tenant, body.group):

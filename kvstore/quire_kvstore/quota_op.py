@@ -33,7 +33,9 @@ def set_quota(service: Service, _: Session | None, body: SetQuota) -> Slices[Ten
     """Declare a quota; the same again changes nothing."""
     state, quota = service.store.state, Quota(body.limit, body.guarantee, body.weight)
     if not is_tenant(body.tenant):
-        raise Refusal("BAD_FIELD", f"tenant: 1 to {MAX_TENANT_CHARS} characters, the first of them no bracket")
+        raise Refusal(
+            "BAD_FIELD", f"tenant: 1 to {MAX_TENANT_CHARS} printable characters, the first of them no bracket"
+        )
     account = state.accounts.find(body.tenant)
     problem = state.quotas.problem(account, quota)
     if problem:
@@ -70,7 +72,7 @@ def _saved(service: Service, save_all: Callable[[], None]) -> Slices[None]:
 
 def is_tenant(name: str) -> bool:
     """Whether a tenant may be called so."""
-    return 0 < len(name) <= MAX_TENANT_CHARS and not name.startswith("(")
+    return 0 < len(name) <= MAX_TENANT_CHARS and not name.startswith("(") and name.isprintable()
 
 
 def declare(state: State, tenant: str, quota: Quota) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 
 from . import flags
 from .chat_template import LoadError, PromptEncoder, without_torch
+from .input_files import PREPARED_BYTES, one_line, read_bytes
 from .prompt_files import PromptError, read_system, read_tools
 from .published import render
 from .settings import Config, Published
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
     try:
         prepared = prepare(config)
     except (PrepareError, PromptError, LoadError) as error:
-        print(f"quire prepare: {error}", file=sys.stderr)  # noqa: T201 - a person reads it
+        print(f"quire prepare: {one_line(str(error))}", file=sys.stderr)  # noqa: T201 - a person reads it
         return 2
     write(arguments.out, prepared)
     return 0
@@ -97,11 +98,11 @@ def _record(
 def read(file: Path) -> tuple[Path, int]:
     """The model's directory and its longest sequence, in tokens, as a prepared file says. Raises PromptError."""
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_bytes(file, PREPARED_BYTES))
         return Path(str(content["model_dir"])), int(content["max_model_len"])
     except FileNotFoundError:
         raise PromptError(f"no stack runs in {file.parent}: there is no {file.name}") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
         raise PromptError(f"{file}: not a prepared file: {error}") from None
 
 
