@@ -51,8 +51,9 @@ class PromptEncoder:
             raise LoadError(f"{model} is not a directory")
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise LoadError(f"cannot load the tokenizer of {model}: {error}") from None
+        except Exception as error:  # of any kind: transformers and tokenizers trust what these files say
+            reason = (str(error).splitlines() or [""])[0]
+            raise LoadError(f"cannot load the tokenizer of {model}: {type(error).__name__}: {reason}") from None
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise LoadError(f"the tokenizer of {model} has no tokenizer.json form")
         return cls(tokenizer)

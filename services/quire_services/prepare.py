@@ -43,7 +43,10 @@ def main(argv: list[str]) -> int:
     except (PrepareError, PromptError, LoadError) as error:
         print(f"quire prepare: {one_line(str(error))}", file=sys.stderr)  # noqa: T201 - a person reads it
         return 2
-    write(arguments.out, prepared)
+    try:
+        write(arguments.out, prepared)
+    except (OSError, ValueError) as error:
+        parser.error(f"argument --out: {str(arguments.out)!r}: {getattr(error, 'strerror', None) or error}")
     return 0
 
 
@@ -72,6 +75,8 @@ def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
         longest: int = max_model_len(directory)
     except (OSError, ValueError) as error:
         raise PrepareError(f"{directory}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # transformers checks few of the values that it computes with
+        raise PrepareError(f"{directory}/config.json: {type(error).__name__}: {str(error)[:200]}") from error
     return asdict(layout), longest
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from quire_services import cli, input_files, kvstore_call
+from quire_services import cli, input_files, kvstore_call, status
 from tests.kvstore.service_fixture import LAYOUT
 
 LONGEST = 800
@@ -58,6 +58,7 @@ def command(capture: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> I
     """The command, less patient than it is; how it logs is undone."""
     patch.setattr(input_files, "SILENCE_S", 0.1)
     patch.setattr(kvstore_call, "TIMEOUT", 0.3)
+    patch.setattr(status, "TIMEOUT", 0.3)
     patch.delenv("QUIRE_CONFIG", raising=False)
     root, before = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level

@@ -68,7 +68,7 @@ def test_run_directories_without_a_kvstore(quire: Quire, tmp_path: Path) -> None
     (tmp_path / "kvstore.sock").touch()
     named = {str(tmp_path / "gone"): "gone", str(tmp_path / "file"): "file", str(tmp_path): tmp_path.name}
     for directory, name in (named | {"null\0byte": "run_dir", "half \udc80": "run_dir", "x" * 5000: "xxx"}).items():
-        for words in (("tenant", "list"), ("group", "list"), ("prefix", "list")):
+        for words in (("tenant", "list"), ("group", "list"), ("prefix", "list"), ("status",)):
             quire(*words, f"--run-dir={directory}").complains(name)
 
 

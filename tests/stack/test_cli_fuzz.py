@@ -22,7 +22,7 @@ from tests.kvstore.service_fixture import LAYOUT
 from tests.stack.complaints import Quire, Ran, command, prepared
 from tests.stack.test_file_fuzz import VALUES
 
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CONTENTS = {
     "random": bytes(range(256)),
     "nothing": b"",
