@@ -257,6 +257,8 @@ class Claims:
             told.pop(claim.holder[1], None)
 
     def _forget_keys(self, claim: Claim, keys: list[bytes]) -> None:
+        if not self._by_key:
+            return  # all were sealed
         for key in keys:
             if self._by_key.get(key) is claim:
                 del self._by_key[key]
