@@ -8,6 +8,7 @@ Reading keys and values from memory, softmax, norms and activations are not coun
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ ATTEMPTS = 7
 CHUNK = 2048  # rows of a step that prefills
 BATCHES = (1, 8, 16, 32, 64, 200)  # sequences of steps that decode
 KEYS = 1800
+QUERIES = 512  # of a KV head at a time: the scores of more leave the cache
 
 
 def decode_floor(model: Model, rows: int, keys: float) -> dict[str, float]:
@@ -94,9 +96,11 @@ def workload_floor(model: Model, plain: bool) -> Floor:
         layers = [module for module in model.module.modules() if isinstance(module, LINEAR) and module is not head]
         flops = sum(2 * module.in_features * module.out_features for module in layers)
         head_flops = 2 * head.in_features * head.out_features
+        shapes = {(module.in_features, module.out_features): module for module in layers}  # one of each is measured
+        counts = Counter((module.in_features, module.out_features) for module in layers)
 
         def rate(rows: int) -> float:
-            return rows * flops / sum(_product(module, rows, plain) for module in layers)
+            return rows * flops / sum(counts[shape] * _product(one, rows, plain) for shape, one in shapes.items())
 
         return Floor(
             rate(CHUNK),
@@ -120,7 +124,7 @@ def attention_rate(model: Model, rows: int, plain: bool = False) -> float:
     """FLOP/s of the attention of ``rows`` tokens to ``KEYS`` keys, in one layer."""
     config = model.config
     heads, size = config.num_key_value_heads, config.head_dim
-    count = rows * (config.num_attention_heads // heads)
+    count = min(QUERIES, rows * (config.num_attention_heads // heads))
     return 4 * heads * count * size * KEYS / (_torch_attention if plain else _products)(model, heads, count, size)
 
 

@@ -7,6 +7,7 @@ Starting takes a minute or two (it compiles), so it stays up between pairs and i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import urllib.request
@@ -50,9 +51,10 @@ class Vllm(Server):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self.settings["version"] = json.loads(get(self._port, "/version"))["version"]
-        self.settings["block_size"] = block_size(get(self._port, "/metrics")) or "unknown"
         self.settings["threads_bound"] = self.bound_threads() or "unknown"
+        with contextlib.suppress(OSError):  # a page that is missing is no reason not to measure
+            self.settings["block_size"] = block_size(get(self._port, "/metrics")) or "unknown"
+            self.settings["version"] = json.loads(get(self._port, "/version"))["version"]
         return self
 
     def ready(self) -> bool:

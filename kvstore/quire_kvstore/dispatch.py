@@ -19,6 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -39,9 +40,26 @@ from .window import ReplyWindow, Slices
 MAX_DEPARTED = 64
 MAX_WAIT_MS = 60_000
 RETRY_AFTER_MS = 100
-AGAIN = b""  # no reply is empty
+AGAIN, LATER = b"", b"\xc1"  # no replies: one is empty, the other is no MessagePack
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """The slices that are left of a request, and whether the next one waits for something."""
+
+    slices: Slices
+    waits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A message that is to be handled again. ``slices``: what is left of it; of an ordered op the window knows."""
+
+    frame: bytes
+    request: Request
+    slices: Slices
 
 
 class Dispatch:
@@ -51,10 +69,13 @@ class Dispatch:
         self.service = service
         # Windows of detached sessions: a detach whose reply was lost is resent to a session that is gone.
         self._departed: OrderedDict[bytes, ReplyWindow] = OrderedDict()
-        self._again: dict[bytes, tuple[bytes, Request]] = {}  # by connection
+        # Messages that are to be handled again, by connection and frame: what need not be done twice.
+        self._kept: dict[tuple[bytes, int], _Kept] = {}
 
     def handle(self, identity: bytes, frames: list[bytes], received_ms: int, now_ms: int) -> bytes | None:
-        """The reply to a message; None if it comes later (:meth:`deferred`), ``AGAIN`` if it is to be handled again.
+        """The reply to a message, or None if it comes later (:meth:`deferred`).
+
+        ``AGAIN``: it is to be handled again, after others; ``LATER``: the same, but it waits for something.
 
         Args:
             identity: the ROUTER's name of the peer.
@@ -68,18 +89,21 @@ class Dispatch:
         try:
             if len(frames) != 1:
                 raise CodecError("BAD_FRAME", f"a message is one frame, got {len(frames)}")
-            request = self._decoded(identity, frames[0])
+            kept = self._kept.pop((identity, id(frames[0])), None)
+            request = decode_request(frames[0], self.service.limits.frame_bytes) if kept is None else kept.request
         except CodecError as exc:
             counters.bad_frames += 1
             return self._error(_number(frames), exc.code, exc.message)
         try:
             self.service.ticket = Ticket(identity, request.number)
             self.service.until_ms = received_ms + min(request.deadline_ms or MAX_WAIT_MS, MAX_WAIT_MS)
-            reply = self._route(request, frames[0], now_ms - received_ms)
-            if reply == AGAIN:
-                counters.messages -= 1  # it is counted when it ends
-                self._again[identity] = frames[0], request
-            return reply
+            slices = None if kept is None else kept.slices
+            reply = self._route(request, frames[0], now_ms - received_ms, slices)
+            if not isinstance(reply, _Left):
+                return reply
+            counters.messages -= 1  # it is counted when it ends
+            self._kept[identity, id(frames[0])] = _Kept(frames[0], request, reply.slices)
+            return LATER if reply.waits else AGAIN
         except Refusal as exc:
             counters.errors += 1
             return self._error(request.number, exc.code, exc.message, exc.detail)
@@ -87,13 +111,6 @@ class Dispatch:
             counters.internal_errors += 1
             log.exception("internal_error", op=request.op[:80], peer=identity.hex())
             return self._error(request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
-
-    def _decoded(self, identity: bytes, frame: bytes) -> Request:
-        """The request in a frame; one that is handled again was decoded before, and may be long."""
-        known = self._again.pop(identity, None)
-        if known is not None and known[0] is frame:
-            return known[1]
-        return decode_request(frame, self.service.limits.frame_bytes)
 
     def deferred(self, now_ms: int) -> list[tuple[bytes, bytes]]:
         """Replies that were deferred and are due now: (identity, frame)."""
@@ -122,25 +139,23 @@ class Dispatch:
             if session is not None:
                 session.unsent += 1
 
-    def _route(self, request: Request, frame: bytes, waited_ms: int) -> bytes | None:
+    def _route(self, request: Request, frame: bytes, waited_ms: int, slices: Slices | None) -> bytes | _Left | None:
         op = OPS.get(request.op)
         if op is None:
             raise Refusal("UNKNOWN_OP", f"no op {request.op[:80]!r}")
         if request.boot not in (b"", self.service.boot):
             raise Refusal("STALE_SESSION", "the kvstore was restarted: attach again and recompute")
         if not op.ordered:
-            answer = self._reply(request, op, self._session(request), waited_ms)
-            assert not isinstance(answer, Generator), "what is not ordered is not sliced"
-            return answer
+            return self._reply(request, op, self._session(request), waited_ms, slices)
         window = self._window(request)
         repeated = window.repeated(request.number, frame)
         if repeated is not None:
             self.service.store.counters.resends += 1
             return repeated
         reply = self._answer(request, op, self._session(request), waited_ms, window.running)
-        if isinstance(reply, Generator):
-            window.begin(frame, reply)
-            return AGAIN
+        if isinstance(reply, _Left):
+            window.begin(frame, reply.slices)
+            return reply
         assert reply is not None, "ordered ops are answered at once"
         window.keep(request.number, frame, reply)
         if self.service.store.state.sessions.get(request.session) is None:
@@ -167,14 +182,11 @@ class Dispatch:
 
     def _answer(
         self, request: Request, op: Op, session: Session | None, waited_ms: int, running: Slices | None
-    ) -> bytes | Slices | None:
+    ) -> bytes | _Left | None:
         """The reply to an ordered request, or the slices that are left of it: errors are replies too, so that the
         number is consumed."""
         try:
-            if running is None:
-                return self._reply(request, op, session, waited_ms)
-            check(op, session)
-            return self._encoded(request, self._call(request.op, lambda: running))
+            return self._reply(request, op, session, waited_ms, running)
         except Refusal as exc:
             self.service.store.counters.errors += 1
             return self._error(request.number, exc.code, exc.message, exc.detail)
@@ -183,16 +195,16 @@ class Dispatch:
             log.exception("internal_error", op=request.op, session=request.session.hex())
             return self._error(request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
 
-    def _reply(self, request: Request, op: Op, session: Session | None, waited_ms: int) -> bytes | Slices | None:
-        body = self._body(request, op)
+    def _reply(
+        self, request: Request, op: Op, session: Session | None, waited_ms: int, running: Slices | None
+    ) -> bytes | _Left | None:
+        body = None if running else self._body(request, op)
         check(op, session)
-        if request.deadline_ms and waited_ms > request.deadline_ms:
+        if not running and request.deadline_ms and waited_ms > request.deadline_ms:
             raise Refusal("DEADLINE", f"{waited_ms} ms in the queue; the deadline was {request.deadline_ms} ms")
-        return self._encoded(request, self._call(request.op, lambda: op.handler(self.service, session, body)))
-
-    def _encoded(self, request: Request, result: Any) -> bytes | Slices | None:
-        if result is None or isinstance(result, Generator):
-            return result  # later, or after others
+        result = self._call(request.op, lambda: running or op.handler(self.service, session, body))
+        if result is None or isinstance(result, _Left):
+            return result
         return Reply(self.service.boot, request.number, "", to_map(result)).encode()
 
     def _body(self, request: Request, op: Op) -> Any:
@@ -206,16 +218,15 @@ class Dispatch:
         return body
 
     def _call(self, name: str, work: Callable[[], Any]) -> Any:
-        """Execute, if in slices then one: where every op is counted and timed. Returns the slices if any are left."""
+        """Execute, if in slices then one: the one place where every op is counted and timed."""
         began = time.perf_counter_ns()
-        result, done = work(), True
+        result = work()
         if isinstance(result, Generator):
             try:
-                next(result)
-                done = False
+                result = _Left(result, next(result))
             except StopIteration as end:
                 result = end.value
-        self.service.op_counts[name] += done
+        self.service.op_counts[name] += not isinstance(result, _Left)
         self.service.store.counters.busy_us += (time.perf_counter_ns() - began) // 1000
         return result
 

@@ -26,7 +26,7 @@ from .room import Shortage, make_room, shortage, to_evict
 from .state import State
 
 Result = TypeVar("Result")
-Slices = Generator[None, None, Result]
+Slices = Generator[bool, None, Result]  # it yields whether it waits, and need not be resumed at once
 
 # Blocks in a slice, for each block evicted in one: what takes about as long.
 EVICTED, RELEASED, SEALED, LOOKED_UP = 1, 32, 4, 16
@@ -61,7 +61,7 @@ class Pace:
     def rest(self) -> Slices[None]:
         """Let others go on if the slice is used up; then another one begins."""
         if self.over:
-            yield
+            yield False
             self._spent = 0.0
 
 

@@ -20,7 +20,7 @@ from .refusal import Refusal
 
 WINDOW = 8
 
-Slices = Generator[None, None, object]
+Slices = Generator[bool, None, object]
 
 
 class ReplyWindow:

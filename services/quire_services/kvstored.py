@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -153,7 +154,7 @@ def _serve(config: KvstoreConfig) -> int:
     signals = _Signals()
     with closing(Roster(config.run_dir)) as roster, closing(Mappers(config.run_dir)) as mappers:
         listener, accepted = _settle(mappers, config)
-        with closing(make(kind, device, size, roster)) as arena:
+        with closing(make(kind, device, size, roster)) as arena, ThreadPoolExecutor(1, "disk") as disk:
             service = Service(
                 store,
                 layout,
@@ -164,6 +165,7 @@ def _serve(config: KvstoreConfig) -> int:
                 version=version("quire"),
                 state_dir=state,
                 declarations=declarations,
+                disk=disk,
             )
             admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
             options = ServerOptions(config.fence_grace_ms, config.fence_kill, config.debug)
