@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 
 from .figures import say
@@ -22,6 +23,7 @@ BENCHES = {
     "scale": "costs against blocks, sequences, engines, tenants, prompt length",
     "long_prompts": "a client's steps beside a neighbour with prompts of 100,000 tokens",
     "noisy": "what a flooding tenant costs his neighbour, with a guarantee and without",
+    "targets": "which targets the results on disk meet",
     "eviction": "what an eviction policy costs a block, beside LRU",
 }
 
@@ -41,6 +43,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--save", metavar="NAME", help="write bench/results/NAME.json and .md")
     module.add_arguments(parser)
     arguments = parser.parse_args(argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # servers under test must not stay behind
     try:
         report = module.run(arguments)
     except SideError as error:

@@ -29,7 +29,18 @@ from .sizes import SIZES, model_directory, words
 from .stopwatch import Stopwatch
 
 Arrivals = list[tuple[float, Generate]]
-PARTS = ("schedule", "kvstore", "pack + plan", "attention", "GEMM", "model's rest", "sample", "outcome", "deliver")
+PARTS = (
+    "schedule",
+    "kvstore",
+    "pack + plan",
+    "attention",
+    "GEMM",
+    "model's rest",
+    "sample",
+    "outcome",
+    "deliver",
+    "detokenise",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,7 @@ def run(arguments: argparse.Namespace) -> Report:
     report.settings["threads"] = torch.get_num_threads()
     report.settings["clock"] = "CPU time of the engine's thread" if torch.get_num_threads() == 1 else "wall"
     model = load_model(model_directory(arguments.model))
+    detokenise = report.figures["detokenise_us_per_token"] = _detokenise(arguments.model)
     for name, case in cases(arguments.quick).items():
         say(f"{name} ...")
         steps = _steps(model, arguments, case)
@@ -73,13 +85,15 @@ def run(arguments: argparse.Namespace) -> Report:
             "prefill": _split([s for s in steps if s["rows"] > s["sequences"]]),
             "floor": decode_floor(model, case.sequences, case.prompt + case.output / 2),
         }
+        for kind in ("decode", "prefill"):
+            if found[kind]:  # of the tokens that the step draws, one a sequence
+                found[kind]["detokenise"] = found[kind]["sequences"] * detokenise / 1000
         if found["decode"]:
             found["decode"]["share_of_floor"] = found["floor"]["total_ms"] / found["decode"]["step"]
         report.figures[name] = found
         report.tables.append((f"{name}: milliseconds a step", _table(found)))
-    report.figures["detokenise_us_per_token"] = _detokenise(arguments.model)
     report.notes += [
-        f"Detokenising (in the gateway) takes {report.figures['detokenise_us_per_token']:.3g} us a token.",
+        f"Detokenising is the gateway's, beside the next step: {detokenise:.3g} us a token, not in the step's time.",
         "Floor: the step's matrix products alone, measured in this run, and its attention's arithmetic at that rate.",
     ]
     report.machine["load_1m_after"] = machine()["load_1m"]
@@ -166,6 +180,7 @@ def _split(steps: list[dict[str, float]]) -> dict[str, float]:
         "steps": float(len(steps)),
         "step": mean("step"),
         "rows": median(s["rows"] for s in fast),
+        "sequences": median(s["sequences"] for s in fast),
         **found,
         "wall": mean("wall"),
     }

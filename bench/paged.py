@@ -38,6 +38,9 @@ from .workloads import lognormal
 MODES = ("static", "continuous", "quire")
 AT_ONCE = 0.0  # rate: all requests are there from the start
 MOST_SEQUENCES = 256
+NORMALISED = "s / token: end-to-end time of a request over its output tokens (normalised latency)."
+Curve = list[tuple[float, float]]
+Samples = dict[tuple[str, float], list[dict[str, float]]]  # by mode and rate
 SHOWN = {
     "running": "running",
     "output_tokens_per_s": "tokens/s",
@@ -56,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--longest", type=int, default=4096, help="tokens a reservation is for (default: 4096)")
     parser.add_argument("--mean", type=int, default=1000, help="mean tokens of a request (default: 1000)")
     parser.add_argument("--requests", type=int, default=64, help="requests of a run (default: 64)")
-    parser.add_argument("--rates", default="0,0.5,1,2", help="arrivals a second; 0: all at once (default: 0,0.5,1,2)")
+    parser.add_argument("--rates", default="0,0.3,0.6,1.2", help="arrivals a second; 0: all at once")
     parser.add_argument("--pairs", type=int, default=5, help="interleaved rounds (default: 5)")
 
 
@@ -69,30 +72,89 @@ def run(arguments: argparse.Namespace) -> Report:
     report.settings["kv_mib"] = arguments.budget * kv_bytes_per_token(arguments.model) / 2**20
     report.settings["reserved_slots"] = arguments.budget // arguments.longest
     model = load_model(model_directory(arguments.model))
-    rates = [float(rate) for rate in arguments.rates.split(",")]
-    samples: dict[tuple[str, float], list[dict[str, float]]] = {}
+    rates = sorted(float(rate) for rate in arguments.rates.split(","))
+    samples: Samples = {}
     for pair in range(arguments.pairs):
         for rate in rates:
             for mode in MODES if pair % 2 == 0 else MODES[::-1]:
                 say(f"round {pair + 1}, rate {rate or 'all at once'}: {mode} ...")
                 samples.setdefault((mode, rate), []).append(_one(model, arguments, mode, rate, pair))
-    figures = {key: {name: median(s[name] for s in found) for name in found[0]} for key, found in samples.items()}
-    report.figures["runs"] = [{"mode": mode, "rate": rate, **found} for (mode, rate), found in figures.items()]
-    for rate in rates:
-        rows = [[mode, *(figures[mode, rate][key] for key in SHOWN)] for mode in MODES]
-        heading = f"{rate:g} requests/s" if rate else "all requests at once"
-        report.tables.append((heading, table(rows, ["mode", *SHOWN.values()])))
-    if AT_ONCE in rates:
-        report.figures["quire_over_static"] = median(
-            a["output_tokens_per_s"] / b["output_tokens_per_s"]
-            for a, b in zip(samples["quire", AT_ONCE], samples["static", AT_ONCE], strict=True)
-        )
-        report.notes.append(f"Tokens/s, all at once: quire / static = {report.figures['quire_over_static']:.2f}.")
-    report.notes.append("s / token: end-to-end time of a request over its output tokens (normalised latency).")
+            fill(report, samples)
+            report.write(arguments.save)  # a run takes long: what is measured is kept
     if arguments.save:
-        _plot(arguments.save, figures, rates)
+        _plot(arguments.save, _medians(samples), rates)
     report.machine["load_1m_after"] = machine()["load_1m"]
     return report
+
+
+def fill(report: Report, samples: Samples) -> None:
+    """Put everything that was measured so far into the report."""
+    figures = _medians(samples)
+    report.figures["runs"] = [
+        {"mode": mode, "rate": rate, "rounds": len(samples[mode, rate]), **found}
+        for (mode, rate), found in figures.items()
+    ]
+    report.tables, report.notes = [], [NORMALISED]
+    for rate in sorted({rate for _, rate in samples}):
+        rows = [[mode, len(samples[mode, rate]), *(figures[mode, rate][key] for key in SHOWN)] for mode in MODES]
+        heading = f"{rate:g} requests/s" if rate else "all requests at once"
+        report.tables.append((heading, table(rows, ["mode", "rounds", *SHOWN.values()])))
+        over = median(
+            a["output_tokens_per_s"] / b["output_tokens_per_s"]
+            for a, b in zip(samples["quire", rate], samples["static", rate], strict=True)
+        )
+        report.notes.append(f"Tokens/s, {heading}: quire / static = {over:.2f}.")
+        if rate == AT_ONCE:
+            report.figures["quire_over_static"] = over
+    curves = _curves(figures, "normalised_s")
+    if curves["static"]:
+        sustained = report.figures["sustained"] = equal_latency(curves)
+        report.tables.append(("requests/s at equal normalised latency", _sustained_table(sustained)))
+
+
+def equal_latency(curves: dict[str, Curve]) -> list[dict[str, Any]]:
+    """The rate each mode takes at the latencies that static batches have at the measured rates.
+
+    ``over_static`` is that of blocks by that of static batches; ``at_least``: blocks took even the highest rate.
+    """
+    rows = []
+    for rate, latency in curves["static"]:
+        taken = {mode: rate_at(points, latency) for mode, points in curves.items()} | {"static": rate}
+        most = curves["quire"][-1][0]
+        over = taken["quire"] / rate if taken["quire"] else None
+        rows.append({"latency_s": latency, **taken, "over_static": over, "at_least": taken["quire"] == most})
+    return rows
+
+
+def rate_at(points: Curve, latency: float) -> float | None:
+    """The highest rate of a curve of (rate, latency) with no more than ``latency``, interpolated; None if even the
+    lowest rate has more."""
+    best = None
+    for i, (rate, here) in enumerate(points):
+        if here <= latency:
+            best = rate
+            if i + 1 < len(points) and points[i + 1][1] > latency:
+                (next_rate, there) = points[i + 1]
+                best = rate + (next_rate - rate) * (latency - here) / (there - here)
+    return best
+
+
+def _medians(samples: Samples) -> dict[tuple[str, float], dict[str, float]]:
+    return {key: {name: median(s[name] for s in found) for name in found[0]} for key, found in samples.items()}
+
+
+def _curves(figures: dict[tuple[str, float], dict[str, float]], name: str) -> dict[str, Curve]:
+    """A figure of each mode by rate, without the run of all requests at once."""
+    return {mode: sorted((r, found[name]) for (m, r), found in figures.items() if m == mode and r) for mode in MODES}
+
+
+def _sustained_table(sustained: list[dict[str, Any]]) -> str:
+    rows: list[list[object]] = []
+    for row in sustained:
+        over = row["over_static"]
+        said = None if over is None else f"{'at least ' if row['at_least'] else ''}{over:.2f}"
+        rows.append([f"{row['latency_s']:.3g} s", *(row[mode] for mode in MODES), said])
+    return table(rows, ["latency", *MODES, "quire / static"])
 
 
 def _one(model: Model, arguments: argparse.Namespace, mode: str, rate: float, seed: int) -> dict[str, float]:
@@ -144,6 +206,11 @@ def _summary(script: Script, steps: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _plot(name: str, figures: dict[tuple[str, float], dict[str, float]], rates: list[float]) -> None:
-    timed = [rate for rate in rates if rate]
-    curves = {mode: [(rate, figures[mode, rate]["normalised_s"]) for rate in timed] for mode in MODES}
-    lines(name, "normalised latency against request rate", ("requests / s", "s / output token"), curves)
+    if not any(rates):
+        return
+    for file, key, title, unit in (
+        (name, "normalised_s", "normalised latency", "s / output token"),
+        (f"{name}-tokens", "output_tokens_per_s", "output rate", "tokens / s"),
+        (f"{name}-running", "running", "running sequences", "sequences"),
+    ):
+        lines(file, f"{title} against request rate", ("requests / s", unit), _curves(figures, key))

@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Report:
     """Measure; returns the report."""
     report = Report("pools", {k: v for k, v in vars(arguments).items() if k not in ("json", "save")})
+    report.settings["engines"] = ENGINES
     for name in arguments.workload.split(","):
         samples: dict[str, list[dict[str, Any]]] = {}
         for pair in range(arguments.pairs):

@@ -16,6 +16,7 @@ SHOWN = {
     "output_tokens_per_s": "tokens/s", "ttft_p50_s": "TTFT p50", "ttft_p99_s": "p99", "inter_token_p50_s": "token p50",
     "inter_token_p99_s": "p99", "e2e_p50_s": "e2e p50", "e2e_p99_s": "p99", "prompt_tokens_computed": "computed",
     "peak_kv_mib": "peak KV MiB", "prompt_kv_mib": "prompt KV MiB", "floor_share": "of the floor",
+    "torch_floor_share": "of torch's",
 }  # fmt: skip
 PATIENCE = 2  # failures of a side in one workload, after which it is not asked again there
 
@@ -67,6 +68,12 @@ class Samples:
     def medians(self) -> dict[str, Figures]:
         """Of each side and phase, over its pairs; nothing of a side that has none."""
         return {name: _medians(list(found.values())) for name, found in self.figures.items()}
+
+    def rates(self, phase: str) -> dict[str, float]:
+        """Output tokens a second of each side that has them."""
+        found = {name.rpartition(" "): medians for name, medians in self.medians().items()}
+        key = "output_tokens_per_s"
+        return {side: medians[key] for (side, _, its), medians in found.items() if its == phase and key in medians}
 
     def ratios(self) -> dict[str, dict[str, float]]:
         """Ours / peer within each pair that has both, medians over the pairs."""

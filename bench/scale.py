@@ -27,7 +27,7 @@ POOL = 131_072
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the bench."""
     parser.add_argument("--rounds", type=int, default=3, help="repetitions, of which the median counts (default: 3)")
-    parser.add_argument("--largest", type=int, default=1_000_000, help="largest pool, blocks (default: 1000000)")
+    parser.add_argument("--largest", type=int, default=4_000_000, help="largest pool, blocks (default: 4000000)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
 
 
@@ -51,24 +51,28 @@ def run(arguments: argparse.Namespace) -> Report:
         curves["admit 1,024 cold, us CPU, by tenants"] = [
             (n, _cpu(side, rounds, case="tenants", tokens=64 if quick else 1024, tenants=n, repeat=8)) for n in tenants
         ]
+    _fill(report, curves, arguments.save)
     curves |= _pools(pools, rounds)
+    _fill(report, curves, arguments.save)
     clients = measure_clients(4096 if quick else POOL, BLOCK_SIZE, rounds, 16 if quick else 256, 4 if quick else 64)
     curves["kvstore us CPU a message, by engines"] = [
         (float(row["clients"]), row["kvstore_cpu_us_per_message"]) for row in clients
     ]
-    _finish(report, curves, arguments.save)
+    _fill(report, curves, arguments.save)
+    report.machine["load_1m_after"] = machine()["load_1m"]
     return report
 
 
-def _finish(report: Report, curves: dict[str, Curve], name: str | None) -> None:
+def _fill(report: Report, curves: dict[str, Curve], name: str | None) -> None:
+    """Put everything that was measured so far into the report, and keep it."""
     rows: list[list[object]] = []
     for title, points in curves.items():
         power = exponent(points)
         shown = ", ".join(f"{x:,.0f}: {y:,.0f}" for x, y in points)
         rows.append([title, shown, power])
         report.figures[title] = {"points": points, "exponent": power}
-    report.tables.append(("Costs", table(rows, ["what", "points", "exponent"])))
-    report.machine["load_1m_after"] = machine()["load_1m"]
+    report.tables = [("Costs", table(rows, ["what", "points", "exponent"]))]
+    report.write(name)
     if name:
         lines(name, "costs against size", ("size", "us CPU"), curves, log=True)
 

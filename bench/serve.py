@@ -14,6 +14,7 @@ again, and the tables say what it failed of. With ``--save`` results are written
 from __future__ import annotations
 
 import argparse
+from http.client import HTTPException
 from typing import Any
 
 from quire_engine.model import load_model
@@ -23,18 +24,20 @@ from .agents import WORKLOADS, Workload, make
 from .figures import Report, machine, say
 from .floor import workload_floor
 from .load import agreement
+from .plots import bars
 from .samples import OURS, Failure, Samples
 from .serve_sides import Answers, Sides
 from .side import OutOfTime, SideError
 from .sizes import SIZES, model_directory, words
 from .stream import StreamError
 
-BROKEN = (SideError, StreamError, QuireError, OSError)
+BROKEN = (SideError, StreamError, QuireError, OSError, HTTPException)
 ALIKE = 0.5  # share of the compared answers' tokens, up to the first difference, below which it is another model
 COMPARISON = -2  # seed of the prompts that are compared first
 NOTES = [
     "Of the floor: matrix products and attention of the tokens a side computed and drew, at the rates measured in"
-    " this run on all cores, over the time it took. transformers: no HTTP; generate plays a few agents, one by one.",
+    " this run on all cores by the fastest library at hand (of torch's: by torch's own operations), over the time it"
+    " took. transformers: no HTTP; generate plays a few agents, one by one.",
     "KV bytes: blocks held by running requests and publications; ours from the kvstore's stats. Of the prompt: what"
     " agents of all tenants hold together beyond their own blocks.",
 ]
@@ -66,11 +69,11 @@ def run(arguments: argparse.Namespace) -> Report:
     if unknown:
         raise SystemExit(f"quire bench serve: no workload {', '.join(sorted(unknown))}")
     report = Report("serve", {k: v for k, v in vars(arguments).items() if k not in ("json", "save")})
-    floor = workload_floor(load_model(model_directory(arguments.model)))
-    rates = {"chunk": floor.chunk, "step": floor.step, "head": floor.head}
-    report.figures["floor_gflops"] = {name: rate / 1e9 for name, rate in rates.items()}
+    model = load_model(model_directory(arguments.model))
+    floors = {"floor_share": workload_floor(model, plain=False), "torch_floor_share": workload_floor(model, plain=True)}
+    report.figures["floor_gflops"] = {name: floor.as_json() for name, floor in floors.items()}
     found: dict[str, Samples] = {}
-    with Sides(arguments, floor) as sides:
+    with Sides(arguments, floors) as sides:
         for peer in filter(None, arguments.peer.split(",")):
             say(f"starting {peer} ...")
             sides.join(peer)
@@ -81,6 +84,8 @@ def run(arguments: argparse.Namespace) -> Report:
                 measure(pair, make(name, pair, words(arguments.model), arguments.scale), sides, samples)
                 fill(report, sides.settings, found)
                 report.write(arguments.save)  # a run takes long: what is measured is kept
+            if arguments.save:
+                _plot(arguments.save, found)
     report.machine["load_1m_after"] = machine()["load_1m"]
     return report
 
@@ -91,6 +96,12 @@ def fill(report: Report, settings: dict[str, Any], found: dict[str, Samples]) ->
     report.figures |= {name: samples.as_json() for name, samples in found.items()}
     report.tables = [entry for name, samples in found.items() for entry in samples.tables(name)]
     report.notes = [*(note for name, samples in found.items() for note in samples.notes(name)), *NOTES]
+
+
+def _plot(name: str, found: dict[str, Samples]) -> None:
+    """Output rates of all sides, cold."""
+    groups = {workload: samples.rates("cold") for workload, samples in found.items()}
+    bars(name, "output tokens a second, cold prompts", "tokens / s", groups)
 
 
 def measure(pair: int, workload: Workload, sides: Sides, samples: Samples) -> None:

@@ -42,8 +42,8 @@ class Sides:
         settings: of each, for the report.
     """
 
-    def __init__(self, arguments: argparse.Namespace, floor: Floor) -> None:
-        self._arguments, self._floor = arguments, floor
+    def __init__(self, arguments: argparse.Namespace, floors: dict[str, Floor]) -> None:
+        self._arguments, self._floors = arguments, floors
         self._servers: dict[str, Kept[Server]] = {}
         self._transformers = Kept(self._start_transformers)
         self.names = [] if arguments.skip_ours else [OURS]
@@ -140,12 +140,14 @@ class Sides:
         answers = peer.play(mode, workload.cold, limit)
         figures = self._summary(answers)
         if mode == "generate_batch":  # its prefix cache hits inside a call, but does not say how much
-            del figures["prompt_tokens_computed"], figures["floor_share"]
+            for unknown in ("prompt_tokens_computed", *self._floors):
+                del figures[unknown]
         return "cold", figures, answers
 
     def _summary(self, answers: Answers) -> Figures:
         figures = summary(answers)
-        return {**figures, "floor_share": self._floor.seconds(answers) / figures["span_s"]}
+        shares = {name: floor.seconds(answers) / figures["span_s"] for name, floor in self._floors.items()}
+        return figures | shares
 
     def _warm_up(self) -> tuple[Agent, ...]:
         """A few unrelated requests: first calls allocate, compile and connect."""

@@ -7,6 +7,7 @@ Starting takes a minute or two (it compiles), so it stays up between pairs and i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import urllib.request
@@ -50,11 +51,10 @@ class Vllm(Server):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        page = get(self._port, "/metrics")
-        block_size = re.search(r'^vllm:cache_config_info\{.*?block_size="(\d+)"', page, re.MULTILINE)
-        self.settings["version"] = json.loads(get(self._port, "/version"))["version"]
-        self.settings["block_size"] = int(block_size.group(1)) if block_size else "unknown"
         self.settings["threads_bound"] = self.bound_threads() or "unknown"
+        with contextlib.suppress(OSError):  # a page that is missing is no reason not to measure
+            self.settings["block_size"] = block_size(get(self._port, "/metrics")) or "unknown"
+            self.settings["version"] = json.loads(get(self._port, "/version"))["version"]
         return self
 
     def ready(self) -> bool:
@@ -69,15 +69,25 @@ class Vllm(Server):
 
     def kv_bytes(self) -> float:
         """Its usage gauge, of the bytes it was given."""
-        page = get(self._port, "/metrics")
-        found = re.search(r"^vllm:kv_cache_usage_perc\{[^}]*\} ([0-9.e+-]+)$", page, re.MULTILINE)
-        return float(found.group(1)) * self._kv if found else 0.0
+        return usage(get(self._port, "/metrics")) * self._kv
 
     def forget(self) -> None:
         """Its endpoint for that."""
         request = urllib.request.Request(f"http://{HOST}:{self._port}/reset_prefix_cache", method="POST")
         with urllib.request.urlopen(request, timeout=30):
             pass
+
+
+def usage(page: str) -> float:
+    """Share of its blocks in use, by its metrics page."""
+    found = re.search(r"^vllm:kv_cache_usage_perc\{[^}]*\} ([0-9.e+-]+)$", page, re.MULTILINE)
+    return float(found.group(1)) if found else 0.0
+
+
+def block_size(page: str) -> int:
+    """Tokens in a block, by its metrics page; 0 where the page does not say."""
+    found = re.search(r'^vllm:cache_config_info\{(?:[^}]*,)?block_size="(\d+)"', page, re.MULTILINE)
+    return int(found.group(1)) if found else 0
 
 
 def _tcmalloc() -> list[str]:

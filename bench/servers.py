@@ -18,6 +18,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -184,7 +185,7 @@ class Peak:
 
     def _sample(self) -> None:
         while not self._end.wait(self._each_s):
-            with contextlib.suppress(OSError, QuireError):
+            with contextlib.suppress(OSError, HTTPException, QuireError):
                 self.bytes = max(self.bytes, self._server.kv_bytes())
 
     def __enter__(self) -> Self:

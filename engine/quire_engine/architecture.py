@@ -29,7 +29,9 @@ def read_config(directory: Path) -> Any:
     """The checked configuration of the model in ``directory``. Raises ModelRefused or OSError."""
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of any kind: transformers checks few of the values that it reads
         raise ModelRefused(f"transformers cannot read {directory}/config.json: {error}") from error
     _check(config)
     return config

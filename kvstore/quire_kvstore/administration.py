@@ -15,17 +15,20 @@ from quire_proto import messages as m
 
 from . import publishing
 from .declarations import Declarations
+from .declaring import one_at_a_time, saved
 from .groups import PUBLIC, Groups, is_name
 from .publications import Record
 from .refusal import Refusal
 from .service import Service
 from .sessions import Session
+from .staging import Slices
 from .statedir import StateError
 
 A_NAME = "1 to 64 letters, digits or ._-, a letter or digit first"
 
 
-def publish(service: Service, _: Session | None, body: a.Publish) -> a.Published:
+@one_at_a_time
+def publish(service: Service, _: Session | None, body: a.Publish) -> Slices[a.Published]:
     """Put a prompt into a share domain; the same again changes nothing."""
     state = service.store.state
     _named(id=body.id)
@@ -44,18 +47,19 @@ def publish(service: Service, _: Session | None, body: a.Publish) -> a.Published
             f"{count} tokens are {short} blocks more than publications may pin: unpublish others or raise pin_budget"
         )
         raise Refusal("CONFLICT", reason, {"missing": short})
-    _save(service, lambda keep: keep.save_publication(Record(body.id, body.domain, body.tokens, 0, 0)))
+    yield from _save(service, lambda keep: keep.save_publication(Record(body.id, body.domain, body.tokens, 0, 0)))
     return _published(publishing.publish(state, body.id, body.domain, body.tokens))
 
 
-def unpublish(service: Service, _: Session | None, body: a.Unpublish) -> m.Empty:
+@one_at_a_time
+def unpublish(service: Service, _: Session | None, body: a.Unpublish) -> Slices[m.Empty]:
     """Take a prompt back: no new matches."""
     state = service.store.state
     record = state.publications.get(body.id)
     if record is None or (body.tenant and not state.groups.entitled(body.tenant, record.domain)):
         raise Refusal("NOT_FOUND", f"no publication {body.id[:80]!r}")
     _may_publish(state.groups, record.domain, body.tenant)
-    _save(service, lambda keep: keep.forget_publication(record.id))
+    yield from _save(service, lambda keep: keep.forget_publication(record.id))
     publishing.unpublish(state, record)
     return m.Empty()
 
@@ -65,7 +69,8 @@ def groups(service: Service, _: Session | None, __: m.Empty) -> a.Groups:
     return _groups(service.store.state.groups)
 
 
-def join(service: Service, _: Session | None, body: a.Join) -> a.Groups:
+@one_at_a_time
+def join(service: Service, _: Session | None, body: a.Join) -> Slices[a.Groups]:
     """Make a tenant a member of a group; a member stays one."""
     state = service.store.state
     _named(tenant=body.tenant, group=body.group)
@@ -74,20 +79,22 @@ def join(service: Service, _: Session | None, body: a.Join) -> a.Groups:
     if not state.groups.entitled(body.tenant, body.group):
         after = state.groups.copy()
         after.join(body.tenant, body.group)
-        _save(service, lambda keep: keep.save_groups(after))
+        yield from _save(service, lambda keep: keep.save_groups(after))
         publishing.join(state, body.tenant, body.group)
     return _groups(state.groups)
 
 
-def leave(service: Service, _: Session | None, body: a.Leave) -> a.Groups:
+@one_at_a_time
+def leave(service: Service, _: Session | None, body: a.Leave) -> Slices[a.Groups]:
     """End a tenant's membership; who is no member stays none."""
     state = service.store.state
+    _named(tenant=body.tenant, group=body.group)
     if (body.group, body.tenant) in state.groups.declared:
         raise Refusal("CONFLICT", f"{body.tenant} is in {body.group} by configuration: remove it there and restart")
     if body.group != PUBLIC and state.groups.entitled(body.tenant, body.group):
         after = state.groups.copy()
         after.leave(body.tenant, body.group)
-        _save(service, lambda keep: keep.save_groups(after))
+        yield from _save(service, lambda keep: keep.save_groups(after))
         publishing.leave(state, body.tenant, body.group)
     return _groups(state.groups)
 
@@ -115,11 +122,12 @@ def _groups(known: Groups) -> a.Groups:
     return a.Groups(tuple(a.Member(group, tenant, known.generation(group)) for group, tenant in known.members()))
 
 
-def _save(service: Service, save: Callable[[Declarations], None]) -> None:
+def _save(service: Service, save: Callable[[Declarations], None]) -> Slices[None]:
     """Put a declaration on the disk; raises Refusal if that fails."""
-    if service.declarations is None:
+    keep = service.declarations
+    if keep is None:
         return
     try:
-        save(service.declarations)
+        yield from saved(service, lambda: save(keep))
     except StateError as exc:
         raise Refusal("CONFLICT", str(exc)) from None

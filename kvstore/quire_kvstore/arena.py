@@ -84,7 +84,7 @@ class Roster:
     def _remove_left_over(self) -> None:
         try:
             name = json.loads(os.pread(self._fd, 4096, 0) or b"{}").get("shm", "")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             return
         # Only a name of our own making is removed, whatever the file says.
         if isinstance(name, str) and _NAME.fullmatch(name):

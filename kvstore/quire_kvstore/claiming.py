@@ -20,9 +20,11 @@ from quire_proto.digests import split
 from quire_proto.messages import CLAIMED, OK, Allocate, Allocated, Wait
 
 from . import growing
-from .claims import SEALED, YOURS, Claim, Ticket, publication_key
+from .claims import SEALED, YOURS, Claim, Holder, Ticket, publication_key
 from .publications import Record
+from .releasing import release
 from .sessions import Session
+from .staging import LOOKED_UP, Pace, Slices, take_room
 from .state import State
 
 
@@ -38,7 +40,7 @@ class _Lack:
     present: int
 
 
-def allocate(state: State, session: Session, item: Allocate) -> Allocated:
+def allocate(state: State, session: Session, item: Allocate, pace: Pace) -> Slices[Allocated]:
     """A table, or what another sequence is computing for this one, or no space; see ``growing``."""
     holder = (session.id, item.sequence)
     record = state.publications.get(item.publication) if item.publication else None
@@ -48,20 +50,20 @@ def allocate(state: State, session: Session, item: Allocate) -> Allocated:
         code = growing.refusal(state, session, item, record)
         if code == OK:
             state.counters.claimed += 1
-            reply = _claimed(state, lack, claim)
-        else:
-            reply = Allocated(code)
+        begun: growing.Begun | Allocated = _claimed(state, lack, claim) if code == OK else Allocated(code)
     else:
-        reply = growing.allocate(state, session, item, lack.digests, lack.hit)
-    if reply.code != OK:
+        begun = growing.begin(state, session, item, record, lack.digests, lack.hit)
+    if isinstance(begun, Allocated):
         if item.sequence not in session.sequences:
             state.claims.leave(holder)
-        return reply
-    if state.claims.untouched(lack.keys) and len(set(lack.keys)) == len(lack.keys) and state.index.lacks(lack.keys):
-        state.claims.take(holder, lack.keys, item.priority)
-        return reply
-    others = [key for key in lack.keys[lack.named :] if state.claims.of_others(key, holder)]
-    state.claims.take(holder, _unclaimed(state, lack.keys, holder), item.priority)
+        return begun
+    others = _claim(state, holder, lack, item.priority)
+    pace.spend(len(lack.digests), LOOKED_UP)
+    short = yield from take_room(state, begun, pace)
+    if short is not None:
+        release(state, session, item.sequence)
+        return growing.no_space(state, short)
+    reply = growing.complete(state, session, item, begun)
     return replace(reply, claimed=b"".join(others)) if others else reply
 
 
@@ -96,6 +98,17 @@ def _lack(state: State, item: Allocate, record: Record | None) -> _Lack:
     return _Lack(digests, hit, keys + digests[missing:], len(keys), missing)
 
 
+def _claim(state: State, holder: Holder, lack: _Lack, priority: int) -> list[bytes]:
+    """Claim what nobody else does; returns the digests that others compute."""
+    keys = lack.keys
+    if state.claims.untouched(keys) and len(set(keys)) == len(keys) and state.index.lacks(keys):
+        state.claims.take(holder, keys, priority)
+        return []
+    others = [key for key in keys[lack.named :] if state.claims.of_others(key, holder)]
+    state.claims.take(holder, _unclaimed(state, keys, holder), priority)
+    return others
+
+
 def _claimed(state: State, lack: _Lack, claim: Claim) -> Allocated:
     """The run of this sequence's keys that ``claim`` holds."""
     run = takewhile(lambda key: state.claims.of_key(key) is claim, lack.keys)
@@ -104,7 +117,7 @@ def _claimed(state: State, lack: _Lack, claim: Claim) -> Allocated:
     return Allocated(CLAIMED, computed=present * state.block_size, claimed=b"".join(digests))
 
 
-def _unclaimed(state: State, keys: list[bytes], holder: tuple[bytes, int]) -> list[bytes]:
+def _unclaimed(state: State, keys: list[bytes], holder: Holder) -> list[bytes]:
     """The leading keys that this sequence will be the one to compute."""
     mine: dict[bytes, None] = {}
     for key in keys:

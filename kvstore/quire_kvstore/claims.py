@@ -104,7 +104,7 @@ class Claims:
 
     def untouched(self, keys: list[bytes]) -> bool:
         """Whether nobody claims any of these keys."""
-        return self._by_key.keys().isdisjoint(keys)
+        return not self._by_key or self._by_key.keys().isdisjoint(keys)
 
     def all(self) -> list[Claim]:
         """Every claim."""
@@ -257,6 +257,8 @@ class Claims:
             told.pop(claim.holder[1], None)
 
     def _forget_keys(self, claim: Claim, keys: list[bytes]) -> None:
+        if not self._by_key:
+            return  # all were sealed
         for key in keys:
             if self._by_key.get(key) is claim:
                 del self._by_key[key]

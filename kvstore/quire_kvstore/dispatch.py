@@ -5,7 +5,9 @@ A request passes the same checks in the same order, whatever its op, and each is
     envelope -> op -> boot id and session -> order (resend, gap, reuse) -> body -> permission -> deadline -> call
 
 Up to the order check a refused request leaves no trace. From there on an ordered request consumes its number,
-whatever its reply, and the reply stays in the window for resends.
+whatever its reply, and the reply stays in the window for resends. A long one is executed in slices (``staging``): after
+each the request is handed back, to be handled again after others. Body and deadline are judged before the first slice
+only; that the session may still act is judged before each.
 
 Nothing that arrives raises out of ``handle``: what is malformed gets an error reply (number 0 if that could not be
 read), and an exception of our own becomes INTERNAL, with its traceback in the log.
@@ -15,7 +17,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Generator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -31,13 +35,31 @@ from .ops import OPS, Op, check
 from .refusal import Refusal
 from .service import Service
 from .sessions import Session
-from .window import ReplyWindow
+from .window import ReplyWindow, Slices
 
 MAX_DEPARTED = 64
 MAX_WAIT_MS = 60_000
 RETRY_AFTER_MS = 100
+AGAIN, LATER = b"", b"\xc1"  # no replies: one is empty, the other is no MessagePack
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """The slices that are left of a request, and whether the next one waits for something."""
+
+    slices: Slices
+    waits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A message that is to be handled again. ``slices``: what is left of it; of an ordered op the window knows."""
+
+    frame: bytes
+    request: Request
+    slices: Slices
 
 
 class Dispatch:
@@ -47,9 +69,13 @@ class Dispatch:
         self.service = service
         # Windows of detached sessions: a detach whose reply was lost is resent to a session that is gone.
         self._departed: OrderedDict[bytes, ReplyWindow] = OrderedDict()
+        # Messages that are to be handled again, by connection and frame: what need not be done twice.
+        self._kept: dict[tuple[bytes, int], _Kept] = {}
 
     def handle(self, identity: bytes, frames: list[bytes], received_ms: int, now_ms: int) -> bytes | None:
         """The reply to a message, or None if it comes later (:meth:`deferred`).
+
+        ``AGAIN``: it is to be handled again, after others; ``LATER``: the same, but it waits for something.
 
         Args:
             identity: the ROUTER's name of the peer.
@@ -63,14 +89,21 @@ class Dispatch:
         try:
             if len(frames) != 1:
                 raise CodecError("BAD_FRAME", f"a message is one frame, got {len(frames)}")
-            request = decode_request(frames[0], self.service.limits.frame_bytes)
+            kept = self._kept.pop((identity, id(frames[0])), None)
+            request = decode_request(frames[0], self.service.limits.frame_bytes) if kept is None else kept.request
         except CodecError as exc:
             counters.bad_frames += 1
             return self._error(_number(frames), exc.code, exc.message)
         try:
             self.service.ticket = Ticket(identity, request.number)
             self.service.until_ms = received_ms + min(request.deadline_ms or MAX_WAIT_MS, MAX_WAIT_MS)
-            return self._route(request, frames[0], now_ms - received_ms)
+            slices = None if kept is None else kept.slices
+            reply = self._route(request, frames[0], now_ms - received_ms, slices)
+            if not isinstance(reply, _Left):
+                return reply
+            counters.messages -= 1  # it is counted when it ends
+            self._kept[identity, id(frames[0])] = _Kept(frames[0], request, reply.slices)
+            return LATER if reply.waits else AGAIN
         except Refusal as exc:
             counters.errors += 1
             return self._error(request.number, exc.code, exc.message, exc.detail)
@@ -106,20 +139,23 @@ class Dispatch:
             if session is not None:
                 session.unsent += 1
 
-    def _route(self, request: Request, frame: bytes, waited_ms: int) -> bytes | None:
+    def _route(self, request: Request, frame: bytes, waited_ms: int, slices: Slices | None) -> bytes | _Left | None:
         op = OPS.get(request.op)
         if op is None:
             raise Refusal("UNKNOWN_OP", f"no op {request.op[:80]!r}")
         if request.boot not in (b"", self.service.boot):
             raise Refusal("STALE_SESSION", "the kvstore was restarted: attach again and recompute")
         if not op.ordered:
-            return self._reply(request, op, self._session(request), waited_ms)
+            return self._reply(request, op, self._session(request), waited_ms, slices)
         window = self._window(request)
         repeated = window.repeated(request.number, frame)
         if repeated is not None:
             self.service.store.counters.resends += 1
             return repeated
-        reply = self._answer(request, op, self._session(request), waited_ms)
+        reply = self._answer(request, op, self._session(request), waited_ms, window.running)
+        if isinstance(reply, _Left):
+            window.begin(frame, reply.slices)
+            return reply
         assert reply is not None, "ordered ops are answered at once"
         window.keep(request.number, frame, reply)
         if self.service.store.state.sessions.get(request.session) is None:
@@ -144,10 +180,13 @@ class Dispatch:
         assert session is not None, "the session was named"
         return session.window
 
-    def _answer(self, request: Request, op: Op, session: Session | None, waited_ms: int) -> bytes | None:
-        """The reply to an ordered request: errors are replies too, so that the number is consumed."""
+    def _answer(
+        self, request: Request, op: Op, session: Session | None, waited_ms: int, running: Slices | None
+    ) -> bytes | _Left | None:
+        """The reply to an ordered request, or the slices that are left of it: errors are replies too, so that the
+        number is consumed."""
         try:
-            return self._reply(request, op, session, waited_ms)
+            return self._reply(request, op, session, waited_ms, running)
         except Refusal as exc:
             self.service.store.counters.errors += 1
             return self._error(request.number, exc.code, exc.message, exc.detail)
@@ -156,13 +195,17 @@ class Dispatch:
             log.exception("internal_error", op=request.op, session=request.session.hex())
             return self._error(request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
 
-    def _reply(self, request: Request, op: Op, session: Session | None, waited_ms: int) -> bytes | None:
-        body = self._body(request, op)
+    def _reply(
+        self, request: Request, op: Op, session: Session | None, waited_ms: int, running: Slices | None
+    ) -> bytes | _Left | None:
+        body = None if running else self._body(request, op)
         check(op, session)
-        if request.deadline_ms and waited_ms > request.deadline_ms:
+        if not running and request.deadline_ms and waited_ms > request.deadline_ms:
             raise Refusal("DEADLINE", f"{waited_ms} ms in the queue; the deadline was {request.deadline_ms} ms")
-        result = self._call(request.op, op, session, body)
-        return None if result is None else Reply(self.service.boot, request.number, "", to_map(result)).encode()
+        result = self._call(request.op, lambda: running or op.handler(self.service, session, body))
+        if result is None or isinstance(result, _Left):
+            return result
+        return Reply(self.service.boot, request.number, "", to_map(result)).encode()
 
     def _body(self, request: Request, op: Op) -> Any:
         try:
@@ -174,11 +217,16 @@ class Dispatch:
             raise Refusal("TOO_LARGE", str(exc)) from None
         return body
 
-    def _call(self, name: str, op: Op, session: Session | None, body: Any) -> Any:
-        """Execute: the one place where every op is counted and timed."""
+    def _call(self, name: str, work: Callable[[], Any]) -> Any:
+        """Execute, if in slices then one: the one place where every op is counted and timed."""
         began = time.perf_counter_ns()
-        result = op.handler(self.service, session, body)
-        self.service.op_counts[name] += 1
+        result = work()
+        if isinstance(result, Generator):
+            try:
+                result = _Left(result, next(result))
+            except StopIteration as end:
+                result = end.value
+        self.service.op_counts[name] += not isinstance(result, _Left)
         self.service.store.counters.busy_us += (time.perf_counter_ns() - began) // 1000
         return result
 

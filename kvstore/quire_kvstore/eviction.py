@@ -51,6 +51,9 @@ class EvictionPolicy(Protocol):
     def sealed(self, block: int, digest: bytes, parent: int | None) -> None:
         """A held block got its name, below ``parent`` in the prefix tree (None: at a root)."""
 
+    def sealed_chain(self, blocks: list[int], digests: list[bytes], parent: int | None) -> None:
+        """Held blocks got their names, the first below ``parent``, each other below the one before."""
+
     def anchored(self, block: int) -> None:
         """A named block hangs below a publication from now on, no longer below another block."""
 
@@ -93,6 +96,9 @@ class LruPolicy:
         """Recency needs no names."""
 
     def sealed(self, block: int, digest: bytes, parent: int | None) -> None:
+        """Recency needs no names."""
+
+    def sealed_chain(self, blocks: list[int], digests: list[bytes], parent: int | None) -> None:
         """Recency needs no names."""
 
     def anchored(self, block: int) -> None:

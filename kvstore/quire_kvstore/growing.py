@@ -19,7 +19,7 @@ from .claims import publication_key
 from .content import owed
 from .pool import Ids
 from .publications import READY, Record
-from .room import make_room, shortage
+from .room import Shortage, make_room, shortage
 from .sessions import Session
 from .state import State
 from .tables import Copy, Sequence
@@ -37,17 +37,35 @@ class Match:
     computed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An allocate that has its hit.
+
+    Attributes:
+        sequence: in its session's ledger. Its table is ``match.blocks`` and what it got of the rest.
+        lacks: how many blocks it needs besides.
+        published: how many tokens of the hit were published, at most.
+    """
+
+    sequence: Sequence
+    match: Match
+    lacks: int
+    published: int
+
+
 def packed(blocks: Ids) -> bytes:
     """Block ids as little-endian u32."""
     return blocks.astype("<u4").tobytes()
 
 
-def allocate(state: State, session: Session, item: Allocate, digests: list[bytes], hit: list[int]) -> Allocated:
-    """Give a new sequence its table, the longest sealed prefix shared.
+def begin(
+    state: State, session: Session, item: Allocate, record: Record | None, digests: list[bytes], hit: list[int]
+) -> Begun | Allocated:
+    """Give a new sequence its longest sealed prefix, and promise it the rest; or an answer, and no change.
 
-    ``digests``: those of ``item``, one by one. ``hit``: the indexed run of them, from the publication's end on.
+    ``digests``: those of ``item``, one by one. ``hit``: the indexed run of them, from the publication's end on. The
+    blocks that it lacks are for ``staging`` to put into its table.
     """
-    record = state.publications.get(item.publication) if item.publication else None
     code = refusal(state, session, item, record)
     if code != OK:
         return Allocated(code)
@@ -60,38 +78,50 @@ def allocate(state: State, session: Session, item: Allocate, digests: list[bytes
         match, tail = Match(match.blocks[:whole], whole * state.block_size), 0
         short = shortage(state, account, own, match.blocks)
     if short is not None:
-        state.counters.no_space += 1
-        return Allocated(
-            NO_SPACE,
-            missing=short.missing,
-            scope=short.scope,
-            account=short.account,
-            retry_after_ms=short.retry_after_ms,
-        )
+        return no_space(state, short)
 
     if record is None:
         state.pool.policy.arrived(digests, len(match.blocks))
     state.pool.retain(match.blocks)
     if record is not None and whole > record.count // state.block_size:
         # The hit went on past the publication. It does not go away, so it is the parent of this block from now on, even
-        # if the block was first sealed above a private chain: one that making room below may evict.
+        # if the block was first sealed above a private chain: one that making room for the rest may evict.
         state.anchor(int(match.blocks[record.count // state.block_size]), record.id)
-    sequence = state.new_sequence(account, match.blocks[:whole])
-    make_room(state, account, own)
-    fresh = state.take(own, sequence)
+    sequence = state.new_sequence(account, match.blocks)
+    sequence.sealed, sequence.prompt = whole, item.tokens
+    sequence.fill = sequence.writable = whole * state.block_size
+    if record is not None:
+        _anchor(state, sequence, record, digests)
+    session.sequences[item.sequence] = sequence
+    return Begun(sequence, match, own, 0 if record is None or record.state != READY else record.count)
+
+
+def complete(state: State, session: Session, item: Allocate, begun: Begun) -> Allocated:
+    """The sequence has all blocks that it lacked: it may be written."""
+    sequence, match = begun.sequence, begun.match
+    whole, tail = divmod(match.computed, state.block_size)
+    fresh = np.sort(sequence.table[len(match.blocks) :])
     sequence.table = np.concatenate((match.blocks[:whole], fresh))
-    sequence.fill, sequence.sealed, sequence.prompt = match.computed, whole, item.tokens
-    sequence.matched = match.computed
+    sequence.fill = sequence.matched = match.computed
     sequence.writable = len(sequence.table) * state.block_size
     copies = b""
     if tail:
         copies = _copy(state, session, item.sequence, sequence, int(match.blocks[whole]), int(fresh[0]), tail)
-    if record is not None:
-        _anchor(state, sequence, record, digests)
-    session.sequences[item.sequence] = sequence
-    _count(state, item, sequence, record)
+    _count(state, item, begun)
     return Allocated(
         OK, computed=match.computed, blocks=packed(sequence.table), copies=copies, scrub=owed(sequence, fresh)
+    )
+
+
+def no_space(state: State, short: Shortage) -> Allocated:
+    """The answer to an allocate that cannot have its blocks."""
+    state.counters.no_space += 1
+    return Allocated(
+        NO_SPACE,
+        missing=short.missing,
+        scope=short.scope,
+        account=short.account,
+        retry_after_ms=short.retry_after_ms,
     )
 
 
@@ -196,15 +226,15 @@ def _anchor(state: State, sequence: Sequence, record: Record, digests: list[byte
         sequence.anchor = digests[start - 1]
 
 
-def _count(state: State, item: Allocate, sequence: Sequence, record: Record | None) -> None:
-    counters, account = state.counters, state.accounts[sequence.account]
+def _count(state: State, item: Allocate, begun: Begun) -> None:
+    counters, sequence = state.counters, begun.sequence
+    account = state.accounts[sequence.account]
     counters.allocates += 1
     counters.prompt_tokens += item.tokens
     counters.hit_tokens += sequence.fill
+    counters.publication_tokens += min(begun.published, sequence.fill)
     account.prompt_tokens += item.tokens
     account.cached_tokens += sequence.fill
-    if record is not None and record.state == READY:
-        counters.publication_tokens += min(record.count, sequence.fill)
 
 
 def _shared_tail(state: State, sequence: Sequence) -> int | None:

@@ -43,6 +43,10 @@ class Inbox:
         queue.append(message)
         return True
 
+    def put_back(self, message: Message) -> None:
+        """Give back what :meth:`round` gave: it is its connection's next one again."""
+        self._queues.setdefault(message.identity, deque()).appendleft(message)
+
     def round(self) -> list[Message]:
         """The oldest message of each connection that has one."""
         messages = [queue.popleft() for queue in self._queues.values()]

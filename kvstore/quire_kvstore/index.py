@@ -22,6 +22,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from quire_proto.digests import ROOT_PARENT
 
@@ -93,6 +94,17 @@ class PrefixIndex:
             self._siblings.setdefault(parent.digest, set()).add(digest)
         return entry
 
+    def add_chain(self, entries: list[Entry]) -> None:
+        """Index blocks under names that are new, each entry but the first the child of the one before."""
+        digests, first = [entry.digest for entry in entries], entries[0]
+        assert self.lacks(digests), "a digest names one block"
+        assert first.anchor is None, "a publication is nobody's digest"
+        self._by_digest.update(zip(digests, entries, strict=True))
+        self._by_block.update({entry.block: entry for entry in entries})
+        self._child.update(pairwise(digests))
+        if first.parent != ROOT_PARENT and self._child.setdefault(first.parent, first.digest) is not first.digest:
+            self._siblings.setdefault(first.parent, set()).add(first.digest)
+
     def anchor(self, block: int, publication: str) -> None:
         """Make a publication the parent of an indexed block."""
         entry = self._by_block[block]
@@ -136,7 +148,7 @@ class PrefixIndex:
         """
         found = bisect_left(range(start, end), True, key=lambda i: digests[i] not in self._by_digest)
         run = digests[start : start + found]
-        entries = [self._by_digest[digest] for digest in run if digest in self._by_digest]
+        entries = [entry for entry in map(self._by_digest.get, run) if entry is not None]
         parents = [digests[start - 1] if start else ROOT_PARENT, *run[:-1]]
         blocks = [entry.block for entry in entries]
         # Made-up digests may form a ring or hang elsewhere; a table never holds a block twice.

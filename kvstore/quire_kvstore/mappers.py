@@ -105,7 +105,7 @@ class Mappers:
         try:
             value = json.loads(self._path.read_text())
             named = [(int(pid), int(ticks)) for pid, ticks in value.pop("mappers")]
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return []
         return named if value == self._here else []
 

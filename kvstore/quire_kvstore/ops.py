@@ -23,6 +23,7 @@ from .quota_op import set_quota
 from .refusal import Refusal
 from .service import Service
 from .sessions import FENCED, READY, Session
+from .staging import Slices
 
 MAX_NAME_CHARS = 256
 ANYBODY, SESSION, WRITABLE, ACTIVE, ENDING = "anybody", "session", "writable", "active", "ending"
@@ -36,7 +37,8 @@ class Op:
         ordered: whether it is applied in the order of the session's numbers.
         needs: who may use it. ``anybody``; a ``session`` that is not fenced; a ``writable`` one; an ``active`` one
             (writable and ready); an ``ending`` one (any session, even a fenced one).
-        handler: (service, session, body) -> reply body. A handler that returns None has deferred its reply.
+        handler: (service, session, body) -> reply body. A handler that returns None has deferred its reply; one of an
+            ordered op may return the slices of an op (``staging``), which return the reply body.
     """
 
     body: type
@@ -92,6 +94,10 @@ def _ready(service: Service, session: Session, _: m.Empty) -> m.Empty:
 def _heartbeat(service: Service, session: Session, body: m.Heartbeat) -> m.Alive:
     service.store.heartbeat(session, body.progress, service.now_ms, service.lease_ms)
     return m.Alive(service.lease_ms, service.store.state.publications.generation)
+
+
+def _allocate(service: Service, session: Session, body: m.Allocate) -> Slices[m.Allocated]:
+    return service.store.allocate_slices(session, body)
 
 
 def _detach(service: Service, session: Session, _: m.Empty) -> m.Detached:
@@ -169,12 +175,12 @@ OPS: dict[str, Op] = {
     "ready": Op(m.Empty, True, WRITABLE, _ready),
     "heartbeat": Op(m.Heartbeat, False, SESSION, _heartbeat),
     "detach": Op(m.Empty, True, ENDING, _detach),
-    "step": Op(m.Step, True, ACTIVE, lambda service, session, body: service.store.step(session, body)),
-    "allocate": Op(m.Allocate, True, ACTIVE, lambda service, session, body: service.store.allocate(session, body)),
+    "step": Op(m.Step, True, ACTIVE, lambda service, session, body: service.store.step_slices(session, body)),
+    "allocate": Op(m.Allocate, True, ACTIVE, _allocate),
     "extend": Op(m.Extend, True, ACTIVE, lambda service, session, body: service.store.extend(session, body)),
     "fork": Op(m.Fork, True, ACTIVE, lambda service, session, body: service.store.fork(session, body)),
     "seal": Op(m.Seal, True, ACTIVE, lambda service, session, body: service.store.seal(session, body)),
-    "free": Op(m.Free, True, ACTIVE, lambda service, session, body: service.store.free(session, body.sequences)),
+    "free": Op(m.Free, True, ACTIVE, lambda service, session, body: service.store.free_slices(session, body.sequences)),
     "offer": Op(h.Offer, True, ACTIVE, _offer),
     "adopt": Op(h.Adopt, True, ACTIVE, lambda service, session, body: service.store.adopt(session, body)),
     "domain": Op(m.Domain, False, WRITABLE, _domain),

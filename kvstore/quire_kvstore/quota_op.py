@@ -9,15 +9,18 @@ own (LRU: 0.2 us a cached block of the pool, density: a table's leaf). Any other
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from quire_proto.tenancy import SetQuota, TenantUsage
 
+from .declaring import one_at_a_time, saved
 from .quotas import WEIGHT, Quota
 from .refusal import Refusal
 from .room import trim
 from .service import Service
 from .sessions import Session
+from .staging import Slices
 from .state import State
 from .statedir import StateDir, StateError
 
@@ -25,32 +28,51 @@ DOCUMENT = "quotas"
 MAX_TENANT_CHARS = 256
 
 
-def set_quota(service: Service, _: Session | None, body: SetQuota) -> TenantUsage:
+@one_at_a_time
+def set_quota(service: Service, _: Session | None, body: SetQuota) -> Slices[TenantUsage]:
     """Declare a quota; the same again changes nothing."""
     state, quota = service.store.state, Quota(body.limit, body.guarantee, body.weight)
     if not is_tenant(body.tenant):
-        raise Refusal("BAD_FIELD", f"tenant: 1 to {MAX_TENANT_CHARS} characters, the first of them no bracket")
+        raise Refusal(
+            "BAD_FIELD", f"tenant: 1 to {MAX_TENANT_CHARS} printable characters, the first of them no bracket"
+        )
     account = state.accounts.find(body.tenant)
     problem = state.quotas.problem(account, quota)
     if problem:
         raise Refusal("CONFLICT", f"tenant {body.tenant[:80]}: {problem}")
-    held = 0 if account is None else int(state.books.held[account])
-    if quota.limit and held > quota.limit:
-        reason = f"its running requests hold {held} blocks: set the limit again when they have ended"
-        raise Refusal("CONFLICT", f"tenant {body.tenant[:80]}: {reason}", {"held": held})
-    if service.state_dir is not None:
+    _refuse_below_held(state, body.tenant, quota)
+    directory = service.state_dir
+    if directory is not None:
+        before = state.accounts.quotas()
+        yield from _saved(service, lambda: save(directory, before | {body.tenant: quota}))
         try:
-            save(service.state_dir, state.accounts.quotas() | {body.tenant: quota})
-        except StateError as exc:
-            raise Refusal("CONFLICT", str(exc)) from None
+            _refuse_below_held(state, body.tenant, quota)  # its requests may have got more meanwhile
+        except Refusal:
+            yield from _saved(service, lambda: save(directory, before))
+            raise
     account = declare(state, body.tenant, quota)
     trim(state, account)
     return state.accounts.usage_of(account)
 
 
+def _refuse_below_held(state: State, tenant: str, quota: Quota) -> None:
+    account = state.accounts.find(tenant)
+    held = 0 if account is None else int(state.books.held[account])
+    if quota.limit and held > quota.limit:
+        reason = f"its running requests hold {held} blocks: set the limit again when they have ended"
+        raise Refusal("CONFLICT", f"tenant {tenant[:80]}: {reason}", {"held": held})
+
+
+def _saved(service: Service, save_all: Callable[[], None]) -> Slices[None]:
+    try:
+        yield from saved(service, save_all)
+    except StateError as exc:
+        raise Refusal("CONFLICT", str(exc)) from None
+
+
 def is_tenant(name: str) -> bool:
     """Whether a tenant may be called so."""
-    return 0 < len(name) <= MAX_TENANT_CHARS and not name.startswith("(")
+    return 0 < len(name) <= MAX_TENANT_CHARS and not name.startswith("(") and name.isprintable()
 
 
 def declare(state: State, tenant: str, quota: Quota) -> int:

@@ -12,19 +12,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from quire_proto.messages import NO_SUCH, OK, Freed
-from quire_proto.packed import unpack
+from quire_proto.messages import NO_SUCH, OK
 
 from .offering import cancel
 from .room import trim_all
 from .sessions import FENCED, Session
 from .state import NOBODY, State
 from .tables import Sequence
-
-
-def free(state: State, session: Session, packed_sequences: bytes) -> Freed:
-    """Give up sequences; one code each."""
-    return Freed(bytes(release(state, session, number) for number in unpack(packed_sequences)))
 
 
 def release(state: State, session: Session, number: int) -> int:

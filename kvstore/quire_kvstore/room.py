@@ -66,6 +66,12 @@ def ceiling(state: State, account: int) -> int:
     return min(int(quotas.limit[account]), state.pool.size - promised)
 
 
+def to_evict(state: State, account: int, count: int) -> int:
+    """How many blocks :meth:`make_room` will evict."""
+    over = state.books.charged(account) + count - int(state.quotas.limit[account])
+    return max(count - state.pool.free, over, 0)
+
+
 def make_room(state: State, account: int, count: int) -> None:
     """Evict until ``count`` blocks are free and the account may be charged for them."""
     if not state.quotas.active:

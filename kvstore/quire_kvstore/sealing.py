@@ -18,6 +18,7 @@ from quire_proto.packed import pack
 from .claims import publication_key
 from .index import Entry
 from .journal import Prompt, Stored
+from .pool import Ids
 from .room import trim_all
 from .sessions import Session
 from .state import NOBODY, State
@@ -78,6 +79,8 @@ def seal(state: State, session: Session, item: Seal) -> Sealed:
         return Sealed(CONFLICT)
     if item.first > sequence.sealed or not sequence.chained:
         return Sealed(UNPUBLISHED)
+    if _plainly(state, sequence, item, digests):
+        return Sealed(OK, sealed=len(digests))
     plan = _Plan()
     for index, digest in enumerate(digests, item.first):
         code = _plan_one(
@@ -90,11 +93,39 @@ def seal(state: State, session: Session, item: Seal) -> Sealed:
     _apply(state, sequence, plan)
     if plan.canonical:
         trim_all(state)
-    if state.index.journal is not None:
-        state.index.journal.stored(_told(state, sequence, plan, item))
+    _tell(state, sequence, plan.new, item)
     sequence.sealed = max(sequence.sealed, item.first + len(digests))
     rows = [number for row in plan.canonical for number in row]
     return Sealed(OK, sealed=len(digests), canonical=pack(rows))
+
+
+def _plainly(state: State, sequence: Sequence, item: Seal, digests: list[bytes]) -> bool:
+    """Seal the next blocks of a chain under names that are new, as most are; False, and nothing happened, if not so."""
+    first = item.first
+    if first != sequence.sealed or first < sequence.private_from or sequence.pins or not digests:
+        return False
+    parent = _parent(state, sequence, first, None)
+    blocks = sequence.table[first : first + len(digests)]
+    if parent is None or (sequence.publication and first == sequence.private_from) or ROOT_PARENT in digests:
+        return False
+    if len(set(digests)) != len(digests) or not state.index.lacks(digests) or bool(state.pool.sealed[blocks].any()):
+        return False
+    ids = blocks.tolist()
+    entries = list(map(Entry, ids, digests, [parent, *digests[:-1]]))
+    state.index.add_chain(entries)
+    state.pool.policy.sealed_chain(ids, digests, int(sequence.table[first - 1]) if first else None)
+    _enter(state, blocks, digests)
+    sequence.sealed = first + len(digests)
+    _tell(state, sequence, entries, item)
+    return True
+
+
+def _enter(state: State, blocks: Ids, digests: list[bytes]) -> None:
+    """What the pool and the claims note of blocks that got a name."""
+    state.pool.sealed[blocks] = True
+    state.appender[blocks] = NOBODY
+    state.counters.seals += len(blocks)
+    state.claims.sealed(digests)
 
 
 def _plan_one(state: State, sequence: Sequence, plan: _Plan, index: int, digest: bytes, previous: bytes | None) -> int:
@@ -162,11 +193,7 @@ def _apply(state: State, sequence: Sequence, plan: _Plan) -> None:
         parent = None if entry.anchor is not None else state.index.find(entry.parent)
         state.pool.policy.sealed(entry.block, entry.digest, None if parent is None else parent.block)
     if plan.new:
-        blocks = np.array([entry.block for entry in plan.new], np.int64)
-        state.pool.sealed[blocks] = True
-        state.appender[blocks] = NOBODY
-        state.counters.seals += len(plan.new)
-        state.claims.sealed(entry.digest for entry in plan.new)
+        _enter(state, np.array([entry.block for entry in plan.new], np.int64), [entry.digest for entry in plan.new])
     for index, block in plan.canonical:
         if index not in sequence.pins:
             state.pool.retain(np.array([block], np.int64))
@@ -177,15 +204,17 @@ def _apply(state: State, sequence: Sequence, plan: _Plan) -> None:
                 state.anchor(block, sequence.publication)
 
 
-def _told(state: State, sequence: Sequence, plan: _Plan, item: Seal) -> list[Stored]:
-    """The new names, for the journal."""
+def _tell(state: State, sequence: Sequence, entries: list[Entry], item: Seal) -> None:
+    """Tell the journal of new names, if there is one."""
+    if state.index.journal is None:
+        return
     tenant, each = state.accounts[sequence.account].name, 4 * state.block_size
     tokens = {digest: item.tokens[i * each : (i + 1) * each] for i, digest in enumerate(split(item.digests))}
     told = []
-    for new in plan.new:
+    for new in entries:
         anchor = None if new.anchor is None else (new.anchor, sequence.publication_made)
         told.append(Stored(new.digest, new.parent, anchor, tenant, tokens[new.digest]))
-    return told
+    state.index.journal.stored(told)
 
 
 def swap(state: State, session: Session, number: int, index: int, block: int) -> int:

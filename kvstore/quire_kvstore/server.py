@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 import zmq
 
-from .dispatch import Dispatch
+from .dispatch import AGAIN, LATER, Dispatch
 from .inbox import Inbox, Message
 from .processes import HOST_MEMORY, DeviceAdmission, Processes
 from .publisher import Publisher
@@ -31,6 +31,7 @@ MAX_SUN_PATH = 107
 BATCH = 256
 SLICE = 8
 TICK_MS = 50
+LATER_MS = 1
 GAP_MS = 200
 LINGER_AT_END_MS = 200
 # Above the protocol's own limit, so that a frame a little too large is told so; far larger ones cost the connection.
@@ -71,6 +72,7 @@ class Server:
         self._service, self._options, self._publisher = service, options, publisher
         self._dispatch = Dispatch(service)
         self._inbox = Inbox()
+        self._later: list[Message] = []  # requests that wait for the disk
         self._path = run_dir / SOCKET_NAME
         if len(os.fsencode(self._path)) > MAX_SUN_PATH:
             raise ServerError(f"{self._path}: longer than the {MAX_SUN_PATH} bytes a socket's path may have")
@@ -93,10 +95,11 @@ class Server:
         """Run until :meth:`stop`, then answer what is queued."""
         last = _now_ms()
         while not self._stopping:
-            ready = dict(self._poller.poll(0 if self._inbox else TICK_MS))
+            ready = dict(self._poller.poll(0 if self._inbox else LATER_MS if self._later else TICK_MS))
             now = _now_ms()
             self._forgive(now - last - TICK_MS)
             last = now
+            self._resume()
             drained = self._drain()
             self._processes.attend(ready, now)
             self._send_deferred()
@@ -175,8 +178,18 @@ class Server:
 
     def _answer(self, message: Message) -> None:
         reply = self._dispatch.handle(message.identity, message.frames, message.received_ms, _now_ms())
-        if reply is not None:
+        if reply == AGAIN:
+            self._inbox.put_back(message)
+        elif reply == LATER:
+            self._later.append(message)
+        elif reply is not None:
             self._send(message, reply)
+
+    def _resume(self) -> None:
+        """See once a turn whether what waits can go on; the oldest first."""
+        later, self._later = self._later, []
+        for message in reversed(later):
+            self._inbox.put_back(message)
 
     def _send_deferred(self) -> None:
         now = _now_ms()

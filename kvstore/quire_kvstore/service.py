@@ -9,6 +9,8 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
 
 from quire_proto.envelope import ID_BYTES, MAX_FRAME_BYTES
 from quire_proto.handles import Handle, ShmHandle
@@ -26,6 +28,28 @@ from .window import WINDOW
 MAX_ITEMS = 8192
 
 
+class Disk(Protocol):
+    """What saves: at once, or a thread of its own (a ``ThreadPoolExecutor``)."""
+
+    def submit(self, save: Callable[[], None], /) -> Future[None]:
+        """Begin to save."""
+
+
+class Inline:
+    """Saves at once."""
+
+    def submit(self, save: Callable[[], None], /) -> Future[None]:
+        """Save; an exception is the result."""
+        done: Future[None] = Future()
+        try:
+            save()
+        except Exception as exc:
+            done.set_exception(exc)
+        else:
+            done.set_result(None)
+        return done
+
+
 def new_id() -> bytes:
     """A random id of 16 bytes: boots, sessions, tokens."""
     return secrets.token_bytes(ID_BYTES)
@@ -38,6 +62,7 @@ class Service:
         boot: the boot id.
         state_dir: where quotas are kept; None: nowhere.
         declarations: where administration keeps what it declares; None: nowhere.
+        disk: what saves either; ``declaring``: whether a declaration is on its way there (``declaring``).
         gpu_uuid: GPU of the arena, "" for host memory.
         limits: what one request may ask for.
         now_ms: time of the request being executed (ms, monotonic).
@@ -60,6 +85,7 @@ class Service:
         version: str = "",
         state_dir: StateDir | None = None,
         declarations: Declarations | None = None,
+        disk: Disk | None = None,
         boot: bytes | None = None,
         ids: Callable[[], bytes] = new_id,
     ) -> None:
@@ -67,6 +93,8 @@ class Service:
         self.gpu_uuid = "" if isinstance(arena, ShmHandle) else arena.gpu_uuid
         self.lease_ms, self.version, self.state_dir = lease_ms, version, state_dir
         self.declarations = declarations
+        self.disk: Disk = Inline() if disk is None else disk
+        self.declaring = False
         self.boot = ids() if boot is None else boot
         self.num_blocks = store.state.pool.size
         self.limits = Limits(frame_bytes=MAX_FRAME_BYTES, items=MAX_ITEMS, blocks=self.num_blocks, window=WINDOW)

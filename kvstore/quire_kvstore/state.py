@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .offering import Open
 
 NOBODY = -1
+SLICE_BLOCKS = 128
 
 
 class State:
@@ -36,6 +37,7 @@ class State:
     Attributes:
         appender: uid of the one sequence that may write each block in place, or ``NOBODY``.
         offers: offers that are open, by id (``offering``).
+        slice_blocks: how many blocks an op may evict before others have a turn (``staging``).
     """
 
     def __init__(self, num_blocks: int, block_size: int, policy: EvictionPolicy | None = None) -> None:
@@ -52,6 +54,7 @@ class State:
         self.claims = Claims()
         self.appender = np.full(num_blocks, NOBODY, np.int64)
         self.offers: dict[bytes, Open] = {}
+        self.slice_blocks = SLICE_BLOCKS
         self._next_uid = 0
 
     @property

@@ -8,8 +8,8 @@ instant, finds the old document or the new one and never half of either. Everyth
 A document that cannot be used stops the start with its path and the reason. It is never skipped: a limit, or a
 tenant's leaving of a group, that is silently forgotten is found only when it hurts.
 
-Writing costs two flushes, some milliseconds on a slow disk. Only administration writes, and never while it serves an
-engine's op.
+Writing costs two flushes, some milliseconds on a slow disk. Only administration writes, on a thread of its own
+(``declaring``).
 """
 
 from __future__ import annotations

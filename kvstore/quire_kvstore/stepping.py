@@ -1,41 +1,55 @@
-"""Step: the compound op of the hot path. Its sections are applied in the order of its fields; each item is atomic
-and has one result. What an earlier section frees, a later one can use.
+"""Step: the compound op of the hot path.
+
+Its sections are applied in the order of its fields; each item is atomic and has one result. What an earlier section
+frees, a later one can use. A long step is done in slices (``staging``): others may have a turn between two items, and
+in an allocate that evicts much.
 """
 
 from __future__ import annotations
 
 from itertools import chain as concat
 
+from quire_proto.digests import DIGEST_BYTES
 from quire_proto.messages import Step, Stepped
 from quire_proto.packed import pack, unpack, unpack_rows
 
 from .claiming import allocate
 from .forking import fork
 from .growing_many import extend_many
-from .releasing import release
+from .releasing_many import release_many
 from .sealing import copy_done, fill, seal, swap
 from .sealing_many import complete_many
 from .sessions import Session
+from .staging import SEALED, Pace, Slices
 from .state import State
 
 
-def step(state: State, session: Session, item: Step) -> Stepped:
+def step(state: State, session: Session, item: Step) -> Slices[Stepped]:
     """Apply all sections."""
+    pace = Pace(state)
     state.counters.steps += 1
-    releases = bytes([release(state, session, number) for number in unpack(item.releases)])
+    releases = yield from release_many(state, session, unpack(item.releases), pace)
     copies_done = bytes([copy_done(state, session, copy_id) for copy_id in unpack(item.copies_done)])
     swaps = bytes([swap(state, session, *_three(row)) for row in unpack_rows(item.swaps, 3)])
     fills = bytes([fill(state, session, row[0], row[1]) for row in unpack_rows(item.fills, 2)])
-    seals = tuple([seal(state, session, one) for one in item.seals])
+    seals = []
+    for one in item.seals:
+        yield from pace.rest()
+        seals.append(seal(state, session, one))
+        pace.spend(len(one.digests) // DIGEST_BYTES, SEALED)
     completed, canonical = complete_many(state, session, item.completed, item.completed_digests)
     forks = tuple([fork(state, session, one) for one in item.forks])
     extended = extend_many(state, session, item.extends)
+    allocates = []
+    for wanted in item.allocates:
+        yield from pace.rest()
+        allocates.append((yield from allocate(state, session, wanted, pace)))
     return Stepped(
         releases=releases,
         copies_done=copies_done,
         swaps=swaps,
         fills=fills,
-        seals=seals,
+        seals=tuple(seals),
         completed=completed,
         canonical=canonical,
         forks=forks,
@@ -44,7 +58,7 @@ def step(state: State, session: Session, item: Step) -> Stepped:
         copies=extended.copies,
         scrub=extended.scrub,
         shortages=tuple(extended.shortages),
-        allocates=tuple([allocate(state, session, one) for one in item.allocates]),
+        allocates=tuple(allocates),
         priorities=pack(concat.from_iterable(state.claims.take_urgent(session.id))),
         publications_generation=state.publications.generation,
     )

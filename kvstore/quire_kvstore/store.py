@@ -4,7 +4,8 @@ Owns the state and who may change it: one thread. No socket, clock, random numbe
 in as milliseconds of some monotonic clock. Each method is one file's work; see there for the reasons:
 
     claiming   allocate, wait           growing    extend            forking    fork
-    sealing    fill, seal, swap, copy_done          releasing  free, fence, reclaim
+    sealing    fill, seal, swap, copy_done          releasing  fence, reclaim   releasing_many  free
+    stepping   step                     staging    what it means to do an op in slices
     offering   offer, adopt, expire     leasing    judge             reading    lookup, slots
 """
 
@@ -30,12 +31,13 @@ from quire_proto.messages import (
 )
 from quire_proto.tenancy import TenantUsage
 
-from . import claiming, forking, growing, leasing, offering, reading, releasing, sealing, stepping
+from . import claiming, forking, growing, leasing, offering, reading, releasing, releasing_many, sealing, stepping
 from .claims import Ticket
 from .counters import Counters
 from .eviction import EvictionPolicy
 from .invariants import check
 from .sessions import READY, Peer, Session
+from .staging import Pace, Slices, finish
 from .state import State
 
 
@@ -101,13 +103,23 @@ class Store:
 
     # --- sequences ----------------------------------------------------------------------------------------------
 
-    def step(self, session: Session, item: Step) -> Stepped:
+    # What may be long comes twice: in slices, with others' ops between them, and in one go.
+
+    def step_slices(self, session: Session, item: Step) -> Slices[Stepped]:
         """The compound op."""
         return stepping.step(self.state, session, item)
 
-    def allocate(self, session: Session, item: Allocate) -> Allocated:
+    def step(self, session: Session, item: Step) -> Stepped:
+        """The compound op, in one go."""
+        return finish(self.step_slices(session, item))
+
+    def allocate_slices(self, session: Session, item: Allocate) -> Slices[Allocated]:
         """A table for a new sequence, or no change: no space, or another is computing what it lacks."""
-        return claiming.allocate(self.state, session, item)
+        return claiming.allocate(self.state, session, item, Pace(self.state))
+
+    def allocate(self, session: Session, item: Allocate) -> Allocated:
+        """The same, in one go."""
+        return finish(self.allocate_slices(session, item))
 
     def wait(self, session: Session, item: Wait, ticket: Ticket, until_ms: int) -> str | None:
         """How a wait ended, or None: then its answer will be among :meth:`take_answers`."""
@@ -130,9 +142,13 @@ class Store:
         """Index full blocks."""
         return sealing.seal(self.state, session, item)
 
-    def free(self, session: Session, sequences: bytes) -> Freed:
+    def free_slices(self, session: Session, sequences: bytes) -> Slices[Freed]:
         """Give up sequences (packed numbers)."""
-        return releasing.free(self.state, session, sequences)
+        return releasing_many.free(self.state, session, sequences)
+
+    def free(self, session: Session, sequences: bytes) -> Freed:
+        """The same, in one go."""
+        return finish(self.free_slices(session, sequences))
 
     def offer(self, session: Session, item: Offer, identity: bytes, now_ms: int) -> Offered:
         """Freeze a sequence and name it to another session. Raises Refusal."""

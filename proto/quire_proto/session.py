@@ -77,7 +77,7 @@ class Session:
         return self._next_ordered - oldest < self.limits.window
 
     def request(self, op: Op[..., Any], body: object, timeout: float) -> Pending:
-        """Number and encode a request. Raises LimitError, and then nothing was numbered.
+        """Number and encode a request. Raises LocalError, and then nothing was numbered.
 
         ``timeout`` (s) becomes the deadline before which the kvstore must have begun with it.
         """
@@ -86,7 +86,10 @@ class Session:
         number = self._next_ordered if op.ordered else self._next_unordered
         deadline_ms = min(MAX_DEADLINE_MS, max(1, int(timeout * 1000)))
         session = b"" if op is ATTACH else self.session
-        frame = Request(self.boot, session, number, op.name, deadline_ms, to_map(body)).encode()
+        try:
+            frame = Request(self.boot, session, number, op.name, deadline_ms, to_map(body)).encode()
+        except (ValueError, OverflowError) as exc:  # half of a surrogate pair, a number of more than 64 bits
+            raise errors.LocalError(f"{op.name}: {exc}") from None
         check_frame(frame, self.limits)
         if op.ordered:
             assert self.has_room(), "ordered request past the window"

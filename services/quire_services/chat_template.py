@@ -20,6 +20,8 @@ import jinja2
 
 from .errors_http import invalid
 
+_TRIPS = (jinja2.TemplateError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError)
+
 
 class LoadError(Exception):
     """The model's directory has no usable tokenizer; the message says why."""
@@ -45,12 +47,13 @@ class PromptEncoder:
         """Read the tokenizer of a model's directory; raises LoadError."""
         from transformers import AutoTokenizer  # slow to import: only who loads pays
 
-        if not model.is_dir():
+        if not _is_directory(model):
             raise LoadError(f"{model} is not a directory")
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise LoadError(f"cannot load the tokenizer of {model}: {error}") from None
+        except Exception as error:  # of any kind: transformers and tokenizers trust what these files say
+            reason = (str(error).splitlines() or [""])[0]
+            raise LoadError(f"cannot load the tokenizer of {model}: {type(error).__name__}: {reason}") from None
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise LoadError(f"the tokenizer of {model} has no tokenizer.json form")
         return cls(tokenizer)
@@ -82,7 +85,7 @@ class PromptEncoder:
                 messages, tools=tools, tokenize=False, add_generation_prompt=True, **(options or {})
             )
         # A template is a program of the model's maker: it refuses by raising, or trips over input it did not expect.
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        except _TRIPS as error:
             raise invalid(f"the model's chat template refused the messages: {error}", "messages") from None
         return str(text)
 
@@ -121,6 +124,13 @@ def log_like_everyone() -> None:
 
     logging.disable_default_handler()
     logging.enable_propagation()
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long to be one
+        return False
 
 
 def _is_unicode(text: str) -> bool:

@@ -20,10 +20,14 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+from .input_files import read_bytes
 from .settings import SECTIONS, Config, Published, Tenant
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_KINDS = {"str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false"}
+MAX_BYTES = 1 << 22  # of a configuration
+MOST = 2**31 - 1  # of a number without a bound of its own
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_KINDS = {"str": "a string of one line", "int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
 class ConfigError(Exception):
@@ -65,7 +69,7 @@ def load_tenants(file: Path) -> tuple[Tenant, ...]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(read_bytes(file, MAX_BYTES).decode())
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number or a nesting without end
@@ -126,21 +130,22 @@ def _convert(key: str, spec: Field[Any], value: Any, source: str) -> Any:
     kind = str(spec.type)
     try:
         converted = _parse(kind, value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(f"{key}: {value!r} is not {_KINDS[kind]} (from {source})") from None
     limits = spec.metadata
     if limits["among"] and converted not in limits["among"]:
         raise ConfigError(f"{key}: {value!r} is none of {', '.join(limits['among'])} (from {source})")
     if limits["at_least"] is not None and not converted >= limits["at_least"]:  # nan is neither
         raise ConfigError(f"{key}: {converted} is less than {limits['at_least']} (from {source})")
-    if limits["at_most"] is not None and not converted <= limits["at_most"]:
-        raise ConfigError(f"{key}: {converted} is more than {limits['at_most']} (from {source})")
+    most = MOST if limits["at_most"] is None else limits["at_most"]
+    if kind in ("int", "float") and not converted <= most:
+        raise ConfigError(f"{key}: {converted} is more than {most} (from {source})")
     return converted
 
 
 def _parse(kind: str, value: Any) -> Any:
     """A value of the wanted kind; text (from flags and the environment) is read, TOML values must already fit."""
-    if kind == "str" and isinstance(value, str):
+    if kind == "str" and isinstance(value, str) and not _NO_TEXT.search(value):
         return value
     if kind == "bool":
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import NoReturn
 
 from .config import ConfigError, load
+from .input_files import one_line
 from .settings import SECTIONS, Config
 
 _METAVARS = {"int": "N", "float": "X", "bool": "true|false", "str": "TEXT"}
@@ -23,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the complaint and where to read more; exit 2."""
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)  # noqa: T201 - a person reads it
+        print(f"{self.prog}: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)  # noqa: T201 - a person reads it
         raise SystemExit(2)
 
 

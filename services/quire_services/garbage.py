@@ -11,7 +11,8 @@ from __future__ import annotations
 import atexit
 import gc
 
-NEW_OBJECTS = 10_000  # between two passes over what is new: some milliseconds, for each ten thousand blocks sealed
+NEW_OBJECTS = 2_000  # between two passes over what is new: a tenth of a millisecond each
+SURVIVORS = 1  # such passes, between two over what survived one: less than a millisecond
 PASSES = 1_000_000  # over what is new, between two over everything: practically none
 
 
@@ -20,4 +21,4 @@ def quieten_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)  # or what extension modules still own at the end is reported as leaked
-    gc.set_threshold(NEW_OBJECTS, 2, PASSES)
+    gc.set_threshold(NEW_OBJECTS, SURVIVORS, PASSES)

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quire_proto.client import KVReader
-from quire_proto.errors import QuireError
+from quire_proto.errors import KvstoreUnreachable, QuireError
+
+from .input_files import one_line
 
 TIMEOUT = 5.0
 
@@ -22,8 +24,11 @@ def ask(who: str, run_dir: Path, question: Callable[[KVReader], str]) -> int:
             raise FileNotFoundError(f"no kvstore answers in {run_dir}: there is no kvstore.sock")
         with KVReader(run_dir, timeout=TIMEOUT) as reader:
             text = question(reader)
+    except KvstoreUnreachable as error:
+        sys.stderr.write(f"{who}: {one_line(f'no kvstore answers in {run_dir}: {error}')}\n")
+        return 1
     except (QuireError, OSError) as error:
-        sys.stderr.write(f"{who}: {error}\n")
+        sys.stderr.write(f"{who}: {one_line(str(error))}\n")
         return 1
     sys.stdout.write(text + "\n")
     return 0

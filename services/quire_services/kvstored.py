@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -45,6 +46,7 @@ from quire_proto.layout import Layout
 from . import flags, logs, settings
 from .event_stream import NO_EVENTS, EventsConfig, streaming
 from .garbage import quieten_garbage_collection
+from .input_files import PREPARED_BYTES, one_line, read_bytes
 
 FLAGS = ("run_dir", "port", *(spec.name for spec in fields(settings.Kvstore)))
 
@@ -98,7 +100,7 @@ def run(config: KvstoreConfig) -> int:
     try:
         return _serve(config)
     except (StartError, ArenaError, EventsError, KeyFileError, ServerError, StateError, OSError) as exc:
-        print(f"quire kvstore: {exc}", file=sys.stderr)  # noqa: T201 - a person reads it
+        print(f"quire kvstore: {one_line(str(exc))}", file=sys.stderr)  # noqa: T201 - a person reads it
         return 1
 
 
@@ -152,7 +154,7 @@ def _serve(config: KvstoreConfig) -> int:
     signals = _Signals()
     with closing(Roster(config.run_dir)) as roster, closing(Mappers(config.run_dir)) as mappers:
         listener, accepted = _settle(mappers, config)
-        with closing(make(kind, device, size, roster)) as arena:
+        with closing(make(kind, device, size, roster)) as arena, ThreadPoolExecutor(1, "disk") as disk:
             service = Service(
                 store,
                 layout,
@@ -163,6 +165,7 @@ def _serve(config: KvstoreConfig) -> int:
                 version=version("quire"),
                 state_dir=state,
                 declarations=declarations,
+                disk=disk,
             )
             admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
             options = ServerOptions(config.fence_grace_ms, config.fence_kill, config.debug)
@@ -223,9 +226,11 @@ class _Signals:
 
 def _prepared(path: Path) -> tuple[Layout, list[Any]]:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(read_bytes(path, PREPARED_BYTES))
         return from_map(Layout, value["layout"]), list(value.get("published", []))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, CodecError) as exc:
+    except OSError as exc:
+        raise StartError(f"{path}: {exc.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, CodecError) as exc:
         raise StartError(f"{path}: not a prepared file: {exc}") from None
 
 

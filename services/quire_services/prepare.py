@@ -20,6 +20,7 @@ from typing import Any
 
 from . import flags
 from .chat_template import LoadError, PromptEncoder, without_torch
+from .input_files import PREPARED_BYTES, one_line, read_bytes
 from .prompt_files import PromptError, read_system, read_tools
 from .published import render
 from .settings import Config, Published
@@ -40,9 +41,12 @@ def main(argv: list[str]) -> int:
     try:
         prepared = prepare(config)
     except (PrepareError, PromptError, LoadError) as error:
-        print(f"quire prepare: {error}", file=sys.stderr)  # noqa: T201 - a person reads it
+        print(f"quire prepare: {one_line(str(error))}", file=sys.stderr)  # noqa: T201 - a person reads it
         return 2
-    write(arguments.out, prepared)
+    try:
+        write(arguments.out, prepared)
+    except (OSError, ValueError) as error:
+        parser.error(f"argument --out: {str(arguments.out)!r}: {getattr(error, 'strerror', None) or error}")
     return 0
 
 
@@ -71,6 +75,8 @@ def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
         longest: int = max_model_len(directory)
     except (OSError, ValueError) as error:
         raise PrepareError(f"{directory}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # transformers checks few of the values that it computes with
+        raise PrepareError(f"{directory}/config.json: {type(error).__name__}: {str(error)[:200]}") from error
     return asdict(layout), longest
 
 
@@ -97,11 +103,11 @@ def _record(
 def read(file: Path) -> tuple[Path, int]:
     """The model's directory and its longest sequence, in tokens, as a prepared file says. Raises PromptError."""
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_bytes(file, PREPARED_BYTES))
         return Path(str(content["model_dir"])), int(content["max_model_len"])
     except FileNotFoundError:
         raise PromptError(f"no stack runs in {file.parent}: there is no {file.name}") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
         raise PromptError(f"{file}: not a prepared file: {error}") from None
 
 

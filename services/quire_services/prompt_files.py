@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .input_files import one_line, read_bytes
+
 MAX_BYTES = 32 * 1024 * 1024  # as for a request's body
 
 
@@ -33,7 +35,7 @@ def read_tools(file: Path) -> list[dict[str, Any]]:
     try:
         return checked_tools(json.loads(text, parse_constant=_no_number), f"tools {file}")
     except (ValueError, RecursionError) as error:
-        raise PromptError(f"tools {file}: not JSON: {_one_line(error)}") from None
+        raise PromptError(f"tools {file}: not JSON: {one_line(str(error))}") from None
 
 
 def checked_tools(value: object, what: str) -> list[dict[str, Any]]:
@@ -45,23 +47,12 @@ def checked_tools(value: object, what: str) -> list[dict[str, Any]]:
 
 def _text(file: Path, what: str) -> str:
     try:
-        with file.open("rb") as source:
-            content = source.read(MAX_BYTES + 1)
+        return read_bytes(file, MAX_BYTES).decode()
     except OSError as error:
         raise PromptError(f"{what} {file}: {error.strerror}") from None
-    except ValueError as error:  # a path that cannot be one, with a null byte in it
-        raise PromptError(f"{what} {str(file)!r}: {error}") from None
-    if len(content) > MAX_BYTES:
-        raise PromptError(f"{what} {file}: more than {MAX_BYTES} bytes")
-    try:
-        return content.decode()
     except UnicodeDecodeError:
         raise PromptError(f"{what} {file}: not UTF-8 text") from None
 
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

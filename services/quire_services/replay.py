@@ -18,6 +18,7 @@ the names as they come, and how many tokens were generated.
 from __future__ import annotations
 
 import argparse
+import errno
 import gzip
 import json
 import sys
@@ -25,6 +26,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,17 @@ from quire_proto.digests import DIGEST_BYTES, ROOT_PARENT
 from quire_proto.messages import OK, Allocate, Seal, Step
 from quire_proto.packed import pack
 
+from .flags import Parser
+from .input_files import one_line, read_bytes
 from .replay_belady import BeladyPolicy, uses
 from .settings import Kvstore
 
 BELADY = "belady"
 Name = tuple[bytes, bytes]  # of a block: its digest and its parent's
+MAX_BYTES = 1 << 30  # a trace, packed or not
 MAX_BLOCKS = 1 << 20  # a request
+MAX_BLOCK_TOKENS, MAX_OUTPUT = 1 << 10, 1 << 31
+MAX_CAPACITY = 1 << 24
 MAX_SECONDS = 1e10
 NAME = "replay"
 
@@ -84,28 +91,38 @@ def read(file: Path) -> Trace:
     """Read a trace. Raises TraceError."""
     number = 1
     try:
-        lines = gzip.decompress(file.read_bytes()).decode().splitlines()
+        lines = _text(file).splitlines()
         header = json.loads(lines[0])
-        name, block_tokens = str(header["trace"]), int(header["block_tokens"])
-        if block_tokens < 1:
-            raise TraceError(f"{file}: block_tokens must be at least 1")
+        name, block_tokens = one_line(str(header["trace"])), int(header["block_tokens"])
+        if not 1 <= block_tokens <= MAX_BLOCK_TOKENS:
+            raise ValueError(f"block_tokens must be 1 to {MAX_BLOCK_TOKENS}")
         names: dict[int, Name] = {}
         requests = []
         for line in lines[1:]:
             number += 1
             requests.append(_request(json.loads(line), names))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise TraceError(f"{file}: {error}") from None
-    except (ValueError, ArithmeticError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, EOFError, zlib.error) as error:
+        raise TraceError(f"{file}: {getattr(error, 'strerror', None) or error}") from None
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise TraceError(f"{file}, line {number}: not a line of a trace ({error!r})") from None
     return Trace(name, block_tokens, requests)
+
+
+def _text(file: Path) -> str:
+    """What a trace says, unpacked as far as it may be long."""
+    with gzip.GzipFile(fileobj=BytesIO(read_bytes(file, MAX_BYTES))) as packed:
+        content = packed.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"more than {MAX_BYTES} bytes when unpacked")
+    return content.decode()
 
 
 def _request(row: dict[str, Any], names: dict[int, Name]) -> Request:
     digests = []
     parent = ROOT_PARENT
-    if sum(count for _, count in row["b"]) > MAX_BLOCKS:
-        raise ValueError(f"more than {MAX_BLOCKS} blocks")
+    counts = [count for _, count in row["b"]]
+    if min(counts, default=0) < 0 or sum(counts) > MAX_BLOCKS:
+        raise ValueError(f"a request has 0 to {MAX_BLOCKS} blocks, and so has each run")
     for first, count in row["b"]:
         for identity in range(first, first + count):
             name = names.get(identity)
@@ -119,7 +136,10 @@ def _request(row: dict[str, Any], names: dict[int, Name]) -> Request:
     ts = float(row["ts"])
     if not 0 <= ts < MAX_SECONDS:
         raise ValueError(f"ts {ts}")
-    return Request(ts, int(row["out"]), digests)
+    output = int(row["out"])
+    if not 0 <= output <= MAX_OUTPUT:
+        raise ValueError(f"out is 0 to {MAX_OUTPUT}, not {output}")
+    return Request(ts, output, digests)
 
 
 def replay(trace: Trace, capacity: int, policy: str) -> Line:
@@ -158,7 +178,7 @@ def _serve(store: Store, session: Session, request: Request, capacity: int) -> i
 
 def main(argv: list[str]) -> int:
     """Entry of ``quire bench replay``; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="quire bench replay", description="Hit rate of a trace, by capacity.")
+    parser = Parser(prog="quire bench replay", description="Hit rate of a trace, by capacity.")
     parser.add_argument("file", type=Path, help="trace, gzip JSON lines")
     parser.add_argument("--capacity-blocks", type=_positive, action="append", required=True, metavar="N")
     parser.add_argument("--policy", choices=(*POLICIES, BELADY), default=Kvstore().policy)
@@ -167,7 +187,7 @@ def main(argv: list[str]) -> int:
     try:
         trace = read(arguments.file)
     except TraceError as error:
-        print(f"quire bench replay: {error}", file=sys.stderr)  # noqa: T201 - a person reads it
+        print(f"quire bench replay: {one_line(str(error))}", file=sys.stderr)  # noqa: T201 - a person reads it
         return 1
     show: Callable[[Line], str] = _json if arguments.json else _row
     for capacity in arguments.capacity_blocks:
@@ -176,9 +196,12 @@ def main(argv: list[str]) -> int:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("at least 1")
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value <= MAX_CAPACITY:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to {MAX_CAPACITY}")
     return value
 
 

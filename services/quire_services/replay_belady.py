@@ -58,6 +58,11 @@ class BeladyPolicy:
         del parent  # the future needs no tree
         self._digest[block] = digest
 
+    def sealed_chain(self, blocks: list[int], digests: list[bytes], parent: int | None) -> None:
+        """Remember whose futures are the blocks'."""
+        del parent  # the future needs no tree
+        self._digest.update(zip(blocks, digests, strict=True))
+
     def anchored(self, block: int) -> None:
         """The future needs no tree."""
 

@@ -40,11 +40,11 @@ def main(argv: list[str]) -> int:
     parser = flags.Parser(prog="quire serve", description="Run kvstore, engines and gateway on this host.")
     flags.add(parser, "serve", "kvstore", "engine", "gateway")
     config = flags.read(parser, parser.parse_args(argv))
-    if not (Path(config.serve.model) / "config.json").is_file():
-        parser.error(f"serve.model: {config.serve.model!r} is no model directory (it holds no config.json)")
     try:
+        if not (Path(config.serve.model) / "config.json").is_file():
+            parser.error(f"serve.model: {config.serve.model!r} is no model directory (it holds no config.json)")
         run_dir = RunDir(config.run_dir)
-    except RunDirError as error:
+    except (RunDirError, OSError) as error:
         parser.error(str(error))
     try:
         return Serve(config, run_dir.path).run()

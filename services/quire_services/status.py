@@ -18,6 +18,7 @@ from quire_proto.messages import Stats
 from quire_proto.tenancy import Tenants
 
 from . import flags
+from .input_files import one_line
 from .tenant import table as tenant_table
 
 TIMEOUT = 3.0
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
     try:
         stats, tenants = ask(run_dir)
     except (QuireError, OSError) as error:
-        sys.stderr.write(f"quire status: no kvstore answers in {run_dir} ({error})\n")
+        sys.stderr.write(f"quire status: {one_line(f'no kvstore answers in {run_dir} ({error})')}\n")
         return 1
     if arguments.session:
         states = [session.state for session in stats.sessions if session.name == arguments.session]

@@ -7,13 +7,15 @@ directory. What ``set`` does not name stays as it was.
 from __future__ import annotations
 
 import json
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from dataclasses import asdict
 
 from quire_proto.client import KVReader
 from quire_proto.tenancy import TenantUsage
 
 from . import flags
+from .config import MOST
+from .input_files import one_line
 from .kvstore_call import ask
 
 MAX_NAME = 40  # characters of a tenant's name that are shown
@@ -64,7 +66,8 @@ def table(rows: tuple[TenantUsage, ...] | list[TenantUsage]) -> str:
 
 
 def _cells(row: TenantUsage) -> tuple[str, ...]:
-    name = row.tenant if len(row.tenant) <= MAX_NAME else row.tenant[: MAX_NAME - 3] + "..."
+    tenant = one_line(row.tenant)
+    name = tenant if len(tenant) <= MAX_NAME else tenant[: MAX_NAME - 3] + "..."
     held, cached = f"{row.held:,}", f"{row.cached:,}"
     if row.tenant.startswith("("):
         return (name, held, cached, *["-"] * 6)
@@ -74,7 +77,10 @@ def _cells(row: TenantUsage) -> tuple[str, ...]:
 
 
 def _blocks(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError("a count")
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= MOST:
+        raise ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 to {MOST}")
     return number

@@ -50,12 +50,15 @@ def test_refusal_is_an_error() -> None:
 
 def test_floor_counts_what_was_computed() -> None:
     """Cached prompt tokens cost nothing but the reading of their keys; every continuation is drawn by itself."""
-    floor = Floor(chunk=2.0, step=4.0, head=8.0, layer_flops=100, head_flops=8, key_flops=2)
+    floor = Floor(2.0, {2: 4.0, 64: 9.0}, {2: 8.0, 64: 9.0}, 5.0, 7.0, layer_flops=100, head_flops=8, key_flops=2)
     answer = Answer(0.0, 1.0, {0: [0.5]}, {0: "a", 1: "b"}, prompt=10, cached=4, output=8)
-    keys = 6 * (4 + 10) / 2 + 8 * (10 + 4 / 2)
+    prompt, drawn = 6 * (4 + 10) / 2, 8 * (10 + 4 / 2)
+    prefill = 6 * 100 / 2.0 + prompt * 2 / 5.0
 
-    assert floor.seconds([[answer]]) == (6 * 100 + keys * 2) / 2.0 + 8 * (100 / 4.0 + 8 / 8.0)
-    assert floor.seconds([[answer], [answer]]) == 2 * floor.seconds([[answer]])
+    assert floor.seconds([[answer]]) == pytest.approx(prefill + 8 * (100 / 4.0 + 8 / 8.0) + drawn * 2 / 7.0)
+    assert floor.seconds([[answer], [answer]]) == pytest.approx(2 * floor.seconds([[answer]]))
+    many = prefill + 8 * (100 / 9.0 + 8 / 9.0) + drawn * 2 / 7.0
+    assert floor.seconds([[answer]] * 20) == pytest.approx(20 * many)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -144,13 +144,22 @@ def running(
         assert process.wait(30) == 0, log.read_text()[-4000:]
     finally:
         stack.http.close()
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        _end(process)
     wait_for(lambda: not any(p.is_running() for p in children), 5, "all processes of the stack are gone")
     assert stack.segments
     assert not {name for name in stack.segments if Path("/dev/shm", name).exists()}
     assert not run_dir.exists() or not list(run_dir.iterdir())
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a stack whose test failed: by a signal, so that it too leaves nothing, and by force if that takes long."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def step_log(path: Path) -> list[dict[str, Any]]:

@@ -102,8 +102,8 @@ def test_a_killed_kvstore_is_replaced(tmp_path: Path) -> None:
         seen: set[int] = set()
 
         def back() -> bool:
-            seen.add(stack.health())
-            return 503 in seen and 200 in seen and len(stack.ready_sessions()) == 2
+            seen.add(health := stack.health())
+            return 503 in seen and health == 200 and len(stack.ready_sessions()) == 2
 
         wait_for(back, 15, "engines are attached to the new kvstore, after /health said 503")
         print(f"\nengines re-attached after {time.monotonic() - killed:.2f} s")

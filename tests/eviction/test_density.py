@@ -68,6 +68,27 @@ def test_what_comes_back_stays_longer_than_what_never_does() -> None:
     assert 1 in tables.policy.cached()
 
 
+def test_a_chain_sealed_at_once_is_one_sealed_block_by_block() -> None:
+    """Histories, children and parents are the same, below a block that has other children too."""
+
+    def told(at_once: bool) -> list[object]:
+        tables = Tables()
+        tables.serve([0, 1, 2], at=0.0)
+        tables.serve([3, 4], at=5.0)
+        tables.evict(3)
+        policy, blocks, digests = tables.policy, [8, 5, 7], [bytes([2]), bytes([90]), bytes([91])]
+        policy.now = 60.0
+        if at_once:
+            policy.sealed_chain(blocks, digests, 3)
+        else:
+            for block, digest, parent in zip(blocks, digests, [3, 8, 5], strict=True):
+                policy.sealed(block, digest, parent)
+        arrays = (policy._reused, policy._gap, policy.model._ended)
+        return [policy._digest, policy._parent, policy._children, policy._past, *(a.tolist() for a in arrays)]
+
+    assert told(at_once=True) == told(at_once=False)
+
+
 def test_an_evicted_block_that_returns_is_not_new() -> None:
     """Its reuse count and its gap are those of its digest, eviction or not."""
     tables = Tables()

@@ -299,7 +299,7 @@ def test_a_bug_of_ours_becomes_internal(wire: Wire, monkeypatch: pytest.MonkeyPa
         raise RuntimeError("boom")
 
     monkeypatch.setattr(wire.store, "slots", broken)
-    monkeypatch.setattr(wire.store, "step", broken)
+    monkeypatch.setattr(wire.store, "step_slices", broken)
 
     assert wire.ask(op, 2).code == "INTERNAL"
     assert wire.store.counters.internal_errors == 1

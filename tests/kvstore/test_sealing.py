@@ -147,3 +147,25 @@ def test_a_digest_has_one_parent(driver: Driver) -> None:
 
     assert driver.store.seal(two, m.Seal(1, 0, TWO)).code == m.CONFLICT
     driver.check()
+
+
+@pytest.mark.parametrize("portion", [1, 2, 3])
+def test_a_chain_is_the_same_however_it_is_sealed(portion: int) -> None:
+    """At once or in portions, below a block that has another child: the same names, children and parents."""
+    drivers = []
+    for size in (portion, 6):
+        driver = Driver(blocks=32)
+        session = driver.attach()
+        for number, tokens in enumerate((PROMPT[:4] + PROMPT * 2, PROMPT[:4] + PROMPT[::-1] * 2)):
+            driver.allocate(session, number, tokens)
+            driver.write(session, number, len(tokens))
+            sealed = session.sequences[number].sealed
+            names = driver.digests("a", tokens)
+            while sealed < len(names) // 32:
+                step = names[32 * sealed : 32 * (sealed + size)]
+                assert driver.store.seal(session, m.Seal(number, sealed, step)).code == m.OK
+                sealed += len(step) // 32
+                driver.check()
+        index = driver.store.state.index
+        drivers.append((list(index.entries()), index._child, index._siblings))
+    assert drivers[0] == drivers[1]

@@ -248,7 +248,7 @@ def death_not_noticed(patch: pytest.MonkeyPatch) -> None:
 
 def declaration_not_saved(patch: pytest.MonkeyPatch) -> None:
     """A publication is answered before it is on the disk, and never gets there."""
-    patch.setattr(administration, "_save", lambda *_: None)
+    patch.setattr(administration, "_save", lambda *_: ())
 
 
 # What only a lossy wire, dying processes or a restart can show: for the simulation.

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import zmq
 
+from quire_kvstore.dispatch import AGAIN
 from quire_kvstore.inbox import Inbox, Message
 from quire_kvstore.processes import HOST_MEMORY, Processes
 from quire_kvstore.sessions import Peer
@@ -156,6 +157,7 @@ class SimKvstore(Process):
     def begin(self) -> None:
         self.world.now = self._last = self.sim.now
         self.world.boot()
+        self.world.store.state.slice_blocks = self.sim.random.choice((1, 2, 128))
         self.socket: deque[tuple[bytes, bytes]] = deque()
         self.inbox, self.listener = Inbox(), SimListener()
         self.processes = Processes(
@@ -202,13 +204,16 @@ class SimKvstore(Process):
             world.store.extend_leases(gap)
         while self.socket or self.inbox:
             self._receive()
-            for message in self.inbox.round():
-                self._answer(message)
+            longer = [self._answer(message) for message in self.inbox.round()]
+            if any(longer) and self.sim.chance(0.3):  # as when a batch is full: processes end between two slices
+                self.wake()
+                break
         self.processes.attend(self.listener.ready(), now)
         self.sim.failpoint("kvstore: attended to processes", KILL / 2)
         for identity, reply in world.dispatch.deferred(now):
             self.send(identity, reply)
-        self.processes.judge(now)
+        if not self.inbox:
+            self.processes.judge(now)
         self.sim.failpoint("kvstore: judged leases", KILL / 2)
 
     def _receive(self) -> None:
@@ -219,12 +224,17 @@ class SimKvstore(Process):
                 self.sim.note("busy", identity)
                 self.send(identity, self.world.dispatch.busy([frame]))
 
-    def _answer(self, message: Message) -> None:
+    def _answer(self, message: Message) -> bool:
+        """Execute a request, or a slice; whether some are left."""
         self.sim.note("request", message.identity, message.frames[0])
         self.sim.failpoint("kvstore: received a request", KILL)
         reply = self.world.dispatch.handle(message.identity, message.frames, message.received_ms, self.sim.now)
         assert self.world.store.counters.internal_errors == 0, "INTERNAL: an exception in the kvstore"
         self.sim.failpoint("kvstore: executed a request", KILL)
+        if reply == AGAIN:
+            self.inbox.put_back(message)
+            return True
         if reply is not None:
             self.send(message.identity, reply)
         self.sim.failpoint("kvstore: replied", KILL)
+        return False
