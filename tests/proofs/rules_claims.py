@@ -139,9 +139,11 @@ class ClaimRules:
         branch = engine.branches.get(number)
         if branch is not None:
             if finish:
-                # One block first, so that some of a claim is sealed and some is not.
+                # One block first: some of the claim is sealed and some is not, and who is told what is heard between.
                 engine.launch(branch, min(branch.launched + SIZE, branch.writable), 0)
-                self.complete_one(engine, True)
+                while any(work.branch is branch for work in engine.work):
+                    self.complete_one(engine, True)
+                self.hear()
                 self.finish(engine, number, branch, 0)
             self.give_up(engine, number)
         for asked in mine if come else []:
