@@ -2,7 +2,8 @@
 
 Ids only, one kvstore, two processes' worth of clients: one decodes (a step message after the other), the other repeats
 the life of a prompt of ``--tokens`` tokens in a pool that is full of cache, so that every allocation evicts. The steps
-are timed by the client, idle neighbour first. What a step may have to wait is the longest op of the neighbour.
+are timed by the client, idle neighbour first. What a step may have to wait is the longest turn of the neighbour's ops:
+those are measured too, in CPU time and in one process (``turns``), for a busy machine makes round trips long as well.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from quire_kvstore.policies import POLICIES
 from quire_proto import messages as m
 from quire_proto.client import KVClient
 from quire_proto.packed import pack
@@ -25,8 +27,9 @@ from quire_proto.packed import pack
 from .figures import Report, percentile, say, table
 from .kvprocess import KVProcess
 from .side import ROOT
+from .turns import longest_turns
 
-BLOCK_SIZE, SEQUENCES, PORTION = 16, 16, 256
+BLOCK_SIZE, SEQUENCES, PORTION, PROMPTS = 16, 16, 256, 24
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +117,22 @@ def run(arguments: argparse.Namespace) -> Report:
         }
     rows: list[list[object]] = [[name, *figures.values()] for name, figures in report.figures.items()]
     report.tables.append(("Round trips, ms", table(rows, ["what", "count", "p50", "p99"])))
+    say("turns ...")
+    for policy in POLICIES:
+        _turns(report, policy, blocks, tokens, 3 if arguments.quick else PROMPTS)
     return report
+
+
+def _turns(report: Report, policy: str, blocks: int, tokens: int, prompts: int) -> None:
+    """The longest turn of each request, with one eviction policy."""
+    rows: list[list[object]] = []
+    for name, found in longest_turns(policy, blocks, tokens, prompts).items():
+        figures = {"count": len(found), "p50_ms": percentile(found, 0.5), "max_ms": max(found)}
+        report.figures[f"turns, {policy}: {name}"] = figures
+        rows.append([name, *figures.values()])
+    report.tables.append(
+        (f"The longest turn of a request, CPU ms, {policy}", table(rows, ["op", "count", "p50", "max"]))
+    )
 
 
 def _steps(client: KVClient, seconds: float) -> list[float]:

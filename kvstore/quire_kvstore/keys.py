@@ -44,6 +44,8 @@ def root_key(state_dir: Path) -> bytes:
 
 def _read(path: Path) -> bytes:
     info = path.stat()
+    if not stat.S_ISREG(info.st_mode):  # a pipe would keep us waiting
+        raise KeyFileError(f"{path}: not a file")
     if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
         raise KeyFileError(f"{path}: must be readable by its owner only (chmod 600)")
     key = path.read_bytes()

@@ -43,6 +43,8 @@ class StateDir:
         file = self._file(name)
         try:
             info = file.stat()
+            if not stat.S_ISREG(info.st_mode):  # a pipe would keep us waiting
+                raise StateError(f"{file}: not a file; move it away")
             if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
                 raise StateError(f"{file}: must be readable by its owner only (chmod 600)")
             content = json.loads(file.read_bytes())

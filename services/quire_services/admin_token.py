@@ -13,10 +13,11 @@ import stat
 from pathlib import Path
 
 from .errors_http import bad_key
+from .input_files import read_bytes
 from .keys import bearer_digest, key_digest
 
 FILE = "admin.token"
-MIN_CHARS = 16
+MIN_CHARS, MAX_BYTES = 16, 4096
 OPERATOR = "(operator)"
 
 
@@ -61,8 +62,7 @@ def _read(file: Path) -> str:
     info = file.stat()
     if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
         raise ValueError("must be readable by its owner only (chmod 600)")
-    with file.open("rb") as source:
-        token = source.read(4097).decode("ascii", errors="replace").strip()
-    if not MIN_CHARS <= len(token) <= 4096 or not token.isascii() or not token.isprintable() or " " in token:
-        raise ValueError(f"must hold one line of {MIN_CHARS} to 4096 letters, digits or marks")
+    token = read_bytes(file, MAX_BYTES).decode("ascii", errors="replace").strip()
+    if len(token) < MIN_CHARS or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError(f"must hold one line of {MIN_CHARS} to {MAX_BYTES} letters, digits or marks")
     return token

@@ -107,6 +107,10 @@ def test_a_key_file_that_others_may_read_or_of_another_size_is_refused(tmp_path:
     (tmp_path / "root.key").write_bytes(b"short")
     with pytest.raises(KeyFileError, match="5 bytes"):
         root_key(tmp_path)
+    (tmp_path / "root.key").unlink()
+    os.mkfifo(tmp_path / "root.key", 0o600)
+    with pytest.raises(KeyFileError, match="not a file"):
+        root_key(tmp_path)
 
 
 CONNECT = (

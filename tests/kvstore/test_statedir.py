@@ -58,6 +58,13 @@ def test_a_document_that_cannot_be_used_is_an_error(tmp_path: Path, content: byt
         StateDir(tmp_path).read("tenants")
 
 
+def test_a_pipe_is_no_document(tmp_path: Path) -> None:
+    """It would keep the start waiting for somebody to write."""
+    os.mkfifo(tmp_path / "tenants.json", 0o600)
+    with pytest.raises(StateError, match="not a file"):
+        StateDir(tmp_path).read("tenants")
+
+
 def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
     """Where the place cannot be written the old document stays and no draft is left."""
     state = StateDir(tmp_path)

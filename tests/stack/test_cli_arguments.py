@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import fields
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from quire_services import input_files
+from quire_services.admin_token import AdminToken, TokenError
 from quire_services.settings import SECTIONS
 from tests.kvstore.raw import Process
 from tests.stack.complaints import Quire, command
@@ -60,6 +63,20 @@ def test_names_that_cannot_be(quire: Quire, run_dir: Path, words: tuple[str, ...
             f"quire {words[0]}: "
         )
     assert quire("group", "list", "--json", "--run-dir", run_dir).out == "[]\n"
+
+
+def test_a_token_file_that_is_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that nobody writes to is given up; one with a token and no writer is read to its end."""
+    monkeypatch.setattr(input_files, "SILENCE_S", 0.1)
+    pipe = tmp_path / "token"
+    os.mkfifo(pipe, 0o600)
+    with pytest.raises(TokenError, match="nothing came out of it"):
+        AdminToken(tmp_path, str(pipe))
+    reading, writing = os.pipe()
+    os.write(writing, b"a" * 20)
+    os.close(writing)
+    assert AdminToken(tmp_path, f"/dev/fd/{reading}").operator("Bearer " + "a" * 20)
+    os.close(reading)
 
 
 def test_run_directories_without_a_kvstore(quire: Quire, tmp_path: Path) -> None:
