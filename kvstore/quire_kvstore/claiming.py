@@ -57,12 +57,21 @@ def allocate(state: State, session: Session, item: Allocate, pace: Pace) -> Slic
         if item.sequence not in session.sequences:
             state.claims.leave(holder)
         return begun
-    others = _claim(state, holder, lack, item.priority)
     pace.spend(len(lack.digests), LOOKED_UP)
-    short = yield from take_room(state, begun, pace)
+    room, all_claimed, others = take_room(state, begun, pace), False, list[bytes]()
+    try:
+        waits = next(room)
+    except StopIteration as end:
+        short = end.value
+    else:
+        all_claimed = _claim(state, holder, lack, item.priority) is None  # before others have their turn
+        yield waits
+        short = yield from room
     if short is not None:
         release(state, session, item.sequence)
         return growing.no_space(state, short)
+    if not all_claimed:  # what making room has evicted is to be computed, too
+        others = _claim(state, holder, lack, item.priority) or []
     reply = growing.complete(state, session, item, begun)
     return replace(reply, claimed=b"".join(others)) if others else reply
 
@@ -98,12 +107,12 @@ def _lack(state: State, item: Allocate, record: Record | None) -> _Lack:
     return _Lack(digests, hit, keys + digests[missing:], len(keys), missing)
 
 
-def _claim(state: State, holder: Holder, lack: _Lack, priority: int) -> list[bytes]:
-    """Claim what nobody else does; returns the digests that others compute."""
+def _claim(state: State, holder: Holder, lack: _Lack, priority: int) -> list[bytes] | None:
+    """Claim what nobody else does; returns None for all of it, else the digests that others compute."""
     keys = lack.keys
     if state.claims.untouched(keys) and len(set(keys)) == len(keys) and state.index.lacks(keys):
         state.claims.take(holder, keys, priority)
-        return []
+        return None
     others = [key for key in keys[lack.named :] if state.claims.of_others(key, holder)]
     state.claims.take(holder, _unclaimed(state, keys, holder), priority)
     return others

@@ -30,6 +30,7 @@ module.CpuLane.submit = submit
 """
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.timeout(400)
 def test_a_poisoned_engine_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
