@@ -57,6 +57,10 @@ class Books:
         """Blocks charged to an account."""
         return int(self.held[account] + self.cached[account])
 
+    def cached_in(self, group: int) -> int:
+        """Cached blocks of all accounts of an eviction group."""
+        return int(self.cached[self.group_of == group].sum())
+
     def granted(self, ids: Ids, account: int) -> None:
         """Free blocks were given to an account."""
         self.owner[ids] = account

@@ -83,7 +83,9 @@ def make_room(state: State, account: int, count: int) -> None:
     while (short := count - state.pool.free) > 0:
         before = state.pool.free
         for group, share in state.quotas.shares(state.books, short):
-            evict(state, share, group)
+            # What hung below another group's victim went with it: a block behind a publication's frozen tail.
+            there = min(share, state.books.cached_in(group), count - state.pool.free)
+            evict(state, max(there, 0), group)
         if state.pool.free == before:
             evict(state, short, int(state.books.group_of[account]))  # only its own protected cache is left
         assert state.pool.free > before, "room was promised that is not there"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from quire_kvstore import publishing
 from quire_kvstore.policies import make_policy
 from quire_kvstore.quota_op import declare
 from quire_kvstore.quotas import Quota, level
@@ -295,3 +296,21 @@ def test_levels_are_exact_to_a_block() -> None:
             for other in takers:
                 # A block less here and one more there would not help.
                 assert heights[other] <= heights[giver] + 1 / weight[giver] + 1 / weight[other] + 1e-6
+
+
+@pytest.mark.parametrize("policy", ["lru", "density"])
+def test_cache_that_goes_with_a_publications_tail_is_not_asked_for_again(policy: str) -> None:
+    """Blocks behind a frozen tail are another account's: they go with it, and their share is paid by that."""
+    driver = Driver(8, SIZE, {"p": [1] * 6}, make_policy(policy, 8))
+    state, session = driver.store.state, driver.attach()
+    declare(state, "a", Quota(limit=8))
+    tokens = [1] * 6 + [2] * 6
+    assert driver.allocate(session, 1, tokens, "a", "p").code == m.OK
+    assert (driver.write(session, 1, len(tokens)), driver.seal(session, 1).code) == (m.OK, m.OK)
+    record = state.publications.get("p")
+    assert record is not None
+    publishing.unpublish(state, record)
+    driver.free(session, 1)
+    assert (driver.counts()["cached"], state.books.cached.tolist()[:2]) == (2, [1, 1])
+    assert driver.allocate(session, 2, [9] * 32, "b").code == m.OK
+    driver.check()

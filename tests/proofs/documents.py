@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from quire_kvstore.statedir import StateDir
@@ -11,6 +12,7 @@ class Documents(StateDir):
     """Documents by name; a write is done at one instant, as a rename is."""
 
     def __init__(self) -> None:
+        super().__init__(Path("in memory"))
         self.documents: dict[str, dict[str, Any]] = {}
 
     def read(self, name: str) -> dict[str, Any] | None:

@@ -1,9 +1,9 @@
 """Device and Engine: one client of the machine. Real numbers, real chain, real retire list; work completes when a rule
 says so.
 
-``launch`` notes what a step will read and write, ``complete`` does it: copies first, then each row attends to all
-tokens before the one it writes. Whatever is wrong in the store or the client library by then shows as a slot that
-holds something else. Fills, seals and releases go out for completed work only.
+``launch`` notes what a step will read and write, ``complete`` does it: scrubs and copies first, then each row attends
+to all tokens before the one it writes. Whatever is wrong in the store or the client library by then shows as a slot
+that holds something else. Fills, seals and releases go out for completed work only.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Branch:
     launched: int = 0
     last_step: int = -1
     copies: list[tuple[int, ...]] = field(default_factory=list)
+    scrubs: list[int] = field(default_factory=list)
 
     @property
     def tokens(self) -> list[int]:
@@ -51,6 +52,7 @@ class Branch:
         self.fill = self.written = self.launched = reply.computed
         self.writable = len(self.table) * SIZE
         self.copies = [tuple(row) for row in unpack_rows(reply.copies, 4)]
+        self.scrubs = list(unpack(reply.scrub))
 
     def extended(self, reply: m.Extended) -> None:
         """Remember a longer table. Work launched before goes on with the old one, which it may still write."""
@@ -58,6 +60,7 @@ class Branch:
             self.table[reply.first :] = list(unpack(reply.blocks))
             self.writable = len(self.table) * SIZE
             self.copies += [tuple(row) for row in unpack_rows(reply.copies, 4)]
+            self.scrubs += list(unpack(reply.scrub))
 
 
 @dataclass(eq=False)
@@ -70,6 +73,7 @@ class Work:
     start: int
     end: int
     copies: list[tuple[int, ...]]
+    scrubs: list[int]
 
 
 class Device:
@@ -85,14 +89,16 @@ class Device:
         """Start a step that writes slots up to ``upto``; tokens that are not known yet are ``token``."""
         branch.chain.append([token] * (upto - len(branch.chain)))
         self.step += 1
-        copies, branch.copies = branch.copies, []
-        self.work.append(Work(self.step, branch, list(branch.table), branch.launched, upto, copies))
+        (copies, branch.copies), (scrubs, branch.scrubs) = (branch.copies, []), (branch.scrubs, [])
+        self.work.append(Work(self.step, branch, list(branch.table), branch.launched, upto, copies, scrubs))
         branch.launched, branch.last_step = upto, self.step
 
     def run(self) -> Work:
         """The oldest step runs to its end, as the device would do it."""
         work = self.work.popleft()
         slots, tokens, tenant = self.slots, work.branch.tokens, work.branch.tenant
+        for block in work.scrubs:
+            slots.scrub(block)
         for _, src, dst, count in work.copies:
             slots.copy(src, dst, count)
         for position in range(work.end):
@@ -100,6 +106,8 @@ class Device:
             if position >= work.start:
                 slots.write(block, tenant, tokens, position, work.branch.domain)
             slots.read(block, tenant, tokens, position)
+        for block in work.table[work.start // SIZE : -(-work.end // SIZE)]:
+            slots.clean(block, tenant)
         return work
 
     def seen(self, work: Work) -> None:

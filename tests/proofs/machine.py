@@ -7,22 +7,25 @@ few lines to the model; this file puts them together.
 
 from __future__ import annotations
 
+import sys
+
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from quire_kvstore.declarations import Declarations
 from tests.proofs.documents import Documents
+from tests.proofs.model_quotas import Promises
 from tests.proofs.model_sharing import Sharing
 from tests.proofs.rules_claims import ClaimRules
 from tests.proofs.rules_lives import LifeRules
 from tests.proofs.rules_publishing import PublishingRules
+from tests.proofs.rules_quotas import QuotaRules
 from tests.proofs.rules_sessions import SessionRules
 from tests.proofs.rules_wire import WireRules
 from tests.proofs.world import PUBLISHED, SIZE, World
 
-PINS = 6
+PINS, RESERVE = 6, 2
 
 
-class StoreMachine(LifeRules, PublishingRules, ClaimRules, SessionRules, WireRules, RuleBasedStateMachine):
+class StoreMachine(LifeRules, PublishingRules, QuotaRules, ClaimRules, SessionRules, WireRules, RuleBasedStateMachine):
     """All rules over one small pool."""
 
     policy = "lru"
@@ -31,9 +34,9 @@ class StoreMachine(LifeRules, PublishingRules, ClaimRules, SessionRules, WireRul
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.blocks, self.policy, declarations=Declarations(Documents()), pins=PINS)
+        self.world = World(self.blocks, self.policy, Documents(), (PINS, RESERVE))
         self.next_number = self.tickets = 0
-        self.begin(Sharing(SIZE, PINS, {"p": PUBLISHED}))
+        self.begin(Sharing(SIZE, PINS, {"p": PUBLISHED}), Promises(self.blocks, PINS, RESERVE))
 
     @invariant()
     def everything_holds(self) -> None:
@@ -46,10 +49,13 @@ class StoreMachine(LifeRules, PublishingRules, ClaimRules, SessionRules, WireRul
             engine.check()
 
     def teardown(self) -> None:
-        """When all are dead, only publications and cache are left."""
+        """When all are dead, only publications and cache are left. A run that has failed already is left alone."""
+        if sys.exception() is not None:
+            return
         for engine in self.engines:
             references = self.model.gone(engine.id)
             assert self.world.died(engine.id) == references, "references that come back"
+            self.model.trimmed(self.world.store)
         self.everything_holds()
         pinned = {block for table in self.model.sharing.tables() for block in table}
         assert self.world.store.state.pool.counts()["held"] == len(pinned)

@@ -13,6 +13,8 @@ from typing import Any
 
 from quire_proto import messages as m
 from quire_proto.packed import unpack, unpack_rows
+from tests.proofs.model_contents import Contents
+from tests.proofs.model_quotas import Counts, Promises
 from tests.proofs.model_sharing import Record, Sharing
 
 ROOT = bytes(32)
@@ -34,6 +36,7 @@ class Row:
     anchor: bytes | None = None
     chained: bool = True
     offer: bytes = b""
+    scrubs: set[int] = field(default_factory=set)
 
     def canonical(self, index: int) -> int:
         """The indexed block of a table index."""
@@ -61,8 +64,9 @@ def digests_of(packed: bytes) -> list[bytes]:
 class Model:
     """All sessions, the index and the publications. ``charged``: by block that is not free, whose account has it."""
 
-    def __init__(self, blocks: int, size: int, sharing: Sharing) -> None:
-        self.blocks, self.size, self.sharing = blocks, size, sharing
+    def __init__(self, size: int, sharing: Sharing, promises: Promises) -> None:
+        self.blocks, self.size, self.sharing, self.promises = promises.size, size, sharing, promises
+        self.contents = Contents()
         self.holders: dict[bytes, Holder] = {}
         self.index: dict[bytes, tuple[int, bytes]] = {}  # digest -> block, digest of its parent
         self.writer: dict[int, Row] = {}
@@ -85,6 +89,20 @@ class Model:
         """Blocks that a publication holds, or a session that is not fenced."""
         held = {b for h in self.holders.values() if not h.fenced for row in h.rows.values() for b in row.references()}
         return held | {block for table in self.sharing.tables() for block in table}
+
+    def counts(self, hit: list[int]) -> Counts:
+        """Who has what once ``hit`` is held."""
+        refs, active, sealed = set(self.refs()) | set(hit), self.active() | set(hit), self.sealed()
+        pending = sum(self.need(len(r.tokens)) for r in self.sharing.records.values() if r.table is None)
+        held = Counter(self.charged[block] for block in active)
+        return Counts(held, Counter(self.charged[block] for block in sealed - refs), len(refs - active), pending)
+
+    def short(self, account: str, count: int, hit: list[int]) -> tuple[int, str]:
+        """Blocks missing for ``count`` more beside ``hit``, and in what scope; (0, "") if there is room."""
+        if self.promises.quotas:
+            return self.promises.short(account, count, self.counts(hit))
+        missing = count - (self.blocks - len(set(self.refs()) | set(hit)))
+        return (missing, "pool") if missing > 0 else (0, "")
 
     def sealed(self) -> set[int]:
         """Blocks that the index names."""
@@ -127,26 +145,27 @@ class Model:
 
     def allocated(self, who: bytes, item: m.Allocate, reply: m.Allocated, store: Any) -> None:
         """An allocate was answered."""
-        rows, refs, refused = self.holders[who].rows, self.refs(), self.refusal(who, item)
+        rows, refused = self.holders[who].rows, self.refusal(who, item)
         if refused != m.OK:
             assert reply == m.Allocated(refused), "what may not be had"
             return
         hit, computed = self.match(item)
         whole, tail = divmod(computed, self.size)
         own = self.need(max(item.tokens, item.reserve)) - whole
-        spare = self.blocks - len(set(refs) | set(hit))
-        if tail and own > spare:  # then the block that would be copied is computed
+        account = item.tenant or self.sharing.records[item.publication].account
+        missing, scope = self.short(account, own, hit)
+        if tail and missing:  # then the block that would be copied is computed
             hit, computed, tail = hit[:whole], whole * self.size, 0
-            spare = self.blocks - len(set(refs) | set(hit))
-        if own > spare:
-            assert (reply.code, reply.missing, reply.blocks) == (m.NO_SPACE, own - spare, b"")
+            missing, scope = self.short(account, own, hit)
+        if missing:
+            assert (reply.code, reply.missing, reply.scope, reply.blocks) == (m.NO_SPACE, missing, scope, b"")
             return
         assert (reply.code, reply.computed) == (m.OK, computed), "the longest indexed prefix, as a plain loop finds it"
         table = list(unpack(reply.blocks))
         assert table[:whole] == hit[:whole], "the shared blocks are those of the prefix"
-        account = item.tenant or self.sharing.records[item.publication].account
         row = Row(account, table, computed, len(table) * self.size, digests_of(item.digests)[:whole])
-        self.take(row, table[whole:], own, set(refs) | set(hit), store)
+        self.take(row, table[whole:], own, hit, store)
+        self.contents.granted(row, table[whole:], unpack(reply.scrub).tolist())
         self.owe(row, reply.copies, (hit[whole], table[whole], tail) if tail else None)
         if item.publication:
             self.anchor(row, item, whole)
@@ -181,34 +200,56 @@ class Model:
         if row.fill % self.size and self.writer.get(row.table[last]) is not row:
             shared = refs[row.table[last]] > 1 or row.table[last] in self.sealed()
         want = max(self.need(item.tokens), have)
-        need, spare = want - have + shared, self.blocks - len(refs)
-        if need > spare:
-            assert (reply.code, reply.missing, reply.blocks) == (m.NO_SPACE, need - spare, b"")
+        need = want - have + shared
+        missing, scope = self.short(row.tenant, need, [])
+        if missing:
+            assert (reply.code, reply.missing, reply.scope, reply.blocks) == (m.NO_SPACE, missing, scope, b"")
             return
         fresh = list(unpack(reply.blocks))
         assert (reply.code, reply.first) == (m.OK, have - shared)
         if row.fill % self.size and not shared:
             self.writer[row.table[last]] = row
-        self.take(row, fresh, need, set(refs), store)
+        self.take(row, fresh, need, [], store)
+        self.contents.granted(row, fresh, unpack(reply.scrub).tolist())
         self.owe(row, reply.copies, (row.table[last], fresh[0], row.fill % self.size) if shared else None)
         row.table[reply.first :] = fresh
         row.writable = want * self.size
 
-    def take(self, row: Row, fresh: list[int], count: int, busy: set[int], store: Any) -> None:
+    def take(self, row: Row, fresh: list[int], count: int, hit: list[int], store: Any) -> None:
         """Blocks given: as many as asked, none in use, and cached ones evicted only where free ones were short."""
+        busy, now = set(self.refs()) | set(hit), self.counts(hit)
         assert len(fresh) == len(set(fresh)) == count, "as many blocks as asked for"
         assert not busy & set(fresh), "a block that somebody holds was given away"
-        gone = {digest for digest in self.index if store.state.index.find(digest) is None}
-        free = self.blocks - len(busy | self.sealed())
-        assert not gone or count > free, "evicted without need"
-        for digest in gone:
-            block, parent = self.index[digest]
-            assert block not in busy or parent in gone, "a block in use was evicted"
-        self.index = {digest: entry for digest, entry in self.index.items() if digest not in gone}
+        short = count - (self.blocks - len(busy | self.sealed()))
+        over = now.held[row.tenant] + now.cached[row.tenant] + count - self.promises.limit(row.tenant)
+        lost = self.evicted(busy, store)
+        assert not lost or max(short, over) > 0, "evicted without need"
+        for account in lost:
+            guaranteed = 0 if account == row.tenant else self.promises.protected(account, now)
+            assert now.cached[account] - lost[account] >= guaranteed, "guaranteed cache was evicted"
+        if over <= 0:
+            self.promises.fair(now, lost)
         assert not self.sealed() & set(fresh), "a block was given away and is still a hit"
         for block in fresh:
             self.writer[block] = row
             self.charged[block] = row.tenant
+
+    def evicted(self, busy: set[int], store: Any) -> Counter[str]:
+        """Names that the store has dropped; returns how many cached blocks each account lost by that."""
+        gone = {digest for digest in self.index if store.state.index.find(digest) is None}
+        for digest in gone:
+            block, parent = self.index[digest]
+            assert block not in busy or parent in gone, "a block in use was evicted"
+        blocks = {self.index[digest][0] for digest in gone}
+        self.index = {digest: entry for digest, entry in self.index.items() if digest not in gone}
+        return Counter(self.charged[block] for block in blocks - busy)
+
+    def trimmed(self, store: Any) -> None:
+        """What may be evicted though nobody asked for blocks: cache of an account above its limit."""
+        now = self.counts([])
+        for account, lost in self.evicted(set(self.refs()), store).items():
+            over = now.held[account] + now.cached[account] - self.promises.limit(account)
+            assert lost >= over > 0, "evicted without need"
 
     def owe(self, row: Row, packed: bytes, expected: tuple[int, int, int] | None) -> None:
         """Copies asked for are those expected; their sources stay pinned."""

@@ -12,6 +12,7 @@ from typing import Any
 from quire_proto import messages as m
 from tests.proofs.model import Row, digests_of
 from tests.proofs.model_moves import FullModel
+from tests.proofs.model_quotas import Promises
 from tests.proofs.model_sharing import Sharing
 
 PATIENCE_MS = 70
@@ -41,8 +42,8 @@ class Claim:
 class ClaimModel(FullModel):
     """Every operation, and what it does to claims. ``told``: (ticket, state) of waits that must have ended."""
 
-    def __init__(self, blocks: int, size: int, sharing: Sharing, now: int) -> None:
-        super().__init__(blocks, size, sharing)
+    def __init__(self, size: int, sharing: Sharing, promises: Promises, now: int) -> None:
+        super().__init__(size, sharing, promises)
         self.now = now
         self.claims: dict[Who, Claim] = {}
         self.told: list[tuple[int, str]] = []

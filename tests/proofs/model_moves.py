@@ -37,6 +37,7 @@ class FullModel(Model):
             return m.NO_SUCH
         if row.offer or not row.fill <= tokens <= row.writable:
             return m.CONFLICT
+        self.contents.filled(row, row.table[row.fill // self.size : self.need(tokens)])
         row.fill = tokens
         self.promote(row)
         return m.OK
@@ -81,6 +82,8 @@ class FullModel(Model):
                 new[digest] = (row.table[index], parent)
             elif known[0] != row.table[index]:
                 canonical.append((index, known[0]))
+        if canonical and self.beyond_limit({block for index, block in canonical if index not in row.pins}):
+            return m.NO_SPACE, []
         row.names = names
         self.index.update(new)
         for block, _ in new.values():
@@ -88,6 +91,11 @@ class FullModel(Model):
         for index, block in canonical:
             row.pins.setdefault(index, block)
         return m.OK, canonical
+
+    def beyond_limit(self, pins: set[int]) -> bool:
+        """Whether some account would hold more than its limit if these blocks were pinned."""
+        held = self.counts(list(pins)).held
+        return any(held[account] > self.promises.limit(account) for account in held)
 
     def swap(self, who: bytes, number: int, index: int, block: int) -> int:
         """The canonical block into the table."""
@@ -146,7 +154,9 @@ class FullModel(Model):
 
     def offered(self, who: bytes, number: int, name: bytes, target: bytes, until: int) -> None:
         """An offer was made."""
-        self.holders[who].rows[number].offer = name
+        row = self.holders[who].rows[number]
+        row.offer = name
+        self.contents.filled(row, row.table)  # a quiesced sequence was scrubbed
         self.offers[name] = (who, number, target, until)
 
     def adopted(self, name: bytes, number: int) -> Row:
@@ -187,6 +197,7 @@ class FullModel(Model):
         names = {b: state.accounts[int(state.books.owner[b])].name for b in used}
         assert names == {b: self.charged[b] for b in used}, "each block has its one account"
         self.sharing.compare(state)
+        self.promises.compare(state)
 
     def _compare_session(self, session: Any, holder: Holder) -> None:
         assert (session.state == "fenced") == holder.fenced

@@ -17,7 +17,7 @@ from quire_proto.packed import pack
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_claims import ClaimModel
 from tests.proofs.rules_sequences import BEGINNINGS, PICK
-from tests.proofs.world import World
+from tests.proofs.world import SIZE, World
 
 
 @dataclass(eq=False)
@@ -40,6 +40,7 @@ class ClaimRules:
     active: Callable[[], list[Engine]]
     number: Callable[[], int]
     do_allocate: Callable[..., None]
+    complete_one: Callable[[Engine, bool], None]
     finish: Callable[[Engine, int, Branch, int], None]
     give_up: Callable[[Engine, int], None]
     next_number: int
@@ -138,6 +139,11 @@ class ClaimRules:
         branch = engine.branches.get(number)
         if branch is not None:
             if finish:
+                # One block first: some of the claim is sealed and some is not, and who is told what is heard between.
+                engine.launch(branch, min(branch.launched + SIZE, branch.writable), 0)
+                while any(work.branch is branch for work in engine.work):
+                    self.complete_one(engine, True)
+                self.hear()
                 self.finish(engine, number, branch, 0)
             self.give_up(engine, number)
         for asked in mine if come else []:

@@ -114,9 +114,12 @@ class PublishingRules:
             self.give_up(engine, number)
 
     @precondition(lambda self: self.active())
-    @rule(who=PICK, domain=DOMAINS, prompt=PROMPTS, more=st.lists(st.integers(0, 1), max_size=3), taken=st.booleans())
-    def share(self, who: int, domain: str, prompt: list[int], more: list[int], taken: bool) -> None:
-        """The life of a publication: two tenants share it; then it is taken back, or one of them leaves the group."""
+    @rule(
+        who=PICK, domain=DOMAINS, prompt=PROMPTS, more=st.lists(st.integers(0, 1), max_size=3),
+        end=st.sampled_from(["unpublished", "replaced", "left"]),
+    )  # fmt: skip
+    def share(self, who: int, domain: str, prompt: list[int], more: list[int], end: str) -> None:
+        """The life of a publication: two tenants share it; it is taken back or replaced, or one leaves the group."""
         engine = self.active()[who % len(self.active())]
         for tenant in "ab":
             self.come_or_go(tenant, True)
@@ -127,8 +130,10 @@ class PublishingRules:
             return  # no budget for it
         for tenant, how in zip("ab", ("finish", "keep"), strict=True):
             self.begin_with(engine, tenant, known, more, 0, how)
-        if taken:
+        if end == "unpublished":
             self.unpublish("q", "")
+        elif end == "replaced":
+            self.do_publish("q", domain, [1, *prompt], "")
         else:
             self.come_or_go("b", False)
         self.begin_with(engine, "b", known, more, 0, "keep")

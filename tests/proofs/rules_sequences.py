@@ -142,6 +142,7 @@ class SequenceRules:
             answer = reply.code, unpack_rows(reply.canonical, 2)
         code, canonical = self.model.seal(engine.id, item)
         assert answer == (code, canonical)
+        self.model.trimmed(self.world.store)
         # At a step boundary only: while work is under way it names the old block.
         for index, block in canonical if swap and not any(w.branch is branch for w in engine.work) else []:
             swapped: m.Stepped = engine.ok("step", m.Step(swaps=pack((number, index, block))), m.Stepped)
@@ -168,12 +169,15 @@ class SequenceRules:
 
     def do_copies(self, engine: Engine, branch: Branch) -> None:
         """Copies owed by a branch run before anything that reads their target: in stream order, all that is queued."""
-        for _, src, dst, count in [copy for w in engine.work if w.branch is branch for copy in w.copies]:
+        queued = [w for w in engine.work if w.branch is branch]
+        for block in [block for w in queued for block in w.scrubs] + branch.scrubs:
+            self.world.slots.scrub(block)
+        for _, src, dst, count in [copy for w in queued for copy in w.copies]:
             self.world.slots.copy(src, dst, count)
         for copy_id, src, dst, count in branch.copies:
             self.world.slots.copy(src, dst, count)
             engine.retire.copy_done(engine.step, copy_id)
-        branch.copies = []
+        branch.copies, branch.scrubs = [], []
 
     @precondition(lambda self: self.branches())
     @rule(which=PICK)

@@ -10,6 +10,7 @@ from tests.proofs.engine import Engine
 from tests.proofs.model import Holder
 from tests.proofs.model_claims import PATIENCE_MS
 from tests.proofs.model_publishing import PublishingModel
+from tests.proofs.model_quotas import Promises
 from tests.proofs.model_sharing import Sharing
 from tests.proofs.rules_claims import Asked
 from tests.proofs.rules_sequences import PICK
@@ -24,10 +25,10 @@ class SessionRules:
     engines: list[Engine]
     asked: list[Asked]
 
-    def begin(self, sharing: Sharing) -> None:
+    def begin(self, sharing: Sharing, promises: Promises) -> None:
         """An empty kvstore with two engines, and what was declared before."""
         self.engines, self.asked = [], []
-        self.model = PublishingModel(self.world.blocks, SIZE, sharing, self.world.now)
+        self.model = PublishingModel(SIZE, sharing, promises, self.world.now)
         self.world.store.state.claims.patience_ms = PATIENCE_MS
         self.attach()
         self.attach()
@@ -94,7 +95,7 @@ class SessionRules:
         for branch in zombie.branches.values():
             first = max(branch.launched, branch.fill)
             for position in range(first, branch.writable):
-                self.world.slots.soil(branch.table[position // SIZE], position % SIZE)
+                self.world.slots.soil(branch.table[position // SIZE], position % SIZE, branch.tenant)
 
     @precondition(lambda self: self.zombies())
     @rule(who=PICK)
@@ -111,6 +112,7 @@ class SessionRules:
         """A process is killed; the kernel says so, and everything it held is back at once."""
         engine = self.engines.pop(who % len(self.engines))
         assert self.world.died(engine.id) == self.model.gone(engine.id)
+        self.model.trimmed(self.world.store)
 
     @precondition(lambda self: len(self.model.rows()) > 4 and len(self.engines) > 1)
     @rule(who=PICK)
@@ -121,9 +123,10 @@ class SessionRules:
             engine.complete()
         reply = engine.request("detach", m.Empty())
         assert (reply.code, reply.body) == ("", {"references": self.model.gone(engine.id)})
+        self.model.trimmed(self.world.store)
         self.engines.remove(engine)
 
-    @precondition(lambda self: len(self.model.rows()) > 7)
+    @precondition(lambda self: len(self.model.rows()) > 5)
     @rule()
     def restart(self) -> None:
         """The kvstore is killed: a new boot, an empty pool, and everybody is stale on the next message."""
@@ -131,4 +134,4 @@ class SessionRules:
         self.world.boot()
         assert [e.request("step", m.Step()).code for e in old] == ["STALE_SESSION"] * len(old)
         self.model.sharing.restarted()
-        self.begin(self.model.sharing)
+        self.begin(self.model.sharing, self.model.promises)

@@ -81,9 +81,12 @@ class OfferRules:
 
     def do_offer(self, which: int, whom: int, lives: int) -> None:
         every = self.quiesced()
-        engine, number, _ = every[which % len(every)]
+        engine, number, branch = every[which % len(every)]
         others = [e for e in self.active() if e is not engine]
         target = others[whom % len(others)]
+        for block in branch.scrubs:
+            self.world.slots.scrub(block)
+        branch.scrubs = []
         offered: h.Offered = engine.ok("offer", h.Offer(number, target.id, lives), h.Offered)
         self.model.offered(engine.id, number, offered.offer, target.id, self.world.now + lives)
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire_kvstore.declarations import Declarations
-from quire_kvstore.statedir import StateDir
 from quire_proto import administration as a
 from quire_proto.errors import NotFound
 from quire_proto.ops import PUBLISH, UNPUBLISH, Op
 from quire_proto.packed import pack
 from quire_proto.session import Pending, Session
+from tests.proofs.documents import Documents
 from tests.proofs.sim import Process, Sim
 from tests.proofs.sim_kvstore import SimKvstore
 from tests.proofs.sim_network import Network
@@ -25,31 +24,23 @@ PAUSE_MS = (250, 600)  # longer than a frame can be under way: what is not order
 KILL = 1 / 60
 
 
-class MemoryDir(StateDir):
-    """Documents in memory: a write is done at one instant, as a rename is."""
+class MemoryDir(Documents):
+    """Documents whose writes the kvstore may be killed in."""
 
     def __init__(self, sim: Sim) -> None:
+        super().__init__()
         self._sim = sim
-        self.documents: dict[str, dict[str, Any]] = {}
-
-    def read(self, name: str) -> dict[str, Any] | None:
-        """A document."""
-        return self.documents.get(name)
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Replace a document."""
         self._sim.failpoint("kvstore: wrote a draft", KILL)
-        self.documents[name] = content
+        super().write(name, content)
         self._sim.failpoint("kvstore: renamed it", KILL)
 
     def remove(self, name: str) -> None:
         """Remove a document."""
-        self.documents.pop(name, None)
+        super().remove(name)
         self._sim.failpoint("kvstore: removed a document", KILL)
-
-    def names(self, folder: str) -> list[str]:
-        """Documents of a folder."""
-        return sorted(name for name in self.documents if name.startswith(folder + "/"))
 
 
 class Operator(Process):
@@ -100,8 +91,3 @@ class Operator(Process):
         if pending in self._session.in_flight():
             self._network.carry(self.name, lambda frame: self._kvstore.arrive(b"operator", frame), pending.frame)
             self.later(RESEND_MS, self._send, pending)
-
-
-def declarations(sim: Sim) -> Declarations:
-    """A state directory in memory, empty."""
-    return Declarations(MemoryDir(sim))

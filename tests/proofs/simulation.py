@@ -23,7 +23,7 @@ from tests.proofs.sim_client import READY_STATE
 from tests.proofs.sim_engine import SimEngine, Task
 from tests.proofs.sim_kvstore import SimKvstore
 from tests.proofs.sim_network import Network
-from tests.proofs.sim_operator import PROMPT, Operator, declarations
+from tests.proofs.sim_operator import PROMPT, MemoryDir, Operator
 from tests.proofs.world import PUBLISHED, SIZE, World
 
 ENGINES = 4
@@ -63,9 +63,8 @@ class Simulation:
     def __init__(self, seed: int, every: int = EVERY) -> None:
         self.sim = sim = Sim(seed)
         self._every = every
-        keep = declarations(sim)
         policy = sim.random.choice(("lru", "density"))
-        self.world = World(sim.random.choice((14, 20, 28)), policy, declarations=keep)
+        self.world = World(sim.random.choice((14, 20, 28)), policy, MemoryDir(sim))
         self.world.share("public", PROMPT)
         self.network = Network(sim)
         self.kvstore = SimKvstore(sim, self.world, self._reply)

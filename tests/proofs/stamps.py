@@ -27,6 +27,7 @@ class Slots:
     """The content of all blocks.
 
     Attributes:
+        whose: in whose domain each slot was written, "" where it was zeroed since.
         prompts: what was ever shared on purpose, as (domain, tokens).
         readers: (domain, tenant) of all that were ever entitled to more than ``PUBLIC``.
     """
@@ -35,6 +36,7 @@ class Slots:
         self, blocks: int, block_size: int, prompts: list[tuple[str, list[int]]], readers: set[tuple[str, str]]
     ) -> None:
         self.content = np.zeros((blocks, block_size), np.int64)
+        self.whose = np.full((blocks, block_size), "", "U16")
         self._size = block_size
         self.prompts, self.readers = prompts, readers
 
@@ -47,10 +49,12 @@ class Slots:
         """Compute one token: stamp its slot. ``domain``: of the publication that the sequence begins with."""
         whose = domain if domain and position < self.shared(domain, tokens) else tenant
         self.content[block, position % self._size] = stamp(whose, tokens, position)
+        self.whose[block, position % self._size] = whose
 
     def copy(self, src: int, dst: int, slots: int) -> None:
         """The first ``slots`` slots of one block into another."""
         self.content[dst, :slots] = self.content[src, :slots]
+        self.whose[dst, :slots] = self.whose[src, :slots]
 
     def read(self, block: int, tenant: str, tokens: list[int], position: int) -> None:
         """Attend to one token: AssertionError unless its slot holds what this tenant may read there."""
@@ -62,6 +66,15 @@ class Slots:
                 allowed.add(stamp(domain, tokens, position))
         assert held in allowed, f"block {block} holds something else at position {position} of {tenant!r} {tokens}"
 
-    def soil(self, block: int, slot: int) -> None:
+    def soil(self, block: int, slot: int, tenant: str) -> None:
         """A process that should write no more writes."""
-        self.content[block, slot] = -1
+        self.content[block, slot], self.whose[block, slot] = -1, tenant
+
+    def scrub(self, block: int) -> None:
+        """Zero a block."""
+        self.content[block], self.whose[block] = 0, ""
+
+    def clean(self, block: int, tenant: str) -> None:
+        """AssertionError if a block that a tenant has written to still holds what it may not read."""
+        others = set(self.whose[block].tolist()) - {"", tenant, PUBLIC}
+        assert all((domain, tenant) in self.readers for domain in others), f"block {block} of {tenant!r} holds {others}"

@@ -47,6 +47,6 @@ def test_store_and_model_agree(machine: type[StoreMachine]) -> None:
 def test_store_and_model_agree_for_ten_thousand_steps(machine: type[StoreMachine]) -> None:
     """The same for 10,000 steps, counted: an example may be shorter than its fifty."""
     before = machine.steps
-    run(machine, 2 * LONG // STEPS)
+    run(machine, 3 * LONG // (2 * STEPS))
     print(f"{machine.__name__}: {machine.steps - before} steps")
     assert machine.steps - before >= LONG

@@ -7,14 +7,15 @@ import pytest
 from tests.proofs.machine import StoreMachine
 from tests.proofs.planted import BUGS, Patch
 from tests.proofs.planted_claims import CLAIM_BUGS
+from tests.proofs.planted_quotas import QUOTA_BUGS
 from tests.proofs.planted_sharing import SHARING_BUGS
 from tests.proofs.test_machine import run
 
-EXAMPLES = 200
+EXAMPLES = 500
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bug", [*BUGS, *CLAIM_BUGS, *SHARING_BUGS], ids=lambda bug: bug.__name__)
+@pytest.mark.parametrize("bug", [*BUGS, *CLAIM_BUGS, *SHARING_BUGS, *QUOTA_BUGS], ids=lambda bug: bug.__name__)
 def test_the_machine_finds_a_planted_bug(bug: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same machine that agrees with the real store fails on the broken one."""
     bug(monkeypatch)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from quire_kvstore import quota_op
 from quire_kvstore.declarations import Declarations
 from quire_kvstore.dispatch import Dispatch
 from quire_kvstore.policies import make_policy
 from quire_kvstore.service import Service
 from quire_kvstore.sessions import FENCED, Peer
+from quire_kvstore.statedir import StateDir
 from quire_kvstore.store import Store
 from quire_proto.envelope import Reply, decode_reply
 from quire_proto.handles import ShmHandle
@@ -22,7 +24,10 @@ LAYOUT = Layout("tiny", "w0", "{}", "", "float32", SIZE, 1, 1, 8)
 
 
 class World:
-    """One boot after another of a kvstore with ``blocks`` blocks of two tokens, ``pins`` of them for publications.
+    """One boot after another of a kvstore with ``blocks`` blocks of two tokens, as files of a state
+    directory ``documents`` describe it.
+
+    ``promised``: blocks that publications may pin, and the quarantine's reserve.
 
     Attributes:
         now: virtual time, ms.
@@ -33,12 +38,12 @@ class World:
         self,
         blocks: int = 20,
         policy: str = "lru",
+        documents: StateDir | None = None,
+        promised: tuple[int, int] | None = None,
         published: bool = True,
-        declarations: Declarations | None = None,
-        pins: int | None = None,
     ) -> None:
-        self.blocks, self._policy, self._published, self._pins = blocks, policy, published, pins
-        self.declarations = declarations
+        self.blocks, self._policy, self._published = blocks, policy, published
+        self._documents, self._promised = documents, promised
         self.shareable = [(PUBLIC, PUBLISHED)]  # all prompts that were ever published
         self.readers: set[tuple[str, str]] = set()  # who was ever a member of what
         self.now = 0
@@ -50,11 +55,7 @@ class World:
         self.store = Store(self.blocks, SIZE, make_policy(self._policy, self.blocks))
         if self._published:
             self.store.state.publications.add("p", "public", PUBLISHED)
-        if self.declarations is not None:
-            self.store.state.groups = self.declarations.groups(())
-            self.declarations.restore_publications(self.store.state.publications)
-        if self._pins is not None:
-            self.store.state.publications.budget = self.store.state.quotas.pin_budget = self._pins
+        declarations = self._declared()
         self.slots = Slots(self.blocks, SIZE, self.shareable, self.readers)
         handle = ShmHandle("/quire-proof", LAYOUT.arena_bytes(self.blocks))
         self.service = Service(
@@ -64,11 +65,26 @@ class World:
             bytes(32),
             lease_ms=LEASE_MS,
             started_ms=self.now,
-            declarations=self.declarations,
+            state_dir=self._documents,
+            declarations=declarations,
             ids=self.fresh_id,
         )
         self.dispatch = Dispatch(self.service)
         self.peers: dict[bytes, Peer] = {}
+
+    def _declared(self) -> Declarations | None:
+        """What was declared before holds again: groups, publications, quotas."""
+        state = self.store.state
+        if self._promised is not None:
+            state.quotas.pin_budget, state.quotas.quarantine_reserve = self._promised
+            state.publications.budget = state.quotas.pin_budget
+        if self._documents is None:
+            return None
+        declarations = Declarations(self._documents)
+        state.groups = declarations.groups(())
+        declarations.restore_publications(state.publications)
+        quota_op.restore(self._documents, state)
+        return declarations
 
     def fresh_id(self) -> bytes:
         """A name that was never used before."""
