@@ -11,10 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain as concat
 
+from .digests import DIGEST_BYTES
 from .errors import Internal
 from .messages import Allocate, Allocated, Fork, Forked, Seal, Sealed, Shortage, Step, Stepped
 from .packed import pack, unpack, unpack_rows
 from .retire import RetireList, Swap
+
+SEAL_BLOCKS = 512  # an item is executed in one go: a longer one would hold up other engines
 
 
 class StepBuilder:
@@ -43,10 +46,15 @@ class StepBuilder:
         ``tokens`` of these blocks, packed, if the kvstore wants them: then in all seals of the client.
         """
         last = self._seals[-1] if self._seals else None
-        if last and last.sequence == sequence and last.first + len(last.digests) // 32 == first:
-            self._seals[-1] = Seal(sequence, last.first, last.digests + digests, last.tokens + tokens)
-        else:
-            self._seals.append(Seal(sequence, first, digests, tokens))
+        if last and last.sequence == sequence and last.first + len(last.digests) // DIGEST_BYTES == first:
+            self._seals.pop()
+            first, digests, tokens = last.first, last.digests + digests, last.tokens + tokens
+        blocks = len(digests) // DIGEST_BYTES
+        each = len(tokens) // max(blocks, 1)
+        for at in range(0, blocks, SEAL_BLOCKS):
+            end = at + SEAL_BLOCKS
+            names = digests[at * DIGEST_BYTES : end * DIGEST_BYTES]
+            self._seals.append(Seal(sequence, first + at, names, tokens[at * each : end * each]))
 
     def complete(self, sequence: int, index: int, tokens: int, digest: bytes) -> None:
         """Block ``index`` is full and final and ``tokens`` tokens are written: a fill and a seal of one block."""

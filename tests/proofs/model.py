@@ -222,32 +222,43 @@ class Model:
         assert not busy & set(fresh), "a block that somebody holds was given away"
         short = count - (self.blocks - len(busy | self.sealed()))
         over = now.held[row.tenant] + now.cached[row.tenant] + count - self.promises.limit(row.tenant)
-        lost = self.evicted(busy, store)
+        lost, dragged = self.evicted(busy, store)
         assert not lost or max(short, over) > 0, "evicted without need"
         for account in lost:
             guaranteed = 0 if account == row.tenant else self.promises.protected(account, now)
-            assert now.cached[account] - lost[account] >= guaranteed, "guaranteed cache was evicted"
-        if over <= 0:
+            kept = now.cached[account] - lost[account] + dragged[account]
+            assert kept >= guaranteed, "guaranteed cache was evicted"
+        if over <= 0 and not dragged:
             self.promises.fair(now, lost)
         assert not self.sealed() & set(fresh), "a block was given away and is still a hit"
         for block in fresh:
             self.writer[block] = row
             self.charged[block] = row.tenant
 
-    def evicted(self, busy: set[int], store: Any) -> Counter[str]:
-        """Names that the store has dropped; returns how many cached blocks each account lost by that."""
+    def evicted(self, busy: set[int], store: Any) -> tuple[Counter[str], Counter[str]]:
+        """Names that the store has dropped; returns how many cached blocks each account lost by that, and how many of
+        these because what they hung below was another account's: the tail of a publication that is no more."""
         gone = {digest for digest in self.index if store.state.index.find(digest) is None}
         for digest in gone:
             block, parent = self.index[digest]
             assert block not in busy or parent in gone, "a block in use was evicted"
-        blocks = {self.index[digest][0] for digest in gone}
-        self.index = {digest: entry for digest, entry in self.index.items() if digest not in gone}
-        return Counter(self.charged[block] for block in blocks - busy)
+        dropped = {digest: self.index.pop(digest) for digest in gone}
+        blocks = {block for block, _ in dropped.values()} - busy
+        behind = {block for block, parent in dropped.values() if self.behind_another(block, parent, dropped)} - busy
+        return Counter(map(self.charged.__getitem__, blocks)), Counter(map(self.charged.__getitem__, behind))
+
+    def behind_another(self, block: int, parent: bytes, dropped: dict[bytes, tuple[int, bytes]]) -> bool:
+        """Whether some block that ``block`` hung below went too and was charged to another account."""
+        while parent in dropped:
+            above, parent = dropped[parent]
+            if self.charged[above] != self.charged[block]:
+                return True
+        return False
 
     def trimmed(self, store: Any) -> None:
         """What may be evicted though nobody asked for blocks: cache of an account above its limit."""
         now = self.counts([])
-        for account, lost in self.evicted(set(self.refs()), store).items():
+        for account, lost in self.evicted(set(self.refs()), store)[0].items():
             over = now.held[account] + now.cached[account] - self.promises.limit(account)
             assert lost >= over > 0, "evicted without need"
 

@@ -79,6 +79,25 @@ def test_a_swap_of_a_released_sequence_is_dropped() -> None:
     assert StepBuilder(retire).build() == Step(releases=pack([7]))
 
 
+def test_a_long_seal_is_said_in_pieces() -> None:
+    """No item names more than 512 blocks, and each has the tokens of its own."""
+    digests, tokens = pack(range(8 * 1200)), pack(range(16 * 1200))
+    builder = StepBuilder(RetireList())
+    builder.seal(1, 3, digests[: 32 * 100], tokens[: 64 * 100])
+    builder.seal(1, 103, digests[32 * 100 :], tokens[64 * 100 :])
+
+    step = builder.build()
+
+    assert step is not None
+    assert [(seal.first, len(seal.digests) // 32) for seal in step.seals] == [(3, 512), (515, 512), (1027, 176)]
+    assert b"".join(seal.digests for seal in step.seals) == digests
+    assert [seal.tokens for seal in step.seals] == [
+        tokens[: 64 * 512],
+        tokens[64 * 512 : 64 * 1024],
+        tokens[64 * 1024 :],
+    ]
+
+
 def test_the_builder_merges_what_belongs_together() -> None:
     """One fill mark and one capacity a sequence, adjacent seals as one."""
     builder = StepBuilder(RetireList())
