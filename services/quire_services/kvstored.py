@@ -229,7 +229,7 @@ def _prepared(path: Path) -> tuple[Layout, list[Any]]:
         value = json.loads(read_bytes(path, PREPARED_BYTES))
         return from_map(Layout, value["layout"]), list(value.get("published", []))
     except OSError as exc:
-        raise StartError(f"{path}: {exc.strerror}") from None
+        raise StartError(f"prepared file {path}: {exc.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, CodecError) as exc:
         raise StartError(f"{path}: not a prepared file: {exc}") from None
 
