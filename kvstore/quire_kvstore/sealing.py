@@ -41,10 +41,11 @@ def fill(state: State, session: Session, number: int, tokens: int) -> int:
         return NO_SUCH
     if sequence.offer or not sequence.fill <= tokens <= sequence.writable:
         return CONFLICT
-    state.counters.computed_tokens += tokens - sequence.fill
-    written = sequence.table[sequence.fill // state.block_size : state.blocks_for(tokens)]
-    state.content.filled(sequence, written)
-    sequence.fill = tokens
+    if tokens > sequence.fill:  # else nothing new is written: a copy's target may still hold what it held
+        state.counters.computed_tokens += tokens - sequence.fill
+        written = sequence.table[sequence.fill // state.block_size : state.blocks_for(tokens)]
+        state.content.filled(sequence, written)
+        sequence.fill = tokens
     if sequence.publication:
         promote(state, sequence)
     return OK

@@ -11,6 +11,7 @@ from quire_kvstore.quota_op import declare
 from quire_kvstore.quotas import Quota, level
 from quire_kvstore.sessions import Session
 from quire_proto import messages as m
+from quire_proto.packed import pack, unpack
 from quire_proto.tenancy import SetQuota
 from tests.kvstore.driver import Driver
 from tests.kvstore.service_fixture import Wire
@@ -314,3 +315,26 @@ def test_cache_that_goes_with_a_publications_tail_is_not_asked_for_again(policy:
     assert (driver.counts()["cached"], state.books.cached.tolist()[:2]) == (2, [1, 1])
     assert driver.allocate(session, 2, [9] * 32, "b").code == m.OK
     driver.check()
+
+
+def test_a_mark_that_stays_where_it_is_proves_no_scrub() -> None:
+    """The target of a copy counts as another's content until something new was written to it."""
+    driver = Driver(4, SIZE)
+    session = driver.attach()
+    assert driver.allocate(session, 1, [7] * 16, "b").code == m.OK
+    driver.write(session, 1, 16)
+    driver.free(session, 1)
+    assert driver.allocate(session, 2, [1] * 5, "a").code == m.OK
+    driver.write(session, 2, 5)
+    driver.fork(session, 2, 3, 5)
+    target = unpack(driver.extend(session, 3, 6).scrub)
+    assert len(target) == 1
+
+    reply = driver.store.step(session, m.Step(fills=pack([3, 5])))
+    assert reply.fills == bytes([m.OK])
+    used = set(driver.sequence(session, 2).table.tolist())
+    driver.gone(session)
+
+    again = driver.allocate(driver.attach(), 1, [2] * 16, "a")
+    assert set(unpack(again.scrub)) == {0, 1, 2, 3} - used
+    assert set(target) <= set(unpack(again.scrub))

@@ -37,7 +37,8 @@ class FullModel(Model):
             return m.NO_SUCH
         if row.offer or not row.fill <= tokens <= row.writable:
             return m.CONFLICT
-        self.contents.filled(row, row.table[row.fill // self.size : self.need(tokens)])
+        if tokens > row.fill:
+            self.contents.filled(row, row.table[row.fill // self.size : self.need(tokens)])
         row.fill = tokens
         self.promote(row)
         return m.OK
