@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+import pytest
 
 # Two cores and many processes: oversubscribed BLAS threads cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,3 +16,11 @@ os.environ["PYTHONSAFEPATH"] = "1"
 # Read when Triton is imported, which transformers does too: in a whole run long before the kernel tests.
 if os.environ.get("QUIRE_TEST_DEVICE", "cpu") == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A directory that only we may enter."""
+    path = tmp_path / "run"
+    path.mkdir(mode=0o700)
+    return path

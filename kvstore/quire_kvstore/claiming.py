@@ -69,7 +69,7 @@ def allocate(state: State, session: Session, item: Allocate, pace: Pace) -> Slic
         short = yield from room
     if short is not None:
         release(state, session, item.sequence)
-        return growing.no_space(state, short)
+        return growing.no_space(state, Allocated, short)
     if not all_claimed:  # what making room has evicted is to be computed, too
         others = _claim(state, holder, lack, item.priority) or []
     reply = growing.complete(state, session, item, begun)

@@ -8,7 +8,8 @@ engine's stream, after this reply.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from .tables import Copy, Sequence
 MAX_SEQUENCES = 1 << 16
 MAX_TENANT_CHARS = 256
 NOTHING: Ids = np.empty(0, np.int64)
+Reply = TypeVar("Reply", Allocated, Extended)
 
 
 @dataclass(slots=True)
@@ -78,7 +80,7 @@ def begin(
         match, tail = Match(match.blocks[:whole], whole * state.block_size), 0
         short = shortage(state, account, own, match.blocks)
     if short is not None:
-        return no_space(state, short)
+        return no_space(state, Allocated, short)
 
     if record is None:
         state.pool.policy.arrived(digests, len(match.blocks))
@@ -113,16 +115,10 @@ def complete(state: State, session: Session, item: Allocate, begun: Begun) -> Al
     )
 
 
-def no_space(state: State, short: Shortage) -> Allocated:
-    """The answer to an allocate that cannot have its blocks."""
+def no_space(state: State, reply: type[Reply], short: Shortage) -> Reply:
+    """The answer to a request that cannot have its blocks."""
     state.counters.no_space += 1
-    return Allocated(
-        NO_SPACE,
-        missing=short.missing,
-        scope=short.scope,
-        account=short.account,
-        retry_after_ms=short.retry_after_ms,
-    )
+    return reply(NO_SPACE, **asdict(short))
 
 
 def extend(state: State, session: Session, item: Extend) -> Extended:
@@ -140,14 +136,7 @@ def extend(state: State, session: Session, item: Extend) -> Extended:
     count = want - have + (shared is not None)
     short = shortage(state, sequence.account, count, sequence.table)
     if short is not None:
-        state.counters.no_space += 1
-        return Extended(
-            NO_SPACE,
-            missing=short.missing,
-            scope=short.scope,
-            account=short.account,
-            retry_after_ms=short.retry_after_ms,
-        )
+        return no_space(state, Extended, short)
 
     state.counters.extends += 1
     first, copies = have, b""

@@ -24,13 +24,6 @@ DIGESTS = bytes(range(1, 65))
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    path = tmp_path / "run"
-    path.mkdir(mode=0o700)
-    return path
-
-
-@pytest.fixture
 def opened() -> Iterator[list[Client | Subscriber]]:
     """Sockets to be closed."""
     every: list[Client | Subscriber] = []

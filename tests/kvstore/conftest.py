@@ -18,13 +18,6 @@ Start = Callable[..., Process]
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    path = tmp_path / "run"
-    path.mkdir(mode=0o700)
-    return path
-
-
-@pytest.fixture
 def start(run_dir: Path) -> Iterator[Start]:
     """Starts kvstores in the run directory; all are gone after the test, with nothing left in /dev/shm."""
     started: list[Process] = []
