@@ -22,7 +22,6 @@ from .refusal import Refusal
 from .service import Service
 from .sessions import Session
 from .staging import Slices
-from .statedir import StateError
 
 A_NAME = "1 to 64 letters, digits or ._-, a letter or digit first"
 
@@ -123,11 +122,7 @@ def _groups(known: Groups) -> a.Groups:
 
 
 def _save(service: Service, save: Callable[[Declarations], None]) -> Slices[None]:
-    """Put a declaration on the disk; raises Refusal if that fails."""
+    """Put a declaration on the disk, if there is one; raises Refusal if that fails."""
     keep = service.declarations
-    if keep is None:
-        return
-    try:
+    if keep is not None:
         yield from saved(service, lambda: save(keep))
-    except StateError as exc:
-        raise Refusal("CONFLICT", str(exc)) from None

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TypeVar
 
+from .refusal import Refusal
 from .service import Service
 from .sessions import Session
 from .staging import Slices
+from .statedir import StateError
 
 WAITING = True  # what is yielded: there is no point in going on at once
 Body = TypeVar("Body")
@@ -41,8 +43,11 @@ def one_at_a_time(handler: Handler[Body, Answer]) -> Handler[Body, Answer]:
 
 
 def saved(service: Service, save: Callable[[], None]) -> Slices[None]:
-    """Let the disk's thread save; returns when it is done, raises what it raised."""
+    """Let the disk's thread save; returns when it is done, raises Refusal if that failed."""
     done = service.disk.submit(save)
     while not done.done():
         yield WAITING
-    done.result()
+    try:
+        done.result()
+    except StateError as exc:
+        raise Refusal("CONFLICT", str(exc)) from None

@@ -9,7 +9,6 @@ own (LRU: 0.2 us a cached block of the pool, density: a table's leaf). Any other
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from quire_proto.tenancy import SetQuota, TenantUsage
@@ -44,11 +43,11 @@ def set_quota(service: Service, _: Session | None, body: SetQuota) -> Slices[Ten
     directory = service.state_dir
     if directory is not None:
         before = state.accounts.quotas()
-        yield from _saved(service, lambda: save(directory, before | {body.tenant: quota}))
+        yield from saved(service, lambda: save(directory, before | {body.tenant: quota}))
         try:
             _refuse_below_held(state, body.tenant, quota)  # its requests may have got more meanwhile
         except Refusal:
-            yield from _saved(service, lambda: save(directory, before))
+            yield from saved(service, lambda: save(directory, before))
             raise
     account = declare(state, body.tenant, quota)
     trim(state, account)
@@ -61,13 +60,6 @@ def _refuse_below_held(state: State, tenant: str, quota: Quota) -> None:
     if quota.limit and held > quota.limit:
         reason = f"its running requests hold {held} blocks: set the limit again when they have ended"
         raise Refusal("CONFLICT", f"tenant {tenant[:80]}: {reason}", {"held": held})
-
-
-def _saved(service: Service, save_all: Callable[[], None]) -> Slices[None]:
-    try:
-        yield from saved(service, save_all)
-    except StateError as exc:
-        raise Refusal("CONFLICT", str(exc)) from None
 
 
 def is_tenant(name: str) -> bool:
