@@ -77,7 +77,9 @@ async def _live(agent: Agent, target: Target) -> list[Answer]:
 
 
 def _body(agent: Agent, messages: list[dict[str, str]], target: Target) -> dict[str, Any]:
-    sampling: dict[str, Any] = {"temperature": 0.0} if agent.greedy else {"temperature": 1.0, "seed": 1}
+    # No seed for those that are drawn: vLLM's CPU build ends with "CPU Generator does not use offset" when a request
+    # with one is prefilled in parts.
+    sampling: dict[str, Any] = {"temperature": 0.0 if agent.greedy else 1.0}
     if agent.n > 1:
         sampling["n"] = agent.n
     return {

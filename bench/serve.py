@@ -4,7 +4,7 @@ For each workload both sides first answer a few agents greedily, and their answe
 something else is not the same model and is not measured. Then, pair by pair: our stack is started, plays the cold
 agents, whose shared prompts are published inside the timed window, and then the warm ones, and is stopped; the peer
 plays the same, once open and once with a salt for each tenant, its prefix cache emptied before each. The order changes
-from pair to pair, prompts differ between pairs, and whichever side is not measured is stopped or idle. transformers'
+from pair to pair, prompts differ between pairs, and whichever side is not measured is stopped. transformers'
 ``generate`` and ``generate_batch`` can be peers too, without a server.
 
 A side that fails, or takes longer than ``--limit``, costs its own figures of that pair and nothing else: it is started

@@ -1,8 +1,8 @@
 """The sides of ``quire bench serve``: what each is, how it plays a workload, and what is noted while it does.
 
 A side is named as in the tables: ``quire``; a server's name with ``open`` or ``isolated``; ``transformers`` with its
-mode. Ours is started for each play and stopped again; peers stay up (``Kept``), are told to forget before each play,
-and are stopped when they failed, so that the next play begins with a new one.
+mode. Ours is started for each play and stopped again; peers stay up (``Kept``) but rest while others play, are told to
+forget before each play, and are stopped when they failed, so that the next play begins with a new one.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class Sides:
         server = kept.get()
         self._servers[server.name] = kept
         self.settings[f"{server.name}_settings"] = server.settings
+        server.rest()
         self.names += [f"{server.name} open", f"{server.name} isolated"]
 
     def drop(self, side: str) -> str:
@@ -117,8 +118,12 @@ class Sides:
                 yield server
         else:
             server = self._servers[side.partition(" ")[0]].get()
-            server.forget()
-            yield server
+            server.wake()
+            try:
+                server.forget()
+                yield server
+            finally:
+                server.rest()
 
     def _prompt_bytes(self, server: Server, workload: Workload, way: str) -> Figures:
         """What the one shared prompt holds: two agents of every tenant hold it and their own blocks, one agent of

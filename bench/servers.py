@@ -1,6 +1,7 @@
 """Servers under test: started, asked what they hold, and stopped, the same way for each side.
 
-Each runs in a process group of its own, and the group is gone when its context is left.
+Each runs in a process group of its own, and the group is gone when its context is left. One that is not measured can
+be put to rest: even a server that nobody asks anything wakes often, and each time takes a core from whoever is measured.
 """
 
 from __future__ import annotations
@@ -82,11 +83,25 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def rest(self) -> None:
+        """Stop its processes where they are; they keep what they hold."""
+        self._signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Let its processes go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
     def stop(self) -> None:
         """Stop the server and whatever it started."""
         if self._process is None:
             return
         self._process.terminate()
+        self.wake()  # what rests does not hear of it
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_S)
         with contextlib.suppress(ProcessLookupError):
