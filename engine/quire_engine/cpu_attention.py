@@ -4,9 +4,10 @@ Owns the layers' reads and writes of the arena for one step. ``write_kv`` stores
 ``attend`` computes attention from the work items of the plan: every call gives a partial result with its
 log-sum-exp, and the partial results of a row are merged with weights 2 ** (lse - total).
 
-Two small compiled kernels of ours read blocks in place where a C compiler was found, one for single query rows
-(decodes), one for many (prefill chunks, groups): no library reads a paged arena on a CPU. Where there is no compiler,
-and for what the kernels do not know (other dtypes, soft-cap), PyTorch serves.
+Small compiled kernels of ours read blocks in place where a C compiler was found, one for single query rows (decodes),
+one for many (prefill chunks, groups): no library reads a paged arena on a CPU. Two more write the step's keys and
+values and merge partial results, each in one call. Where there is no compiler, and for what the kernels do not know
+(other dtypes, soft-cap), PyTorch serves.
 
 PyTorch's fused CPU kernel returns the log-sum-exp and never forms the score matrix; what it lacks (soft-cap) takes
 an unfused path of the same signature. Query heads that share a key head are never repeated: without causality they
@@ -25,7 +26,9 @@ import structlog
 import torch
 
 from quire_kernels.cpu_decode import cpu_decode, supports
+from quire_kernels.cpu_merge import cpu_merge
 from quire_kernels.cpu_tiles import cpu_tiles
+from quire_kernels.cpu_write import cpu_write
 from quire_kernels.host_library import NoHostLibrary, load
 
 from .cpu_calls import Call, Calls, prepare
@@ -76,8 +79,11 @@ class CpuAttention:
     @torch.no_grad()
     def write_kv(self, layer: int, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan) -> None:
         """Store the step's ``key`` and ``value``, each [kv_heads, T, d], in the slots of the plan."""
-        slots = torch.from_numpy(plan.slots)
-        self._slots.write(layer, slots, (key, value))
+        slots, keys, values = torch.from_numpy(plan.slots), *self.arena[layer]
+        if self._compiled:
+            cpu_write(key, value, keys, values, slots)
+        else:
+            self._slots.write(layer, slots, (key, value))
 
     @torch.no_grad()
     def attend(
@@ -114,6 +120,8 @@ class CpuAttention:
             cpu_decode(query, keys, values, calls.rows, part.out, part.lse, scale, threads)
         for call in calls.calls:
             self._run(call, layer, query, part, scale, softcap)
+        if self._compiled:
+            return cpu_merge(part.out, part.lse, calls.merge_index, sinks, threads)
         return _merge(part, calls.merge_index, sinks).to(query.dtype)
 
     def copy_blocks(self, copies: list[tuple[int, int, int]]) -> None:

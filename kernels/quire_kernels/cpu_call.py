@@ -1,4 +1,4 @@
-"""cpu_call: what the launchers of both compiled CPU kernels (``cpu_decode``, ``cpu_tiles``) share.
+"""cpu_call: what the launchers of the two compiled CPU kernels for attention (``cpu_decode``, ``cpu_tiles``) share.
 
 The kernels are called with one pointer to a structure and a number of threads. Both structures have one form: the
 pointers, the 64-bit numbers, then the factor on the scores; and both begin with the same of each. The kernels trust

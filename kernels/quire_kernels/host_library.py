@@ -1,9 +1,9 @@
 """Host library: our C source, compiled once for the machine it runs on.
 
-PyTorch has no attention that reads a paged arena on a CPU. Where a C compiler is at hand the few lines of
-``cpu_decode.c`` and ``cpu_tiles.c`` close that gap; where none is, ``load`` says why and the
-caller keeps to PyTorch. Compiling takes a second or two, so the result is kept in the user's cache directory under
-a name that changes with source, compiler and processor.
+PyTorch has no attention that reads a paged arena on a CPU. Where a C compiler is at hand the few lines of our
+``cpu_*.c`` close that gap; where none is, ``load`` says why and the caller keeps to PyTorch. Compiling takes a second
+or two, so the result is kept in the user's cache directory under a name that changes with source, compiler and
+processor.
 
 Invariants: only a file in a directory that is ours and that nobody else may write is ever loaded; a compilation is
 renamed into place whole, so that processes which start together do not see half a library.
@@ -22,7 +22,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu_decode.c", "cpu_tiles.c"))
+NAMES = ("cpu_decode.c", "cpu_tiles.c", "cpu_merge.c", "cpu_write.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in NAMES)
 HEADERS = (Path(__file__).with_name("cpu_vectors.h"),)
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 THREADS = "-fopenmp"  # of the same library as torch's: its threads, which would otherwise spin beside ours
