@@ -1,7 +1,7 @@
 """Servers under test: started, asked what they hold, and stopped, the same way for each side.
 
-Each runs in a process group of its own, and the group is gone when its context is left. One that is not measured can
-be put to rest: even a server that nobody asks anything wakes often, and each time takes a core from whoever is measured.
+Each runs in a process group of its own, and the group is gone when its context is left. One that is not measured can be
+put to rest: even a server that nobody asks anything wakes often, and each time takes a core from whoever is measured.
 """
 
 from __future__ import annotations

@@ -148,6 +148,7 @@ class Memory:
         found = self.client.match(request.tenant, request.prompt)
         request.publication = found.id if found else ""
         request.publication_generation = found.generation if found else 0
+        request.list_generation = self.client.publications.generation
 
     def expected_hit(self, sequence: Sequence) -> int:
         """Tokens of a waiting sequence that are probably computed already."""
@@ -214,7 +215,7 @@ class Memory:
             publication_generation=request.publication_generation,
             priority=request.priority,
             may_wait=int(sequence.patient),
-            list_generation=self.client.publications.generation if request.tenant else 0,
+            list_generation=request.list_generation,
         )
 
     def _apply_allocate(self, sequence: Sequence, answer: Allocated, granted: Granted) -> None:

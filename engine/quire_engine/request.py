@@ -34,6 +34,7 @@ class Request:
     Attributes:
         stop_ids: tokens that end a continuation.
         prompt: the tokens given, packed as they came.
+        list_generation: that of the list of publications which ``publication`` was looked for in.
         longest: tokens a continuation may reach, prompt included: what model and pool can hold.
         aborted: continuations the client no longer wants.
     """
@@ -48,6 +49,7 @@ class Request:
     stop_ids: frozenset[int]
     publication: str = ""
     publication_generation: int = 0
+    list_generation: int = 0
     cached_tokens: int = -1
     longest: int = 0
     aborted: set[int] = field(default_factory=set)

@@ -107,3 +107,19 @@ def test_a_publication_that_changes_while_a_request_waits_is_matched_again(bench
         assert Listening.retries == 1
         wait_for(lambda: kvstore.lookup(publication="p").tokens == len(OTHER), 30, "the engine computed the new one")
         assert cached(bench, "new", [*OTHER, 9]) == len(OTHER)
+
+
+def test_what_is_published_while_a_request_waits_is_found(bench: Bench) -> None:
+    """A request that was matched with an older list than the engine has by now is matched again, not computed alone."""
+    with KVReader(bench.run_dir) as kvstore:
+        held_up(bench, "meanwhile", [*OTHER, 9])
+        kvstore.publish("q", "research", pack(OTHER))
+        client = bench.engine._memory.client  # type: ignore[union-attr]
+        wait_for(lambda: client.publications_stale, 20, "a heartbeat brought the news")
+        step_until(lambda: not client.publications_stale, "the engine has the list")
+        assert bench.engine.load().waiting, "the request waits still"
+        GATE.open()
+        bench.end("meanwhile")
+
+        assert bench.front.tokens["meanwhile", 0] == bench.reference.greedy([*OTHER, 9], 8)
+        assert Listening.retries == 1
