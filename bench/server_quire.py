@@ -38,6 +38,7 @@ class Quire(Server):
         self._run_dir = self.directory / "run"
         self._command += [f"--config={self._configuration()}", f"--run-dir={self._run_dir}"]
         self._model = model.name
+        self._reader: KVReader | None = None  # of the sampling thread: a new one each time would cost the kvstore more
 
     def _configuration(self) -> Path:
         lines = []
@@ -78,7 +79,16 @@ class Quire(Server):
 
     def kv_bytes(self) -> float:
         """Held blocks."""
-        return float(self.stats().blocks.get("held", 0) * self._block_bytes)
+        if self._reader is None:
+            self._reader = KVReader(self._run_dir)
+        return float(self._reader.stats().blocks.get("held", 0) * self._block_bytes)
+
+    def stop(self) -> None:
+        """Stop the stack."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        super().stop()
 
     def forget(self) -> None:
         """Nothing: a new stack begins empty."""

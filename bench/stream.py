@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 HEAD_END = b"\r\n\r\n"
 DONE = b"data: [DONE]"
@@ -57,9 +57,8 @@ class Recorder(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._request)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
+        self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         """Note what came."""
