@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workload", default="rag,shared-prompt", help=f"some of {','.join(WORKLOADS)}")
     parser.add_argument("--pairs", type=int, default=5, help="interleaved rounds (default: 5)")
     parser.add_argument("--model", choices=tuple(SIZES), default="27m", help="random Llama of this size")
-    parser.add_argument("--kv-gib", type=float, default=1.0, help="GiB of keys and values in all (default: 1)")
+    parser.add_argument("--kv-gib", type=float, default=3.0, help="GiB of keys and values in all (default: 3)")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on agents and lengths (default: 1)")
     parser.add_argument("--block-size", type=int, default=16, help="tokens in a block (default: 16)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each engine (default: 1)")
