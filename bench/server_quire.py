@@ -74,14 +74,13 @@ class Quire(Server):
 
     def stats(self) -> Stats:
         """The kvstore's own counters."""
-        with KVReader(self._run_dir) as reader:
-            return reader.stats()
+        if self._reader is None:
+            self._reader = KVReader(self._run_dir)
+        return self._reader.stats()
 
     def kv_bytes(self) -> float:
         """Held blocks."""
-        if self._reader is None:
-            self._reader = KVReader(self._run_dir)
-        return float(self._reader.stats().blocks.get("held", 0) * self._block_bytes)
+        return float(self.stats().blocks.get("held", 0) * self._block_bytes)
 
     def stop(self) -> None:
         """Stop the stack."""

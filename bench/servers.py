@@ -104,8 +104,7 @@ class Server:
         self.wake()  # what rests does not hear of it
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait()
         self._process = None
         if self._log is not None:

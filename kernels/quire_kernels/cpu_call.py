@@ -8,6 +8,7 @@ addresses blindly, so all tensors are checked here first.
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 
@@ -19,15 +20,16 @@ NUMBERS = (
 )  # fmt: skip
 
 
+def fields(pointers: tuple[str, ...], numbers: tuple[str, ...]) -> list[tuple[str, Any]]:
+    """The beginning of every structure of the C sources: pointers, then 64-bit numbers."""
+    return [*((name, ctypes.c_void_p) for name in pointers), *((name, ctypes.c_int64) for name in numbers)]
+
+
 def structure(pointers: tuple[str, ...], numbers: tuple[str, ...] = ()) -> type[ctypes.Structure]:
-    """The structure of a C source, from the names that follow ``POINTERS`` and ``NUMBERS`` in it."""
+    """The structure of an attention kernel, from the names that follow ``POINTERS`` and ``NUMBERS`` in it."""
 
     class Arguments(ctypes.Structure):
-        _fields_ = [
-            *((name, ctypes.c_void_p) for name in (*POINTERS, *pointers)),
-            *((name, ctypes.c_int64) for name in (*NUMBERS, *numbers)),
-            ("factor", ctypes.c_float),
-        ]
+        _fields_ = [*fields((*POINTERS, *pointers), (*NUMBERS, *numbers)), ("factor", ctypes.c_float)]
 
     return Arguments
 

@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from .cpu_call import WIDTHS
+from .cpu_call import WIDTHS, fields
 from .host_library import load
 
 POINTERS = ("out", "lse", "sinks", "index", "result")
@@ -19,10 +19,7 @@ NUMBERS = ("out_stride", "lse_stride", "kv_heads", "group", "width", "rows", "mo
 
 
 class _Arguments(ctypes.Structure):  # merge_args of the C source
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in POINTERS),
-        *((name, ctypes.c_int64) for name in NUMBERS),
-    ]
+    _fields_ = fields(POINTERS, NUMBERS)
 
 
 def cpu_merge(

@@ -10,6 +10,7 @@ import ctypes
 
 import torch
 
+from .cpu_call import fields
 from .host_library import load
 
 POINTERS = ("key", "value", "keys", "values", "slots")
@@ -20,10 +21,7 @@ NUMBERS = (
 
 
 class _Arguments(ctypes.Structure):  # write_args of the C source
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in POINTERS),
-        *((name, ctypes.c_int64) for name in NUMBERS),
-    ]
+    _fields_ = fields(POINTERS, NUMBERS)
 
 
 def cpu_write(
