@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import quire_engine.runner as runner_module
+from quire_engine.fused_layers import FusedGate
 from quire_engine.model import Model, load_model
 from quire_engine.runner import Runner
 from quire_engine.scheduler import SchedulerLimits
@@ -122,7 +123,7 @@ def _steps(model: Model, arguments: argparse.Namespace, case: Case) -> list[dict
     script = Script(_arrivals(case, model.vocab_size), batch=case.sequences)
     limits = SchedulerLimits(case.sequences, 2048, arguments.block_size)
     watch = Stopwatch()
-    watch.wrap_modules(model.module, LINEAR, "GEMM")
+    watch.wrap_modules(model.module, (*LINEAR, FusedGate), "GEMM")
     watch.wrap(model, "forward", "forward")
     watch.wrap(runner_module, "choose", "sample")
     try:

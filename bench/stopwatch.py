@@ -53,7 +53,7 @@ class Stopwatch:
         self._now[name] += value
 
     def wrap_modules(self, root: torch.nn.Module, kind: tuple[type[torch.nn.Module], ...], clock: str) -> None:
-        """Time every call of the modules of these kinds."""
+        """Time every call of the modules of these kinds; those inside another of them count with it."""
         began: dict[int, float] = {}
 
         def before(module: torch.nn.Module, _: Any) -> None:
@@ -62,8 +62,10 @@ class Stopwatch:
         def after(module: torch.nn.Module, _: Any, __: Any) -> None:
             self._now[clock] += self.clock() - began[id(module)]
 
-        for module in root.modules():
-            if isinstance(module, kind):
+        found = [module for module in root.modules() if isinstance(module, kind)]
+        inside = {id(part) for module in found for part in module.modules() if part is not module}
+        for module in found:
+            if id(module) not in inside:
                 self._undo.append(module.register_forward_pre_hook(before).remove)
                 self._undo.append(module.register_forward_hook(after).remove)
 

@@ -80,6 +80,11 @@ def running(step: Step) -> Iterator[Step]:
         _STEP.reset(token)
 
 
+def in_step() -> bool:
+    """Whether the caller runs inside a step."""
+    return _STEP.get(None) is not None
+
+
 def paged_attention(
     module: torch.nn.Module,
     query: torch.Tensor,

@@ -18,6 +18,8 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from .architecture import ModelRefused, kv_shape, max_positions, read_config
+from .fused_layers import fuse
+from .fused_rotary import fuse_rotary
 from .interface import NAME, Backend, Step, running
 from .kv_scales import KvScales
 from .packed_linear import pack
@@ -136,6 +138,8 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
         raise ModelRefused(str(error)) from error
     module = module.eval().requires_grad_(False).to(device)
     pack(module)
+    fuse(module)
+    fuse_rotary(module)
     return Model(module, scales)
 
 

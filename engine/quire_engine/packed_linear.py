@@ -37,6 +37,16 @@ class PackedLinear(torch.nn.Module):
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         return out
 
+    def silu(self, x: torch.Tensor) -> torch.Tensor:
+        """``y * sigmoid(y)`` of what :meth:`forward` gives."""
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "swish", [], "")
+        return out
+
+    def times(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """The product of what :meth:`forward` gives and ``other``, [..., out]."""
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._packed, self.bias, "mul")
+        return out
+
 
 @torch.no_grad()
 def pack(module: torch.nn.Module) -> int:

@@ -22,7 +22,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-NAMES = ("cpu_decode.c", "cpu_tiles.c", "cpu_merge.c", "cpu_write.c")
+NAMES = ("cpu_decode.c", "cpu_tiles.c", "cpu_merge.c", "cpu_write.c", "cpu_norm.c", "cpu_rotate.c")
 SOURCES = tuple(Path(__file__).with_name(name) for name in NAMES)
 HEADERS = (Path(__file__).with_name("cpu_vectors.h"),)
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")

@@ -1,0 +1,50 @@
+"""cpu_norm: RMS normalisation on a CPU in one pass; the compiled loop is in ``cpu_norm.c``.
+
+Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019. As modelling code writes it, it is six
+operations of PyTorch, each reading and writing all rows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+from .cpu_call import fields
+from .host_library import load
+
+POINTERS = ("x", "weight", "result")
+NUMBERS = ("rows", "width")
+LANES = 16
+
+
+class _Arguments(ctypes.Structure):  # norm_args of the C source
+    _fields_ = fields(POINTERS, NUMBERS)
+
+
+def cpu_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, threads: int = 1) -> torch.Tensor:
+    """``weight * x / sqrt(mean(x * x) + eps)``, the mean over the last axis.
+
+    Args:
+        x: [..., n] float32, n a multiple of 16.
+        weight: [n] float32.
+        eps: keeps rows of zeros finite.
+        threads: how many work at once.
+
+    Returns:
+        A contiguous tensor of the shape of ``x``.
+
+    Raises:
+        ValueError: shapes or dtypes it does not know.
+        NoHostLibrary: it cannot be compiled here.
+    """
+    width = x.shape[-1]
+    if x.dtype != torch.float32 or weight.dtype != torch.float32:
+        raise ValueError(f"float32, not {x.dtype} and {weight.dtype}")
+    if weight.shape != (width,) or not weight.is_contiguous() or width % LANES or not width:
+        raise ValueError(f"rows of {width}, weight {tuple(weight.shape)}: expected one multiple of {LANES}, contiguous")
+    x = x.contiguous()
+    result = torch.empty_like(x)
+    arguments = _Arguments(*(t.data_ptr() for t in (x, weight, result)), x.numel() // width, width)
+    load().quire_cpu_norm(ctypes.byref(arguments), ctypes.c_float(eps), ctypes.c_int64(threads))
+    return result
