@@ -10,11 +10,11 @@ Invariant: however an answer ends, its call is closed: nothing is left running a
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
+import orjson
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -109,7 +109,7 @@ class Answer:
         objects = [self._shape.choice(c, total) for c, total in zip(self._choices, totals, strict=True)]
         return self._head | {"object": self._shape.whole, "choices": objects, "usage": self._record.usage()}
 
-    async def _events(self, first: tuple[Choice, Delta], with_usage: bool) -> AsyncIterator[str]:
+    async def _events(self, first: tuple[Choice, Delta], with_usage: bool) -> AsyncIterator[bytes]:
         """The events of the stream, ready to send."""
         opened: set[int] = set()
         usage = {"usage": None} if with_usage else {}
@@ -123,17 +123,17 @@ class Answer:
                     yield self._event([self._shape.chunk(choice, delta)], usage)
             if with_usage:
                 yield self._event([], {"usage": self._record.usage()})
-            yield "data: [DONE]\n\n"
+            yield b"data: [DONE]\n\n"
         except ApiError as error:
             self._record.outcome = "5xx" if error.status >= 500 else "4xx"
             self._record.error = error.message
-            yield f"data: {json.dumps(error.body())}\n\n"
+            yield b"data: %b\n\n" % orjson.dumps(error.body())
         except ClientGone:
             self._record.outcome = "client_gone"
 
-    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> str:
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> bytes:
         chunk = self._head | {"object": self._shape.piece, "choices": choices} | usage
-        return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"
+        return b"data: %b\n\n" % orjson.dumps(chunk)
 
 
 class EventStream(Response):
@@ -141,7 +141,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[str], call: Call, watch: asyncio.Future[None]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], call: Call, watch: asyncio.Future[None]) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._events = events
@@ -153,7 +153,7 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async for event in self._events:
-                await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+                await send({"type": "http.response.body", "body": event, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._watch.cancel()

@@ -23,6 +23,7 @@ class HttpServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http="httptools",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
