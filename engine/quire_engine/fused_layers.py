@@ -1,9 +1,8 @@
 """Norms and gated feed-forward layers in fewer passes, for models that compute in float32 on a CPU.
 
 transformers writes them as chains of small operations, each of which reads and writes all rows and wakes all threads:
-beside packed products they were a seventh of a step. A norm becomes one call of our
-own; of a gated layer, activation and product are left to oneDNN, which applies them to the results it still has in
-its registers.
+beside packed products they were a seventh of a step. A norm becomes one call of our own; of a gated layer, activation
+and product are left to oneDNN, which applies them to the results it still has in its registers.
 
 No model is known by name. A layer is taken for what its parts look like, and replaced only if it then computes what
 it computed before, tried on rows of very different size; everything else stays as it is.

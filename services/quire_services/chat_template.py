@@ -19,6 +19,7 @@ from typing import Any
 import jinja2
 
 from .errors_http import invalid
+from .segments import Segments
 
 _TRIPS = (jinja2.TemplateError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError)
 
@@ -39,6 +40,7 @@ class PromptEncoder:
         self.backend: Any = tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
+        self._segments = Segments(self.backend)
         # Names that are arguments of the call below and so cannot be variables of the template.
         self._reserved = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters}
 
@@ -61,16 +63,17 @@ class PromptEncoder:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens (a leading ``<bos>``, say) are added as the tokenizer is configured.
         Raises ApiError for text that is not Unicode."""
-        if not _is_unicode(text):
-            raise invalid("the text is not valid Unicode: it has half of a surrogate pair")
+        _insist_on_unicode(text)
         ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def encode_chat(
-        self, messages: list[dict[str, Any]], tools: list[Any] | None = None, options: dict[str, Any] | None = None
+        self, messages: list[dict[str, Any]], tools: list[Any] | None, options: dict[str, Any] | None, tenant: str
     ) -> list[int]:
-        """Token ids of a conversation, up to where the answer begins."""
-        return self.encode(self.render(messages, tools, options), add_special_tokens=False)
+        """Token ids of a tenant's conversation, up to where the answer begins. Raises ApiError."""
+        text = self.render(messages, tools, options)
+        _insist_on_unicode(text)
+        return self._segments.encode(text, tenant)
 
     def render(
         self, messages: list[dict[str, Any]], tools: list[Any] | None = None, options: dict[str, Any] | None = None
@@ -133,13 +136,12 @@ def _is_directory(path: Path) -> bool:
         return False
 
 
-def _is_unicode(text: str) -> bool:
-    """JSON can spell half of a surrogate pair, which is no character."""
+def _insist_on_unicode(text: str) -> None:
+    """Raise ApiError for half of a surrogate pair, which JSON can spell and which is no character."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        raise invalid("the text is not valid Unicode: it has half of a surrogate pair") from None
 
 
 def _text(content: Any, where: str) -> str:

@@ -61,7 +61,7 @@ class Gateway:
         """Answer ``/v1/chat/completions``. Raises ApiError."""
         limits = self._admit(body)
         check_chat(body)
-        tokens = await self._encode(request, chat_tokens, body, self.encoder)
+        tokens = await self._encode(request, chat_tokens, body, self.encoder, _record(request).tenant)
         logprobs = (body.top_logprobs or 0) + 1 if body.logprobs else 0
         asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         call = self._call(body, request, [tokens], limits, asked=asked, default=None, logprobs=logprobs)
@@ -109,7 +109,7 @@ class Gateway:
         logprobs: int,
     ) -> Call:
         """The generations of a request, not yet sent."""
-        record: Record = request.scope["record"]
+        record = _record(request)
         param = "messages" if isinstance(body, ChatBody) else "prompt"
         call = Call()
         for tokens in batch:
@@ -119,7 +119,7 @@ class Gateway:
         return call
 
     async def _answer(self, call: Call, body: Body, request: Request, shape: Shape) -> Response:
-        record: Record = request.scope["record"]
+        record = _record(request)
         choices = self._choices(call, body)
         self.engines.submit(call)
         record.generates = True
@@ -141,3 +141,9 @@ class Gateway:
                 number = generation.first_choice + index
                 out.append(Choice(number, detokenizer, stops, generation.sampling.min_tokens, silent))
         return out
+
+
+def _record(request: Request) -> Record:
+    """What the edge keeps of a request."""
+    record: Record = request.scope["record"]
+    return record

@@ -12,14 +12,14 @@ from .openai_types import ChatBody
 from .token_bytes import TokenBytes
 
 
-def chat_tokens(body: ChatBody, encoder: PromptEncoder) -> list[int]:
-    """The prompt of a chat request. Raises ApiError 400."""
+def chat_tokens(body: ChatBody, encoder: PromptEncoder, tenant: str) -> list[int]:
+    """The prompt of a tenant's chat request. Raises ApiError 400."""
     messages = [
         template_message(message.model_dump(exclude_unset=True), f"messages[{place}]")
         for place, message in enumerate(body.messages)
     ]
     tools = None if body.tool_choice == "none" else body.tools or None
-    return encoder.encode_chat(messages, tools, body.chat_template_kwargs)
+    return encoder.encode_chat(messages, tools, body.chat_template_kwargs, tenant)
 
 
 def check_chat(body: ChatBody) -> None:

@@ -35,7 +35,8 @@ def test_a_published_prompt_is_what_every_chat_begins_with(model: Path, tmp_path
     prompt.write_text("w1 w2 w3\n")
     tokens = prepare(_config(model, prompt))["published"][0]["tokens"]
     encoder = PromptEncoder.load(model)
-    chat = encoder.encode_chat([{"role": "system", "content": "w1 w2 w3"}, {"role": "user", "content": "w9 w8"}])
+    messages = [{"role": "system", "content": "w1 w2 w3"}, {"role": "user", "content": "w9 w8"}]
+    chat = encoder.encode_chat(messages, None, None, "t")
 
     assert tokens == chat[: len(tokens)]
     assert encoder.decode(tokens) == "<bos> <system> w1 w2 w3 <end>"

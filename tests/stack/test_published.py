@@ -57,7 +57,7 @@ def encoder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Prom
 def chat(encoder: PromptEncoder, *messages: tuple[str, str], tools: list[Any] | None = None) -> list[int]:
     """Tokens of a request as the gateway makes them."""
     body: dict[str, Any] = {"model": "m", "messages": [{"role": role, "content": text} for role, text in messages]}
-    return chat_tokens(ChatBody.model_validate(body | ({"tools": tools} if tools else {})), encoder)
+    return chat_tokens(ChatBody.model_validate(body | ({"tools": tools} if tools else {})), encoder, "t")
 
 
 @pytest.mark.parametrize("system", [SYSTEM, SYSTEM.strip()])
