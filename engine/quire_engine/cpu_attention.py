@@ -81,7 +81,7 @@ class CpuAttention:
         """Store the step's ``key`` and ``value``, each [kv_heads, T, d], in the slots of the plan."""
         slots, keys, values = torch.from_numpy(plan.slots), *self.arena[layer]
         if self._compiled:
-            cpu_write(key, value, keys, values, slots)
+            cpu_write(key, value, keys, values, slots, torch.get_num_threads())
         else:
             self._slots.write(layer, slots, (key, value))
 

@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#define SERIAL 65536 /* floats below which waking threads costs more than it saves */
+
 typedef struct {
     const float *key, *value; /* [kv_heads][rows][width]; strides in elements below */
     float *keys, *values;     /* [kv_heads][slots][width] of one layer */
@@ -13,16 +15,18 @@ typedef struct {
     int64_t kv_heads, width, rows, capacity;
 } write_args;
 
-/* 0; or 1, and nothing is written, if a slot lies outside the arena. */
-int32_t quire_cpu_write(const write_args *a) {
+/* 0; or 1, and nothing is written, if a slot lies outside the arena. Slots are different, so rows may be written at once:
+ * where memory of the arena is touched for the first time, the system's zeroing of it takes longer than the copies. */
+int32_t quire_cpu_write(const write_args *a, int64_t threads) {
     for (int64_t r = 0; r < a->rows; r++)
         if (a->slots[r] < 0 || a->slots[r] >= a->capacity) return 1;
     const size_t bytes = (size_t)a->width * sizeof(float);
-    for (int64_t h = 0; h < a->kv_heads; h++)
-        for (int64_t r = 0; r < a->rows; r++) {
-            const int64_t to = h * a->plane_stride + a->slots[r] * a->width;
-            memcpy(a->keys + to, a->key + h * a->key_head_stride + r * a->key_row_stride, bytes);
-            memcpy(a->values + to, a->value + h * a->value_head_stride + r * a->value_row_stride, bytes);
-        }
+#pragma omp parallel for num_threads(threads) if (a->rows * a->kv_heads * a->width >= SERIAL)
+    for (int64_t i = 0; i < a->kv_heads * a->rows; i++) {
+        const int64_t h = i / a->rows, r = i % a->rows;
+        const int64_t to = h * a->plane_stride + a->slots[r] * a->width;
+        memcpy(a->keys + to, a->key + h * a->key_head_stride + r * a->key_row_stride, bytes);
+        memcpy(a->values + to, a->value + h * a->value_head_stride + r * a->value_row_stride, bytes);
+    }
     return 0;
 }

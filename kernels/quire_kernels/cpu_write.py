@@ -25,14 +25,20 @@ class _Arguments(ctypes.Structure):  # write_args of the C source
 
 
 def cpu_write(
-    key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor
+    key: torch.Tensor,
+    value: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    slots: torch.Tensor,
+    threads: int = 1,
 ) -> None:
     """Store keys and values of T tokens.
 
     Args:
         key, value: [kv_heads, T, d] float32, contiguous in d.
         keys, values: (kv_head, block, slot, d) of one layer, float32, each head contiguous.
-        slots: [T] int64: block * block size + place in the block.
+        slots: [T] int64, all different: block * block size + place in the block.
+        threads: how many work at once.
 
     Raises:
         ValueError: shapes, dtypes or strides it does not know, or a slot outside the arena; nothing is written then.
@@ -51,5 +57,5 @@ def cpu_write(
     strides = (*key.stride()[:2], *value.stride()[:2], keys.stride(0))
     capacity = keys.shape[1] * keys.shape[2]
     arguments = _Arguments(*(x.data_ptr() for x in pointed), *strides, kv_heads, width, rows, capacity)
-    if load().quire_cpu_write(ctypes.byref(arguments)):
+    if load().quire_cpu_write(ctypes.byref(arguments), ctypes.c_int64(threads)):
         raise ValueError(f"a slot outside 0..{capacity - 1}")

@@ -16,22 +16,25 @@ except host_library.NoHostLibrary as exc:
 KV_HEADS, BLOCKS, SIZE, WIDTH, ROWS = 3, 7, 4, 48, 9
 
 
-def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def problem(rows: int = ROWS, blocks: int = BLOCKS) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Keys, values as a model gives them (heads side by side in a row), a layer of an arena, and scattered slots."""
     torch.manual_seed(1)
-    key = torch.randn(KV_HEADS, ROWS, WIDTH)
-    value = torch.randn(ROWS, KV_HEADS, WIDTH).transpose(0, 1)
-    return key, value, torch.zeros(5, 2, KV_HEADS, BLOCKS, SIZE, WIDTH), torch.randperm(BLOCKS * SIZE)[:ROWS]
+    key = torch.randn(KV_HEADS, rows, WIDTH)
+    value = torch.randn(rows, KV_HEADS, WIDTH).transpose(0, 1)
+    return key, value, torch.zeros(5, 2, KV_HEADS, blocks, SIZE, WIDTH), torch.randperm(blocks * SIZE)[:rows]
 
 
-def test_each_slot_gets_its_row_and_no_other_is_touched() -> None:
-    """Rows in any order and stride go to their slots of one layer, and the rest of the arena stays as it was."""
-    key, value, arena, slots = problem()
+@pytest.mark.parametrize(("rows", "blocks"), [(ROWS, BLOCKS), (600, 200)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_slot_gets_its_row_and_no_other_is_touched(rows: int, blocks: int, threads: int) -> None:
+    """Rows in any order and stride go to their slots of one layer, by one thread or two, and the rest of the arena
+    stays as it was."""
+    key, value, arena, slots = problem(rows, blocks)
     expected = arena.clone()
-    for plane, rows in zip(expected[3], (key, value), strict=True):
-        plane.view(KV_HEADS, -1, WIDTH)[:, slots] = rows
+    for plane, new in zip(expected[3], (key, value), strict=True):
+        plane.view(KV_HEADS, -1, WIDTH)[:, slots] = new
 
-    cpu_write(key, value, *arena[3], slots)
+    cpu_write(key, value, *arena[3], slots, threads)
 
     assert torch.equal(arena, expected)
 
