@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
 import orjson
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from quire_proto.link import Output
+
 from .choices import Choice, Delta
 from .errors_http import ApiError, ClientGone
 from .record import Record
-from .streams import Call
+from .streams import Call, Generation
 
 CLIENT_GONE = 499
+Deltas = list[tuple[Choice, Delta]]
 
 
 class Shape(Protocol):
@@ -81,46 +84,48 @@ class Answer:
                 watch.cancel()
                 self._call.close()
 
-    async def _run(self) -> AsyncIterator[tuple[Choice, Delta]]:
-        """What each output adds to its choice."""
-        record = self._record
-        async for generation, output in self._call.outputs():
-            if record.ttft_s is None:
-                record.ttft_s = time.monotonic() - self._call.began
-            choice = self._choices[generation.first_choice + output.index]
-            if choice.cut:
-                continue  # it came after the cut
-            before = choice.tokens
-            delta = choice.feed(output)
-            record.completion_tokens += choice.tokens - before
-            record.cached_tokens = sum(g.cached_tokens for g in self._call.generations)
-            if delta.cut:
-                generation.cut(output.index)
-            yield choice, delta
+    async def _run(self) -> AsyncIterator[Deltas]:
+        """What the outputs that came together add to their choices."""
+        async for outputs in self._call.outputs():
+            if self._record.ttft_s is None:
+                self._record.ttft_s = time.monotonic() - self._call.began
+            deltas = [self._feed(*one) for one in outputs]
+            self._record.cached_tokens = sum(g.cached_tokens for g in self._call.generations)
+            yield [one for one in deltas if one is not None]
+
+    def _feed(self, generation: Generation, output: Output) -> tuple[Choice, Delta] | None:
+        """What one output adds to its choice; None if it came after the cut."""
+        choice = self._choices[generation.first_choice + output.index]
+        if choice.cut:
+            return None
+        before = choice.tokens
+        delta = choice.feed(output)
+        self._record.completion_tokens += choice.tokens - before
+        if delta.cut:
+            generation.cut(output.index)
+        return choice, delta
 
     async def _whole(self) -> dict[str, Any]:
         totals = [Delta() for _ in self._choices]
-        async for choice, delta in self._deltas:
-            total = totals[choice.index]
-            total.text += delta.text
-            total.tokens += delta.tokens
-            total.logprobs += delta.logprobs
-            total.finish = delta.finish
+        async for deltas in self._deltas:
+            for choice, delta in deltas:
+                total = totals[choice.index]
+                total.text += delta.text
+                total.tokens += delta.tokens
+                total.logprobs += delta.logprobs
+                total.finish = delta.finish
         objects = [self._shape.choice(c, total) for c, total in zip(self._choices, totals, strict=True)]
         return self._head | {"object": self._shape.whole, "choices": objects, "usage": self._record.usage()}
 
-    async def _events(self, first: tuple[Choice, Delta], with_usage: bool) -> AsyncIterator[bytes]:
-        """The events of the stream, ready to send."""
+    async def _events(self, first: Deltas, with_usage: bool) -> AsyncIterator[bytes]:
+        """The events of the stream, ready to send; those of outputs that came together are sent together."""
         opened: set[int] = set()
         usage = {"usage": None} if with_usage else {}
         try:
-            async for choice, delta in _chain(first, self._deltas):
-                if choice.index not in opened:
-                    opened.add(choice.index)
-                    if opening := self._shape.opening(choice):
-                        yield self._event([opening], usage)
-                if delta.text or delta.logprobs or delta.finish or (delta.tokens and self._shape.with_ids):
-                    yield self._event([self._shape.chunk(choice, delta)], usage)
+            async for deltas in _chain(first, self._deltas):
+                events = [event for choice, delta in deltas for event in self._pieces(choice, delta, opened, usage)]
+                if events:
+                    yield b"".join(events)
             if with_usage:
                 yield self._event([], {"usage": self._record.usage()})
             yield b"data: [DONE]\n\n"
@@ -130,6 +135,15 @@ class Answer:
             yield b"data: %b\n\n" % orjson.dumps(error.body())
         except ClientGone:
             self._record.outcome = "client_gone"
+
+    def _pieces(self, choice: Choice, delta: Delta, opened: set[int], usage: dict[str, Any]) -> Iterator[bytes]:
+        """The events of one delta, before the first of a choice the one that opens it."""
+        if choice.index not in opened:
+            opened.add(choice.index)
+            if opening := self._shape.opening(choice):
+                yield self._event([opening], usage)
+        if delta.text or delta.logprobs or delta.finish or (delta.tokens and self._shape.with_ids):
+            yield self._event([self._shape.chunk(choice, delta)], usage)
 
     def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> bytes:
         chunk = self._head | {"object": self._shape.piece, "choices": choices} | usage
@@ -167,9 +181,7 @@ async def _watch(receive: Receive, call: Call) -> None:
     call.hang_up()
 
 
-async def _chain(
-    first: tuple[Choice, Delta], rest: AsyncIterator[tuple[Choice, Delta]]
-) -> AsyncIterator[tuple[Choice, Delta]]:
+async def _chain(first: Deltas, rest: AsyncIterator[Deltas]) -> AsyncIterator[Deltas]:
     yield first
     async for item in rest:
         yield item

@@ -142,10 +142,17 @@ class Call:
         for generation in self.generations:
             generation.close()
 
-    async def outputs(self) -> AsyncIterator[tuple[Generation, Output]]:
-        """Outputs until every continuation has ended; raises ApiError or ClientGone."""
+    async def outputs(self) -> AsyncIterator[list[tuple[Generation, Output]]]:
+        """Outputs until every continuation has ended, all that have come together; raises ApiError or ClientGone."""
         while not self.queue.empty() or any(generation.open for generation in self.generations):
+            ready: list[tuple[Generation, Output]] = []
             item = await self.queue.get()
+            while not isinstance(item, Exception):
+                ready.append(item)
+                if self.queue.empty():
+                    break
+                item = self.queue.get_nowait()
+            if ready:
+                yield ready
             if isinstance(item, Exception):
                 raise item
-            yield item

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import httpx
@@ -72,6 +73,41 @@ def test_a_stream_says_the_same_as_a_whole_answer(client: openai.OpenAI, engine:
         tokens[piece.choices[0].index] += len(piece.choices[0].logprobs.tokens)
     assert pieces == [choice.text for choice in first.choices]
     assert tokens == [9, 9]
+
+
+def test_choices_of_one_step_are_sent_together(gateway: GatewayProcess, engine: PeerEngine) -> None:
+    """What a step adds to the choices of a request is one piece on the wire, each choice an event of its own."""
+    body = {
+        "model": "tiny",
+        "prompt": "the quick fox",
+        "max_tokens": 5,
+        "n": 4,
+        "stream": True,
+        "return_token_ids": True,
+    }
+    payload = json.dumps(body).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as wire:
+        wire.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+        answer = b"".join(iter(lambda: wire.recv(65536), b""))
+    pieces = chunked(answer.partition(b"\r\n\r\n")[2])
+
+    counts = [piece.count(b"data: {") for piece in pieces]
+    assert sum(counts) == 20
+    assert all(count % 4 == 0 for count in counts), "a reader that is behind may find several steps"
+    assert pieces[-1] == b"data: [DONE]\n\n"
+
+
+def chunked(body: bytes) -> list[bytes]:
+    """The pieces of a body in chunked transfer coding."""
+    pieces = []
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        length = int(size, 16)
+        if length:
+            pieces.append(body[:length])
+        body = body[length + 2 :]
+    return pieces
 
 
 def test_an_engine_that_dies_ends_the_stream_with_an_error(client: openai.OpenAI, gateway: GatewayProcess) -> None:
