@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import threading
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -37,8 +37,8 @@ class Segments:
     def __init__(self, backend: Any, long: int = LONG, kept: int = KEPT) -> None:
         self._backend = backend
         self._marks = _marks(backend)
-        self._long, self._most = long, kept
-        self._tenants: dict[str, _Kept] = {}
+        self._long = long
+        self._tenants: defaultdict[str, _Kept] = defaultdict(lambda: _Kept(kept))
         self._lock = threading.Lock()  # a loop and a thread encode
 
     def encode(self, text: str, tenant: str) -> list[int]:
@@ -52,7 +52,7 @@ class Segments:
 
     def _part(self, part: str, tenant: str) -> array[int] | list[int]:
         with self._lock:
-            kept = self._tenants.setdefault(tenant, _Kept(self._most))
+            kept = self._tenants[tenant]
             if (found := kept.get(part)) is not None:
                 return found
         ids = self._plain(part)
