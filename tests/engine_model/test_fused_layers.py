@@ -11,11 +11,9 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from quire_engine.fused_layers import FusedGate, FusedNorm, fuse
 from quire_engine.packed_linear import pack
 from quire_kernels import host_library
+from tests.compiled import need_host_library
 
-try:
-    host_library.load()
-except host_library.NoHostLibrary as exc:
-    pytest.skip(f"no compiled kernel here: {exc}", allow_module_level=True)
+need_host_library()
 
 
 def norm(kind, width=64):

@@ -11,11 +11,9 @@ from quire_engine import fused_rotary
 from quire_engine.fused_rotary import NAME, fuse_rotary
 from quire_engine.interface import Step, running
 from quire_kernels import host_library
+from tests.compiled import need_host_library
 
-try:
-    host_library.load()
-except host_library.NoHostLibrary as exc:
-    pytest.skip(f"no compiled kernel here: {exc}", allow_module_level=True)
+need_host_library()
 
 STEP = Step(config=None, backend=None, plan=None)
 

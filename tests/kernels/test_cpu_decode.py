@@ -11,11 +11,9 @@ import torch
 from quire_kernels import host_library
 from quire_kernels.cpu_call import WIDTHS
 from quire_kernels.cpu_decode import RowItems, cpu_decode, cpu_decode_ref, supports
+from tests.compiled import need_host_library
 
-try:
-    host_library.load()
-except host_library.NoHostLibrary as exc:
-    pytest.skip(f"no compiled kernel here: {exc}", allow_module_level=True)
+need_host_library()
 
 KV_HEADS, BLOCKS = 2, 40
 

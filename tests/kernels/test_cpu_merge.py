@@ -7,15 +7,12 @@ import math
 import pytest
 import torch
 
-from quire_kernels import host_library
 from quire_kernels.cpu_call import WIDTHS
 from quire_kernels.cpu_merge import cpu_merge
 from quire_kernels.merge_partials import merge_partials_ref
+from tests.compiled import need_host_library
 
-try:
-    host_library.load()
-except host_library.NoHostLibrary as exc:
-    pytest.skip(f"no compiled kernel here: {exc}", allow_module_level=True)
+need_host_library()
 
 KV_HEADS, PLACES, ROWS = 2, 40, 30
 EMPTY = PLACES - 1

@@ -5,14 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quire_kernels import host_library
 from quire_kernels.cpu_norm import cpu_norm
 from quire_kernels.cpu_rotate import cpu_rotate
+from tests.compiled import need_host_library
 
-try:
-    host_library.load()
-except host_library.NoHostLibrary as exc:
-    pytest.skip(f"no compiled kernel here: {exc}", allow_module_level=True)
+need_host_library()
 
 
 @pytest.mark.parametrize("shape", [(1, 16), (7, 48), (2, 300, 512)])

@@ -7,14 +7,11 @@ import math
 import pytest
 import torch
 
-from quire_kernels import host_library
 from quire_kernels.cpu_call import WIDTHS
 from quire_kernels.cpu_tiles import TileItems, cpu_tiles, cpu_tiles_ref
+from tests.compiled import need_host_library
 
-try:
-    host_library.load()
-except host_library.NoHostLibrary as exc:
-    pytest.skip(f"no compiled kernel here: {exc}", allow_module_level=True)
+need_host_library()
 
 KV_HEADS, BLOCKS = 2, 60
 # (rows, keys, causal): chunks that begin anywhere in their sequence, and groups that see all keys.

@@ -5,13 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quire_kernels import host_library
 from quire_kernels.cpu_write import cpu_write
+from tests.compiled import need_host_library
 
-try:
-    host_library.load()
-except host_library.NoHostLibrary as exc:
-    pytest.skip(f"no compiled kernel here: {exc}", allow_module_level=True)
+need_host_library()
 
 KV_HEADS, BLOCKS, SIZE, WIDTH, ROWS = 3, 7, 4, 48, 9
 
