@@ -45,7 +45,7 @@ UNFUSED_SCORES = 1 << 22  # score elements the unfused path holds at a time
 class Partials:
     """Partial results of a step: ``out`` [kv_heads, places + 1, group, d] and base-2 ``lse`` [.., group].
 
-    The last place holds the empty result.
+    The last place holds the empty result, where there are several results a row.
     """
 
     out: torch.Tensor
@@ -58,6 +58,12 @@ class Partials:
         lse = torch.empty((kv_heads, places + 1, group))
         out[:, -1], lse[:, -1] = 0.0, -math.inf
         return cls(out, lse)
+
+    @classmethod
+    def of_rows(cls, kv_heads: int, rows: int, group: int, width: int) -> Partials:
+        """Room for one result a row, and no empty one; in memory ``out`` is [rows, kv_heads, group, d]."""
+        out = torch.empty((rows, kv_heads, group, width))
+        return cls(out.transpose(0, 1), torch.empty((kv_heads, rows, group)))
 
 
 class CpuAttention:
@@ -112,7 +118,9 @@ class CpuAttention:
         kv_heads, width = self.arena.shape[2], self.arena.shape[5]
         calls = self._calls(plan, window, self._compiled and softcap is None)
         query = query.view(kv_heads, -1, *query.shape[1:])
-        part = Partials.empty(kv_heads, calls.partials, query.shape[1], width)
+        alone = calls.alone and sinks is None
+        room = Partials.of_rows if alone else Partials.empty
+        part = room(kv_heads, calls.partials, query.shape[1], width)
         keys, values, threads = *self.arena[layer], torch.get_num_threads()
         if calls.tiles is not None:
             cpu_tiles(query, keys, values, calls.tiles, part.out, part.lse, scale, threads)
@@ -120,6 +128,8 @@ class CpuAttention:
             cpu_decode(query, keys, values, calls.rows, part.out, part.lse, scale, threads)
         for call in calls.calls:
             self._run(call, layer, query, part, scale, softcap)
+        if alone:
+            return part.out.transpose(0, 1).flatten(1, 2)
         if self._compiled:
             return cpu_merge(part.out, part.lse, calls.merge_index, sinks, threads)
         return _merge(part, calls.merge_index, sinks).to(query.dtype)

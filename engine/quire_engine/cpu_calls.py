@@ -70,6 +70,7 @@ class Calls:
         tiles: other items for the compiled kernel, None if there are none.
         partials: number of partial results.
         merge_index: [T, K] places of each row's partial results, filled up with ``partials`` (an empty result).
+        alone: every row has one partial result, and its place is the row: nothing is to be merged.
     """
 
     calls: list[Call]
@@ -77,6 +78,7 @@ class Calls:
     tiles: TileItems | None
     partials: int
     merge_index: torch.Tensor
+    alone: bool
 
 
 def prepare(plan: AttentionPlan, window: int | None, compiled: bool) -> Calls:
@@ -90,14 +92,24 @@ def _compiled(plan: AttentionPlan, items: WorkItems) -> Calls:
     single = (count == 1) & ~items.causal
     rows, tiles = np.flatnonzero(single), np.flatnonzero(~single)
     order = [items.rows[ranges(items.row_ptr[members], count[members])] for members in (tiles, rows)]
-    merge_index = _merge_index(np.concatenate(order), len(plan.positions))
+    partials, total = np.concatenate(order), len(plan.positions)
+    alone = _alone(partials, total)
     return Calls(
         [],
-        _row_items(plan, items, rows, len(order[0])) if len(rows) else None,
-        _tile_items(plan, items, tiles, order[0]) if len(tiles) else None,
-        sum(map(len, order)),
-        merge_index,
+        _row_items(plan, items, rows, None if alone else len(order[0])) if len(rows) else None,
+        _tile_items(plan, items, tiles, order[0], alone) if len(tiles) else None,
+        len(partials),
+        _merge_index(np.arange(total) if alone else partials, total),
+        alone,
     )
+
+
+def _alone(partials: IntArray, total: int) -> bool:
+    """Whether each of ``total`` rows has exactly one of the partial results, which belong to these rows.
+
+    Then no item is a group's, whose rows have their own tokens in a second one: an item's rows are consecutive.
+    """
+    return len(partials) == total and bool((np.bincount(partials, minlength=total) == 1).all())
 
 
 def _in_torch(plan: AttentionPlan, items: WorkItems) -> Calls:
@@ -117,24 +129,25 @@ def _in_torch(plan: AttentionPlan, items: WorkItems) -> Calls:
         order.append(items.rows[ranges(items.row_ptr[members], rows[members])])
         calls.append(call)
         place += call.partials
-    return Calls(calls, None, None, place, _merge_index(np.concatenate(order), len(plan.positions)))
+    return Calls(calls, None, None, place, _merge_index(np.concatenate(order), len(plan.positions)), False)
 
 
-def _row_items(plan: AttentionPlan, items: WorkItems, members: IntArray, place: int) -> RowItems:
-    """The single-row items ``members``; their partial results take the places from ``place`` on."""
+def _row_items(plan: AttentionPlan, items: WorkItems, members: IntArray, place: int | None) -> RowItems:
+    """The single-row items ``members``; their results take the places from ``place`` on, or those of their rows."""
+    rows = items.rows[items.row_ptr[members]]
     arrays = (
-        items.rows[items.row_ptr[members]],
+        rows,
         items.table_start[members],
         items.kv_start[members],
         items.kv_len[members],
-        np.arange(place, place + len(members)),
+        rows if place is None else np.arange(place, place + len(members)),
         plan.table,
     )
     return RowItems(*map(_int64, arrays))
 
 
-def _tile_items(plan: AttentionPlan, items: WorkItems, members: IntArray, rows: IntArray) -> TileItems:
-    """The items ``members`` with all their ``rows``; their partial results take the first places."""
+def _tile_items(plan: AttentionPlan, items: WorkItems, members: IntArray, rows: IntArray, own: bool) -> TileItems:
+    """The items ``members`` with all their ``rows``; their results take the first places, or their rows' ``own``."""
     row_ptr = np.concatenate([[0], np.cumsum(np.diff(items.row_ptr)[members])])
     arrays = (
         rows,
@@ -143,7 +156,7 @@ def _tile_items(plan: AttentionPlan, items: WorkItems, members: IntArray, rows: 
         items.kv_start[members],
         items.kv_len[members],
         items.causal[members],
-        row_ptr[:-1],
+        rows[row_ptr[:-1]] if own else row_ptr[:-1],
         plan.table,
         plan.positions,
     )

@@ -15,8 +15,8 @@ import torch
 WIDTHS = (16, 32, 48, 64, 80, 96, 128, 256)
 POINTERS = ("query", "keys", "values", "out", "lse", "table")
 NUMBERS = (
-    "query_kv_stride", "query_group_stride", "query_row_stride", "plane_stride", "out_stride", "lse_stride",
-    "kv_heads", "group", "width", "block_size", "items",
+    "query_kv_stride", "query_group_stride", "query_row_stride", "plane_stride", "out_stride", "out_place_stride",
+    "lse_stride", "kv_heads", "group", "width", "block_size", "items",
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def numbers(
 ) -> tuple[int, ...]:
     """The values of ``NUMBERS``, of tensors that ``check_places`` let pass."""
     kv_heads, group, _, width = query.shape
-    strides = (*query.stride()[:3], keys.stride(0), out.stride(0), lse.stride(0))
+    strides = (*query.stride()[:3], keys.stride(0), *out.stride()[:2], lse.stride(0))
     return (*strides, kv_heads, group, width, keys.shape[2], items)
 
 
@@ -57,7 +57,7 @@ def check_places(
         )
     if keys.shape[3] != width or not keys[0].is_contiguous() or query.stride(3) != 1:
         raise ValueError("each head's blocks must be one contiguous matrix of slots, and queries contiguous in d")
-    if out.shape[2:] != (group, width) or out.stride()[1:] != (group * width, width, 1):
+    if out.shape[2:] != (group, width) or out.stride()[2:] != (width, 1) or out.shape[0] != kv_heads:
         raise ValueError(f"out {tuple(out.shape)} with strides {out.stride()}: expected [.., places, {group}, {width}]")
     if lse.shape != out.shape[:3] or lse.stride()[1:] != (group, 1):
         raise ValueError(f"lse {tuple(lse.shape)} with strides {lse.stride()}: expected {tuple(out.shape[:3])}")

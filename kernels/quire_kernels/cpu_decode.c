@@ -22,7 +22,7 @@ typedef struct {
     const int64_t *row, *table_start, *kv_start, *kv_len, *place; /* [items] */
     int64_t query_kv_stride, query_group_stride, query_row_stride;
     int64_t plane_stride; /* between key heads of keys and of values */
-    int64_t out_stride, lse_stride; /* between key heads */
+    int64_t out_stride, out_place_stride, lse_stride; /* between key heads, places, key heads */
     int64_t kv_heads, group, width, block_size, items;
     float factor;
 } decode_args;
@@ -135,7 +135,7 @@ static void decode_item(const decode_args *a, int64_t head, int64_t i) {
             query[k] = a->query + head * a->query_kv_stride + (g + k) * a->query_group_stride +
                        a->row[i] * a->query_row_stride;
         runs[power](query, keys, values, blocks, a->kv_start[i] % a->block_size, a->kv_len[i], a->block_size,
-                    a->factor, a->out + head * a->out_stride + (a->place[i] * a->group + g) * a->width,
+                    a->factor, a->out + head * a->out_stride + a->place[i] * a->out_place_stride + g * a->width,
                     a->lse + head * a->lse_stride + a->place[i] * a->group + g);
         g += 1 << power;
     }

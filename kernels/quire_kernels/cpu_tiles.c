@@ -29,7 +29,7 @@ typedef struct {
     const int64_t *table_start, *kv_start, *kv_len, *causal, *place; /* [items] */
     int64_t query_kv_stride, query_group_stride, query_row_stride;
     int64_t plane_stride; /* between key heads of keys and of values */
-    int64_t out_stride, lse_stride; /* between key heads */
+    int64_t out_stride, out_place_stride, lse_stride; /* between key heads, places, key heads */
     int64_t kv_heads, group, width, block_size, items;
     int64_t window; /* keys a row of a causal item sees at most; 0: all */
     float factor;
@@ -165,11 +165,12 @@ static void load_queries(const tile_args *a, const tile *t, int64_t lanes, float
 /* Results [d][lane] go to the rows' places; a row that saw no key has result 0 and log-sum-exp -inf. */
 static void store_results(const tile_args *a, const tile *t, int64_t lanes, const float *result, const float *top,
                           const float *total) {
-    float *out = a->out + t->head * a->out_stride + (a->place[t->item] * a->group + t->first) * a->width;
     float *lse = a->lse + t->head * a->lse_stride + a->place[t->item] * a->group + t->first;
     for (int64_t m = 0; m < t->count; m++) {
         const float share = total[m] > 0.0f ? 1.0f / total[m] : 0.0f;
-        for (int64_t d = 0; d < a->width; d++) out[m * a->width + d] = result[d * lanes + m] * share;
+        const int64_t place = a->place[t->item] + (t->first + m) / a->group, g = (t->first + m) % a->group;
+        float *out = a->out + t->head * a->out_stride + place * a->out_place_stride + g * a->width;
+        for (int64_t d = 0; d < a->width; d++) out[d] = result[d * lanes + m] * share;
         lse[m] = total[m] > 0.0f ? top[m] + log2f(total[m]) : -INFINITY;
     }
 }
