@@ -94,10 +94,12 @@ def _compiled(plan: AttentionPlan, items: WorkItems) -> Calls:
     order = [items.rows[ranges(items.row_ptr[members], count[members])] for members in (tiles, rows)]
     partials, total = np.concatenate(order), len(plan.positions)
     alone = _alone(partials, total)
+    places = partials if alone else np.arange(len(partials))
+    of_tiles, of_rows = np.split(places, [len(order[0])])
     return Calls(
         [],
-        _row_items(plan, items, rows, None if alone else len(order[0])) if len(rows) else None,
-        _tile_items(plan, items, tiles, order[0], alone) if len(tiles) else None,
+        _row_items(plan, items, rows, of_rows) if len(rows) else None,
+        _tile_items(plan, items, tiles, order[0], of_tiles) if len(tiles) else None,
         len(partials),
         _merge_index(np.arange(total) if alone else partials, total),
         alone,
@@ -132,22 +134,23 @@ def _in_torch(plan: AttentionPlan, items: WorkItems) -> Calls:
     return Calls(calls, None, None, place, _merge_index(np.concatenate(order), len(plan.positions)), False)
 
 
-def _row_items(plan: AttentionPlan, items: WorkItems, members: IntArray, place: int | None) -> RowItems:
-    """The single-row items ``members``; their results take the places from ``place`` on, or those of their rows."""
-    rows = items.rows[items.row_ptr[members]]
+def _row_items(plan: AttentionPlan, items: WorkItems, members: IntArray, places: IntArray) -> RowItems:
+    """The single-row items ``members``; their partial results take these ``places``."""
     arrays = (
-        rows,
+        items.rows[items.row_ptr[members]],
         items.table_start[members],
         items.kv_start[members],
         items.kv_len[members],
-        rows if place is None else np.arange(place, place + len(members)),
+        places,
         plan.table,
     )
     return RowItems(*map(_int64, arrays))
 
 
-def _tile_items(plan: AttentionPlan, items: WorkItems, members: IntArray, rows: IntArray, own: bool) -> TileItems:
-    """The items ``members`` with all their ``rows``; their results take the first places, or their rows' ``own``."""
+def _tile_items(
+    plan: AttentionPlan, items: WorkItems, members: IntArray, rows: IntArray, places: IntArray
+) -> TileItems:
+    """The items ``members`` with all their ``rows``, whose partial results take these ``places``."""
     row_ptr = np.concatenate([[0], np.cumsum(np.diff(items.row_ptr)[members])])
     arrays = (
         rows,
@@ -156,7 +159,7 @@ def _tile_items(plan: AttentionPlan, items: WorkItems, members: IntArray, rows: 
         items.kv_start[members],
         items.kv_len[members],
         items.causal[members],
-        rows[row_ptr[:-1]] if own else row_ptr[:-1],
+        places[row_ptr[:-1]],
         plan.table,
         plan.positions,
     )
