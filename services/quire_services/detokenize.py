@@ -1,22 +1,34 @@
 """Detokenise: token ids to text, one at a time, for one continuation.
 
-Owns the stream decoder of the tokenizers library, which holds text back while a character is incomplete. Three
-things it leaves to its user are here: the last tokens of the prompt come first (so that the first word keeps its
-leading space), what is still held back at the end is flushed as replacement characters, and a decoder that lost its
-footing (some tokenizers change earlier text when a token is added) is replaced.
+Text goes out as soon as it cannot change any more, and a token costs the same however long the answer is and whatever
+it says. What only bytes can tell is decided on bytes: in a byte-level vocabulary every token is bytes, in one with
+byte fallback the tokens ``<0xE2>`` are, and an incremental UTF-8 decoder knows at every byte whether a character may
+still become whole; at most three bytes wait. All other tokens depend on what stands before them only in how they are
+spaced, so each is decoded behind a short window of the tokens before it, which begins as the end of the prompt (so
+that the first word keeps its leading space).
 
-Invariant: the pieces joined are what decoding all tokens at once gives, but for such a restart.
+Invariants: the pieces joined are what decoding all tokens at once gives - but in a run of fallback bytes that is no
+UTF-8, of which the tokenizers library drops the whole characters too, and where a decoder changes earlier text. Work
+and memory per token are bounded.
 """
 
 from __future__ import annotations
 
+import codecs
+import json
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from tokenizers.decoders import DecodeStream
+from .token_bytes import byte_alphabet
 
 REPLACEMENT = "\ufffd"
-PRIME_TOKENS = (4, 24)  # prompt tokens given to the decoder: at least, and at most if they cut a character
+PRIME_TOKENS = (4, 24)  # prompt tokens that the window begins with: at least, and at most if they cut a character
+WINDOW = (4, 8)  # tokens of the window: as many are left when it is cut; it is when there are more
+_FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_EACH_BYTE = "quire-each-byte"
+codecs.register_error(_EACH_BYTE, lambda error: (REPLACEMENT * (error.end - error.start), error.end))  # type: ignore[attr-defined]
 
 
 class Detokenizer:
@@ -31,38 +43,95 @@ class Detokenizer:
     def __init__(self, tokenizer: Any, prompt: Sequence[int], skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip = skip_special
-        self._ids = _prime(tokenizer, prompt, skip_special)
-        self._stream = DecodeStream(ids=self._ids, skip_special_tokens=skip_special)
-        self._text = self._decode(self._ids)
-        self._pending: list[int] = []
+        self._spelling = _spelling(tokenizer)
+        self._characters = self._spelling.characters()
+        self._window = [] if self._spelling.byte_level else _prime(tokenizer, prompt, skip_special)
+        self._before: str | None = None  # the window's text, once it is needed
 
     def push(self, token: int) -> str:
-        """The text that ``token`` completes, often none."""
-        self._ids.append(token)
-        self._pending.append(token)
-        try:
-            piece: str | None = self._stream.step(self._tokenizer, token)
-        except Exception:  # the library raises bare Exception("Invalid prefix ...")
-            self._stream = DecodeStream(skip_special_tokens=self._skip)
-            piece = self._stream.step(self._tokenizer, token)
-        if piece is None:
+        """The text that is certain with ``token``, sometimes none."""
+        if self._skip and token in self._spelling.special:
             return ""
-        self._pending.clear()
-        self._text += piece
-        return piece
+        spelled = self._spelling.bytes_of(token)
+        if spelled is None:
+            return self._characters.decode(b"", final=True) + self._behind_window(token)
+        if spelled and not self._spelling.byte_level:
+            self._window.append(token)
+            self._before = None
+            self._cut()
+        return self._characters.decode(spelled)
 
     def flush(self) -> str:
-        """What is still held back: the tokens of an unfinished character."""
-        if not self._pending:
-            return ""
-        full = self._decode(self._ids)
-        rest = full[len(self._text) :] if full.startswith(self._text) else self._decode(self._pending)
-        self._pending.clear()
-        self._text += rest
-        return rest
+        """What is still held back: the bytes of an unfinished character."""
+        return self._characters.decode(b"", final=True)
+
+    def _behind_window(self, token: int) -> str:
+        before = self._decode(self._window) if self._before is None else self._before
+        self._window.append(token)
+        self._before = self._decode(self._window)
+        piece = self._before[len(before) :] if self._before.startswith(before) else self._decode([token])
+        self._cut()
+        return piece
+
+    def _cut(self) -> None:
+        keep, most = WINDOW
+        if len(self._window) > most:
+            self._window = self._window[-keep:]
+            self._before = None
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=self._skip))
+
+
+class _Spelling:
+    """What the tokens of a vocabulary are made of, as its decoder reads them.
+
+    Attributes:
+        byte_level: every token is bytes, in the alphabet of stand-ins.
+        special: tokens that are skipped where special ones are.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        kinds = _kinds(tokenizer)
+        self._tokenizer = tokenizer
+        self.byte_level = "ByteLevel" in kinds
+        self._fallback = "ByteFallback" in kinds
+        self.special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._known: dict[int, bytes | None] = {}  # at most the vocabulary
+
+    def characters(self) -> codecs.IncrementalDecoder:
+        """A decoder of one continuation's bytes. Of bytes that are no character the library makes one replacement for
+        each attempt at one, or in the case of fallback one for each byte."""
+        return codecs.getincrementaldecoder("utf-8")("replace" if self.byte_level else _EACH_BYTE)
+
+    def bytes_of(self, token: int) -> bytes | None:
+        """The bytes of a token that is made of bytes, none for an id outside the vocabulary; else None."""
+        if token not in self._known:
+            self._known[token] = self._read(token)
+        return self._known[token]
+
+    def _read(self, token: int) -> bytes | None:
+        piece: str | None = self._tokenizer.id_to_token(token)
+        if piece is None:
+            return b""
+        if self.byte_level:
+            stands = byte_alphabet()
+            return bytes(stands[char] for char in piece) if all(char in stands for char in piece) else piece.encode()
+        found = _FALLBACK.fullmatch(piece) if self._fallback else None
+        return bytes([int(found[1], 16)]) if found else None
+
+
+@lru_cache(maxsize=8)
+def _spelling(tokenizer: Any) -> _Spelling:
+    return _Spelling(tokenizer)
+
+
+def _kinds(tokenizer: Any) -> set[str]:
+    """Types of the parts of a tokenizer's decoder."""
+    if tokenizer.decoder is None:
+        return set()
+    whole = json.loads(tokenizer.decoder.__getstate__())
+    return {part["type"] for part in (whole, *whole.get("decoders", ()))}
 
 
 def _prime(tokenizer: Any, prompt: Sequence[int], skip_special: bool) -> list[int]:

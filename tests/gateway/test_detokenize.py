@@ -8,7 +8,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from quire_services.detokenize import Detokenizer
-from quire_services.token_bytes import TokenBytes
+from quire_services.token_bytes import TokenBytes, byte_alphabet
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,37 @@ def test_a_prompt_that_ends_inside_a_character_is_stepped_over(tokenizer: Tokeni
     """The decoder is primed with whole characters only, or not at all."""
     ids = tokenizer.encode("🙂").ids
     assert "".join(pieces(tokenizer, tokenizer.encode(" fox").ids, ids[:2])) == " fox"
+
+
+def test_text_goes_out_as_soon_as_it_cannot_change(tokenizer: Tokenizer) -> None:
+    """A byte that begins no character is a replacement at once; only what may still become a character waits."""
+    f0, ff, x = (_byte_token(tokenizer, byte) for byte in (0xF0, 0xFF, ord("x")))
+
+    assert pieces(tokenizer, [ff, ff, f0, x, f0], []) == ["\ufffd", "\ufffd", "", "\ufffdx", "", "\ufffd"]
+
+
+def test_whole_characters_of_a_run_of_fallback_bytes_stay(sentencepiece: Tokenizer) -> None:
+    """What went out before the run turned out to be no UTF-8 is not lost; of the rest each byte is a replacement."""
+    run = [*"é".encode(), 0xE2, 0x82, 0xFF]
+    ids = [sentencepiece.token_to_id(f"<0x{byte:02X}>") for byte in run]
+
+    assert pieces(sentencepiece, ids, []) == ["", "é", "", "", "\ufffd\ufffd\ufffd", ""]
+
+
+def test_tokens_without_text_change_nothing(sentencepiece: Tokenizer) -> None:
+    """Skipped special tokens and ids outside the vocabulary give no text, and the next word keeps its space."""
+    fox, eos = (sentencepiece.token_to_id(word) for word in ("\u2581fox", "<eos>"))
+    ids = [fox, *[eos, 9999] * 100, fox]
+
+    assert "".join(pieces(sentencepiece, ids, [])) == "fox fox"
+    stream = Detokenizer(sentencepiece, [], skip_special=False)
+    assert "".join(map(stream.push, [fox, eos, fox])) == "fox<eos> fox"
+
+
+def _byte_token(tokenizer: Tokenizer, byte: int) -> int:
+    stand_in = next(char for char, value in byte_alphabet().items() if value == byte)
+    token: int = tokenizer.token_to_id(stand_in)
+    return token
 
 
 def test_bytes_of_single_tokens(tokenizer: Tokenizer, sentencepiece: Tokenizer) -> None:
