@@ -41,7 +41,7 @@ class Intake:
     def accept(self, message: Generate, memory: Memory) -> None:
         """Queue a request, or refuse it."""
         request = Request.of(message, self._eos_ids)
-        chain = memory.client.chain(request.tenant, request.prompt + message.emitted)
+        chain = memory.client.chain(request.tenant, request.prompt + message.emitted, request.salt)
         memory.match(request)
         request.longest = min(self._max_model_len, memory.longest(request))
         problem = self._problem(request, chain.ids)

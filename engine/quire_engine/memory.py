@@ -144,8 +144,8 @@ class Memory:
     # --- the cache as far as it is known ----------------------------------------------------------------------
 
     def match(self, request: Request) -> None:
-        """Name the publication the request's prompt begins with, if any."""
-        found = self.client.match(request.tenant, request.prompt)
+        """Name the publication the request's prompt begins with, if any; a salt asks for isolation from that, too."""
+        found = None if request.salt else self.client.match(request.tenant, request.prompt)
         request.publication = found.id if found else ""
         request.publication_generation = found.generation if found else 0
         request.list_generation = self.client.publications.generation
@@ -287,7 +287,8 @@ class Memory:
             self._builder.fill(sequence.id, sequence.computed)
             return
         self._sealing[sequence.id] = sequence
-        chain, told = sequence.chain, self.client.wants_tokens
+        # A subscriber could take a salted block for what requests without that salt can hit.
+        chain, told = sequence.chain, self.client.wants_tokens and not sequence.request.salt
         if full == first + 1 and not told:
             self._builder.complete(sequence.id, first, sequence.computed, chain.digests(first, full))
         else:

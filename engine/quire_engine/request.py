@@ -37,6 +37,7 @@ class Request:
         list_generation: that of the list of publications which ``publication`` was looked for in.
         longest: tokens a continuation may reach, prompt included: what model and pool can hold.
         aborted: continuations the client no longer wants.
+        salt: what it may share it shares with requests of the same salt only.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Request:
     longest: int = 0
     aborted: set[int] = field(default_factory=set)
     forked: bool = False
+    salt: str = ""
 
     @classmethod
     def of(cls, message: Generate, eos_ids: frozenset[int]) -> Request:
@@ -68,6 +70,7 @@ class Request:
             priority=message.priority,
             emitted=unpack(message.emitted),
             stop_ids=own if message.sampling.ignore_eos else own | eos_ids,
+            salt=message.salt,
         )
 
 

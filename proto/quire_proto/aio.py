@@ -19,6 +19,7 @@ import zmq.asyncio
 from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
 from .chain import DomainChain
 from .client import GOODBYE_S, RunDir
+from .digests import salted
 from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
 from .messages import Detached, DomainKey, Empty, Publication, Wait, Waited
@@ -208,9 +209,10 @@ class AsyncKVClient(SessionBase, Awaiting):
             if not future.done():
                 future.set_exception(reason)
 
-    async def chain(self, tenant: str, tokens: bytes = b"") -> DomainChain:
-        """A digest chain in the tenant's own domain, begun with packed ``tokens``; the key is fetched once."""
-        return DomainChain((await self._domain(tenant)).key, self.block_size, tokens)
+    async def chain(self, tenant: str, tokens: bytes = b"", salt: str = "") -> DomainChain:
+        """A digest chain in the tenant's own domain, begun with packed ``tokens``; the key is fetched once. With a
+        ``salt`` it shares nothing with chains of another."""
+        return DomainChain(salted((await self._domain(tenant)).key, salt), self.block_size, tokens)
 
     async def match(self, tenant: str, tokens: bytes) -> Publication | None:
         """The longest publication the packed ``tokens`` begin with, of those the tenant may use."""

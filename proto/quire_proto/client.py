@@ -19,6 +19,7 @@ import zmq
 
 from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
 from .chain import DomainChain
+from .digests import salted
 from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
 from .messages import Detached, DomainKey, Empty, Publication, Wait, Waited
@@ -184,9 +185,10 @@ class KVClient(_Caller, SessionBase):
             side.close()
             raise
 
-    def chain(self, tenant: str, tokens: bytes = b"") -> DomainChain:
-        """A digest chain in the tenant's own domain, begun with packed ``tokens``; the key is fetched once."""
-        return DomainChain(self._domain(tenant).key, self.block_size, tokens)
+    def chain(self, tenant: str, tokens: bytes = b"", salt: str = "") -> DomainChain:
+        """A digest chain in the tenant's own domain, begun with packed ``tokens``; the key is fetched once. With a
+        ``salt`` it shares nothing with chains of another."""
+        return DomainChain(salted(self._domain(tenant).key, salt), self.block_size, tokens)
 
     def match(self, tenant: str, tokens: bytes) -> Publication | None:
         """The longest publication the packed ``tokens`` begin with, of those the tenant may use."""

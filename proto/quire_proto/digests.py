@@ -6,7 +6,8 @@ A digest is a keyed BLAKE2b-256 (RFC 7693) over the parent's digest and the bloc
 
 with 32 zero bytes in place of the parent of block 0. The key is the share domain's (DESIGN section 7): a digest
 computed in one domain can never equal one of another, so isolation between domains is a property of the names
-themselves and not of a check somebody could forget.
+themselves and not of a check somebody could forget. The same holds within a domain for whoever brings a salt: it
+makes another key.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .packed import pack
 DIGEST_BYTES = 32
 ROOT_PARENT = bytes(DIGEST_BYTES)
 _PERSON = b"quire.digest.v1"
+_SALTED = b"quire.salt.v1"
 
 
 def domain_key(root_key: bytes, domain: str, generation: int) -> bytes:
@@ -28,6 +30,12 @@ def domain_key(root_key: bytes, domain: str, generation: int) -> bytes:
     name = domain.encode()
     message = len(name).to_bytes(4, "little") + name + generation.to_bytes(8, "little")
     return hmac.new(root_key, message, hashlib.sha256).digest()
+
+
+def salted(key: bytes, salt: str) -> bytes:
+    """The key of a domain's chains that share nothing with those of another salt, or of none: HMAC-SHA256(key,
+    "quire.salt.v1" || salt), 32 bytes. Without a salt it is the domain's key itself."""
+    return hmac.new(key, _SALTED + salt.encode(), hashlib.sha256).digest() if salt else key
 
 
 def chain(key: bytes, tokens: Sequence[int] | bytes, block_size: int, parent: bytes = ROOT_PARENT) -> bytes:

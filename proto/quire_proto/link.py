@@ -64,7 +64,8 @@ class Sampling:
 @dataclass(frozen=True, slots=True)
 class Generate:
     """A request: ``n`` continuations of one prompt. ``emitted`` are tokens already sent to the client by another
-    engine: they are forced, not sampled, and not sent again."""
+    engine: they are forced, not sampled, and not sent again. With a ``salt`` nothing is shared with requests of another
+    salt or of none, publications included."""
 
     request: str
     tenant: str
@@ -73,6 +74,7 @@ class Generate:
     n: int = 1
     priority: int = 0
     emitted: U32s = b""
+    salt: str = ""
     type: str = "generate"
 
 

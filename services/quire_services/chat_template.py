@@ -68,9 +68,14 @@ class PromptEncoder:
         return ids
 
     def encode_chat(
-        self, messages: list[dict[str, Any]], tools: list[Any] | None, options: dict[str, Any] | None, tenant: str
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[Any] | None,
+        options: dict[str, Any] | None,
+        tenant: str | None,
     ) -> list[int]:
-        """Token ids of a tenant's conversation, up to where the answer begins. Raises ApiError."""
+        """Token ids of a tenant's conversation, up to where the answer begins; nothing of it is kept for a tenant that
+        is None. Raises ApiError."""
         text = self.render(messages, tools, options)
         _insist_on_unicode(text)
         return self._segments.encode(text, tenant)

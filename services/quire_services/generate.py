@@ -115,7 +115,7 @@ class Gateway:
         for tokens in batch:
             check_prompt(tokens, limits, param)
             how = sampling(body, len(tokens), asked, default, logprobs, limits, param)
-            call.add(record.tenant, tokens, how, body.n or 1)
+            call.add(record.tenant, tokens, how, body.n or 1, body.cache_salt or "")
         return call
 
     async def _answer(self, call: Call, body: Body, request: Request, shape: Shape) -> Response:

@@ -19,7 +19,9 @@ def chat_tokens(body: ChatBody, encoder: PromptEncoder, tenant: str) -> list[int
         for place, message in enumerate(body.messages)
     ]
     tools = None if body.tool_choice == "none" else body.tools or None
-    return encoder.encode_chat(messages, tools, body.chat_template_kwargs, tenant)
+    # What is kept of encoded texts would tell one salt by its time what another has sent.
+    keeper = None if body.cache_salt else tenant
+    return encoder.encode_chat(messages, tools, body.chat_template_kwargs, keeper)
 
 
 def check_chat(body: ChatBody) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 MAX_N = 64
 MAX_STOPS = 16
 MAX_STOP_CHARS = 1024
+MAX_SALT_CHARS = 1024
 INT64 = 2**63 - 1
 
 
@@ -45,6 +46,7 @@ class Body(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_SALT_CHARS)] | None = None
 
 
 class Message(BaseModel):

@@ -41,9 +41,9 @@ class Segments:
         self._tenants: defaultdict[str, _Kept] = defaultdict(lambda: _Kept(kept))
         self._lock = threading.Lock()  # a loop and a thread encode
 
-    def encode(self, text: str, tenant: str) -> list[int]:
-        """Token ids of a text; none are added to those it spells."""
-        if self._marks is None or len(text) < self._long:
+    def encode(self, text: str, tenant: str | None) -> list[int]:
+        """Token ids of a text; none are added to those it spells. Without a tenant nothing is kept or found."""
+        if self._marks is None or tenant is None or len(text) < self._long:
             return self._plain(text)
         ids: list[int] = []
         for part in _parts(text, self._marks, self._long):

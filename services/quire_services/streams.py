@@ -45,6 +45,7 @@ class Generation:
         open: continuations that have not ended.
         started: a first output has come.
         cached_tokens: prompt tokens that came from the cache.
+        salt: of the cache, so that it shares nothing with generations of another.
         carrier: the engine it was sent to, while a continuation is open.
         engine: that engine's name, for good.
     """
@@ -60,6 +61,7 @@ class Generation:
     open: set[int] = field(default_factory=set)
     started: bool = False
     cached_tokens: int = 0
+    salt: str = ""
     carrier: Carrier | None = None
     engine: str = ""
 
@@ -69,7 +71,7 @@ class Generation:
 
     def message(self) -> Generate:
         """The request as it is sent to an engine."""
-        return Generate(self.id, self.tenant, pack(self.tokens), self.sampling, self.n)
+        return Generate(self.id, self.tenant, pack(self.tokens), self.sampling, self.n, salt=self.salt)
 
     def deliver(self, output: Output) -> None:
         """Take an output of the engine."""
@@ -120,9 +122,9 @@ class Call:
     began: float = field(default_factory=time.monotonic)
     failed: bool = False
 
-    def add(self, tenant: str, tokens: Sequence[int], sampling: Sampling, n: int) -> Generation:
+    def add(self, tenant: str, tokens: Sequence[int], sampling: Sampling, n: int, salt: str = "") -> Generation:
         """One more prompt; its choices are numbered after those of the prompts before it."""
-        generation = Generation(tenant, tokens, sampling, n, n * len(self.generations), self)
+        generation = Generation(tenant, tokens, sampling, n, n * len(self.generations), self, salt=salt)
         self.generations.append(generation)
         return generation
 

@@ -65,11 +65,20 @@ class Queues:
                 self.ends[key] = item
 
     def ask(
-        self, name: str, prompt: list[int], n: int = 1, tenant: str = "tenant", priority: int = 0, **sampling: Any
+        self,
+        name: str,
+        prompt: list[int],
+        n: int = 1,
+        tenant: str = "tenant",
+        priority: int = 0,
+        salt: str = "",
+        emitted: list[int] | None = None,
+        **sampling: Any,
     ) -> None:
         """Send a request; greedy, eight tokens, unless told otherwise."""
         how = Sampling(**{"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **sampling})
-        self.inbox.put(Generate(name, tenant, pack(prompt), how, n=n, priority=priority))
+        done = pack(emitted or [])
+        self.inbox.put(Generate(name, tenant, pack(prompt), how, n=n, priority=priority, emitted=done, salt=salt))
 
     def end(self, name: str, index: int = 0) -> Any:
         """The last output of a continuation, waited for."""

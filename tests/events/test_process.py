@@ -93,7 +93,8 @@ def test_a_restart_is_seen_as_a_gap_that_clears(run_dir: Path, opened: list[Clie
 def test_engines_name_their_tokens_when_everybodys_are_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[Client | Subscriber]
 ) -> None:
-    """A real engine's prompt and answer are told token by token, block by block, under the tenant's digests."""
+    """A real engine's prompt and answer are told token by token, block by block, under the tenant's digests; what is
+    salted has names only, because no request without the salt can hit it."""
     monkeypatch.setenv("QUIRE_KVSTORE_EVENTS", "ipc")
     monkeypatch.setenv("QUIRE_KVSTORE_EVENTS_TOKENS", "all")
     prompt = [7 + i % 200 for i in range(40)]
@@ -104,8 +105,15 @@ def test_engines_name_their_tokens_when_everybodys_are_wanted(
         bench.end("a")
         text = [*prompt, *bench.front.tokens["a", 0]]
         reader.read_until(lambda view: len(view.parents) == 3, "64 tokens less the last one, in blocks of 16")
+        plain = list(reader.view.log)
+        bench.ask("b", prompt, max_tokens=24, salt="pepper")
+        bench.end("b")
+        reader.read_until(lambda view: len(view.parents) == 6, "the same blocks under the salt")
 
-    stored = [event for event in reader.view.log if isinstance(event, BlockStored)]
+    salted = [event for event in reader.view.log[len(plain) :] if isinstance(event, BlockStored)]
+    assert sum(len(event.block_hashes) for event in salted) == 3
+    assert not any(event.token_ids for event in salted)
+    stored = [event for event in plain if isinstance(event, BlockStored)]
     assert [token for event in stored for token in event.token_ids] == text[:48]
     assert stored[0].extra_keys is not None
     assert stored[0].extra_keys[0] == ("tenant",)

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from quire_proto import packed
 from quire_proto.chain import DomainChain
-from quire_proto.digests import DIGEST_BYTES, chain, domain_key, split
+from quire_proto.digests import DIGEST_BYTES, chain, domain_key, salted, split
 from quire_proto.layout import Layout
 
 # Computed with OpenSSL: `openssl mac … HMAC` for the key, `openssl mac -macopt custom:quire.digest.v1 … BLAKE2BMAC`.
 KEY = "d7eee26a6ccbebefde68b9de7ef21e6dca32c0a437691f0bb2ebd297e4e69523"
+SALTED = "32a78e1699ca24f878e1ddfc1b737639478b41d345271223ac77f2f458b1ce6c"
 DIGESTS = [
     "831424317885627aa3b892038f53f871b776917d28a836d907f0fe90e67be019",
     "6e8ec1207894ffc44b4fa570f0d151141fb192ddd4a1878b3b5a785ff152bb27",
@@ -32,6 +33,17 @@ def test_digest_vector() -> None:
 
     assert key.hex() == KEY
     assert [d.hex() for d in digests] == DIGESTS
+
+
+def test_a_salt_makes_another_key() -> None:
+    """HMAC over a label and the salt, as PROTOCOL.md says; no salt leaves the domain's key as it is."""
+    key = domain_key(bytes(range(32)), "acme", 0)
+
+    assert salted(key, "") == key
+    assert salted(key, "pepper") == hmac.digest(key, b"quire.salt.v1pepper", hashlib.sha256)
+    assert salted(key, "pepper").hex() == SALTED
+    names = [set(split(chain(salted(key, salt), range(64), 4))) for salt in ("", "pepper", "paprika")]
+    assert len(set.union(*names)) == 48
 
 
 def test_domain_key_is_hmac_over_the_length_prefixed_name() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from quire_proto import administration, envelope, errors, handles, handover, layout, messages, tenancy
 from quire_proto.codec import from_map, pack, to_map
-from quire_proto.digests import chain, domain_key
+from quire_proto.digests import chain, domain_key, salted
 from quire_proto.envelope import Reply, Request, decode_reply, decode_request
 from quire_proto.layout import Layout
 from quire_proto.messages import (
@@ -166,7 +166,7 @@ def test_the_examples_decode_to_what_they_say() -> None:
 
 def test_the_digest_vector_is_in_the_document() -> None:
     """Key and digests of the vector appear as the code computes them."""
-    for value in (KEY, DIGESTS[:32], DIGESTS[32:]):
+    for value in (KEY, DIGESTS[:32], DIGESTS[32:], salted(KEY, "pepper")):
         assert value.hex() in DOCUMENT
 
 
