@@ -10,6 +10,7 @@ import hmac
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from .errors_http import bad_key
@@ -42,9 +43,9 @@ class AdminToken:
         except (OSError, ValueError) as error:
             raise TokenError(f"admin token {str(self.file)!r}: {getattr(error, 'strerror', None) or error}") from None
 
-    def operator(self, authorization: str | None) -> str:
+    def operator(self, headers: Mapping[str, str]) -> str:
         """Who asks, for the log; raises ApiError 401."""
-        if not hmac.compare_digest(bearer_digest(authorization), self._digest):
+        if not hmac.compare_digest(bearer_digest(headers.get("authorization")), self._digest):
             raise bad_key()
         return OPERATOR
 

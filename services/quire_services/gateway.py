@@ -27,12 +27,15 @@ from . import flags, logs, settings
 from .admin_http import make_admin_app
 from .admin_token import AdminToken, TokenError
 from .chat_template import LoadError, PromptEncoder, log_like_everyone, without_torch
+from .connections import Connections, most_connections, raise_file_limit
 from .counters import Counters
 from .engines import Engines
 from .errors_http import unavailable
 from .generate import Gateway
 from .http_app import make_app
 from .http_edge import Edge
+from .http_origin import listed, tenants, with_origins
+from .http_protocol import Bounds
 from .http_server import BindError, HttpServer, bind, is_loopback
 from .keys import Keys
 from .link_server import LinkServer, SocketTaken
@@ -79,7 +82,9 @@ async def _run(config: settings.Config) -> int:
         if config.gateway.admin_port:
             ports.append(unused.enter_context(bind(ADMIN_HOST, config.gateway.admin_port)))
         gateway = _gateway(config)
-        apps: list[ASGIApp] = [Edge(make_app(gateway), gateway.keys.tenant, gateway.counters)]
+        who = tenants(gateway.keys, listed(config.gateway.allowed_hosts))
+        edge = Edge(make_app(gateway), who, gateway.counters)
+        apps: list[ASGIApp] = [with_origins(edge, listed(config.gateway.allowed_origins))]
         if config.gateway.admin_port:
             token = AdminToken(config.run_dir, config.gateway.admin_token_file)
             apps.append(Edge(make_admin_app(gateway, config.run_dir), token.operator, Counters()))
@@ -91,7 +96,7 @@ async def _run(config: settings.Config) -> int:
         unused.pop_all()  # the servers close the ports from here on
     watch = asyncio.ensure_future(gateway.keys.watch())
     try:
-        await _serve(gateway, apps, ports, config.gateway.drain_s)
+        await _serve(gateway, apps, ports, config.gateway)
     finally:
         watch.cancel()
         await link.stop()
@@ -114,9 +119,10 @@ def _gateway(config: settings.Config) -> Gateway:
     return Gateway(name, PromptEncoder.load(model), Engines(config.gateway.max_queue), keys)
 
 
-async def _serve(gateway: Gateway, apps: list[ASGIApp], ports: list[socket.socket], drain_s: float) -> None:
+async def _serve(gateway: Gateway, apps: list[ASGIApp], ports: list[socket.socket], settings: settings.Gateway) -> None:
     """Serve each application on its port until a signal says stop, then drain."""
-    servers = [HttpServer(app, drain_s) for app in apps]
+    most, drain_s = most_connections(settings.max_connections, raise_file_limit()), settings.drain_s
+    servers = [HttpServer(app, drain_s, Bounds(Connections(most), settings.write_timeout_s)) for app in apps]
     loop = asyncio.get_running_loop()
 
     def stop() -> None:

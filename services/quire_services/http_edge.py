@@ -1,8 +1,9 @@
 """Edge: what is done for every HTTP request, whatever its path.
 
 A request id, the tenant, a limit on the body, one line in the access log, one count - here once, so that no route can
-forget it. The tenant comes from the API key and from nowhere else. Everything but ``/health`` needs a key. The admin
-API has an edge of its own, whose only "tenant" is the operator.
+forget it. The tenant comes from the API key and from nowhere else. Everything but ``/health`` needs a key. Where no key
+is needed, the web pages of strangers are kept out (``http_origin``). The admin API has an edge of its own, whose only
+"tenant" is the operator.
 
 This is plain ASGI: middleware that wraps the response would hide a client's hang-up from the routes.
 """
@@ -27,6 +28,7 @@ from .record import Record
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 OPEN_PATHS = {"/health"}
+LOGGED_CHARS = 200  # of what a client says, in a line of the log
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 log = structlog.get_logger()
 
@@ -36,18 +38,16 @@ class Edge:
 
     Args:
         app: the application.
-        who: the tenant of an ``Authorization`` header; raises ApiError.
+        who: the tenant of a request's headers; raises ApiError.
         counters: where requests are counted.
     """
 
-    def __init__(self, app: ASGIApp, who: Callable[[str | None], str], counters: Counters) -> None:
+    def __init__(self, app: ASGIApp, who: Callable[[Headers], str], counters: Counters) -> None:
         self._app, self._who, self._counters = app, who, counters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await _refuse_websocket(scope, send)
-            return
+        assert scope["type"] == "http"  # websockets and lifespan are off
         headers = Headers(scope=scope)
         record = Record(_request_id(headers), secrets.token_hex(12))
         scope["record"] = record
@@ -72,12 +72,14 @@ class Edge:
     async def _serve(self, scope: Scope, receive: Receive, send: Send, headers: Headers, record: Record) -> None:
         try:
             if scope["path"] not in OPEN_PATHS:
-                record.tenant = self._who(headers.get("authorization"))
+                record.tenant = self._who(headers)
             if scope["method"] == "POST":
                 _insist_on_json(headers)
         except ApiError as error:
             await error_response(error)(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # as GET; the server leaves the body out
+            scope = {**scope, "method": "GET"}
         await self._app(scope, _limited(receive), send)
 
     def _finish(self, scope: Scope, record: Record, seconds: float) -> None:
@@ -98,10 +100,10 @@ class Edge:
             request_id=record.request_id,
             tenant=record.tenant,
             method=scope["method"],
-            path=scope["path"],
+            path=scope["path"][:LOGGED_CHARS],
             status=record.status,
             outcome=record.outcome,
-            error=record.error,
+            error=record.error[:LOGGED_CHARS],
             prompt_tokens=record.prompt_tokens,
             cached_tokens=record.cached_tokens,
             completion_tokens=record.completion_tokens,
@@ -112,7 +114,14 @@ class Edge:
 
 def _insist_on_json(headers: Headers) -> None:
     """A web page may send a body of another type to any address, the loopback too, without asking first: JSON it may
-    not. Raises ApiError 400."""
+    not. A compressed body could be of any size. Raises ApiError 400 or 415."""
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ApiError(
+            415,
+            "the body must be sent without content-encoding",
+            type="invalid_request_error",
+            code="unsupported_content_encoding",
+        )
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise invalid("the content-type must be application/json", code="unsupported_content_type")
@@ -141,8 +150,3 @@ def _limited(receive: Receive) -> Receive:
         return message
 
     return inner
-
-
-async def _refuse_websocket(scope: Scope, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1003})

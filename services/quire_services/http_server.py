@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import socket
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from .http_protocol import Bounds, HttpProtocol
+
+KEEP_ALIVE_S = 75
 
 
 class BindError(Exception):
@@ -19,16 +24,17 @@ class HttpServer(uvicorn.Server):
     """uvicorn that leaves signals alone: whoever runs it drains first. ``serve(sockets=[...])`` ends soon after
     ``should_exit`` is set, running requests having had ``drain_s`` seconds and a bit."""
 
-    def __init__(self, app: ASGIApp, drain_s: float) -> None:
+    def __init__(self, app: ASGIApp, drain_s: float, bounds: Bounds) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=functools.partial(HttpProtocol, bounds=bounds),  # type: ignore[arg-type]
+                ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_keep_alive=75,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(drain_s) + 2,
             )
         )

@@ -108,6 +108,18 @@ class Gateway:
     max_queue: int = setting(512, "requests that may wait for their first token; more are answered 429", at_least=1)
     admin_port: int = setting(0, "port of the admin API, on the loopback (0: none)", at_least=0, at_most=65535)
     admin_token_file: str = setting("", "file with the admin API's token (default: made in the run directory)")
+    allowed_origins: str = setting(
+        "", "origins of web pages that may use the gateway from a browser, separated by commas; * for all"
+    )
+    allowed_hosts: str = setting(
+        "", "names of this host, separated by commas, for a gateway without keys (addresses and localhost always are)"
+    )
+    max_connections: int = setting(
+        0, "connections at once (0: 4096, or what the limit of open files leaves)", at_least=0, at_most=10**6
+    )
+    write_timeout_s: float = setting(
+        60.0, "seconds without progress after which a client that does not read is cut off", at_least=0.1
+    )
     drain_s: float = setting(8.0, "seconds that running requests have to end when the gateway is stopped", at_least=0)
 
 
