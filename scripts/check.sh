@@ -17,4 +17,5 @@ step "lint" "$bin/ruff" check --quiet .
 step "types" "$bin/mypy"
 step "import directions" "$bin/lint-imports" --no-cache --no-logo
 step "wheel content" "$bin/python" scripts/check_wheel.py
+step "pins, all extras, from PyPI alone" "$bin/python" scripts/check_pins.py
 step "compose file" scripts/check_compose.sh

@@ -33,7 +33,7 @@ CACHE = Path(os.environ.get("CUBINS_CACHE") or Path(__file__).resolve().parents[
 os.environ["TRITON_CACHE_DIR"] = str(CACHE / "triton")
 os.environ["TRITON_DUMP_PTXAS_LOG"] = os.environ["TRITON_ALWAYS_COMPILE"] = "1"  # a cached cubin has no log
 os.environ.pop("TRITON_INTERPRET", None)
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns unless told; this is what it does anyway
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default; Triton 3.9 warns unless told
 
 import torch  # noqa: E402
 import triton  # noqa: E402
