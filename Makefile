@@ -1,5 +1,6 @@
 # Every target makes its own environment in .venv first and says what it is doing.
-# Variables: PYTHON (interpreter for the environment), MODEL, ENGINES, PORT, BLOCKS (for `serve`), MINUTES and SOAK (pytest
+# Variables: PYTHON (interpreter for the environment), TORCH_INDEX (where torch comes from on a machine without a GPU,
+# see scripts/install_torch.py), MODEL, ENGINES, PORT, BLOCKS (for `serve`), MINUTES and SOAK (pytest
 # arguments) for `soak`.
 
 SHELL := /bin/bash
@@ -24,14 +25,14 @@ help:
 	@echo "make demo    a tiny model, two engines, one shared pool: requests and the facts about them"
 	@echo "make test    all tests but the longest: under ten minutes on two cores"
 	@echo "make serve   MODEL=DIR [ENGINES=2 PORT=8000 BLOCKS=4096]: the stack on one host"
-	@echo "make check   what CI runs: format, lint, types, imports, wheel, compose, kernels for GPUs, all tests"
+	@echo "make check   what CI runs: format, lint, types, imports, wheel, pins, compose, kernels for GPUs, all tests"
 	@echo "make soak    [MINUTES=10]: random kills and stops of real processes, a million simulated steps, and other long runs"
 	@echo "make cubins  [ALL=1]: compile the GPU kernels for six architectures, without a GPU"
 	@echo "make triton36  the same for three of them with Triton 3.6, in an environment of its own"
 	@echo "make fmt     format and sort imports"
 	@echo "make peers   environments of the peers that the benches measure, in .peers"
 
-$(READY): pyproject.toml constraints.txt scripts/setup.sh
+$(READY): pyproject.toml constraints.txt scripts/setup.sh scripts/install_torch.py
 	@scripts/setup.sh $(PYTHON) $(VENV)
 
 setup: $(READY)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the development environment: setup.sh PYTHON VENV
-# Versions come from constraints.txt. torch goes first and by exact version, so that the index decides on its build.
+# Versions come from constraints.txt. torch goes first, from the source that has the build for this machine
+# (scripts/install_torch.py; TORCH_INDEX names another one).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$1 venv=$2
@@ -25,10 +26,11 @@ quietly() {  # what it says, then the command; its output is shown only when it 
     say "$label: $((SECONDS - began)) s"
 }
 
-torch=$(grep -E '^torch==' constraints.txt)
+pin() { grep "^$1==" constraints.txt; }
 quietly "environment in $venv" "$python" -m venv "$venv"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
-quietly "$torch (the largest part)" "$venv/bin/pip" install "$torch"
+quietly "$(pin pip)" "$venv/bin/pip" install "$(pin pip)"
+quietly "$(pin torch) (the largest part)" "$venv/bin/python" scripts/install_torch.py
 quietly "pinned dependencies and quire itself" "$venv/bin/pip" install -c constraints.txt -e '.[dev]'
 touch "$venv/ready"
 say "ready after $SECONDS s"
