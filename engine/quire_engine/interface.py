@@ -104,8 +104,9 @@ def paged_attention(
     ``scaling`` defaults to 1 / sqrt(d); ``s_aux`` are the [heads] sink logits. Raises ModelRefused.
     """
     step = _STEP.get()
-    assert attention_mask is None, "no mask function is registered under our name"
     layer = _enter(step, module, query, key, value)
+    if attention_mask is not None:  # none is made under our name, so the layer has made one of its own
+        raise ModelRefused(f"layer {layer} gives an attention mask of its own, which this attention does not know")
     _refuse_unknown(layer, dropout, others)
     window = int(sliding_window) if sliding_window else None
     if window != layer_window(step.config, layer):

@@ -21,6 +21,8 @@ from quire_proto.layout import DTYPE_BYTES, Layout
 
 from .architecture import ModelRefused, canonical, kv_shape, max_positions, read_config, rope_json
 from .kv_scales import scales_identity
+from .model_name import model_name
+from .weight_files import check_weights
 
 WHOLE_FILE = 256 << 20
 SAMPLES = 256
@@ -40,7 +42,7 @@ def layout_of(directory: Path | str, dtype: str, block_size: int) -> Layout:
     config = read_config(directory)
     layers, kv_heads, head_dim = kv_shape(config)
     return Layout(
-        model=directory.resolve().name,
+        model=model_name(directory.resolve()),
         weights=weights_identity(directory),
         rope=rope_json(config),
         adapter="",
@@ -60,9 +62,8 @@ def max_model_len(directory: Path | str) -> int:
 
 def weights_identity(directory: Path) -> str:
     """Identity of configuration and weights, 64 hex digits; see the module's docstring for what it covers."""
+    check_weights(directory)
     files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise ModelRefused(f"{directory} holds no .safetensors file")
     fields = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     whole = hashlib.sha256(canonical({k: v for k, v in fields.items() if k not in NOT_IDENTITY}).encode())
     for file in files:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from .architecture import ModelRefused, kv_shape, max_positions, read_config
 from .fused_layers import fuse
 from .fused_rotary import fuse_rotary
-from .interface import NAME, Backend, Step, running
+from .interface import Backend, Step, running
 from .kv_scales import KvScales
+from .loading import load_module
 from .packed_linear import pack
 from .plan import AttentionPlan
 from .transfer import to_device
@@ -123,20 +122,7 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
     config = read_config(directory)
     layers, kv_heads, _ = kv_shape(config)
     scales = KvScales.read(directory, layers, kv_heads)
-    transformers_logging.disable_progress_bar()
-    try:
-        module = AutoModelForCausalLM.from_pretrained(
-            directory,
-            config=config,
-            dtype=DTYPES[dtype],
-            attn_implementation=NAME,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except ValueError as error:
-        raise ModelRefused(str(error)) from error
-    module = module.eval().requires_grad_(False).to(device)
+    module = load_module(directory, config, DTYPES[dtype], device)
     pack(module)
     fuse(module)
     fuse_rotary(module)

@@ -4,8 +4,9 @@ Loads the model, proves by the self-test that our attention gives what the model
 stopped. It attaches to whichever kvstore listens in the run directory, again and again, and to the gateway likewise;
 neither needs to be up first.
 
-Exit codes: 0 stopped, 1 failed, 2 asked wrongly, 3 the model is refused (self-test, layout or file), 4 the CUDA context
-is poisoned: nothing is wrong with model or configuration, and a new process (the supervisor starts one) can go on.
+Exit codes: 0 stopped, 1 failed, 2 asked wrongly: settings, or a model that is refused (its files, layout or self-test),
+4 the CUDA context is poisoned: nothing is wrong with model or configuration, and a new process (the supervisor starts
+one) can go on. With 1 and 2 the last line on stderr says why.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 
@@ -36,6 +38,8 @@ from quire_proto.packed import pack
 
 from . import flags, logs
 from .garbage import quieten_garbage_collection
+from .input_files import one_line
+from .refusal_line import refusal_line
 from .settings import Config
 
 ONLY = (
@@ -66,14 +70,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(config, arguments, attention)
     except (ModelRefused, OSError, ValueError) as exc:
-        log.error("model_refused", reason=str(exc), model=config.serve.model)
-        return 3
+        return _complain(2, refusal_line(config.serve.model, exc))
     except (ContextPoisoned, DeviceFault, torch.AcceleratorError) as exc:  # the last: while the model is being loaded
         log.error("context_poisoned", reason=str(exc).partition("\n")[0])
         os._exit(EXIT_POISONED)  # at once: CUDA's own clean-up may hang in such a process
+    except (MemoryError, torch.OutOfMemoryError) as exc:
+        return _complain(1, f"out of memory: {(str(exc).splitlines() or [''])[0]}")
     except QuireError as exc:
-        log.error("engine_failed", reason=str(exc))
-        return 1
+        return _complain(1, str(exc))
+
+
+def _complain(code: int, reason: str) -> int:
+    """Say why this engine ends, as its last line; returns the exit code."""
+    print(f"quire engine: {one_line(reason)}", file=sys.stderr, flush=True)  # noqa: T201 - a person reads it
+    return code
 
 
 def _run(config: Config, arguments: argparse.Namespace, attention: Attention) -> int:
@@ -81,7 +91,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: Attention) ->
     layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
     attention.admit(layout)
     model = load_model(directory, config.kvstore.dtype, attention.device)
-    self_test(model, layout, lambda arena: attention.backend(arena, model))
+    _prove(model, layout, attention)
     log.info(
         "model_loaded",
         model=layout.model,
@@ -106,6 +116,25 @@ def _run(config: Config, arguments: argparse.Namespace, attention: Attention) ->
     finally:
         engine.front.stop()
     return 0
+
+
+def _prove(model: Model, layout: Layout, attention: Attention) -> None:
+    """Raise ModelRefused unless the self-test passes, also where the model's own code falls over on the way."""
+    try:
+        self_test(model, layout, lambda arena: attention.backend(arena, model))
+    except (
+        ValueError,
+        OSError,
+        QuireError,
+        ContextPoisoned,
+        torch.AcceleratorError,
+        torch.OutOfMemoryError,
+        MemoryError,
+    ):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ModelRefused(f"the self-test failed: {type(error).__name__}: {reason}") from error
 
 
 def _engine(config: Config, name: str, model: Model, layout: Layout, attention: Attention) -> Engine:

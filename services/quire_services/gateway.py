@@ -23,6 +23,8 @@ import structlog
 import uvloop
 from starlette.types import ASGIApp
 
+from quire_engine.model_name import model_name
+
 from . import flags, logs, settings
 from .admin_http import make_admin_app
 from .admin_token import AdminToken, TokenError
@@ -115,7 +117,7 @@ def _gateway(config: settings.Config) -> Gateway:
             f"--host {config.gateway.host} can be reached by others, but no API key is configured: "
             "add [[tenants]] with keys to the configuration file, or listen on 127.0.0.1"
         )
-    name = config.gateway.served_model_name or model.name
+    name = config.gateway.served_model_name or model_name(model)
     return Gateway(name, PromptEncoder.load(model), Engines(config.gateway.max_queue), keys)
 
 

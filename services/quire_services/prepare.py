@@ -18,11 +18,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from quire_engine.model_name import model_name
+
 from . import flags
 from .chat_template import LoadError, PromptEncoder, without_torch
 from .input_files import PREPARED_BYTES, one_line, read_bytes
 from .prompt_files import PromptError, read_system, read_tools
 from .published import render
+from .refusal_line import refusal_line
 from .settings import Config, Published
 
 
@@ -55,11 +58,9 @@ def prepare(config: Config) -> dict[str, Any]:
     directory = Path(config.serve.model).absolute()
     if not config.serve.model:
         raise PrepareError("no model: say --model DIR")
-    if not (directory / "config.json").is_file():
-        raise PrepareError(f"{directory} holds no config.json: not a model directory")
     layout, max_model_len = _layout(directory, config)
     return {
-        "model": config.gateway.served_model_name or directory.name,
+        "model": config.gateway.served_model_name or model_name(directory),
         "model_dir": str(directory),
         "max_model_len": max_model_len,
         "layout": layout,
@@ -68,15 +69,19 @@ def prepare(config: Config) -> dict[str, Any]:
 
 
 def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
+    from transformers.utils import logging
+
     from quire_engine.layout import layout_of, max_model_len
 
+    from .tokenizer_files import check_tokenizer
+
+    logging.set_verbosity(logging.CRITICAL)  # what it would advise, a refusal says in a line
     try:
         layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
         longest: int = max_model_len(directory)
-    except (OSError, ValueError) as error:
-        raise PrepareError(f"{directory}: {str(error).splitlines()[0]}") from error
-    except Exception as error:  # transformers checks few of the values that it computes with
-        raise PrepareError(f"{directory}/config.json: {type(error).__name__}: {str(error)[:200]}") from error
+        check_tokenizer(directory)
+    except Exception as error:  # of any kind: transformers checks few of the values that it computes with
+        raise PrepareError(refusal_line(directory, error)) from error
     return asdict(layout), longest
 
 

@@ -1,0 +1,16 @@
+"""What is said of a model that cannot be served: one line that a terminal can show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .input_files import one_line
+
+
+def refusal_line(model: Path | str, error: BaseException) -> str:
+    """The cause in ``error``, with the model's directory in front unless it is in there already."""
+    reason = (str(error).strip().splitlines() or [""])[0]
+    if not isinstance(error, OSError | ValueError):
+        reason = f"{type(error).__name__}: {reason}"
+    directory = str(Path(model).absolute())
+    return one_line(reason if directory in reason else f"{directory}: {reason}")
