@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "scripts"))  # make sets PYTHONSAFEPATH
 
 from plain_pip import environment  # noqa: E402
 
-PYPI = "https://pypi.org/simple"
+INDEX: list[str] = []  # none named: uv asks PyPI
 UV = [
     str(Path(sysconfig.get_path("scripts"), "uv")),
     "--no-config",
@@ -67,7 +67,7 @@ def way() -> dict[str, str]:
 
 def ask(wanted: list[str], python: str, env: dict[str, str], text: str | None = None) -> tuple[dict[str, str], str]:
     """Versions by name that PyPI offers for what is wanted, or none and what uv said."""
-    command = [*UV, *PLAIN, "--default-index", PYPI, "--python-version", python, *wanted]
+    command = [*UV, *PLAIN, *INDEX, "--python-version", python, *wanted]
     asked = subprocess.run(command, cwd=ROOT, env=env, input=text, capture_output=True, text=True, check=False)
     lines = (line.strip().split("==") for line in asked.stdout.splitlines() if "==" in line)
     return {normal(name): version for name, version in lines}, asked.stderr.strip()
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
     reached, why = ask(["-"], pythons()[0], env, "pip\n")  # always there, and needs nothing
     if not reached:
         failed = bool(os.environ.get("CI"))
-        print(f"pins: {'not checked' if failed else 'skipped'}, {PYPI} does not answer:\n{why}", file=sys.stderr)
+        print(f"pins: {'not checked' if failed else 'skipped'}, PyPI does not answer:\n{why}", file=sys.stderr)
         return int(failed)
     resolved = {}
     for python in pythons():

@@ -247,7 +247,7 @@ class Pins:
             'engine = ["torch>=2.11"]\ngpu = ["small[engine]", "triton>=3.6", "pip; python_version>=\'3.12\'"]\n'
         )
         monkeypatch.setattr(self.script, "ROOT", folder)
-        monkeypatch.setattr(self.script, "PYPI", f"{index.url}/pypi")
+        monkeypatch.setattr(self.script, "INDEX", ["--default-index", f"{index.url}/pypi"])
         self._file = folder / "constraints.txt"
 
     def check(self, *pins: str) -> int:
@@ -312,9 +312,9 @@ def test_without_an_index_the_check_is_skipped_with_the_reason_but_fails_in_ci(
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(pins.script, "PYPI", f"http://127.0.0.1:{deaf.getsockname()[1]}/pypi")
+        monkeypatch.setattr(pins.script, "INDEX", ["--default-index", f"http://127.0.0.1:{deaf.getsockname()[1]}/pypi"])
         assert pins.check(*GOOD) == 0
-        assert "pins: skipped, http://127.0.0.1" in capsys.readouterr().err
+        assert "pins: skipped, PyPI does not answer" in capsys.readouterr().err
         monkeypatch.setenv("CI", "true")
         assert pins.check(*GOOD) == 1
 
