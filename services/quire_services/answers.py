@@ -36,6 +36,7 @@ class Shape(Protocol):
     whole: str
     piece: str
     with_ids: bool
+    about_prompt: dict[str, Any]  # fields of the whole answer, or of a stream's first object
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
         """The first streamed object of a choice, if there is one before its text."""
@@ -56,14 +57,19 @@ class Answer:
         shape: the API's objects.
         model: name of the model, as the client asked for it.
         record: what the access log and the counters will say.
+        counted: each object of a stream says what was used so far.
     """
 
-    def __init__(self, call: Call, choices: list[Choice], shape: Shape, model: str, record: Record) -> None:
+    def __init__(
+        self, call: Call, choices: list[Choice], shape: Shape, model: str, record: Record, counted: bool = False
+    ) -> None:
         self._call = call
         self._choices = choices
         self._shape = shape
         self._record = record
         self._head = {"id": shape.prefix + record.id_suffix, "created": int(time.time()), "model": model}
+        self._counted = counted
+        self._first = shape.about_prompt  # what the first object of a stream has besides
         self._deltas = self._run()
 
     async def respond(self, receive: Receive, stream: bool, with_usage: bool) -> Response:
@@ -115,7 +121,8 @@ class Answer:
                 total.logprobs += delta.logprobs
                 total.finish = delta.finish
         objects = [self._shape.choice(c, total) for c, total in zip(self._choices, totals, strict=True)]
-        return self._head | {"object": self._shape.whole, "choices": objects, "usage": self._record.usage()}
+        head = self._head | self._shape.about_prompt
+        return head | {"object": self._shape.whole, "choices": objects, "usage": self._record.usage()}
 
     async def _events(self, first: Deltas, with_usage: bool) -> AsyncIterator[bytes]:
         """The events of the stream, ready to send; those of outputs that came together are sent together."""
@@ -138,6 +145,8 @@ class Answer:
 
     def _pieces(self, choice: Choice, delta: Delta, opened: set[int], usage: dict[str, Any]) -> Iterator[bytes]:
         """The events of one delta, before the first of a choice the one that opens it."""
+        if self._counted:
+            usage = {"usage": self._record.usage()}
         if choice.index not in opened:
             opened.add(choice.index)
             if opening := self._shape.opening(choice):
@@ -146,7 +155,8 @@ class Answer:
             yield self._event([self._shape.chunk(choice, delta)], usage)
 
     def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> bytes:
-        chunk = self._head | {"object": self._shape.piece, "choices": choices} | usage
+        chunk = self._head | self._first | {"object": self._shape.piece, "choices": choices} | usage
+        self._first = {}
         return b"data: %b\n\n" % orjson.dumps(chunk)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import jinja2
 
+from .content_parts import text_of
 from .errors_http import invalid
 from .segments import Segments
 
@@ -73,12 +74,13 @@ class PromptEncoder:
         tools: list[Any] | None,
         options: dict[str, Any] | None,
         tenant: str | None,
+        add_special_tokens: bool = False,
     ) -> list[int]:
         """Token ids of a tenant's conversation, up to where the answer begins; nothing of it is kept for a tenant that
-        is None. Raises ApiError."""
+        is None. ``add_special_tokens``: those of the tokenizer, too, beside the template's. Raises ApiError."""
         text = self.render(messages, tools, options)
         _insist_on_unicode(text)
-        return self._segments.encode(text, tenant)
+        return self.encode(text) if add_special_tokens else self._segments.encode(text, tenant)
 
     def render(
         self, messages: list[dict[str, Any]], tools: list[Any] | None = None, options: dict[str, Any] | None = None
@@ -110,7 +112,7 @@ class PromptEncoder:
 def template_message(message: dict[str, Any], where: str) -> dict[str, Any]:
     """A message of the API as templates expect it: text content, and tool arguments as objects. Raises ApiError."""
     out = dict(message)
-    out["content"] = _text(message.get("content"), where)
+    out["content"] = text_of(message.get("content"), where)
     if out.get("role") == "developer":  # the API's newer name of the role that templates know as system
         out["role"] = "system"
     if calls := message.get("tool_calls"):
@@ -149,17 +151,6 @@ def _insist_on_unicode(text: str) -> None:
         raise invalid("the text is not valid Unicode: it has half of a surrogate pair") from None
 
 
-def _text(content: Any, where: str) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    for part in content:
-        if part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise invalid("only text content is supported", f"{where}.content", "unsupported_content")
-    return "\n".join(part["text"] for part in content)
-
-
 def _tool_call(call: dict[str, Any], where: str) -> dict[str, Any]:
     function = call.get("function")
     if not isinstance(function, dict):
@@ -168,6 +159,6 @@ def _tool_call(call: dict[str, Any], where: str) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             raise invalid("the arguments of a tool call must be JSON", f"{where}.function.arguments") from None
     return {**call, "function": {**function, "arguments": arguments}}

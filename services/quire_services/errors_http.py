@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 RETRY_AFTER_S = 1
+MAX_CHARS = 500  # of a message, which may quote what a client sent
 
 
 class ApiError(Exception):
@@ -25,14 +26,18 @@ class ApiError(Exception):
     def __init__(self, status: int, message: str, *, type: str, param: str | None = None, code: str | None = None):
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = message if len(message) <= MAX_CHARS else message[:MAX_CHARS] + "..."
         self.type = type
         self.param = param
         self.code = code
 
     def body(self) -> dict[str, Any]:
-        """The error object."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        """The error object; of a client's own words in it, halves of surrogate pairs are spelled out, as no encoding
+        has them."""
+        message, param = (
+            text and text.encode(errors="backslashreplace").decode() for text in (self.message, self.param)
+        )
+        return {"error": {"message": message, "type": self.type, "param": param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
         """Headers that belong to the status."""
@@ -55,6 +60,13 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 def unsupported(param: str) -> ApiError:
     """400: a parameter that would change the answer and is not served; ignoring it would be a wrong answer."""
     return invalid(f"{param!r} is not supported yet; leave it out or give its default", param, "unsupported_parameter")
+
+
+def foreign(param: str, api: str) -> ApiError:
+    """400: a parameter that only the other API has."""
+    return invalid(
+        f"{param!r} is a parameter of {api} and means nothing here; leave it out", param, "unsupported_parameter"
+    )
 
 
 def too_long(prompt: int, asked: int, limit: int, param: str | None) -> ApiError:

@@ -30,8 +30,9 @@ from .errors_http import invalid, unknown_model
 from .keys import Keys
 from .openai_chat import ChatShape, chat_tokens, check_chat
 from .openai_completions import MAX_CHOICES, CompletionShape, check_completion, prompt_tokens, prompts
-from .openai_params import Limits, check_prompt, refuse_unsupported, sampling, stop_strings
+from .openai_params import Limits, check_prompt, refuse_unsupported, sampling, stop_strings, truncated
 from .openai_types import Body, ChatBody, CompletionBody
+from .parameters import CHAT, PLAIN
 from .record import Record
 from .streams import Call
 from .token_bytes import TokenBytes
@@ -65,7 +66,9 @@ class Gateway:
         logprobs = (body.top_logprobs or 0) + 1 if body.logprobs else 0
         asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         call = self._call(body, request, [tokens], limits, asked=asked, default=None, logprobs=logprobs)
-        return await self._answer(call, body, request, ChatShape(body, self.names))
+        prompt = call.generations[0].tokens
+        text = self.encoder.decode(list(prompt)) if body.return_prompt_text else ""
+        return await self._answer(call, body, request, ChatShape(body, self.names, prompt, text))
 
     async def complete(self, body: CompletionBody, request: Request) -> Response:
         """Answer ``/v1/completions``. Raises ApiError."""
@@ -75,21 +78,29 @@ class Gateway:
         n = body.n or 1
         if len(given) * n > MAX_CHOICES:
             raise invalid(f"at most {MAX_CHOICES} choices in one request", "prompt")
-        batch = await self._encode(request, prompt_tokens, given, self.encoder)
+        special = body.add_special_tokens is not False
+        batch = await self._encode(request, prompt_tokens, given, self.encoder, special)
         logprobs = 0 if body.logprobs is None else body.logprobs + 1
         call = self._call(
             body, request, batch, limits, asked=body.max_tokens, default=COMPLETION_TOKENS, logprobs=logprobs
         )
-        texts = [p if isinstance(p, str) else self.encoder.decode(p) for p in given] if body.echo else []
-        return await self._answer(
-            call, body, request, CompletionShape(body, self.names, [text for text in texts for _ in range(n)])
-        )
+        found = [generation.tokens for generation in call.generations]
+        echoes = self._echoes(given, batch, found) if body.echo else []
+        return await self._answer(call, body, request, CompletionShape(body, self.names, echoes, found))
+
+    def _echoes(self, given: list[str | list[int]], batch: list[list[int]], found: list[Sequence[int]]) -> list[str]:
+        """What to echo of each prompt: its text as it came, or that of the tokens that came or were left of it."""
+        rows = zip(given, batch, found, strict=True)
+        return [
+            prompt if isinstance(prompt, str) and len(left) == len(tokens) else self.encoder.decode(list(left))
+            for prompt, tokens, left in rows
+        ]
 
     def _admit(self, body: Body) -> Limits:
         """Checks that need no tokens; what the engines can take."""
         if body.model != self.model:
             raise unknown_model(body.model)
-        refuse_unsupported(body)
+        refuse_unsupported(body, CHAT if isinstance(body, ChatBody) else PLAIN)
         return Limits(*self.engines.limits())
 
     async def _encode(self, request: Request, encode: Callable[..., T], *arguments: Any) -> T:
@@ -112,7 +123,8 @@ class Gateway:
         record = _record(request)
         param = "messages" if isinstance(body, ChatBody) else "prompt"
         call = Call()
-        for tokens in batch:
+        for given in batch:
+            tokens = truncated(given, body, default if asked is None else asked, limits)
             check_prompt(tokens, limits, param)
             how = sampling(body, len(tokens), asked, default, logprobs, limits, param)
             call.add(record.tenant, tokens, how, body.n or 1, body.cache_salt or "")
@@ -126,7 +138,8 @@ class Gateway:
         record.engines = ",".join(sorted({generation.engine for generation in call.generations}))
         record.prompt_tokens = sum(len(generation.tokens) for generation in call.generations)
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
-        answer = Answer(call, choices, shape, body.model, record)
+        counted = with_usage and bool(body.stream_options and body.stream_options.continuous_usage_stats)
+        answer = Answer(call, choices, shape, body.model, record, counted)
         return await answer.respond(request.receive, bool(body.stream), with_usage)
 
     def _choices(self, call: Call, body: Body) -> list[Choice]:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .chat_template import PromptEncoder, template_message
+from .chat_tools import check_tools, tools_of
 from .choices import Choice, Delta
-from .errors_http import invalid, unsupported
+from .errors_http import invalid
 from .logprob_shapes import chat_logprobs
-from .openai_types import ChatBody
+from .openai_types import ChatBody, Message
 from .token_bytes import TokenBytes
 
 
 def chat_tokens(body: ChatBody, encoder: PromptEncoder, tenant: str) -> list[int]:
     """The prompt of a tenant's chat request. Raises ApiError 400."""
-    messages = [
-        template_message(message.model_dump(exclude_unset=True), f"messages[{place}]")
-        for place, message in enumerate(body.messages)
-    ]
-    tools = None if body.tool_choice == "none" else body.tools or None
+    messages = [template_message(_plain(message), f"messages[{place}]") for place, message in enumerate(body.messages)]
     # What is kept of encoded texts would tell one salt by its time what another has sent.
     keeper = None if body.cache_salt else tenant
-    return encoder.encode_chat(messages, tools, body.chat_template_kwargs, keeper)
+    return encoder.encode_chat(
+        messages, tools_of(body), body.chat_template_kwargs, keeper, bool(body.add_special_tokens)
+    )
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """A message as its client sent it, a refusal in place of the content that is not there."""
+    given = message.model_dump(exclude_unset=True)
+    if message.content is None and isinstance(given.get("refusal"), str):
+        given["content"] = given["refusal"]
+    return given
 
 
 def check_chat(body: ChatBody) -> None:
     """Raise ApiError 400 for combinations that are not served."""
-    if body.tool_choice not in (None, "none", "auto"):
-        raise unsupported("tool_choice")
+    check_tools(body)
     if body.top_logprobs and not body.logprobs:
         raise invalid("'top_logprobs' needs 'logprobs': true", "top_logprobs")
 
@@ -38,17 +45,21 @@ class ChatShape:
     Args:
         body: the request.
         names: bytes of tokens, for log-probabilities.
+        prompt, text: what the model is given, as tokens and as text.
     """
 
     prefix = "chatcmpl-"
     whole = "chat.completion"
     piece = "chat.completion.chunk"
 
-    def __init__(self, body: ChatBody, names: TokenBytes) -> None:
+    def __init__(self, body: ChatBody, names: TokenBytes, prompt: Sequence[int], text: str) -> None:
         self._logprobs = bool(body.logprobs)
         self._top = body.top_logprobs or 0
         self.with_ids = bool(body.return_token_ids)
         self._names = names
+        self.about_prompt: dict[str, Any] = {"prompt_token_ids": list(prompt)} if self.with_ids else {}
+        if body.return_prompt_text:
+            self.about_prompt["prompt_text"] = text
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
         """The first streamed object of a choice: it carries the role."""

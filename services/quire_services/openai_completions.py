@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .chat_template import PromptEncoder
@@ -35,9 +36,9 @@ def prompts(value: Any) -> list[str | list[int]]:
     return found
 
 
-def prompt_tokens(found: list[str | list[int]], encoder: PromptEncoder) -> list[list[int]]:
-    """Token ids of each prompt."""
-    return [encoder.encode(prompt) if isinstance(prompt, str) else prompt for prompt in found]
+def prompt_tokens(found: list[str | list[int]], encoder: PromptEncoder, special: bool) -> list[list[int]]:
+    """Token ids of each prompt, with the ``special`` ones that the tokenizer adds to a text."""
+    return [encoder.encode(prompt, special) if isinstance(prompt, str) else prompt for prompt in found]
 
 
 def check_completion(body: CompletionBody) -> None:
@@ -54,25 +55,32 @@ class CompletionShape:
     Args:
         body: the request.
         names: bytes of tokens, for log-probabilities.
-        echoes: text to put before each choice, by choice; empty without ``echo``.
+        echoes: text to put before the choices of each prompt; empty without ``echo``.
+        prompts: tokens of each prompt.
     """
 
     prefix = "cmpl-"
     whole = "text_completion"
     piece = "text_completion"
 
-    def __init__(self, body: CompletionBody, names: TokenBytes, echoes: list[str]) -> None:
+    def __init__(
+        self, body: CompletionBody, names: TokenBytes, echoes: list[str], prompts: Sequence[Sequence[int]]
+    ) -> None:
         self._logprobs = body.logprobs
         self.with_ids = bool(body.return_token_ids)
         self._names = names
         self._echoes = echoes
+        self._prompts, self._n = prompts, body.n or 1
+        self.about_prompt: dict[str, Any] = {}
+        self._told: set[int] = set()  # choices whose prompt's tokens were told
         self._offsets: dict[int, int] = {}
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
         """The first streamed object of a choice: the prompt, if it is to be echoed."""
         if not self._echoes:
             return None
-        return {"index": choice.index, "text": self._echoes[choice.index], "logprobs": None, "finish_reason": None}
+        out = {"index": choice.index, "text": self._echo(choice), "logprobs": None, "finish_reason": None}
+        return self._ids(out, choice, [])
 
     def chunk(self, choice: Choice, delta: Delta) -> dict[str, Any]:
         """A streamed choice object."""
@@ -82,14 +90,25 @@ class CompletionShape:
             "logprobs": self._shape(choice, delta),
             "finish_reason": delta.finish,
         }
-        return out | {"token_ids": delta.tokens} if self.with_ids else out
+        return self._ids(out, choice, delta.tokens)
 
     def choice(self, choice: Choice, total: Delta) -> dict[str, Any]:
         """A whole choice object."""
         out = self.chunk(choice, total)
-        if self._echoes:
-            out["text"] = self._echoes[choice.index] + total.text
+        out["text"] = self._echo(choice) + total.text
         return out
+
+    def _echo(self, choice: Choice) -> str:
+        return self._echoes[choice.index // self._n] if self._echoes else ""
+
+    def _ids(self, out: dict[str, Any], choice: Choice, tokens: list[int]) -> dict[str, Any]:
+        """With the tokens, if they were asked for: the first object of a choice has those of its prompt, too."""
+        if not self.with_ids:
+            return out
+        if choice.index not in self._told:
+            self._told.add(choice.index)
+            out["prompt_token_ids"] = list(self._prompts[choice.index // self._n])
+        return out | {"token_ids": tokens}
 
     def _shape(self, choice: Choice, delta: Delta) -> dict[str, Any] | None:
         if self._logprobs is None:

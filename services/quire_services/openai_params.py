@@ -1,7 +1,6 @@
 """Parameters of a request -> ``Sampling``, and refusal of those that are not served.
 
-Defaults are OpenAI's. A parameter that is known, is not served and has a value that would change the answer is
-refused by name: an answer that silently ignores it would be wrong.
+Defaults are OpenAI's. What is refused and what is harmless is in ``parameters``.
 """
 
 from __future__ import annotations
@@ -9,42 +8,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from quire_proto.link import Sampling
 from quire_proto.packed import pack
 
-from .errors_http import invalid, too_long, unsupported
-from .openai_types import INT64, MAX_STOP_CHARS, MAX_STOPS, Body
-
-# Parameter -> values that change nothing. None always changes nothing.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
-    "length_penalty": (1,),
-    "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": ({},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": ([],),
-    "guided_grammar": (),
-    "bad_words": ([],),
-    "allowed_token_ids": ([],),
-    "prompt_logprobs": (),
-    "truncate_prompt_tokens": (),
-    "include_stop_str_in_output": (False,),
-    "use_beam_search": (False,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"],),
-    "audio": (),
-    "suffix": ("",),
-    "chat_template": (),
-}
+from .body_values import INT64
+from .errors_http import foreign, invalid, too_long, unsupported
+from .openai_types import MAX_STOP_CHARS, MAX_STOPS, Body
+from .parameters import BY_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +26,14 @@ class Limits:
     vocab_size: int
 
 
-def refuse_unsupported(body: Body) -> None:
-    """Raise ApiError 400 for the first parameter that is known, not served and not neutral."""
+def refuse_unsupported(body: Body, api: str) -> None:
+    """Raise ApiError 400 for the first parameter that is known, not served in this API and not neutral."""
     for name, value in (body.model_extra or {}).items():
-        if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
-            raise unsupported(name)
+        known = BY_NAME.get(name)
+        if known is not None and not known.accepts(value, api):
+            raise unsupported(name) if known.known_to(api) else foreign(name, " and ".join(known.openai or known.vllm))
+    if body.spaces_between_special_tokens is False and body.skip_special_tokens is False:
+        raise unsupported("spaces_between_special_tokens")
     if body.stream_options is not None and not body.stream:
         raise invalid("'stream_options' needs 'stream': true", "stream_options")
 
@@ -84,6 +58,17 @@ def check_prompt(tokens: Sequence[int], limits: Limits, param: str) -> None:
         raise too_long(len(tokens), 1, limits.max_model_len, param)
 
 
+def truncated(tokens: Sequence[int], body: Body, asked: int | None, limits: Limits) -> Sequence[int]:
+    """What stays of a prompt that may be truncated: as many tokens as the request says, -1 for all that leave room for
+    those ``asked`` for, at the side it says."""
+    keep = body.truncate_prompt_tokens
+    if keep == -1:
+        keep = max(1, limits.max_model_len - max(1, asked or 1))
+    if keep is None or keep >= len(tokens):
+        return tokens
+    return tokens[:keep] if body.truncation_side == "right" else tokens[len(tokens) - keep :]
+
+
 def sampling(
     body: Body, prompt: int, asked: int | None, default: int | None, logprobs: int, limits: Limits, param: str
 ) -> Sampling:
@@ -92,7 +77,7 @@ def sampling(
     Args:
         body: the request.
         prompt: tokens of the prompt.
-        asked: tokens to generate as the client says, None if it does not.
+        asked: tokens to generate as the client says, -1 for all that there is room for, None if it does not say.
         default: tokens to generate if it does not; None for all that the model has room for.
         logprobs: 0 for none, else the number of alternatives + 1.
         limits: what the engines can take.
@@ -101,7 +86,9 @@ def sampling(
     room = limits.max_model_len - prompt
     if asked is not None and asked > room:
         raise too_long(prompt, asked, limits.max_model_len, param)
-    max_tokens = asked if asked is not None else min(default or room, room)
+    if asked is None:
+        asked = min(default or room, room)
+    max_tokens = room if asked == -1 else asked
     min_tokens = body.min_tokens or 0
     if min_tokens > max_tokens:
         raise invalid(f"'min_tokens' is {min_tokens}, more than the {max_tokens} to generate", "min_tokens")
@@ -110,9 +97,10 @@ def sampling(
         raise invalid(f"token id {max(stop_ids)} is outside the vocabulary", "stop_token_ids")
     return Sampling(
         max_tokens=max_tokens,
-        temperature=1.0 if body.temperature is None else body.temperature,
+        # The smallest nucleus is the most likely token alone.
+        temperature=0.0 if body.top_p == 0 else 1.0 if body.temperature is None else body.temperature,
         top_k=max(body.top_k or 0, 0),
-        top_p=1.0 if body.top_p is None else body.top_p,
+        top_p=body.top_p or 1.0,
         min_p=body.min_p or 0.0,
         seed=secrets.randbits(63) if body.seed is None else body.seed & INT64,
         stop_token_ids=pack(stop_ids),

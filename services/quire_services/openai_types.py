@@ -1,21 +1,23 @@
 """Request bodies of the OpenAI API.
 
-Types are strict (``"5"`` is not a number) and ranges are checked here; a field that is ``null`` means its default.
-Fields that nobody knows are accepted and ignored, because clients send new ones before servers know them; fields that
-are known and would change the answer, but are not served, are refused by name (``openai_params``).
+Types are strict (``"5"`` is not a number, ``8.0`` is one: ``body_values``) and ranges are checked here; a field that is
+``null`` means its default. Fields that nobody knows are accepted and ignored, because clients send new ones before
+servers know them; fields that are known and would change the answer, but are not served, are refused by name
+(``openai_params``).
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from .body_values import Real, Tokens, Whole, count, refuse_depth, whole
 
 MAX_N = 64
 MAX_STOPS = 16
 MAX_STOP_CHARS = 1024
 MAX_SALT_CHARS = 1024
-INT64 = 2**63 - 1
 
 
 class StreamOptions(BaseModel):
@@ -23,6 +25,7 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class Body(BaseModel):
@@ -30,23 +33,34 @@ class Body(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
     model: str
-    max_tokens: Annotated[int, Field(ge=1, le=INT64)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=INT64)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-INT64 - 1, le=INT64)] | None = None
+    max_tokens: Tokens | None = None
+    temperature: Annotated[Real, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Real, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1)] | None = None
+    min_p: Annotated[Real, Field(ge=0, le=1)] | None = None
+    seed: Whole | None = None
     stop: str | list[str] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=MAX_N)] | None = None
     ignore_eos: bool | None = None
-    min_tokens: Annotated[int, Field(ge=0, le=INT64)] | None = None
-    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(max_length=128)] | None = None
+    min_tokens: Annotated[Whole, Field(ge=0)] | None = None
+    stop_token_ids: Annotated[list[Annotated[Whole, Field(ge=0, lt=2**32)]], Field(max_length=128)] | None = None
     skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[Whole, Field(ge=-1)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
     return_token_ids: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_SALT_CHARS)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shallow(cls, body: Any) -> Any:
+        if isinstance(body, dict):
+            refuse_depth(body)
+        return body
 
 
 class Message(BaseModel):
@@ -54,7 +68,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[str | dict[str, Any]] | None = None
     tool_calls: list[dict[str, Any]] | None = None
 
 
@@ -62,18 +76,20 @@ class ChatBody(Body):
     """``POST /v1/chat/completions``."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1, le=INT64)] | None = None
+    max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     tools: list[dict[str, Any]] | None = None
+    parallel_tool_calls: bool | None = None
     tool_choice: str | dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    return_prompt_text: bool | None = None
 
 
 class CompletionBody(Body):
     """``POST /v1/completions``."""
 
-    prompt: Any = Field(description="a string, a list of strings, token ids, or a list of lists of token ids")
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    prompt: Any = Field(None, description="a string, a list of strings, token ids, or a list of lists of token ids")
+    logprobs: Annotated[Annotated[int, BeforeValidator(whole), Field(ge=0, le=5)] | None, BeforeValidator(count)] = None
     echo: bool | None = None
-    best_of: Annotated[int, Field(ge=1)] | None = None
+    best_of: Annotated[Whole, Field(ge=1)] | None = None

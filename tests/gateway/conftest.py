@@ -76,6 +76,7 @@ class GatewayProcess:
         self.http = httpx.Client(base_url=self.url, timeout=30)
         self.log = self.run_dir / "log"
         self.engines: list[PeerEngine] = []
+        self._model = model
         command = [sys.executable, "-m", "quire_services.gateway", "--model", str(model)]
         command += ["--run-dir", str(self.run_dir), "--port", str(self.port), "--served-model-name", "tiny"]
         if config:
@@ -102,6 +103,10 @@ class GatewayProcess:
         """The health page."""
         body: dict[str, Any] = self.http.get("/health").json()
         return body
+
+    def tokenizer(self) -> Tokenizer:
+        """That of its model."""
+        return Tokenizer.from_file(str(self._model / "tokenizer.json"))
 
     def lines(self) -> list[dict[str, Any]]:
         """The log so far; every line must be JSON."""

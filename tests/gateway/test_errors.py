@@ -54,7 +54,7 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         (CHAT, chat(max_tokens=0), "max_tokens"),
         (CHAT, chat(temperature=2.5), "temperature"),
         (CHAT, chat(temperature=True), "temperature"),
-        (CHAT, chat(top_p=0), "top_p"),
+        (CHAT, chat(top_p=-0.1), "top_p"),
         (CHAT, chat(n=65), "n"),
         (CHAT, chat(stop=5), "stop"),
         (CHAT, chat(stop=""), "stop"),
