@@ -198,6 +198,8 @@ class Memory:
         granted.short_ahead = len(answers.shortages) > len(granted.refused)
         self._apply_blocks(reply)
         self._take_copies(reply, granted)
+        if any(answer.code == RETRY for answer in reply.allocates):
+            self._renew_publications(reply.publications_generation)
         for sequence in admits:
             self._apply_allocate(sequence, answers.allocates[sequence.id], granted)
         return granted
@@ -237,10 +239,14 @@ class Memory:
         elif not sequence.request.tenant and answer.code in (CONFLICT, RETRY):
             granted.unneeded.append(sequence)
         elif answer.code == RETRY:
-            self.client.refresh_publications()
             self.match(sequence.request)
         else:
             granted.deny(sequence, answer)
+
+    def _renew_publications(self, generation: int) -> None:
+        """Fetch the list once for all that were told to match again, if this one is older than the kvstore's."""
+        if self.client.publications.generation < generation:
+            self.client.refresh_publications()
 
     def _apply_blocks(self, reply: Stepped) -> None:
         """New entries of tables, row by row; a table that another step reads keeps its old entries."""

@@ -16,7 +16,7 @@ from quire_proto import messages as m
 from . import publishing
 from .declarations import Declarations
 from .declaring import one_at_a_time, saved
-from .groups import PUBLIC, Groups, is_name
+from .groups import PUBLIC, RESERVED, Groups, is_name
 from .publications import Record
 from .refusal import Refusal
 from .service import Service
@@ -73,8 +73,8 @@ def join(service: Service, _: Session | None, body: a.Join) -> Slices[a.Groups]:
     """Make a tenant a member of a group; a member stays one."""
     state = service.store.state
     _named(tenant=body.tenant, group=body.group)
-    if body.group == PUBLIC:
-        raise Refusal("BAD_FIELD", f"group: {PUBLIC!r} is everybody's")
+    if body.group in RESERVED:
+        raise Refusal("BAD_FIELD", f"group: {body.group!r} is reserved: it names what belongs to no group")
     if not state.groups.entitled(body.tenant, body.group):
         after = state.groups.copy()
         after.join(body.tenant, body.group)

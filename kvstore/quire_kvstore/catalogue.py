@@ -91,7 +91,12 @@ class Catalogue:
 
     def apply(self, changes: Changes) -> Iterator[Event]:
         """What to tell after a reading of the journal."""
-        gone = [digest for digest in changes.removed if self._told.pop(digest, None)]
+        # A client may seal under a publication's name, if it makes it up: that changes nothing of what is told of it.
+        gone = [
+            digest
+            for digest in changes.removed
+            if digest not in self._sharing and self._told.pop(digest, None) is not None
+        ]
         for made in changes.unpublished:
             gone += self._unpublish(made)
         yield from self._removals(gone)
@@ -99,11 +104,13 @@ class Catalogue:
         for made, prompt in changes.published.items():
             new |= dict.fromkeys(self._publish(made, prompt))
         for stored in changes.stored.values():
+            if stored.digest in self._sharing:
+                continue
             self._told[stored.digest] = self._of(stored)
             new[stored.digest] = None
         for digest, publication in changes.anchored.items():
             told, present = self._told.get(digest), self._of_id.get(publication)
-            if told is not None and present is not None:
+            if told is not None and present is not None and digest not in self._sharing:
                 # Told again: whoever walks the chain of the publication finds it there, too.
                 self._told[digest] = _Told(self._end(present), told.domain, True, told.tokens)
                 new[digest] = None

@@ -16,12 +16,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+import numpy as np
+
 from quire_proto.digests import split
 from quire_proto.messages import CLAIMED, OK, Allocate, Allocated, Wait
 
 from . import growing
+from .books import NOBODY
 from .claims import SEALED, YOURS, Claim, Holder, Ticket, publication_key
 from .publications import Record
+from .quotas import UNLIMITED
 from .releasing import release
 from .sessions import Session
 from .staging import LOOKED_UP, Pace, Slices, take_room
@@ -102,9 +106,24 @@ def _lack(state: State, item: Allocate, record: Record | None) -> _Lack:
     # What was sealed behind a publication may be there without the blocks before it: what is lacked begins where the
     # hit ends, and not where a search for the first digest without a block happens to.
     if not keys and start < len(digests):
-        hit = state.index.longest(digests, start, len(digests))
+        hit = _chargeable(state, item.tenant, state.index.longest(digests, start, len(digests)))
     missing = start + len(hit)
     return _Lack(digests, hit, keys + digests[missing:], len(keys), missing)
+
+
+def _chargeable(state: State, tenant: str, hit: list[int]) -> list[int]:
+    """The leading blocks of a hit that do not wake another tenant's block from the quarantine, against its limit.
+
+    A tenant's own digests lead to its own blocks, and its limit is judged with the rest. Made-up ones lead anywhere.
+    """
+    if not (state.quotas.active and state.books.quarantined and hit):
+        return hit
+    blocks, owners, account = np.array(hit, np.int64), state.books.owner[hit], state.accounts.find(tenant)
+    refs = state.pool.refs[blocks]
+    asleep = (refs > 0) & (refs == state.pool.quarantined_refs[blocks])
+    limited = (owners != (NOBODY if account is None else account)) & (state.quotas.limit[owners] < UNLIMITED)
+    barred = np.flatnonzero(asleep & limited)
+    return hit[: int(barred[0])] if len(barred) else hit
 
 
 def _claim(state: State, holder: Holder, lack: _Lack, priority: int) -> list[bytes] | None:

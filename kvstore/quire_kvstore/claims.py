@@ -110,6 +110,10 @@ class Claims:
         """Every claim."""
         return list(self._by_holder.values())
 
+    def knows(self, holder: Holder) -> bool:
+        """Whether ``holder`` waits, or has a claim: its number is in use."""
+        return holder in self._waiting or holder in self._by_holder
+
     @property
     def waits(self) -> int:
         """Number of waits."""
@@ -168,7 +172,7 @@ class Claims:
 
     def move(self, holder: Holder, to: Holder) -> None:
         """A sequence changed hands, and its claim with it."""
-        self.leave(to)
+        assert not self.knows(to), "a number in use"
         claim = self._by_holder.pop(holder, None)
         if claim is not None:
             claim.holder = to
@@ -189,6 +193,9 @@ class Claims:
         claim = self.of_others(key, holder)
         if claim is None:
             return False
+        own = self._by_holder.get(holder)
+        if own is not None:
+            self._pass_on(own)  # an heir that rather waits for something else computes nothing meanwhile
         self._join(claim, Waiter(holder, ticket, claim.keys.index(key) + 1, priority, until_ms))
         return True
 

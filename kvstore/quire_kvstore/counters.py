@@ -38,6 +38,7 @@ class Counters:
     attached: int = 0
     fenced: int = 0
     killed: int = 0
+    not_killed: int = 0
     adopted: int = 0
     reclaimed_sessions: int = 0
     reclaimed_references: int = 0

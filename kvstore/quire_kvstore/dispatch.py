@@ -7,7 +7,7 @@ A request passes the same checks in the same order, whatever its op, and each is
 Up to the order check a refused request leaves no trace. From there on an ordered request consumes its number,
 whatever its reply, and the reply stays in the window for resends. A long one is executed in slices (``staging``): after
 each the request is handed back, to be handled again after others. Body and deadline are judged before the first slice
-only; that the session may still act is judged before each.
+only; that the session may still act is judged before each, but for what is on its way to the disk: that is done.
 
 Nothing that arrives raises out of ``handle``: what is malformed gets an error reply (number 0 if that could not be
 read), and an exception of our own becomes INTERNAL, with its traceback in the log.
@@ -145,8 +145,11 @@ class Dispatch:
             raise Refusal("UNKNOWN_OP", f"no op {request.op[:80]!r}")
         if request.boot not in (b"", self.service.boot):
             raise Refusal("STALE_SESSION", "the kvstore was restarted: attach again and recompute")
+        if slices is not None and not op.ordered:
+            # On its way to the disk it is carried out whatever became of who asked: else disk and memory would differ.
+            return self._go_on(request, slices)
         if not op.ordered:
-            return self._reply(request, op, self._session(request), waited_ms, slices)
+            return self._reply(request, op, self._session(request), waited_ms, None)
         window = self._window(request)
         repeated = window.repeated(request.number, frame)
         if repeated is not None:
@@ -202,7 +205,11 @@ class Dispatch:
         check(op, session)
         if not running and request.deadline_ms and waited_ms > request.deadline_ms:
             raise Refusal("DEADLINE", f"{waited_ms} ms in the queue; the deadline was {request.deadline_ms} ms")
-        result = self._call(request.op, lambda: running or op.handler(self.service, session, body))
+        return self._go_on(request, running or (lambda: op.handler(self.service, session, body)))
+
+    def _go_on(self, request: Request, work: Slices | Callable[[], Any]) -> bytes | _Left | None:
+        """Begin a request, or do its next slice; its reply if that was all."""
+        result = self._call(request.op, work)
         if result is None or isinstance(result, _Left):
             return result
         return Reply(self.service.boot, request.number, "", to_map(result)).encode()
@@ -217,10 +224,10 @@ class Dispatch:
             raise Refusal("TOO_LARGE", str(exc)) from None
         return body
 
-    def _call(self, name: str, work: Callable[[], Any]) -> Any:
+    def _call(self, name: str, work: Slices | Callable[[], Any]) -> Any:
         """Execute, if in slices then one: the one place where every op is counted and timed."""
         began = time.perf_counter_ns()
-        result = work()
+        result = work() if callable(work) else work
         if isinstance(result, Generator):
             try:
                 result = _Left(result, next(result))

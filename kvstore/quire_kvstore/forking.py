@@ -12,7 +12,7 @@ import numpy as np
 from quire_proto.messages import CONFLICT, NO_SUCH, OK, Fork, Forked
 from quire_proto.packed import unpack
 
-from .growing import MAX_SEQUENCES
+from .growing import MAX_SEQUENCES, in_use
 from .sessions import Session
 from .state import State
 from .tables import Sequence
@@ -24,7 +24,7 @@ def fork(state: State, session: Session, item: Fork) -> Forked:
     if parent is None:
         return Forked(NO_SUCH)
     children = unpack(item.children)
-    taken = any(child in session.sequences for child in children) or len(set(children)) != len(children)
+    taken = len(set(children)) != len(children) or any(in_use(state, session, child) for child in children)
     if parent.offer or taken or item.tokens > parent.fill or len(session.sequences) + len(children) > MAX_SEQUENCES:
         return Forked(CONFLICT)
     shared = parent.table[: state.blocks_for(item.tokens)]

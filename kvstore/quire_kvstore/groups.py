@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from typing import Any
 
 PUBLIC = "public"
+# What a share domain's and the quarantine's account are called: no group may be.
+RESERVED = (PUBLIC, "quarantine")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FIRST_GENERATION = 1
 
@@ -24,6 +26,11 @@ Member = tuple[str, str]  # (group, tenant)
 def is_name(name: str) -> bool:
     """Whether a tenant, a group or a publication may be called so: 1 to 64 letters, digits or ``._-``."""
     return NAME.fullmatch(name) is not None
+
+
+def is_group(name: str) -> bool:
+    """Whether a group may be called so: a name that no other account has."""
+    return is_name(name) and name not in RESERVED
 
 
 class Groups:
@@ -111,6 +118,8 @@ def _pairs(rows: object) -> list[Member]:
     if not isinstance(rows, list):
         raise ValueError("members: not a list")
     for row in rows:
-        if not isinstance(row, list) or len(row) != 2 or not all(isinstance(n, str) and is_name(n) for n in row):
+        if not isinstance(row, list) or len(row) != 2 or not all(isinstance(n, str) for n in row):
             raise ValueError(f"members: {row!r} is not a group and a tenant")
+        if not is_group(row[0]) or not is_name(row[1]):
+            raise ValueError(f"members: {row!r} is not a group and a tenant: see which names are reserved")
     return [(group, tenant) for group, tenant in rows]

@@ -24,9 +24,9 @@ from .room import Shortage, make_room, shortage
 from .sessions import Session
 from .state import State
 from .tables import Copy, Sequence
+from .tenants import is_tenant
 
 MAX_SEQUENCES = 1 << 16
-MAX_TENANT_CHARS = 256
 NOTHING: Ids = np.empty(0, np.int64)
 Reply = TypeVar("Reply", Allocated, Extended)
 
@@ -53,6 +53,12 @@ class Begun:
     match: Match
     lacks: int
     published: int
+
+
+def in_use(state: State, session: Session, number: int) -> bool:
+    """Whether a number names a sequence, or one that waits or inherited a claim: only its own allocate may give it a
+    table."""
+    return number in session.sequences or state.claims.knows((session.id, number))
 
 
 def packed(blocks: Ids) -> bytes:
@@ -159,7 +165,7 @@ def refusal(state: State, session: Session, item: Allocate, record: Record | Non
     """Why this allocate can never be served as it is: an item code, OK if nothing speaks against it."""
     if item.sequence > U32_MAX or item.sequence in session.sequences or len(session.sequences) >= MAX_SEQUENCES:
         return CONFLICT
-    if item.tokens < 1 or len(item.tenant) > MAX_TENANT_CHARS or item.tenant.startswith("("):
+    if item.tokens < 1 or item.priority > U32_MAX or (item.tenant and not is_tenant(item.tenant)):
         return CONFLICT
     if len(item.digests) // 32 > item.tokens // state.block_size:
         return CONFLICT
@@ -234,7 +240,9 @@ def _shared_tail(state: State, sequence: Sequence) -> int | None:
     block = int(sequence.table[index])
     if int(state.appender[block]) == sequence.uid:
         return None
-    sole_survivor = int(state.pool.refs[block]) == 1 and not bool(state.pool.sealed[block])
+    # A block that nobody is known to have scrubbed stays what it is: to scrub it now would wipe what was copied to it.
+    known = int(state.content.account[block]) == sequence.account
+    sole_survivor = known and int(state.pool.refs[block]) == 1 and not bool(state.pool.sealed[block])
     return None if sole_survivor else index
 
 

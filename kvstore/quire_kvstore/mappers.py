@@ -146,16 +146,19 @@ def _kill(pidfd: int, pid: int) -> None:
     try:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except PermissionError:
-        raise ArenaError(f"process {pid} maps an earlier arena and is another user's: end it first") from None
+    except OSError as exc:
+        whose = "is another user's" if isinstance(exc, PermissionError) else f"cannot be killed ({exc.strerror})"
+        raise ArenaError(f"process {pid} maps an earlier arena and {whose}: end it first") from None
 
 
 def _open(mapper: Mapper) -> int:
     """A pidfd of exactly this process, -1 if it is gone."""
     try:
         pidfd = os.pidfd_open(mapper[0])
-    except OSError:
+    except ProcessLookupError:
         return -1
+    except OSError as exc:
+        raise ArenaError(f"process {mapper[0]} maps an earlier arena and cannot be watched: {exc.strerror}") from None
     if _lives(mapper):
         return pidfd
     os.close(pidfd)

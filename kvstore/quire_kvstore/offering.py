@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from quire_proto.handover import Adopted, Offer
 from quire_proto.packed import U32_MAX
 
-from .growing import MAX_SEQUENCES, packed
+from .growing import MAX_SEQUENCES, in_use, packed
 from .refusal import Refusal
 from .sessions import READY, Session
 from .state import State
 from .tables import Sequence
 
-MAX_OFFERS = 1 << 12
+MAX_OFFERS, MAX_OF_A_SESSION = 1 << 12, 1 << 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,8 +51,10 @@ def offer(state: State, session: Session, item: Offer, identity: bytes, now_ms: 
     target = state.sessions.get(item.target)
     if target is None or target.state != READY or target is session:
         raise Refusal("CONFLICT", "the target is not another ready session")
-    if item.expires_ms < 1 or len(state.offers) >= MAX_OFFERS:
-        raise Refusal("CONFLICT", f"an offer lives at least 1 ms, and there are at most {MAX_OFFERS}")
+    own = sum(made.source is session for made in state.offers.values())
+    if item.expires_ms < 1 or own >= MAX_OF_A_SESSION or len(state.offers) >= MAX_OFFERS:
+        most = f"a session has at most {MAX_OF_A_SESSION} of the {MAX_OFFERS} that there may be"
+        raise Refusal("CONFLICT", f"an offer lives at least 1 ms, and {most}")
     made = Open(identity, session, item.sequence, target, now_ms + item.expires_ms)
     state.offers[identity] = made
     sequence.offer = identity
@@ -65,7 +67,7 @@ def adopt(state: State, session: Session, identity: bytes, number: int) -> Adopt
     made = state.offers.get(identity)
     if made is None or made.target is not session:
         raise Refusal("NOT_FOUND", "no such offer to this session: taken back, expired, or adopted before")
-    if number > U32_MAX or number in session.sequences or len(session.sequences) >= MAX_SEQUENCES:
+    if number > U32_MAX or in_use(state, session, number) or len(session.sequences) >= MAX_SEQUENCES:
         raise Refusal("CONFLICT", f"sequence {number} cannot be used here")
     sequence = _end(state, made)
     del made.source.sequences[made.number]

@@ -14,6 +14,7 @@ from quire_proto import handover as h
 from quire_proto import messages as m
 from quire_proto.digests import DIGEST_BYTES, domain_key
 from quire_proto.envelope import ID_BYTES
+from quire_proto.packed import U32_MAX
 from quire_proto.tenancy import SetQuota, Tenants
 
 from . import administration
@@ -24,6 +25,7 @@ from .refusal import Refusal
 from .service import Service
 from .sessions import FENCED, READY, Session
 from .staging import Slices
+from .tenants import A_TENANT, is_tenant
 
 MAX_NAME_CHARS = 256
 ANYBODY, SESSION, WRITABLE, ACTIVE, ENDING = "anybody", "session", "writable", "active", "ending"
@@ -110,6 +112,8 @@ def _offer(service: Service, session: Session, body: h.Offer) -> h.Offered:
 
 def _domain(service: Service, _: Session, body: m.Domain) -> m.DomainKey:
     groups = service.store.state.groups
+    if not is_tenant(body.tenant):
+        raise Refusal("BAD_FIELD", f"tenant: {A_TENANT}")
     if body.group:
         # The same for a group that does not exist: who is no member learns nothing of it.
         if not groups.entitled(body.tenant, body.group):
@@ -154,6 +158,8 @@ def _stats(service: Service, _: Session | None, __: m.Empty) -> m.Stats:
 def _wait(service: Service, session: Session, body: m.Wait) -> m.Waited | None:
     if body.sequence in session.sequences:
         raise Refusal("CONFLICT", f"sequence {body.sequence} has its table: it waits for nothing")
+    if body.sequence > U32_MAX or body.priority > U32_MAX:
+        raise Refusal("BAD_FIELD", f"sequence and priority: at most {U32_MAX}")
     if len(body.digest) != (0 if body.publication else DIGEST_BYTES):
         raise Refusal("BAD_FIELD", "digest: one digest, or none and a publication")
     state = service.store.wait(session, body, service.ticket, service.until_ms)

@@ -6,8 +6,8 @@
     falls silent for its lease       -> fenced; killed through its pidfd after a grace; comes back when it is dead
 
 Invariant: blocks come back only after the kernel said that the process is gone, or after the process itself did.
-Where we may not kill (another user's process) or must not (it hung up by itself and does something else now), they
-stay in quarantine, and the log says so once.
+Where we may not kill (another user's process), cannot (one outside our pid namespace) or must not (it hung up by itself
+and does something else now), they stay in quarantine; the log says so once, and ``counters.not_killed``.
 
 There are places for a limited number of connections. When all are taken, whoever connected longest ago and never
 attached gives up its place: a flood of connections that say nothing keeps no engine out.
@@ -195,14 +195,17 @@ class Processes:
     def _end(self, session: Session) -> None:
         connection = next((c for c in self._by_fd.values() if c.peer is session.peer), None)
         assert connection is not None, "a fenced session's process is watched"
+        counters, why = self._service.store.counters, ""
         if connection in self._hung:
-            log.error("quarantine_stays", reason="hung_up_and_alive", **_who(session))
-        elif not self._kill or not connection.may_kill():
-            log.error("quarantine_stays", reason="may_not_kill", **_who(session))
+            reason = "hung_up_and_alive"
+        elif not self._kill or not connection.may_kill() or (why := connection.kill()):
+            reason = "may_not_kill"
         else:
-            connection.kill()
-            self._service.store.counters.killed += 1
+            counters.killed += 1
             log.warning("process_killed", **_who(session))
+            return
+        counters.not_killed += 1
+        log.error("quarantine_stays", reason=reason, **({"error": why} if why else {}), **_who(session))
 
 
 def _who(session: Session) -> dict[str, object]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from quire_proto.messages import Publication
 from quire_proto.packed import pack
 
-from .groups import PUBLIC, is_name
+from .groups import PUBLIC, is_group, is_name
 from .pool import Ids
 
 PENDING, READY = "pending", "ready"
@@ -74,7 +74,7 @@ class PublicationList:
     def add(self, identity: str, domain: str, tokens: list[int] | bytes, *, live: bool = False) -> Record:
         """Enter a publication under the list's present generation; raises ValueError for one that cannot be."""
         packed = tokens if isinstance(tokens, bytes) else pack(tokens)
-        if domain != PUBLIC and not is_name(domain):
+        if domain != PUBLIC and not is_group(domain):
             raise ValueError(f"publication {identity!r}: {domain!r} is no share domain")
         if not packed or len(packed) % 4:
             raise ValueError(f"publication {identity!r} has no tokens")

@@ -22,9 +22,9 @@ from .sessions import Session
 from .staging import Slices
 from .state import State
 from .statedir import StateDir, StateError
+from .tenants import A_TENANT, is_tenant
 
 DOCUMENT = "quotas"
-MAX_TENANT_CHARS = 256
 
 
 @one_at_a_time
@@ -32,9 +32,7 @@ def set_quota(service: Service, _: Session | None, body: SetQuota) -> Slices[Ten
     """Declare a quota; the same again changes nothing."""
     state, quota = service.store.state, Quota(body.limit, body.guarantee, body.weight)
     if not is_tenant(body.tenant):
-        raise Refusal(
-            "BAD_FIELD", f"tenant: 1 to {MAX_TENANT_CHARS} printable characters, the first of them no bracket"
-        )
+        raise Refusal("BAD_FIELD", f"tenant: {A_TENANT}")
     account = state.accounts.find(body.tenant)
     problem = state.quotas.problem(account, quota)
     if problem:
@@ -60,11 +58,6 @@ def _refuse_below_held(state: State, tenant: str, quota: Quota) -> None:
     if quota.limit and held > quota.limit:
         reason = f"its running requests hold {held} blocks: set the limit again when they have ended"
         raise Refusal("CONFLICT", f"tenant {tenant[:80]}: {reason}", {"held": held})
-
-
-def is_tenant(name: str) -> bool:
-    """Whether a tenant may be called so."""
-    return 0 < len(name) <= MAX_TENANT_CHARS and not name.startswith("(") and name.isprintable()
 
 
 def declare(state: State, tenant: str, quota: Quota) -> int:

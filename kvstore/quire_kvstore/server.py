@@ -111,8 +111,9 @@ class Server:
                 self._service.store.check_invariants()
         self._processes.stop_accepting()
         until = _now_ms() + LINGER_AT_END_MS
-        while not self._drain() and _now_ms() < until:
-            pass
+        while (not self._drain() or self._later) and _now_ms() < until:
+            self._poller.poll(LATER_MS if self._later else 0)  # what waits for the disk is on it in a moment
+            self._resume()
 
     def close(self) -> None:
         """Close everything and remove both socket files."""

@@ -7,6 +7,8 @@ the process itself, which becomes readable when it dies and cannot name another 
 ``SO_PEERPIDFD`` gives it without a race. On older kernels we open it by pid and then make sure that the connection
 is still open and the process is older than our accept: then the pid was not taken over in between.
 
+A process outside our pid namespace has no pid here, and can be watched but not killed.
+
 Nothing is expected from a peer but its end. What it sends is read and dropped, descriptors too (the kernel closes those
 for which a reader has no room). Where no descriptor is left for one more peer, a spare one serves to accept it and hang
 up: left in the queue it would wake us without end.
@@ -87,10 +89,15 @@ class Connection:
         """Whether the process is of our own user."""
         return self.uid == os.getuid()
 
-    def kill(self) -> None:
-        """SIGKILL to exactly this process, or to nobody if it is dead."""
-        with contextlib.suppress(ProcessLookupError):
+    def kill(self) -> str:
+        """SIGKILL to exactly this process, or to nobody if it is dead; why that is not possible, or nothing."""
+        try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it is dead, and its pidfd says so in a moment
+        except OSError as exc:  # EINVAL: a process outside our pid namespace; EPERM: not ours after all
+            return exc.strerror or str(exc)
+        return ""
 
     def close(self) -> None:
         """Close connection and pidfd."""
@@ -189,6 +196,10 @@ def pidfd_of(connection: socket.socket, pid: int) -> int:
 def pidfd_by_pid(connection: socket.socket, pid: int) -> int:
     """The fallback for kernels before 6.5."""
     accepted = time.clock_gettime(time.CLOCK_BOOTTIME)
+    if pid <= 0:
+        raise PeerGone(
+            "its process has no pid here: it is in another pid namespace, which takes a kernel of 6.5 or later"
+        )
     pidfd = os.pidfd_open(pid)
     try:
         if start_ticks(pid) / os.sysconf("SC_CLK_TCK") > accepted:

@@ -15,6 +15,13 @@ from .books import Books, Ids
 from .quotas import Quota, Quotas
 
 QUARANTINE = "(quarantine)"
+MAX_TENANT_CHARS = 256
+A_TENANT = f"1 to {MAX_TENANT_CHARS} printable characters, the first of them no bracket"
+
+
+def is_tenant(name: str) -> bool:
+    """Whether a tenant may be called so."""
+    return 0 < len(name) <= MAX_TENANT_CHARS and not name.startswith("(") and name.isprintable()
 
 
 @dataclass(slots=True)

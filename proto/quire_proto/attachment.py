@@ -148,7 +148,8 @@ class SessionBase(SessionOps):
     @property
     def publications_stale(self) -> bool:
         """Whether a heartbeat named a newer list: call ``refresh_publications``."""
-        return self._held.heartbeat.publications_generation != self._held.publications.generation
+        # Not "another": a list that was just fetched is newer than what the last heartbeat knew.
+        return self._held.heartbeat.publications_generation > self._held.publications.generation
 
     @property
     def progress(self) -> int:

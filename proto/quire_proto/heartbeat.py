@@ -121,7 +121,7 @@ class HeartbeatThread:
                 alive = answer.value
                 self._lease = alive.lease_ms / 1000
                 self._deadline = max(self._deadline, sent + self._lease)
-                self.publications_generation = alive.publications_generation
+                self.publications_generation = max(self.publications_generation, alive.publications_generation)
 
     def _check(self) -> None:
         if self._stopping:

@@ -20,6 +20,8 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+from quire_kvstore.groups import RESERVED
+
 from .input_files import read_bytes
 from .settings import SECTIONS, Config, Published, Tenant
 
@@ -206,8 +208,8 @@ def _tenants(rows: Any, file: Path | None) -> tuple[Tenant, ...]:
 def _groups(tenant: str, groups: Any, file: Path | None) -> tuple[str, ...]:
     if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
         raise ConfigError(f"tenants.groups: tenant {tenant} needs a list of groups (from {file})")
-    if "public" in groups:
-        raise ConfigError(f"tenants.groups: 'public' is everybody's and no group (from {file}, tenant {tenant})")
+    if reserved := set(groups).intersection(RESERVED):
+        raise ConfigError(f"tenants.groups: {min(reserved)!r} is reserved, no group (from {file}, tenant {tenant})")
     return tuple(_identifier("tenants.groups", group, file) for group in groups)
 
 

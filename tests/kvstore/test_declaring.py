@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -18,32 +16,10 @@ from quire_proto.envelope import Reply, decode_reply
 from quire_proto.packed import pack
 from quire_proto.tenancy import SetQuota
 from tests.kvstore.service_fixture import Wire
+from tests.kvstore.slow_disk import SlowDisk
 
 NUMBER = 1 << 62
 PROMPT = a.Publish("q", "public", pack(range(8)))
-
-
-class SlowDisk:
-    """A disk that saves when it is told to."""
-
-    def __init__(self) -> None:
-        self._asked: list[tuple[Callable[[], None], Future[None]]] = []
-
-    def submit(self, save: Callable[[], None], /) -> Future[None]:
-        """Remember what to save."""
-        self._asked.append((save, Future()))
-        return self._asked[-1][1]
-
-    def turn(self) -> int:
-        """Save all that was asked for; how much that was."""
-        asked, self._asked = self._asked, []
-        for save, done in asked:
-            try:
-                save()
-                done.set_result(None)
-            except Exception as exc:
-                done.set_exception(exc)
-        return len(asked)
 
 
 class Slow(Wire):

@@ -198,7 +198,8 @@ class Model:
         last = row.fill // self.size
         shared = False
         if row.fill % self.size and self.writer.get(row.table[last]) is not row:
-            shared = refs[row.table[last]] > 1 or row.table[last] in self.sealed()
+            block = row.table[last]
+            shared = refs[block] > 1 or block in self.sealed() or self.contents.foreign(block, row.tenant)
         want = max(self.need(item.tokens), have)
         need = want - have + shared
         missing, scope = self.short(row.tenant, need, [])

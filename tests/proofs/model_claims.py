@@ -66,6 +66,10 @@ class ClaimModel(FullModel):
             start += 1
         return digests[start:]
 
+    def waits(self, who: Who) -> bool:
+        """Whether a number is waiting, or inherited a claim."""
+        return who in self.claims or any(who in claim.waits for claim in self.claims.values())
+
     # --- what happens to claims -------------------------------------------------------------------------------
 
     def end(self, who: Who, state: str) -> bool:
@@ -153,6 +157,8 @@ class ClaimModel(FullModel):
         owner = self.owner(name)
         if owner is None or owner == who:
             return "yours"
+        if who in self.claims:  # an heir that rather waits for something else
+            self.pass_on(who)
         self.claims[owner].waits[who] = Wait(ticket, name, item.priority, until)
         self.passed(self.now, 0)  # the owner may be without progress for long
         return None

@@ -20,11 +20,15 @@ class Contents:
 
     def granted(self, row: Row, fresh: list[int], told: list[int]) -> None:
         """A row got blocks and was told to scrub some: those that may hold another account's bytes."""
-        foreign = [block for block in fresh if self._bytes[block] - {row.tenant}]
+        foreign = [block for block in fresh if self.foreign(block, row.tenant)]
         assert sorted(told) == foreign, "what must be scrubbed"
         row.scrubs.update(foreign)
         for block in fresh:
             self._bytes[block].add(row.tenant)
+
+    def foreign(self, block: int, tenant: str) -> bool:
+        """Whether a block may hold anything but what this tenant wrote there."""
+        return bool(self._bytes[block] - {tenant})
 
     def filled(self, row: Row, blocks: list[int]) -> None:
         """A row has written to these blocks: so it scrubbed them before."""

@@ -91,11 +91,37 @@ class ClaimRules:
         self.tickets += 1
         number = (1 << 62) + self.tickets
         body = m.Wait(item.sequence, digest, publication, item.priority, item.publication_generation)
+        self.send_wait(asked, body, number, lives)
+
+    def send_wait(self, asked: Asked, body: m.Wait, number: int, lives: int) -> None:
+        """The wait, and what can be said of it at once."""
         asked.frame = Request(asked.engine.boot, asked.engine.id, number, "wait", lives, to_map(body)).encode()
         told = self.model.wait(asked.engine.id, body, number, self.world.now + lives)
         reply = self.world.dispatch.handle(b"peer", [asked.frame], self.world.now, self.world.now)
         state = None if reply is None else from_map(m.Waited, decode_reply(reply).body).state
         assert state == told, "what can be said at once"
+
+    @precondition(lambda self: self.waiting() and self.model.claims)
+    @rule(which=PICK, whose=PICK, lives=st.integers(1, 200))
+    def wait_for_another(self, which: int, whose: int, lives: int) -> None:
+        """For a block that somebody computes for somebody else: an heir that does so gives up what it inherited."""
+        asked = self.waiting()[which % len(self.waiting())]
+        names = sorted(name for claim in self.model.claims.values() for name in claim.open if len(name) == 32)
+        if names:
+            self.tickets += 1
+            body = m.Wait(asked.item.sequence, names[whose % len(names)], priority=asked.item.priority)
+            self.send_wait(asked, body, (1 << 62) + self.tickets, lives)
+
+    @precondition(lambda self: self.waiting())
+    @rule(which=PICK, parent=PICK)
+    def fork_into_a_wait(self, which: int, parent: int) -> None:
+        """A number that waits, or inherited a claim, is in use: no fork gives it a table."""
+        asked = self.waiting()[which % len(self.waiting())]
+        engine, number = asked.engine, asked.item.sequence
+        if engine.branches and self.model.waits((engine.id, number)):
+            parents = list(engine.branches)
+            fork = m.Fork(parents[parent % len(parents)], pack([self.number(), number]), 0)
+            assert engine.ok("fork", fork, m.Forked).code == m.CONFLICT
 
     @precondition(lambda self: any(wait for claim in self.model.claims.values() for wait in claim.waits))
     @rule(which=PICK)

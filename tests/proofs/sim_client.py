@@ -224,7 +224,7 @@ class SimClient(Process):
                 return
             alive: Alive = answer.value
             self._deadline = max(self._deadline, self._sent.pop(answer.pending.number) + alive.lease_ms)
-            if alive.publications_generation != self.publications.generation and self.state == READY_STATE:
+            if alive.publications_generation > self.publications.generation and self.state == READY_STATE:
                 self.refresh()
 
     def lose(self) -> None:

@@ -85,10 +85,11 @@ class SimConnection(Connection):
         """The client closed its end, or is dead."""
         return self.side.dead or self.side.hung_up
 
-    def kill(self) -> None:
+    def kill(self) -> str:
         """SIGKILL to exactly the process that connected."""
         if not self.side.dead:
             self.side.owner.die("killed by the kvstore")
+        return ""
 
     def may_kill(self) -> bool:
         """Every process is ours."""
