@@ -75,7 +75,7 @@ def test_a_token_file_that_is_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyP
     reading, writing = os.pipe()
     os.write(writing, b"a" * 20)
     os.close(writing)
-    assert AdminToken(tmp_path, f"/dev/fd/{reading}").operator("Bearer " + "a" * 20)
+    assert AdminToken(tmp_path, f"/dev/fd/{reading}").operator({"authorization": "Bearer " + "a" * 20})
     os.close(reading)
 
 
