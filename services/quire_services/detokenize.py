@@ -15,18 +15,15 @@ and memory per token are bounded.
 from __future__ import annotations
 
 import codecs
-import json
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from .token_bytes import byte_alphabet
+from .token_bytes import Spelling
 
 REPLACEMENT = "\ufffd"
 PRIME_TOKENS = (4, 24)  # prompt tokens that the window begins with: at least, and at most if they cut a character
 WINDOW = (4, 8)  # tokens of the window: as many are left when it is cut; it is when there are more
-_FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _EACH_BYTE = "quire-each-byte"
 codecs.register_error(_EACH_BYTE, lambda error: (REPLACEMENT * (error.end - error.start), error.end))  # type: ignore[attr-defined]
 
@@ -43,19 +40,19 @@ class Detokenizer:
     def __init__(self, tokenizer: Any, prompt: Sequence[int], skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip = skip_special
-        self._spelling = _spelling(tokenizer)
-        self._characters = self._spelling.characters()
-        self._window = [] if self._spelling.byte_level else _prime(tokenizer, prompt, skip_special)
+        self._vocabulary = _vocabulary(tokenizer)
+        self._characters = self._vocabulary.characters()
+        self._window = [] if self._vocabulary.byte_level else _prime(tokenizer, prompt, skip_special)
         self._before: str | None = None  # the window's text, once it is needed
 
     def push(self, token: int) -> str:
         """The text that is certain with ``token``, sometimes none."""
-        if self._skip and token in self._spelling.special:
+        if self._skip and token in self._vocabulary.special:
             return ""
-        spelled = self._spelling.bytes_of(token)
+        spelled = self._vocabulary.bytes_of(token)
         if spelled is None:
             return self._characters.decode(b"", final=True) + self._behind_window(token)
-        if spelled and not self._spelling.byte_level:
+        if spelled and not self._vocabulary.byte_level:
             self._window.append(token)
             self._before = None
             self._cut()
@@ -83,19 +80,18 @@ class Detokenizer:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=self._skip))
 
 
-class _Spelling:
-    """What the tokens of a vocabulary are made of, as its decoder reads them.
+class _Vocabulary:
+    """What the tokens of a vocabulary are made of; each is looked at once.
 
     Attributes:
-        byte_level: every token is bytes, in the alphabet of stand-ins.
+        byte_level: every token is bytes.
         special: tokens that are skipped where special ones are.
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        kinds = _kinds(tokenizer)
         self._tokenizer = tokenizer
-        self.byte_level = "ByteLevel" in kinds
-        self._fallback = "ByteFallback" in kinds
+        self._spelling = Spelling(tokenizer)
+        self.byte_level = self._spelling.byte_level
         self.special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self._known: dict[int, bytes | None] = {}  # at most the vocabulary
 
@@ -114,24 +110,13 @@ class _Spelling:
         piece: str | None = self._tokenizer.id_to_token(token)
         if piece is None:
             return b""
-        if self.byte_level:
-            stands = byte_alphabet()
-            return bytes(stands[char] for char in piece) if all(char in stands for char in piece) else piece.encode()
-        found = _FALLBACK.fullmatch(piece) if self._fallback else None
-        return bytes([int(found[1], 16)]) if found else None
+        spelled = self._spelling.bytes_of(piece)
+        return piece.encode() if spelled is None and self.byte_level else spelled
 
 
 @lru_cache(maxsize=8)
-def _spelling(tokenizer: Any) -> _Spelling:
-    return _Spelling(tokenizer)
-
-
-def _kinds(tokenizer: Any) -> set[str]:
-    """Types of the parts of a tokenizer's decoder."""
-    if tokenizer.decoder is None:
-        return set()
-    whole = json.loads(tokenizer.decoder.__getstate__())
-    return {part["type"] for part in (whole, *whole.get("decoders", ()))}
+def _vocabulary(tokenizer: Any) -> _Vocabulary:
+    return _Vocabulary(tokenizer)
 
 
 def _prime(tokenizer: Any, prompt: Sequence[int], skip_special: bool) -> list[int]:

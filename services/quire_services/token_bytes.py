@@ -1,4 +1,4 @@
-"""The exact bytes of a single token, for log-probabilities.
+"""The exact bytes of a single token, for log-probabilities and for text that streams.
 
 A token of a byte-level vocabulary may be half a character, so its text is not enough: clients join ``bytes``. The
 vocabulary spells such tokens in an alphabet of printable stand-ins (ByteLevel) or as ``<0xE2>`` (ByteFallback);
@@ -15,15 +15,36 @@ from typing import Any
 _HEX = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
+class Spelling:
+    """How a vocabulary spells bytes, as the description of its decoder says.
+
+    Attributes:
+        byte_level: every token is bytes, in the alphabet of stand-ins.
+        metaspace: the sign U+2581 stands for a space.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        state = tokenizer.decoder.__getstate__() if tokenizer.decoder is not None else b"{}"
+        decoder = json.dumps(json.loads(state), ensure_ascii=False)
+        self.byte_level = '"ByteLevel"' in decoder
+        self.metaspace = "\u2581" in decoder
+        self._byte_fallback = '"ByteFallback"' in decoder
+
+    def bytes_of(self, piece: str) -> bytes | None:
+        """The bytes that a token spelled like this stands for, None if it is no spelling of bytes."""
+        if self.byte_level and all(char in byte_alphabet() for char in piece):
+            return bytes(byte_alphabet()[char] for char in piece)
+        if self._byte_fallback and (match := _HEX.fullmatch(piece)):
+            return bytes([int(match[1], 16)])
+        return None
+
+
 class TokenBytes:
     """Token id -> bytes, for one tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        decoder = json.dumps(json.loads(tokenizer.to_str()).get("decoder") or {}, ensure_ascii=False)
-        self._byte_level = '"ByteLevel"' in decoder
-        self._byte_fallback = '"ByteFallback"' in decoder
-        self._metaspace = "\u2581" in decoder
+        self._spelling = Spelling(tokenizer)
         self._added = {i: str(t.content) for i, t in tokenizer.get_added_tokens_decoder().items()}
 
     def of(self, token: int) -> bytes:
@@ -33,11 +54,9 @@ class TokenBytes:
         piece: str | None = self._tokenizer.id_to_token(token)
         if piece is None:
             return b""
-        if self._byte_level and all(char in byte_alphabet() for char in piece):
-            return bytes(byte_alphabet()[char] for char in piece)
-        if self._byte_fallback and (match := _HEX.fullmatch(piece)):
-            return bytes([int(match[1], 16)])
-        return (piece.replace("\u2581", " ") if self._metaspace else piece).encode()
+        if (spelled := self._spelling.bytes_of(piece)) is not None:
+            return spelled
+        return (piece.replace("\u2581", " ") if self._spelling.metaspace else piece).encode()
 
 
 @cache
