@@ -17,8 +17,8 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from .architecture import ModelRefused
 from .interface import NAME
+from .refused import ModelRefused, first_line
 from .weight_files import UNQUANTISED, check_weights, some
 
 # Left over, and no part of what a text decoder computes: buffers that are computed anew, further heads that guess
@@ -118,7 +118,7 @@ def _class_name(config: Any) -> str:
 
 def _why(error: Exception, config: Any) -> str:
     """What an exception out of transformers means, in one line."""
-    text = (str(error).strip().splitlines() or [""])[0]
+    text = first_line(error)
     if isinstance(error, KeyError) and NAME in text:
         return f"a model of type {config.model_type!r} does not take its attention from AttentionInterface"
     if isinstance(error, ValueError):

@@ -18,6 +18,8 @@ from typing import Any
 
 import jinja2
 
+from quire_engine.refused import first_line
+
 from .content_parts import text_of
 from .errors_http import invalid
 from .segments import Segments
@@ -55,8 +57,8 @@ class PromptEncoder:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
         except Exception as error:  # of any kind: transformers and tokenizers trust what these files say
-            reason = (str(error).splitlines() or [""])[0]
-            raise LoadError(f"cannot load the tokenizer of {model}: {type(error).__name__}: {reason}") from None
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise LoadError(f"cannot load the tokenizer of {model}: {reason}") from None
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise LoadError(f"the tokenizer of {model} has no tokenizer.json form")
         return cls(tokenizer)

@@ -27,6 +27,7 @@ from quire_engine.engine import Engine
 from quire_engine.front import Front
 from quire_engine.layout import layout_of
 from quire_engine.model import Model, ModelRefused, load_model
+from quire_engine.refused import first_line
 from quire_engine.scheduler import SchedulerLimits
 from quire_engine.selftest import self_test
 from quire_engine.steplog import StepLog
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         log.error("context_poisoned", reason=str(exc).partition("\n")[0])
         os._exit(EXIT_POISONED)  # at once: CUDA's own clean-up may hang in such a process
     except (MemoryError, torch.OutOfMemoryError) as exc:
-        return _complain(1, f"out of memory: {(str(exc).splitlines() or [''])[0]}")
+        return _complain(1, f"out of memory: {first_line(exc)}")
     except QuireError as exc:
         return _complain(1, str(exc))
 
@@ -133,8 +134,7 @@ def _prove(model: Model, layout: Layout, attention: Attention) -> None:
     ):
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise ModelRefused(f"the self-test failed: {type(error).__name__}: {reason}") from error
+        raise ModelRefused(f"the self-test failed: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _engine(config: Config, name: str, model: Model, layout: Layout, attention: Attention) -> Engine:

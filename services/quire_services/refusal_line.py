@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from quire_engine.refused import first_line
+
 from .input_files import one_line
 
 
 def refusal_line(model: Path | str, error: BaseException) -> str:
     """The cause in ``error``, with the model's directory in front unless it is in there already."""
-    reason = (str(error).strip().splitlines() or [""])[0]
+    reason = first_line(error)
     if not isinstance(error, OSError | ValueError):
         reason = f"{type(error).__name__}: {reason}"
     directory = str(Path(model).absolute())
