@@ -81,8 +81,10 @@ class PromptEncoder:
         """Token ids of a tenant's conversation, up to where the answer begins; nothing of it is kept for a tenant that
         is None. ``add_special_tokens``: those of the tokenizer, too, beside the template's. Raises ApiError."""
         text = self.render(messages, tools, options)
+        if add_special_tokens:
+            return self.encode(text)
         _insist_on_unicode(text)
-        return self.encode(text) if add_special_tokens else self._segments.encode(text, tenant)
+        return self._segments.encode(text, tenant)
 
     def render(
         self, messages: list[dict[str, Any]], tools: list[Any] | None = None, options: dict[str, Any] | None = None
