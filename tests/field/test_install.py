@@ -6,7 +6,6 @@ they do elsewhere. Its wheels are empty, but for what they require.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -18,12 +17,12 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 
 import pip
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.repo.scripts import ROOT, script
+
 TORCH = "torch==2.13.0"
 CONFLICT = pytest.mark.source("ModelTC/LightLLM#95", "triton-lang/triton#3359")
 CUDA = pytest.mark.source("pytorch/pytorch#146786")
@@ -91,16 +90,6 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(("PIP_", "UV_")) or name.lower().endswith("_proxy") or name in ("CI", "TORCH_INDEX"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-
-
-def script(name: str) -> ModuleType:
-    """One of our scripts as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Machine:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_wheel.py"
+from tests.repo.scripts import script
+
 GOOD = {"one/__init__.py", "one/py.typed", "quire-1.dist-info/licenses/LICENSE", "quire-1.dist-info/METADATA"}
 EXPECTED = {"one/__init__.py", "one/py.typed"}
 
@@ -16,12 +15,7 @@ EXPECTED = {"one/__init__.py", "one/py.typed"}
 @pytest.fixture(scope="module")
 def check() -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("check_wheel", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("check_wheel")
 
 
 def test_a_right_wheel_has_no_problems(check: ModuleType) -> None:
