@@ -48,6 +48,7 @@ class PeerEngine:
         self._vocab = vocab
         self._lock = threading.RLock()
         self._branches: list[Branch] = []
+        self._ended = threading.Event()
         self._socket = connect(path)
         self.send(Hello(name, "test", max_model_len, vocab, pack([eos]), os.getpid()))
         self.load(ready=True)
@@ -64,6 +65,7 @@ class PeerEngine:
 
     def close(self) -> None:
         """Die: the kernel closes the stream."""
+        self._ended.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -96,7 +98,7 @@ class PeerEngine:
 
     def _work(self) -> None:
         with contextlib.suppress(OSError):
-            while True:
+            while not self._ended.is_set():
                 time.sleep(0 if self._step() else 0.002)
 
     def _step(self) -> bool:
