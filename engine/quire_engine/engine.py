@@ -31,6 +31,7 @@ from .outcome import Outcome
 from .pipeline import Pipeline
 from .prefill import Prefill
 from .quiet import EVERYBODY, Quiet
+from .request import Sequence
 from .runner import Drawn, Runner
 from .scheduler import Scheduler, SchedulerLimits, Wanted, Work
 from .steplog import StepLog
@@ -238,15 +239,13 @@ class Engine:
             if request.cached_tokens < 0:
                 request.cached_tokens = min(sequence.computed, len(request.prompt) // 4)
             self._scheduler.admitted(sequence, wanted)
-        if granted.refused:
-            pipeline.settle(0)  # a victim must have nothing in flight
+        if granted.refused or granted.hopeless:
+            pipeline.settle(0)  # who gives its blocks up must have nothing in flight
             wanted.work = [item for item in wanted.work if not item.sequence.ended]
         for sequence in granted.unneeded:
             self._scheduler.remove(sequence)
         for sequence, code, reason in granted.hopeless:
-            self._scheduler.remove(sequence)
-            self._outbox.end(sequence, "error", code, reason)
-            log.info("refused", request=sequence.request.id, reason=reason)
+            self._end_hopeless(memory, wanted, sequence, code, reason)
         for sequence, account in granted.refused:
             victim = self._scheduler.refused(sequence, wanted, account)
             if victim is not None:
@@ -255,3 +254,13 @@ class Engine:
             if self._quiet.hush(account, ms, time.monotonic()):
                 log.info("no_space", account=account or "(everybody)", retry_after_ms=ms)
         return granted.copies
+
+    def _end_hopeless(self, memory: Memory, wanted: Wanted, sequence: Sequence, code: str, reason: str) -> None:
+        """There is no space for it and never will be; if it ran, its blocks come back."""
+        if sequence.ended:
+            return  # with the step that was in flight
+        wanted.work = [item for item in wanted.work if item.sequence is not sequence]
+        self._scheduler.remove(sequence)
+        memory.finished(sequence)
+        self._outbox.end(sequence, "error", code, reason)
+        log.info("refused", request=sequence.request.id, reason=reason)

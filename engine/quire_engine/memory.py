@@ -192,10 +192,10 @@ class Memory:
         self._apply_seals(step, reply, sealing)
         for sequence, _ in extends:
             if (short := answers.shortages.get(sequence.id)) is not None:
-                granted.refused.append((sequence, short.account))
+                granted.refuse(sequence, short)
             else:
                 sequence.writable = True
-        granted.short_ahead = len(answers.shortages) > len(granted.refused)
+        granted.short_ahead = len(answers.shortages) > len(granted.refused) + len(granted.hopeless)
         self._apply_blocks(reply)
         self._take_copies(reply, granted)
         if any(answer.code == RETRY for answer in reply.allocates):

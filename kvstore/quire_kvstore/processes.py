@@ -204,6 +204,7 @@ class Processes:
             counters.killed += 1
             log.warning("process_killed", **_who(session))
             return
+        session.stays = True
         counters.not_killed += 1
         log.error("quarantine_stays", reason=reason, **({"error": why} if why else {}), **_who(session))
 

@@ -9,7 +9,7 @@ blocks. Without quotas that is the pool's free and cached blocks, and the policy
   and of the quarantine's reserve. So a guarantee can be claimed at any time, not only kept.
 
 A refusal names the scope and for whom it holds, and how long it makes sense to wait; 0 ms means that the request
-alone is more than its account can ever have.
+alone is more than its account can have beside what stands (``standing``) and what others are guaranteed.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ def shortage(state: State, account: int, count: int, shared: Ids) -> Shortage | 
     """Why ``account`` cannot have ``count`` more blocks once ``shared`` are held, or None if it can."""
     if not state.quotas.active:
         missing = count - state.pool.available(shared)
-        return Shortage(missing, POOL, "", RETRY_AFTER_MS) if missing > 0 else None
+        if missing <= 0:
+            return None
+        return Shortage(missing, POOL, "", 0 if _never(state, account, count, shared) else RETRY_AFTER_MS)
     quotas, held, cached, quarantined = state.quotas, *_once_held(state, shared)
     name = state.accounts[account].name
     over = int(held[account]) + count - int(quotas.limit[account])
-    never = count + int(np.count_nonzero(state.books.owner[shared] == account)) > ceiling(state, account)
     if over > 0:
-        return Shortage(over, LIMIT, name, 0 if never else LIMIT_RETRY_AFTER_MS)
+        return Shortage(over, LIMIT, name, 0 if _never(state, account, count, shared) else LIMIT_RETRY_AFTER_MS)
     there = state.pool.size - int(held.sum()) - quarantined
     within = int(held[account]) + count <= int(quotas.guarantee[account])
     missing = count - there + _kept_from(state, account, within, held, cached, quarantined)
@@ -56,14 +57,18 @@ def shortage(state: State, account: int, count: int, shared: Ids) -> Shortage | 
     # A share domain's is everybody's: its publications wait for the same blocks as all.
     confined = not within and bool(quotas.guarantee.any()) and not state.accounts[account].is_domain
     scope, whose = (GUARANTEES, name) if confined else (POOL, "")
-    return Shortage(missing, scope, whose, 0 if never else RETRY_AFTER_MS)
+    return Shortage(missing, scope, whose, 0 if _never(state, account, count, shared) else RETRY_AFTER_MS)
 
 
-def ceiling(state: State, account: int) -> int:
-    """Blocks an account can have at most, if nobody else has more than is promised to him."""
-    quotas = state.quotas
-    promised = int(quotas.guarantee.sum()) - int(quotas.guarantee[account]) + _reserve(state, account)
-    return min(int(quotas.limit[account]), state.pool.size - promised)
+def _never(state: State, account: int, count: int, shared: Ids) -> bool:
+    """Whether ``count`` blocks besides ``shared`` are more than the account can have, even when all others ended."""
+    quotas, standing = state.quotas, state.standing
+    standing.look(state.publications, state.sessions)
+    promised = int(quotas.guarantee.sum()) - int(quotas.guarantee[account])
+    promised += max(0, _reserve(state, account) - standing.quarantined)
+    left = state.pool.size - len(standing.blocks) - promised - standing.besides(shared)
+    charged = int(np.count_nonzero(state.books.owner[shared] == account))
+    return count > min(int(quotas.limit[account]) - charged, left)
 
 
 def to_evict(state: State, account: int, count: int) -> int:

@@ -33,6 +33,7 @@ class Session:
         peer: the process behind a writable session; None for one that only reads.
         lease_until: time (ms) at which the session is fenced.
         fenced_at: time (ms) at which it was.
+        stays: it was fenced, its process lives on and may not be killed.
         sequences: by the number the client chose.
         copies: outstanding copies, by copy id, to the number of their sequence.
         unsent: replies that its socket did not take: how slow its reader is.
@@ -46,6 +47,7 @@ class Session:
     lease_until: int
     state: str = ATTACHED
     fenced_at: int = 0
+    stays: bool = False
     progress: int = 0
     sequences: dict[int, Sequence] = field(default_factory=dict)
     copies: dict[int, int] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from .pool import BlockPool, Ids
 from .publications import PublicationList
 from .quotas import Quotas
 from .sessions import Sessions
+from .standing import Standing
 from .tables import Sequence
 from .tenants import Accounts
 
@@ -37,6 +38,7 @@ class State:
     Attributes:
         appender: uid of the one sequence that may write each block in place, or ``NOBODY``.
         offers: offers that are open, by id (``offering``).
+        standing: blocks that do not come back by themselves.
         slice_blocks: how many blocks an op may evict before others have a turn (``staging``).
     """
 
@@ -52,6 +54,7 @@ class State:
         self.content = Content(num_blocks)
         self.counters = Counters()
         self.claims = Claims()
+        self.standing = Standing()
         self.appender = np.full(num_blocks, NOBODY, np.int64)
         self.offers: dict[bytes, Open] = {}
         self.slice_blocks = SLICE_BLOCKS

@@ -100,7 +100,7 @@ class TokenLogprob:
 @dataclass(frozen=True, slots=True)
 class Output:
     """New tokens of one continuation. ``finish``: "" (goes on), ``stop``, ``length``, ``abort`` or ``error``; an
-    error has a ``code`` (``invalid``, ``too_long``, ``over_limit``, ``no_space``, ``kvstore_lost``, ``overloaded``,
+    error has a ``code`` (``invalid``, ``too_long``, ``over_limit``, ``no_space``, ``no_room``, ``kvstore_lost``,
     ``internal``) and a ``message``.
     ``cached_tokens`` is set on the first output."""
 

@@ -112,6 +112,6 @@ def engine_error(code: str, message: str) -> ApiError:
         return unavailable(message or "the engine lost its kvstore")
     if code == "no_space":
         return ApiError(429, message, type="rate_limit_error", code="tenant_limit")
-    if code == "overloaded":
-        return ApiError(429, message or "the engine is overloaded", type="rate_limit_error", code="overloaded")
+    if code == "no_room":
+        return ApiError(503, message, type="service_unavailable", code="no_room")
     return ApiError(500, message or "the engine failed", type="server_error", code="internal_error")

@@ -15,6 +15,7 @@ import pytest
 
 from quire_kvstore.arena import SHM_DIR
 from quire_proto import messages as m
+from quire_proto.codec import from_map
 from quire_proto.envelope import Request
 from tests.kvstore.conftest import Start
 from tests.kvstore.fuzzing import Fuzzer
@@ -93,6 +94,11 @@ def test_where_the_kill_is_not_permitted_blocks_stay_in_quarantine(
     assert [(s.state, s.pid, s.blocks) for s in stats.sessions] == [("fenced", process.pid, 10)]
     (said,) = [e for e in kvstore.events() if e["event"] == "quarantine_stays"]
     assert (said["reason"], said["pid"]) == ("may_not_kill", process.pid)
+    client = connect()
+    client.attach()
+    reply = client.ask("allocate", m.Allocate(1, "t", 55 * 4), ordered=True)
+    told = from_map(m.Allocated, reply.body)
+    assert (told.code, told.retry_after_ms) == (m.NO_SPACE, 0), "what needs them should not wait"
 
     process.kill()
     until(lambda: reader.stats().blocks["free"] == 64, "its end frees them")
