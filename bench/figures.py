@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("quire", "torch", "transformers", "pyzmq", "msgpack", "numpy")
+PACKAGES = ("torch", "transformers", "pyzmq", "msgpack", "numpy")
 
 
 def percentile(values: Iterable[float], share: float) -> float:
@@ -62,8 +62,12 @@ def machine() -> dict[str, Any]:
 
 
 def versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Versions of installed packages, and the commit if this is a checkout."""
-    found: dict[str, str] = {}
+    """Versions of Quire and of installed packages, and the commit if this is a checkout."""
+    from quire_proto import (
+        __version__,
+    )  # here: a run on a bare machine finds the checkout's folders later than this file
+
+    found = {"quire": __version__}
     for name in names:
         try:
             found[name] = version(name)

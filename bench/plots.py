@@ -46,7 +46,7 @@ def bars(name: str, title: str, unit: str, groups: dict[str, dict[str, float]]) 
 def _pyplot() -> Any:
     """The library, drawing to files; None without it."""
     if importlib.util.find_spec("matplotlib") is None:
-        say("no plot: matplotlib is not installed (pip install 'quire[bench]')")
+        say("no plot: matplotlib is not installed (pip install 'quire-kv[bench]')")
         return None
     import matplotlib
 

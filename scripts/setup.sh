@@ -31,6 +31,6 @@ quietly "environment in $venv" "$python" -m venv "$venv"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 quietly "$(pin pip)" "$venv/bin/pip" install "$(pin pip)"
 quietly "$(pin torch) (the largest part)" "$venv/bin/python" scripts/install_torch.py
-quietly "pinned dependencies and quire itself" "$venv/bin/pip" install -c constraints.txt -e '.[dev]'
+quietly "pinned dependencies and Quire itself" "$venv/bin/pip" install -c constraints.txt -e '.[dev]'
 touch "$venv/ready"
 say "ready after $SECONDS s"

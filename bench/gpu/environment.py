@@ -1,8 +1,7 @@
 """What the phases run in: this checkout, wheels that were carried along, and what the machine has.
 
-A GPU machine may reach no registry and have no Quire installed. So the folders of the checkout go into PYTHONPATH, a
-folder of our own stands behind them with the wheels that are missing there, and with the metadata from which installed
-code reads its version. Nothing outside that folder is changed.
+A GPU machine may reach no registry and have no Quire installed. So the folders of the checkout go into PYTHONPATH, and
+a folder of our own stands behind them with the wheels that are missing there. Nothing outside that folder is changed.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -41,10 +39,8 @@ def prepare(scratch: Path, wheels: Path, device: str) -> tuple[dict[str, str], l
     site = scratch / "site"
     site.mkdir()
     _install(wheels, site)
-    if not _has("quire"):
-        _metadata(site)
-    sys.path.append(str(site))
     paths = [ROOT, *(ROOT / folder for folder in FOLDERS), site]
+    sys.path += map(str, paths[1:])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, paths), *_old()])}
     env |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     env.pop("TRITON_INTERPRET", None)
@@ -72,12 +68,3 @@ def _install(wheels: Path, site: Path) -> None:
     if missing:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(site)]
         subprocess.run([*pip, *map(str, missing)], check=True)
-
-
-def _metadata(site: Path) -> None:
-    """Name and version of this checkout, as an installation would have left them."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    name, version = project["name"], project["version"]
-    folder = site / f"{name}-{version}.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")

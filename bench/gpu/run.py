@@ -165,7 +165,7 @@ def main() -> int:
             "dry_run": options.device == "cpu",
             "gpu": found,
             "machine": machine(),
-            "versions": versions(("quire", *NEEDED)),
+            "versions": versions(NEEDED),
             "missing": missing,
             "phases": {},
         }

@@ -79,7 +79,7 @@ def check(device: Device) -> None:
 
 def _why_none(exc: CudaError) -> str:
     if exc.code == NO_BINDINGS:
-        return "cuda-bindings is not installed: pip install 'quire[gpu]'"
+        return "cuda-bindings is not installed: pip install 'quire-kv[gpu]'"
     if exc.code == NO_DRIVER:
         return f"no CUDA driver ({exc}): install NVIDIA's driver; in a container give it the GPU (--gpus)"
     return f"no usable CUDA device ({exc}): check nvidia-smi and CUDA_VISIBLE_DEVICES"

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib.metadata import version
+
+from quire_proto import __version__
 
 COMMANDS = {
     "serve": ("quire_services.serve", "run the whole stack on this host: kvstore, engines, gateway"),
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         _say(usage())
         return 0 if arguments else 2
     if arguments[0] in ("-V", "--version", "version"):
-        _say(f"quire {version('quire')}")
+        _say(f"quire {__version__}")
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         module = importlib.import_module(COMMANDS[name][0])
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0], "all")
-        _say(f"quire {name}: {error}; install it with: pip install 'quire[{extra}]'", error=True)
+        _say(f"quire {name}: {error}; install it with: pip install 'quire-kv[{extra}]'", error=True)
         return 1
     code: int | None = module.main(rest)
     return code or 0

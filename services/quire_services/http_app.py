@@ -7,13 +7,14 @@ what is logged, in ``http_edge``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+
+from quire_proto import __version__
 
 from .errors_http import ApiError, invalid, unknown_model
 from .generate import Gateway
@@ -24,7 +25,7 @@ _TAGS = {"str", "int", "float", "bool", "dict", "list"}
 
 def make_app(gateway: Gateway) -> FastAPI:
     """The application, without its edge."""
-    app = FastAPI(title="Quire", version=version("quire"), redoc_url=None)
+    app = FastAPI(title="Quire", version=__version__, redoc_url=None)
     map_errors(app)
     _generation_routes(app, gateway)
     _information_routes(app, gateway)
@@ -77,8 +78,8 @@ def _information_routes(app: FastAPI, gateway: Gateway) -> None:
         return JSONResponse(state | {"engines": gateway.engines.summary()}, 503 if reason else 200)
 
     @app.get("/version")
-    async def version_() -> dict[str, str]:
-        return {"version": version("quire")}
+    async def version() -> dict[str, str]:
+        return {"version": __version__}
 
 
 def _model(gateway: Gateway) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -40,6 +39,7 @@ from quire_kvstore.service import Service
 from quire_kvstore.sidesocket import Accepted, Listener, raise_descriptor_limit
 from quire_kvstore.statedir import StateDir, StateError
 from quire_kvstore.store import Store
+from quire_proto import __version__
 from quire_proto.codec import CodecError, from_map
 from quire_proto.layout import Layout
 
@@ -162,7 +162,7 @@ def _serve(config: KvstoreConfig) -> int:
                 key,
                 lease_ms=config.lease_ms,
                 started_ms=time.monotonic_ns() // 1_000_000,
-                version=version("quire"),
+                version=__version__,
                 state_dir=state,
                 declarations=declarations,
                 disk=disk,

@@ -13,8 +13,9 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from quire_proto import __version__
 
 from . import admin_token, flags
 from .child import Child
@@ -70,7 +71,7 @@ class Serve:
         """Start everything, keep it running until a signal comes, stop everything; returns the exit code."""
         config, began = self._config, time.monotonic()
         say(
-            f"quire {version('quire')}: {config.serve.engines} engine(s), {config.kvstore.blocks} blocks of "
+            f"quire {__version__}: {config.serve.engines} engine(s), {config.kvstore.blocks} blocks of "
             f"{config.kvstore.block_size} tokens, run directory {self._run_dir}"
         )
         with self._supervisor:

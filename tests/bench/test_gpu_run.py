@@ -17,6 +17,7 @@ from bench.gpu.kernel_tests import count
 from bench.gpu.report import markdown
 from bench.gpu.run import PHASES, TOTAL_S, Part, run_phase
 from bench.kvprocess import KVProcess, tiny_layout
+from quire_proto import __version__
 from quire_proto.client import KVClient
 
 ROOT = Path(__file__).parents[2]
@@ -165,11 +166,12 @@ def test_the_report_holds_results_against_the_aims() -> None:
 
 
 def test_a_bare_checkout_knows_its_version(tmp_path: Path) -> None:
-    """Where Quire is not installed, the run's own folder holds its metadata and comes behind the checkout."""
+    """Where Quire is not installed, the run finds the packages of the checkout, and the version in them."""
     env, missing = prepare(tmp_path, tmp_path / "none", "cpu")
-    asked = "from importlib.metadata import version; import quire_kernels; print(version('quire'))"
+    asked = "import quire_kernels, quire_proto; print(quire_proto.__version__)"
     done = subprocess.run([sys.executable, "-c", asked], env=env, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == __version__
     assert missing == []
     assert env["TRITON_INTERPRET"] == "1"

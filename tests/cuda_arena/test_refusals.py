@@ -42,7 +42,7 @@ def roster(tmp_path: Path) -> Iterator[Roster]:
         ({"cuInit": "NO_LIBRARY"}, "no CUDA driver.*install NVIDIA's driver"),
         ({"cuInit": "NO_DEVICE"}, "CUDA_ERROR_NO_DEVICE.*check nvidia-smi"),
         ({"count": 0}, "sees no device.*CUDA_VISIBLE_DEVICES"),
-        ({"bindings": None}, r"cuda-bindings is not installed: pip install 'quire\[gpu\]'"),
+        ({"bindings": None}, r"cuda-bindings is not installed: pip install 'quire-kv\[gpu\]'"),
     ],
 )
 def test_without_a_gpu_auto_takes_host_memory_and_a_device_arena_is_refused(

@@ -34,7 +34,7 @@ def foreign_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("foreign")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", directory, ROOT)
-    (wheel,) = directory.glob("quire-*.whl")
+    (wheel,) = directory.glob("quire_kv-*.whl")
     venv.create(directory / "venv")
     python = directory / "venv" / "bin" / "python"
     run(*pip, "--python", python, "install", wheel, "numpy")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.repo.scripts import script
 
-GOOD = {"one/__init__.py", "one/py.typed", "quire-1.dist-info/licenses/LICENSE", "quire-1.dist-info/METADATA"}
+GOOD = {"one/__init__.py", "one/py.typed", "quire_kv-1.dist-info/licenses/LICENSE", "quire_kv-1.dist-info/METADATA"}
 EXPECTED = {"one/__init__.py", "one/py.typed"}
 
 
@@ -29,7 +29,7 @@ def test_a_right_wheel_has_no_problems(check: ModuleType) -> None:
         (GOOD, EXPECTED | {"one/new.py"}, "missing from the wheel: one/new.py"),
         (GOOD | {"one/stray.py"}, EXPECTED, "not in git: one/stray.py"),
         (GOOD - {"one/py.typed"}, EXPECTED - {"one/py.typed"}, "no py.typed"),
-        (GOOD - {"quire-1.dist-info/licenses/LICENSE"}, EXPECTED, "no LICENSE"),
+        (GOOD - {"quire_kv-1.dist-info/licenses/LICENSE"}, EXPECTED, "no LICENSE"),
     ],
 )
 def test_each_fault_is_named(check: ModuleType, names: set[str], expected: set[str], word: str) -> None:
