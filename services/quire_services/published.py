@@ -131,8 +131,8 @@ def _others(first: Chat, system: str) -> Iterator[tuple[str, Chat]]:
 
 def _end(shared: str, system: str, tools: Tools | None) -> int:
     """Where the chats' common text has said the system message and the last tool's name; 0: it says neither."""
-    said = [system.strip(), *_names(tools or [])]
-    return max(shared.rfind(words) + len(words) if words in shared else 0 for words in said)
+    said = [words for words in (system.strip(), *_names(tools or [])) if words]
+    return max((shared.rfind(words) + len(words) for words in said if words in shared), default=0)
 
 
 def _names(tools: Tools) -> list[str]:

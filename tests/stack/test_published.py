@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from quire_services.chat_template import PromptEncoder
@@ -100,6 +100,7 @@ def test_it_says_all_that_is_common(encoder_of: Callable[[str], PromptEncoder], 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(system=st.text(min_size=1, max_size=60), user=st.text(max_size=20), newline=st.booleans())
+@example(system="\n", user="", newline=False)
 def test_every_chat_begins_with_it_whatever_it_says(
     encoder_of: Callable[[str], PromptEncoder], system: str, user: str, newline: bool
 ) -> None:
