@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from .word_pattern import any_of
+
 LONG = 512  # characters from which a segment is worth keeping
 KEPT = 1 << 20  # characters kept for a tenant: with its tokens, about 3 MB
 
@@ -110,5 +112,5 @@ def _marks(backend: Any) -> re.Pattern[str] | None:
     if any(token.lstrip or token.rstrip or token.single_word for token in added):
         return None
     # Those that are looked for in normalised text are found after the others, within the pieces.
-    spelled = sorted((token.content for token in added if not token.normalized and token.content), key=len)
-    return re.compile("|".join(map(re.escape, reversed(spelled)))) if spelled else None
+    spelled = [token.content for token in added if not token.normalized and token.content]
+    return re.compile(any_of(spelled)) if spelled else None
