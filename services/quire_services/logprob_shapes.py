@@ -5,7 +5,7 @@ JSON has no minus infinity: it is written as ``FLOOR``, as clients expect.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from quire_proto.link import TokenLogprob
@@ -32,27 +32,41 @@ def completion_logprobs(
     tokens: Sequence[int], found: Sequence[TokenLogprob], names: TokenBytes, top: int, offset: int
 ) -> dict[str, Any]:
     """The ``logprobs`` object of a completion choice. ``offset`` is the text position of the first token; each
-    token's alternatives include the token itself."""
+    token's alternatives include the token itself. A piece of a character is written ``bytes:\\xe2\\x80``, as OpenAI
+    does, and a token whose text is that of another in its row ``token_id:N``: each has a key of its own."""
     out: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for token, entry in zip(tokens, found, strict=False):
-        text = _text(token, names)
-        alternatives = list(zip(unpack(entry.top_ids), entry.top_logprobs, strict=False))[:top]
-        out["tokens"].append(text)
+        alternatives = dict(list(zip(unpack(entry.top_ids), entry.top_logprobs, strict=False))[:top])
+        keys = {token: _key(token, names, ())}
+        for other in alternatives:
+            keys.setdefault(other, _key(other, names, keys.values()))
+        row = {keys[other]: _finite(value) for other, value in {**alternatives, token: entry.logprob}.items()}
+        out["tokens"].append(keys[token])
         out["token_logprobs"].append(_finite(entry.logprob))
-        out["top_logprobs"].append(
-            {_text(other, names): _finite(value) for other, value in alternatives} | {text: _finite(entry.logprob)}
-        )
+        out["top_logprobs"].append(row)
         out["text_offset"].append(offset)
-        offset += len(text)
+        offset += characters(names.of(token))
     return out
 
 
+def characters(spelled: bytes) -> int:
+    """How many characters begin in these bytes: pieces of one character count once in all."""
+    return sum(byte & 0xC0 != 0x80 for byte in spelled)
+
+
 def _entry(token: int, value: float, names: TokenBytes) -> dict[str, Any]:
-    return {"token": _text(token, names), "logprob": _finite(value), "bytes": list(names.of(token))}
+    spelled = names.of(token)
+    return {"token": spelled.decode("utf-8", "replace"), "logprob": _finite(value), "bytes": list(spelled)}
 
 
-def _text(token: int, names: TokenBytes) -> str:
-    return names.of(token).decode("utf-8", "replace")
+def _key(token: int, names: TokenBytes, taken: Collection[str]) -> str:
+    """The token's text, or another name that ``taken`` does not have."""
+    spelled = names.of(token)
+    try:
+        key = spelled.decode()
+    except UnicodeDecodeError:
+        key = "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
+    return key if key not in taken else f"token_id:{token}"
 
 
 def _finite(value: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from .chat_template import PromptEncoder
 from .choices import Choice, Delta
 from .errors_http import invalid, unsupported
-from .logprob_shapes import completion_logprobs
+from .logprob_shapes import characters, completion_logprobs
 from .openai_types import CompletionBody
 from .token_bytes import TokenBytes
 
@@ -115,7 +115,7 @@ class CompletionShape:
             return None
         offset = self._offsets.get(choice.index, 0)
         out = completion_logprobs(delta.tokens, delta.logprobs, self._names, self._logprobs, offset)
-        self._offsets[choice.index] = offset + sum(map(len, out["tokens"]))
+        self._offsets[choice.index] = offset + sum(characters(self._names.of(token)) for token in delta.tokens)
         return out
 
 
