@@ -16,15 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from quire_engine.refused import first_line
 
 from .content_parts import text_of
 from .errors_http import invalid
+from .model_templates import TemplateInvalid, Templates, template_of_processor
 from .segments import Segments
-
-_TRIPS = (jinja2.TemplateError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError)
 
 
 class LoadError(Exception):
@@ -32,20 +29,28 @@ class LoadError(Exception):
 
 
 class PromptEncoder:
-    """Tokenizer and chat template of one model.
+    """Tokenizer and chat templates of one model.
+
+    Args:
+        tokenizer: as transformers loads it.
 
     Attributes:
         backend: the ``tokenizers.Tokenizer``, for decoding.
+        notes: what somebody who serves the model should know, a sentence each.
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
         self.backend: Any = tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
         self._segments = Segments(self.backend)
-        # Names that are arguments of the call below and so cannot be variables of the template.
-        self._reserved = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters}
+        try:
+            self._templates = Templates(tokenizer.chat_template, dict(tokenizer.special_tokens_map))
+        except TemplateInvalid as error:
+            raise LoadError(str(error)) from None
+        self.notes: tuple[str, ...] = self._templates.notes
+        # Names that are arguments of transformers' renderer and so cannot be variables of the template.
+        self._reserved = {"messages", "conversations", *inspect.signature(tokenizer.apply_chat_template).parameters}
 
     @classmethod
     def load(cls, model: Path) -> PromptEncoder:
@@ -61,7 +66,14 @@ class PromptEncoder:
             raise LoadError(f"cannot load the tokenizer of {model}: {reason}") from None
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise LoadError(f"the tokenizer of {model} has no tokenizer.json form")
-        return cls(tokenizer)
+        try:
+            tokenizer.chat_template = tokenizer.chat_template or template_of_processor(model)
+        except TemplateInvalid as error:
+            raise LoadError(str(error)) from None
+        try:
+            return cls(tokenizer)
+        except LoadError as error:
+            raise LoadError(f"{model}: {error}") from None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens (a leading ``<bos>``, say) are added as the tokenizer is configured.
@@ -90,23 +102,14 @@ class PromptEncoder:
         self, messages: list[dict[str, Any]], tools: list[Any] | None = None, options: dict[str, Any] | None = None
     ) -> str:
         """The text of a conversation; ``options`` are variables of the template. Raises ApiError."""
-        if not self._tokenizer.chat_template:
-            raise invalid("this model has no chat template: use /v1/completions", "messages", "no_chat_template")
         if reserved := self._reserved & set(options or {}):
             raise invalid(f"{sorted(reserved)[0]!r} cannot be set", "chat_template_kwargs")
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tools=tools, tokenize=False, add_generation_prompt=True, **(options or {})
-            )
-        # A template is a program of the model's maker: it refuses by raising, or trips over input it did not expect.
-        except _TRIPS as error:
-            raise invalid(f"the model's chat template refused the messages: {error}", "messages") from None
-        return str(text)
+        return self._templates.render(messages, tools, options or {})
 
     @property
     def writes_the_date(self) -> bool:
         """Whether the template may write today's date: the same messages are other tokens tomorrow."""
-        return "strftime_now" in str(self._tokenizer.chat_template)
+        return "strftime_now" in self._templates.source
 
     def decode(self, tokens: list[int]) -> str:
         """The text of tokens, special ones included."""
@@ -114,13 +117,14 @@ class PromptEncoder:
 
 
 def template_message(message: dict[str, Any], where: str) -> dict[str, Any]:
-    """A message of the API as templates expect it: text content, and tool arguments as objects. Raises ApiError."""
-    out = dict(message)
+    """A message of the API as it goes to a template: content as text, nothing that says nothing (null, empty lists).
+    Raises ApiError."""
+    out = {key: value for key, value in message.items() if value is not None and value != []}
     out["content"] = text_of(message.get("content"), where)
     if out.get("role") == "developer":  # the API's newer name of the role that templates know as system
         out["role"] = "system"
-    if calls := message.get("tool_calls"):
-        out["tool_calls"] = [_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)]
+    for place, call in enumerate(message.get("tool_calls") or ()):
+        _check_call(call, f"{where}.tool_calls[{place}]")
     return out
 
 
@@ -155,14 +159,14 @@ def _insist_on_unicode(text: str) -> None:
         raise invalid("the text is not valid Unicode: it has half of a surrogate pair") from None
 
 
-def _tool_call(call: dict[str, Any], where: str) -> dict[str, Any]:
+def _check_call(call: dict[str, Any], where: str) -> None:
+    """Raise ApiError for a call that has no function, or arguments that are not JSON."""
     function = call.get("function")
-    if not isinstance(function, dict):
-        raise invalid("a tool call needs a function", where)
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise invalid("a tool call needs a function with a name", where)
     arguments = function.get("arguments")
-    if isinstance(arguments, str):
+    if isinstance(arguments, str) and arguments.strip():
         try:
-            arguments = json.loads(arguments or "{}")
+            json.loads(arguments)
         except (ValueError, RecursionError):
             raise invalid("the arguments of a tool call must be JSON", f"{where}.function.arguments") from None
-    return {**call, "function": {**function, "arguments": arguments}}

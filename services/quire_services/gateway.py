@@ -117,8 +117,11 @@ def _gateway(config: settings.Config) -> Gateway:
             f"--host {config.gateway.host} can be reached by others, but no API key is configured: "
             "add [[tenants]] with keys to the configuration file, or listen on 127.0.0.1"
         )
+    encoder = PromptEncoder.load(model)
+    for note in encoder.notes:
+        log.warning("prompts", note=note)
     name = config.gateway.served_model_name or model_name(model)
-    return Gateway(name, PromptEncoder.load(model), Engines(config.gateway.max_queue), keys)
+    return Gateway(name, encoder, Engines(config.gateway.max_queue), keys)
 
 
 async def _serve(gateway: Gateway, apps: list[ASGIApp], ports: list[socket.socket], settings: settings.Gateway) -> None:

@@ -114,8 +114,6 @@ def _chats(encoder: PromptEncoder, system: str, tools: Tools | None) -> tuple[li
             texts.append(text)
         else:
             notes.append(f"chats {what} begin otherwise in this model's template: they share nothing")
-    if tools and not any(name in shared for name in _names(tools)):
-        notes.append("this model's template does not write the tools into the prompt")
     if encoder.writes_the_date:
         notes.append("this model's template writes the date into the prompt: publish again when it changes")
     return texts, tuple(notes)

@@ -22,7 +22,8 @@ from tests.gateway.peer import PeerEngine, wait_for
 
 SPECIAL = ["<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>"]
 TEMPLATE = (
-    "<bos>{% for m in messages %}{% if m.role == 'function' %}{{ raise_exception('no functions here') }}{% endif %}"
+    "<bos>{% if tools %}{{ tools | tojson }}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'function' %}{{ raise_exception('no functions here') }}{% endif %}"
     "<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 CORPUS = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen liquor jugs"] * 4

@@ -123,9 +123,14 @@ def test_a_template_that_moves_the_message_is_told_of(encoder_of: Callable[[str]
     assert "several turns" in rendered.notes[0]
 
 
-def test_notes_on_tools_and_dates(encoder_of: Callable[[str], PromptEncoder]) -> None:
-    """A template without tools, and one that writes the date, are told of."""
-    assert "tools" in render(encoder_of(PLAIN), SYSTEM, [TOOL], LONGEST).notes[0]
+def test_tools_that_the_template_does_not_write_are_refused(encoder_of: Callable[[str], PromptEncoder]) -> None:
+    """No chat with them would be answered."""
+    with pytest.raises(PromptError, match="writes no tools"):
+        render(encoder_of(PLAIN), SYSTEM, [TOOL], LONGEST)
+
+
+def test_a_note_on_dates(encoder_of: Callable[[str], PromptEncoder]) -> None:
+    """A template that writes the date is told of."""
     assert "date" in render(encoder_of(DATED), SYSTEM, None, LONGEST).notes[0]
 
 

@@ -1,0 +1,70 @@
+"""Lost turns: whether a chat template leaves out tools, tool calls or answers of a conversation.
+
+A template that leaves a call out says nothing, and the model answers as if it had called nothing. What stands in the
+text cannot tell: a name may stand there because somebody mentions it. So the conversation is rendered a second time
+with words in place of names, arguments and answers that stand nowhere else, and each of these words must appear.
+Chats without tools are rendered once.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .tool_turns import TOOL_ROLES, Message
+
+Render = Callable[[list[Message], list[Any] | None], str]
+
+_WORD = "q" + secrets.token_hex(6)
+
+
+def lost(messages: Sequence[Message], tools: Sequence[Any] | None, render: Render) -> str | None:
+    """The first tool, call or answer that ``render`` leaves out, as a path in the request; None if all are there.
+
+    ``render`` may raise what a template raises: it has rendered the messages as they are before.
+    """
+    places: list[str] = []
+    known = [_marked_tool(tool, f"tools[{number}]", places) for number, tool in enumerate(tools or ())]
+    marked = [_marked(message, f"messages[{number}]", places) for number, message in enumerate(messages)]
+    if not places:
+        return None
+    found = set(re.findall(rf"{_WORD}x(\d+)x", render(marked, known or None)))
+    return next((path for number, path in enumerate(places) if str(number) not in found), None)
+
+
+def _marked_tool(tool: Any, path: str, places: list[str]) -> Any:
+    """The tool by a name of ours, if it has one; ``places`` gets its path."""
+    if not isinstance(tool, dict):
+        return tool
+    if isinstance(tool.get("function"), dict):
+        return {**tool, "function": _marked_tool(tool["function"], path, places)}
+    if not isinstance(tool.get("name"), str):
+        return tool
+    places.append(path)
+    return {**tool, "name": f"{_WORD}x{len(places) - 1}x"}
+
+
+def _marked(message: Message, path: str, places: list[str]) -> Message:
+    """The message with words of ours in it; ``places`` gets the path of each."""
+
+    def word(of: str) -> str:
+        places.append(of)
+        return f"{_WORD}x{len(places) - 1}x"
+
+    def function(given: Any, of: str) -> Any:
+        arguments = f'{{"{_WORD}": "{word(of)}"}}'
+        return {**given, "name": word(of), "arguments": arguments} if isinstance(given, dict) else given
+
+    out = dict(message)
+    if calls := message.get("tool_calls"):
+        out["tool_calls"] = [
+            {**call, "function": function(call.get("function"), f"{path}.tool_calls[{number}]")}
+            for number, call in enumerate(calls)
+        ]
+    if message.get("function_call"):  # what calls were before there were several
+        out["function_call"] = function(message["function_call"], f"{path}.function_call")
+    if message.get("role") in TOOL_ROLES and message.get("content"):
+        out["content"] = word(path)
+    return out
