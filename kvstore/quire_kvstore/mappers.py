@@ -110,6 +110,15 @@ class Mappers:
         return named if value == self._here else []
 
 
+def is_mappers(file: Path) -> bool:
+    """Whether a file is what a kvstore wrote as this roster. Raises OSError."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() == {"machine", "pid_namespace", "mappers"}
+
+
 def _wait(waiting: dict[int, Mapper], listener: Listener | None, accepted: list[Accepted], limit_s: float) -> None:
     """Take out of ``waiting`` who ended or connected, until it is empty or the time is over."""
     until = time.monotonic() + limit_s
