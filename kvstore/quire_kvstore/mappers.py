@@ -54,7 +54,7 @@ class Mappers:
         try:
             mapper = (pid, start_ticks(pid))
         except OSError:
-            log.warning("mapper_unknown", pid=pid)
+            log.warning("mapper_unknown", mapper_pid=pid)
             return None
         self._present[mapper] += 1
         self._write()
@@ -151,7 +151,7 @@ def _accept(listener: Listener) -> list[Accepted]:
 
 
 def _kill(pidfd: int, pid: int) -> None:
-    log.warning("old_mapper_killed", pid=pid)
+    log.warning("old_mapper_killed", mapper_pid=pid)
     try:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)

@@ -71,7 +71,7 @@ class LinkServer:
             if refusal := self._engines.add(engine):
                 engine = None
                 raise CodecError("BAD_FIELD", refusal)
-            log.info("engine_connected", engine=hello.engine, pid=hello.pid, model=hello.model)
+            log.info("engine_connected", engine=hello.engine, engine_pid=hello.pid, model=hello.model)
             await _listen(reader, engine)
         except (OSError, EOFError, TimeoutError):
             pass  # the plain end of a connection

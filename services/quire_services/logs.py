@@ -68,11 +68,12 @@ def configure(service: str, level: str = "", stream: TextIO | None = None) -> No
 
 
 def _named(service: str) -> structlog.typing.Processor:
-    """Adds service and process. Not by context variables: those of a thread or a task begin empty."""
-    pid = os.getpid()
+    """Puts service and process in front; no field of an event replaces them. Not by context variables: those of a
+    thread or a task begin empty."""
+    own = {"service": service, "pid": os.getpid()}
 
     def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        return {"service": service, "pid": pid, **event}
+        return {**own, **event, **own}
 
     return add
 

@@ -13,7 +13,7 @@ import logging, sys, threading, warnings
 import structlog
 from quire_services import logs
 logs.configure("engine-1")
-structlog.get_logger().info("here")
+structlog.get_logger().info("here", pid=1)
 threads = [
     threading.Thread(target=lambda: structlog.get_logger("x").info("thread")),
     threading.Thread(target=lambda: logging.getLogger("lib").warning("library %s", 1)),
