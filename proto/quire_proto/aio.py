@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 import zmq
 import zmq.asyncio
 
+from .aio_calls import AsyncSessionCalls
 from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
 from .chain import DomainChain
 from .client import GOODBYE_S, RunDir
@@ -23,7 +24,7 @@ from .digests import salted
 from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
 from .messages import Detached, DomainKey, Empty, Publication, Wait, Waited
-from .ops import ATTACH, DETACH, PUBLICATIONS, READY, WAIT, Awaiting, Op
+from .ops import ATTACH, DETACH, PUBLICATIONS, READY, WAIT, Op
 from .session import Pending, Session
 from .side import SideSocket
 from .transport import address, connect
@@ -32,7 +33,7 @@ from .waits import LATE_S
 R = TypeVar("R")
 
 
-class AsyncKVClient(SessionBase, Awaiting):
+class AsyncKVClient(AsyncSessionCalls, SessionBase):
     """An attached, mapped and ready session; made by :meth:`connect`. ``async with`` detaches on leaving."""
 
     def __init__(self, run_dir: RunDir, timeout: float, resend: float) -> None:
@@ -95,7 +96,7 @@ class AsyncKVClient(SessionBase, Awaiting):
 
         return lost
 
-    async def call(self, op: Op[..., R], body: object) -> R:
+    async def call(self, op: Op[R], body: object) -> R:
         """Send one request and await its reply; errors as of ``KVClient.call``."""
         if self._closed:
             raise LocalError("the client is closed")
@@ -108,14 +109,24 @@ class AsyncKVClient(SessionBase, Awaiting):
             waiting = self._request(op, body)
         return await waiting
 
-    async def wait(self, body: Wait, timeout: float = 30.0) -> Waited:
+    async def wait(
+        self,
+        sequence: int,
+        digest: bytes = b"",
+        publication: str = "",
+        priority: int = 0,
+        publication_generation: int = 0,
+        *,
+        timeout: float = 30.0,
+    ) -> Waited:
         """Wait for what another sequence is computing, as ``KVClient.wait``; other calls go on meanwhile."""
         if self._closed:
             raise LocalError("the client is closed")
         self._held.check()
+        body = Wait(sequence, digest, publication, priority, publication_generation)
         return await self._request(WAIT, body, timeout)
 
-    def _request(self, op: Op[..., R], body: object, timeout: float | None = None) -> asyncio.Future[R]:
+    def _request(self, op: Op[R], body: object, timeout: float | None = None) -> asyncio.Future[R]:
         timeout = self._timeout if timeout is None else timeout
         pending = self._session.request(op, body, timeout)
         future: asyncio.Future[R] = self._loop.create_future()

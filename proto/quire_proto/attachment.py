@@ -19,7 +19,6 @@ from .layout import Layout
 from .mapping import Mapping, open_arena
 from .matching import PublicationList
 from .messages import Attach, Attached, DomainKey, Limits, Publications
-from .ops import SessionOps
 from .session import Pending, Session
 from .side import SideSocket
 from .transport import Wire
@@ -100,7 +99,7 @@ def unanswered(pending: Pending, session: Session, held: Attachment | None, time
     return error
 
 
-class SessionBase(SessionOps):
+class SessionBase:
     """Facts about the session, the same for both clients."""
 
     _held: Attachment

@@ -18,12 +18,13 @@ from typing import Self, TypeVar
 import zmq
 
 from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
+from .calls import ReadCalls, SessionCalls
 from .chain import DomainChain
 from .digests import salted
 from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
 from .layout import Layout
 from .messages import Detached, DomainKey, Empty, Publication, Wait, Waited
-from .ops import ATTACH, DETACH, PUBLICATIONS, READY, Blocking, Op, ReadOps
+from .ops import ATTACH, DETACH, PUBLICATIONS, READY, Op
 from .session import Answer, Pending, Session
 from .side import SideSocket
 from .transport import Wire, address
@@ -34,7 +35,7 @@ RunDir = str | os.PathLike[str]
 GOODBYE_S = 1.0
 
 
-class _Caller(Blocking):
+class _Caller:
     """Sends one request at a time and waits for its reply."""
 
     def __init__(self, run_dir: RunDir, timeout: float, resend: float) -> None:
@@ -44,8 +45,8 @@ class _Caller(Blocking):
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._wire = Wire(self._context, self._to)
 
-    def call(self, op: Op[..., R], body: object) -> R:
-        """Send one request and return its reply.
+    def call(self, op: Op[R], body: object) -> R:
+        """Send one request and return its reply, item codes as they are.
 
         Raises LimitError before sending, a RemoteError that the kvstore answered with, or KvstoreUnreachable.
         """
@@ -54,7 +55,7 @@ class _Caller(Blocking):
         self._check()
         return self._exchange(op, body, self._timeout)
 
-    def _exchange(self, op: Op[..., R], body: object, timeout: float) -> R:
+    def _exchange(self, op: Op[R], body: object, timeout: float) -> R:
         deadline = time.monotonic() + timeout
         fresh = not self._session.in_flight()  # else an interrupted call left a request behind: it goes first
         pending = self._session.request(op, body, timeout)
@@ -109,8 +110,8 @@ class _Caller(Blocking):
         self._context.term()
 
 
-class KVReader(_Caller, ReadOps):
-    """A client without a session: ``stats()``, ``tenants()``, ``lookup()``, ``fetch_publications()``."""
+class KVReader(_Caller, ReadCalls):
+    """A client without a session: reading, and administration."""
 
     def __init__(self, run_dir: RunDir, *, timeout: float = 5.0, resend: float = 1.0) -> None:
         """``timeout``: seconds for a call in all; ``resend``: seconds until it is sent again."""
@@ -127,7 +128,7 @@ class KVReader(_Caller, ReadOps):
         self.close()
 
 
-class KVClient(_Caller, SessionBase):
+class KVClient(_Caller, SessionCalls, SessionBase):
     """An attached, mapped and ready session. Use as a context manager: leaving detaches."""
 
     def __init__(
@@ -196,13 +197,33 @@ class KVClient(_Caller, SessionBase):
             self.refresh_publications()
         return self.publications.match(tokens, self._domain(tenant).domains)
 
-    def wait(self, body: Wait, timeout: float = 30.0) -> Waited:
-        """Wait for what another sequence is computing (an allocate answered CLAIMED); allocate again then.
+    def wait(
+        self,
+        sequence: int,
+        digest: bytes = b"",
+        publication: str = "",
+        priority: int = 0,
+        publication_generation: int = 0,
+        *,
+        timeout: float = 30.0,
+    ) -> Waited:
+        """Wait for what another sequence is computing, after an ``allocate`` raised Claimed; allocate again then.
 
-        Raises a QuireError if the session is lost or the kvstore does not answer within ``timeout`` (s) and a bit.
+        Args:
+            sequence: the number of that allocate.
+            digest: the last one of ``Claimed.claimed``, 32 bytes; if that was empty, name the ``publication``.
+            publication: the one that the allocate named.
+            priority: as of that allocate; the owner inherits it.
+            publication_generation: as of that allocate.
+            timeout: seconds until it ends with ``deadline``.
+
+        Returns:
+            ``state``: ``sealed``, it is there; ``yours``, it is this sequence's to compute; or ``deadline``.
+
+        Raises a QuireError if the session is lost, or the kvstore does not answer within ``timeout`` (s) and a bit.
         """
         ended: SimpleQueue[Waited | QuireError] = SimpleQueue()
-        self.begin_wait(body, timeout, ended.put)
+        self.begin_wait(Wait(sequence, digest, publication, priority, publication_generation), timeout, ended.put)
         answer = ended.get()
         if isinstance(answer, QuireError):
             raise answer

@@ -10,9 +10,12 @@
         DeadlineExceeded       DEADLINE: the deadline passed before execution
         StaleSession           STALE_SESSION: another boot id, or the session was fenced
         LayoutMismatch         LAYOUT_MISMATCH: the engine's layout is not the pool's
-        NotFound               NOT_FOUND: no such sequence, publication or digest
+        NotFound               NOT_FOUND, NO_SUCH: no such sequence, publication or digest
         Conflict               CONFLICT: the request contradicts the state (double free, fork past the fill mark, ...)
         Retry                  RETRY: a publication vanished between match and allocate
+        NoSpace                NO_SPACE: not enough blocks
+        Claimed                CLAIMED: another sequence is computing it, and ``may_wait`` asked not to
+        Unpublished            UNPUBLISHED: the block before those to be sealed is not indexed
         Busy                   BUSY: the kvstore asks to be left alone for retry_after_ms
         NotPermitted           NOT_PERMITTED: no session, or a read-only one
         Internal               INTERNAL: a bug in the kvstore; the store is unchanged
@@ -21,7 +24,8 @@
       DeviceFault              this process's CUDA context is poisoned: only a new process helps
 
 Local and remote errors never share a class: the first is a bug here, the second an answer.
-"No space" is neither: it is a value in the reply.
+An item code of a call about one sequence is raised, too, and changed nothing (``item_codes``); in a ``step`` it is a
+result in the reply, so that one sequence without space is no error of a batch.
 """
 
 from __future__ import annotations
@@ -55,7 +59,7 @@ class RemoteError(QuireError):
     """The kvstore answered with an error code.
 
     Attributes:
-        code: the code on the wire, e.g. ``"NOT_FOUND"``.
+        code: the error code on the wire, e.g. ``"NOT_FOUND"``, or the name of the item code, e.g. ``"NO_SPACE"``.
         detail: further fields of the error body, e.g. ``{"retry_after_ms": 20}``.
     """
 
@@ -100,6 +104,42 @@ class Conflict(RemoteError):
 
 class Retry(RemoteError):
     """A publication vanished between match and allocate: match again."""
+
+
+class NoSpace(RemoteError):
+    """Not enough blocks; nothing changed.
+
+    Attributes:
+        missing: blocks that were lacking.
+        scope: of what: ``pool``, ``limit`` or ``guarantees`` (PROTOCOL.md section 8); "" if the kvstore does not say.
+        account: for whom; "" for everybody.
+        retry_after_ms: when a retry pays, or after freeing something; 0: never.
+    """
+
+    def __init__(self, what: str, missing: int, scope: str, account: str, retry_after_ms: int) -> None:
+        whose = f"{scope} of {account}" if account else scope
+        lacking = f"{missing} blocks missing ({whose})" if scope else "no block is left for it"
+        detail = {"missing": missing, "scope": scope, "account": account, "retry_after_ms": retry_after_ms}
+        super().__init__("NO_SPACE", f"{what}: {lacking}", detail)
+        self.missing, self.scope, self.account, self.retry_after_ms = missing, scope, account, retry_after_ms
+
+
+class Claimed(RemoteError):
+    """Another sequence is computing what this one lacks; nothing changed. ``wait``, then allocate again.
+
+    Attributes:
+        computed: leading tokens that are there already.
+        claimed: digests that the two have in common, 32 bytes each: ``wait`` for the last one. Empty: for the
+            publication that the allocate named.
+    """
+
+    def __init__(self, what: str, computed: int, claimed: bytes) -> None:
+        super().__init__("CLAIMED", f"{what}: another sequence is computing it, {computed} tokens are there")
+        self.computed, self.claimed = computed, claimed
+
+
+class Unpublished(RemoteError):
+    """The block before the first one to be sealed is not in the index; nothing changed."""
 
 
 class Busy(RemoteError):

@@ -33,7 +33,7 @@ BUSY_MS, MAX_BUSY_MS = 100, 10_000  # if a BUSY does not say how long, and the l
 class Pending:
     """A request in flight. ``frame`` is what travels, on the first send and on every resend."""
 
-    op: Op[..., Any]
+    op: Op[Any]
     number: int
     frame: bytes
 
@@ -76,7 +76,7 @@ class Session:
         oldest = min((n for n in self._in_flight if n < UNORDERED_FROM), default=self._next_ordered)
         return self._next_ordered - oldest < self.limits.window
 
-    def request(self, op: Op[..., Any], body: object, timeout: float) -> Pending:
+    def request(self, op: Op[Any], body: object, timeout: float) -> Pending:
         """Number and encode a request. Raises LocalError, and then nothing was numbered.
 
         ``timeout`` (s) becomes the deadline before which the kvstore must have begun with it.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 
@@ -38,7 +39,7 @@ from quire_proto.packed import pack
 
 from . import flags, logs
 from .garbage import quieten_garbage_collection
-from .reason import complain
+from .input_files import one_line
 from .refusal_line import refusal_line
 from .settings import Config
 
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _complain(code: int, reason: str) -> int:
     """Say why this engine ends, as its last line; returns the exit code."""
-    complain("quire engine", reason)
+    print(f"quire engine: {one_line(reason)}", file=sys.stderr, flush=True)  # noqa: T201 - a person reads it
     return code
 
 

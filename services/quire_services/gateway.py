@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import contextlib
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -25,7 +24,6 @@ import uvloop
 from starlette.types import ASGIApp
 
 from quire_engine.model_name import model_name
-from quire_proto.private_dir import NotPrivate
 
 from . import flags, logs, settings
 from .admin_http import make_admin_app
@@ -40,7 +38,7 @@ from .http_app import make_app
 from .http_edge import Edge
 from .http_origin import listed, tenants, with_origins
 from .http_protocol import Bounds
-from .http_server import BindError, HttpServer, bind, is_loopback, listen
+from .http_server import BindError, HttpServer, bind, is_loopback
 from .keys import Keys
 from .link_server import LinkServer, SocketTaken
 
@@ -54,12 +52,12 @@ class StartError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the gateway; the exit status."""
-    config, instance = parse(argv)
+    config = parse(argv)
     logs.configure("gateway")
     without_torch()
     log_like_everyone()
     try:
-        return uvloop.run(_run(config, instance))
+        return uvloop.run(_run(config))
     except (StartError, LoadError, SocketTaken, BindError, TokenError) as error:
         log.error("cannot_start", reason=str(error))
         return 1
@@ -67,13 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parse(argv: Sequence[str] | None) -> tuple[settings.Config, str]:
-    """Flags, environment and file as configuration, and this gateway's name; a mistake ends the process with 2."""
+def parse(argv: Sequence[str] | None) -> settings.Config:
+    """Flags, environment and file as configuration; a mistake ends the process with 2."""
     parser = flags.Parser(prog="quire gateway", description="the OpenAI-compatible HTTP side of the stack")
     add_flags(parser)
-    parser.add_argument("--instance", default=secrets.token_hex(8), help="name at /health (default: a random one)")
-    arguments = parser.parse_args(argv)
-    return flags.read(parser, arguments), arguments.instance
+    return flags.read(parser, parser.parse_args(argv))
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -82,14 +78,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add(parser, "serve", "gateway", only=("model", "run_dir", *own))
 
 
-async def _run(config: settings.Config, instance: str) -> int:
+async def _run(config: settings.Config) -> int:
     with contextlib.ExitStack() as unused:
         ports = [unused.enter_context(bind(config.gateway.host, config.gateway.port))]
         if config.gateway.admin_port:
             ports.append(unused.enter_context(bind(ADMIN_HOST, config.gateway.admin_port)))
         gateway = _gateway(config)
         who = tenants(gateway.keys, listed(config.gateway.allowed_hosts))
-        edge = Edge(make_app(gateway, instance), who, gateway.counters)
+        edge = Edge(make_app(gateway), who, gateway.counters)
         apps: list[ASGIApp] = [with_origins(edge, listed(config.gateway.allowed_origins))]
         if config.gateway.admin_port:
             token = AdminToken(config.run_dir, config.gateway.admin_token_file)
@@ -97,10 +93,8 @@ async def _run(config: settings.Config, instance: str) -> int:
         link = LinkServer(gateway.engines, config.run_dir / "gateway.sock")
         try:
             await link.start()
-        except (OSError, NotPrivate) as error:
+        except OSError as error:
             raise StartError(f"cannot listen for engines in {config.run_dir}: {error}") from None
-        for port in ports:
-            listen(port)
         unused.pop_all()  # the servers close the ports from here on
     watch = asyncio.ensure_future(gateway.keys.watch())
     try:

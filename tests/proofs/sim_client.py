@@ -66,7 +66,7 @@ class SimClient(Process):
 
     # --- requests -------------------------------------------------------------------------------------------------
 
-    def call(self, op: Op[..., Any], body: object, then: Then, timeout: float = NEVER_S) -> None:
+    def call(self, op: Op[Any], body: object, then: Then, timeout: float = NEVER_S) -> None:
         """Send a request; ``then`` is called with the reply's body."""
         pending = self.session.request(op, body, timeout)
         self.thens[pending.number] = then

@@ -83,7 +83,7 @@ class Operator(Process):
     def _unpublish(self) -> None:
         self._ask(UNPUBLISH, a.Unpublish("q"))
 
-    def _ask(self, op: Op[..., Any], body: object) -> None:
+    def _ask(self, op: Op[Any], body: object) -> None:
         self.published = None
         self._send(self._session.request(op, body, 50.0))
 

@@ -16,11 +16,12 @@ from quire_proto.errors import (
     LayoutMismatch,
     LimitError,
     LocalError,
+    NoSpace,
     NotFound,
     QuireError,
     StaleSession,
 )
-from quire_proto.messages import NO_SPACE, OK, Empty, Fork, Step
+from quire_proto.messages import OK, Empty, Fork, Step
 from quire_proto.ops import Op
 from quire_proto.packed import pack, unpack, unpack_rows
 from tests.proto.harness import LAYOUT, Kvstore, Proxy, wait_until
@@ -69,8 +70,10 @@ def test_named_methods_cover_a_sequence_s_life(shared_kvstore: Kvstore) -> None:
         assert client.lookup(digests=chain.digests()).tokens == 8
         assert client.free([1, 2, 3, 4, 5]).codes == bytes(5)
         assert client.allocate(sequence=6, tenant="life", tokens=4 * 32).code == OK
-        full = client.allocate(sequence=7, tenant="life", tokens=4)
-        assert (full.code, full.missing, full.scope) == (NO_SPACE, 1, "pool")
+        with pytest.raises(NoSpace) as caught:
+            client.allocate(sequence=7, tenant="life", tokens=4)
+        full = caught.value
+        assert (full.code, full.missing, full.scope) == ("NO_SPACE", 1, "pool")
 
 
 def test_the_publication_list_is_there_from_the_start(shared_kvstore: Kvstore) -> None:
@@ -119,7 +122,7 @@ def test_limits_are_checked_before_sending(shared_kvstore: Kvstore) -> None:
 def test_a_refused_request_does_not_disturb_the_numbers(shared_kvstore: Kvstore) -> None:
     """An error reply consumes its number like any reply: the next request is in order."""
     with KVClient(shared_kvstore.run_dir) as client:
-        malformed = Op("fork", Fork, Empty, Fork, ordered=True)
+        malformed = Op("fork", Fork, Empty, ordered=True)
         with pytest.raises(BadRequest, match="children"):
             client.call(malformed, Fork(1, b"abc", 0))
         assert client.allocate(sequence=1, tenant="a", tokens=4).code == OK

@@ -13,8 +13,9 @@ from quire_proto import waits
 from quire_proto.aio import AsyncKVClient
 from quire_proto.client import KVClient
 from quire_proto.digests import DIGEST_BYTES
-from quire_proto.errors import LocalError, QuireError, RemoteError, StaleSession
-from quire_proto.messages import CLAIMED, OK, Seal, Step, Wait, Waited
+from quire_proto.errors import Claimed, LocalError, QuireError, RemoteError, StaleSession
+from quire_proto.messages import CLAIMED, OK, Allocate, Seal, Step, Wait, Waited
+from quire_proto.ops import ALLOCATE
 from quire_proto.packed import pack
 from tests.proto.harness import Kvstore, Proxy, wait_until
 
@@ -36,7 +37,7 @@ def fill_and_seal(client: KVClient, digests: bytes) -> None:
 
 def ask(client: KVClient, number: int, digests: bytes, tenant: str) -> int:
     """The code of an allocate that may wait."""
-    return client.allocate(sequence=number, tenant=tenant, tokens=17, digests=digests, may_wait=1).code
+    return client.call(ALLOCATE, Allocate(number, tenant, 17, digests, may_wait=1)).code
 
 
 def test_a_wait_holds_up_nothing(shared_kvstore: Kvstore) -> None:
@@ -48,14 +49,14 @@ def test_a_wait_holds_up_nothing(shared_kvstore: Kvstore) -> None:
         client.begin_wait(Wait(2, digests[-DIGEST_BYTES:]), 30, ended.put)
         wait_until(lambda: shared_kvstore.stats().counters["waits"] == 1, "the kvstore defers the reply")
         assert client.allocate(sequence=3, tenant="blocking", tokens=9).code == OK
-        assert client.wait(Wait(4, digests[:DIGEST_BYTES]), 0.1) == Waited("deadline")
+        assert client.wait(4, digests[:DIGEST_BYTES], timeout=0.1) == Waited("deadline")
         assert ended.empty()
         fill_and_seal(owner, digests)
         assert ended.get(timeout=10) == Waited("sealed")
-        assert client.wait(Wait(2, digests[-DIGEST_BYTES:])) == Waited("sealed")
+        assert client.wait(2, digests[-DIGEST_BYTES:]) == Waited("sealed")
         assert ask(client, 2, digests, "blocking") == OK
         with pytest.raises(RemoteError, match="CONFLICT"):
-            client.wait(Wait(2, digests[-DIGEST_BYTES:]))
+            client.wait(2, digests[-DIGEST_BYTES:])
 
 
 def test_a_wait_is_awaited_beside_other_calls(shared_kvstore: Kvstore) -> None:
@@ -65,10 +66,11 @@ def test_a_wait_is_awaited_beside_other_calls(shared_kvstore: Kvstore) -> None:
         owner = await asyncio.to_thread(KVClient, shared_kvstore.run_dir)
         async with await AsyncKVClient.connect(shared_kvstore.run_dir, resend=0.2) as client:
             digests = await asyncio.to_thread(own, owner, "async")
-            reply = await client.allocate(sequence=2, tenant="async", tokens=17, digests=digests, may_wait=1)
-            assert (reply.code, reply.claimed) == (CLAIMED, digests)
-            assert await client.wait(Wait(3, digests[:DIGEST_BYTES]), 0.1) == Waited("deadline")
-            waiting = asyncio.ensure_future(client.wait(Wait(2, digests[-DIGEST_BYTES:])))
+            with pytest.raises(Claimed) as told:
+                await client.allocate(sequence=2, tenant="async", tokens=17, digests=digests, may_wait=1)
+            assert (told.value.code, told.value.claimed) == ("CLAIMED", digests)
+            assert await client.wait(3, digests[:DIGEST_BYTES], timeout=0.1) == Waited("deadline")
+            waiting = asyncio.ensure_future(client.wait(2, digests[-DIGEST_BYTES:]))
             await asyncio.sleep(0.5)
             assert (await client.stats()).counters["resends"] == 0
             assert not waiting.done()
@@ -88,7 +90,7 @@ def test_a_lost_reply_comes_again(
     with KVClient(shared_kvstore.run_dir) as owner, KVClient(proxy.run_dir) as client:
         digests = own(owner, "lost")
         fill_and_seal(owner, digests)
-        assert client.wait(Wait(2, digests[-DIGEST_BYTES:])) == Waited("sealed")
+        assert client.wait(2, digests[-DIGEST_BYTES:]) == Waited("sealed")
     assert len({frame for op, frame in proxy.seen if op == "wait"}) == 1
     assert len([op for op, _ in proxy.seen if op == "wait"]) == 2
 
@@ -103,7 +105,7 @@ def test_a_refused_wait_is_said_again_when_the_kvstore_said(
     with KVClient(shared_kvstore.run_dir) as owner, KVClient(proxy.run_dir) as client:
         digests = own(owner, "busy")
         fill_and_seal(owner, digests)
-        assert client.wait(Wait(2, digests[-DIGEST_BYTES:]), 50.0) == Waited("sealed")
+        assert client.wait(2, digests[-DIGEST_BYTES:], timeout=50.0) == Waited("sealed")
     frames = [frame for op, frame in proxy.seen if op == "wait"]
     assert (len(frames), len(set(frames))) == (2, 1)
 
@@ -124,4 +126,4 @@ def test_a_wait_ends_with_its_session(start_kvstore: Callable[..., Any]) -> None
             kvstore.kill()
             assert isinstance(ended.get(timeout=10), StaleSession)
             with pytest.raises(StaleSession):
-                client.wait(Wait(4, digests[-DIGEST_BYTES:]))
+                client.wait(4, digests[-DIGEST_BYTES:])

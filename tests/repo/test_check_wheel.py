@@ -37,9 +37,9 @@ def test_each_fault_is_named(check: ModuleType, names: set[str], expected: set[s
     assert [line for line in check.problems(names, expected, ["x/one"]) if word in line]
 
 
-def test_five_packages_are_in_the_wheel(check: ModuleType) -> None:
-    """pyproject lists all five packages, and git tracks files in each."""
+def test_six_packages_are_in_the_wheel(check: ModuleType) -> None:
+    """pyproject lists all six packages, and git tracks files in each."""
     folders = check.package_folders()
 
-    assert len(folders) == 5
+    assert len(folders) == 6
     assert {name.split("/")[0] for name in check.expected_files(folders)} == {f.split("/")[1] for f in folders}

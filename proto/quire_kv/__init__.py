@@ -1,0 +1,140 @@
+"""The client library: attach to a kvstore, share its blocks, write keys and values into its arena.
+
+    from quire_kv import KVClient, NoSpace, pack, unpack
+
+    with KVClient(run_dir, name="mine") as client:             # attaches, maps the arena, keeps the lease
+        arena = client.map()                                   # shape and element: client.layout
+        chain = client.chain("acme", pack(tokens))             # names of the full blocks, for this tenant alone
+        try:
+            table = client.allocate(1, "acme", len(tokens), chain.digests())
+        except NoSpace as full:                                # nothing changed; full.retry_after_ms
+            ...
+        # compute tokens[table.computed:], write them into unpack(table.blocks), wait until that is done
+        client.fill(1, len(tokens))                            # written: the fill mark
+        client.seal(1, 0, chain.digests())                     # full blocks: others of the tenant hit them now
+        client.free([1])                                       # what is sealed stays as cache
+
+``AsyncKVClient.connect`` gives the same calls, awaited; ``KVReader`` reads and administers without a session. A call
+about one thing that was not done raises the error that says why, all of them ``QuireError``.
+
+An engine says everything about a scheduler step in one message: ``StepBuilder`` collects it, ``RetireList`` holds
+back what running work still names, ``client.step`` sends it, ``results`` pairs the reply. There an item that was not
+done is a result: its code is ``OK`` or one of the other item codes.
+
+Needs pyzmq and msgpack, nothing else. What travels is in PROTOCOL.md. Everything public of the library is here; the
+modules of ``quire_proto`` behind it may change.
+"""
+
+from quire_proto import __version__
+from quire_proto.aio import AsyncKVClient
+from quire_proto.chain import DomainChain
+from quire_proto.client import KVClient, KVReader
+from quire_proto.errors import (
+    BadRequest,
+    Busy,
+    Claimed,
+    Conflict,
+    DeadlineExceeded,
+    DeviceFault,
+    Internal,
+    KvstoreUnreachable,
+    LayoutMismatch,
+    LimitError,
+    LocalError,
+    MapError,
+    NoSpace,
+    NotFound,
+    NotPermitted,
+    NumberReused,
+    OutOfOrder,
+    QuireError,
+    RemoteError,
+    Retry,
+    StaleSession,
+    Unpublished,
+)
+from quire_proto.layout import DTYPE_BYTES, Layout
+from quire_proto.matching import PublicationList
+from quire_proto.messages import (
+    CLAIMED,
+    CONFLICT,
+    NO_SPACE,
+    NO_SUCH,
+    OK,
+    RETRY,
+    UNPUBLISHED,
+    Allocate,
+    Allocated,
+    Extended,
+    Fork,
+    Publication,
+    Seal,
+    Sealed,
+    Shortage,
+    Step,
+    Stepped,
+    Wait,
+    Waited,
+)
+from quire_proto.packed import pack, unpack, unpack_rows
+from quire_proto.retire import RetireList
+from quire_proto.step import Results, StepBuilder, results
+
+__all__ = [
+    "CLAIMED",
+    "CONFLICT",
+    "DTYPE_BYTES",
+    "NO_SPACE",
+    "NO_SUCH",
+    "OK",
+    "RETRY",
+    "UNPUBLISHED",
+    "Allocate",
+    "Allocated",
+    "AsyncKVClient",
+    "BadRequest",
+    "Busy",
+    "Claimed",
+    "Conflict",
+    "DeadlineExceeded",
+    "DeviceFault",
+    "DomainChain",
+    "Extended",
+    "Fork",
+    "Internal",
+    "KVClient",
+    "KVReader",
+    "KvstoreUnreachable",
+    "Layout",
+    "LayoutMismatch",
+    "LimitError",
+    "LocalError",
+    "MapError",
+    "NoSpace",
+    "NotFound",
+    "NotPermitted",
+    "NumberReused",
+    "OutOfOrder",
+    "Publication",
+    "PublicationList",
+    "QuireError",
+    "RemoteError",
+    "Results",
+    "RetireList",
+    "Retry",
+    "Seal",
+    "Sealed",
+    "Shortage",
+    "StaleSession",
+    "Step",
+    "StepBuilder",
+    "Stepped",
+    "Unpublished",
+    "Wait",
+    "Waited",
+    "__version__",
+    "pack",
+    "results",
+    "unpack",
+    "unpack_rows",
+]
