@@ -130,10 +130,9 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
 
 
 def _eos_ids(module: Any) -> frozenset[int]:
-    """End tokens of the generation configuration, or else of the model's."""
-    chosen = module.generation_config.eos_token_id
-    if chosen is None:
-        chosen = module.config.eos_token_id
-    if chosen is None:
-        return frozenset()
-    return frozenset(chosen if isinstance(chosen, list) else [chosen])
+    """End tokens of the generation configuration and of the model's: each may name some that the other lacks."""
+    found: set[int] = set()
+    for source in (module.generation_config, module.config, module.config.get_text_config()):
+        named = getattr(source, "eos_token_id", None)
+        found.update(named if isinstance(named, list) else [] if named is None else [named])
+    return frozenset(found)

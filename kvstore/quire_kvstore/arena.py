@@ -82,13 +82,28 @@ class Roster:
             self._fd = -1
 
     def _remove_left_over(self) -> None:
-        try:
-            name = json.loads(os.pread(self._fd, 4096, 0) or b"{}").get("shm", "")
-        except (ValueError, AttributeError, RecursionError):
-            return
         # Only a name of our own making is removed, whatever the file says.
-        if isinstance(name, str) and _NAME.fullmatch(name):
+        if _NAME.fullmatch(name := _named(self._fd)):
             (SHM_DIR / name).unlink(missing_ok=True)
+
+
+def is_roster(file: Path) -> bool:
+    """Whether a file is what a kvstore wrote as its roster, or has not written to yet. Raises OSError."""
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        return os.fstat(fd).st_size == 0 or bool(_named(fd))
+    finally:
+        os.close(fd)
+
+
+def _named(fd: int) -> str:
+    """The segment that a roster names; "" if it is none."""
+    try:
+        found = json.loads(os.pread(fd, 4096, 0))
+    except (ValueError, RecursionError):
+        return ""
+    name = found.get("shm") if isinstance(found, dict) and found.keys() == {"shm", "pid"} else None
+    return name if isinstance(name, str) else ""
 
 
 def check_space(size: int) -> None:

@@ -54,7 +54,7 @@ class Mappers:
         try:
             mapper = (pid, start_ticks(pid))
         except OSError:
-            log.warning("mapper_unknown", pid=pid)
+            log.warning("mapper_unknown", mapper_pid=pid)
             return None
         self._present[mapper] += 1
         self._write()
@@ -110,6 +110,15 @@ class Mappers:
         return named if value == self._here else []
 
 
+def is_mappers(file: Path) -> bool:
+    """Whether a file is what a kvstore wrote as this roster. Raises OSError."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() == {"machine", "pid_namespace", "mappers"}
+
+
 def _wait(waiting: dict[int, Mapper], listener: Listener | None, accepted: list[Accepted], limit_s: float) -> None:
     """Take out of ``waiting`` who ended or connected, until it is empty or the time is over."""
     until = time.monotonic() + limit_s
@@ -142,7 +151,7 @@ def _accept(listener: Listener) -> list[Accepted]:
 
 
 def _kill(pidfd: int, pid: int) -> None:
-    log.warning("old_mapper_killed", pid=pid)
+    log.warning("old_mapper_killed", mapper_pid=pid)
     try:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)

@@ -29,6 +29,8 @@ import msgpack
 import structlog
 import zmq
 
+from quire_proto.private_dir import free_socket_name
+
 from .catalogue import Catalogue, Event, Form
 from .journal import Changes, Journal
 
@@ -109,8 +111,10 @@ class Publisher:
             socket.setsockopt(option, value)
         mask = os.umask(0o177)
         try:
+            if endpoint.startswith(IPC):
+                free_socket_name(endpoint.removeprefix(IPC))  # libzmq would remove whatever is there
             socket.bind(endpoint)
-        except zmq.ZMQError as exc:
+        except (zmq.ZMQError, OSError) as exc:
             socket.close(0)
             self._context.destroy(0)
             raise EventsError(f"events at {endpoint}: {exc}") from exc

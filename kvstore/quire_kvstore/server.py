@@ -19,6 +19,8 @@ from pathlib import Path
 import structlog
 import zmq
 
+from quire_proto.private_dir import free_socket_name
+
 from .dispatch import AGAIN, LATER, Dispatch
 from .inbox import Inbox, Message
 from .processes import HOST_MEMORY, DeviceAdmission, Processes
@@ -76,6 +78,7 @@ class Server:
         self._path = run_dir / SOCKET_NAME
         if len(os.fsencode(self._path)) > MAX_SUN_PATH:
             raise ServerError(f"{self._path}: longer than the {MAX_SUN_PATH} bytes a socket's path may have")
+        free_socket_name(self._path)  # libzmq would remove whatever is there
         listener = listener or Listener(run_dir)  # before the ROUTER: who sees that one can attach already
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from quire_proto.codec import pack
 from quire_proto.envelope import VERSION
+from quire_proto.private_dir import free_socket_name
 
 from .sessions import Peer
 
@@ -110,7 +111,7 @@ class Listener:
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / SOCKET_NAME
-        self._path.unlink(missing_ok=True)
+        free_socket_name(self._path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._socket.bind(str(self._path))
         self._path.chmod(0o600)

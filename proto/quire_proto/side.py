@@ -12,16 +12,19 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import time
 
 from .codec import CodecError, unpack
 from .envelope import ID_BYTES, VERSION
 from .errors import KvstoreUnreachable, remote_error
+from .private_dir import NotPrivate
 
 SOCKET_NAME = "attach.sock"
 MAX_HELLO_BYTES = 4096
 MAX_FDS = 4  # one is expected; the kernel closes what finds no room here
 _RETRY_S = 0.02
+_UCRED = struct.Struct("iII")
 
 
 class SideSocket:
@@ -47,6 +50,7 @@ class SideSocket:
             try:
                 self._socket.settimeout(max(_RETRY_S, deadline - time.monotonic()))
                 self._socket.connect(path)
+                self._insist_on_own_user(path)
                 hello = self._receive()
                 if not hello:
                     raise ConnectionResetError("closed before the hello")
@@ -85,6 +89,13 @@ class SideSocket:
         if self.arena_fd >= 0:
             os.close(self.arena_fd)
             self.arena_fd = -1
+
+    def _insist_on_own_user(self, path: str) -> None:
+        """Whoever made the directory before its owner could listens in it under the same names."""
+        _, uid, _ = _UCRED.unpack(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        if uid != os.geteuid():
+            self.close()
+            raise NotPrivate(f"{path}: the process that listens there belongs to another user (uid {uid})")
 
     def _receive(self) -> bytes:
         hello, descriptors, _, _ = socket.recv_fds(self._socket, MAX_HELLO_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC)

@@ -8,13 +8,14 @@ that is gone without a FIN is noticed and the connection made anew, with back-of
 from __future__ import annotations
 
 import os
-import stat
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import zmq
 
 from .envelope import MAX_FRAME_BYTES
-from .errors import KvstoreUnreachable, LocalError
+from .errors import KvstoreUnreachable
+from .private_dir import insist_on_private
 
 SOCKET_NAME = "kvstore.sock"
 S = TypeVar("S", bound=zmq.Socket[Any])
@@ -33,12 +34,13 @@ _OPTIONS = {
 
 
 def address(run_dir: str | os.PathLike[str]) -> str:
-    """ZeroMQ address of the kvstore of a run directory; raises LocalError for a directory others may enter."""
+    """ZeroMQ address of the kvstore of a run directory; raises NotPrivate for a directory others may enter.
+
+    One that is not there yet passes: nobody can be spoken to in it.
+    """
     path = os.path.abspath(run_dir)
-    if os.path.isdir(path):
-        info = os.stat(path)
-        if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o077:
-            raise LocalError(f"{path}: the run directory must be ours alone (mode 0700)")
+    with suppress(FileNotFoundError):
+        insist_on_private(path)
     return f"ipc://{os.path.join(path, SOCKET_NAME)}"
 
 

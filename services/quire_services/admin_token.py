@@ -38,7 +38,7 @@ class AdminToken:
         self.file = Path(named) if named else run_dir / FILE
         try:
             if not named and not self.file.exists():
-                _make(self.file)
+                write(self.file, new())
             self._digest = key_digest(_read(self.file))
         except (OSError, ValueError) as error:
             raise TokenError(f"admin token {str(self.file)!r}: {getattr(error, 'strerror', None) or error}") from None
@@ -50,12 +50,18 @@ class AdminToken:
         return OPERATOR
 
 
-def _make(file: Path) -> None:
+def new() -> str:
+    """A token that cannot be guessed."""
+    return secrets.token_urlsafe(32)
+
+
+def write(file: Path, word: str) -> None:
+    """Make the file, whole or not at all."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w") as out:
-        out.write(secrets.token_urlsafe(32) + "\n")
+        out.write(word + "\n")
     draft.replace(file)
 
 

@@ -36,6 +36,7 @@ class PromptEncoder:
 
     Attributes:
         backend: the ``tokenizers.Tokenizer``, for decoding.
+        end_ids: tokens that end an answer, as the tokenizer has it.
         notes: what somebody who serves the model should know, a sentence each.
     """
 
@@ -48,6 +49,8 @@ class PromptEncoder:
             self._templates = Templates(tokenizer.chat_template, dict(tokenizer.special_tokens_map))
         except TemplateInvalid as error:
             raise LoadError(str(error)) from None
+        end = self.backend.token_to_id(str(tokenizer.eos_token)) if tokenizer.eos_token else None
+        self.end_ids = frozenset() if end is None else frozenset({int(end)})
         self.notes: tuple[str, ...] = self._templates.notes
         # Names that are arguments of transformers' renderer and so cannot be variables of the template.
         self._reserved = {"messages", "conversations", *inspect.signature(tokenizer.apply_chat_template).parameters}

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+from . import reason
+
 FIRST_DELAY = 0.1
 LAST_DELAY = 10.0
 STABLE = 10.0
@@ -43,6 +45,7 @@ class Child:
         starts: how often it was started.
         keep: start it again when it ends; False for a process that has an end.
         code: exit code of its last end (negative: the signal), None before that.
+        reason: what it gave as the reason for that end, one line; empty if it said nothing.
         defaults: environment variables that it gets where ours does not have them.
     """
 
@@ -60,11 +63,12 @@ class Child:
         self.argv = list(argv)
         self.keep = keep
         self.code: int | None = None
+        self.reason = ""
         self.process: subprocess.Popen[bytes] | None = None
         self.due: float | None = None
         self.starts = 0
         self.began = 0.0
-        self.pidfd = -1
+        self.pidfd = self._reason = -1
         self._death_signal = death_signal
         self._failures = 0
 
@@ -76,10 +80,12 @@ class Child:
     def start(self) -> None:
         """Start the process now."""
         assert self.process is None, f"{self.name} runs already"
+        self._reason = reason.new()
         self.process = subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
-            env={**self.defaults, **os.environ},
+            env={**self.defaults, **os.environ, reason.VARIABLE: str(self._reason)},
+            pass_fds=[self._reason],
             process_group=0,
             preexec_fn=die_with(os.getpid(), self._death_signal),  # the supervisor has one thread
         )
@@ -94,8 +100,10 @@ class Child:
             return None
         code = self.process.returncode
         self.signal(signal.SIGKILL)  # whatever it may have left in its group
+        self.reason = reason.read(self._reason)
         os.close(self.pidfd)
-        self.process, self.pidfd, self.code = None, -1, code
+        os.close(self._reason)
+        self.process, self.pidfd, self._reason, self.code = None, -1, -1, code
         return code
 
     def back_off(self) -> float:

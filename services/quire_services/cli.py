@@ -12,6 +12,8 @@ import sys
 
 from quire_proto import __version__
 
+from .standard_streams import NOWHERE, drop, make_sure_they_are_open, print_line
+
 COMMANDS = {
     "serve": ("quire_services.serve", "run the whole stack on this host: kvstore, engines, gateway"),
     "status": ("quire_services.status", "print the kvstore's counters"),
@@ -47,12 +49,29 @@ def usage() -> str:
 
 
 def _say(text: str, *, error: bool = False) -> None:
-    (sys.stderr if error else sys.stdout).write(text + "\n")
+    if error:
+        print_line(text, sys.stderr)
+    else:
+        sys.stdout.write(text + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
+    make_sure_they_are_open()
     arguments = sys.argv[1:] if argv is None else argv
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in NOWHERE:
+            raise
+        drop(sys.stdout)
+        _say(f"quire: cannot print the answer: {error.strerror}", error=True)
+        return 1
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         _say(usage())
         return 0 if arguments else 2

@@ -53,12 +53,17 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Config:
     for key, value in flags.items():
         if key != "config":
             values[key] = (value, "flag --" + key.partition(".")[2].replace("_", "-"))
-    return Config(
+    config = Config(
         **{name: _section(name, values) for name in SECTIONS},
         tenants=_tenants(document.get("tenants", []), file),
         published=_published(document.get("published", []), file),
         file=file,
     )
+    if config.gateway.admin_port and config.gateway.admin_port == config.gateway.port:
+        raise ConfigError(
+            f"gateway.admin_port: {config.gateway.port} is the port of the API (gateway.port): choose two"
+        )
+    return config
 
 
 def load_tenants(file: Path) -> tuple[Tenant, ...]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
 from pathlib import Path
 from types import FrameType
 
@@ -39,7 +38,7 @@ from quire_proto.packed import pack
 
 from . import flags, logs
 from .garbage import quieten_garbage_collection
-from .input_files import one_line
+from .reason import complain
 from .refusal_line import refusal_line
 from .settings import Config
 
@@ -83,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _complain(code: int, reason: str) -> int:
     """Say why this engine ends, as its last line; returns the exit code."""
-    print(f"quire engine: {one_line(reason)}", file=sys.stderr, flush=True)  # noqa: T201 - a person reads it
+    complain("quire engine", reason)
     return code
 
 

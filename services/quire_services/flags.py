@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import fields
 from typing import NoReturn
 
+from . import reason
 from .config import ConfigError, load
 from .input_files import one_line
 from .settings import SECTIONS, Config
@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the complaint and where to read more; exit 2."""
-        print(f"{self.prog}: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)  # noqa: T201 - a person reads it
+        reason.complain(self.prog, f"{one_line(message)} (see {self.prog} --help)")
         raise SystemExit(2)
 
 

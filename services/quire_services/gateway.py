@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from quire_engine.model_name import model_name
+from quire_proto.private_dir import NotPrivate
 
 from . import flags, logs, settings
 from .admin_http import make_admin_app
@@ -38,7 +40,7 @@ from .http_app import make_app
 from .http_edge import Edge
 from .http_origin import listed, tenants, with_origins
 from .http_protocol import Bounds
-from .http_server import BindError, HttpServer, bind, is_loopback
+from .http_server import BindError, HttpServer, bind, is_loopback, listen
 from .keys import Keys
 from .link_server import LinkServer, SocketTaken
 
@@ -52,12 +54,12 @@ class StartError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the gateway; the exit status."""
-    config = parse(argv)
+    config, instance = parse(argv)
     logs.configure("gateway")
     without_torch()
     log_like_everyone()
     try:
-        return uvloop.run(_run(config))
+        return uvloop.run(_run(config, instance))
     except (StartError, LoadError, SocketTaken, BindError, TokenError) as error:
         log.error("cannot_start", reason=str(error))
         return 1
@@ -65,11 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parse(argv: Sequence[str] | None) -> settings.Config:
-    """Flags, environment and file as configuration; a mistake ends the process with 2."""
+def parse(argv: Sequence[str] | None) -> tuple[settings.Config, str]:
+    """Flags, environment and file as configuration, and this gateway's name; a mistake ends the process with 2."""
     parser = flags.Parser(prog="quire gateway", description="the OpenAI-compatible HTTP side of the stack")
     add_flags(parser)
-    return flags.read(parser, parser.parse_args(argv))
+    parser.add_argument("--instance", default=secrets.token_hex(8), help="name at /health (default: a random one)")
+    arguments = parser.parse_args(argv)
+    return flags.read(parser, arguments), arguments.instance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -78,14 +82,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add(parser, "serve", "gateway", only=("model", "run_dir", *own))
 
 
-async def _run(config: settings.Config) -> int:
+async def _run(config: settings.Config, instance: str) -> int:
     with contextlib.ExitStack() as unused:
         ports = [unused.enter_context(bind(config.gateway.host, config.gateway.port))]
         if config.gateway.admin_port:
             ports.append(unused.enter_context(bind(ADMIN_HOST, config.gateway.admin_port)))
         gateway = _gateway(config)
         who = tenants(gateway.keys, listed(config.gateway.allowed_hosts))
-        edge = Edge(make_app(gateway), who, gateway.counters)
+        edge = Edge(make_app(gateway, instance), who, gateway.counters)
         apps: list[ASGIApp] = [with_origins(edge, listed(config.gateway.allowed_origins))]
         if config.gateway.admin_port:
             token = AdminToken(config.run_dir, config.gateway.admin_token_file)
@@ -93,8 +97,10 @@ async def _run(config: settings.Config) -> int:
         link = LinkServer(gateway.engines, config.run_dir / "gateway.sock")
         try:
             await link.start()
-        except OSError as error:
+        except (OSError, NotPrivate) as error:
             raise StartError(f"cannot listen for engines in {config.run_dir}: {error}") from None
+        for port in ports:
+            listen(port)
         unused.pop_all()  # the servers close the ports from here on
     watch = asyncio.ensure_future(gateway.keys.watch())
     try:

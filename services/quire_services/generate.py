@@ -25,6 +25,7 @@ from .chat_template import PromptEncoder
 from .choices import Choice
 from .counters import Counters
 from .detokenize import Detokenizer
+from .end_tokens import EndTokens
 from .engines import Engines
 from .errors_http import invalid, unknown_model
 from .keys import Keys
@@ -54,9 +55,11 @@ class Gateway:
     created: int = field(default_factory=lambda: int(time.time()))
     encoding: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "encode"))
     names: TokenBytes = field(init=False)
+    ends: EndTokens = field(init=False)
 
     def __post_init__(self) -> None:
         self.names = TokenBytes(self.encoder.backend)
+        self.ends = EndTokens(self.encoder.backend, self.encoder.end_ids)
 
     async def chat(self, body: ChatBody, request: Request) -> Response:
         """Answer ``/v1/chat/completions``. Raises ApiError."""
@@ -127,6 +130,7 @@ class Gateway:
             tokens = truncated(given, body, default if asked is None else asked, limits)
             check_prompt(tokens, limits, param)
             how = sampling(body, len(tokens), asked, default, logprobs, limits, param)
+            how = self.ends.added(how, stop_strings(body), limits.vocab_size)
             call.add(record.tenant, tokens, how, body.n or 1, body.cache_salt or "")
         return call
 
@@ -144,6 +148,7 @@ class Gateway:
 
     def _choices(self, call: Call, body: Body) -> list[Choice]:
         stops = stop_strings(body)
+        spelled = self.ends.spelled(stops)
         skip = body.skip_special_tokens is not False
         eos = frozenset(unpack(self.engines.eos_token_ids()))
         out = []
@@ -152,7 +157,7 @@ class Gateway:
             for index in range(generation.n):
                 detokenizer = Detokenizer(self.encoder.backend, generation.tokens, skip)
                 number = generation.first_choice + index
-                out.append(Choice(number, detokenizer, stops, generation.sampling.min_tokens, silent))
+                out.append(Choice(number, detokenizer, stops, generation.sampling.min_tokens, silent, spelled))
         return out
 
 

@@ -23,12 +23,12 @@ from .openai_types import ChatBody, CompletionBody
 _TAGS = {"str", "int", "float", "bool", "dict", "list"}
 
 
-def make_app(gateway: Gateway) -> FastAPI:
-    """The application, without its edge."""
+def make_app(gateway: Gateway, instance: str = "") -> FastAPI:
+    """The application, without its edge; ``instance`` is what /health calls it."""
     app = FastAPI(title="Quire", version=__version__, redoc_url=None)
     map_errors(app)
     _generation_routes(app, gateway)
-    _information_routes(app, gateway)
+    _information_routes(app, gateway, instance)
     return app
 
 
@@ -60,7 +60,7 @@ def _generation_routes(app: FastAPI, gateway: Gateway) -> None:
         )
 
 
-def _information_routes(app: FastAPI, gateway: Gateway) -> None:
+def _information_routes(app: FastAPI, gateway: Gateway, instance: str) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(gateway)]}
@@ -75,7 +75,9 @@ def _information_routes(app: FastAPI, gateway: Gateway) -> None:
     async def health() -> JSONResponse:
         reason = gateway.engines.why_not()
         state = {"status": "unavailable", "reason": reason} if reason else {"status": "ok"}
-        return JSONResponse(state | {"engines": gateway.engines.summary()}, 503 if reason else 200)
+        return JSONResponse(
+            state | {"engines": gateway.engines.summary(), "instance": instance}, 503 if reason else 200
+        )
 
     @app.get("/version")
     async def version() -> dict[str, str]:

@@ -93,8 +93,8 @@ class Edge:
             counters.finished(
                 record.prompt_tokens, record.cached_tokens, record.completion_tokens, record.ttft_s, seconds
             )
-        if scope["path"] in OPEN_PATHS and record.status == 200:
-            return  # health checks would drown the rest
+        if scope["path"] in OPEN_PATHS:
+            return  # health checks would drown the rest; that an engine comes or goes is said where it does
         log.info(
             "request",
             request_id=record.request_id,

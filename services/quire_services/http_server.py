@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from .http_protocol import Bounds, HttpProtocol
 
+BACKLOG = 2048
 KEEP_ALIVE_S = 75
 
 
@@ -56,6 +57,15 @@ def bind(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         raise BindError(f"cannot listen on {host}:{port}: {reason}") from None
     return listening
+
+
+def listen(bound: socket.socket) -> None:
+    """Let a bound socket listen. Raises BindError: only now it shows whether another one listens there already."""
+    try:
+        bound.listen(BACKLOG)
+    except OSError as error:
+        host, port = bound.getsockname()[:2]
+        raise BindError(f"cannot listen on {host}:{port}: {error.strerror}") from None
 
 
 def is_loopback(host: str) -> bool:

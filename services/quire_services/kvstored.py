@@ -42,11 +42,12 @@ from quire_kvstore.store import Store
 from quire_proto import __version__
 from quire_proto.codec import CodecError, from_map
 from quire_proto.layout import Layout
+from quire_proto.private_dir import NotPrivate, insist_on_private
 
-from . import flags, logs, settings
+from . import flags, logs, reason, settings
 from .event_stream import NO_EVENTS, EventsConfig, streaming
 from .garbage import quieten_garbage_collection
-from .input_files import PREPARED_BYTES, one_line, read_bytes
+from .input_files import PREPARED_BYTES, read_bytes
 
 FLAGS = ("run_dir", "port", *(spec.name for spec in fields(settings.Kvstore)))
 
@@ -99,8 +100,8 @@ def run(config: KvstoreConfig) -> int:
     logs.configure("kvstore")
     try:
         return _serve(config)
-    except (StartError, ArenaError, EventsError, KeyFileError, ServerError, StateError, OSError) as exc:
-        print(f"quire kvstore: {one_line(str(exc))}", file=sys.stderr)  # noqa: T201 - a person reads it
+    except (StartError, ArenaError, EventsError, KeyFileError, NotPrivate, ServerError, StateError, OSError) as exc:
+        reason.complain("quire kvstore", str(exc))
         return 1
 
 
@@ -142,13 +143,12 @@ def _serve(config: KvstoreConfig) -> int:
     store = Store(config.blocks, layout.block_size, make_policy(config.policy, config.blocks))
     for directory in {config.run_dir, config.state_dir}:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    insist_on_private(config.run_dir)
     state = StateDir(config.state_dir)
     declarations = Declarations(state)
     store.state.groups = declarations.groups(config.members)
     _publish(store, published, declarations, config)
     _promise(store, state, config)
-    if config.run_dir.stat().st_mode & 0o077:
-        raise StartError(f"{config.run_dir}: others may enter this directory (chmod 700)")
     key = root_key(config.state_dir)
     raise_descriptor_limit()
     signals = _Signals()

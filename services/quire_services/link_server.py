@@ -18,6 +18,7 @@ import structlog
 
 from quire_proto.codec import CodecError
 from quire_proto.link import MAX_MESSAGE_BYTES, Hello, Load, Message, Outputs, decode
+from quire_proto.private_dir import free_socket_name, insist_on_private
 
 from .engines import Engine, Engines
 
@@ -41,6 +42,7 @@ class LinkServer:
     async def start(self) -> None:
         """Listen. Raises SocketTaken if another gateway does, OSError if the directory cannot be used."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        insist_on_private(self._path.parent)
         _remove_stale(self._path)
         mask = os.umask(0o177)
         try:
@@ -69,7 +71,7 @@ class LinkServer:
             if refusal := self._engines.add(engine):
                 engine = None
                 raise CodecError("BAD_FIELD", refusal)
-            log.info("engine_connected", engine=hello.engine, pid=hello.pid, model=hello.model)
+            log.info("engine_connected", engine=hello.engine, engine_pid=hello.pid, model=hello.model)
             await _listen(reader, engine)
         except (OSError, EOFError, TimeoutError):
             pass  # the plain end of a connection
@@ -108,4 +110,4 @@ def _remove_stale(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
         probe.connect(str(path))
         raise SocketTaken(f"another gateway listens on {path}")
-    path.unlink(missing_ok=True)
+    free_socket_name(path)

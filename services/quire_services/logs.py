@@ -2,7 +2,10 @@
 
 JSON lines on stderr, so that stdout stays free for answers and progress; on a terminal the same events in colour.
 ``event`` is a fixed snake_case name, everything that varies is a field. Records of the standard library (uvicorn,
-asyncio) take the same way out. Only ``services`` configures logging; other packages just ask structlog for a logger.
+asyncio), warnings and exceptions that nothing caught take the same way out. Every line names service and process,
+whichever thread it comes from. Only ``services`` configures logging; other packages just ask structlog for a logger.
+
+The reason of an error is also handed to the supervisor, for its last line (``reason``).
 """
 
 from __future__ import annotations
@@ -10,9 +13,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
+from types import TracebackType
 from typing import TextIO
 
 import structlog
+
+from . import reason
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -26,9 +33,11 @@ def configure(service: str, level: str = "", stream: TextIO | None = None) -> No
     chosen = (level or os.environ.get("LOG_LEVEL", "info")).lower()
     number = logging.getLevelNamesMapping()[chosen.upper() if chosen in LEVELS else "INFO"]
     shared: list[structlog.typing.Processor] = [
+        _named(service),
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _to_the_supervisor,
     ]
     terminal = out.isatty()
     last: list[structlog.typing.Processor] = (
@@ -52,4 +61,34 @@ def configure(service: str, level: str = "", stream: TextIO | None = None) -> No
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
-    structlog.contextvars.bind_contextvars(service=service, pid=os.getpid())
+    logging.raiseExceptions = False  # a line that cannot be written is dropped, not answered with a traceback
+    logging.captureWarnings(True)
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def _named(service: str) -> structlog.typing.Processor:
+    """Puts service and process in front; no field of an event replaces them. Not by context variables: those of a
+    thread or a task begin empty."""
+    own = {"service": service, "pid": os.getpid()}
+
+    def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {**own, **event, **own}
+
+    return add
+
+
+def _to_the_supervisor(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if event.get("level") in ("error", "critical") and "reason" in event:
+        reason.give(str(event["reason"]))
+    return event
+
+
+def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """A bug: one line with the whole traceback. Ctrl-C and the end of a thread by SystemExit are none."""
+    if error is None or issubclass(kind, KeyboardInterrupt | SystemExit):
+        return
+    text = (str(error).splitlines() or [""])[0]
+    structlog.get_logger().critical(
+        "uncaught_exception", reason=f"{kind.__name__}: {text}", exc_info=(kind, error, trace)
+    )

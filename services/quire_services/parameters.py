@@ -83,7 +83,7 @@ TABLE: tuple[Parameter, ...] = (
     _served("top_p", BOTH, BOTH, "0 to 1; 0: the most likely token"),
     _served("n", BOTH, BOTH, "1 to 64"),
     _served("seed", BOTH, BOTH, "64 bits; the same seed gives the same answer, on any engine"),
-    _served("stop", BOTH, BOTH, "up to 16 strings of up to 1,024 characters"),
+    _served("stop", BOTH, BOTH, "up to 16 strings of up to 1,024 characters; one may spell a special token"),
     _served("stream", BOTH, BOTH),
     _served("stream_options", BOTH, BOTH, "`include_usage`, and with it vLLM's `continuous_usage_stats`;"
             " `include_obfuscation` is accepted, nothing is padded"),

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from quire_proto.client import KVReader
 from quire_proto.messages import Publication
 from quire_proto.packed import pack
+from quire_proto.private_dir import NotPrivate, insist_on_private
 
 from . import flags
 from .chat_template import LoadError, PromptEncoder, without_torch
@@ -40,7 +42,7 @@ def main(argv: list[str]) -> int:
         parser.error(f"{identity!r} cannot be an id, which has 1 to 64 letters, digits or ._-: choose one with --id")
     try:
         rendered = _rendered(arguments, run_dir)
-    except (PromptError, LoadError) as error:
+    except (PromptError, LoadError, NotPrivate) as error:
         parser.error(str(error))
     return ask(parser.prog, run_dir, lambda reader: _publish(reader, arguments, identity, rendered))
 
@@ -70,6 +72,8 @@ def _rendered(arguments: Namespace, run_dir: Path) -> Rendered:
     """The prompt as tokens of the model that the stack in ``run_dir`` serves. Raises PromptError or LoadError."""
     system = read_system(arguments.file)
     tools = read_tools(arguments.tools) if arguments.tools else None
+    with suppress(OSError):  # none: what is missing in it is said next
+        insist_on_private(run_dir)
     model, longest = read(run_dir / "prepared.json")
     without_torch()
     try:

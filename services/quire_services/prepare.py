@@ -20,9 +20,9 @@ from typing import Any
 
 from quire_engine.model_name import model_name
 
-from . import flags
+from . import flags, reason
 from .chat_template import LoadError, PromptEncoder, without_torch
-from .input_files import PREPARED_BYTES, one_line, read_bytes
+from .input_files import PREPARED_BYTES, read_bytes
 from .prompt_files import PromptError, read_system, read_tools
 from .published import render
 from .refusal_line import refusal_line
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     try:
         prepared = prepare(config)
     except (PrepareError, PromptError, LoadError) as error:
-        print(f"quire prepare: {one_line(str(error))}", file=sys.stderr)  # noqa: T201 - a person reads it
+        reason.complain("quire prepare", str(error))
         return 2
     try:
         write(arguments.out, prepared)

@@ -2,12 +2,13 @@
 
 Asked from outside, never assumed from a started process: the kvstore answers ``stats``; an engine has a session in
 state ``ready`` under its name and with the pid that was started; the gateway says so at ``/health``, which is 200
-only while it has an engine to send requests to.
+only while it has an engine to send requests to, and names itself there: what answers on the port may be another's.
 """
 
 from __future__ import annotations
 
 import http.client
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,13 +19,15 @@ from quire_proto.messages import Stats
 from .child import Child
 
 TIMEOUT = 1.0
+MOST_BYTES = 1 << 16  # of an answer; another's server may send anything
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
 class Readiness:
-    """Asks the processes in one run directory."""
+    """Asks the processes in one run directory; ``instance`` is what the gateway there calls itself."""
 
-    def __init__(self, run_dir: Path, host: str, port: int) -> None:
+    def __init__(self, run_dir: Path, host: str, port: int, instance: str) -> None:
+        self._instance = instance
         self._run_dir = run_dir
         self._host = ANY_ADDRESS.get(host, host)
         self._port = port
@@ -60,8 +63,9 @@ class Readiness:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT)
         try:
             connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
+            answer = connection.getresponse()
+            return answer.status == 200 and json.loads(answer.read(MOST_BYTES)).get("instance") == self._instance
+        except (OSError, ValueError, AttributeError, http.client.HTTPException):
             return False
         finally:
             connection.close()

@@ -3,37 +3,41 @@
     prepare (ends)  ->  kvstore, gateway  ->  engine-1 ... engine-N
 
 All are separate processes that meet in the run directory. Whatever dies is started again with a growing delay.
-Only while the stack has never been ready does a process that gives up by itself end everything: then it is the
-configuration that is wrong, and trying again would hide that. Stopping goes against the direction of use: gateway,
+Only while the stack has never been ready does a process end everything: at once if it gave up by itself, for then the
+configuration is wrong and trying again would hide that, and the third time if it was killed. The last line is then its
+reason. Stopping goes against the direction of use: gateway,
 engines, kvstore. Progress for people goes to stdout; the logs of the processes go to stderr.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from quire_proto import __version__
 
-from . import admin_token, flags
+from . import admin_token, flags, port_check
+from .causes import how
 from .child import Child
+from .input_files import one_line
 from .readiness import Readiness
 from .rundir import RunDir, RunDirError
 from .settings import Config
 from .stack import Stack
+from .standard_streams import print_line
 from .supervisor import Supervisor
 
 STOP_DEADLINE = 10.0  # seconds for each of gateway, engines, kvstore
 TICK = 0.2  # seconds between two looks at processes that are not ready yet
 IDLE = 3600.0
+STARTS = 3  # of a process that is killed before the stack was ever ready
 
 
 def say(text: str) -> None:
     """One line of progress."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    print_line(text, sys.stdout)
 
 
 def main(argv: list[str]) -> int:
@@ -44,35 +48,43 @@ def main(argv: list[str]) -> int:
     try:
         if not (Path(config.serve.model) / "config.json").is_file():
             parser.error(f"serve.model: {config.serve.model!r} is no model directory (it holds no config.json)")
-        run_dir = RunDir(config.run_dir)
-    except (RunDirError, OSError) as error:
+        config = replace(config, gateway=replace(config.gateway, port=port_check.check(config.gateway)))
+        run_dir = RunDir(config.run_dir, own_state=not config.kvstore.state_dir)
+    except (port_check.PortTaken, RunDirError, OSError) as error:
         parser.error(str(error))
+    serve = Serve(config, run_dir)
     try:
-        return Serve(config, run_dir.path).run()
+        return serve.run()
     finally:
         for name in run_dir.close():
             say(f"left in {run_dir.path}: {name}")
+        if serve.failure:
+            print_line(f"quire serve: {one_line(serve.failure)}", sys.stderr)
 
 
 class Serve:
-    """One life of a stack."""
+    """One life of a stack.
 
-    def __init__(self, config: Config, run_dir: Path) -> None:
+    Attributes:
+        failure: why it had to end; empty if it was told to.
+    """
+
+    def __init__(self, config: Config, run_dir: RunDir) -> None:
+        self.failure = ""
         self._config = config
         self._run_dir = run_dir
-        self._stack = Stack(config, run_dir)
-        self._readiness = Readiness(run_dir, config.gateway.host, config.gateway.port)
+        self._stack = Stack(config, run_dir.path)
+        self._readiness = Readiness(run_dir.path, config.gateway.host, config.gateway.port, self._stack.instance)
         self._supervisor = Supervisor(self._ended)
         self._waiting: dict[str, Child] = {}
         self._was_ready = False
-        self._failed = False
 
     def run(self) -> int:
         """Start everything, keep it running until a signal comes, stop everything; returns the exit code."""
         config, began = self._config, time.monotonic()
         say(
             f"quire {__version__}: {config.serve.engines} engine(s), {config.kvstore.blocks} blocks of "
-            f"{config.kvstore.block_size} tokens, run directory {self._run_dir}"
+            f"{config.kvstore.block_size} tokens, run directory {self._run_dir.path}"
         )
         with self._supervisor:
             try:
@@ -81,15 +93,15 @@ class Serve:
                     took = time.monotonic() - began
                     say(f"ready: http://{config.gateway.host}:{config.gateway.port}/v1 ({took:.1f} s)")
                     if config.gateway.admin_port:
-                        token = config.gateway.admin_token_file or self._run_dir / admin_token.FILE
+                        token = config.gateway.admin_token_file or self._run_dir.path / admin_token.FILE
                         say(f"admin API: http://127.0.0.1:{config.gateway.admin_port}/admin (token in {token})")
                     self._keep_running()
             finally:
                 self._stop()
-        return 1 if self._failed else 0
+        return 1 if self.failure else 0
 
     def _going(self) -> bool:
-        return not self._supervisor.signals and not self._failed
+        return not self._supervisor.signals and not self.failure
 
     def _start(self) -> bool:
         """Start all processes in order; False if the stack is to stop before it was ready."""
@@ -105,6 +117,8 @@ class Serve:
         self._expect(stack.kvstore)
         if not self._all_ready():
             return False
+        if self._config.gateway.admin_port and not self._config.gateway.admin_token_file:
+            self._run_dir.make_token()
         say(f"loading the model in {len(stack.engines)} engine(s) ...")
         for child in (stack.gateway, *stack.engines):
             self._expect(child)
@@ -131,15 +145,16 @@ class Serve:
                 self._announce()
 
     def _ended(self, child: Child, code: int, delay: float) -> None:
-        if code >= 0 and not self._was_ready:
+        if not self._was_ready and (code >= 0 or child.starts >= STARTS):
             self._give_up(child, code)
             return
-        say(f"{child.name} {_how(code)}; starting it again in {delay:.1f} s")
+        say(f"{child.name} {how(code)}; starting it again in {delay:.1f} s")
         self._waiting[child.name] = child
 
     def _give_up(self, child: Child, code: int) -> None:
-        say(f"{child.name} {_how(code)} before the stack was ready: stopping")
-        self._failed = True
+        times = f", {child.starts} times" if child.starts > 1 else ""
+        say(f"{child.name} {how(code)}{times} before the stack was ready: stopping")
+        self.failure = f"{child.name}: {child.reason or how(code) + times}"
 
     def _stop(self) -> None:
         say("stopping ...")
@@ -149,7 +164,3 @@ class Serve:
         if killed:
             say(f"killed, because they did not stop in time: {', '.join(killed)}")
         say(f"stopped ({time.monotonic() - began:.1f} s)")
-
-
-def _how(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -50,7 +50,8 @@ class Kvstore:
         among=("auto", "fp8", "fp8_e4m3"),
     )
     state_dir: str = setting(
-        "", "directory of what survives boots: root key, groups, publications (default: run directory)"
+        "",
+        "directory of what survives boots: root key, groups, publications (default: a part of the run directory)",
     )
     lease_ms: int = setting(5000, "milliseconds without a heartbeat after which a session is fenced", at_least=100)
     fence_grace_ms: int = setting(2000, "milliseconds after which a fenced process is killed", at_least=0)

@@ -7,6 +7,7 @@ subcommand, so each can also be started by hand with what ``ps`` shows.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from . import flags
 from .child import Child
 from .settings import Config
+from .state_tree import STATE
 
 
 def command(name: str, *arguments: str) -> list[str]:
@@ -43,9 +45,11 @@ class Stack:
     Attributes:
         prepare: writes ``prepared.json`` and ends.
         kvstore, gateway, engines: run until stopped.
+        instance: what this stack's gateway calls itself at /health, so that no other is taken for it.
     """
 
     def __init__(self, config: Config, run_dir: Path) -> None:
+        self.instance = secrets.token_hex(8)
         file = [f"--config={config.file}"] if config.file else []
         model = [f"--model={Path(config.serve.model).absolute()}"]
         here = [f"--run-dir={run_dir}", *file]
@@ -53,13 +57,16 @@ class Stack:
         pool = [f"--{name.replace('_', '-')}={getattr(config.kvstore, name)}" for name in LAYOUT]
         self.prepare = Child("prepare", command("prepare", *file, *model, *pool, f"--out={prepared}"), keep=False)
         config = _on_one_side(config)
+        if not config.kvstore.state_dir:
+            config = replace(config, kvstore=replace(config.kvstore, state_dir=str(run_dir / STATE)))
         store = flags.spelled(config, "kvstore", but=LAYOUT)
         self.kvstore = Child(
             "kvstore",
             command("kvstore", *here, f"--prepared={prepared}", *store),
             death_signal=signal.SIGTERM,
         )
-        self.gateway = Child("gateway", command("gateway", *here, *model, *flags.spelled(config, "gateway")))
+        front = [*here, *model, f"--instance={self.instance}", *flags.spelled(config, "gateway")]
+        self.gateway = Child("gateway", command("gateway", *front))
         engine = [*here, *model, *pool, *flags.spelled(_with_threads(config), "engine")]
         self.engines = [
             Child(name, command("engine", *engine, f"--name={name}"), defaults=COMPUTE)

@@ -1,7 +1,10 @@
 """Stop strings: cut a growing text before the first stop string, however the pieces fall.
 
 The end of the text that could still become a stop string is held back; everything before it is safe to send.
-Invariant: what was released, joined, is a prefix of the whole text and contains no stop string that was looked for.
+Text may be looked at that is not shown: what a special token spells, for a stop string that spells it too.
+
+Invariant: what was released, joined, is a prefix of the whole text but for what is not shown, and contains no stop
+string that was looked for.
 """
 
 from __future__ import annotations
@@ -19,26 +22,30 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
+        self._shown = ""  # "1" for each character held that is shown, "0" for the others
         self.hit = False
 
-    def push(self, piece: str) -> str:
+    def push(self, piece: str, shown: bool = True) -> str:
         """Add text and return what can be sent."""
         if not self._stops:
-            return piece
-        text = self._held + piece
+            return piece if shown else ""
+        text, marks = self._held + piece, self._shown + "01"[shown] * len(piece)
         places = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
-        if places:
-            self.hit = True
-            self._held = ""
-            return text[: min(places)]
-        keep = max(_overlap(text, stop) for stop in self._stops)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        self.hit = bool(places)
+        end = min(places) if places else len(text) - max(_overlap(text, stop) for stop in self._stops)
+        self._held, self._shown = ("", "") if places else (text[end:], marks[end:])
+        return _shown(text[:end], marks)
 
     def flush(self) -> str:
         """The text held back, at the end of the continuation."""
         text, self._held = self._held, ""
+        return _shown(text, self._shown)
+
+
+def _shown(text: str, marks: str) -> str:
+    if "0" not in marks:
         return text
+    return "".join(character for character, mark in zip(text, marks, strict=False) if mark == "1")
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -40,7 +40,9 @@ class Supervisor:
         for end in (self._read, self._write):
             end.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        self._before = {signum: signal.signal(signum, self._on_signal) for signum in SIGNALS}
+        # Under nohup SIGHUP is ignored from the start, and is to stay so: the end of the terminal is not ours.
+        heeded = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+        self._before = {signum: signal.signal(signum, self._on_signal) for signum in heeded}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -140,7 +141,8 @@ def test_a_live_run_directory_is_refused_and_a_dead_one_cleaned(tmp_path: Path) 
     first = RunDir(path)
     with pytest.raises(RunDirError, match=f"another stack .pid {os.getpid()}. runs in"):
         RunDir(path)
-    (path / "kvstore.sock").touch()
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(str(path / "kvstore.sock"))
     (path / "notes").touch()
     os.close(first._fd)  # as when the process that held it is killed
     second = RunDir(path)
@@ -155,7 +157,7 @@ def test_a_run_directory_that_others_may_enter_is_refused(tmp_path: Path) -> Non
     path = tmp_path / "run"
     path.mkdir(mode=0o755)
     RunDir(path).close()
-    path.mkdir(mode=0o755)
+    path.chmod(0o755)
     (path / "notes").touch()
 
     with pytest.raises(RunDirError, match="0700"):

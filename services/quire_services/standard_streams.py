@@ -1,0 +1,45 @@
+"""stdin, stdout and stderr of a command: there, and never what ends it.
+
+A command may be started with any of them closed (``>&-``), on a full disk, into a pipe whose reader leaves, or on a
+terminal that is closed later. What is printed is for people: where it cannot go it is dropped, and the work goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import TextIO
+
+NOWHERE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what cannot be printed ends with
+
+
+def make_sure_they_are_open() -> None:
+    """Put /dev/null in the place of those that are closed, or else the next file opened would get their descriptor."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, "r" if fd == 0 else "w", closefd=False))
+
+
+def print_line(text: str, stream: TextIO) -> None:
+    """Print a line now; if it cannot be printed, this and every later one goes nowhere."""
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except (OSError, ValueError):
+        drop(stream)
+
+
+def drop(stream: TextIO) -> None:
+    """Let a stream end in /dev/null, the unwritten rest included: the interpreter flushes it once more at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, stream.fileno())
+    except (OSError, ValueError):  # not a file, or closed
+        pass
+    finally:
+        os.close(nowhere)
