@@ -22,6 +22,8 @@ from .content_parts import text_of
 from .errors_http import invalid
 from .model_templates import TemplateInvalid, Templates, template_of_processor
 from .segments import Segments
+from .spelled_tokens import SpelledTokens
+from .tokenizer_file import own_tokenizer
 
 
 class LoadError(Exception):
@@ -33,6 +35,8 @@ class PromptEncoder:
 
     Args:
         tokenizer: as transformers loads it.
+        backend: the ``tokenizers.Tokenizer`` to use instead of its own.
+        spelled_as_text: a special token that a message spells is encoded as text.
 
     Attributes:
         backend: the ``tokenizers.Tokenizer``, for decoding.
@@ -40,8 +44,8 @@ class PromptEncoder:
         notes: what somebody who serves the model should know, a sentence each.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.backend: Any = tokenizer.backend_tokenizer
+    def __init__(self, tokenizer: Any, backend: Any = None, spelled_as_text: bool = True) -> None:
+        self.backend: Any = backend or tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
         self._segments = Segments(self.backend)
@@ -49,6 +53,8 @@ class PromptEncoder:
             self._templates = Templates(tokenizer.chat_template, dict(tokenizer.special_tokens_map))
         except TemplateInvalid as error:
             raise LoadError(str(error)) from None
+        self._spelled = SpelledTokens(self.backend, self._templates.source)
+        self._spelled_as_text = spelled_as_text
         end = self.backend.token_to_id(str(tokenizer.eos_token)) if tokenizer.eos_token else None
         self.end_ids = frozenset() if end is None else frozenset({int(end)})
         self.notes: tuple[str, ...] = self._templates.notes
@@ -56,9 +62,9 @@ class PromptEncoder:
         self._reserved = {"messages", "conversations", *inspect.signature(tokenizer.apply_chat_template).parameters}
 
     @classmethod
-    def load(cls, model: Path) -> PromptEncoder:
+    def load(cls, model: Path, spelled_as_text: bool = True) -> PromptEncoder:
         """Read the tokenizer of a model's directory; raises LoadError."""
-        from transformers import AutoTokenizer  # slow to import: only who loads pays
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast  # slow to import: only who loads pays
 
         if not _is_directory(model):
             raise LoadError(f"{model} is not a directory")
@@ -73,10 +79,15 @@ class PromptEncoder:
             tokenizer.chat_template = tokenizer.chat_template or template_of_processor(model)
         except TemplateInvalid as error:
             raise LoadError(str(error)) from None
+        as_the_file = type(tokenizer) is PreTrainedTokenizerFast  # that class reads it, others build rules of their own
+        own = None if as_the_file else own_tokenizer(model, tokenizer.backend_tokenizer)
         try:
-            return cls(tokenizer)
+            encoder = cls(tokenizer, own, spelled_as_text)
         except LoadError as error:
             raise LoadError(f"{model}: {error}") from None
+        if own is not None:
+            encoder.notes += ("transformers makes other tokens of some texts than tokenizer.json, which is followed",)
+        return encoder
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens (a leading ``<bos>``, say) are added as the tokenizer is configured.
@@ -95,11 +106,23 @@ class PromptEncoder:
     ) -> list[int]:
         """Token ids of a tenant's conversation, up to where the answer begins; nothing of it is kept for a tenant that
         is None. ``add_special_tokens``: those of the tokenizer, too, beside the template's. Raises ApiError."""
+        if self._spelled_as_text and self._spelled.usable and self._spelled.found(messages, tools, options):
+            text = self.render_sealed(messages, tools, options)
+            _insist_on_unicode(text)
+            ids = self._spelled.encode(text, tenant)
+            return self._around(ids) if add_special_tokens else ids
         text = self.render(messages, tools, options)
         if add_special_tokens:
             return self.encode(text)
         _insist_on_unicode(text)
         return self._segments.encode(text, tenant)
+
+    def _around(self, ids: list[int]) -> list[int]:
+        """These tokens with those around them that the tokenizer puts around every text."""
+        bare = self.encode("a", add_special_tokens=False)
+        whole = self.encode("a")
+        begin = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+        return [*whole[:begin], *ids, *whole[begin + len(bare) :]]
 
     def render(
         self, messages: list[dict[str, Any]], tools: list[Any] | None = None, options: dict[str, Any] | None = None
@@ -108,6 +131,27 @@ class PromptEncoder:
         if reserved := self._reserved & set(options or {}):
             raise invalid(f"{sorted(reserved)[0]!r} cannot be set", "chat_template_kwargs")
         return self._templates.render(messages, tools, options or {})
+
+    def render_sealed(
+        self, messages: list[dict[str, Any]], tools: list[Any] | None = None, options: dict[str, Any] | None = None
+    ) -> str:
+        """``render``, with the template's special tokens told apart from those that messages spell; for
+        ``encode_sealed`` alone. Raises ApiError."""
+        if not self._spelled.usable:
+            return self.render(messages, tools, options)
+        try:
+            hidden = [self._spelled.hidden(value) for value in (messages, tools, options)]
+        except RecursionError:
+            raise invalid("the messages nest too deeply", "messages") from None
+        return self._spelled.sealed(self.render(*hidden))
+
+    def encode_sealed(self, text: str) -> list[int]:
+        """Token ids of a sealed text: what messages spell is text, the template's special tokens are special.
+        Raises ApiError."""
+        if not self._spelled.usable:
+            return self.encode(text, add_special_tokens=False)
+        _insist_on_unicode(text)
+        return self._spelled.encode(text, "")
 
     @property
     def writes_the_date(self) -> bool:

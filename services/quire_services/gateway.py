@@ -123,7 +123,7 @@ def _gateway(config: settings.Config) -> Gateway:
             f"--host {config.gateway.host} can be reached by others, but no API key is configured: "
             "add [[tenants]] with keys to the configuration file, or listen on 127.0.0.1"
         )
-    encoder = PromptEncoder.load(model)
+    encoder = PromptEncoder.load(model, config.gateway.special_tokens_in_messages == "text")
     for note in encoder.notes:
         log.warning("prompts", note=note)
     name = config.gateway.served_model_name or model_name(model)

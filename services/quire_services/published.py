@@ -9,6 +9,9 @@ Chats differ in what the first user says and in who speaks next. Some templates 
 some of them (into the last user's turn, say), or write tools behind a newline that only some keep; a chat that does
 not begin with the whole message and its tools cannot share it and must not shorten what the others share. Such a chat
 is left out and a note says so.
+
+A special token that the message or a tool spells is text here, whatever the gateway is set to: what is published says
+what was written and opens no turn of its own.
 """
 
 from __future__ import annotations
@@ -72,7 +75,7 @@ def render(encoder: PromptEncoder, system: str, tools: Tools | None, longest: in
 def _rendered(encoder: PromptEncoder, system: str, tools: Tools | None) -> Rendered:
     try:
         texts, notes = _chats(encoder, system, tools)
-        tokens = _common_tokens([encoder.encode(text, add_special_tokens=False) for text in texts])
+        tokens = _common_tokens([encoder.encode_sealed(text) for text in texts])
     except ApiError as error:
         if error.code != "no_chat_template":
             raise PromptError(error.message) from error
@@ -102,12 +105,12 @@ def _common_tokens(rows: list[list[int]]) -> list[int]:
 def _chats(encoder: PromptEncoder, system: str, tools: Tools | None) -> tuple[list[str], tuple[str, ...]]:
     """Texts of chats that begin with the system message, and notes on those that do not. Raises ApiError."""
     first = [{"role": "system", "content": system.rstrip("\n")}]
-    texts = [encoder.render([*first, {"role": "user", "content": user}], tools) for user in _users(encoder)]
+    texts = [encoder.render_sealed([*first, {"role": "user", "content": user}], tools) for user in _users(encoder)]
     shared, notes = common_prefix(texts), []
     whole = shared[: _end(shared, system, tools)]
     for what, chat in _others(first, system):
         try:
-            text = encoder.render(chat, tools)
+            text = encoder.render_sealed(chat, tools)
         except ApiError:
             continue  # nobody can send such a chat
         if text.startswith(whole):

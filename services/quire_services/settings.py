@@ -123,6 +123,11 @@ class Gateway:
     write_timeout_s: float = setting(
         60.0, "seconds without progress after which a client that does not read is cut off", at_least=0.1
     )
+    special_tokens_in_messages: str = setting(
+        "text",
+        "what a special token that a message spells becomes: text, or the token itself",
+        among=("text", "tokens"),
+    )
     drain_s: float = setting(8.0, "seconds that running requests have to end when the gateway is stopped", at_least=0)
 
 
