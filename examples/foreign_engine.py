@@ -1,4 +1,4 @@
-"""A foreign engine: shares KV through a kvstore with nothing but the client library and numpy.
+"""A foreign engine: shares KV through a kvstore with nothing but the client library's base install.
 
 Run it twice against one kvstore, or once with ``--role both``, which starts a writer and a reader as two processes:
 
@@ -16,82 +16,89 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from hashlib import shake_128
 
-import numpy as np
-
-from quire_proto.client import KVClient
-from quire_proto.layout import DTYPE_BYTES
-from quire_proto.messages import OK, Allocated, Stepped
-from quire_proto.packed import pack, unpack, unpack_rows
-from quire_proto.retire import RetireList
-from quire_proto.step import StepBuilder, results
+from quire_kv import Allocated, KVClient, NoSpace, RetireList, StepBuilder, Stepped, pack, results, unpack, unpack_rows
 
 TENANT = "foreign"
 
 
 class Engine:
-    """One attached engine: a client and the arena as an array (layer, kv, head, block, slot, d) of raw bits."""
+    """One attached engine: a client, and the arena as bytes."""
 
     def __init__(self, client: KVClient) -> None:
-        self.client, self.layout = client, client.layout
-        bits = np.dtype(f"<u{DTYPE_BYTES[self.layout.dtype]}")
-        self.arena = np.frombuffer(client.map(), bits).reshape(self.layout.shape(client.num_blocks))
+        arena = client.map()
+        if not isinstance(arena, memoryview):
+            sys.exit("this engine writes with the CPU, and the arena is on a GPU")
+        self.client, self.arena, self.block_size = client, arena, client.block_size
+        layout = client.layout
+        self.planes = range(layout.num_layers * 2 * layout.num_kv_heads)  # of (layer, keys or values, head)
+        self.width = layout.block_bytes // (len(self.planes) * self.block_size)  # bytes of a slot in a plane
         self.tables: dict[int, list[int]] = {}
         self.retire = RetireList()
         self.builder = StepBuilder(self.retire)
         self.steps = 0
 
-    def model(self, token: int, position: int) -> np.ndarray:
-        """Keys and values of one token: (layer, kv, head, d)."""
-        shape = (self.layout.num_layers, 2, self.layout.num_kv_heads, self.layout.head_dim)
-        element = np.arange(np.prod(shape), dtype=np.uint64).reshape(shape)
-        mixed = (element + 1) * 2654435761 + (token + 1) * 40503 + (position + 1) * 97
-        return (mixed >> 5).astype(self.arena.dtype)
+    def parts(self, block: int, slot: int, slots: int) -> Iterator[slice]:
+        """Where ``slots`` slots of a block lie, from ``slot`` on: a run of bytes in each plane."""
+        for plane in self.planes:
+            start = ((plane * self.client.num_blocks + block) * self.block_size + slot) * self.width
+            yield slice(start, start + slots * self.width)
 
-    def slot(self, sequence: int, position: int) -> np.ndarray:
-        """A view of the arena: the keys and values of one position of a sequence."""
-        block, slot = divmod(position, self.layout.block_size)
-        return self.arena[:, :, :, self.tables[sequence][block], slot, :]
+    def model(self, sequence: int, position: int, token: int) -> Iterator[tuple[slice, bytes]]:
+        """Keys and values of one token of a sequence: where they lie in each plane, and the bytes."""
+        index, slot = divmod(position, self.block_size)
+        for plane, part in enumerate(self.parts(self.tables[sequence][index], slot, 1)):
+            yield part, shake_128(f"{token} {position} {plane}".encode()).digest(self.width)
 
-    def copy(self, reply: Allocated | Stepped) -> None:
-        """Do the copies of a reply, and record that they ran in this step."""
+    def prepare(self, reply: Allocated | Stepped) -> None:
+        """Zero what may hold another tenant's content, do the copies, and record that they ran in this step."""
+        for part in (part for block in unpack(reply.scrub) for part in self.parts(block, 0, self.block_size)):
+            self.arena[part] = bytes(self.block_size * self.width)
         for copy_id, src, dst, slots in unpack_rows(reply.copies, 4):
-            self.arena[:, :, :, dst, :slots] = self.arena[:, :, :, src, :slots]
+            for source, target in zip(self.parts(src, 0, slots), self.parts(dst, 0, slots), strict=True):
+                self.arena[target] = self.arena[source]
             self.retire.copy_done(self.steps, copy_id)
 
     def compute(self, sequence: int, tokens: list[int], first: int) -> None:
         """Write the KV of ``tokens`` from position ``first`` on and report the fill mark."""
         for position in range(first, len(tokens)):
-            self.slot(sequence, position)[...] = self.model(tokens[position], position)
+            for part, values in self.model(sequence, position, tokens[position]):
+                self.arena[part] = values
         self.builder.fill(sequence, len(tokens))
 
     def correct(self, sequence: int, tokens: list[int]) -> bool:
         """Whether the arena holds the model's KV of ``tokens``."""
-        return all(np.array_equal(self.slot(sequence, p), self.model(t, p)) for p, t in enumerate(tokens))
+        return all(
+            self.arena[part] == values
+            for position, token in enumerate(tokens)
+            for part, values in self.model(sequence, position, token)
+        )
 
     def allocate(self, sequence: int, tokens: list[int]) -> int:
         """A table for a new sequence; returns how many tokens are already computed."""
-        chain = self.client.chain(TENANT, pack(tokens))
-        reply = self.client.allocate(sequence=sequence, tenant=TENANT, tokens=len(tokens), digests=chain.digests())
-        if reply.code != OK:
-            sys.exit(f"no space: {reply.missing} blocks missing")
+        digests = self.client.chain(TENANT, pack(tokens)).digests()
+        try:
+            reply = self.client.allocate(sequence, TENANT, len(tokens), digests)
+        except NoSpace as full:
+            sys.exit(str(full))
         self.tables[sequence] = list(unpack(reply.blocks))
-        self.copy(reply)
+        self.prepare(reply)
         return reply.computed
 
     def step(self) -> None:
-        """End a step: numpy has written by now, so it is complete; tell the kvstore everything in one message."""
+        """End a step: the CPU has written by now, so it is complete; tell the kvstore everything in one message."""
         self.retire.complete(self.steps)
         self.steps += 1
-        message = self.builder.build()
-        if message is None:
+        if (message := self.builder.build()) is None:
             return
         reply = self.client.step(message)
         if results(message, reply).shortages:
             sys.exit("no space for the next tokens")
         for sequence, index, block in unpack_rows(reply.blocks, 3):
             self.tables[sequence][index : index + 1] = [block]
-        self.copy(reply)
+        self.prepare(reply)
 
 
 def write(engine: Engine, prompt: list[int]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The foreign engine example, installed from the wheel into an empty environment without torch."""
+"""The foreign engine example on the base install alone: pyzmq and msgpack, no numpy, no torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,12 @@ from tests.proto.harness import Kvstore
 pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "foreign_engine.py"
+HEAVY = ("numpy", "torch", "transformers", "structlog")
+# The example as a script, where importing any of these fails as if it were not installed.
+WITHOUT = (
+    f"import runpy, sys; del sys.argv[0]; sys.modules.update(dict.fromkeys({HEAVY})); "
+    "runpy.run_path(sys.argv[0], {}, '__main__')"
+)
 
 
 def run(*command: str | Path) -> str:
@@ -28,35 +35,38 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def foreign_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of a new environment that holds the wheel, its base dependencies and numpy."""
-    directory = tmp_path_factory.mktemp("foreign")
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
-    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", directory, ROOT)
-    (wheel,) = directory.glob("quire_kv-*.whl")
-    venv.create(directory / "venv")
-    python = directory / "venv" / "bin" / "python"
-    run(*pip, "--python", python, "install", wheel, "numpy")
-    return python
-
-
-@pytest.mark.timeout(400)
-def test_a_foreign_engine_shares_kv_between_processes(shared_kvstore: Kvstore, foreign_python: Path) -> None:
-    """Without torch: one process writes, seals and forks; another finds its bytes as a prefix hit."""
-    assert len(EXAMPLE.read_text().splitlines()) < 150
-    absent = "import importlib.util as u; print(*(n for n in ('torch', 'transformers', 'structlog') if u.find_spec(n)))"
-    assert run(foreign_python, "-c", absent).split() == []
-    where = run(foreign_python, "-c", "import quire_proto.client as c; print(c.__file__)")
-    assert Path(where.strip()).is_relative_to(foreign_python.parents[1])
-
-    before = shared_kvstore.stats().counters
-    writer = json.loads(run(foreign_python, EXAMPLE, "--run-dir", shared_kvstore.run_dir, "--role", "writer"))
-    reader = json.loads(run(foreign_python, EXAMPLE, "--run-dir", shared_kvstore.run_dir, "--role", "reader"))
+def shares(kvstore: Kvstore, *command: str | Path) -> None:
+    """Run both roles with a command, and check what they say and what the kvstore counted."""
+    before = kvstore.stats().counters
+    writer = json.loads(run(*command, "--run-dir", kvstore.run_dir, "--role", "writer"))
+    reader = json.loads(run(*command, "--run-dir", kvstore.run_dir, "--role", "reader"))
 
     assert writer == {"role": "writer", "cached": 0, "correct": True, "shared": 3, "table": 4}
     assert reader == {"role": "reader", "cached": 12, "correct": True}
-    after = shared_kvstore.stats()
+    after = kvstore.stats()
     assert after.counters["copies"] - before["copies"] == 1
     assert after.counters["forks"] - before["forks"] == 1
     assert (after.blocks["cached"], after.blocks["held"], after.sessions) == (3, 0, ())
+
+
+def test_a_foreign_engine_shares_kv_between_processes(start_kvstore: Callable[[], Kvstore]) -> None:
+    """Without numpy: one process writes, seals and forks; another finds its bytes as a prefix hit."""
+    assert len(EXAMPLE.read_text().splitlines()) < 150
+    shares(start_kvstore(), sys.executable, "-c", WITHOUT, EXAMPLE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_it_runs_where_nothing_but_the_base_is_installed(start_kvstore: Callable[[], Kvstore], tmp_path: Path) -> None:
+    """`pip install .` in an empty environment is all that the example and the library's face need."""
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "--python", python, "install", ROOT)
+    listed = run(
+        sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python, "list", "--format=json"
+    )
+    where = run(python, "-c", "import quire_kv; print(quire_kv.__file__)")
+
+    assert {package["name"] for package in json.loads(listed)} == {"quire-kv", "pyzmq", "msgpack"}
+    assert Path(where.strip()).is_relative_to(tmp_path)
+    shares(start_kvstore(), python, EXAMPLE)
