@@ -81,7 +81,7 @@ def _why_none(exc: CudaError) -> str:
     if exc.code == NO_BINDINGS:
         return "cuda-bindings is not installed: pip install 'quire-kv[gpu]'"
     if exc.code == NO_DRIVER:
-        return f"no CUDA driver ({exc}): install NVIDIA's driver; in a container give it the GPU (--gpus)"
+        return "no CUDA driver: install NVIDIA's driver; in a container give it the GPU (--gpus)"
     return f"no usable CUDA device ({exc}): check nvidia-smi and CUDA_VISIBLE_DEVICES"
 
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from . import reason
+from . import loading_share, reason
 
 FIRST_DELAY = 0.1
 LAST_DELAY = 10.0
@@ -76,6 +76,11 @@ class Child:
     def pid(self) -> int:
         """Process id, 0 while it is down."""
         return self.process.pid if self.process else 0
+
+    @property
+    def loaded(self) -> float:
+        """The share of what it loads that is loaded; 1 while it says nothing of loading."""
+        return loading_share.read(self._reason) if self.process else 1.0
 
     def start(self) -> None:
         """Start the process now."""

@@ -25,6 +25,7 @@ from quire_engine.backends import Attention, BackendRefused, choose
 from quire_engine.engine import Engine
 from quire_engine.front import Front
 from quire_engine.layout import layout_of
+from quire_engine.loading_watch import watched
 from quire_engine.model import Model, ModelRefused, load_model
 from quire_engine.refused import first_line
 from quire_engine.scheduler import SchedulerLimits
@@ -36,7 +37,7 @@ from quire_proto.layout import Layout
 from quire_proto.link import Hello
 from quire_proto.packed import pack
 
-from . import flags, logs
+from . import flags, loading_share, logs
 from .garbage import quieten_garbage_collection
 from .reason import complain
 from .refusal_line import refusal_line
@@ -44,7 +45,7 @@ from .settings import Config
 
 ONLY = (
     "model", "run_dir", "dtype", "kv_cache_dtype", "block_size", "attention", "max_batch_tokens", "max_sequences",
-    "threads", "step_log", "prefill", "port",
+    "threads", "step_log", "prefill", "port", "log_format",
 )  # fmt: skip
 
 EXIT_POISONED = 4
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     config = flags.read(parser, arguments)
     if not config.serve.model:
         parser.error("--model is needed")
-    logs.configure(arguments.name)
+    logs.configure(arguments.name, form=config.serve.log_format)
     torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
     try:
         attention = choose(config.engine.attention)
@@ -90,7 +91,8 @@ def _run(config: Config, arguments: argparse.Namespace, attention: Attention) ->
     directory = Path(config.serve.model)
     layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
     attention.admit(layout)
-    model = load_model(directory, config.kvstore.dtype, attention.device)
+    with watched(loading_share.give):
+        model = load_model(directory, config.kvstore.dtype, attention.device)
     _prove(model, layout, attention)
     log.info(
         "model_loaded",

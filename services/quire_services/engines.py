@@ -60,7 +60,7 @@ class Engine:
 
     def on_load(self, load: Load) -> None:
         """Take a report."""
-        if self.load is None or self.load.ready != load.ready:
+        if load.ready != (self.load is not None and self.load.ready):
             log.info("engine_ready" if load.ready else "engine_not_ready", engine=self.hello.engine)
         self.load = load
         self._heard = time.monotonic()

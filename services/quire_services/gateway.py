@@ -55,7 +55,7 @@ class StartError(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the gateway; the exit status."""
     config, instance = parse(argv)
-    logs.configure("gateway")
+    logs.configure("gateway", form=config.serve.log_format)
     without_torch()
     log_like_everyone()
     try:
@@ -79,7 +79,7 @@ def parse(argv: Sequence[str] | None) -> tuple[settings.Config, str]:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The gateway's flags."""
     own = (field.name for field in fields(settings.Gateway))
-    flags.add(parser, "serve", "gateway", only=("model", "run_dir", *own))
+    flags.add(parser, "serve", "gateway", only=("model", "run_dir", "log_format", *own))
 
 
 async def _run(config: settings.Config, instance: str) -> int:

@@ -49,7 +49,7 @@ from .event_stream import NO_EVENTS, EventsConfig, streaming
 from .garbage import quieten_garbage_collection
 from .input_files import PREPARED_BYTES, read_bytes
 
-FLAGS = ("run_dir", "port", *(spec.name for spec in fields(settings.Kvstore)))
+FLAGS = ("run_dir", "port", "log_format", *(spec.name for spec in fields(settings.Kvstore)))
 
 log = structlog.get_logger()
 
@@ -73,6 +73,7 @@ class KvstoreConfig:
         debug: check the store's invariants when idle.
         members: (group, tenant) of the configuration.
         events: where what happens to the cache is published, and how.
+        log_format: as ``logs`` reads it.
     """
 
     run_dir: Path
@@ -89,6 +90,7 @@ class KvstoreConfig:
     arena: str = AUTO
     members: tuple[Member, ...] = ()
     events: EventsConfig = NO_EVENTS
+    log_format: str = "auto"
 
 
 class StartError(Exception):
@@ -97,7 +99,7 @@ class StartError(Exception):
 
 def run(config: KvstoreConfig) -> int:
     """Serve until a signal; returns the exit status (0, or 1 with one line on stderr)."""
-    logs.configure("kvstore")
+    logs.configure("kvstore", form=config.log_format)
     try:
         return _serve(config)
     except (StartError, ArenaError, EventsError, KeyFileError, NotPrivate, ServerError, StateError, OSError) as exc:
@@ -129,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
             arena=pool.arena,
             members=tuple((group, tenant.name) for tenant in config.tenants for group in tenant.groups),
             events=EventsConfig(pool.events, pool.events_topic, pool.events_tokens, pool.events_hashes),
+            log_format=config.serve.log_format,
         )
     )
 

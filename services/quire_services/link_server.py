@@ -82,7 +82,8 @@ class LinkServer:
                 self._engines.remove(engine)
             self._connections.discard(writer)
             writer.close()
-            log.info("engine_disconnected", engine=engine.hello.engine if engine else "", reason=reason)
+            if self._server is None or self._server.is_serving():  # else it is us who leave
+                log.info("engine_disconnected", engine=engine.hello.engine if engine else "", reason=reason)
 
 
 async def _listen(reader: asyncio.StreamReader, engine: Engine) -> None:

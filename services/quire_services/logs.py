@@ -1,6 +1,6 @@
 """Logs: one structlog set-up for all services.
 
-JSON lines on stderr, so that stdout stays free for answers and progress; on a terminal the same events in colour.
+JSON lines on stderr, so that stdout stays free for answers and progress; lines for people on a terminal (``console``).
 ``event`` is a fixed snake_case name, everything that varies is a field. Records of the standard library (uvicorn,
 asyncio), warnings and exceptions that nothing caught take the same way out. Every line names service and process,
 whichever thread it comes from. Only ``services`` configures logging; other packages just ask structlog for a logger.
@@ -19,34 +19,39 @@ from typing import TextIO
 
 import structlog
 
-from . import reason
+from . import console, reason
 
 LEVELS = ("debug", "info", "warning", "error")
 
 
-def configure(service: str, level: str = "", stream: TextIO | None = None) -> None:
+def configure(service: str, level: str = "", stream: TextIO | None = None, *, form: str = "auto") -> None:
     """Send all logs of this process to ``stream`` (default stderr), each with ``service`` and the process id.
 
+    ``form`` is json, console or auto: console if the stream is a terminal.
     ``level`` defaults to ``LOG_LEVEL`` in the environment, then to ``info``; another word means ``info``.
     """
     out = stream or sys.stderr
     chosen = (level or os.environ.get("LOG_LEVEL", "info")).lower()
     number = logging.getLevelNamesMapping()[chosen.upper() if chosen in LEVELS else "INFO"]
+    readable = form == "console" or (form == "auto" and out.isatty())
     shared: list[structlog.typing.Processor] = [
         _named(service),
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if readable else "iso", utc=not readable),
         _to_the_supervisor,
     ]
-    terminal = out.isatty()
     last: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=True)]
-        if terminal
+        console.processors(out)
+        if readable
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            *shared,
+            *([console.told_by_supervisor] if readable else []),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,

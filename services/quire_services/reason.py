@@ -15,7 +15,7 @@ from .input_files import one_line
 
 VARIABLE = "SUPERVISOR_REASON_FD"
 _NAME = "reason"
-_BYTES = 4096
+BYTES = 4096  # of the file; behind them lies how far it has come (``loading_share``)
 
 
 def new() -> int:
@@ -25,18 +25,24 @@ def new() -> int:
 
 def read(fd: int) -> str:
     """What the child said, as one line; "" if nothing."""
-    return one_line(os.pread(fd, _BYTES, 0).decode(errors="replace"))
+    return one_line(os.pread(fd, BYTES, 0).rstrip(b"\0").decode(errors="replace"))
 
 
 def give(text: str) -> None:
     """Tell the supervisor, if there is one."""
+    with suppress(OSError):
+        if (fd := handed()) >= 0:
+            os.pwrite(fd, one_line(text).encode(errors="replace")[:BYTES].ljust(BYTES, b"\0"), 0)
+
+
+def handed() -> int:
+    """The descriptor that the supervisor handed to this process, -1 if there is none."""
     with suppress(OSError, ValueError):
         fd = int(os.environ.get(VARIABLE, ""))
         # A grandchild inherits the variable without the file: the number may be anything there.
         if os.readlink(f"/proc/self/fd/{fd}").startswith(f"/memfd:{_NAME}"):
-            said = one_line(text).encode(errors="replace")[:_BYTES]
-            os.pwrite(fd, said, 0)
-            os.ftruncate(fd, len(said))
+            return fd
+    return -1
 
 
 def complain(who: str, text: str) -> None:

@@ -24,6 +24,7 @@ from .child import Child
 from .input_files import one_line
 from .readiness import Readiness
 from .rundir import RunDir, RunDirError
+from .screen import Screen, bar
 from .settings import Config
 from .stack import Stack
 from .standard_streams import print_line
@@ -33,11 +34,6 @@ STOP_DEADLINE = 10.0  # seconds for each of gateway, engines, kvstore
 TICK = 0.2  # seconds between two looks at processes that are not ready yet
 IDLE = 3600.0
 STARTS = 3  # of a process that is killed before the stack was ever ready
-
-
-def say(text: str) -> None:
-    """One line of progress."""
-    print_line(text, sys.stdout)
 
 
 def main(argv: list[str]) -> int:
@@ -57,7 +53,7 @@ def main(argv: list[str]) -> int:
         return serve.run()
     finally:
         for name in run_dir.close():
-            say(f"left in {run_dir.path}: {name}")
+            serve.screen.line(f"left in {run_dir.path}: {name}")
         if serve.failure:
             print_line(f"quire serve: {one_line(serve.failure)}", sys.stderr)
 
@@ -67,10 +63,12 @@ class Serve:
 
     Attributes:
         failure: why it had to end; empty if it was told to.
+        screen: where a person looks.
     """
 
     def __init__(self, config: Config, run_dir: RunDir) -> None:
         self.failure = ""
+        self.screen = Screen(sys.stdout)
         self._config = config
         self._run_dir = run_dir
         self._stack = Stack(config, run_dir.path)
@@ -82,7 +80,7 @@ class Serve:
     def run(self) -> int:
         """Start everything, keep it running until a signal comes, stop everything; returns the exit code."""
         config, began = self._config, time.monotonic()
-        say(
+        self.screen.line(
             f"quire {__version__}: {config.serve.engines} engine(s), {config.kvstore.blocks} blocks of "
             f"{config.kvstore.block_size} tokens, run directory {self._run_dir.path}"
         )
@@ -91,10 +89,12 @@ class Serve:
                 if self._start():
                     self._was_ready = True
                     took = time.monotonic() - began
-                    say(f"ready: http://{config.gateway.host}:{config.gateway.port}/v1 ({took:.1f} s)")
+                    self.screen.line(f"ready: http://{config.gateway.host}:{config.gateway.port}/v1 ({took:.1f} s)")
                     if config.gateway.admin_port:
                         token = config.gateway.admin_token_file or self._run_dir.path / admin_token.FILE
-                        say(f"admin API: http://127.0.0.1:{config.gateway.admin_port}/admin (token in {token})")
+                        self.screen.line(
+                            f"admin API: http://127.0.0.1:{config.gateway.admin_port}/admin (token in {token})"
+                        )
                     self._keep_running()
             finally:
                 self._stop()
@@ -106,7 +106,7 @@ class Serve:
     def _start(self) -> bool:
         """Start all processes in order; False if the stack is to stop before it was ready."""
         stack = self._stack
-        say(f"reading {self._config.serve.model} ...")
+        self.screen.line(f"reading {self._config.serve.model} ...")
         self._supervisor.start(stack.prepare)
         while stack.prepare.code is None and self._going():
             self._supervisor.pump(IDLE)
@@ -119,7 +119,7 @@ class Serve:
             return False
         if self._config.gateway.admin_port and not self._config.gateway.admin_token_file:
             self._run_dir.make_token()
-        say(f"loading the model in {len(stack.engines)} engine(s) ...")
+        self.screen.line(f"loading the model in {len(stack.engines)} engine(s) ...")
         for child in (stack.gateway, *stack.engines):
             self._expect(child)
         return self._all_ready()
@@ -131,12 +131,22 @@ class Serve:
         while self._waiting and self._going():
             self._supervisor.pump(TICK)
             self._announce()
+            self.screen.passing(self._waits_for())
         return not self._waiting
+
+    def _waits_for(self) -> str:
+        if not self._waiting:
+            return ""
+        loaded = min(child.loaded for child in self._stack.engines)
+        if loaded < 1:
+            return f"loading the weights {bar(loaded)}"
+        longest = time.monotonic() - min(child.began for child in self._waiting.values())
+        return f"waiting for {', '.join(sorted(self._waiting))} ({longest:.0f} s)"
 
     def _announce(self) -> None:
         for name in self._readiness.among(self._waiting):
             child = self._waiting.pop(name)
-            say(f"{name} ready ({time.monotonic() - child.began:.1f} s)")
+            self.screen.line(f"{name} ready ({time.monotonic() - child.began:.1f} s)")
 
     def _keep_running(self) -> None:
         while self._going():
@@ -148,19 +158,19 @@ class Serve:
         if not self._was_ready and (code >= 0 or child.starts >= STARTS):
             self._give_up(child, code)
             return
-        say(f"{child.name} {how(code)}; starting it again in {delay:.1f} s")
+        self.screen.line(f"{child.name} {how(code)}; starting it again in {delay:.1f} s")
         self._waiting[child.name] = child
 
     def _give_up(self, child: Child, code: int) -> None:
         times = f", {child.starts} times" if child.starts > 1 else ""
-        say(f"{child.name} {how(code)}{times} before the stack was ready: stopping")
+        self.screen.line(f"{child.name} {how(code)}{times} before the stack was ready: stopping")
         self.failure = f"{child.name}: {child.reason or how(code) + times}"
 
     def _stop(self) -> None:
-        say("stopping ...")
+        self.screen.line("stopping ...")
         stack, began = self._stack, time.monotonic()
         groups = [[stack.prepare, stack.gateway], stack.engines, [stack.kvstore]]
         killed = self._supervisor.stop(groups, STOP_DEADLINE)
         if killed:
-            say(f"killed, because they did not stop in time: {', '.join(killed)}")
-        say(f"stopped ({time.monotonic() - began:.1f} s)")
+            self.screen.line(f"killed, because they did not stop in time: {', '.join(killed)}")
+        self.screen.line(f"stopped ({time.monotonic() - began:.1f} s)")

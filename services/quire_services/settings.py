@@ -30,6 +30,11 @@ class Serve:
     model: str = setting("", "directory of the model (safetensors, as transformers saves it)")
     engines: int = setting(1, "engine processes that share the pool", at_least=1, at_most=64)
     run_dir: str = setting("", "directory of sockets and state (default: one per user and port)")
+    log_format: str = setting(
+        "auto",
+        "form of the logs on stderr: one JSON object a line, or lines for people; auto: the latter on a terminal",
+        among=("auto", "console", "json"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class Stack:
         self.instance = secrets.token_hex(8)
         file = [f"--config={config.file}"] if config.file else []
         model = [f"--model={Path(config.serve.model).absolute()}"]
-        here = [f"--run-dir={run_dir}", *file]
+        here = [f"--run-dir={run_dir}", f"--log-format={config.serve.log_format}", *file]
         prepared = run_dir / "prepared.json"
         pool = [f"--{name.replace('_', '-')}={getattr(config.kvstore, name)}" for name in LAYOUT]
         self.prepare = Child("prepare", command("prepare", *file, *model, *pool, f"--out={prepared}"), keep=False)

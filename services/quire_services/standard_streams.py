@@ -27,8 +27,13 @@ def make_sure_they_are_open() -> None:
 
 def print_line(text: str, stream: TextIO) -> None:
     """Print a line now; if it cannot be printed, this and every later one goes nowhere."""
+    print_now(text + "\n", stream)
+
+
+def print_now(text: str, stream: TextIO) -> None:
+    """The same for text that ends no line."""
     try:
-        stream.write(text + "\n")
+        stream.write(text)
         stream.flush()
     except (OSError, ValueError):
         drop(stream)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+
+from bench.models import make_model
+from quire_services import reason
 
 CODE = """
 import logging, sys, threading, warnings
@@ -64,3 +72,81 @@ for path in ["/health"] * 100 + ["/v1/models"]:
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert [json.loads(line)["path"] for line in told.stderr.splitlines()] == ["/v1/models"]
+
+
+def on_a_terminal(code: str, **environ: str) -> str:
+    """What a process prints to a terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=theirs, stderr=theirs, env={**os.environ, **environ}
+    )
+    os.close(theirs)
+    told = b""
+    with suppress(OSError):  # EIO: it has ended
+        while piece := os.read(ours, 4096):
+            told += piece
+    os.close(ours)
+    assert process.wait(60) == 0, told
+    return told.decode()
+
+
+LINES = """
+import structlog
+from quire_services import logs
+logs.configure("gateway", form={form!r})
+structlog.get_logger().info("listening", port=1)
+structlog.get_logger().warning("odd", what="x y")
+"""
+
+
+@pytest.mark.process
+@pytest.mark.source("apollographql/router#226", "vllm-project/vllm#2397")
+def test_readable_on_a_terminal_and_json_elsewhere() -> None:
+    """By itself, or as asked for; in a file neither colours nor cursor movements."""
+    for form, told in (
+        ("auto", on_a_terminal(LINES.format(form="auto"))),
+        ("console", subprocess.run(
+            [sys.executable, "-c", LINES.format(form="console")], stderr=subprocess.PIPE, text=True, timeout=60
+        ).stderr),
+    ):  # fmt: skip
+        assert ("\x1b" in told) == (form == "auto")
+        plain = re.sub(r"\x1b\[[0-9;]*[mK]|\r", "", told).splitlines()
+        assert re.match(r"\d\d:\d\d:\d\d \[info +\] gateway\[\d+\] listening +port=1$", plain[0])
+        assert re.match(r"\d\d:\d\d:\d\d \[warning +\] gateway\[\d+\] odd +what='x y'$", plain[1])
+    told = on_a_terminal(LINES.format(form="json"))
+    assert [json.loads(line)["event"] for line in told.splitlines()] == ["listening", "odd"]
+
+
+@pytest.mark.process
+@pytest.mark.source("ggml-org/llama.cpp#5700")
+def test_nothing_is_said_twice_on_a_terminal() -> None:
+    """What the supervisor says in its own words its processes leave out, on a terminal; alone they say it."""
+    told = on_a_terminal(LINES.format(form="auto"), **{reason.VARIABLE: "9"})
+    assert ("listening" in told, "odd" in told) == (False, True)
+    told = on_a_terminal(LINES.format(form="json"), **{reason.VARIABLE: "9"})
+    assert "listening" in told
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.source("ggml-org/llama.cpp#19028", "vllm-project/vllm#6569")
+def test_the_first_minute_on_a_terminal(tmp_path: Path) -> None:
+    """From the command to readiness a person sees a handful of lines, and what is waited for below them."""
+    model = make_model(tmp_path / "model", vocab=128, hidden=32, heads=2, kv_heads=1)
+    code = f"""
+import os, signal, sys
+from quire_services import screen, serve
+line = screen.Screen.line
+def stop_when_ready(self, text):
+    line(self, text)
+    if text.startswith("ready:"):
+        os.kill(os.getpid(), signal.SIGTERM)
+screen.Screen.line = stop_when_ready
+sys.exit(serve.main(["--model={model}", "--run-dir={tmp_path / "run"}", "--port=0", "--blocks=64"]))
+"""
+    told = on_a_terminal(code)
+    assert "waiting for engine-1, gateway (" in told
+    lines = [line.split("\x1b[K")[-1] for line in told.split("\r\n")]
+    start = lines[: next(n for n, line in enumerate(lines) if line.startswith("ready: "))]
+    assert len(start) <= 12, start
+    assert not [line for line in start if "{" in line or "/health" in line]

@@ -1,0 +1,43 @@
+"""What ``quire serve`` shows a person: lines of progress on stdout, and on a terminal what it waits for meanwhile.
+
+The processes of the stack log to the same terminal. So a text that is to pass is left with the cursor in front of it,
+and whoever prints a line next, of whichever process, erases it first.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TextIO
+
+from .standard_streams import print_line, print_now
+
+ERASE = "\r\x1b[K"
+CELLS = 30
+
+
+class Screen:
+    """Lines on a stream and, if that is a terminal, one text below them."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._terminal = out.isatty()
+        self._drawn = ""
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        print_line(ERASE + text if self._terminal else text, self._out)
+        self._drawn = ""
+
+    def passing(self, text: str) -> None:
+        """A text that stands until the next one or the next line; an empty one erases it."""
+        if not self._terminal or text == self._drawn:
+            return
+        width = shutil.get_terminal_size().columns - 1  # two lines could not be erased
+        print_now(f"{ERASE}{text[:width]}\r", self._out)
+        self._drawn = text
+
+
+def bar(share: float) -> str:
+    """How much of something is done, 0 to 1."""
+    full = int(share * CELLS)
+    return f"[{'#' * full}{'.' * (CELLS - full)}] {share:4.0%}"
