@@ -1,8 +1,9 @@
 """Answers: from the outputs of a call to the HTTP response, streamed or whole.
 
-The first output is awaited before anything is sent, so that what fails early fails with an HTTP status; what fails
-later in a stream is an error event, after which the stream ends without ``[DONE]``. A client that hangs up ends its
-call at once, streamed or not: somebody listens for that from the moment the call is submitted.
+A stream's first output is awaited for ``GRACE_S``, so that what fails early fails with an HTTP status; then the headers
+are sent, and a comment whenever nothing else was for a while, because proxies end connections on which nothing moves.
+What fails later is an error event, after which the stream ends without ``[DONE]``. A client that hangs up ends its call
+at once, streamed or not: somebody listens for that from the moment the call is submitted.
 
 Invariant: however an answer ends, its call is closed: nothing is left running at an engine.
 """
@@ -20,12 +21,15 @@ from starlette.types import Receive, Scope, Send
 
 from quire_proto.link import Output
 
+from .backlog import Arrival
 from .choices import Choice, Delta
 from .errors_http import ApiError, ClientGone
 from .record import Record
 from .streams import Call, Generation
 
 CLIENT_GONE = 499
+GRACE_S = 0.2
+PING = b": ping\n\n"  # a comment: clients skip it (WHATWG HTML, server-sent events)
 Deltas = list[tuple[Choice, Delta]]
 
 
@@ -57,20 +61,28 @@ class Answer:
         shape: the API's objects.
         model: name of the model, as the client asked for it.
         record: what the access log and the counters will say.
+        ping_s: seconds of silence after which a stream sends a comment; 0 for never.
         counted: each object of a stream says what was used so far.
     """
 
     def __init__(
-        self, call: Call, choices: list[Choice], shape: Shape, model: str, record: Record, counted: bool = False
+        self,
+        call: Call,
+        choices: list[Choice],
+        shape: Shape,
+        model: str,
+        record: Record,
+        ping_s: float = 0,
+        counted: bool = False,
     ) -> None:
         self._call = call
         self._choices = choices
         self._shape = shape
         self._record = record
         self._head = {"id": shape.prefix + record.id_suffix, "created": int(time.time()), "model": model}
+        self._ping_s = ping_s
         self._counted = counted
         self._first = shape.about_prompt  # what the first object of a stream has besides
-        self._deltas = self._run()
 
     async def respond(self, receive: Receive, stream: bool, with_usage: bool) -> Response:
         """The response; the call is closed when it has been sent. Raises ApiError if nothing could be sent."""
@@ -79,7 +91,8 @@ class Answer:
         try:
             if not stream:
                 return JSONResponse(await self._whole())
-            events = EventStream(self._events(await anext(self._deltas), with_usage), self._call, watch)
+            deltas = self._run(self._call.outputs(GRACE_S, self._ping_s))
+            events = EventStream(self._events(await anext(deltas), deltas, with_usage), self._call, watch)
             handed_over = True
             return events
         except ClientGone:
@@ -90,10 +103,10 @@ class Answer:
                 watch.cancel()
                 self._call.close()
 
-    async def _run(self) -> AsyncIterator[Deltas]:
+    async def _run(self, arrivals: AsyncIterator[list[Arrival]]) -> AsyncIterator[Deltas]:
         """What the outputs that came together add to their choices."""
-        async for outputs in self._call.outputs():
-            if self._record.ttft_s is None:
+        async for outputs in arrivals:
+            if outputs and self._record.ttft_s is None:
                 self._record.ttft_s = time.monotonic() - self._call.began
             deltas = [self._feed(*one) for one in outputs]
             self._record.cached_tokens = sum(g.cached_tokens for g in self._call.generations)
@@ -113,7 +126,7 @@ class Answer:
 
     async def _whole(self) -> dict[str, Any]:
         totals = [Delta() for _ in self._choices]
-        async for deltas in self._deltas:
+        async for deltas in self._run(self._call.outputs()):
             for choice, delta in deltas:
                 total = totals[choice.index]
                 total.text += delta.text
@@ -124,15 +137,19 @@ class Answer:
         head = self._head | self._shape.about_prompt
         return head | {"object": self._shape.whole, "choices": objects, "usage": self._record.usage()}
 
-    async def _events(self, first: Deltas, with_usage: bool) -> AsyncIterator[bytes]:
+    async def _events(self, first: Deltas, rest: AsyncIterator[Deltas], with_usage: bool) -> AsyncIterator[bytes]:
         """The events of the stream, ready to send; those of outputs that came together are sent together."""
         opened: set[int] = set()
         usage = {"usage": None} if with_usage else {}
+        sent = time.monotonic()
         try:
-            async for deltas in _chain(first, self._deltas):
+            async for deltas in _chain(first, rest):
                 events = [event for choice, delta in deltas for event in self._pieces(choice, delta, opened, usage)]
+                if not events and self._ping_s and time.monotonic() - sent > 0.9 * self._ping_s:
+                    events = [PING]
                 if events:
                     yield b"".join(events)
+                    sent = time.monotonic()
             if with_usage:
                 yield self._event([], {"usage": self._record.usage()})
             yield b"data: [DONE]\n\n"

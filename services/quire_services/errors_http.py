@@ -100,6 +100,11 @@ def unavailable(reason: str) -> ApiError:
     return ApiError(503, reason, type="service_unavailable", code="service_unavailable")
 
 
+def unread() -> ApiError:
+    """408: more of the answer waits to be read than the gateway keeps."""
+    return ApiError(408, "the answer was not read fast enough", type="invalid_request_error", code="answer_unread")
+
+
 def engine_error(code: str, message: str) -> ApiError:
     """What an engine reports in an output with ``finish`` = ``error``, as this request's error."""
     if code == "too_long":

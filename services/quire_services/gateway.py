@@ -127,7 +127,7 @@ def _gateway(config: settings.Config) -> Gateway:
     for note in encoder.notes:
         log.warning("prompts", note=note)
     name = config.gateway.served_model_name or model_name(model)
-    return Gateway(name, encoder, Engines(config.gateway.max_queue), keys)
+    return Gateway(name, encoder, Engines(config.gateway.max_queue), keys, config.gateway.ping_s)
 
 
 async def _serve(gateway: Gateway, apps: list[ASGIApp], ports: list[socket.socket], settings: settings.Gateway) -> None:

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from quire_proto.packed import unpack
 
 from .answers import Answer, Shape
+from .backlog import Backlogs
 from .chat_template import PromptEncoder
 from .choices import Choice
 from .counters import Counters
@@ -45,12 +46,14 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Gateway:
-    """All that a request needs. ``model`` is the name in the API."""
+    """All that a request needs. ``model`` is the name in the API, ``ping_s`` as in ``settings``."""
 
     model: str
     encoder: PromptEncoder
     engines: Engines
     keys: Keys
+    ping_s: float = 0
+    backlogs: Backlogs = field(default_factory=Backlogs)
     counters: Counters = field(default_factory=Counters)
     created: int = field(default_factory=lambda: int(time.time()))
     encoding: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "encode"))
@@ -125,7 +128,7 @@ class Gateway:
         """The generations of a request, not yet sent."""
         record = _record(request)
         param = "messages" if isinstance(body, ChatBody) else "prompt"
-        call = Call()
+        call = Call(self.backlogs)
         for given in batch:
             tokens = truncated(given, body, default if asked is None else asked, limits)
             check_prompt(tokens, limits, param)
@@ -143,7 +146,7 @@ class Gateway:
         record.prompt_tokens = sum(len(generation.tokens) for generation in call.generations)
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         counted = with_usage and bool(body.stream_options and body.stream_options.continuous_usage_stats)
-        answer = Answer(call, choices, shape, body.model, record, counted)
+        answer = Answer(call, choices, shape, body.model, record, self.ping_s, counted)
         return await answer.respond(request.receive, bool(body.stream), with_usage)
 
     def _choices(self, call: Call, body: Body) -> list[Choice]:

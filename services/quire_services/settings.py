@@ -133,6 +133,9 @@ class Gateway:
         "what a special token that a message spells becomes: text, or the token itself",
         among=("text", "tokens"),
     )
+    ping_s: float = setting(
+        15.0, "seconds of silence after which a stream sends a comment, which clients skip (0: never)", at_least=0
+    )
     drain_s: float = setting(8.0, "seconds that running requests have to end when the gateway is stopped", at_least=0)
 
 

@@ -2,7 +2,7 @@
 
 A ``Generation`` is one prompt with its n continuations: all that a ``generate`` message needs, and what has been
 received so far, so that it could be sent again to another engine. A ``Call`` is one HTTP request: one generation, or
-several for a batch of prompts, whose outputs arrive in one queue in the order engines sent them.
+several for a batch of prompts, whose outputs wait in one backlog, in the order engines sent them.
 
 Invariants: a continuation ends once (finished by the engine, cut by us, or failed with its call); outputs after its
 end are dropped; when a call is closed, everything unfinished has been aborted at its engine. One event loop, no
@@ -11,7 +11,6 @@ locks.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from array import array
@@ -22,7 +21,8 @@ from typing import Protocol
 from quire_proto.link import Generate, Output, Sampling
 from quire_proto.packed import pack, unpack
 
-from .errors_http import ApiError, ClientGone, engine_error, unavailable
+from .backlog import Arrival, Backlog, Backlogs
+from .errors_http import ApiError, ClientGone, engine_error, unavailable, unread
 
 
 class Carrier(Protocol):
@@ -89,7 +89,7 @@ class Generation:
         self.emitted[output.index].extend(unpack(output.tokens))
         if output.finish:
             self._end(output.index)
-        self.call.queue.put_nowait((self, output))
+        self.call.backlog.put(self, output)
 
     def cut(self, index: int) -> None:
         """End one continuation here: the client needs no more of it."""
@@ -115,12 +115,20 @@ class Generation:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One HTTP request's generations and the queue of their outputs."""
+    """One HTTP request's generations and the backlog of their outputs.
 
+    Args:
+        backlogs: those of all calls.
+    """
+
+    backlogs: Backlogs = field(default_factory=Backlogs)
     generations: list[Generation] = field(default_factory=list)
-    queue: asyncio.Queue[tuple[Generation, Output] | Exception] = field(default_factory=asyncio.Queue)
     began: float = field(default_factory=time.monotonic)
     failed: bool = False
+    backlog: Backlog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.backlog = Backlog(self.backlogs, self._unread)
 
     def add(self, tenant: str, tokens: Sequence[int], sampling: Sampling, n: int, salt: str = "") -> Generation:
         """One more prompt; its choices are numbered after those of the prompts before it."""
@@ -129,32 +137,34 @@ class Call:
         return generation
 
     def fail(self, error: ApiError | ClientGone) -> None:
-        """End the whole call: what is unfinished is aborted, the reader of the outputs gets ``error``."""
+        """End the whole call: what is unfinished is aborted, the reader of the outputs gets ``error`` after them."""
         if not self.failed:
             self.failed = True
-            self.close()
-            self.queue.put_nowait(error)
+            self._abort()
+            self.backlog.end(error)
 
     def hang_up(self) -> None:
         """The client is gone."""
+        self.backlog.clear()
         self.fail(ClientGone())
 
     def close(self) -> None:
-        """Abort whatever has not ended."""
+        """Abort whatever has not ended, drop what was not read."""
+        self._abort()
+        self.backlog.clear()
+
+    async def outputs(self, grace_s: float = 0, ping_s: float = 0) -> AsyncIterator[list[Arrival]]:
+        """Outputs until every continuation has ended, those together that have come together; none of them when
+        nothing has come for ``grace_s`` at first, or for ``ping_s`` later (0: wait). Raises ApiError or ClientGone."""
+        patience_s = grace_s
+        while self.backlog or any(generation.open for generation in self.generations):
+            yield await self.backlog.piece(patience_s)
+            patience_s = ping_s
+
+    def _unread(self) -> None:
+        self.backlog.clear()
+        self.fail(unread())
+
+    def _abort(self) -> None:
         for generation in self.generations:
             generation.close()
-
-    async def outputs(self) -> AsyncIterator[list[tuple[Generation, Output]]]:
-        """Outputs until every continuation has ended, all that have come together; raises ApiError or ClientGone."""
-        while not self.queue.empty() or any(generation.open for generation in self.generations):
-            ready: list[tuple[Generation, Output]] = []
-            item = await self.queue.get()
-            while not isinstance(item, Exception):
-                ready.append(item)
-                if self.queue.empty():
-                    break
-                item = self.queue.get_nowait()
-            if ready:
-                yield ready
-            if isinstance(item, Exception):
-                raise item

@@ -63,6 +63,11 @@ class PeerEngine:
         """Report the load."""
         self.send(Load(ready, running, waiting, {}))
 
+    def busy(self) -> bool:
+        """Whether a continuation is at work."""
+        with self._lock:
+            return bool(self._branches)
+
     def close(self) -> None:
         """Die: the kernel closes the stream."""
         self._ended.set()
