@@ -22,6 +22,7 @@ from quire_proto.envelope import Reply, Request, decode_reply
 from tests.kvstore.service_fixture import LAYOUT
 
 DEADLINE_S = 20.0
+UNENDING_MS = 600_000
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_S) -> Any:
@@ -36,13 +37,22 @@ def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_S) 
 class Process:
     """One kvstore process in a run directory."""
 
-    def __init__(self, run_dir: Path, *flags: str, blocks: int = 64, wait: bool = True) -> None:
+    def __init__(
+        self, run_dir: Path, *flags: str, blocks: int = 64, wait: bool = True, prefix: tuple[str, ...] = ()
+    ) -> None:
+        """``prefix``: the command that starts it, if it is not started as it is.
+
+        A lease is as good as for ever unless ``flags`` say otherwise: a ``Client`` sends no heartbeat of its own, and
+        on a busy machine the shortest exchange may take seconds.
+        """
         self.run_dir = run_dir
         prepared = run_dir / "prepared.json"
         published = [{"id": "p", "domain": "public", "tokens": list(range(10))}]
         prepared.write_text(json.dumps({"layout": asdict(LAYOUT), "published": published}))
-        command = [sys.executable, "-P", "-m", "quire_services.kvstored", f"--run-dir={run_dir}"]
-        command += [f"--prepared={prepared}", f"--blocks={blocks}", "--debug", *flags]
+        command = [*prefix, sys.executable, "-P", "-m", "quire_services.kvstored", f"--run-dir={run_dir}"]
+        command += [f"--prepared={prepared}", f"--blocks={blocks}", "--debug"]
+        lease = () if any(flag.startswith("--lease-ms") for flag in flags) else (f"--lease-ms={UNENDING_MS}",)
+        command += [*lease, *flags]
         self.log = (run_dir / "log").open("ab")
         self.process = subprocess.Popen(command, stderr=self.log, stdout=subprocess.PIPE)
         if wait:
