@@ -132,19 +132,19 @@ class Crowd:
         kind = chance.random()
         if kind < 0.04 and len(self.clients) < MOST:
             self.attach()
-        elif kind < 0.06 and hostile:
+        elif kind < 0.05 and hostile:
             self.dies(chance.choice(hostile))
-        elif kind < 0.08 and hostile and (session := self.session(chance.choice(hostile))):
+        elif kind < 0.06 and hostile and (session := self.session(chance.choice(hostile))):
             self.store.fence(session, self.now)
-        elif kind < 0.09:
+        elif kind < 0.068:
             self.now += chance.choice((50, 100, 200, 2 * LEASE_MS))
-        elif kind < 0.10:
+        elif kind < 0.074:
             self.store.extend_leases(300)
         for client in self.clients:
             if (session := self.session(client)) and (client is self.honest or chance.random() < 0.7):
                 self.store.heartbeat(session, 0, self.now, LEASE_MS)
         self.store.judge_leases(self.now)
-        if chance.random() < 0.2:
+        if chance.random() < 0.4:
             list(self.catalogue.apply(self.journal.take()))
 
     def dies(self, client: Client) -> None:
@@ -173,11 +173,11 @@ class Crowd:
         acting = [c for c in hostile if (session := self.session(c)) and session.state == READY]
         client = chance.choice(acting if acting and chance.random() < 0.9 else hostile)
         kind = chance.random()
-        if kind < 0.1:
+        if kind < 0.07:
             op, body = self.bodies.administration()
             self.send(chance.choice((None, client)), op, body, self.fresh())
         elif kind < 0.25:
-            self.send(client, "wait", self.bodies.wait(), self.fresh(), chance.choice((0, 1, 500)))
+            self.send(client, "wait", self.bodies.wait(self.session(client)), self.fresh(), chance.choice((0, 1, 500)))
         else:
             op, body = self.bodies.ordered(self.session(client), [*self.dead, *(c.id for c in self.clients)])
             wrong = chance.choice((-9, -1, 1, 2)) if kind < 0.28 else 0  # used before, or ahead
@@ -251,7 +251,7 @@ class Crowd:
         while self.queue:
             self.now += 1
             self.disk.turn()
-            self.handle(0)
+            self.handle(self.chance.randrange(len(self.queue)))
         assert not self.service.declaring, "a declaration that never ends"
         self.now += LONGEST_WAIT_MS + 1
         for session in self.state.sessions.all():

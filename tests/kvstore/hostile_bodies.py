@@ -62,18 +62,21 @@ class Bodies:
         if kind < 0.94:
             return "offer", h.Offer(self._number(), chance.choice(others), chance.choice((1, 50, 1000)))
         if kind < 0.99:
-            return "adopt", h.Adopt(chance.choice([*self._state.offers, bytes(16)]), self._number())
+            return "adopt", self._adopt(own)
         return "detach", m.Empty()
 
-    def wait(self) -> m.Wait:
-        """For whatever anybody computes, or nobody."""
+    def wait(self, session: Session | None) -> m.Wait:
+        """For whatever anybody computes, or nobody; one that inherited a claim may wait as well."""
         chance, claims = self._random, self._state.claims.all()
         claimed = [key for claim in claims for key in claim.keys if len(key) == 32]
-        priority = chance.choice((0, 1, 2, U32_MAX, U32_MAX + 1))
+        priority = self._priority()
         if chance.random() < 0.2:
             identity = chance.choice(IDS)
             return m.Wait(self._number(), b"", identity, priority, self._generation(identity))
-        return m.Wait(self._number(), chance.choice(claimed or self._made_up), "", priority)
+        own = session or NO_SESSION
+        heirs = [n for who, n in (claim.holder for claim in claims) if who == own.id and n not in own.sequences]
+        number = chance.choice(heirs) if heirs and chance.random() < 0.7 else self._number()
+        return m.Wait(number, chance.choice(claimed or self._made_up), "", priority)
 
     def administration(self) -> tuple[str, Any]:
         """A declaration."""
@@ -122,13 +125,16 @@ class Bodies:
         chance = self._random
         tenant, prompt, blocks = chance.choice((*TENANTS, INNOCENT)), chance.choice(PROMPTS), chance.randrange(5)
         names = digests_of(tenant, prompt, blocks)
-        if tenant != INNOCENT and chance.random() < 0.3:
+        if tenant != INNOCENT and chance.random() < 0.15:
             names = [chance.choice(self._made_up) for _ in names]
-        tokens = chance.choice((blocks * SIZE + chance.randrange(3), 0, self._state.pool.size * SIZE))
+        whole = self._state.pool.size * SIZE
+        tokens = blocks * SIZE + chance.randrange(3) if chance.random() < 0.95 else chance.choice((0, whole))
         identity = chance.choice(("", "", "", *IDS))
-        if identity and chance.random() < 0.3:
-            record = self._state.publications.get(identity)
-            tenant, names, tokens = "", [], record.count if record else 1
+        record = self._state.publications.get(identity)
+        if record is not None:
+            tokens = max(tokens, record.count)
+            if chance.random() < 0.3:
+                tenant, names, tokens = "", [], record.count
         return m.Allocate(
             sequence=self._number(),
             tenant=tenant,
@@ -136,8 +142,8 @@ class Bodies:
             digests=b"".join(names),
             publication=identity,
             publication_generation=self._generation(identity),
-            reserve=chance.choice((0, 0, tokens + 3)),
-            priority=chance.choice((0, 1, U32_MAX, U32_MAX + 1)),
+            reserve=min(chance.choice((0, 0, tokens + 3)), whole),
+            priority=self._priority(),
             may_wait=chance.randrange(2),
         )
 
@@ -178,10 +184,26 @@ class Bodies:
         number = self._number()
         sequence = own.sequences.get(number)
         children = pack(self._number() for _ in range(self._random.randrange(1, 3)))
-        return m.Fork(number, children, self._random.randint(0, sequence.fill) if sequence else 2)
+        fill = sequence.fill if sequence else 2
+        return m.Fork(number, children, fill if self._random.random() < 0.6 else self._random.randint(0, fill))
+
+    def _adopt(self, own: Session) -> h.Adopt:
+        """Mostly one that was offered to this session; now and then under the number of one that waits."""
+        chance, offers = self._random, self._state.offers
+        theirs = [identity for identity, made in offers.items() if made.target is own]
+        claims = self._state.claims.all()
+        waiting = [n for claim in claims for who, n in claim.waiters if who == own.id]
+        return h.Adopt(
+            chance.choice(theirs if theirs and chance.random() < 0.8 else [*offers, bytes(16)]),
+            chance.choice(waiting) if waiting and chance.random() < 0.5 else self._number(),
+        )
 
     def _number(self) -> int:
         return self._random.randrange(NUMBERS)
+
+    def _priority(self) -> int:
+        chance = self._random
+        return chance.choice((0, 1, 2, U32_MAX)) if chance.random() < 0.95 else U32_MAX + chance.randrange(1, 9)
 
     def _generation(self, identity: str) -> int:
         record = self._state.publications.get(identity)

@@ -1,0 +1,98 @@
+"""Bugs that only clients without rules can reach, planted as ``planted`` does it: for the crowd (``tests.kvstore``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quire_kvstore import claiming, forking, groups, growing, ops
+from quire_kvstore.catalogue import Catalogue
+from quire_kvstore.claims import DEADLINE, Claims, Waiter
+from quire_kvstore.dispatch import Dispatch
+from tests.proofs.planted import Patch
+
+
+def heir_keeps_its_claim_while_it_waits(patch: pytest.MonkeyPatch) -> None:
+    """Who inherited a claim may wait for another one: when that passes to it too, nobody knows the first any more."""
+
+    def wait(self: Claims, holder: Any, key: bytes, ticket: Any, priority: int, until_ms: int) -> bool:
+        self._end_wait(holder, DEADLINE)
+        claim = self.of_others(key, holder)
+        if claim is None:
+            return False
+        self._join(claim, Waiter(holder, ticket, claim.keys.index(key) + 1, priority, until_ms))
+        return True
+
+    patch.setattr(Claims, "wait", wait)
+
+
+def fork_into_a_waiting_number(patch: pytest.MonkeyPatch) -> None:
+    """A child gets the number of a sequence that waits."""
+    patch.setattr(forking, "in_use", lambda _state, session, number: number in session.sequences)
+
+
+def scrub_forgotten_with_a_fork(patch: pytest.MonkeyPatch) -> None:
+    """The last one who shares a block may write it, though nobody is known to have zeroed it."""
+    real = growing._shared_tail
+
+    def shared_tail(state: Any, sequence: Any) -> int | None:
+        index = real(state, sequence)
+        block = None if index is None else int(sequence.table[index])
+        sole = block is not None and int(state.pool.refs[block]) == 1 and not bool(state.pool.sealed[block])
+        return None if sole else index
+
+    patch.setattr(growing, "_shared_tail", shared_tail)
+
+
+def declaration_dropped_with_its_session(patch: pytest.MonkeyPatch) -> None:
+    """What is on its way to the disk is forgotten when the session that asked for it ends."""
+    real = Dispatch._go_on
+
+    def go_on(self: Dispatch, request: Any, work: Any) -> Any:
+        if request.op not in ("step", "allocate", "free"):
+            self._session(request)
+        return real(self, request, work)
+
+    patch.setattr(Dispatch, "_go_on", go_on)
+
+
+def group_called_like_the_quarantine(patch: pytest.MonkeyPatch) -> None:
+    """A group may have the name under which the quarantine is listed."""
+    patch.setattr("quire_kvstore.administration.RESERVED", (groups.PUBLIC,))
+    patch.setattr("quire_kvstore.groups.RESERVED", (groups.PUBLIC,))
+
+
+def hit_beyond_anothers_limit(patch: pytest.MonkeyPatch) -> None:
+    """A hit under made-up digests charges another tenant for what it had in the quarantine."""
+    patch.setattr(claiming, "_chargeable", lambda _state, _tenant, hit: hit)
+
+
+def priority_that_no_row_can_hold(patch: pytest.MonkeyPatch) -> None:
+    """Priorities are taken as they come, and told in rows of 32 bits."""
+    patch.setattr(growing, "U32_MAX", 1 << 62)
+    patch.setattr(ops, "U32_MAX", 1 << 62)
+
+
+def publication_s_name_is_anybody_s(patch: pytest.MonkeyPatch) -> None:
+    """A block that was sealed under a publication's name takes the name along when it is evicted."""
+    real = Catalogue.apply
+
+    def apply(self: Catalogue, changes: Any) -> Any:
+        for digest in changes.removed:
+            self._told.pop(digest, None)
+        yield from real(self, changes)
+
+    patch.setattr(Catalogue, "apply", apply)
+
+
+HOSTILE_BUGS: list[Patch] = [
+    heir_keeps_its_claim_while_it_waits,
+    fork_into_a_waiting_number,
+    scrub_forgotten_with_a_fork,
+    declaration_dropped_with_its_session,
+    group_called_like_the_quarantine,
+    hit_beyond_anothers_limit,
+    priority_that_no_row_can_hold,
+    publication_s_name_is_anybody_s,
+]
