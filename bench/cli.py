@@ -21,6 +21,7 @@ BENCHES = {
     "pools": "two engines on one pool against two engines with half a pool each",
     "paged": "blocks against reserving the longest sequence, same bytes, same engine",
     "scale": "costs against blocks, sequences, engines, tenants, prompt length",
+    "hostile": "what one tenant's hostile bodies and floods cost another, and the gateway's memory",
     "long_prompts": "a client's steps beside a neighbour with prompts of 100,000 tokens",
     "noisy": "what a flooding tenant costs his neighbour, with a guarantee and without",
     "targets": "which targets the results on disk meet",
