@@ -24,7 +24,7 @@ from .limits import BEFORE_ATTACH, check_body, check_frame
 from .messages import Attached, Limits
 from .ops import ATTACH, READY, Op
 
-UNORDERED_FROM = 1 << 62
+UNORDERED_FROM = 1 << 52  # below 2^53: exact where numbers are doubles, in a proxy or a log reader as well
 MAX_DEADLINE_MS = 60_000
 BUSY_MS, MAX_BUSY_MS = 100, 10_000  # if a BUSY does not say how long, and the longest that is believed
 

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 from quire_engine.model_name import model_name
 from quire_proto.private_dir import NotPrivate
 
-from . import flags, logs, settings
+from . import flags, logs, sampling_defaults, settings
 from .admin_http import make_admin_app
 from .admin_token import AdminToken, TokenError
 from .chat_template import LoadError, PromptEncoder, log_like_everyone, without_torch
@@ -43,6 +43,7 @@ from .http_protocol import Bounds
 from .http_server import BindError, HttpServer, bind, is_loopback, listen
 from .keys import Keys
 from .link_server import LinkServer, SocketTaken
+from .sampling_defaults import DefaultsError, SamplingDefaults
 
 ADMIN_HOST = "127.0.0.1"
 log = structlog.get_logger()
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_like_everyone()
     try:
         return uvloop.run(_run(config, instance))
-    except (StartError, LoadError, SocketTaken, BindError, TokenError) as error:
+    except (StartError, LoadError, DefaultsError, SocketTaken, BindError, TokenError) as error:
         log.error("cannot_start", reason=str(error))
         return 1
     except KeyboardInterrupt:  # before the server took the signals over
@@ -123,11 +124,23 @@ def _gateway(config: settings.Config) -> Gateway:
             f"--host {config.gateway.host} can be reached by others, but no API key is configured: "
             "add [[tenants]] with keys to the configuration file, or listen on 127.0.0.1"
         )
+    defaults = _defaults(config.gateway.generation_config, model)
     encoder = PromptEncoder.load(model, config.gateway.special_tokens_in_messages == "text")
     for note in encoder.notes:
         log.warning("prompts", note=note)
     name = config.gateway.served_model_name or model_name(model)
-    return Gateway(name, encoder, Engines(config.gateway.max_queue), keys, config.gateway.ping_s)
+    gateway = config.gateway
+    return Gateway(name, encoder, Engines(gateway.max_queue), keys, defaults, gateway.ping_s)
+
+
+def _defaults(source: str, model: Path) -> SamplingDefaults:
+    """What requests leave unsaid, told in one line if a file says it. Raises DefaultsError."""
+    defaults = sampling_defaults.load(source, model)
+    if defaults.said:
+        log.info("sampling_defaults", source=source, **dict(defaults.said))
+    if defaults.not_served:
+        log.warning("sampling_defaults", not_served=", ".join(defaults.not_served))
+    return defaults
 
 
 async def _serve(gateway: Gateway, apps: list[ASGIApp], ports: list[socket.socket], settings: settings.Gateway) -> None:

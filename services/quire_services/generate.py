@@ -36,6 +36,7 @@ from .openai_params import Limits, check_prompt, refuse_unsupported, sampling, s
 from .openai_types import Body, ChatBody, CompletionBody
 from .parameters import CHAT, PLAIN
 from .record import Record
+from .sampling_defaults import SamplingDefaults
 from .streams import Call
 from .token_bytes import TokenBytes
 
@@ -46,12 +47,14 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Gateway:
-    """All that a request needs. ``model`` is the name in the API, ``ping_s`` as in ``settings``."""
+    """All that a request needs: ``model`` is the name in the API, ``otherwise`` holds what requests leave unsaid, and
+    ``ping_s`` is as in ``settings``."""
 
     model: str
     encoder: PromptEncoder
     engines: Engines
     keys: Keys
+    otherwise: SamplingDefaults = field(default_factory=SamplingDefaults)
     ping_s: float = 0
     backlogs: Backlogs = field(default_factory=Backlogs)
     counters: Counters = field(default_factory=Counters)
@@ -62,7 +65,7 @@ class Gateway:
 
     def __post_init__(self) -> None:
         self.names = TokenBytes(self.encoder.backend)
-        self.ends = EndTokens(self.encoder.backend, self.encoder.end_ids)
+        self.ends = EndTokens(self.encoder.backend, self.encoder.end_ids | self.otherwise.end_ids)
 
     async def chat(self, body: ChatBody, request: Request) -> Response:
         """Answer ``/v1/chat/completions``. Raises ApiError."""
@@ -71,7 +74,9 @@ class Gateway:
         tokens = await self._encode(request, chat_tokens, body, self.encoder, _record(request).tenant)
         logprobs = (body.top_logprobs or 0) + 1 if body.logprobs else 0
         asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-        call = self._call(body, request, [tokens], limits, asked=asked, default=None, logprobs=logprobs)
+        call = self._call(
+            body, request, [tokens], limits, asked=asked, default=self.otherwise.max_tokens, logprobs=logprobs
+        )
         prompt = call.generations[0].tokens
         text = self.encoder.decode(list(prompt)) if body.return_prompt_text else ""
         return await self._answer(call, body, request, ChatShape(body, self.names, prompt, text))
@@ -87,9 +92,8 @@ class Gateway:
         special = body.add_special_tokens is not False
         batch = await self._encode(request, prompt_tokens, given, self.encoder, special)
         logprobs = 0 if body.logprobs is None else body.logprobs + 1
-        call = self._call(
-            body, request, batch, limits, asked=body.max_tokens, default=COMPLETION_TOKENS, logprobs=logprobs
-        )
+        default = min(COMPLETION_TOKENS, self.otherwise.max_tokens or COMPLETION_TOKENS)
+        call = self._call(body, request, batch, limits, asked=body.max_tokens, default=default, logprobs=logprobs)
         found = [generation.tokens for generation in call.generations]
         echoes = self._echoes(given, batch, found) if body.echo else []
         return await self._answer(call, body, request, CompletionShape(body, self.names, echoes, found))
@@ -132,7 +136,7 @@ class Gateway:
         for given in batch:
             tokens = truncated(given, body, default if asked is None else asked, limits)
             check_prompt(tokens, limits, param)
-            how = sampling(body, len(tokens), asked, default, logprobs, limits, param)
+            how = sampling(body, len(tokens), asked, default, logprobs, limits, param, self.otherwise)
             how = self.ends.added(how, stop_strings(body), limits.vocab_size)
             call.add(record.tenant, tokens, how, body.n or 1, body.cache_salt or "")
         return call

@@ -1,6 +1,7 @@
 """Parameters of a request -> ``Sampling``, and refusal of those that are not served.
 
-Defaults are OpenAI's. What is refused and what is harmless is in ``parameters``.
+Defaults are the model's (``sampling_defaults``), and else OpenAI's. What is refused and what is harmless is in
+``parameters``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .body_values import INT64
 from .errors_http import foreign, invalid, too_long, unsupported
 from .openai_types import MAX_STOP_CHARS, MAX_STOPS, Body
 from .parameters import BY_NAME
+from .sampling_defaults import SamplingDefaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,14 @@ def truncated(tokens: Sequence[int], body: Body, asked: int | None, limits: Limi
 
 
 def sampling(
-    body: Body, prompt: int, asked: int | None, default: int | None, logprobs: int, limits: Limits, param: str
+    body: Body,
+    prompt: int,
+    asked: int | None,
+    default: int | None,
+    logprobs: int,
+    limits: Limits,
+    param: str,
+    otherwise: SamplingDefaults,
 ) -> Sampling:
     """How the tokens of one prompt's continuations are chosen. Raises ApiError 400.
 
@@ -82,6 +91,7 @@ def sampling(
         logprobs: 0 for none, else the number of alternatives + 1.
         limits: what the engines can take.
         param: the field that holds the prompt.
+        otherwise: what holds for other parameters that the request does not say.
     """
     room = limits.max_model_len - prompt
     if asked is not None and asked > room:
@@ -95,13 +105,14 @@ def sampling(
     stop_ids = body.stop_token_ids or []
     if stop_ids and max(stop_ids) >= limits.vocab_size:
         raise invalid(f"token id {max(stop_ids)} is outside the vocabulary", "stop_token_ids")
+    top_p = otherwise.top_p if body.top_p is None else body.top_p
+    temperature = otherwise.temperature if body.temperature is None else body.temperature
     return Sampling(
         max_tokens=max_tokens,
-        # The smallest nucleus is the most likely token alone.
-        temperature=0.0 if body.top_p == 0 else 1.0 if body.temperature is None else body.temperature,
-        top_k=max(body.top_k or 0, 0),
-        top_p=body.top_p or 1.0,
-        min_p=body.min_p or 0.0,
+        temperature=temperature if top_p else 0.0,  # the smallest nucleus is the most likely token alone
+        top_k=otherwise.top_k if body.top_k is None else max(body.top_k, 0),
+        top_p=top_p or 1.0,
+        min_p=otherwise.min_p if body.min_p is None else body.min_p,
         seed=secrets.randbits(63) if body.seed is None else body.seed & INT64,
         stop_token_ids=pack(stop_ids),
         ignore_eos=bool(body.ignore_eos),

@@ -65,6 +65,7 @@ def _refused(name: str, openai: Apis, vllm: Apis, *neutral: Any) -> Parameter:
     return Parameter(name, openai, vllm, neutral=neutral)
 
 
+_MODEL = "default: what `generation_config.json` says"
 _WHEN = "decides who pays or when, not what is answered"
 _KEPT = "nothing is kept of requests, whatever it says"
 _MEDIA = "media are refused, so there is nothing to process"
@@ -77,10 +78,11 @@ TABLE: tuple[Parameter, ...] = (
     _served("messages", _C, _C, "text: a string, or parts `text`, `input_text`, `output_text`, `refusal`, `thinking`,"
             " `reasoning` and strings, each on a line of its own; parts of other types are refused", _C),
     _served("prompt", _P, _P, "a string, token ids, or a list of either", _P),
-    _served("max_tokens", BOTH, BOTH, "from 1; -1: all that there is room for. Default: chat all, completions 16"),
+    _served("max_tokens", BOTH, BOTH, "from 1; -1: all that there is room for. Default: chat all, completions 16, of"
+            " either at most `max_new_tokens` of `generation_config.json`"),
     _served("max_completion_tokens", _C, _C, "goes before `max_tokens`", _C),
-    _served("temperature", BOTH, BOTH, "0 to 2"),
-    _served("top_p", BOTH, BOTH, "0 to 1; 0: the most likely token"),
+    _served("temperature", BOTH, BOTH, f"0 to 2; {_MODEL}, else 1"),
+    _served("top_p", BOTH, BOTH, f"0 to 1; 0: the most likely token; {_MODEL}, else 1"),
     _served("n", BOTH, BOTH, "1 to 64"),
     _served("seed", BOTH, BOTH, "64 bits; the same seed gives the same answer, on any engine"),
     _served("stop", BOTH, BOTH, "up to 16 strings of up to 1,024 characters; one may spell a special token"),
@@ -120,8 +122,8 @@ TABLE: tuple[Parameter, ...] = (
     _harmless("safety_identifier", _C, (), "nothing is reported about users"),
     _harmless("service_tier", _C, (), _WHEN),
     # --- vLLM alone: how tokens are chosen ---
-    _served("top_k", (), BOTH, "0 and -1: off"),
-    _served("min_p", (), BOTH, "0 to 1"),
+    _served("top_k", (), BOTH, f"0 and -1: off; {_MODEL}, else off"),
+    _served("min_p", (), BOTH, f"0 to 1; {_MODEL}, else 0"),
     _served("min_tokens", (), BOTH),
     _served("stop_token_ids", (), BOTH, "up to 128"),
     _served("ignore_eos", (), BOTH),

@@ -128,6 +128,10 @@ class Gateway:
     write_timeout_s: float = setting(
         60.0, "seconds without progress after which a client that does not read is cut off", at_least=0.1
     )
+    generation_config: str = setting(
+        "auto",
+        "defaults of sampling: auto (of the model's generation_config.json), none, or a directory that holds one",
+    )
     special_tokens_in_messages: str = setting(
         "text",
         "what a special token that a message spells becomes: text, or the token itself",

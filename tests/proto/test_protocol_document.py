@@ -27,9 +27,11 @@ from quire_proto.messages import (
 )
 from quire_proto.ops import Op
 from quire_proto.packed import pack as u32
+from quire_proto.session import UNORDERED_FROM
 
 DOCUMENT = (Path(__file__).parents[2] / "proto" / "PROTOCOL.md").read_text()
 
+ARENA = "/quire-0123456789abcdef0123456789abcdef"
 BOOT, SESSION, TOKEN, NONCE = (bytes([first]) * 16 for first in (0xB0, 0x5E, 0x70, 0x0C))
 KEY = domain_key(bytes(range(32)), "acme", 0)
 DIGESTS = chain(KEY, range(1, 10), 4)
@@ -37,14 +39,14 @@ LAYOUT = Layout("tiny", "ab12", "{}", "", "float32", 4, 2, 1, 8)
 
 EXAMPLES: dict[str, bytes] = {
     "hello": pack({"version": envelope.VERSION, "boot": BOOT, "token": TOKEN}),
-    "attach": Request(BOOT, b"", 1 << 62, "attach", 5000, to_map(Attach(NONCE, TOKEN, "e0"))).encode(),
+    "attach": Request(BOOT, b"", UNORDERED_FROM, "attach", 5000, to_map(Attach(NONCE, TOKEN, "e0"))).encode(),
     "attached": Reply(
         BOOT,
-        1 << 62,
+        UNORDERED_FROM,
         "",
         to_map(
             Attached(
-                SESSION, 10_000, Limits(16_777_216, 8192, 64, 8), LAYOUT, 64, handles.ShmHandle("quire-x", 32768), (), 1
+                SESSION, 10_000, Limits(16_777_216, 8192, 64, 8), LAYOUT, 64, handles.ShmHandle(ARENA, 32768), (), 1
             )
         ),
     ).encode(),
@@ -85,8 +87,8 @@ EXAMPLES: dict[str, bytes] = {
     ).encode(),
     "copies-done": Request(BOOT, SESSION, 4, "step", 5000, to_map(Step(copies_done=u32([1])))).encode(),
     "claimed": Reply(BOOT, 5, "", to_map(Allocated(messages.CLAIMED, claimed=DIGESTS))).encode(),
-    "wait": Request(BOOT, SESSION, 1 << 62, "wait", 30_000, to_map(messages.Wait(9, DIGESTS[32:]))).encode(),
-    "waited": Reply(BOOT, 1 << 62, "", to_map(messages.Waited("sealed"))).encode(),
+    "wait": Request(BOOT, SESSION, UNORDERED_FROM, "wait", 30_000, to_map(messages.Wait(9, DIGESTS[32:]))).encode(),
+    "waited": Reply(BOOT, UNORDERED_FROM, "", to_map(messages.Waited("sealed"))).encode(),
     "no-space": Reply(
         BOOT, 5, "", to_map(Allocated(messages.NO_SPACE, missing=2, scope="pool", retry_after_ms=20))
     ).encode(),
