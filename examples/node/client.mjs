@@ -85,7 +85,7 @@ class Wire {
 
   close(reason = new Error("closed")) {
     for (const { reject } of this.waiting.values()) reject(reason);
-    this.dealer.close();
+    setImmediate(() => this.dealer.close()); // not from within its own receive, or another socket's callback
   }
 }
 
@@ -114,7 +114,12 @@ export class Client {
       this.side.on("data", (packet) => resolve(decode(packet)));
       this.side.on("end", () => this.lose("the kvstore closed the side socket"));
       this.side.on("error", reject);
-      this.side.connect(path);
+      this.side.on("end", () => reject(new Error("no hello: try again")));
+      try {
+        this.side.connect(path);
+      } catch (error) {
+        reject(new Error(`${path}: ${error.message}`));
+      }
     });
   }
 
@@ -142,13 +147,19 @@ export class Client {
     this.close();
   }
 
-  read(op, body) {
+  // Before what a lost session may not do: ask, launch, or touch the arena.
+  check() {
+    if (this.lost) throw this.lost;
+  }
+
+  async read(op, body) {
+    this.check();
     return this.wire.call(op, body);
   }
 
   // An ordered op. What is about one item must have been done; a step has a code for each of its items.
   async say(op, body) {
-    if (this.lost) throw this.lost;
+    this.check();
     const reply = await this.wire.call(op, body, true).catch((error) => {
       // Without an answer it is not known whether it was applied: the session is over, as it is when it went stale.
       if (!(error instanceof KvstoreError) || error.code === "STALE_SESSION") this.lose(error.message);

@@ -75,6 +75,15 @@ class Arena {
   }
 }
 
+if (process.argv.length !== 3) {
+  console.error("usage: node engine.mjs RUN_DIR");
+  process.exit(2);
+}
+process.on("uncaughtException", (error) => {
+  console.error(`engine: ${error.message}`);
+  process.exit(1);
+});
+
 const client = await Client.attach(process.argv[2], "node");
 const arena = new Arena(client);
 const size = client.layout.block_size;
@@ -108,7 +117,8 @@ const warm = await client.say("allocate", { sequence: 3, ...request });
 arena.prepare(warm);
 const hit = prompt.slice(0, warm.computed);
 
-while (client.acknowledged < 2) await sleep(20); // the lease is kept from beside all this
+while (!client.lost && client.acknowledged < 2) await sleep(20); // the lease is kept from beside all this
+client.check();
 const facts = {
   block_size: size,
   blocks: client.blocks,

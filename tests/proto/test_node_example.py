@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from hashlib import shake_128
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from quire_kv import KVClient, pack, unpack
-from tests.proto.harness import LAYOUT, Kvstore
+from tests.proto.harness import LAYOUT, Kvstore, wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "node"
 OLDEST = (20, 19)
@@ -44,17 +45,25 @@ def test_its_packages_are_pinned_and_come_from_the_public_registry() -> None:
     assert all(source.startswith("https://registry.npmjs.org/") for source in sources)
 
 
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs it, but for the run directory, with its packages installed as the lockfile says."""
+    if reason := no_node():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("node") / "example"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("node_modules"))
+    install = ["npm", "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund"]
+    got = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=150, check=False)
+    assert got.returncode == 0, got.stdout + got.stderr
+    return ["node", str(folder / "engine.mjs")]
+
+
 @pytest.mark.slow
 @pytest.mark.process
-@pytest.mark.skipif(bool(no_node()), reason=no_node())
-def test_an_engine_in_node_shares_with_one_in_python(start_kvstore: Callable[..., Kvstore], tmp_path: Path) -> None:
+def test_an_engine_in_node_shares_with_one_in_python(start_kvstore: Callable[..., Kvstore], engine: list[str]) -> None:
     """It writes, seals, forks, hits and leaves nothing behind; then Python hits its blocks and finds its bytes."""
-    shutil.copytree(EXAMPLE, tmp_path / "node", ignore=shutil.ignore_patterns("node_modules"))
-    install = ["npm", "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund"]
-    got = subprocess.run(install, cwd=tmp_path / "node", capture_output=True, text=True, timeout=150, check=False)
-    assert got.returncode == 0, got.stdout + got.stderr
     kvstore = start_kvstore(lease_ms=1000)
-    command = ["node", tmp_path / "node" / "engine.mjs", kvstore.run_dir]
+    command = [*engine, str(kvstore.run_dir)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     facts = json.loads(ran.stdout)
@@ -88,3 +97,30 @@ def test_an_engine_in_node_shares_with_one_in_python(start_kvstore: Callable[...
                 start = ((plane * 32 + block) * LAYOUT.block_size + position % LAYOUT.block_size) * width
                 expected = shake_128(f"{token} {position} {plane}".encode()).digest(width)
                 assert arena[start : start + width] == expected, (plane, position)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("lease_ms", "says"), [(60_000, "the kvstore closed the side socket"), (4000, "the lease passed")]
+)
+def test_it_ends_with_the_kvstore_and_with_its_lease(
+    start_kvstore: Callable[..., Kvstore], engine: list[str], lease_ms: int, says: str
+) -> None:
+    """The end of the side socket, or a loop that stood still for longer than the lease: one line, and it is over."""
+    kvstore = start_kvstore(lease_ms=lease_ms)
+    process = subprocess.Popen([*engine, str(kvstore.run_dir)], stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: any(s.sequences == 3 for s in kvstore.stats().sessions), "it waits for its heartbeats")
+        if lease_ms > 4000:
+            kvstore.kill()
+        else:
+            process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: kvstore.stats().counters["fenced"] == 1, "its session is fenced")
+            process.send_signal(signal.SIGCONT)
+        said = process.communicate(timeout=20)[1]
+    finally:
+        process.kill()
+        process.wait()
+
+    assert (process.returncode, said) == (1, f"engine: {says}\n")
