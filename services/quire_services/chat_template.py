@@ -20,7 +20,7 @@ from quire_engine.refused import first_line
 
 from .content_parts import text_of
 from .errors_http import invalid
-from .model_templates import TemplateInvalid, Templates, template_of_processor
+from .model_templates import DOCUMENTS, TemplateInvalid, Templates, template_of_processor
 from .segments import Segments
 from .spelled_tokens import SpelledTokens
 from .tokenizer_file import own_tokenizer
@@ -59,7 +59,8 @@ class PromptEncoder:
         self.end_ids = frozenset() if end is None else frozenset({int(end)})
         self.notes: tuple[str, ...] = self._templates.notes
         # Names that are arguments of transformers' renderer and so cannot be variables of the template.
-        self._reserved = {"messages", "conversations", *inspect.signature(tokenizer.apply_chat_template).parameters}
+        arguments = inspect.signature(tokenizer.apply_chat_template).parameters
+        self._reserved = {"messages", "conversations", *arguments} - {DOCUMENTS}
 
     @classmethod
     def load(cls, model: Path, spelled_as_text: bool = True) -> PromptEncoder:

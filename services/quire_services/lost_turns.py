@@ -1,9 +1,9 @@
-"""Lost turns: whether a chat template leaves out tools, tool calls or answers of a conversation.
+"""Lost turns: whether a chat template leaves out tools, documents, tool calls or answers of a conversation.
 
 A template that leaves a call out says nothing, and the model answers as if it had called nothing. What stands in the
 text cannot tell: a name may stand there because somebody mentions it. So the conversation is rendered a second time
 with words in place of names, arguments and answers that stand nowhere else, and each of these words must appear.
-Chats without tools are rendered once.
+Chats without any of these are rendered once.
 """
 
 from __future__ import annotations
@@ -15,23 +15,35 @@ from typing import Any
 
 from .tool_turns import TOOL_ROLES, Message
 
-Render = Callable[[list[Message], list[Any] | None], str]
+Render = Callable[[list[Message], list[Any] | None, Any], str]
 
 _WORD = "q" + secrets.token_hex(6)
 
 
-def lost(messages: Sequence[Message], tools: Sequence[Any] | None, render: Render) -> str | None:
-    """The first tool, call or answer that ``render`` leaves out, as a path in the request; None if all are there.
+def lost(messages: Sequence[Message], tools: Sequence[Any] | None, documents: Any, render: Render) -> str | None:
+    """The first tool, document, call or answer that ``render`` leaves out, as a path in the request; None if all are
+    there.
 
     ``render`` may raise what a template raises: it has rendered the messages as they are before.
     """
     places: list[str] = []
     known = [_marked_tool(tool, f"tools[{number}]", places) for number, tool in enumerate(tools or ())]
+    given = documents if isinstance(documents, list) else []
+    shown = [_marked_document(document, f"documents[{number}]", places) for number, document in enumerate(given)]
     marked = [_marked(message, f"messages[{number}]", places) for number, message in enumerate(messages)]
     if not places:
         return None
-    found = set(re.findall(rf"{_WORD}x(\d+)x", render(marked, known or None)))
+    found = set(re.findall(rf"{_WORD}x(\d+)x", render(marked, known or None, shown or documents)))
     return next((path for number, path in enumerate(places) if str(number) not in found), None)
+
+
+def _marked_document(document: Any, path: str, places: list[str]) -> Any:
+    """The document with a word of ours in place of its longest text, which is what it says."""
+    texts = {key: text for key, text in document.items() if isinstance(text, str)} if isinstance(document, dict) else {}
+    if not texts:
+        return document
+    places.append(path)
+    return {**document, max(texts, key=lambda key: len(texts[key])): f"{_WORD}x{len(places) - 1}x"}
 
 
 def _marked_tool(tool: Any, path: str, places: list[str]) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.meta import find_undeclared_variables
 
 from .errors_http import invalid
 from .lost_turns import Render, lost
@@ -22,7 +23,10 @@ from .tool_turns import Message, has_tool_turns, shaped
 
 TRIPS = (jinja2.TemplateError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError)
 PROCESSOR_FILE = "chat_template.json"  # where models that also see or hear keep theirs
-DEFAULT, TOOL_USE = "default", "tool_use"
+DEFAULT, TOOL_USE, RAG = "default", "tool_use", "rag"
+DOCUMENTS = "documents"
+EFFORT, THINKING = "reasoning_effort", "enable_thinking"
+_PARAMETERS = (DOCUMENTS, EFFORT)  # variables that are parameters of the API by themselves
 
 
 class TemplateInvalid(Exception):
@@ -38,12 +42,14 @@ class ChatTemplate:
         special: what it knows besides the messages: ``bos_token`` and its like.
         traits: what it does with tools.
         none: what it takes for no tools: null, or for some an empty list.
+        reads: variables that it reads.
     """
 
     source: str
     special: dict[str, Any]
     traits: Traits
-    none: list[Any] | None = None
+    none: list[Any] | None
+    reads: frozenset[str]
 
     @classmethod
     def tried(cls, name: str, source: object, special: dict[str, Any]) -> ChatTemplate:
@@ -58,25 +64,43 @@ class ChatTemplate:
         if refusal:
             notes = (f"the chat template {name!r} refuses a plain question: {refusal}", *traits.notes)
             traits = replace(traits, notes=notes)
-        return cls(source, special, traits, none)
+        return cls(source, special, traits, none, _reads(source))
 
     def render(self, messages: list[Message], tools: list[Any] | None, options: dict[str, Any]) -> str:
         """The text of a conversation. Raises ApiError for one that the template refuses or would not show whole."""
         if tools and not self.traits.shows_tools:
             raise invalid("the model's chat template writes no tools: it would not know them", "tools", "no_tools")
 
-        def text(said: list[Message], known: list[Any] | None) -> str:
-            return _rendered(self.source, shaped(said, self.traits.form), known or self.none, self.special | options)
+        options = self._thinking(options)
+        if unread := [name for name, value in options.items() if value and name not in self.reads]:
+            param = unread[0] if unread[0] in _PARAMETERS else "chat_template_kwargs"
+            raise invalid(f"the model's chat template does not read {unread[0]!r}", param, "unread_in_template")
+        documents = options.get(DOCUMENTS)
+
+        def text(said: list[Message], known: list[Any] | None, given: Any) -> str:
+            variables = self.special | options | ({DOCUMENTS: given} if given else {})
+            none = [] if given else self.none  # templates that write documents as a tool's answers walk over tools
+            return _rendered(self.source, shaped(said, self.traits.form), known or none, variables)
 
         try:
-            written = text(messages, tools)
+            written = text(messages, tools, documents)
         # A template is a program of the model's maker: it refuses by raising, or trips over input it did not expect.
         except TRIPS as error:
             raise invalid(f"the model's chat template refused the messages: {error}", "messages") from None
-        if path := _lost(messages, tools, text, written):
+        if path := _lost(messages, tools, documents, text, written):
             reason = f"the model's chat template leaves out {path}: it would not know of it"
             raise invalid(reason, path.partition("[")[0], "lost_in_template")
         return written
+
+    def _thinking(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The variables, with an effort said in the way of templates that know only whether to think at all."""
+        effort = options.get(EFFORT)
+        if not effort or THINKING not in self.reads:
+            return options
+        options = {THINKING: effort != "none", **options}
+        if effort == "none" and EFFORT not in self.reads:
+            del options[EFFORT]
+        return options
 
 
 class Templates:
@@ -104,6 +128,9 @@ class Templates:
             raise invalid("this model has no chat template: use /v1/completions", "messages", "no_chat_template")
         default, tooled = self._named.get(DEFAULT), self._named.get(TOOL_USE)
         needs = bool(tools) or (has_tool_turns(messages) and not (default and default.traits.shows_calls))
+        grounded = self._named.get(RAG)
+        if grounded and options.get(DOCUMENTS) and not needs:
+            return grounded.render(messages, tools, options)
         if tooled and needs:
             return tooled.render(messages, tools, options)
         if not default:
@@ -144,10 +171,18 @@ def _takes_for_none(source: str, special: dict[str, Any]) -> tuple[list[Any] | N
     return None, refusal
 
 
-def _lost(messages: list[Message], tools: list[Any] | None, text: Render, written: str) -> str | None:
-    """The first tool, call or answer that is not in the text, as a path; None if all are there."""
+def _reads(source: str) -> frozenset[str]:
+    """Names of the variables that a template reads, and perhaps of some that it sets itself."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    environment = _compile_jinja_template(source).environment  # compiled once, and kept by transformers
+    return frozenset(find_undeclared_variables(environment.parse(source)))
+
+
+def _lost(messages: list[Message], tools: list[Any] | None, documents: Any, text: Render, written: str) -> str | None:
+    """The first tool, document, call or answer that is not in the text, as a path; None if all are there."""
     try:
-        return lost(messages, tools, text)
+        return lost(messages, tools, documents, text)
     except TRIPS:  # it looks at the names or arguments themselves: then at least those names must be there
         named = [(f"tools[{number}]", tool) for number, tool in enumerate(tools or ())]
         for number, message in enumerate(messages):

@@ -19,9 +19,13 @@ def chat_tokens(body: ChatBody, encoder: PromptEncoder, tenant: str) -> list[int
     messages = [template_message(_plain(message), f"messages[{place}]") for place, message in enumerate(body.messages)]
     # What is kept of encoded texts would tell one salt by its time what another has sent.
     keeper = None if body.cache_salt else tenant
-    return encoder.encode_chat(
-        messages, tools_of(body), body.chat_template_kwargs, keeper, bool(body.add_special_tokens)
-    )
+    return encoder.encode_chat(messages, tools_of(body), _options(body), keeper, bool(body.add_special_tokens))
+
+
+def _options(body: ChatBody) -> dict[str, Any]:
+    """Variables of the template: those that are parameters of their own, and any others."""
+    own = {"documents": body.documents, "reasoning_effort": body.reasoning_effort}
+    return {name: value for name, value in own.items() if value} | (body.chat_template_kwargs or {})
 
 
 def _plain(message: Message) -> dict[str, Any]:
@@ -55,6 +59,7 @@ class ChatShape:
     def __init__(self, body: ChatBody, names: TokenBytes, prompt: Sequence[int], text: str) -> None:
         self._logprobs = bool(body.logprobs)
         self._top = body.top_logprobs or 0
+        self._as_ids = bool(body.return_tokens_as_token_ids)
         self.with_ids = bool(body.return_token_ids)
         self._names = names
         self.about_prompt: dict[str, Any] = {"prompt_token_ids": list(prompt)} if self.with_ids else {}
@@ -93,7 +98,7 @@ class ChatShape:
     def _shape(self, delta: Delta) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        return chat_logprobs(delta.tokens, delta.logprobs, self._names, self._top)
+        return chat_logprobs(delta.tokens, delta.logprobs, self._names, self._top, self._as_ids)
 
     def _ids(self, out: dict[str, Any], delta: Delta) -> dict[str, Any]:
         return out | {"token_ids": delta.tokens} if self.with_ids else out

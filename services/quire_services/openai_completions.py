@@ -67,6 +67,7 @@ class CompletionShape:
         self, body: CompletionBody, names: TokenBytes, echoes: list[str], prompts: Sequence[Sequence[int]]
     ) -> None:
         self._logprobs = body.logprobs
+        self._as_ids = bool(body.return_tokens_as_token_ids)
         self.with_ids = bool(body.return_token_ids)
         self._names = names
         self._echoes = echoes
@@ -114,7 +115,7 @@ class CompletionShape:
         if self._logprobs is None:
             return None
         offset = self._offsets.get(choice.index, 0)
-        out = completion_logprobs(delta.tokens, delta.logprobs, self._names, self._logprobs, offset)
+        out = completion_logprobs(delta.tokens, delta.logprobs, self._names, self._logprobs, offset, self._as_ids)
         self._offsets[choice.index] = offset + sum(characters(self._names.of(token)) for token in delta.tokens)
         return out
 

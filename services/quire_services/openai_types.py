@@ -50,6 +50,7 @@ class Body(BaseModel):
     truncate_prompt_tokens: Annotated[Whole, Field(ge=-1)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -83,6 +84,8 @@ class ChatBody(Body):
     parallel_tool_calls: bool | None = None
     tool_choice: str | dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     return_prompt_text: bool | None = None
 
 

@@ -66,6 +66,7 @@ def _refused(name: str, openai: Apis, vllm: Apis, *neutral: Any) -> Parameter:
 
 
 _MODEL = "default: what `generation_config.json` says"
+_UNREAD = "refused where the template does not read it"
 _WHEN = "decides who pays or when, not what is answered"
 _KEPT = "nothing is kept of requests, whatever it says"
 _MEDIA = "media are refused, so there is nothing to process"
@@ -98,7 +99,7 @@ TABLE: tuple[Parameter, ...] = (
             ("none", "auto")),
     _served("parallel_tool_calls", _C, _C, "`true`; `false` is refused where there are tools to call", _C,
             (True,)),
-    _refused("reasoning_effort", _C, _C),
+    _served("reasoning_effort", _C, _C, f"`none` to `max`; sets `enable_thinking`, too; {_UNREAD}", _C),
     _refused("frequency_penalty", BOTH, BOTH, 0),
     _refused("presence_penalty", BOTH, BOTH, 0),
     _refused("logit_bias", BOTH, BOTH, {}),
@@ -150,7 +151,7 @@ TABLE: tuple[Parameter, ...] = (
     _served("spaces_between_special_tokens", (), BOTH,
             "`true`; `false` is refused where special tokens are in the answer (`skip_special_tokens: false`)"),
     _served("return_token_ids", (), BOTH, "`token_ids` of the answer; `prompt_token_ids`, in a stream once"),
-    _refused("return_tokens_as_token_ids", (), BOTH, False),
+    _served("return_tokens_as_token_ids", (), BOTH, "tokens of log-probabilities are called `token_id:N`"),
     _served("return_prompt_text", (), _C, "`prompt_text`, in a stream once", _C),
     _refused("include_stop_str_in_output", (), BOTH, False),
     _refused("prompt_logprobs", (), BOTH),
@@ -164,8 +165,8 @@ TABLE: tuple[Parameter, ...] = (
     _served("add_special_tokens", (), BOTH, "default: completions `true`, chat `false` (the template writes them)"),
     _served("truncate_prompt_tokens", (), BOTH, "as many tokens of the prompt; -1: as many as there is room for"),
     _served("truncation_side", (), BOTH, "`left` (default): the last ones stay; `right`: the first"),
-    _served("chat_template_kwargs", (), _C, "variables of the template", _C),
-    _refused("documents", (), _C, []),
+    _served("chat_template_kwargs", (), _C, f"variables of the template; {_UNREAD} (false and empty ones are not)", _C),
+    _served("documents", (), _C, f"objects, as the template wants them; {_UNREAD}, or leaves one out", _C),
     _refused("chat_template", (), _C),
     _refused("add_generation_prompt", (), _C, True),
     _refused("continue_final_message", (), _C, False),

@@ -65,3 +65,14 @@ def test_offsets_count_characters_of_the_text() -> None:
     tokens = [*"é€".encode(), ord("a")]
     found = completion_logprobs(tokens, [entry(-0.5)] * len(tokens), byte_level(), 0, 10)
     assert found["text_offset"] == [10, 11, 11, 12, 12, 12]
+
+
+@pytest.mark.source("found in our own trials")
+def test_tokens_called_by_their_ids() -> None:
+    """All of them, on demand, in both shapes; chat keeps the bytes."""
+    found = completion_logprobs([0xE2], [entry(-0.5, 0xE2, 0x41)], byte_level(), 2, 0, as_ids=True)
+    assert found["tokens"] == ["token_id:226"]
+    assert found["top_logprobs"] == [{"token_id:226": -0.5, "token_id:65": -1.5}]
+    chat = chat_logprobs([0x41], [entry(-0.5, 0x41, 0xE2)], byte_level(), 2, as_ids=True)["content"][0]
+    assert (chat["token"], chat["bytes"]) == ("token_id:65", [0x41])
+    assert [top["token"] for top in chat["top_logprobs"]] == ["token_id:65", "token_id:226"]
