@@ -213,5 +213,5 @@ def _who(session: Session) -> dict[str, object]:
     return {
         "session": session.id.hex(),
         "name": session.name,
-        "pid": session.peer.pid if session.peer else 0,
+        "client_pid": session.peer.pid if session.peer else 0,
     }

@@ -93,7 +93,7 @@ def test_where_the_kill_is_not_permitted_blocks_stay_in_quarantine(
     assert (stats.blocks["quarantined"], stats.counters["killed"], process.poll()) == (10, 0, None)
     assert [(s.state, s.pid, s.blocks) for s in stats.sessions] == [("fenced", process.pid, 10)]
     (said,) = [e for e in kvstore.events() if e["event"] == "quarantine_stays"]
-    assert (said["reason"], said["pid"]) == ("may_not_kill", process.pid)
+    assert (said["reason"], said["client_pid"], said["pid"]) == ("may_not_kill", process.pid, kvstore.process.pid)
     client = connect()
     client.attach()
     reply = client.ask("allocate", m.Allocate(1, "t", 55 * 4), ordered=True)
