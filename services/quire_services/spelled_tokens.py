@@ -13,7 +13,8 @@ The twin shares the model and all rules of the tokenizer, so nothing else about 
 no special token has the same ones either way, which is tried when the twin is made.
 
 Left as they are: tokens that are not special and that people write as tags (``<think>``, ``</tool_call>``). Answers
-hold them, templates look for them, and they open no turn.
+hold them, templates look for them, and they open no turn. In what an assistant said, those with which it calls tools,
+unless they are special: they are in the text of answers, and an answer that comes back must have the tokens it was.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from .segments import Segments
 from .word_pattern import any_of
 
 _TAG = re.compile(r"</?\w+>")
+_CALLS = re.compile(r"tool\W?(call|sep)")
 _REASONING = ("<think>", "</think>")  # special in some vocabularies; templates look for them in an answer's text
 
 
@@ -45,6 +47,8 @@ class SpelledTokens:
         added: dict[int, AddedToken] = backend.get_added_tokens_decoder()
         guarded = {token.content: i for i, token in added.items() if _is_control(token, source)}
         self._pattern = re.compile(any_of(guarded))
+        answered = {token.content for token in added.values() if not token.special and _CALLS.search(token.content)}
+        self._pattern_of_answers = re.compile(any_of(guarded.keys() - answered))
         word = "q" + secrets.token_hex(8)
         self._word = word
         self._hidden = {spelling: f"{word}t{place}t" for place, spelling in enumerate(guarded)}
@@ -66,13 +70,17 @@ class SpelledTokens:
         return self._always or any(self._pattern.search(text) for text in _texts(values))
 
     def hidden(self, value: Any) -> Any:
-        """The value with other words in place of what it spells, keys of objects included. May raise
-        RecursionError."""
+        """The value, messages or tools, with other words in place of what it spells, keys of objects included. May
+        raise RecursionError."""
+        return self._hide(value, self._pattern)
+
+    def _hide(self, value: Any, pattern: re.Pattern[str]) -> Any:
         if isinstance(value, str):
-            return self._pattern.sub(lambda match: self._hidden[match[0]], value)
+            return pattern.sub(lambda match: self._hidden[match[0]], value)
         if isinstance(value, dict):
-            return {self.hidden(key): self.hidden(one) for key, one in value.items()}
-        return [self.hidden(one) for one in value] if isinstance(value, list) else value
+            own = self._pattern_of_answers if value.get("role") == "assistant" else pattern
+            return {self._hide(key, pattern): self._hide(one, own) for key, one in value.items()}
+        return [self._hide(one, pattern) for one in value] if isinstance(value, list) else value
 
     def sealed(self, text: str) -> str:
         """A text rendered from hidden values: the template's tokens under other names, the rest as it was spelled.

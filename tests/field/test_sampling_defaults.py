@@ -110,6 +110,7 @@ def test_a_file_that_makes_no_sense(tmp_path: Path, text: str, reason: str) -> N
     assert str(tmp_path / "generation_config.json") in str(found.value)
 
 
+@pytest.mark.slow
 @pytest.mark.source("found in our own trials")
 def test_a_directory_without_the_file_ends_the_start(tmp_path: Path) -> None:
     """It was asked for."""

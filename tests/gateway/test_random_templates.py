@@ -100,7 +100,7 @@ def conversation(rounds: list[tuple[int, str | None, bool]]) -> tuple[list[dict[
     return messages[:-1], words
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(source=SOURCES, rounds=ROUNDS, tools=st.sampled_from([None, [TOOL]]))
 def test_nothing_is_lost_without_a_word(source: str, rounds: list[tuple[int, str | None, bool]], tools: Any) -> None:
     """Every call's name, its arguments and its answer are in the prompt, and the tools are, or the chat is refused."""

@@ -101,6 +101,18 @@ def test_turns_of_tokens_that_are_not_special(tmp_path: Path) -> None:
     assert not words.found("a[ELSE]b")
 
 
+def test_an_answer_that_comes_back_has_the_tokens_it_was(tmp_path: Path) -> None:
+    """What an assistant calls tools with is its own; from anybody else, and of tools' answers, it is text."""
+    made = encoder(tmp_path, TEMPLATE)
+    opens, result = "<tool\u2581calls>", "<tool\u2581outputs>"
+    made.backend.add_tokens([AddedToken(opens, normalized=False), AddedToken(result, normalized=False)])
+    words = SpelledTokens(made.backend, f"{{{{ '{opens}{result}' }}}}")
+
+    for role, spelled in (("assistant", [False, True]), ("user", [True, True]), ("tool", [True, True])):
+        hidden = words.hidden([{"role": role, "content": opens + result}])[0]["content"]
+        assert [word not in hidden for word in (opens, result)] == spelled
+
+
 def test_a_template_that_changes_what_a_message_spells_is_refused(tmp_path: Path) -> None:
     """Rather than guessed at."""
     made = encoder(tmp_path, "{% for m in messages %}<|user|>{{ m.content | upper }}{% endfor %}")
