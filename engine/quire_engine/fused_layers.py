@@ -5,7 +5,8 @@ beside packed products they were a seventh of a step. A norm becomes one call of
 and product are left to oneDNN, which applies them to the results it still has in its registers.
 
 No model is known by name. A layer is taken for what its parts look like, and replaced only if it then computes what
-it computed before, tried on rows of very different size; everything else stays as it is.
+it computed before, tried on rows of very different size, in the type that the model computes in: some models keep the
+weights of their norms in float32 and compute in another. Everything else stays as it is.
 """
 
 from __future__ import annotations
@@ -54,22 +55,23 @@ class FusedGate(torch.nn.Module):
 def fuse(module: torch.nn.Module) -> int:
     """Replace the layers of ``module`` that have a fused form here; returns how many were replaced."""
     count = 0
+    computed = next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), torch.float32)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            found = _fused(child)
+            found = _fused(child, computed)
             if found is not None:
                 setattr(parent, name, found)
                 count += 1
     return count
 
 
-def _fused(layer: torch.nn.Module) -> torch.nn.Module | None:
-    """The fused form of ``layer``, proved on it; None if there is none."""
+def _fused(layer: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module | None:
+    """The fused form of ``layer``, proved on it for rows of ``dtype``; None if there is none."""
     if len(inspect.signature(layer.forward).parameters) != 1:  # some norms take a gate along
         return None
     for candidate, width in (*_norm(layer), *_gate(layer)):
         try:
-            if _same(layer, candidate, width):
+            if _same(layer, candidate, width, dtype):
                 return candidate
         except (AttributeError, NoHostLibrary, NotImplementedError, RuntimeError, ValueError):
             pass  # of torch's private operations, or of sizes the kernels do not know: the layer stays
@@ -95,10 +97,11 @@ def _gate(layer: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, int]]:
             yield FusedGate(gate, up, down), gate.in_features
 
 
-def _same(layer: torch.nn.Module, candidate: torch.nn.Module, width: int) -> bool:
+def _same(layer: torch.nn.Module, candidate: torch.nn.Module, width: int, dtype: torch.dtype) -> bool:
     """Whether both give the same for rows of every scale, and for zeros."""
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(1, len(SCALES) + 1, width, generator=draw) * torch.tensor([*SCALES, 0.0])[:, None]
+    x = x.to(dtype)
     expected, got = layer(x), candidate(x)
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return False

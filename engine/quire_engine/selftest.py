@@ -28,7 +28,7 @@ from .interface import Backend
 from .kv_scales import FILE, KvScales
 from .model import Model
 from .plan import build_plan
-from .selftest_eager import Modules, Probe, Reference, hooks, judge, reference
+from .selftest_eager import Modules, Probe, Reference, hooks, judge, logits_tolerance, reference
 from .selftest_stored import StoredContent
 
 MAX_WINDOW = 512
@@ -49,10 +49,11 @@ def self_test(model: Model, layout: Layout, over: Callable[[torch.Tensor], Backe
         model.backend = over(arena)
         modules = _attention_modules(model, layout.block_size)
         expected = reference(model, modules, probes)
+        limit = logits_tolerance(model, modules, probes, expected)
         coarse = StoredContent(arena, _scales(model, layout), probes) if layout.dtype == E4M3 else None
         verdict = coarse.keep if coarse else _verdict(model, modules)
         for counts in _schedule(probes, layout.block_size):
-            _compare_step(model, modules, expected, probes, counts, layout.block_size, verdict)
+            _compare_step(model, modules, expected, probes, counts, layout.block_size, verdict, limit)
         if coarse:
             coarse.judge(model, modules, expected)
     finally:
@@ -131,8 +132,9 @@ def _compare_step(
     counts: list[int],
     block_size: int,
     verdict: Verdict,
+    limit: float,
 ) -> None:
-    """Run one packed step; each layer's attention goes to ``verdict``, the logits are judged here."""
+    """Run one packed step; each layer's attention goes to ``verdict``, the logits are judged here, by ``limit``."""
     active = [i for i, count in enumerate(counts) if count]
     spans = {i: slice(probes[i].done, probes[i].done + counts[i]) for i in active}
     plan = build_plan(
@@ -150,6 +152,6 @@ def _compare_step(
         logits = model.forward(tokens, plan, torch.arange(len(tokens)))
     expected = torch.cat([reference.logits[i][spans[i]] for i in active])
     what = "logits, though the attention of every layer agrees,"
-    judge(what, logits, expected, plan.positions, model.module.dtype)
+    judge(what, logits, expected, plan.positions, limit)
     for i in active:
         probes[i].done += counts[i]

@@ -18,7 +18,7 @@ import torch
 from .architecture import ModelRefused
 from .kv_scales import KvScales
 from .model import Model
-from .selftest_eager import TOLERANCE, Modules, Probe, Reference, Replacing, Seen, eager, judge
+from .selftest_eager import Modules, Probe, Reference, Replacing, Seen, eager, judge, tolerance
 
 ROUNDING = 1 / 16  # half a step of e4m3, relative to the smallest number with that step
 
@@ -78,7 +78,7 @@ class StoredContent:
         length = exact.float().norm(dim=-1)
         length = length.maximum(length.mean(-1, keepdim=True)).clamp_min(1e-20)
         change = ((stored.float() - exact.float()).norm(dim=-1) / length).nan_to_num(torch.inf).amax(-1)
-        limit = ROUNDING + TOLERANCE[exact.dtype]
+        limit = ROUNDING + tolerance(exact.dtype)
         for kind, name in enumerate(("keys", "values")):
             head = int(change[kind].argmax())
             if not float(change[kind, head]) <= limit:
