@@ -152,7 +152,7 @@ class PromptEncoder:
         if not self._spelled.usable:
             return self.encode(text, add_special_tokens=False)
         _insist_on_unicode(text)
-        return self._spelled.encode(text, "")
+        return self._spelled.encode(text, None)
 
     @property
     def writes_the_date(self) -> bool:

@@ -26,6 +26,8 @@ class EndTokens:
     def __init__(self, backend: Any, end_ids: Collection[int]) -> None:
         self._end_ids = frozenset(end_ids)
         self._special = {str(t.content): i for i, t in backend.get_added_tokens_decoder().items() if t.special}
+        # There may be thousands of them, and few stop strings hold a letter with which one begins.
+        self._letters = {spelling[:1] for spelling in self._special}
 
     def added(self, how: Sampling, stops: Sequence[str], vocab_size: int) -> Sampling:
         """``how``, with the tokenizer's end tokens (unless they are to be ignored) and those that ``stops`` spell."""
@@ -37,6 +39,7 @@ class EndTokens:
 
     def spelled(self, stops: Sequence[str]) -> Mapping[int, str]:
         """The special tokens that stop strings spell, alone or among other text."""
+        stops = [stop for stop in stops if not self._letters.isdisjoint(stop)]
         if not stops:
             return {}
         return {token: spelling for spelling, token in self._special.items() if any(spelling in s for s in stops)}

@@ -18,6 +18,7 @@ from jinja2.meta import find_undeclared_variables
 
 from .errors_http import invalid
 from .lost_turns import Render, lost
+from .plain_form import PlainForm, plain_form
 from .template_probe import Traits, probe
 from .tool_turns import Message, has_tool_turns, shaped
 
@@ -40,15 +41,15 @@ class ChatTemplate:
     Attributes:
         source: its Jinja text.
         special: what it knows besides the messages: ``bos_token`` and its like.
+        plain: how it takes messages.
         traits: what it does with tools.
-        none: what it takes for no tools: null, or for some an empty list.
         reads: variables that it reads.
     """
 
     source: str
     special: dict[str, Any]
+    plain: PlainForm
     traits: Traits
-    none: list[Any] | None
     reads: frozenset[str]
 
     @classmethod
@@ -57,14 +58,14 @@ class ChatTemplate:
         if not isinstance(source, str):
             raise TemplateInvalid(f"the chat template {name!r} is not text")
         try:
-            none, refusal = _takes_for_none(source, special)
+            reads = _reads(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateInvalid(f"the chat template {name!r} is not valid, line {error.lineno}: {error}") from None
-        traits = probe(lambda messages, tools: _rendered(source, messages, tools or none, special), TRIPS)
-        if refusal:
-            notes = (f"the chat template {name!r} refuses a plain question: {refusal}", *traits.notes)
-            traits = replace(traits, notes=notes)
-        return cls(source, special, traits, none, _reads(source))
+        plain, notes = plain_form(lambda messages, tools: _rendered(source, messages, tools, special), TRIPS)
+        traits = probe(
+            lambda messages, tools: _rendered(source, plain.written(messages), tools or plain.none, special), TRIPS
+        )
+        return cls(source, special, plain, replace(traits, notes=notes + traits.notes), reads)
 
     def render(self, messages: list[Message], tools: list[Any] | None, options: dict[str, Any]) -> str:
         """The text of a conversation. Raises ApiError for one that the template refuses or would not show whole."""
@@ -79,8 +80,10 @@ class ChatTemplate:
 
         def text(said: list[Message], known: list[Any] | None, given: Any) -> str:
             variables = self.special | options | ({DOCUMENTS: given} if given else {})
-            none = [] if given else self.none  # templates that write documents as a tool's answers walk over tools
-            return _rendered(self.source, shaped(said, self.traits.form), known or none, variables)
+            none = (
+                [] if given else self.plain.none
+            )  # templates that write documents as a tool's answers walk over tools
+            return _rendered(self.source, self.plain.written(shaped(said, self.traits.form)), known or none, variables)
 
         try:
             written = text(messages, tools, documents)
@@ -152,23 +155,6 @@ def template_of_processor(directory: Path) -> Any:
     if isinstance(found, list):
         return {str(one.get("name")): one.get("template") for one in found if isinstance(one, dict)}
     return found
-
-
-def _takes_for_none(source: str, special: dict[str, Any]) -> tuple[list[Any] | None, Exception | None]:
-    """What to say where there are no tools, and why a plain question is refused, if it is. May raise
-    TemplateSyntaxError."""
-    refusal: Exception | None = None
-    choices: tuple[list[Any] | None, ...] = (None, [])
-    for none in choices:
-        try:
-            _rendered(source, [{"role": "user", "content": "q"}], none, special)
-        except jinja2.TemplateSyntaxError:
-            raise
-        except TRIPS as error:
-            refusal = refusal or error
-        else:
-            return none, None
-    return None, refusal
 
 
 def _reads(source: str) -> frozenset[str]:

@@ -63,7 +63,7 @@ class SpelledTokens:
         self._always = backend.normalizer is not None and any(added[i].normalized for i in guarded.values())
         sample = " a".join(["", *guarded, " b\n"])
         plain = backend.encode(sample, add_special_tokens=False).ids
-        self.usable = self.encode(self.sealed(sample), "") == plain
+        self.usable = self.encode(self.sealed(sample), None) == plain
 
     def found(self, *values: Any) -> bool:
         """Whether some text in these values, messages or tools, spells one."""

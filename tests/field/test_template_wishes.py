@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quire_services.errors_http import ApiError
 from tests.gateway.conftest import refused, write_tokenizer
-from tests.gateway.templates import KINDS, TOOL, WITHOUT, call, encoder, said
+from tests.gateway.templates import CLOSE, JSON, KINDS, TOOL, WITHOUT, call, calls, each, encoder, said
 
 USER = {"role": "user", "content": "Weather?"}
 CALLS = {"role": "assistant", "content": None, "tool_calls": [call("get_weather", '{"city": "Rome"}')]}
@@ -76,6 +77,30 @@ def test_calls_at_once_under_a_template_of_one(tmp_path: Path, kind: str) -> Non
     text = encoder(tmp_path, KINDS[kind]).render(said(USER, both, ANSWER, later))
     places = [text.index(word) for word in ("get_weather", "Rome", "SUNNY", "get_time", "CET", "NOON")]
     assert places == sorted(places)
+
+
+@pytest.mark.source("vllm-project/vllm#9358", "google-ai-edge/LiteRT-LM#3688")
+@pytest.mark.parametrize("content", ["Weather?", [{"type": "text", "text": "Weather?"}]])
+def test_a_template_that_walks_over_parts(tmp_path: Path, content: Any) -> None:
+    """It gets text in parts, and an answer of a tool, too."""
+    parts = (
+        "{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+    )
+    template = calls(each(JSON)).replace(CLOSE, "<|{{ m.role }}|>" + parts)
+    text = encoder(tmp_path, template).render(said({"role": "user", "content": content}, CALLS, ANSWER))
+    assert text.index("Weather?") < text.index('{"city": "Rome"}') < text.index("SUNNY")
+
+
+@pytest.mark.source("vllm-project/vllm#16219")
+@pytest.mark.parametrize("system", ["be brief", ""])
+def test_a_system_message_in_parts(tmp_path: Path, system: str) -> None:
+    """A template that takes only what the system says in parts gets all in parts."""
+    template = (
+        "{{ messages[0].content[0].text + '|' }}{% for m in messages[1:] %}"
+        "{% if m.content is string %}{{ m.content }}{% else %}{{ m.content[0].text }}{% endif %}{% endfor %}"
+    )
+    made = encoder(tmp_path, template)
+    assert made.render(said({"role": "system", "content": system}, USER)) == f"{system}|Weather?"
 
 
 @pytest.mark.source("found in our own trials")
