@@ -9,6 +9,7 @@ process; that of the engine's thread alone stands beside it.
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import time
@@ -35,7 +36,7 @@ class Ours:
     """One session with the kvstore in ``run_dir``."""
 
     def __init__(self, run_dir: str, kvstore_pid: int) -> None:
-        self._client = KVClient(run_dir, name="bench", timeout=30.0, resend=10.0)
+        self._client = KVClient(run_dir, name=f"bench-{os.getpid()}", timeout=30.0, resend=10.0)
         self.memory = Memory(self._client)
         self.scheduler = Scheduler(SchedulerLimits(MOST, MOST, self.memory.block_size))
         self._kvstore_pid = kvstore_pid

@@ -7,6 +7,7 @@ with the time at which they came. So what is measured is the engine, without HTT
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from array import array
@@ -117,7 +118,7 @@ def make_engine(
     """An engine over the kvstore in ``run_dir`` that plays ``script``; ``run()`` returns when it has ended."""
     quiet()
     engine = Engine(
-        attach=lambda: KVClient(run_dir, name="bench", layout=layout, timeout=30.0, resend=10.0),
+        attach=lambda: KVClient(run_dir, name=f"bench-{os.getpid()}", layout=layout, timeout=30.0, resend=10.0),
         make_runner=lambda client: Runner(model, CpuAttention(arena_of(client))),
         limits=limits,
         max_model_len=model.max_model_len,

@@ -19,7 +19,7 @@ from functools import partial
 import structlog
 
 from quire_proto.client import KVClient
-from quire_proto.errors import DeviceFault, LayoutMismatch, LocalError, QuireError
+from quire_proto.errors import DeviceFault, LayoutMismatch, LocalError, NameTaken, QuireError
 from quire_proto.link import Abort, Generate, Load
 
 from .attach import ContextPoisoned
@@ -39,6 +39,7 @@ from .waiting import Waiting
 
 IDLE_S = 0.2
 REATTACH_S = 0.05
+NAME_S = 10.0  # that a name may be taken, by a process that is ending or dead
 
 log = structlog.get_logger()
 
@@ -80,6 +81,7 @@ class Engine:
         self._step_log, self._max_model_len, self._prefills = step_log, max_model_len, prefill
         self._memory: Memory | None = None
         self._quiet = Quiet()
+        self._name_taken = 0.0  # since when, monotonic
         self._stopping = False
 
     def load(self) -> Load:
@@ -101,8 +103,8 @@ class Engine:
     def run(self) -> None:
         """Serve until stopped.
 
-        Raises LayoutMismatch or LocalError if this engine can never attach, ContextPoisoned or DeviceFault if this
-        process can use its GPU no more.
+        Raises LayoutMismatch, LocalError or NameTaken if this engine cannot attach, ContextPoisoned or DeviceFault if
+        this process can use its GPU no more.
         """
         while not self._stopping:
             client = self._try_attach()
@@ -128,12 +130,20 @@ class Engine:
 
     def _try_attach(self) -> KVClient | None:
         try:
-            return self._attach()
+            client = self._attach()
         except (LayoutMismatch, LocalError):
             raise
+        except NameTaken as exc:
+            self._name_taken = self._name_taken or time.monotonic()
+            if time.monotonic() - self._name_taken > NAME_S:
+                raise
+            log.debug("attach_failed", reason=str(exc))
+            return None
         except QuireError as exc:
             log.debug("attach_failed", reason=str(exc))
             return None
+        self._name_taken = 0.0
+        return client
 
     def _serve(self, client: KVClient) -> None:
         runner = self._make_runner(client)

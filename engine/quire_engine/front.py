@@ -1,9 +1,9 @@
 """Front: the engine's side of the link to the gateway, on a thread and event loop of its own.
 
-It connects (again and again, with back-off) to the gateway's socket, says hello, reports the load, and carries
-requests in and outputs out. The engine's thread is never blocked by it: requests arrive in a queue, outputs are
-handed over and written by the loop. When the gateway goes away nobody is left to read an answer, so every request is
-aborted.
+It connects to the gateway's socket, again and again, with back-off however the connection before ended, says hello,
+reports the load, and carries requests in and outputs out. The engine's thread is never blocked by it: requests arrive
+in a queue, outputs are handed over and written by the loop. When the gateway goes away nobody is left to read an
+answer, so every request is aborted.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import structlog
 import uvloop
 
 from quire_proto.codec import CodecError
-from quire_proto.link import MAX_MESSAGE_BYTES, Abort, Generate, Hello, Load, Message, Outputs, decode, encode
+from quire_proto.link import MAX_MESSAGE_BYTES, Abort, Generate, Hello, Load, Message, Outputs, Refused, decode, encode
 
 LOAD_PERIOD_S = 0.5
 BACKOFF_S = (0.05, 1.0)
+REFUSED_S = 5.0  # until a gateway is asked again that refused this engine
 
 log = structlog.get_logger()
 
@@ -48,6 +49,7 @@ class Front:
         self._loop = uvloop.new_event_loop()
         self._writer: asyncio.StreamWriter | None = None
         self._stopping = False
+        self._refused = ""
         self._thread = threading.Thread(target=self._run, name="front", daemon=True)
 
     def start(self) -> None:
@@ -115,10 +117,20 @@ class Front:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, longest)
                 continue
-            delay = BACKOFF_S[0]
-            await self._converse(reader, writer)
+            began = self._loop.time()
+            refused = await self._converse(reader, writer)
+            if refused and refused != self._refused:
+                log.error("refused_by_gateway", reason=refused)  # once: asked again it says the same for long
+            self._refused = refused
+            if refused:
+                delay = REFUSED_S
+            elif self._loop.time() - began > longest:
+                delay = BACKOFF_S[0]
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, longest)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        """Until the connection ends; returns why the gateway refused this engine, if it did."""
         self._writer = writer
         ticker = asyncio.ensure_future(self._report_forever())
         try:
@@ -130,10 +142,13 @@ class Front:
                 if length > MAX_MESSAGE_BYTES:
                     raise CodecError("TOO_LARGE", f"a message of {length} bytes")
                 message = decode(await reader.readexactly(length))
+                if isinstance(message, Refused):
+                    return message.reason
                 if isinstance(message, (Generate, Abort)):
                     self._inbox.put(message)
         except (OSError, EOFError, CodecError) as exc:
             log.warning("gateway_lost", reason=str(exc))
+            return ""
         finally:
             self._writer = None
             ticker.cancel()

@@ -133,7 +133,20 @@ class Service:
             return known
         peer = None
         if token:
-            peer = self._peers.pop(token, None)
-            if peer is None:
+            if token not in self._peers:
                 raise Refusal("NOT_PERMITTED", "unknown token: it is used up, or its side socket was closed")
+            self._insist_on_free(name, self._peers[token])
+            peer = self._peers.pop(token)
         return self.store.attach(self._ids(), nonce, name, peer, self.now_ms + self.lease_ms)
+
+    def _insist_on_free(self, name: str, newcomer: Peer) -> None:
+        """Raise Refusal if another living process has the name: whoever asks for that engine would get either.
+
+        A process may attach anew before its old session has gone; pid 0 is one of another pid namespace, which cannot
+        be told from another there.
+        """
+        for session in self.store.state.sessions.all():
+            peer = session.peer
+            if name and session.name == name and peer and peer.alive and peer.pid not in (0, newcomer.pid):
+                reason = f"another process (pid {peer.pid}) is attached as {name!r}: give this one another --name"
+                raise Refusal("NAME_TAKEN", reason, {"pid": peer.pid})

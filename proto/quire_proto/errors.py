@@ -10,6 +10,7 @@
         DeadlineExceeded       DEADLINE: the deadline passed before execution
         StaleSession           STALE_SESSION: another boot id, or the session was fenced
         LayoutMismatch         LAYOUT_MISMATCH: the engine's layout is not the pool's
+        NameTaken              NAME_TAKEN: another living process is attached under that name
         NotFound               NOT_FOUND, NO_SUCH: no such sequence, publication or digest
         Conflict               CONFLICT: the request contradicts the state (double free, fork past the fill mark, ...)
         Retry                  RETRY: a publication vanished between match and allocate
@@ -94,6 +95,10 @@ class LayoutMismatch(RemoteError):
     """The engine's layout differs from the pool's; the message names the field."""
 
 
+class NameTaken(RemoteError):
+    """Another living process is attached under this name: choose another, or try again when it has ended."""
+
+
 class NotFound(RemoteError):
     """No such sequence, publication or digest."""
 
@@ -166,6 +171,7 @@ BY_CODE: dict[str, type[RemoteError]] = {
     "DEADLINE": DeadlineExceeded,
     "STALE_SESSION": StaleSession,
     "LAYOUT_MISMATCH": LayoutMismatch,
+    "NAME_TAKEN": NameTaken,
     "NOT_FOUND": NotFound,
     "CONFLICT": Conflict,
     "RETRY": Retry,

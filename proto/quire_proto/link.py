@@ -5,7 +5,7 @@ MessagePack map whose ``type`` field names it. A stream, not a ZeroMQ socket, be
 seen at once and by name: the kernel closes the stream of a killed process.
 
     engine  -> gateway   hello, then load (every half second and on change) and outputs (one a step)
-    gateway -> engine    generate, abort
+    gateway -> engine    generate, abort; or refused, and the end of the connection
 """
 
 from __future__ import annotations
@@ -89,6 +89,14 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The gateway does not take this engine: its name is another's, or it serves something else than the others."""
+
+    reason: str
+    type: str = "refused"
+
+
+@dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """Log-probability of a chosen token (natural log, before temperature) and of the most likely ones."""
 
@@ -122,8 +130,10 @@ class Outputs:
     type: str = "outputs"
 
 
-Message = Hello | Load | Outputs | Generate | Abort
-_TYPES: dict[str, type] = {"hello": Hello, "load": Load, "outputs": Outputs, "generate": Generate, "abort": Abort}
+Message = Hello | Load | Outputs | Generate | Abort | Refused
+_TYPES: dict[str, type] = {
+    "hello": Hello, "load": Load, "outputs": Outputs, "generate": Generate, "abort": Abort, "refused": Refused,
+}  # fmt: skip
 
 
 def encode(message: Message) -> bytes:

@@ -4,14 +4,16 @@ The least loaded engine wins, counted in continuations: what it last reported pl
 never less than what this gateway knows to be open there. Reports come twice a second, far too seldom for a burst;
 counting what was sent since keeps a burst from piling up on one engine.
 
-Invariants: an engine is in the table from its hello to the end of its connection and no longer; its end fails every
-generation it carried, at once. An engine gets work only while it says it is ready and has spoken in the last
+Invariants: a name is one process: a second one is refused as long as the first holds its connection, however long it
+has been silent. An engine is in the table from its hello to the end of its connection and no longer; its end fails
+every generation it carried, at once. An engine gets work only while it says it is ready and has spoken in the last
 ``SILENT_S`` seconds. Whether anything can be served is computed when asked, never stored, so it is always true.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import time
 from typing import Any
 
@@ -95,6 +97,14 @@ class Engine:
             generation.call.fail(unavailable("the engine that worked on this request is gone"))
         self.generations.clear()
 
+    def hung_up(self) -> bool:
+        """Whether its process has let go of the connection, by its end at the latest, be that noticed here or not."""
+        if self._writer.is_closing():
+            return True
+        poller = select.poll()
+        poller.register(self._writer.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poller.poll(0))
+
     def disconnect(self) -> None:
         """Close the connection from our side."""
         self._writer.close()
@@ -123,6 +133,8 @@ class Engines:
             if other.hello.engine != engine.hello.engine and _serves(other.hello) != _serves(engine.hello):
                 return f"it serves {_serves(engine.hello)}, {other.hello.engine} serves {_serves(other.hello)}"
         if old := self._engines.get(engine.hello.engine):
+            if not old.hung_up():
+                return f"an engine named {old.hello.engine!r} (pid {old.hello.pid}) is connected: choose another --name"
             self.remove(old)
             old.disconnect()
         self._engines[engine.hello.engine] = engine

@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from quire_proto.codec import CodecError
-from quire_proto.link import MAX_MESSAGE_BYTES, Hello, Load, Message, Outputs, decode
+from quire_proto.link import MAX_MESSAGE_BYTES, Hello, Load, Message, Outputs, Refused, decode, encode
 from quire_proto.private_dir import free_socket_name, insist_on_private
 
 from .engines import Engine, Engines
@@ -62,15 +62,17 @@ class LinkServer:
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(writer)
         engine: Engine | None = None
-        reason = "end of the connection"
+        reason, refused = "end of the connection", ""
         try:
             hello = await asyncio.wait_for(_read(reader), HELLO_S)
             if not isinstance(hello, Hello):
                 raise CodecError("BAD_FIELD", "the first message must be hello")
             engine = Engine(hello, writer)
-            if refusal := self._engines.add(engine):
+            if refused := self._engines.add(engine):
                 engine = None
-                raise CodecError("BAD_FIELD", refusal)
+                writer.write(encode(Refused(refused)))
+                log.warning("engine_refused", engine=hello.engine, engine_pid=hello.pid, reason=refused)
+                return
             log.info("engine_connected", engine=hello.engine, engine_pid=hello.pid, model=hello.model)
             await _listen(reader, engine)
         except (OSError, EOFError, TimeoutError):
@@ -82,7 +84,7 @@ class LinkServer:
                 self._engines.remove(engine)
             self._connections.discard(writer)
             writer.close()
-            if self._server is None or self._server.is_serving():  # else it is us who leave
+            if not refused and (self._server is None or self._server.is_serving()):  # else it is us who end it
                 log.info("engine_disconnected", engine=engine.hello.engine if engine else "", reason=reason)
 
 

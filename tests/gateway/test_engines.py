@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from quire_proto.link import Hello, encode
+from quire_proto.link import Hello, decode, encode
 from tests.gateway.conftest import GatewayProcess, Start, refused
 from tests.gateway.peer import PeerEngine, connect, wait_for
 
@@ -134,7 +134,8 @@ def test_an_engine_with_another_model_is_refused(gateway: GatewayProcess, engine
     """Two models behind one name would answer by chance."""
     with connect(gateway.run_dir / "gateway.sock") as stream:
         stream.sendall(encode(Hello("stranger", "another", 512, 320, b"", 1)))
-        assert stream.recv(1) == b""
+        refused = stream.makefile("rb").read()
+        assert "peer-1 serves" in decode(refused[4:]).reason  # type: ignore[union-attr]
     assert gateway.health()["engines"]["connected"] == 1
 
 

@@ -92,7 +92,7 @@ class Client:
         self.side.connect(str(self._run_dir / "attach.sock"))
         hello = msgpack.unpackb(self.side.recv(4096))
         self.boot = hello["boot"]
-        body = m.Attach(nonce=os.urandom(16), token=hello["token"], name="raw", layout=LAYOUT)
+        body = m.Attach(nonce=os.urandom(16), token=hello["token"], name=f"raw-{os.getpid()}", layout=LAYOUT)
         attached = from_map(m.Attached, self.ask("attach", body).body)
         self.session = attached.session
         if ready:
