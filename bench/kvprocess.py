@@ -47,7 +47,7 @@ class KVProcess:
         prepared.write_text(json.dumps({"layout": asdict(layout or tiny_layout(block_size)), "published": []}))
         self._log = (self.directory / "kvstore.log").open("wb")
         command = [sys.executable, "-P", "-m", "quire_services.cli", "kvstore", f"--run-dir={self.directory}"]
-        command += [f"--prepared={prepared}", f"--blocks={blocks}", "--lease-ms=60000"]
+        command += [f"--prepared={prepared}", f"--blocks={blocks}", "--lease-ms=60000", "--reserve=false"]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self._log)
 
     @property

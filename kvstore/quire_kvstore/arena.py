@@ -3,10 +3,8 @@
 The store never touches it: it hands out ids and a handle, engines map the memory. So an arena here is a name, a size
 and a duty to remove what it made. Arenas on a GPU are in ``cuda_arena``, the choice between all in ``arena_choice``.
 
-``ShmArena`` is POSIX shared memory: an unguessable name under /dev/shm, mode 0600. The space is checked before, but
-pages are committed when an engine first writes them. Committing all at once (posix_fallocate) would rule out a
-SIGBUS should something else fill /dev/shm later, but it would make every start touch the whole pool and a pool
-cost its full size while it is nearly empty; who needs the certainty gives /dev/shm a size of its own.
+``ShmArena`` is POSIX shared memory: an unguessable name under /dev/shm, mode 0600. The space is checked before
+(``host_space``); the pages are taken by ``reservation``, or else when an engine first writes them.
 
 The *roster* is a file in the run directory that names the segment. It is written before the segment exists and held
 locked while the kvstore lives: after a ``kill -9`` the next start finds the name and removes the segment, and a
@@ -20,12 +18,16 @@ import json
 import os
 import re
 import secrets
+import time
 from pathlib import Path
 from typing import Protocol
 
 from quire_proto.handles import Handle, ShmHandle
 
+from .host_space import lacking
+
 SHM_DIR = Path("/dev/shm")
+LEFT_OVER_S = 10.0  # that an earlier life's engines have to unmap its pages
 ROSTER = "arena.json"
 _NAME = re.compile(r"quire-[0-9a-f]{32}")
 
@@ -52,7 +54,11 @@ class Arena(Protocol):
 
 
 class Roster:
-    """The locked file that names this kvstore's segment."""
+    """The locked file that names this kvstore's segment.
+
+    Attributes:
+        left_over: an earlier life had left a segment, which its engines may still map.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         """Lock the roster and remove what an earlier life left. Raises ArenaError if another kvstore holds it."""
@@ -83,7 +89,8 @@ class Roster:
 
     def _remove_left_over(self) -> None:
         # Only a name of our own making is removed, whatever the file says.
-        if _NAME.fullmatch(name := _named(self._fd)):
+        self.left_over = bool(_NAME.fullmatch(name := _named(self._fd)))
+        if self.left_over:
             (SHM_DIR / name).unlink(missing_ok=True)
 
 
@@ -106,25 +113,24 @@ def _named(fd: int) -> str:
     return name if isinstance(name, str) else ""
 
 
-def check_space(size: int) -> None:
-    """Raise ArenaError if /dev/shm has not ``size`` bytes free."""
-    space = os.statvfs(SHM_DIR)
-    free = space.f_bavail * space.f_frsize
-    if size > free:
-        raise ArenaError(
-            f"the pool needs {size:,} bytes of shared memory and {SHM_DIR} has {free:,} free: "
-            "choose fewer blocks, or enlarge it (docker: --shm-size; else: mount -o remount,size=… /dev/shm)"
-        )
+def check_capacity(size: int, *, reserve: bool) -> None:
+    """Raise ArenaError if /dev/shm could not hold ``size`` bytes even if it were empty."""
+    if why := lacking(SHM_DIR, size, memory=reserve, empty=True):
+        raise ArenaError(why)
 
 
 class ShmArena:
-    """An arena of ``size`` bytes in POSIX shared memory."""
+    """An arena of ``size`` bytes in POSIX shared memory; ``reserve``: all of its pages will be taken."""
 
     fd = -1
 
-    def __init__(self, size: int, roster: Roster) -> None:
-        """Make it, zero-filled. Raises ArenaError if /dev/shm has not the space."""
-        check_space(size)
+    def __init__(self, size: int, roster: Roster, *, reserve: bool = False) -> None:
+        """Make it, zero-filled, its pages not taken yet. Raises ArenaError if there is no space for them."""
+        until = time.monotonic() + (LEFT_OVER_S if roster.left_over else 0)
+        while why := lacking(SHM_DIR, size, memory=reserve):
+            if time.monotonic() >= until:
+                raise ArenaError(why)
+            time.sleep(0.02)
         self._name = f"quire-{secrets.token_hex(16)}"
         self._size = size
         roster.write(self._name)
@@ -137,10 +143,15 @@ class ShmArena:
         finally:
             os.close(fd)
 
+    @property
+    def file(self) -> Path:
+        """Where it lies."""
+        return SHM_DIR / self._name
+
     def handle(self) -> ShmHandle:
         """Name (as for ``shm_open``) and size."""
         return ShmHandle(name=f"/{self._name}", size=self._size)
 
     def close(self) -> None:
         """Unlink the segment."""
-        (SHM_DIR / self._name).unlink(missing_ok=True)
+        self.file.unlink(missing_ok=True)

@@ -45,10 +45,10 @@ def choose(wanted: str) -> tuple[str, Device | None]:
     return kind, device
 
 
-def make(kind: str, device: Device | None, size: int, roster: Roster) -> Arena:
+def make(kind: str, device: Device | None, size: int, roster: Roster, *, reserve: bool) -> Arena:
     """An arena of that kind. Raises ArenaError."""
     if device is None:
-        return ShmArena(size, roster)
+        return ShmArena(size, roster, reserve=reserve)
     return CudaVmmFdArena(size, device) if kind == VMM else CudaIpcArena(size, device)
 
 

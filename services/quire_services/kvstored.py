@@ -24,7 +24,7 @@ from typing import Any
 import structlog
 
 from quire_kvstore import quota_op
-from quire_kvstore.arena import ArenaError, Roster, check_space
+from quire_kvstore.arena import Arena, ArenaError, Roster, ShmArena, check_capacity
 from quire_kvstore.arena_choice import AUTO, choose, make
 from quire_kvstore.cuda_arena import check_fits
 from quire_kvstore.declarations import Declarations
@@ -34,6 +34,7 @@ from quire_kvstore.mappers import Mappers
 from quire_kvstore.policies import make_policy
 from quire_kvstore.processes import DeviceAdmission
 from quire_kvstore.publisher import EventsError
+from quire_kvstore.reservation import Reservation
 from quire_kvstore.server import Server, ServerError, ServerOptions
 from quire_kvstore.service import Service
 from quire_kvstore.sidesocket import Accepted, Listener, raise_descriptor_limit
@@ -70,6 +71,7 @@ class KvstoreConfig:
         pin_budget: share of the pool that publications may pin.
         quarantine_reserve: share kept back, once something is guaranteed, for what fenced sessions hold.
         policy: what is evicted first, a name in ``policies``.
+        reserve: take all of the pool's host memory at the start, not as it is written.
         debug: check the store's invariants when idle.
         members: (group, tenant) of the configuration.
         events: where what happens to the cache is published, and how.
@@ -86,6 +88,7 @@ class KvstoreConfig:
     pin_budget: float = 0.5
     quarantine_reserve: float = 0.05
     policy: str = "density"
+    reserve: bool = True
     debug: bool = False
     arena: str = AUTO
     members: tuple[Member, ...] = ()
@@ -127,6 +130,7 @@ def main(argv: list[str] | None = None) -> int:
             pin_budget=pool.pin_budget,
             quarantine_reserve=pool.quarantine_reserve,
             policy=pool.policy,
+            reserve=pool.reserve,
             debug=pool.debug,
             arena=pool.arena,
             members=tuple((group, tenant.name) for tenant in config.tenants for group in tenant.groups),
@@ -142,7 +146,7 @@ def _serve(config: KvstoreConfig) -> int:
     kind, device = choose(config.arena)
     size = layout.arena_bytes(config.blocks)
     # Before the store makes its own arrays for so many blocks.
-    check_fits(size, device) if device else check_space(size)
+    check_fits(size, device) if device else check_capacity(size, reserve=config.reserve)
     store = Store(config.blocks, layout.block_size, make_policy(config.policy, config.blocks))
     for directory in {config.run_dir, config.state_dir}:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -157,7 +161,10 @@ def _serve(config: KvstoreConfig) -> int:
     signals = _Signals()
     with closing(Roster(config.run_dir)) as roster, closing(Mappers(config.run_dir)) as mappers:
         listener, accepted = _settle(mappers, config)
-        with closing(make(kind, device, size, roster)) as arena, ThreadPoolExecutor(1, "disk") as disk:
+        with (
+            closing(make(kind, device, size, roster, reserve=config.reserve)) as arena,
+            ThreadPoolExecutor(1, "disk") as disk,
+        ):
             service = Service(
                 store,
                 layout,
@@ -174,7 +181,7 @@ def _serve(config: KvstoreConfig) -> int:
             options = ServerOptions(config.fence_grace_ms, config.fence_kill, config.debug)
             with streaming(config.events, service, config.run_dir) as publisher:
                 server = Server(service, config.run_dir, options, listener, admission, publisher)
-                _loop(server, service, config, signals)
+                _loop(server, service, arena, config, signals)
     return 0
 
 
@@ -186,8 +193,17 @@ def _settle(mappers: Mappers, config: KvstoreConfig) -> tuple[Listener | None, t
     return listener, tuple(mappers.settle(listener, config.fence_grace_ms))
 
 
-def _loop(server: Server, service: Service, config: KvstoreConfig, signals: _Signals) -> None:
+def _loop(server: Server, service: Service, arena: Arena, config: KvstoreConfig, signals: _Signals) -> None:
+    refused: list[str] = []
+
+    def refuse(why: str) -> None:
+        refused.append(why)
+        server.stop()
+
+    taken = None
     try:
+        if config.reserve and isinstance(arena, ShmArena):
+            taken = Reservation(arena.file, service.layout.arena_bytes(config.blocks), refuse)
         signals.stop_at_first(server)
         log.info(
             "kvstore_started",
@@ -200,7 +216,11 @@ def _loop(server: Server, service: Service, config: KvstoreConfig, signals: _Sig
         quieten_garbage_collection()
         server.serve()
     finally:
+        if taken:
+            taken.close()
         server.close()
+    if refused:
+        raise StartError(refused[0])
     log.info("kvstore_stopped", **service.store.state.pool.counts())
 
 

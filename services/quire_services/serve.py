@@ -11,8 +11,10 @@ engines, kvstore. Progress for people goes to stdout; the logs of the processes 
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +35,7 @@ from .supervisor import Supervisor
 STOP_DEADLINE = 10.0  # seconds for each of gateway, engines, kvstore
 TICK = 0.2  # seconds between two looks at processes that are not ready yet
 IDLE = 3600.0
-STARTS = 3  # of a process that is killed before the stack was ever ready
+STARTS = 3  # of a process that is killed before the stack was ever ready, or by SIGBUS at any time
 
 
 def main(argv: list[str]) -> int:
@@ -76,6 +78,7 @@ class Serve:
         self._supervisor = Supervisor(self._ended)
         self._waiting: dict[str, Child] = {}
         self._was_ready = False
+        self._bus_errors: Counter[str] = Counter()
 
     def run(self) -> int:
         """Start everything, keep it running until a signal comes, stop everything; returns the exit code."""
@@ -155,7 +158,9 @@ class Serve:
                 self._announce()
 
     def _ended(self, child: Child, code: int, delay: float) -> None:
-        if not self._was_ready and (code >= 0 or child.starts >= STARTS):
+        self._bus_errors[child.name] += code == -signal.SIGBUS
+        hopeless = not self._was_ready and (code >= 0 or child.starts >= STARTS)
+        if hopeless or self._bus_errors[child.name] >= STARTS:  # a new process writes to the same full memory
             self._give_up(child, code)
             return
         self.screen.line(f"{child.name} {how(code)}; starting it again in {delay:.1f} s")
@@ -163,7 +168,8 @@ class Serve:
 
     def _give_up(self, child: Child, code: int) -> None:
         times = f", {child.starts} times" if child.starts > 1 else ""
-        self.screen.line(f"{child.name} {how(code)}{times} before the stack was ready: stopping")
+        when = "" if self._was_ready else " before the stack was ready"
+        self.screen.line(f"{child.name} {how(code)}{times}{when}: stopping")
         self.failure = f"{child.name}: {child.reason or how(code) + times}"
 
     def _stop(self) -> None:

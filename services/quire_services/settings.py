@@ -54,6 +54,7 @@ class Kvstore:
         "element type keys and values are stored in; auto: as the model computes; fp8 is short for fp8_e4m3",
         among=("auto", "fp8", "fp8_e4m3"),
     )
+    reserve: bool = setting(True, "take the pool's host memory at the start; false: as its blocks are first written")
     state_dir: str = setting(
         "",
         "directory of what survives boots: root key, groups, publications (default: a part of the run directory)",
