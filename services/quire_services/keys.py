@@ -7,6 +7,8 @@ the port - which is why the gateway then listens on the loopback only.
 Keys are read again when the file changes. A file that cannot be used changes nothing: the old keys stay and the log
 says why. That includes a file without keys, which may be one that is just being written: a gateway that asked for
 keys never becomes open while it runs.
+
+A file of keys that other users may read or change is used and warned about, once: a mounted secret may be meant so.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import asyncio
 import hashlib
 import hmac
 import os
+import shlex
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +44,8 @@ class Keys:
     def __init__(self, tenants: Sequence[Tenant], file: Path | None) -> None:
         self._file = file
         self._digests = _digests(tenants)
+        self._warned = False
+        self._warn()
 
     @property
     def open(self) -> bool:
@@ -82,6 +88,15 @@ class Keys:
         elif digests != self._digests:
             self._digests = digests
             log.info("keys_reloaded", tenants=len(tenants), keys=len(digests))
+            self._warn()
+
+    def _warn(self) -> None:
+        if not self._digests or self._file is None or self._warned:
+            return
+        if others := _others_may(self._file):
+            self._warned = True
+            fix = f"chmod 600 {shlex.quote(str(self._file))}"
+            log.warning("keys_not_private", reason=f"other users may {others} this file, which holds API keys: {fix}")
 
 
 def bearer_digest(authorization: str | None) -> bytes:
@@ -98,6 +113,17 @@ def key_digest(key: str) -> bytes:
 
 def _digests(tenants: Sequence[Tenant]) -> list[tuple[bytes, str]]:
     return [(key_digest(key), tenant.name) for tenant in tenants for key in tenant.keys]
+
+
+def _others_may(file: Path) -> str:
+    """What users other than the owner may do with a file: read, change, or neither ("")."""
+    try:
+        mode = os.stat(file).st_mode
+    except OSError:
+        return ""
+    if not stat.S_ISREG(mode):  # a pipe has no second reader
+        return ""
+    return "change" if mode & 0o022 else "read" if mode & 0o044 else ""
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:
