@@ -87,12 +87,15 @@ class Engine:
     def load(self) -> Load:
         """The present load, for the gateway; called from the front's thread."""
         memory = self._memory
+        longest, widest = memory.bounds() if memory else (0, 0)
         return Load(
             ready=memory is not None and not self._stopping,
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting) + len(self._scheduler.aside),
             counters={**self._outbox.counters, "preemptions": self._scheduler.preemptions},
             boot=memory.client.boot if memory else b"",
+            longest=min(self._max_model_len, longest),
+            widest=min(self._max_model_len, widest),
         )
 
     def stop(self) -> None:

@@ -56,7 +56,8 @@ class Intake:
         if not request.prompt or max(tokens) >= self._vocab_size:
             return "invalid", f"the prompt needs at least one token, each below {self._vocab_size}"
         if len(tokens) >= request.longest:
-            return "too_long", f"a prompt of {len(tokens)} tokens; at most {request.longest - 1} fit here"
+            limit = f"at most {request.longest} tokens fit what the pool has beside its publications"
+            return "too_long", f"{limit}; {len(tokens)} of the prompt leave no room for an answer"
         if not 1 <= request.n <= self._scheduler.limits.max_sequences:
             return "invalid", f"n must be 1 to {self._scheduler.limits.max_sequences} on this engine"
         if request.sampling.max_tokens <= len(request.emitted):

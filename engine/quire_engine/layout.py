@@ -60,6 +60,14 @@ def max_model_len(directory: Path | str) -> int:
     return max_positions(read_config(Path(directory)))
 
 
+def served_length(longest: int, wanted: int) -> int:
+    """Tokens of the longest sequence to be served: ``wanted``, or the model's ``longest`` if that is 0. Raises
+    ModelRefused if the model is not made for it."""
+    if wanted > longest:
+        raise ModelRefused(f"--max-model-len {wanted}: the model is made for {longest} tokens; say at most that")
+    return wanted or longest
+
+
 def weights_identity(directory: Path) -> str:
     """Identity of configuration and weights, 64 hex digits; see the module's docstring for what it covers."""
     check_weights(directory)

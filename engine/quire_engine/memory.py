@@ -131,11 +131,21 @@ class Memory:
 
     def longest(self, request: Request) -> int:
         """The longest sequence the pool can hold for this request: all but what others' publications pin."""
-        pinned = 0
-        for publication in self.client.publications:
-            if publication.id != request.publication:
-                pinned += -(-len(publication.tokens) // (4 * self.block_size))
-        return (self.client.num_blocks - pinned - 1) * self.block_size
+        return self._beside(sum(blocks for name, blocks in self._pinned().items() if name != request.publication))
+
+    def bounds(self) -> tuple[int, int]:
+        """:meth:`longest` of a request without a publication, and of the one that has the largest."""
+        pinned = self._pinned().values()
+        return self._beside(sum(pinned)), self._beside(sum(pinned) - max(pinned, default=0))
+
+    def _pinned(self) -> dict[str, int]:
+        """Blocks that each publication pins."""
+        size = 4 * self.block_size
+        return {publication.id: -(-len(publication.tokens) // size) for publication in self.client.publications}
+
+    def _beside(self, blocks: int) -> int:
+        """Tokens of a sequence beside so many blocks, less one block to copy to."""
+        return max(0, (self.client.num_blocks - blocks - 1) * self.block_size)
 
     def pending(self) -> bool:
         """Something must be said even if no work needs it."""

@@ -34,13 +34,19 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How busy the engine is; ``ready`` is False while it has no kvstore. Counters since the engine started."""
+    """How busy the engine is; ``ready`` is False while it has no kvstore. Counters since the engine started.
+
+    ``longest``: tokens of a sequence that any request may have now; ``widest``: of the request whose publication leaves
+    it most. 0 while there is no pool to ask.
+    """
 
     ready: bool
     running: int
     waiting: int
     counters: dict[str, int]
     boot: bytes = b""
+    longest: int = 0
+    widest: int = 0
     type: str = "load"
 
 

@@ -24,7 +24,7 @@ from quire_engine.attach import ContextPoisoned, gpu_uuid
 from quire_engine.backends import Attention, BackendRefused, choose
 from quire_engine.engine import Engine
 from quire_engine.front import Front
-from quire_engine.layout import layout_of
+from quire_engine.layout import layout_of, served_length
 from quire_engine.loading_watch import watched
 from quire_engine.model import Model, ModelRefused, load_model
 from quire_engine.refused import first_line
@@ -45,7 +45,7 @@ from .settings import Config
 
 ONLY = (
     "model", "run_dir", "dtype", "kv_cache_dtype", "block_size", "attention", "max_batch_tokens", "max_sequences",
-    "threads", "step_log", "prefill", "port", "log_format",
+    "max_model_len", "threads", "step_log", "prefill", "port", "log_format",
 )  # fmt: skip
 
 EXIT_POISONED = 4
@@ -94,6 +94,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: Attention) ->
     with watched(loading_share.give):
         model = load_model(directory, config.kvstore.dtype, attention.device)
     _prove(model, layout, attention)
+    model.max_model_len = served_length(model.max_model_len, config.engine.max_model_len)
     log.info(
         "model_loaded",
         model=layout.model,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import select
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -53,6 +54,16 @@ class Engine:
         if self.load is None:
             return "starting"
         return "" if self.load.ready else "without a kvstore"
+
+    @property
+    def longest(self) -> int:
+        """Tokens that any request's sequence may have: the least of the model, the setting and the pool."""
+        return (self.load.longest if self.load else 0) or self.hello.max_model_len
+
+    @property
+    def widest(self) -> int:
+        """The same for the request whose publication leaves it most."""
+        return (self.load.widest if self.load else 0) or self.hello.max_model_len
 
     def busyness(self) -> int:
         """Continuations it has to work on, as far as is known."""
@@ -114,6 +125,20 @@ class Engine:
             self._writer.write(encode(message))
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the engines can take.
+
+    ``max_model_len``: tokens of a sequence, prompt and answer, that any request may have; ``widest``: of the request
+    whose publication leaves it most, since what a publication pins is there for those that begin with it;
+    ``vocab_size``: of the model.
+    """
+
+    max_model_len: int
+    vocab_size: int
+    widest: int
+
+
 class Engines:
     """All connected engines.
 
@@ -156,12 +181,16 @@ class Engines:
         for generation in call.generations:
             self._pick(usable).take(generation)
 
-    def limits(self) -> tuple[int, int]:
-        """(longest sequence in tokens, vocabulary size) that every usable engine can take. 503 if there is none."""
-        hellos = [engine.hello for engine in self._usable()]
-        if not hellos or self.draining:
+    def limits(self) -> Limits:
+        """What every usable engine can take. 503 if there is none."""
+        usable = self._usable()
+        if not usable or self.draining:
             raise unavailable(self.why_not())
-        return min(h.max_model_len for h in hellos), min(h.vocab_size for h in hellos)
+        return Limits(
+            min(engine.longest for engine in usable),
+            min(engine.hello.vocab_size for engine in usable),
+            min(engine.widest for engine in usable),
+        )
 
     def why_not(self) -> str:
         """Why nothing can be served now; empty if something can."""

@@ -27,12 +27,12 @@ from .choices import Choice
 from .counters import Counters
 from .detokenize import Detokenizer
 from .end_tokens import EndTokens
-from .engines import Engines
+from .engines import Engines, Limits
 from .errors_http import invalid, unknown_model
 from .keys import Keys
 from .openai_chat import ChatShape, chat_tokens, check_chat
 from .openai_completions import MAX_CHOICES, CompletionShape, check_completion, prompt_tokens, prompts
-from .openai_params import Limits, check_prompt, refuse_unsupported, sampling, stop_strings, truncated
+from .openai_params import check_prompt, refuse_unsupported, sampling, stop_strings, truncated
 from .openai_types import Body, ChatBody, CompletionBody
 from .parameters import CHAT, PLAIN
 from .record import Record
@@ -111,7 +111,7 @@ class Gateway:
         if body.model != self.model:
             raise unknown_model(body.model)
         refuse_unsupported(body, CHAT if isinstance(body, ChatBody) else PLAIN)
-        return Limits(*self.engines.limits())
+        return self.engines.limits()
 
     async def _encode(self, request: Request, encode: Callable[..., T], *arguments: Any) -> T:
         if int(request.headers.get("content-length") or LONG_BODY_BYTES) < LONG_BODY_BYTES:

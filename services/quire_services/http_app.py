@@ -87,7 +87,7 @@ def _information_routes(app: FastAPI, gateway: Gateway, instance: str) -> None:
 def _model(gateway: Gateway) -> dict[str, Any]:
     out = {"id": gateway.model, "object": "model", "created": gateway.created, "owned_by": "quire"}
     if not gateway.engines.why_not():
-        out["max_model_len"] = gateway.engines.limits()[0]
+        out["max_model_len"] = gateway.engines.limits().max_model_len
     return out
 
 

@@ -8,24 +8,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from quire_proto.link import Sampling
 from quire_proto.packed import pack
 
 from .body_values import INT64
+from .engines import Limits
 from .errors_http import foreign, invalid, too_long, unsupported
 from .openai_types import MAX_STOP_CHARS, MAX_STOPS, Body
 from .parameters import BY_NAME
 from .sampling_defaults import SamplingDefaults
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the engines can take: longest sequence in tokens, vocabulary size."""
-
-    max_model_len: int
-    vocab_size: int
 
 
 def refuse_unsupported(body: Body, api: str) -> None:
@@ -56,7 +48,7 @@ def check_prompt(tokens: Sequence[int], limits: Limits, param: str) -> None:
         raise invalid("the prompt is empty", param)
     if max(tokens) >= limits.vocab_size:
         raise invalid(f"token id {max(tokens)} is outside the vocabulary of {limits.vocab_size}", param)
-    if len(tokens) >= limits.max_model_len:
+    if len(tokens) >= limits.widest:
         raise too_long(len(tokens), 1, limits.max_model_len, param)
 
 
@@ -93,9 +85,10 @@ def sampling(
         param: the field that holds the prompt.
         otherwise: what holds for other parameters that the request does not say.
     """
-    room = limits.max_model_len - prompt
-    if asked is not None and asked > room:
+    if asked is not None and prompt + asked > limits.widest:
         raise too_long(prompt, asked, limits.max_model_len, param)
+    # A prompt beyond what any request may have is its engine's to judge: it knows what the prompt begins with.
+    room = (limits.max_model_len if prompt < limits.max_model_len else limits.widest) - prompt
     if asked is None:
         asked = min(default or room, room)
     max_tokens = room if asked == -1 else asked

@@ -33,10 +33,13 @@ class PrepareError(Exception):
     """The model or a prompt cannot be used; one line says why."""
 
 
+ONLY = ("model", "block_size", "dtype", "kv_cache_dtype", "max_model_len")
+
+
 def main(argv: list[str]) -> int:
     """Entry of ``quire prepare``; returns the exit code."""
     parser = flags.Parser(prog="quire prepare", description=(__doc__ or "").partition("\n")[0])
-    flags.add(parser, "serve", "kvstore", only=("model", "block_size", "dtype", "kv_cache_dtype"))
+    flags.add(parser, "serve", "kvstore", "engine", only=ONLY)
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write")
     arguments = parser.parse_args(argv)
     config = flags.read(parser, arguments)
@@ -71,14 +74,14 @@ def prepare(config: Config) -> dict[str, Any]:
 def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
     from transformers.utils import logging
 
-    from quire_engine.layout import layout_of, max_model_len
+    from quire_engine.layout import layout_of, max_model_len, served_length
 
     from .tokenizer_files import check_tokenizer
 
     logging.set_verbosity(logging.CRITICAL)  # what it would advise, a refusal says in a line
     try:
         layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
-        longest: int = max_model_len(directory)
+        longest: int = served_length(max_model_len(directory), config.engine.max_model_len)
         check_tokenizer(directory)
     except Exception as error:  # of any kind: transformers checks few of the values that it computes with
         raise PrepareError(refusal_line(directory, error)) from error

@@ -99,6 +99,9 @@ class Engine:
         among=("auto", "cpu", "triton"),
     )
     max_batch_tokens: int = setting(512, "token budget of a scheduler step", at_least=1)
+    max_model_len: int = setting(
+        0, "longest sequence in tokens, prompt and answer (0: what the model is made for)", at_least=0
+    )
     max_sequences: int = setting(64, "sequences computed at the same time, per engine", at_least=1)
     threads: int = setting(0, "torch threads per engine (0: cores / engines)", at_least=0)
     prefill: bool = setting(True, "compute published prompts before a request asks for them")

@@ -55,7 +55,10 @@ class Stack:
         here = [f"--run-dir={run_dir}", f"--log-format={config.serve.log_format}", *file]
         prepared = run_dir / "prepared.json"
         pool = [f"--{name.replace('_', '-')}={getattr(config.kvstore, name)}" for name in LAYOUT]
-        self.prepare = Child("prepare", command("prepare", *file, *model, *pool, f"--out={prepared}"), keep=False)
+        longest = f"--max-model-len={config.engine.max_model_len}"
+        self.prepare = Child(
+            "prepare", command("prepare", *file, *model, *pool, longest, f"--out={prepared}"), keep=False
+        )
         config = _on_one_side(config)
         if not config.kvstore.state_dir:
             config = replace(config, kvstore=replace(config.kvstore, state_dir=str(run_dir / STATE)))

@@ -59,9 +59,9 @@ class PeerEngine:
         """Send a message."""
         self._socket.sendall(encode(message))
 
-    def load(self, *, ready: bool, running: int = 0, waiting: int = 0) -> None:
+    def load(self, *, ready: bool, running: int = 0, waiting: int = 0, longest: int = 0, widest: int = 0) -> None:
         """Report the load."""
-        self.send(Load(ready, running, waiting, {}))
+        self.send(Load(ready, running, waiting, {}, longest=longest, widest=widest))
 
     def busy(self) -> bool:
         """Whether a continuation is at work."""
