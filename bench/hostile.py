@@ -24,7 +24,7 @@ from .figures import Report, median, say, table
 from .hostile_attacks import BODIES, FLOODS, Answers, Send, Target
 from .hostile_model import fragment, model_directory
 from .servers import Server, free_port, status
-from .side import ROOT, OutOfTime, Side, SideError
+from .side import ROOT, Side, SideError
 
 BOUND_MS = 100.0
 ATTACKER, VICTIM = "key-of-the-attacker", "key-of-the-victim"
@@ -36,6 +36,7 @@ COLUMNS = {
     "ratio": "ratio",
     "health_ms": "/health ms",
     "first_token_ms": "first token ms",
+    "stands": "stands",
     "refused": "victim refused",
     "lag_ms": "own lag ms",
     "memory_mib": "gateway MiB",
@@ -134,7 +135,7 @@ def _short(value: Any) -> str:
 
 
 def _fill(report: Report, rows: list[dict[str, Any]]) -> None:
-    late = [row for row in rows if row["gap_ms"] is None or row["gap_ms"] >= BOUND_MS]
+    late = [row for row in rows if row["gap_ms"] >= BOUND_MS]
     report.figures = {"rows": rows, "bound_ms": BOUND_MS, "gaps_beyond_bound": [row["attack"] for row in late]}
     alone = [one["quiet"] for row in rows for one in row["rounds"]]
     quiet = {name: median(one[name] for one in alone) for name in ("gap_ms", "health_ms", "first_token_ms")}
@@ -150,7 +151,7 @@ def _fill(report: Report, rows: list[dict[str, Any]]) -> None:
         f"Without an attack, median of all rounds: worst gap {quiet['gap_ms']:.0f} ms, "
         f"/health {quiet['health_ms']:.0f} ms, first token {quiet['first_token_ms']:.0f} ms.",
         "Own lag: how late a timer of the measuring process came; the machine's part of the figures before it.",
-        "A dash: the stack did not go on within the limit, so the true value is larger.",
+        "Stands: what had not gone on within the limit, so that its true value is larger.",
     ]
 
 
@@ -163,13 +164,13 @@ def _measure(make: Any, arguments: argparse.Namespace) -> dict[str, Any]:
         with Side("victim", command, {"PYTHONPATH": str(ROOT)}) as victim:
             time.sleep(1.0)  # the first requests of all: imports, first compilations
             rounds: list[dict[str, Any]] = []
-            while len(rounds) < arguments.rounds and (not rounds or rounds[-1]["gap_ms"] is not None):
+            while len(rounds) < arguments.rounds and (not rounds or not rounds[-1]["stands"]):
                 rounds.append(_round(stack, victim, send, arguments))
     return summary(rounds)
 
 
 def _round(stack: Stack, victim: Side, send: Send, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Quiet, then attacked; the victim's figures are None if it did not go on within the limit."""
+    """Quiet, then attacked."""
     victim.ask(op="begin")
     time.sleep(arguments.quiet_s)
     quiet = _milliseconds(victim.ask(op="end", within_s=arguments.limit))
@@ -178,16 +179,13 @@ def _round(stack: Stack, victim: Side, send: Send, arguments: argparse.Namespace
     victim.ask(op="begin")
     answers = asyncio.run(_limited(send, arguments.limit))
     time.sleep(1.0)
-    try:
-        seen = _milliseconds(victim.ask_within(arguments.limit + 5.0, op="end", within_s=arguments.limit))
-    except OutOfTime:
-        seen = dict.fromkeys(quiet)
+    seen = _milliseconds(victim.ask(op="end", within_s=arguments.limit))
     memory = stack.memory()
     return {
         **seen,
         "answers": ", ".join(f"{count} x {what}" for what, count in answers.most_common()),
         "alone_ms": quiet["gap_ms"],
-        "ratio": None if seen["gap_ms"] is None else seen["gap_ms"] / max(quiet["gap_ms"], 1.0),
+        "ratio": seen["gap_ms"] / max(quiet["gap_ms"], 1.0),
         "memory_mib": memory.get("VmRSS"),
         "peak_mib": memory.get("VmHWM"),
         "log_kib": (stack.log_bytes() - logged) / 1024,
@@ -196,7 +194,7 @@ def _round(stack: Stack, victim: Side, send: Send, arguments: argparse.Namespace
 
 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians of what is measured, the largest memory; None where a round has no value. What is told is told once."""
+    """Medians of what is measured, the largest memory; None if the gateway was gone. What is told is told once."""
     found: dict[str, Any] = {"rounds": rounds}
     for name, last in rounds[-1].items():
         values = [one[name] for one in rounds]
@@ -205,7 +203,7 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         if any(value is None for value in values):
             found[name] = None
         elif isinstance(last, str):
-            found[name] = "; ".join(dict.fromkeys(values))
+            found[name] = "; ".join(dict.fromkeys(filter(None, values))) or "-"
         else:
             found[name] = max(values) if name.endswith("mib") else median(values)
     return found
@@ -215,6 +213,7 @@ def _milliseconds(seen: dict[str, Any]) -> dict[str, Any]:
     times = {name.removesuffix("_s") + "_ms": 1000 * seen.pop(name) for name in list(seen) if name.endswith("_s")}
     refused = ", ".join(f"{count} x {what}" for what, count in seen.pop("refused").items())
     counts = [refused, f"{seen['broken']} streams" if seen["broken"] else ""]
+    seen["stands"] = ", ".join(seen["stands"])
     return {**times, **seen, "refused": ", ".join(filter(None, counts)) or "-"}
 
 

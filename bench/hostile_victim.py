@@ -12,7 +12,6 @@ import asyncio
 import json
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -27,7 +26,11 @@ STREAM_TOKENS = 4000
 
 @dataclass(slots=True)
 class Seen:
-    """Seconds, and counts. ``refused``: small requests by status other than 200; ``broken``: streams that were cut."""
+    """Seconds, and counts.
+
+    ``refused``: small requests by status other than 200; ``broken``: streams that were cut; ``stands``: what had not
+    gone on when the count ended, so that its seconds are the least they can be.
+    """
 
     gap_s: float = 0.0
     health_s: float = 0.0
@@ -37,7 +40,8 @@ class Seen:
     requests: int = 0
     unhealthy: int = 0
     broken: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, int] = field(default_factory=dict)
+    stands: list[str] = field(default_factory=list)
 
 
 class Victim:
@@ -113,13 +117,28 @@ class Victim:
                         text += data
                 status = text[9:12].decode(errors="replace") if b"data: {" in text else text[9:12].decode() or "cut"
                 if b"data: {" not in text or status != "200":
-                    self.seen.refused[status] += 1
+                    self.refuse(status)
             except OSError:
-                self.seen.refused["cut"] += 1
+                self.refuse("cut")
             self.last["request"] = time.perf_counter()
             self.seen.requests += 1
             self.seen.first_token_s = max(self.seen.first_token_s, self.last["request"] - began)
             await asyncio.sleep(REQUEST_EACH_S)
+
+    def refuse(self, status: str) -> None:
+        """Count a small request that was not answered."""
+        self.seen.refused[status] = self.seen.refused.get(status, 0) + 1
+
+    async def gone_on(self, within_s: float) -> None:
+        """Until each of the three has gone on; what still stands then is counted as far as it has come."""
+        told = time.perf_counter()
+        while min(self.last.values()) < told and time.perf_counter() < told + within_s:
+            await asyncio.sleep(LAG_EACH_S)
+        stood = {name: time.perf_counter() - last for name, last in self.last.items() if last < told}
+        self.seen.stands = list(stood)
+        self.seen.gap_s = max(self.seen.gap_s, stood.get("stream", 0.0))
+        self.seen.health_s = max(self.seen.health_s, stood.get("health", 0.0))
+        self.seen.first_token_s = max(self.seen.first_token_s, stood.get("request", 0.0))
 
     async def lag(self) -> None:
         """How late this process is served by the machine."""
@@ -139,9 +158,7 @@ async def serve(victim: Victim) -> None:
         if request["op"] == "begin":
             victim.seen = Seen()
         else:
-            told, deadline = time.perf_counter(), time.perf_counter() + request["within_s"]
-            while min(victim.last.values()) < told and time.perf_counter() < deadline:
-                await asyncio.sleep(LAG_EACH_S)
+            await victim.gone_on(request["within_s"])
         print(json.dumps(asdict(victim.seen)), flush=True)
     for loop in loops:
         loop.cancel()

@@ -4,23 +4,53 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import time
+from dataclasses import asdict
 
 import pytest
 
 from bench import hostile
 from bench.hostile_attacks import BODIES, FLOODS, Target, answer
+from bench.hostile_victim import Victim
 
 
 def test_rounds_become_medians_and_the_largest_memory() -> None:
-    """Times are medians, memory is the largest, text is said once, and what one round lacks is not made up."""
+    """Times are medians, memory is the largest and unknown if the gateway was gone once, text is said once."""
     rounds = [
-        {"gap_ms": gap, "peak_mib": peak, "answers": "1 x 400", "first_token_ms": None if gap == 9.0 else gap}
+        {"gap_ms": gap, "peak_mib": peak, "memory_mib": None if gap == 9.0 else peak, "answers": "1 x 400"}
         for gap, peak in ((9.0, 100.0), (1.0, 300.0), (2.0, 200.0))
     ]
     found = hostile.summary(rounds)
     assert (found["gap_ms"], found["peak_mib"], found["answers"]) == (2.0, 300.0, "1 x 400")
-    assert found["first_token_ms"] is None
+    assert found["memory_mib"] is None
     assert found["rounds"] == rounds
+
+
+async def _stands() -> Victim:
+    victim = Victim(1, "key", "m")
+    loop = asyncio.get_running_loop()
+    victim.last = dict.fromkeys(victim.last, time.perf_counter() - 5.0)
+    loop.call_later(0.05, lambda: victim.last.update(health=time.perf_counter()))
+    await victim.gone_on(0.1)
+    return victim
+
+
+def test_what_still_stands_is_counted_as_far_as_it_has_come() -> None:
+    """A stream without an arrival has no gap that ended; its gap so far is the least that it can be."""
+    seen = asyncio.run(_stands()).seen
+    assert seen.stands == ["stream", "request"]
+    assert seen.gap_s > 5.0
+    assert seen.first_token_s > 5.0
+    assert seen.health_s == 0.0
+
+
+def test_what_was_refused_can_be_told() -> None:
+    """The counts by status go through JSON as they are."""
+    victim = Victim(1, "key", "m")
+    for status in ("429", "429", "cut"):
+        victim.refuse(status)
+    assert json.loads(json.dumps(asdict(victim.seen)))["refused"] == {"429": 2, "cut": 1}
 
 
 def test_there_are_ten_bodies_and_three_floods_and_more() -> None:
