@@ -208,14 +208,14 @@ class Engine:
         if self._scheduler.running or memory.pending():
             return 0.0
         if self._scheduler.waiting:
-            tenants = {sequence.request.tenant for sequence in self._scheduler.waiting}
-            return min(IDLE_S, self._quiet.wait(tenants, time.monotonic()))
+            return min(IDLE_S, self._quiet.wait(self._scheduler.waiting.tenants(), time.monotonic()))
         return IDLE_S
 
     # --- a step ------------------------------------------------------------------------------------------------
 
     def _step(self, memory: Memory, pipeline: Pipeline) -> None:
         """Launch a step if there is something to do, then take over the oldest if no more may be in flight."""
+        self._give_slot(memory, pipeline)
         wanted = self._plan()
         if wanted.work or wanted.admits or (memory.pending() and not len(pipeline)):
             copies = self._exchange(memory, wanted, pipeline)
@@ -230,11 +230,21 @@ class Engine:
         self._outbox.counters["steps"] += 1
         self._outbox.flush(self.front)
 
+    def _give_slot(self, memory: Memory, pipeline: Pipeline) -> None:
+        """Take a slot from a tenant that has more than its portion, if another one waits for its own."""
+        quiet = self._quiet.accounts(time.monotonic())
+        sequence = None if EVERYBODY in quiet else self._scheduler.giver(quiet)
+        if sequence is None:
+            return
+        pipeline.settle(0)  # what is preempted must have nothing in flight
+        if self._scheduler.slots_left() <= 0 and not sequence.ended and self._scheduler.give_up(sequence):
+            memory.preempted(sequence)
+
     def _plan(self) -> Wanted:
         quiet = self._quiet.accounts(time.monotonic())
         may_admit = bool(self._scheduler.waiting) and EVERYBODY not in quiet
-        hits, held_back = self._waiting.sift(quiet) if may_admit else ({}, set())
-        return self._scheduler.plan(hits, may_admit, held_back)
+        hits = self._waiting.sift(quiet) if may_admit else {}
+        return self._scheduler.plan(hits, may_admit, only=hits)
 
     def _exchange(self, memory: Memory, wanted: Wanted, pipeline: Pipeline) -> list[tuple[int, int, int]]:
         """Ask the kvstore for what the step needs and fit the step to its answer; returns the copies to do."""
@@ -266,6 +276,7 @@ class Engine:
         for account, ms in granted.retry_after_ms.items():
             if self._quiet.hush(account, ms, time.monotonic()):
                 log.info("no_space", account=account or "(everybody)", retry_after_ms=ms)
+        self._scheduler.decided(wanted)
         return granted.copies
 
     def _end_hopeless(self, memory: Memory, wanted: Wanted, sequence: Sequence, code: str, reason: str) -> None:

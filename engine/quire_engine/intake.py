@@ -50,6 +50,7 @@ class Intake:
             return
         self._outbox.counters["requests"] += 1
         self._outbox.counters["prompt_tokens"] += len(request.prompt) // 4
+        self._scheduler.shares.weigh(request.tenant, message.weight)
         self._scheduler.add(Sequence(0, request, 0, chain.ids, chain, self.next_arrival()))
 
     def _problem(self, request: Request, tokens: array[int]) -> tuple[str, str] | None:

@@ -2,7 +2,8 @@
 
 A token is appended, delivered, and may end its continuation. Where a request with several continuations reaches the
 end of its prompt, the tokens drawn from that one row become branches: the first goes on in the sequence itself, the
-others are forked off it and share all it has computed. A branch that ends with its first token is never forked.
+others are forked off it and share all it has computed. A branch that ends with its first token is never forked. One
+for which there is no batch slot waits with its token, and finds the prompt in the cache when its turn comes.
 """
 
 from __future__ import annotations
@@ -75,9 +76,15 @@ class Outcome:
         )
 
     def _fork(self, parent: Sequence, children: list[Sequence], memory: Memory) -> None:
-        memory.forked(parent, children)
-        for child in children:
+        left = max(0, self._scheduler.slots_left())
+        now, later = children[:left], children[left:]
+        if now:
+            memory.forked(parent, now)
+        for child in now:
             self._scheduler.joined(child)
+        for child in later:
+            child.drop_memory()
+            self._scheduler.add(child)
 
     def _advance(self, sequence: Sequence, sampled: Sampled) -> bool:
         """Append the token and deliver it; True if the continuation ends with it."""

@@ -23,10 +23,9 @@ from quire_proto.messages import Publication
 from quire_proto.packed import unpack
 
 from .memory import Memory
-from .request import Request, Sequence
+from .request import BEHIND_ALL, Request, Sequence
 from .scheduler import Scheduler
 
-BEHIND_ALL = 1 << 31
 LOOK_AGAIN_S = 1.0
 PENDING = "pending"
 

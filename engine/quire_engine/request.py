@@ -24,6 +24,7 @@ from quire_proto.packed import unpack
 from .sampler import SampleRow
 
 LEAST_URGENT = 1 << 62
+BEHIND_ALL = 1 << 31  # priority of what no client waits for
 EMPTY_TABLE: npt.NDArray[np.int32] = np.empty(0, np.int32)
 
 
@@ -95,6 +96,8 @@ class Sequence:
         in_flight: tokens launched and not yet seen complete.
         coming: tokens drawn on the device that ``tokens`` lacks yet.
         room: what the table grows into, if it is the beginning of that.
+        slots: batch slots kept for it, branches not forked yet included.
+        favoured: another tenant's sequence gave a slot up for it.
         ended: its blocks are given up; what is still in flight for it counts for nothing.
     """
 
@@ -115,6 +118,8 @@ class Sequence:
     asked: bool = False
     patient: bool = True
     inherited: int = LEAST_URGENT
+    slots: int = 1
+    favoured: bool = False
     room: npt.NDArray[np.int32] = field(default_factory=lambda: EMPTY_TABLE)
 
     @property

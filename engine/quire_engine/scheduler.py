@@ -1,14 +1,18 @@
 """Scheduler: which sequences compute how many tokens in the next step.
 
 There is no prefill or decode phase. Each running sequence has tokens still to be computed; a step takes one from
-every decoding sequence and spends what is left of the token budget on prompts, by priority and then arrival, in chunks.
-So one packed batch mixes decodes with prefill chunks, and a long prompt never stops the others.
+every decoding sequence and spends what is left of the token budget on prompts, in chunks. So one packed batch mixes
+decodes with prefill chunks, and a long prompt never stops the others.
 
-Waiting sequences are admitted while batch slots and budget remain; whether there is memory only the kvstore can say,
-and it says so in the same message that allocates. A sequence that cannot be extended costs the newest sequence of
-the lowest priority its blocks (preemption by recompute): it waits at its old place in the queue, and what it had
-sealed is found in the cache when it comes back. Holding admissions after a preemption keeps the freed blocks for
-those who lacked them.
+Budget and batch slots are shared by tenants: the next prompt, running or to be admitted, is that of the tenant whose
+turn it is (``shares``), and within a tenant it goes by priority and then arrival. When all slots are taken, a tenant
+that has more than its portion gives one up (``slots``). A request with n continuations is admitted when there is one
+slot; for its branches are kept as many as there are, and the other branches wait as sequences of their own.
+
+Whether there is memory only the kvstore can say, and it says so in the same message that allocates. A sequence that
+cannot be extended costs another one its blocks (preemption by recompute, ``victim``): that waits at its old place in
+the line, and what it had sealed is found in the cache when it comes back. Holding admissions after that keeps the freed
+blocks for those that lacked them.
 
 While every running sequence decodes, one step is like the one before: its work is kept and given again, with the blocks
 that ``lookahead`` names, and forgotten when anything happens to the batch.
@@ -22,11 +26,17 @@ Pure logic: no clock, socket or tensor in here.
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+from .lines import Lines, rank
 from .lookahead import SteadyBatch
-from .request import Request, Sequence
+from .request import Sequence
+from .shares import Shares
+from .slots import branches, giver, slots
+from .turns import Turns
+from .victim import victim
 
 HOLD_STEPS = 32
 
@@ -64,7 +74,8 @@ class Scheduler:
 
     def __init__(self, limits: SchedulerLimits) -> None:
         self.limits = limits
-        self.waiting: list[Sequence] = []
+        self.shares = Shares()
+        self.waiting = Lines(self.shares)
         self.running: list[Sequence] = []
         self.aside: list[Sequence] = []
         self.preemptions = 0
@@ -73,8 +84,8 @@ class Scheduler:
         self._steady: SteadyBatch | None = None
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence by priority, then arrival."""
-        insort(self.waiting, sequence, key=_rank)
+        """Queue a sequence in its tenant's line."""
+        self.waiting.add(sequence)
 
     def set_aside(self, sequence: Sequence) -> None:
         """A waiting sequence is better not admitted now: another one is computing its beginning."""
@@ -98,17 +109,35 @@ class Scheduler:
         """Batch slots that nobody uses."""
         return self.limits.max_sequences - sum(map(slots, self.running))
 
-    def plan(self, expected_hit: dict[int, int], may_admit: bool, held_back: Container[int] = ()) -> Wanted:
+    def giver(self, quiet: Container[str] = ()) -> Sequence | None:
+        """The running sequence that gives a slot up now, if one should; ``quiet`` tenants get none."""
+        if self._hold or not self.waiting or self.slots_left() > 0:
+            return None
+        heads = [self.waiting.of(tenant)[0] for tenant in self.waiting.tenants() if tenant not in quiet]
+        return giver(self.shares, self.running, heads, self.limits.max_sequences)
+
+    def give_up(self, sequence: Sequence) -> bool:
+        """The sequence gives a slot up: one kept for a branch, or, which is answered True, its own: it is preempted."""
+        if slots(sequence) > 1:
+            sequence.slots -= 1
+            return False
+        self._preempt(sequence)
+        return True
+
+    def plan(self, expected_hit: dict[int, int], may_admit: bool, only: Container[int] | None = None) -> Wanted:
         """Choose the work of the next step.
 
         Args:
-            held_back: waiting sequences (by arrival number) that are not admitted in this step.
             expected_hit: tokens a waiting sequence (by arrival number) will likely find computed.
             may_admit: False while the kvstore asked to be left alone about allocations.
+            only: waiting sequences (by arrival number) that may be admitted; None: all.
         """
-        wanted = self._same_again() or self._choose_work()
-        if may_admit and self._may_admit():
-            self._choose_admits(wanted, expected_hit, held_back)
+        wanted, prompts = self._same_again(), list[Sequence]()
+        if wanted is None:
+            wanted, prompts = self._decodes()
+        left = self.slots_left() if may_admit and self._may_admit() and self.waiting else 0
+        if prompts or left > 0:
+            self._share_out(wanted, prompts, max(0, left), expected_hit, only)
         return wanted
 
     def _same_again(self) -> Wanted | None:
@@ -119,31 +148,61 @@ class Scheduler:
         left = self.limits.max_batch_tokens - len(self._again)
         return Wanted(self._again.copy(), needs.extends, needs.ahead, budget_left=left)
 
-    def _choose_work(self) -> Wanted:
+    def _decodes(self) -> tuple[Wanted, list[Sequence]]:
+        """The work of those that decode, and the prompts being computed, by rank. Where the budget is too small for a
+        token each, it is shared out as if all were prompts."""
         wanted = Wanted(budget_left=self.limits.max_batch_tokens)
-        ranked, prompts = sorted(self.running, key=_rank), []
+        ranked, prompts = sorted(self.running, key=rank), []
+        enough = len(ranked) <= wanted.budget_left
         for sequence in ranked:
-            if sequence.remaining == 1:
-                self._take(wanted, sequence)
+            if sequence.remaining == 1 and enough:
+                self._take(wanted, sequence, wanted.budget_left)
             else:
                 prompts.append(sequence)
-        for sequence in prompts:
-            self._take(wanted, sequence)
         self._steady = None
         if ranked and not prompts and len(wanted.work) == len(ranked):
             self._again, self._steady = wanted.work.copy(), SteadyBatch(ranked, self.limits.block_size)
             wanted.ahead = self._steady.first(not self._hold).ahead
-        return wanted
+        return wanted, prompts
 
-    def _take(self, wanted: Wanted, sequence: Sequence) -> None:
-        count = min(sequence.remaining, wanted.budget_left)
+    def _share_out(
+        self,
+        wanted: Wanted,
+        prompts: list[Sequence],
+        left: int,
+        expected_hit: dict[int, int],
+        only: Container[int] | None,
+    ) -> None:
+        """Spend the budget on prompts in turn, and ``left`` slots. What is for sequences to be admitted stays
+        ``budget_left``."""
+        turns, started = Turns(self.shares, prompts, self.waiting if left else None), set(prompts)
+        budget = wanted.budget_left
+        while budget > 0 and (sequence := turns.head()) is not None:
+            tenant, cost = sequence.request.tenant, 0
+            if sequence in started:
+                cost = self._take(wanted, sequence, budget)
+            elif not left:
+                turns.close(tenant)  # behind its prompts, those that wait for a slot
+                continue
+            elif only is None or sequence.arrival in only:
+                sequence.slots = min(branches(sequence), left)
+                left -= sequence.slots
+                cost = max(1, len(sequence.tokens) - expected_hit.get(sequence.arrival, 0))
+                wanted.admits.append(sequence)
+            budget -= cost
+            turns.next(tenant, cost)
+
+    def _take(self, wanted: Wanted, sequence: Sequence, budget: int) -> int:
+        """Give a running sequence what it can use of ``budget``; returns how much that is."""
+        count = min(sequence.remaining, budget)
         if count == 0:
-            return
+            return 0
         wanted.budget_left -= count
         wanted.work.append(Work(sequence, count))
         needed = sequence.launched + count
         if not sequence.writable or needed > len(sequence.table) * self.limits.block_size:
             wanted.extends.append((sequence, needed))
+        return count
 
     def _may_admit(self) -> bool:
         if self._hold and self.running:
@@ -152,26 +211,30 @@ class Scheduler:
         self._hold = 0
         return True
 
-    def _choose_admits(self, wanted: Wanted, expected_hit: dict[int, int], held_back: Container[int]) -> None:
-        left, budget = self.slots_left(), wanted.budget_left
-        for sequence in self.waiting:
-            if sequence.arrival in held_back:
-                continue
-            left -= slots(sequence)
-            if left < 0 or budget <= 0:
-                return
-            budget -= max(1, len(sequence.tokens) - expected_hit.get(sequence.arrival, 0))
-            wanted.admits.append(sequence)
-
     def admitted(self, sequence: Sequence, wanted: Wanted) -> None:
         """The kvstore gave the sequence its table: it joins the batch, in this step if budget is left."""
         self._steady = None
+        sequence.favoured = False
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=lambda s: s.arrival)
         count = min(sequence.remaining, wanted.budget_left)
         if count:
             wanted.budget_left -= count
             wanted.work.append(Work(sequence, count))
+
+    def decided(self, wanted: Wanted) -> None:
+        """The step will be launched as it is, but for what it may do more: prompts get the budget kept for sequences
+        that were not admitted. All of it is put to the tenants' accounts."""
+        for item in wanted.work if wanted.admits else ():
+            table = len(item.sequence.table) * self.limits.block_size - item.sequence.launched
+            more = max(0, min(item.sequence.remaining, table, item.count + wanted.budget_left) - item.count)
+            item.count += more
+            wanted.budget_left -= more
+        spent = Counter[str]()
+        for item in wanted.work:
+            spent[item.sequence.request.tenant] += item.count
+        for tenant, tokens in spent.items():
+            self.shares.charge(tenant, tokens)
 
     def joined(self, sequence: Sequence) -> None:
         """A forked sequence runs at once; its batch slot was kept since admission."""
@@ -189,14 +252,19 @@ class Scheduler:
         if sequence not in self.running:
             return None
         tenant = sequence.request.tenant
-        victim = max((s for s in self.running if not account or s.request.tenant == tenant), key=_rank)
-        _drop(wanted, victim)
-        self.running.remove(victim)
-        self.preemptions += 1
+        gives = victim(self.shares, [s for s in self.running if not account or s.request.tenant == tenant])
+        _drop(wanted, gives)
+        self._preempt(gives)
         if not account:
             self._hold = HOLD_STEPS
-        self.add(victim)
-        return victim
+        return gives
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """It waits at its old place; its blocks are for the caller to give up."""
+        self._steady = None
+        self.running.remove(sequence)
+        self.preemptions += 1
+        self.add(sequence)
 
     def short_ahead(self) -> None:
         """Some block that will be needed soon was not there: look again before each step."""
@@ -220,18 +288,9 @@ class Scheduler:
     def clear(self) -> list[Sequence]:
         """Forget everything; returns what was there."""
         gone = [*self.running, *self.waiting, *self.aside]
-        self.running, self.waiting, self.aside, self._hold, self._steady = [], [], [], 0, None
+        self.waiting.clear()
+        self.running, self.aside, self._hold, self._steady = [], [], 0, None
         return gone
-
-
-def _rank(sequence: Sequence) -> tuple[int, int]:
-    return (sequence.priority, sequence.arrival)
-
-
-def slots(sequence: Sequence) -> int:
-    """Batch slots a sequence takes: one for each continuation it stands for until its request forks."""
-    request: Request = sequence.request
-    return 1 if request.forked else request.n
 
 
 def _drop(wanted: Wanted, sequence: Sequence) -> None:

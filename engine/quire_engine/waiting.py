@@ -22,7 +22,8 @@ from quire_proto.messages import Wait, Waited
 
 from .memory import Memory
 from .request import Sequence
-from .scheduler import Scheduler, slots
+from .scheduler import Scheduler
+from .slots import branches
 
 WAIT_S = 60.0
 LOOKAHEAD = 64  # waiting sequences looked at in a step
@@ -64,18 +65,17 @@ class Waiting:
         self._groups: list[Group] = []
         self._ended: SimpleQueue[tuple[Group, Waited | QuireError]] = SimpleQueue()
 
-    def sift(self, quiet: Container[str]) -> tuple[dict[int, int], set[int]]:
+    def sift(self, quiet: Container[str]) -> dict[int, int]:
         """Look at the sequences that could be admitted now, and set aside those that had better wait.
 
-        Returns, by arrival number, the tokens each will probably find computed, and those to be held back for a step:
-        their tenant is ``quiet``, or they begin like one that is admitted in this step.
+        Returns, by arrival number, the tokens each will probably find computed. What is not in it had better not be
+        admitted in this step: its tenant is ``quiet``, it begins like one that is admitted, or it was not looked at.
         """
         hits: dict[int, int] = {}
-        held_back = {s.arrival for s in self._scheduler.waiting if s.request.tenant in quiet} if quiet else set()
         first: set[bytes] = set()
         left = self._scheduler.slots_left()
         # Those that the kvstore chose to compute come first: others wait for them.
-        candidates = islice((s for s in self._scheduler.waiting if s.arrival not in held_back), LOOKAHEAD)
+        candidates = islice(self._scheduler.waiting.in_turn(quiet), max(LOOKAHEAD, left)) if left > 0 else ()
         for sequence in sorted(candidates, key=lambda s: not s.asked):
             if left <= 0:
                 break
@@ -85,13 +85,12 @@ class Waiting:
                 continue
             key = self._first_missing(sequence, hit // self._memory.block_size)
             if sequence.patient and key in first:
-                held_back.add(sequence.arrival)
                 continue
             if key:
                 first.add(key)
             hits[sequence.arrival] = hit
-            left -= slots(sequence)
-        return hits, held_back
+            left -= branches(sequence)
+        return hits
 
     def begin(self, sequence: Sequence, index: int) -> None:
         """The kvstore says that another sequence is computing blocks up to ``index`` (-1: the publication)."""

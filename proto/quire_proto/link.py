@@ -71,7 +71,7 @@ class Sampling:
 class Generate:
     """A request: ``n`` continuations of one prompt. ``emitted`` are tokens already sent to the client by another
     engine: they are forced, not sampled, and not sent again. With a ``salt`` nothing is shared with requests of another
-    salt or of none, publications included."""
+    salt or of none, publications included. ``weight``: the tenant's, from now on."""
 
     request: str
     tenant: str
@@ -81,6 +81,7 @@ class Generate:
     priority: int = 0
     emitted: U32s = b""
     salt: str = ""
+    weight: int = 100
     type: str = "generate"
 
 

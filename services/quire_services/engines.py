@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import select
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,10 @@ import structlog
 
 from quire_proto.link import Abort, Generate, Hello, Load, Message, Outputs, encode
 
+from .admission import Admission
 from .errors_http import queue_full, unavailable
 from .streams import Call, Generation
+from .weights import Weights
 
 SILENT_S = 10.0
 log = structlog.get_logger()
@@ -85,12 +88,12 @@ class Engine:
             if generation := self.generations.get(output.request):
                 generation.deliver(output)
 
-    def take(self, generation: Generation) -> None:
-        """Send a generation to this engine."""
+    def take(self, generation: Generation, weight: int) -> None:
+        """Send a generation to this engine, with its tenant's weight."""
         generation.carrier, generation.engine = self, self.hello.engine
         self.generations[generation.id] = generation
         self._sent_since_load += generation.n
-        message: Generate = generation.message()
+        message: Generate = generation.message(weight)
         self._send(message)
 
     def abort(self, generation: Generation, index: int | None) -> None:
@@ -144,10 +147,14 @@ class Engines:
 
     Args:
         max_queue: generations that may wait for their first token before new requests are refused.
+
+    Attributes:
+        weights: of tenants; the default's until something follows a kvstore.
     """
 
     def __init__(self, max_queue: int) -> None:
-        self._max_queue = max_queue
+        self.weights = Weights()
+        self._admission = Admission(max_queue, self.weights)
         self._engines: dict[str, Engine] = {}
         self._picks = 0
         self.draining = False
@@ -172,14 +179,17 @@ class Engines:
         engine.lost()
 
     def submit(self, call: Call) -> None:
-        """Send every generation of a call to an engine. Raises ApiError 503 if there is none, 429 if too many wait."""
+        """Send every generation of a call to an engine. Raises ApiError 503 if there is none, 429 if too many of its
+        tenant wait."""
         usable = self._usable()
         if not usable or self.draining:
             raise unavailable(self.why_not())
-        if self.waiting() >= self._max_queue:
+        tenant = call.generations[0].tenant
+        if self._admission.refuses(tenant, self.waiting()):
             raise queue_full()
+        weight = self.weights.of(tenant)
         for generation in call.generations:
-            self._pick(usable).take(generation)
+            self._pick(usable).take(generation, weight)
 
     def limits(self) -> Limits:
         """What every usable engine can take. 503 if there is none."""
@@ -203,9 +213,10 @@ class Engines:
         states = ", ".join(f"{e.hello.engine} is {e.why_not()}" for e in self._engines.values())
         return f"no engine is ready: {states}"
 
-    def waiting(self) -> int:
-        """Generations that have no token yet."""
-        return sum(not g.started for engine in self._engines.values() for g in engine.generations.values())
+    def waiting(self) -> Counter[str]:
+        """Generations that have no token yet, by tenant."""
+        generations = (g for engine in self._engines.values() for g in engine.generations.values())
+        return Counter(g.tenant for g in generations if not g.started)
 
     def calls(self) -> set[Call]:
         """All calls that have a generation at an engine."""

@@ -91,8 +91,10 @@ def bad_key() -> ApiError:
 
 
 def queue_full() -> ApiError:
-    """429: too many requests wait already."""
-    return ApiError(429, "too many requests are waiting; try again later", type="rate_limit_error", code="queue_full")
+    """429: too many requests of this tenant wait already."""
+    return ApiError(
+        429, "too many of your requests are waiting; try again later", type="rate_limit_error", code="queue_full"
+    )
 
 
 def unavailable(reason: str) -> ApiError:

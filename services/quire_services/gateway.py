@@ -103,11 +103,14 @@ async def _run(config: settings.Config, instance: str) -> int:
         for port in ports:
             listen(port)
         unused.pop_all()  # the servers close the ports from here on
-    watch = asyncio.ensure_future(gateway.keys.watch())
+    watches = [asyncio.ensure_future(gateway.keys.watch())]
+    if not gateway.keys.open:  # without keys there is one tenant
+        watches.append(asyncio.ensure_future(gateway.engines.weights.watch(config.run_dir)))
     try:
         await _serve(gateway, apps, ports, config.gateway)
     finally:
-        watch.cancel()
+        for watch in watches:
+            watch.cancel()
         await link.stop()
         gateway.encoding.shutdown(wait=False, cancel_futures=True)
     log.info("stopped")

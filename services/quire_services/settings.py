@@ -117,7 +117,9 @@ class Gateway:
     served_model_name: str = setting(
         "", "name of the model in the API (default: the directory's name, or org/name in the hub's cache)"
     )
-    max_queue: int = setting(512, "requests that may wait for their first token; more are answered 429", at_least=1)
+    max_queue: int = setting(
+        512, "requests that may wait for their first token; tenants that fill it get 429", at_least=1
+    )
     admin_port: int = setting(0, "port of the admin API, on the loopback (0: none)", at_least=0, at_most=65535)
     admin_token_file: str = setting("", "file with the admin API's token (default: made in the run directory)")
     allowed_origins: str = setting(

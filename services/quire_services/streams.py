@@ -69,9 +69,9 @@ class Generation:
         self.emitted = [array("I") for _ in range(self.n)]
         self.open = set(range(self.n))
 
-    def message(self) -> Generate:
+    def message(self, weight: int) -> Generate:
         """The request as it is sent to an engine."""
-        return Generate(self.id, self.tenant, pack(self.tokens), self.sampling, self.n, salt=self.salt)
+        return Generate(self.id, self.tenant, pack(self.tokens), self.sampling, self.n, salt=self.salt, weight=weight)
 
     def deliver(self, output: Output) -> None:
         """Take an output of the engine."""

@@ -31,7 +31,12 @@ def main(argv: list[str]) -> int:
     change.add_argument("tenant", metavar="NAME")
     change.add_argument("--limit", type=_blocks, metavar="BLOCKS", help="most it may have, cache included; 0: no limit")
     change.add_argument("--guarantee", type=_blocks, metavar="BLOCKS", help="what it can have whatever others do")
-    change.add_argument("--weight", type=_blocks, metavar="N", help="its share of the cache beyond (default 100)")
+    change.add_argument(
+        "--weight",
+        type=_blocks,
+        metavar="N",
+        help="its share of the cache beyond, and of the engines' time (default 100)",
+    )
     for command in (show, change):
         flags.add(command, "serve", "gateway", only=("run_dir", "port"))
     arguments = parser.parse_args(argv)

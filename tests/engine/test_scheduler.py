@@ -100,7 +100,7 @@ def test_refusal_preempts_the_newest_and_holds_admissions() -> None:
     assert {s.arrival for s, _ in wanted.extends} == {1, 2}
     assert sched.refused(first, wanted) is second
     assert wanted.work == []
-    assert sched.waiting == [second]
+    assert list(sched.waiting) == [second]
     assert sched.preemptions == 1
     assert sched.plan({}, True).admits == []
     sched.remove(first)
@@ -141,7 +141,7 @@ def test_a_sequence_set_aside_takes_nothing_and_keeps_its_place() -> None:
     sched.set_aside(second)
     sched.remove(second)
     sched.resume(second)
-    assert sched.waiting == [first], "what ended is not resumed"
+    assert list(sched.waiting) == [first], "what ended is not resumed"
     assert sched.clear() == [first]
 
 
