@@ -76,16 +76,18 @@ class PromptEncoder:
             raise LoadError(f"cannot load the tokenizer of {model}: {reason}") from None
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise LoadError(f"the tokenizer of {model} has no tokenizer.json form")
+        as_the_file = type(tokenizer) is PreTrainedTokenizerFast  # that class reads it, others build rules of their own
         try:
             tokenizer.chat_template = tokenizer.chat_template or template_of_processor(model)
+            own = None if as_the_file else own_tokenizer(model, tokenizer.backend_tokenizer)
+            encoder = cls(tokenizer, own, spelled_as_text)
         except TemplateInvalid as error:
             raise LoadError(str(error)) from None
-        as_the_file = type(tokenizer) is PreTrainedTokenizerFast  # that class reads it, others build rules of their own
-        own = None if as_the_file else own_tokenizer(model, tokenizer.backend_tokenizer)
-        try:
-            encoder = cls(tokenizer, own, spelled_as_text)
         except LoadError as error:
             raise LoadError(f"{model}: {error}") from None
+        except Exception as error:  # what could be loaded may still not encode
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise LoadError(f"cannot use the tokenizer of {model}: {reason}") from None
         if own is not None:
             encoder.notes += ("transformers makes other tokens of some texts than tokenizer.json, which is followed",)
         return encoder

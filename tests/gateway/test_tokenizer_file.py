@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from quire_services.chat_template import PromptEncoder
+from quire_services.chat_template import LoadError, PromptEncoder
 from quire_services.tokenizer_file import own_tokenizer
 
 VOCABULARY = ["<unk>", "<s>", "</s>", "▁", "▁▁", "h", "i", "hi", "▁hi", "<0xE4>", "<0xBD>", "<0xA0>"]
@@ -76,3 +76,16 @@ def test_tokens_that_a_configuration_adds(tmp_path: Path) -> None:
 def test_a_model_without_the_file(tmp_path: Path) -> None:
     """What transformers makes is all there is."""
     assert own_tokenizer(tmp_path, spaced()) is None
+
+
+def test_a_tokenizer_that_cannot_encode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line names the model, whatever the library raises."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no such piece\nat all")
+
+    folder = folder_of(spaced(), tmp_path, "LlamaTokenizer")
+    monkeypatch.setattr("quire_services.chat_template.own_tokenizer", fails)
+    with pytest.raises(LoadError) as refused:
+        PromptEncoder.load(folder)
+    assert str(refused.value) == f"cannot use the tokenizer of {tmp_path}: RuntimeError: no such piece"
