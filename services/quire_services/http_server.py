@@ -12,6 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from .http_protocol import Bounds, HttpProtocol
+from .port_check import netloc
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
@@ -56,7 +57,7 @@ def bind(host: str, port: int) -> socket.socket:
         listening.bind(address)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise BindError(f"cannot listen on {host}:{port}: {reason}") from None
+        raise BindError(f"cannot listen on {netloc(host, port)}: {reason}") from None
     return listening
 
 
@@ -66,7 +67,7 @@ def listen(bound: socket.socket) -> None:
         bound.listen(BACKLOG)
     except OSError as error:
         host, port = bound.getsockname()[:2]
-        raise BindError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        raise BindError(f"cannot listen on {netloc(host, port)}: {error.strerror}") from None
 
 
 def is_loopback(host: str) -> bool:

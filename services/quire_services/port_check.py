@@ -6,11 +6,17 @@ tells. The gateway asks again when it begins to listen: between the two another 
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from .settings import Gateway
 
 ADMIN_HOST = "127.0.0.1"
+_ADVICE = {
+    errno.EADDRINUSE: "; choose another port or stop its owner",
+    errno.EACCES: "; choose one above 1023, or run it with CAP_NET_BIND_SERVICE",
+    errno.EADDRNOTAVAIL: "; gateway.host must be an address of this machine",
+}
 
 
 class PortTaken(Exception):
@@ -35,6 +41,10 @@ def _listen(setting: str, host: str, port: int) -> int:
             return int(probe.getsockname()[1])
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise PortTaken(
-            f"{setting}: cannot listen on {host}:{port}: {why}; choose another port or stop its owner"
-        ) from None
+        advice = _ADVICE.get(getattr(error, "errno", 0), "")
+        raise PortTaken(f"{setting}: cannot listen on {netloc(host, port)}: {why}{advice}") from None
+
+
+def netloc(host: str, port: int) -> str:
+    """Host and port as a URL has them: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

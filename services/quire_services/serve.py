@@ -92,7 +92,9 @@ class Serve:
                 if self._start():
                     self._was_ready = True
                     took = time.monotonic() - began
-                    self.screen.line(f"ready: http://{config.gateway.host}:{config.gateway.port}/v1 ({took:.1f} s)")
+                    self.screen.line(
+                        f"ready: http://{port_check.netloc(config.gateway.host, config.gateway.port)}/v1 ({took:.1f} s)"
+                    )
                     if config.gateway.admin_port:
                         token = config.gateway.admin_token_file or self._run_dir.path / admin_token.FILE
                         self.screen.line(

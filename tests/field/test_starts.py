@@ -65,6 +65,23 @@ def test_port_zero_is_one_that_is_free() -> None:
     assert port_check.check(Gateway(port=0)) > 0
 
 
+@pytest.mark.source("yhirose/cpp-httplib#506")
+def test_what_is_wrong_with_an_address() -> None:
+    """A port in use is seen across wildcard addresses; no other port is advised where the host is what is wrong."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        for host in ("127.0.0.1", "0.0.0.0", "localhost"):
+            with pytest.raises(
+                port_check.PortTaken, match=f"{host}:{port}: Address already in use; choose another port"
+            ):
+                port_check.check(Gateway(host=host, port=port))
+    with pytest.raises(port_check.PortTaken, match=r"192\.0\.2\.1:0: .*; gateway\.host must be an address of this"):
+        port_check.check(Gateway(host="192.0.2.1", port=0))
+    assert [port_check.netloc(host, 80) for host in ("::1", "a.b")] == ["[::1]:80", "a.b:80"]
+
+
 @pytest.mark.source("nodejs/node#12228")
 def test_readiness_is_our_own_gateways(tmp_path: Path) -> None:
     """Whatever else answers 200 at /health on the port is not taken for it."""
