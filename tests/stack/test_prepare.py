@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,10 +43,10 @@ def test_a_published_prompt_is_what_every_chat_begins_with(model: Path, tmp_path
     assert encoder.decode(tokens) == "<bos> <system> w1 w2 w3 <end>"
 
 
-def test_a_model_without_a_template_publishes_plain_text(model: Path) -> None:
+def test_a_model_without_a_template_publishes_plain_text(model: Path, tmp_path: Path) -> None:
     """Where there is no chat template, plain prompts that begin with the text share it."""
-    encoder = PromptEncoder.load(model)
-    encoder._tokenizer.chat_template = None
+    shutil.copytree(model, tmp_path / "plain", ignore=shutil.ignore_patterns("chat_template.jinja", "*.safetensors"))
+    encoder = PromptEncoder.load(tmp_path / "plain")
 
     assert encoder.decode(render(encoder, "w1 w2 w3 ", None, 64).tokens) == "w1 w2 w3"
 
