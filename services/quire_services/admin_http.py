@@ -62,7 +62,7 @@ def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
     @app.post("/admin/publications")
     async def publish(body: PublishBody) -> dict[str, Any]:
         longest = gateway.engines.limits().max_model_len
-        rendered = await asyncio.get_running_loop().run_in_executor(gateway.encoding, _rendered, gateway, body, longest)
+        rendered = await asyncio.get_running_loop().run_in_executor(None, _rendered, gateway, body, longest)
         reply = await ask(lambda reader: reader.publish(body.id, body.domain, pack(rendered.tokens)))
         fields = {"id": body.id, "domain": body.domain, "state": reply.state, "tokens": reply.tokens}
         return _publication(fields | {"generation": reply.generation}) | {"notes": rendered.notes}

@@ -21,7 +21,7 @@ from quire_engine.refused import first_line
 from .content_parts import text_of
 from .errors_http import invalid
 from .model_templates import DOCUMENTS, TemplateInvalid, Templates, template_of_processor
-from .segments import Segments
+from .segments import Segments, token_ids
 from .spelled_tokens import SpelledTokens
 from .tokenizer_file import own_tokenizer
 
@@ -96,8 +96,7 @@ class PromptEncoder:
         """Token ids of a text; special tokens (a leading ``<bos>``, say) are added as the tokenizer is configured.
         Raises ApiError for text that is not Unicode."""
         _insist_on_unicode(text)
-        ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+        return token_ids(self.backend, text, add_special_tokens=add_special_tokens)
 
     def encode_chat(
         self,
@@ -183,7 +182,7 @@ def without_torch() -> None:
     and 200 MB. ``None`` in ``sys.modules`` is how Python spells "not importable". Call before the first import."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install torch
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is missing: we know
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time; and processes are forked
 
 
 def log_like_everyone() -> None:

@@ -7,14 +7,14 @@ counting what was sent since keeps a burst from piling up on one engine.
 Invariants: a name is one process: a second one is refused as long as the first holds its connection, however long it
 has been silent. An engine is in the table from its hello to the end of its connection and no longer; its end fails
 every generation it carried, at once. An engine gets work only while it says it is ready and has spoken in the last
-``SILENT_S`` seconds. Whether anything can be served is computed when asked, never stored, so it is always true.
+``SILENT_S`` seconds that this loop was awake. Whether anything can be served is computed when asked, never stored, so
+it is always true.
 """
 
 from __future__ import annotations
 
 import asyncio
 import select
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ import structlog
 from quire_proto.link import Abort, Generate, Hello, Load, Message, Outputs, encode
 
 from .admission import Admission
+from .awake import clock
 from .errors_http import queue_full, unavailable
 from .streams import Call, Generation
 from .weights import Weights
@@ -47,12 +48,12 @@ class Engine:
         self.generations: dict[str, Generation] = {}
         self.picked = 0
         self._writer = writer
-        self._heard = time.monotonic()
+        self._heard = clock.now()
         self._sent_since_load = 0
 
     def why_not(self) -> str:
         """Why it cannot be given work now; empty if it can."""
-        if time.monotonic() - self._heard > SILENT_S:
+        if clock.now() - self._heard > SILENT_S:
             return "unresponsive"
         if self.load is None:
             return "starting"
@@ -79,7 +80,7 @@ class Engine:
         if load.ready != (self.load is not None and self.load.ready):
             log.info("engine_ready" if load.ready else "engine_not_ready", engine=self.hello.engine)
         self.load = load
-        self._heard = time.monotonic()
+        self._heard = clock.now()
         self._sent_since_load = 0
 
     def on_outputs(self, outputs: Outputs) -> None:
@@ -188,8 +189,11 @@ class Engines:
         if self._admission.refuses(tenant, self.waiting()):
             raise queue_full()
         weight = self.weights.of(tenant)
+        busy = {engine: engine.busyness() for engine in usable}
         for generation in call.generations:
-            self._pick(usable).take(generation, weight)
+            engine = self._pick(busy)
+            engine.take(generation, weight)
+            busy[engine] += generation.n
 
     def limits(self) -> Limits:
         """What every usable engine can take. 503 if there is none."""
@@ -233,9 +237,9 @@ class Engines:
     def _usable(self) -> list[Engine]:
         return [engine for engine in self._engines.values() if not engine.why_not()]
 
-    def _pick(self, usable: list[Engine]) -> Engine:
+    def _pick(self, busy: dict[Engine, int]) -> Engine:
         """The least loaded engine; among equals the one that was picked longest ago."""
-        engine = min(usable, key=lambda e: (e.busyness(), e.picked))
+        engine = min(busy, key=lambda e: (busy[e], e.picked))
         self._picks += 1
         engine.picked = self._picks
         return engine

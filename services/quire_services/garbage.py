@@ -22,3 +22,10 @@ def quieten_garbage_collection() -> None:
     gc.freeze()
     atexit.register(gc.unfreeze)  # or what extension modules still own at the end is reported as leaked
     gc.set_threshold(NEW_OBJECTS, SURVIVORS, PASSES)
+
+
+def set_aside() -> None:
+    """Take what lives now out of all passes, for a process that goes on collecting as CPython does."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)

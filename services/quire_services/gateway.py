@@ -1,9 +1,9 @@
 """Gateway process: the OpenAI API on one side, the engines on the other.
 
-Life: read the tokenizer, listen for engines, then for clients - an open port means it is ready to answer, with 503
-while no engine is. First signal: no new connections, running requests have ``drain_s`` seconds, what is left then
-ends with an error and is aborted at its engine. Second signal: exit at once. Nothing but JSON log lines is printed.
-With an admin port the same process serves the admin API there, to the loopback only.
+Life: read the tokenizer, fork the nursery of readers, listen for engines, then for clients - an open port means it is
+ready to answer, with 503 while no engine is. First signal: no new connections, running requests have ``drain_s``
+seconds, what is left then ends with an error and is aborted at its engine. Second signal: exit at once. Nothing but
+JSON log lines is printed. With an admin port the same process serves the admin API there, to the loopback only.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from quire_proto.private_dir import NotPrivate
 from . import flags, logs, sampling_defaults, settings
 from .admin_http import make_admin_app
 from .admin_token import AdminToken, TokenError
+from .awake import clock
 from .chat_template import LoadError, PromptEncoder, log_like_everyone, without_torch
 from .connections import Connections, most_connections, raise_file_limit
 from .counters import Counters
 from .engines import Engines
 from .errors_http import unavailable
+from .garbage import set_aside
 from .generate import Gateway
 from .http_app import make_app
 from .http_edge import Edge
@@ -43,6 +45,9 @@ from .http_protocol import Bounds
 from .http_server import BindError, HttpServer, bind, is_loopback, listen
 from .keys import Keys
 from .link_server import LinkServer, SocketTaken
+from .reader_pool import ReaderPool
+from .reader_process import Nursery
+from .request_reader import RequestReader
 from .sampling_defaults import DefaultsError, SamplingDefaults
 
 ADMIN_HOST = "127.0.0.1"
@@ -60,7 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     without_torch()
     log_like_everyone()
     try:
-        return uvloop.run(_run(config, instance))
+        with contextlib.ExitStack() as unused:
+            ports = [unused.enter_context(bind(config.gateway.host, config.gateway.port))]
+            if config.gateway.admin_port:
+                ports.append(unused.enter_context(bind(ADMIN_HOST, config.gateway.admin_port)))
+            gateway = _gateway(config)
+            set_aside()
+            return uvloop.run(_run(config, gateway, ports, instance))
     except (StartError, LoadError, DefaultsError, SocketTaken, BindError, TokenError) as error:
         log.error("cannot_start", reason=str(error))
         return 1
@@ -83,36 +94,30 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add(parser, "serve", "gateway", only=("model", "run_dir", "log_format", *own))
 
 
-async def _run(config: settings.Config, instance: str) -> int:
-    with contextlib.ExitStack() as unused:
-        ports = [unused.enter_context(bind(config.gateway.host, config.gateway.port))]
-        if config.gateway.admin_port:
-            ports.append(unused.enter_context(bind(ADMIN_HOST, config.gateway.admin_port)))
-        gateway = _gateway(config)
-        who = tenants(gateway.keys, listed(config.gateway.allowed_hosts))
-        edge = Edge(make_app(gateway, instance), who, gateway.counters)
-        apps: list[ASGIApp] = [with_origins(edge, listed(config.gateway.allowed_origins))]
-        if config.gateway.admin_port:
-            token = AdminToken(config.run_dir, config.gateway.admin_token_file)
-            apps.append(Edge(make_admin_app(gateway, config.run_dir), token.operator, Counters()))
-        link = LinkServer(gateway.engines, config.run_dir / "gateway.sock")
-        try:
-            await link.start()
-        except (OSError, NotPrivate) as error:
-            raise StartError(f"cannot listen for engines in {config.run_dir}: {error}") from None
-        for port in ports:
-            listen(port)
-        unused.pop_all()  # the servers close the ports from here on
-    watches = [asyncio.ensure_future(gateway.keys.watch())]
+async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.socket], instance: str) -> int:
+    who = tenants(gateway.keys, listed(config.gateway.allowed_hosts))
+    edge = Edge(make_app(gateway, instance), who, gateway.counters)
+    apps: list[ASGIApp] = [with_origins(edge, listed(config.gateway.allowed_origins))]
+    if config.gateway.admin_port:
+        token = AdminToken(config.run_dir, config.gateway.admin_token_file)
+        apps.append(Edge(make_admin_app(gateway, config.run_dir), token.operator, Counters()))
+    link = LinkServer(gateway.engines, config.run_dir / "gateway.sock")
+    try:
+        await link.start()
+    except (OSError, NotPrivate) as error:
+        raise StartError(f"cannot listen for engines in {config.run_dir}: {error}") from None
+    for port in ports:
+        listen(port)
+    beside = [asyncio.ensure_future(gateway.keys.watch()), asyncio.ensure_future(clock.run())]
     if not gateway.keys.open:  # without keys there is one tenant
-        watches.append(asyncio.ensure_future(gateway.engines.weights.watch(config.run_dir)))
+        beside.append(asyncio.ensure_future(gateway.engines.weights.watch(config.run_dir)))
     try:
         await _serve(gateway, apps, ports, config.gateway)
     finally:
-        for watch in watches:
-            watch.cancel()
+        for task in beside:
+            task.cancel()
         await link.stop()
-        gateway.encoding.shutdown(wait=False, cancel_futures=True)
+        gateway.readers.close()
     log.info("stopped")
     return 0
 
@@ -133,7 +138,10 @@ def _gateway(config: settings.Config) -> Gateway:
         log.warning("prompts", note=note)
     name = config.gateway.served_model_name or model_name(model)
     gateway = config.gateway
-    return Gateway(name, encoder, Engines(gateway.max_queue), keys, defaults, gateway.ping_s)
+    reader = RequestReader(name, encoder, defaults)
+    readers = ReaderPool(Nursery.start(reader), max(1, (os.cpu_count() or 1) // 8))
+    engines = Engines(gateway.max_queue)
+    return Gateway(name, encoder, engines, keys, reader, readers, defaults, gateway.max_body_bytes, gateway.ping_s)
 
 
 def _defaults(source: str, model: Path) -> SamplingDefaults:

@@ -2,18 +2,18 @@
 
     body -> checks -> prompts -> token ids -> generations -> engines -> answer
 
-Long texts are encoded on a thread of their own, one at a time, so that a prompt of a megabyte does not hold up every
-stream; short ones are not worth the hop.
+Short bodies are read in this loop, for some milliseconds between two looks at the sockets, tenants in turn; longer ones
+in processes of their own (``reader_pool``), because what reads them holds the interpreter's lock. Either way a tenant's
+stream waits a few milliseconds at most for what others send.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,115 +28,115 @@ from .counters import Counters
 from .detokenize import Detokenizer
 from .end_tokens import EndTokens
 from .engines import Engines, Limits
-from .errors_http import invalid, unknown_model
 from .keys import Keys
-from .openai_chat import ChatShape, chat_tokens, check_chat
-from .openai_completions import MAX_CHOICES, CompletionShape, check_completion, prompt_tokens, prompts
-from .openai_params import check_prompt, refuse_unsupported, sampling, stop_strings, truncated
+from .openai_chat import ChatShape
+from .openai_completions import CompletionShape
+from .openai_params import sampling, stop_strings
 from .openai_types import Body, ChatBody, CompletionBody
 from .parameters import CHAT, PLAIN
+from .reader_pool import ReaderPool
 from .record import Record
+from .request_bytes import MOST, SHORT_BYTES, RequestBytes, default_limit, until_gone
+from .request_reader import ReadRequest, RequestReader
 from .sampling_defaults import SamplingDefaults
+from .shares import Shares
 from .streams import Call
 from .token_bytes import TokenBytes
 
-LONG_BODY_BYTES = 8192
-COMPLETION_TOKENS = 16  # OpenAI's default for plain completions
-T = TypeVar("T")
+SOME = 64
+TURN_S = 0.005
+SHORT_WAITING, SHORT_WAIT_S = 1 << 20, 60.0  # short bodies are bounded by connections, and wait milliseconds
 
 
 @dataclass(slots=True)
 class Gateway:
     """All that a request needs: ``model`` is the name in the API, ``otherwise`` holds what requests leave unsaid, and
-    ``ping_s`` is as in ``settings``."""
+    ``max_body_bytes`` and ``ping_s`` are as in ``settings``."""
 
     model: str
     encoder: PromptEncoder
     engines: Engines
     keys: Keys
+    reader: RequestReader
+    readers: ReaderPool
     otherwise: SamplingDefaults = field(default_factory=SamplingDefaults)
+    max_body_bytes: int = 0
     ping_s: float = 0
     backlogs: Backlogs = field(default_factory=Backlogs)
     counters: Counters = field(default_factory=Counters)
     created: int = field(default_factory=lambda: int(time.time()))
-    encoding: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "encode"))
+    bytes: RequestBytes = field(default_factory=RequestBytes)
     names: TokenBytes = field(init=False)
     ends: EndTokens = field(init=False)
+    _turn: Shares = field(init=False)
+    _spent_s: float = 0.0
 
     def __post_init__(self) -> None:
+        self._turn = Shares(1, 1, most_waiting=SHORT_WAITING, wait_s=SHORT_WAIT_S)
         self.names = TokenBytes(self.encoder.backend)
         self.ends = EndTokens(self.encoder.backend, self.encoder.end_ids | self.otherwise.end_ids)
 
-    async def chat(self, body: ChatBody, request: Request) -> Response:
-        """Answer ``/v1/chat/completions``. Raises ApiError."""
-        limits = self._admit(body)
-        check_chat(body)
-        tokens = await self._encode(request, chat_tokens, body, self.encoder, _record(request).tenant)
-        logprobs = (body.top_logprobs or 0) + 1 if body.logprobs else 0
-        asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-        call = self._call(
-            body, request, [tokens], limits, asked=asked, default=self.otherwise.max_tokens, logprobs=logprobs
-        )
-        prompt = call.generations[0].tokens
-        text = self.encoder.decode(list(prompt)) if body.return_prompt_text else ""
-        return await self._answer(call, body, request, ChatShape(body, self.names, prompt, text))
+    async def chat(self, request: Request) -> Response:
+        """Answer ``/v1/chat/completions``. Raises ApiError and ClientGone."""
+        async with self._read(CHAT, request) as read:
+            body = read.body
+            assert isinstance(body, ChatBody)
+            call = await self._call(read, request, (body.top_logprobs or 0) + 1 if body.logprobs else 0)
+            shape = ChatShape(body, self.names, read.prompts[0], "".join(read.texts))
+        return await self._answer(call, body, request, shape)
 
-    async def complete(self, body: CompletionBody, request: Request) -> Response:
-        """Answer ``/v1/completions``. Raises ApiError."""
-        limits = self._admit(body)
-        check_completion(body)
-        given = prompts(body.prompt)
-        n = body.n or 1
-        if len(given) * n > MAX_CHOICES:
-            raise invalid(f"at most {MAX_CHOICES} choices in one request", "prompt")
-        special = body.add_special_tokens is not False
-        batch = await self._encode(request, prompt_tokens, given, self.encoder, special)
-        logprobs = 0 if body.logprobs is None else body.logprobs + 1
-        default = min(COMPLETION_TOKENS, self.otherwise.max_tokens or COMPLETION_TOKENS)
-        call = self._call(body, request, batch, limits, asked=body.max_tokens, default=default, logprobs=logprobs)
-        found = [generation.tokens for generation in call.generations]
-        echoes = self._echoes(given, batch, found) if body.echo else []
-        return await self._answer(call, body, request, CompletionShape(body, self.names, echoes, found))
+    async def complete(self, request: Request) -> Response:
+        """Answer ``/v1/completions``. Raises ApiError and ClientGone."""
+        async with self._read(PLAIN, request) as read:
+            body = read.body
+            assert isinstance(body, CompletionBody)
+            call = await self._call(read, request, 0 if body.logprobs is None else body.logprobs + 1)
+            shape = CompletionShape(body, self.names, read.texts, read.prompts)
+        return await self._answer(call, body, request, shape)
 
-    def _echoes(self, given: list[str | list[int]], batch: list[list[int]], found: list[Sequence[int]]) -> list[str]:
-        """What to echo of each prompt: its text as it came, or that of the tokens that came or were left of it."""
-        rows = zip(given, batch, found, strict=True)
-        return [
-            prompt if isinstance(prompt, str) and len(left) == len(tokens) else self.encoder.decode(list(left))
-            for prompt, tokens, left in rows
-        ]
+    @asynccontextmanager
+    async def _read(self, api: str, request: Request) -> AsyncIterator[ReadRequest]:
+        """A request as it was read."""
+        tenant = _record(request).tenant
+        async with self.bytes.of(request, tenant, self._most_bytes) as raw:
+            if len(raw) > SHORT_BYTES:
+                yield await until_gone(request.receive, self.readers.read(api, raw, tenant, self._limits()))
+                return
+            await self._turn.take(tenant, 1)
+            began = time.monotonic()
+            try:
+                read = self.reader.read(api, raw, tenant, self._limits)
+            finally:
+                self._give_turn(tenant, time.monotonic() - began)
+            yield read
 
-    def _admit(self, body: Body) -> Limits:
-        """Checks that need no tokens; what the engines can take."""
-        if body.model != self.model:
-            raise unknown_model(body.model)
-        refuse_unsupported(body, CHAT if isinstance(body, ChatBody) else PLAIN)
+    def _give_turn(self, tenant: str, spent_s: float) -> None:
+        """Let the next short body be read: now, or after a look at the sockets if reading has taken a while."""
+        self._spent_s += spent_s
+        if self._spent_s < TURN_S:
+            self._turn.give(tenant, 1)
+        else:
+            self._spent_s = 0.0
+            asyncio.get_running_loop().call_soon(self._turn.give, tenant, 1)
+
+    def _limits(self) -> Limits:
         return self.engines.limits()
 
-    async def _encode(self, request: Request, encode: Callable[..., T], *arguments: Any) -> T:
-        if int(request.headers.get("content-length") or LONG_BODY_BYTES) < LONG_BODY_BYTES:
-            return encode(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self.encoding, encode, *arguments)
+    def _most_bytes(self) -> int:
+        """Of a body."""
+        if self.max_body_bytes:
+            return self.max_body_bytes
+        return MOST if self.engines.why_not() else default_limit(self._limits().max_model_len)
 
-    def _call(
-        self,
-        body: Body,
-        request: Request,
-        batch: Sequence[Sequence[int]],
-        limits: Limits,
-        *,
-        asked: int | None,
-        default: int | None,
-        logprobs: int,
-    ) -> Call:
+    async def _call(self, read: ReadRequest, request: Request, logprobs: int) -> Call:
         """The generations of a request, not yet sent."""
-        record = _record(request)
+        record, body, limits = _record(request), read.body, read.limits
         param = "messages" if isinstance(body, ChatBody) else "prompt"
         call = Call(self.backlogs)
-        for given in batch:
-            tokens = truncated(given, body, default if asked is None else asked, limits)
-            check_prompt(tokens, limits, param)
-            how = sampling(body, len(tokens), asked, default, logprobs, limits, param, self.otherwise)
+        for place, tokens in enumerate(read.prompts):
+            if place % SOME == SOME - 1:
+                await asyncio.sleep(0)  # a thousand prompts take 40 ms
+            how = sampling(body, len(tokens), logprobs, limits, param, self.otherwise)
             how = self.ends.added(how, stop_strings(body), limits.vocab_size)
             call.add(record.tenant, tokens, how, body.n or 1, body.cache_salt or "")
         return call

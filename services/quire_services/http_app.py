@@ -6,21 +6,24 @@ what is logged, in ``http_edge``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from quire_proto import __version__
 
-from .errors_http import ApiError, invalid, unknown_model
+from .answers import CLIENT_GONE
+from .errors_http import ApiError, ClientGone, invalid, unknown_model
 from .generate import Gateway
+from .json_body import complaint
 from .openai_types import ChatBody, CompletionBody
 
-_TAGS = {"str", "int", "float", "bool", "dict", "list"}
+_SCHEMAS = "#/components/schemas/"
 
 
 def make_app(gateway: Gateway, instance: str = "") -> FastAPI:
@@ -29,25 +32,27 @@ def make_app(gateway: Gateway, instance: str = "") -> FastAPI:
     map_errors(app)
     _generation_routes(app, gateway)
     _information_routes(app, gateway, instance)
+    _describe_bodies(app)
     return app
 
 
 def map_errors(app: FastAPI) -> None:
     """Answer every error of an application in the OpenAI shape."""
     app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(ClientGone, _client_gone)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
 
 
 def _generation_routes(app: FastAPI, gateway: Gateway) -> None:
-    @app.post("/v1/chat/completions", response_model=None)
-    async def chat(body: ChatBody, request: Request) -> Response:
-        return await gateway.chat(body, request)
+    @app.post("/v1/chat/completions", response_model=None, openapi_extra=_takes(ChatBody))
+    async def chat(request: Request) -> Response:
+        return await gateway.chat(request)
 
-    @app.post("/v1/completions", response_model=None)
-    async def completions(body: CompletionBody, request: Request) -> Response:
-        return await gateway.complete(body, request)
+    @app.post("/v1/completions", response_model=None, openapi_extra=_takes(CompletionBody))
+    async def completions(request: Request) -> Response:
+        return await gateway.complete(request)
 
     @app.api_route("/v1/responses", methods=["GET", "POST"], include_in_schema=False)
     async def responses() -> None:
@@ -58,6 +63,27 @@ def _generation_routes(app: FastAPI, gateway: Gateway) -> None:
             type="invalid_request_error",
             code="unsupported_api",
         )
+
+
+def _takes(body: type[BaseModel]) -> dict[str, Any]:
+    """A route's body for the API's description: the route reads it by itself (``generate``)."""
+    content = {"application/json": {"schema": {"$ref": _SCHEMAS + body.__name__}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _describe_bodies(app: FastAPI) -> None:
+    """Add to the API's description what bodies look like."""
+    generated = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        described = generated()
+        _, bodies = models_json_schema(
+            [(ChatBody, "validation"), (CompletionBody, "validation")], ref_template=_SCHEMAS + "{model}"
+        )
+        described.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
+        return described
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _information_routes(app: FastAPI, gateway: Gateway, instance: str) -> None:
@@ -104,23 +130,15 @@ async def _api_error(_: Request, error: Exception) -> JSONResponse:
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:
     """The first thing that is wrong with a body, by the name of its field."""
     assert isinstance(error, RequestValidationError)
-    first = max(error.errors(), key=lambda found: len(found["loc"]))  # of a union's branches the one that came furthest
-    if first["type"] == "json_invalid":
-        detail = first.get("ctx", {}).get("error", "")
-        return error_response(invalid(f"the body is not valid JSON: {detail}"))
-    param = _param(first["loc"][1:])
-    return error_response(invalid(f"{param or 'body'}: {first['msg']}", param))
+    for found in error.errors():
+        if found["type"] == "json_invalid":
+            return error_response(invalid(f"the body is not valid JSON: {found.get('ctx', {}).get('error', '')}"))
+    return error_response(complaint(error.errors(), skip=1))
 
 
-def _param(place: Sequence[int | str]) -> str | None:
-    """A place in the body as clients write it: ``messages[0].content``; the branch names of unions are left out."""
-    out = ""
-    for step in place:
-        if isinstance(step, int):
-            out += f"[{step}]"
-        elif step not in _TAGS and "[" not in step:
-            out += f".{step}" if out else step
-    return out or None
+async def _client_gone(_: Request, __: Exception) -> Response:
+    """Nobody reads it; the access log does."""
+    return Response(status_code=CLIENT_GONE)
 
 
 async def _http_error(_: Request, error: Exception) -> JSONResponse:

@@ -15,9 +15,11 @@ from quire_proto.packed import pack
 from .body_values import INT64
 from .engines import Limits
 from .errors_http import foreign, invalid, too_long, unsupported
-from .openai_types import MAX_STOP_CHARS, MAX_STOPS, Body
+from .openai_types import MAX_STOP_CHARS, MAX_STOPS, Body, ChatBody
 from .parameters import BY_NAME
 from .sampling_defaults import SamplingDefaults
+
+COMPLETION_TOKENS = 16  # OpenAI's default for plain completions
 
 
 def refuse_unsupported(body: Body, api: str) -> None:
@@ -42,49 +44,53 @@ def stop_strings(body: Body) -> tuple[str, ...]:
     return stops
 
 
+def to_generate(body: Body, otherwise: SamplingDefaults) -> tuple[int | None, int | None]:
+    """(tokens to generate as the client says, -1 for all that there is room for, None if it does not say; what is
+    generated then, None for all that there is room for)."""
+    if isinstance(body, ChatBody):
+        return (
+            body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
+            otherwise.max_tokens,
+        )
+    return body.max_tokens, min(COMPLETION_TOKENS, otherwise.max_tokens or COMPLETION_TOKENS)
+
+
 def check_prompt(tokens: Sequence[int], limits: Limits, param: str) -> None:
     """Raise ApiError 400 for a prompt that is empty, out of the vocabulary, or leaves no room for an answer."""
     if not tokens:
         raise invalid("the prompt is empty", param)
-    if max(tokens) >= limits.vocab_size:
-        raise invalid(f"token id {max(tokens)} is outside the vocabulary of {limits.vocab_size}", param)
     if len(tokens) >= limits.widest:
         raise too_long(len(tokens), 1, limits.max_model_len, param)
+    if max(tokens) >= limits.vocab_size:
+        raise invalid(f"token id {max(tokens)} is outside the vocabulary of {limits.vocab_size}", param)
 
 
-def truncated(tokens: Sequence[int], body: Body, asked: int | None, limits: Limits) -> Sequence[int]:
+def truncated(tokens: Sequence[int], body: Body, limits: Limits, otherwise: SamplingDefaults) -> Sequence[int]:
     """What stays of a prompt that may be truncated: as many tokens as the request says, -1 for all that leave room for
-    those ``asked`` for, at the side it says."""
+    those to generate, at the side it says."""
     keep = body.truncate_prompt_tokens
     if keep == -1:
-        keep = max(1, limits.max_model_len - max(1, asked or 1))
+        asked, default = to_generate(body, otherwise)
+        keep = max(1, limits.max_model_len - max(1, (default if asked is None else asked) or 1))
     if keep is None or keep >= len(tokens):
         return tokens
     return tokens[:keep] if body.truncation_side == "right" else tokens[len(tokens) - keep :]
 
 
 def sampling(
-    body: Body,
-    prompt: int,
-    asked: int | None,
-    default: int | None,
-    logprobs: int,
-    limits: Limits,
-    param: str,
-    otherwise: SamplingDefaults,
+    body: Body, prompt: int, logprobs: int, limits: Limits, param: str, otherwise: SamplingDefaults
 ) -> Sampling:
     """How the tokens of one prompt's continuations are chosen. Raises ApiError 400.
 
     Args:
         body: the request.
         prompt: tokens of the prompt.
-        asked: tokens to generate as the client says, -1 for all that there is room for, None if it does not say.
-        default: tokens to generate if it does not; None for all that the model has room for.
         logprobs: 0 for none, else the number of alternatives + 1.
         limits: what the engines can take.
         param: the field that holds the prompt.
         otherwise: what holds for other parameters that the request does not say.
     """
+    asked, default = to_generate(body, otherwise)
     if asked is not None and prompt + asked > limits.widest:
         raise too_long(prompt, asked, limits.max_model_len, param)
     # A prompt beyond what any request may have is its engine's to judge: it knows what the prompt begins with.

