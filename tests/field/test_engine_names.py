@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,14 +18,14 @@ from pathlib import Path
 import pytest
 
 from quire_engine import engine as engine_module
-from quire_engine.engine import Engine
+from quire_engine.engine import Engine as EngineProcess
 from quire_engine.front import Front
 from quire_engine.scheduler import SchedulerLimits
 from quire_engine.steplog import StepLog
 from quire_proto.client import KVClient
 from quire_proto.errors import KvstoreUnreachable, NameTaken
 from quire_proto.link import Hello, Load, Refused, decode, encode
-from quire_services.engines import Engines
+from quire_services.engines import Engine, Engines
 from quire_services.link_server import LinkServer
 from tests.kvstore.raw import Process
 from tests.kvstore.service_fixture import LAYOUT
@@ -89,21 +90,21 @@ def test_the_gateway_keeps_the_first(tmp_path: Path) -> None:
 
 @pytest.mark.source("filecoin-project/lotus#1657")
 def test_a_new_process_takes_the_name_of_a_dead_one_at_once(tmp_path: Path) -> None:
-    """Also where its hello is read before the end of the dead one's connection."""
+    """Also where its hello is read before the end of the dead one's connection, with bytes of that one still unread."""
     path = tmp_path / "gateway.sock"
 
     async def test(engines: Engines) -> None:
-        _, first = await asyncio.open_unix_connection(str(path))
-        first.write(encode(HELLO))
-        while engines.summary()["connected"] != 1:
-            await asyncio.sleep(0.005)
-        [old] = engines._engines.values()
-        first.transport.abort()
-        while not old.hung_up():  # the kernel knows; the loop has not looked yet
-            await asyncio.sleep(0)
-        new = type(old)(replace(HELLO, pid=2), old._writer)
-        assert engines.add(new) == ""
+        ends = socket.socketpair()
+        _, old_writer = await asyncio.open_unix_connection(sock=ends[0])
+        old_writer.transport.pause_reading()  # type: ignore[attr-defined]
+        assert engines.add(Engine(HELLO, old_writer)) == ""
+        assert "pid 1" in engines.add(Engine(replace(HELLO, pid=2), old_writer))
+        ends[1].sendall(encode(Load(True, 0, 0, {})))
+        ends[1].close()
+        assert not old_writer.is_closing()
+        assert engines.add(Engine(replace(HELLO, pid=2), old_writer)) == ""
         assert [engine.hello.pid for engine in engines._engines.values()] == [2]
+        await old_writer.wait_closed()
 
     on_a_link(path, test)
 
@@ -193,7 +194,7 @@ def test_an_engine_gives_up_on_a_name_that_stays_taken(monkeypatch: pytest.Monke
     def attach() -> KVClient:
         raise next(answers, taken)
 
-    engine = Engine(
+    engine = EngineProcess(
         attach, lambda _: pytest.fail("never attached"), SchedulerLimits(1, 8, 4), 64, 64, frozenset(), StepLog(None)
     )
     engine.front = Front(Path("/nowhere"), HELLO, engine.load)

@@ -18,9 +18,11 @@ def warnings(file: Path | None) -> list[str]:
     """The warnings of a gateway that starts with a file and reads it again."""
     with capture_logs() as lines:
         keys = Keys(load({"config": str(file)} if file else {}, {}).tenants, file)
+        at_start = len(lines)
         if file:
             file.write_text(file.read_text().replace("sk-1", "sk-2"))
             keys._reload(file)
+    assert all(line["event"] != "keys_not_private" for line in lines[at_start:])
     return [line["reason"] for line in lines if line["event"] == "keys_not_private"]
 
 
