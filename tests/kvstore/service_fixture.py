@@ -54,7 +54,7 @@ class Wire:
     def open(self, nonce: bytes = bytes(16), pid: int = 1) -> bytes:
         """Attach with a token, send ready as number 1; returns the session id."""
         peer = self.service.admit(pid)
-        reply = self.ask("attach", 0, {"nonce": nonce, "token": peer.token, "name": "e"}, session=b"")
+        reply = self.ask("attach", 0, {"nonce": nonce, "token": peer.token, "name": f"engine-{pid}"}, session=b"")
         assert reply.code == "", reply.body
         self.session = reply.body["session"]
         assert self.ask("ready", 1).code == ""

@@ -242,7 +242,7 @@ def test_stats_adds_up(wire: Wire) -> None:
     assert stats.slots == {"filled": 6, "capacity": 8}
     assert (stats.counters["computed_tokens"], stats.counters["prompt_tokens"]) == (6, 6)
     assert stats.ops == {"attach": 1, "ready": 1, "allocate": 1, "step": 1}
-    assert [(s.name, s.state, s.sequences, s.blocks) for s in stats.sessions] == [("e", "ready", 1, 2)]
+    assert [(s.name, s.state, s.sequences, s.blocks) for s in stats.sessions] == [("engine-1", "ready", 1, 2)]
 
 
 def test_reading_needs_no_session(wire: Wire) -> None:
