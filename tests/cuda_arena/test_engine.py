@@ -101,7 +101,7 @@ def test_the_exit_code_is_distinct(monkeypatch: pytest.MonkeyPatch, error: Excep
         raise SystemExit(code)
 
     monkeypatch.setattr(engined, "_run", fail)
-    monkeypatch.setattr(engined.logs, "configure", lambda _: None)
+    monkeypatch.setattr(engined.logs, "configure", lambda *_, **__: None)
     monkeypatch.setattr(engined.os, "_exit", leave)
     with pytest.raises(SystemExit) as left:
         engined.main(["--model", "m"])

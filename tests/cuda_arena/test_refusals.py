@@ -122,7 +122,7 @@ def test_memory_that_cannot_be_made_is_an_error_with_a_fix(
     """Whatever step fails, the earlier ones are undone."""
     recorder.fail[call] = code
     with pytest.raises(ArenaError, match=reason):
-        make(kind, DEVICE, SIZE, roster)
+        make(kind, DEVICE, SIZE, roster, reserve=False)
 
 
 def test_a_pool_larger_than_the_gpu_is_refused_before_any_allocation(recorder: Recorder) -> None:
@@ -168,7 +168,7 @@ def test_a_missing_descriptor_is_named(recorder: Recorder) -> None:
 @pytest.mark.parametrize("kind", ["cuda-ipc", "cuda-vmm-fd"])
 def test_the_exporting_process_maps_its_own_arena(roster: Roster, recorder: Recorder, kind: str) -> None:
     """An IPC handle cannot be opened where it was made: the registry gives the exporter's own pointer."""
-    arena: Arena = make(kind, DEVICE, SIZE, roster)
+    arena: Arena = make(kind, DEVICE, SIZE, roster, reserve=False)
     mapping = open_arena(arena.handle(), SIZE, b"boot", arena.fd)
     assert isinstance(mapping, DeviceMapping)
     assert mapping.view.bytes == SIZE
