@@ -143,7 +143,7 @@ class Gateway:
 
     async def _answer(self, call: Call, body: Body, request: Request, shape: Shape) -> Response:
         record = _record(request)
-        choices = self._choices(call, body)
+        choices = await self._choices(call, body)
         self.engines.submit(call)
         record.generates = True
         record.engines = ",".join(sorted({generation.engine for generation in call.generations}))
@@ -153,13 +153,15 @@ class Gateway:
         answer = Answer(call, choices, shape, body.model, record, self.ping_s, counted)
         return await answer.respond(request.receive, bool(body.stream), with_usage)
 
-    def _choices(self, call: Call, body: Body) -> list[Choice]:
+    async def _choices(self, call: Call, body: Body) -> list[Choice]:
         stops = stop_strings(body)
         spelled = self.ends.spelled(stops)
         skip = body.skip_special_tokens is not False
         eos = frozenset(unpack(self.engines.eos_token_ids()))
         out = []
-        for generation in call.generations:
+        for place, generation in enumerate(call.generations):
+            if place % SOME == SOME - 1:
+                await asyncio.sleep(0)  # they are as many as the prompts
             silent = eos | set(unpack(generation.sampling.stop_token_ids))
             for index in range(generation.n):
                 detokenizer = Detokenizer(self.encoder.backend, generation.tokens, skip)

@@ -5,11 +5,15 @@ forget it. The tenant comes from the API key and from nowhere else. Everything b
 is needed, the web pages of strangers are kept out (``http_origin``). The admin API has an edge of its own, whose only
 "tenant" is the operator.
 
+Requests begin in turn, one between two looks at the sockets, tenant by tenant. So a thousand that arrive in one moment
+keep the streams of others waiting for what one of them costs, and another tenant's request for what two of them do.
+
 This is plain ASGI: middleware that wraps the response would hide a client's hang-up from the routes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
@@ -25,9 +29,11 @@ from .counters import Counters
 from .errors_http import ApiError, invalid
 from .http_app import error_response
 from .record import Record
+from .shares import Shares
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 OPEN_PATHS = {"/health"}
+MOST_WAITING, WAIT_S = 1 << 20, 60.0  # requests are bounded by connections, and wait milliseconds each
 LOGGED_CHARS = 200  # of what a client says, in a line of the log
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 log = structlog.get_logger()
@@ -44,6 +50,7 @@ class Edge:
 
     def __init__(self, app: ASGIApp, who: Callable[[Headers], str], counters: Counters) -> None:
         self._app, self._who, self._counters = app, who, counters
+        self._turn = Shares(1, 1, most_waiting=MOST_WAITING, wait_s=WAIT_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -73,6 +80,7 @@ class Edge:
         try:
             if scope["path"] not in OPEN_PATHS:
                 record.tenant = self._who(headers)
+                await self._begin(record.tenant)
             if scope["method"] == "POST":
                 _insist_on_json(headers)
         except ApiError as error:
@@ -81,6 +89,11 @@ class Edge:
         if scope["method"] == "HEAD":  # as GET; the server leaves the body out
             scope = {**scope, "method": "GET"}
         await self._app(scope, _limited(receive), send)
+
+    async def _begin(self, tenant: str) -> None:
+        """Wait for a turn, and keep it until the loop has looked at the sockets again. Raises ApiError."""
+        await self._turn.take(tenant, 1)
+        asyncio.get_running_loop().call_soon(self._turn.give, tenant, 1)
 
     def _finish(self, scope: Scope, record: Record, seconds: float) -> None:
         """Count and log a request that is over."""
