@@ -6,7 +6,7 @@ is needed, the web pages of strangers are kept out (``http_origin``). The admin 
 "tenant" is the operator.
 
 Requests begin in turn, one between two looks at the sockets, tenant by tenant. So a thousand that arrive in one moment
-keep the streams of others waiting for what one of them costs, and another tenant's request for what two of them do.
+keep the streams of others waiting for what one of them costs, and another tenant's request for little more.
 
 This is plain ASGI: middleware that wraps the response would hide a client's hang-up from the routes.
 """
@@ -33,6 +33,7 @@ from .shares import Shares
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 OPEN_PATHS = {"/health"}
+SOME = 16  # heads that are looked at between two looks at the sockets: whose they are costs little
 MOST_WAITING, WAIT_S = 1 << 20, 60.0  # requests are bounded by connections, and wait milliseconds each
 LOGGED_CHARS = 200  # of what a client says, in a line of the log
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -50,11 +51,13 @@ class Edge:
 
     def __init__(self, app: ASGIApp, who: Callable[[Headers], str], counters: Counters) -> None:
         self._app, self._who, self._counters = app, who, counters
+        self._arrivals = Shares(SOME, SOME, most_waiting=MOST_WAITING, wait_s=WAIT_S)
         self._turn = Shares(1, 1, most_waiting=MOST_WAITING, wait_s=WAIT_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         assert scope["type"] == "http"  # websockets and lifespan are off
+        await _between_looks(self._arrivals, "")
         headers = Headers(scope=scope)
         record = Record(_request_id(headers), secrets.token_hex(12))
         scope["record"] = record
@@ -80,7 +83,7 @@ class Edge:
         try:
             if scope["path"] not in OPEN_PATHS:
                 record.tenant = self._who(headers)
-                await self._begin(record.tenant)
+                await _between_looks(self._turn, record.tenant)
             if scope["method"] == "POST":
                 _insist_on_json(headers)
         except ApiError as error:
@@ -89,11 +92,6 @@ class Edge:
         if scope["method"] == "HEAD":  # as GET; the server leaves the body out
             scope = {**scope, "method": "GET"}
         await self._app(scope, _limited(receive), send)
-
-    async def _begin(self, tenant: str) -> None:
-        """Wait for a turn, and keep it until the loop has looked at the sockets again. Raises ApiError."""
-        await self._turn.take(tenant, 1)
-        asyncio.get_running_loop().call_soon(self._turn.give, tenant, 1)
 
     def _finish(self, scope: Scope, record: Record, seconds: float) -> None:
         """Count and log a request that is over."""
@@ -123,6 +121,12 @@ class Edge:
             ms=round(seconds * 1000, 1),
             ttft_ms=None if record.ttft_s is None else round(record.ttft_s * 1000, 1),
         )
+
+
+async def _between_looks(turns: Shares, tenant: str) -> None:
+    """Wait for a turn, and keep it until the loop has looked at the sockets again. Raises ApiError."""
+    await turns.take(tenant, 1)
+    asyncio.get_running_loop().call_soon(turns.give, tenant, 1)
 
 
 def _insist_on_json(headers: Headers) -> None:

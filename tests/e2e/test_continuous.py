@@ -13,6 +13,7 @@ from bench.models import FIRST_WORD, make_model
 from tests.e2e.stack import running, step_log
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_short_requests_overtake_a_long_one(tmp_path: Path) -> None:
     """Eight short requests sent after one of 400 tokens finish first."""

@@ -95,6 +95,7 @@ def test_after_kill_9_the_first_engine_recomputes_what_is_published(tmp_path: Pa
         who_hits_what(stack, last=250)
 
 
+@pytest.mark.slow
 def test_until_then_requests_work_uncached(tmp_path: Path) -> None:
     """With nobody to compute prompts unasked, the first request after kill -9 does, and the next ones share."""
     model = make_model(tmp_path / "model", vocab=256)

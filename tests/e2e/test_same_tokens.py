@@ -26,7 +26,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 # What sets these apart (biases, norms of queries and keys, packed projections) is transformers' own code; `make check`
 # runs them all, `make test` those that ask something of our attention.
-LONGER = ("qwen2", "qwen3", "phi3")
+LONGER = ("mistral", "qwen2", "qwen3", "phi3")
 MARKED = [pytest.param(name, marks=pytest.mark.slow) if name in LONGER else name for name in FAMILIES]
 
 
@@ -69,6 +69,7 @@ def test_tokens_equal_generate(family: str, tmp_path: Path) -> None:
         assert counters["hit_tokens"] > 300 * 7
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_tokens_equal_generate_under_preemption(tmp_path: Path) -> None:
     """With a pool far too small for the load sequences are preempted, and the tokens are still the same."""

@@ -14,6 +14,7 @@ from tests.e2e.stack import running, step_log
 MAX_TOKENS = 4096
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_waste_is_under_four_percent(tmp_path: Path) -> None:
     """Slots of all held blocks, extended-ahead ones included, are over 96 % filled on average; contiguous are not."""

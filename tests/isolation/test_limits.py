@@ -36,6 +36,7 @@ def usage(stack: Stack, tenant: str) -> TenantUsage:
         return next(row for row in reader.tenants().tenants if row.tenant == tenant)
 
 
+@pytest.mark.slow
 def test_a_tenant_at_its_limit_is_answered_429_and_the_other_is_served(tmp_path: Path) -> None:
     """429 with Retry-After while its own requests hold its blocks, 400 for what never fits, 200 for the neighbour.
 
