@@ -2,7 +2,8 @@
 
 What is added to the library, each because somebody's client or somebody's attack needs it:
 
-- a head is at most ``MAX_HEAD_BYTES`` long, of ``MAX_HEADERS`` headers, and comes within ``HEAD_S`` seconds (431, 408);
+- a head is at most ``MAX_HEAD_BYTES`` long, of ``MAX_HEADERS`` headers, its target at most
+  ``MAX_TARGET_BYTES``, and comes within ``HEAD_S`` seconds (431, 414, 408);
 - a body's next bytes come within ``BODY_S`` seconds (408), what is sent is read within the write timeout;
 - a message whose length can be read in two ways is refused (RFC 9112, 6.3), as somebody may read it the other way: the
   parser does it, but for codings that it does not know;
@@ -27,6 +28,7 @@ from .connections import Connections
 from .errors_http import ApiError
 
 MAX_HEAD_BYTES = 65_536
+MAX_TARGET_BYTES = 8192  # RFC 9112, 3: at least 8,000
 MAX_HEADERS = 100
 MAX_PIPELINED = 16
 MAX_UNREAD_BYTES = 64 << 20  # of a body that was answered before its end; a polite client is read to the end
@@ -138,8 +140,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the target."""
-        if not self._replayed:
-            super().on_url(url)
+        if self._replayed:
+            return
+        super().on_url(url)
+        if len(self.url) > MAX_TARGET_BYTES:
+            self._stop(414, f"the request's target is longer than {MAX_TARGET_BYTES} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""

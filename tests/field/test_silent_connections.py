@@ -27,10 +27,16 @@ def test_a_head_is_bounded(flood_of: bytes) -> None:
 
 
 @pytest.mark.source("vllm-project/vllm#23267", "Kludex/uvicorn#157")
-def test_a_target_is_bounded() -> None:
-    """A path that does not end is a head that does not."""
-    with served(echo) as port, Wire(port, b"GET /" + b"a" * 66_000) as wire:
-        assert wire.rest().startswith(b"HTTP/1.1 431 ")
+@pytest.mark.parametrize(
+    "rest", [b"a" * 60_000, b"a" * 8_192 + b" HTTP/1.1\r\nhost: x\r\n\r\n"], ids=["endless", "whole"]
+)
+def test_a_target_is_bounded(rest: bytes) -> None:
+    """A path beyond the bound is answered 414 while it comes; one that is as long as allowed is served."""
+    with served(echo) as port:
+        with Wire(port, b"GET /" + rest) as wire:
+            assert wire.rest().startswith(b"HTTP/1.1 414 ")
+        with Wire(port, b"GET /" + b"a" * 8_191 + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n") as wire:
+            assert wire.rest().startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.source("xorbitsai/inference#5213")
