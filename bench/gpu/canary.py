@@ -11,6 +11,7 @@ it saw as one JSON object.
 from __future__ import annotations
 
 import json
+import os
 import random
 import select
 import sys
@@ -71,7 +72,7 @@ class Canary:
 def attached(run_dir: str) -> Iterator[tuple[KVClient, torch.Tensor]]:
     """A session and its arena as bytes; the arena is let go before the session is closed."""
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    client = KVClient(run_dir, name="canary", gpu_uuid=gpu_uuid(device), timeout=10.0)
+    client = KVClient(run_dir, name=f"canary-{os.getpid()}", gpu_uuid=gpu_uuid(device), timeout=10.0)
     held = [arena_of(client).view(torch.uint8)]
     try:
         yield client, held[0]

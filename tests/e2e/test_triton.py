@@ -62,5 +62,5 @@ def test_the_poison_works(model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "quire_services.cli", "engine", "--model", str(model), "--attention", "cpu"]
     environment = {**os.environ, **poisoned(tmp_path / "poison")}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 1
+    assert ended.returncode == 2  # the self-test fails: the model is refused
     assert MESSAGE in ended.stderr
