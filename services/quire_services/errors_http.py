@@ -57,6 +57,11 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return ApiError(400, message, type="invalid_request_error", param=param, code=code)
 
 
+def body_too_large(message: str) -> ApiError:
+    """413: the body, or what reading it takes, is beyond a bound."""
+    return ApiError(413, message, type="invalid_request_error", code="body_too_large")
+
+
 def unsupported(param: str) -> ApiError:
     """400: a parameter that would change the answer and is not served; ignoring it would be a wrong answer."""
     return invalid(f"{param!r} is not supported yet; leave it out or give its default", param, "unsupported_parameter")

@@ -23,7 +23,7 @@ import structlog
 from quire_proto.packed import unpack
 
 from .engines import Limits
-from .errors_http import ApiError, unavailable
+from .errors_http import body_too_large, unavailable
 from .reader_process import HEAD, Nursery, too_large
 from .request_reader import ReadRequest, refusal, unpacked
 from .shares import Shares
@@ -85,7 +85,7 @@ class _Lane:
                 if isinstance(error, EOFError | OSError):
                     raise too_large() from None  # the kernel, or the library that got no memory, ended it
                 if isinstance(error, TimeoutError):
-                    raise _too_slow() from None
+                    raise body_too_large(f"reading the body took more than {WORK_S:.0f} seconds") from None
                 raise
             if reader.grown:
                 reader.kill()
@@ -144,12 +144,3 @@ def _discard(forking: asyncio.Future[tuple[socket.socket, int]]) -> None:
         ours, pidfd = forking.result()
         ours.close()
         os.close(pidfd)
-
-
-def _too_slow() -> ApiError:
-    return ApiError(
-        413,
-        f"reading the body took more than {WORK_S:.0f} seconds",
-        type="invalid_request_error",
-        code="body_too_large",
-    )

@@ -30,7 +30,7 @@ import structlog
 from quire_proto.packed import pack
 
 from .engines import Limits
-from .errors_http import ApiError
+from .errors_http import ApiError, body_too_large
 from .garbage import set_aside
 from .request_reader import RequestReader, packed, refused
 
@@ -42,12 +42,7 @@ log = structlog.get_logger()
 
 def too_large() -> ApiError:
     """413: reading it would take more memory than one body may."""
-    return ApiError(
-        413,
-        f"reading the body takes more than the {MEMORY >> 20} MiB that one body may use",
-        type="invalid_request_error",
-        code="body_too_large",
-    )
+    return body_too_large(f"reading the body takes more than the {MEMORY >> 20} MiB that one body may use")
 
 
 class Nursery:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.types import Receive
 
-from .errors_http import ApiError, ClientGone
+from .errors_http import ApiError, ClientGone, body_too_large
 from .shares import Shares
 
 SHORT_BYTES = 16384  # received and read at once
@@ -95,4 +95,4 @@ async def _receive(request: Request, body: bytearray, most: int) -> bool:
 
 
 def _too_large(most: int) -> ApiError:
-    return ApiError(413, f"the body is larger than {most} bytes", type="invalid_request_error", code="body_too_large")
+    return body_too_large(f"the body is larger than {most} bytes")

@@ -12,7 +12,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-FILE = "tokenizer.json"
+from .tokenizer_files import FORM
+
 _SAMPLES = (
     *("", " ", "hello", " hello", "  hello", "    return x", "a  b   c", "hello ", "Hello, world! It's 12345.67%"),
     *(
@@ -37,7 +38,7 @@ def own_tokenizer(directory: Path, given: Any) -> Any | None:
     None if they agree, if there is no such file, or if only ``given`` knows some of the tokens (those that a
     configuration adds get the same ids, or there is no telling which of the two is meant).
     """
-    file = directory / FILE
+    file = directory / FORM
     if not file.is_file():
         return None
     own = Tokenizer.from_file(str(file))
