@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.stack.complaints import Quire
 
 # Two cores and many processes: oversubscribed BLAS threads cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,3 +29,12 @@ def run_dir(tmp_path: Path) -> Path:
     path = tmp_path / "run"
     path.mkdir(mode=0o700)
     return path
+
+
+@pytest.fixture
+def quire(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Quire]:
+    """The ``quire`` command in this process; see ``tests.stack.complaints``."""
+    from tests.stack.complaints import command  # only where it is asked for: it imports all services
+
+    with command(capsys, monkeypatch) as run:
+        yield run

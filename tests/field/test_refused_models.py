@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from bench.models import make_model
 from quire_engine.model_files import check_directory, check_file
 from quire_engine.refused import ModelRefused
-from tests.stack.complaints import Quire, command
+from tests.stack.complaints import Quire
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123\n"
 NOBODY = 65534
@@ -35,12 +35,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(whole: Path, tmp_path: Path) -> Path:
     """A copy of it to spoil."""
     return Path(shutil.copytree(whole, tmp_path / "model"))
-
-
-@pytest.fixture
-def quire(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Quire]:
-    with command(capsys, monkeypatch) as run:
-        yield run
 
 
 def config(**fields: object) -> Change:

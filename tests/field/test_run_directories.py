@@ -5,23 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from quire_proto.client import KVReader
 from quire_proto.private_dir import NotPrivate
-from tests.stack.complaints import Quire, command, prepared
+from tests.stack.complaints import Quire, prepared
 from tests.stack.test_rundir import tree
 
 SERVE = [sys.executable, "-P", "-m", "quire_services.cli", "serve"]
-
-
-@pytest.fixture
-def quire(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Quire]:
-    with command(capsys, monkeypatch) as run:
-        yield run
 
 
 @pytest.fixture

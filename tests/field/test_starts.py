@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -19,16 +18,10 @@ from quire_services.child import Child
 from quire_services.readiness import Readiness
 from quire_services.settings import Gateway
 from quire_services.supervisor import Supervisor
-from tests.stack.complaints import Quire, command
+from tests.stack.complaints import Quire
 from tests.stack.test_supervisor import until
 
 QUIRE = [sys.executable, "-P", "-m", "quire_services.cli"]
-
-
-@pytest.fixture
-def quire(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Quire]:
-    with command(capsys, monkeypatch) as run:
-        yield run
 
 
 @pytest.fixture

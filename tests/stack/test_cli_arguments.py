@@ -14,16 +14,10 @@ from quire_services import input_files
 from quire_services.admin_token import AdminToken, TokenError
 from quire_services.settings import SECTIONS
 from tests.kvstore.raw import Process
-from tests.stack.complaints import Quire, command
+from tests.stack.complaints import Quire
 
 NUMBERS = ("-1", "x", "", "9" * 5_000, "1.5", "nan", str(2**31), str(2**63), str(2**64), "half \udc80")
 NAMES = ("half \udc80 pair", "null\0byte", "new\nline", "x" * 100_000, "")
-
-
-@pytest.fixture
-def quire(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Quire]:
-    with command(capsys, monkeypatch) as run:
-        yield run
 
 
 @pytest.fixture(scope="module")

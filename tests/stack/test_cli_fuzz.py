@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from bench.models import make_model
 from quire_services import prompt_files, replay
 from tests.kvstore.service_fixture import LAYOUT
-from tests.stack.complaints import Quire, Ran, command, prepared
+from tests.stack.complaints import Quire, Ran, prepared
 from tests.stack.test_file_fuzz import VALUES
 
 FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -45,11 +45,10 @@ HEADER = {"trace": "t", "block_tokens": 16}
 
 
 @pytest.fixture
-def quire(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Quire]:
+def quire(quire: Quire, monkeypatch: pytest.MonkeyPatch) -> Quire:
     monkeypatch.setattr(replay, "MAX_BYTES", 1 << 20)
     monkeypatch.setattr(prompt_files, "MAX_BYTES", 1 << 20)
-    with command(capsys, monkeypatch) as run:
-        yield run
+    return quire
 
 
 @pytest.fixture(scope="module")

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.models import make_model
-from tests.stack.complaints import Quire, command
+from tests.stack.complaints import Quire
 from tests.stack.test_cli_fuzz import CONTENTS
 
 VALUES = (True, -1, 0, 1e308, 10**400, "half \ud800", "null\0byte", "new\nline", [], {}, [[]], {"a": 1}, "{{ x.y.z }}")
-
-
-@pytest.fixture
-def quire(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Quire]:
-    with command(capsys, monkeypatch) as run:
-        yield run
 
 
 @pytest.fixture
