@@ -45,12 +45,12 @@ from .http_protocol import Bounds
 from .http_server import BindError, HttpServer, bind, is_loopback, listen
 from .keys import Keys
 from .link_server import LinkServer, SocketTaken
+from .port_check import ADMIN_HOST
 from .reader_pool import ReaderPool
 from .reader_process import Nursery
 from .request_reader import RequestReader
 from .sampling_defaults import DefaultsError, SamplingDefaults
 
-ADMIN_HOST = "127.0.0.1"
 log = structlog.get_logger()
 
 

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from .http_protocol import Bounds, HttpProtocol
-from .port_check import netloc
+from .port_check import bound_socket, netloc
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
@@ -51,14 +51,10 @@ class HttpServer(uvicorn.Server):
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet. Raises BindError."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
+        return bound_socket(host, port)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BindError(f"cannot listen on {netloc(host, port)}: {reason}") from None
-    return listening
 
 
 def listen(bound: socket.socket) -> None:

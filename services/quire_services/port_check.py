@@ -33,16 +33,26 @@ def check(gateway: Gateway) -> int:
 
 def _listen(setting: str, host: str, port: int) -> int:
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        with bound_socket(host, port) as probe:
             probe.listen(1)
             return int(probe.getsockname()[1])
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or error
         advice = _ADVICE.get(getattr(error, "errno", 0), "")
         raise PortTaken(f"{setting}: cannot listen on {netloc(host, port)}: {why}{advice}") from None
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet. Raises OSError, or UnicodeError for a host that cannot be a name."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    made = socket.socket(family, kind)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def netloc(host: str, port: int) -> str:
