@@ -33,6 +33,7 @@ def test_short_requests_overtake_a_long_one(tmp_path: Path) -> None:
             assert max(s.result() for s in short) < long.result()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_prefill_chunks_share_steps_with_decodes(tmp_path: Path) -> None:
     """At concurrency 12 steps mix prefill chunks with at least 4 decodes; one message a step is enough."""

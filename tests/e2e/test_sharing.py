@@ -128,6 +128,7 @@ def private_bytes(pid: int) -> int:
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_engines_hold_no_copy_of_the_pool(tmp_path: Path) -> None:
     """While half the pool fills, an engine's private memory grows by less than 5 % of the arena."""
     model = make_model(tmp_path / "model", layers=4, hidden=512, heads=4, kv_heads=4, head_dim=128, vocab=256)
