@@ -1,0 +1,194 @@
+"""House numbers: how the source is arranged, as figures that tests hold and people compare.
+
+    python scripts/house_numbers.py [--json] [ROOT]
+
+For each package: floors (the longest chain of imports between its top-level parts, where a part is a folder or a
+single module; type-only imports count, imports inside functions too), cycles between modules, the fullest folder, the
+longest file, public names that two modules define, and files named by a present participle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+PACKAGES = {
+    "quire_proto": "proto",
+    "quire_kvstore": "kvstore",
+    "quire_kernels": "kernels",
+    "quire_engine": "engine",
+    "quire_services": "services",
+}
+# Nouns of the field that end like a participle.
+NOUNS = frozenset({"mapping", "tiling", "scheduling", "sharing", "sampling", "string", "routing", "ring"})
+# Every process has one of these, and each is asked for by its module.
+SAME_EVERYWHERE = frozenset({"main"})
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The figures of one package."""
+
+    package: str
+    modules: int
+    floors: int
+    module_floors: int
+    cycles: list[list[str]]
+    fullest_folder: tuple[str, int]
+    longest_file: tuple[str, int]
+    duplicates: dict[str, list[str]]
+    participles: list[str]
+
+
+def modules_of(root: Path, package: str) -> dict[str, Path]:
+    """Dotted name -> file, for every module of a package."""
+    base = root / PACKAGES[package]
+    found = {}
+    for path in sorted((base / package).rglob("*.py")):
+        parts = path.relative_to(base).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(module: str, path: Path, known: Iterable[str]) -> set[str]:
+    """Which modules of ``known`` a module imports, wherever in the file, for types only as well."""
+    names = set(known)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            ancestors = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*ancestors, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                found.add(inner if inner in names else base)
+    return (found & names) - {module}
+
+
+def components(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Strongly connected components of more than one node (Tarjan 1972), each sorted."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in graph[node]:
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            at = stack.index(node)
+            found.append(sorted(stack[at:]))
+            del stack[at:]
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return sorted(group for group in found if len(group) > 1)
+
+
+def height(graph: dict[str, set[str]]) -> int:
+    """Nodes of the longest chain; 0 if the graph has a cycle and so no floors."""
+    levels: dict[str, int] = {}
+    try:
+        for node in TopologicalSorter(graph).static_order():
+            levels[node] = 1 + max((levels[other] for other in graph[node]), default=0)
+    except CycleError:
+        return 0
+    return max(levels.values(), default=0)
+
+
+def by_part(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The same graph between the parts of the package: its folders, and modules that lie in none."""
+    part = {name: ".".join(name.split(".")[:2]) for name in graph}
+    merged: dict[str, set[str]] = defaultdict(set)
+    for name, others in graph.items():
+        merged[part[name]] |= {part[other] for other in others} - {part[name]}
+    return dict(merged)
+
+
+def public_names(path: Path) -> Iterator[str]:
+    """Names that a module defines for others: classes, functions and assignments at its top level."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+
+
+def duplicates_of(modules: dict[str, Path]) -> dict[str, list[str]]:
+    """Public names that two modules or more define: name -> modules. ``log`` and the like are nobody's names."""
+    owners: dict[str, set[str]] = defaultdict(set)
+    for module, path in modules.items():
+        for name in public_names(path):
+            if not name.startswith("_") and name not in SAME_EVERYWHERE and name != "log":
+                owners[name].add(module)
+    return {name: sorted(where) for name, where in sorted(owners.items()) if len(where) > 1}
+
+
+def is_participle(path: Path) -> bool:
+    """Whether a file is named by something that is being done."""
+    words = path.stem.split("_")
+    return any(word.endswith("ing") and word not in NOUNS for word in words)
+
+
+def house_of(root: Path, package: str) -> House:
+    """The figures of one package under ``root``."""
+    modules = modules_of(root, package)
+    graph = {name: imports_of(name, path, modules) for name, path in modules.items()}
+    folders = Counter(str(path.parent.relative_to(root)) for path in modules.values() if path.name != "__init__.py")
+    lengths = {str(path.relative_to(root)): len(path.read_bytes().splitlines()) for path in modules.values()}
+    return House(
+        package,
+        len(modules),
+        height(by_part(graph)),
+        height(graph),
+        components(graph),
+        folders.most_common(1)[0],
+        max(lengths.items(), key=lambda entry: entry[1]),
+        duplicates_of(modules),
+        [str(path.relative_to(root)) for path in modules.values() if is_participle(path)],
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Print a table, or JSON."""
+    parser = argparse.ArgumentParser(description="How the source is arranged, in figures.")
+    parser.add_argument("root", nargs="?", type=Path, default=Path(__file__).resolve().parents[1])
+    parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    options = parser.parse_args(argv)
+    houses = [house_of(options.root, package) for package in PACKAGES]
+    if options.json:
+        print(json.dumps([asdict(house) for house in houses], indent=1))
+        return 0
+    print(
+        f"{'package':<16}{'modules':>8}{'floors':>7}{'of modules':>11}{'cycles':>7}{'folder':>7}{'file':>5}"
+        f"{'names twice':>12}{'participles':>12}"
+    )
+    for house in houses:
+        print(
+            f"{house.package:<16}{house.modules:>8}{house.floors or '-':>7}{house.module_floors or '-':>11}"
+            f"{len(house.cycles):>7}{house.fullest_folder[1]:>7}{house.longest_file[1]:>5}"
+            f"{len(house.duplicates):>12}{len(house.participles):>12}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
