@@ -14,8 +14,8 @@ from random import Random
 
 import numpy as np
 
-from quire_kvstore.eviction import EvictionPolicy
-from quire_kvstore.policies import POLICIES, make_policy
+from quire_kvstore.blocks.eviction import EvictionPolicy
+from quire_kvstore.blocks.policies import POLICIES, make_policy
 
 from .figures import Report, median, percentile, table
 

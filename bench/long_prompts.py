@@ -19,7 +19,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from quire_kvstore.policies import POLICIES
+from quire_kvstore.blocks.policies import POLICIES
 from quire_proto import messages as m
 from quire_proto.client import KVClient
 from quire_proto.packed import pack

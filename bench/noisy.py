@@ -19,11 +19,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from quire_kvstore.policies import make_policy
-from quire_kvstore.quota_op import declare
-from quire_kvstore.quotas import Quota
-from quire_kvstore.sessions import Peer
+from quire_kvstore.blocks.policies import make_policy
+from quire_kvstore.server.quota import declare
+from quire_kvstore.sessions.session import Peer
 from quire_kvstore.store import Store
+from quire_kvstore.tenants.quotas import Quota
 from quire_proto.digests import DIGEST_BYTES, split
 from quire_proto.messages import NO_SPACE, OK, Allocate, Seal, Step
 from quire_proto.packed import pack

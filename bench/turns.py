@@ -11,9 +11,9 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from quire_kvstore.dispatch import AGAIN, Dispatch
-from quire_kvstore.policies import make_policy
-from quire_kvstore.service import Service
+from quire_kvstore.blocks.policies import make_policy
+from quire_kvstore.server.dispatch import AGAIN, Dispatch
+from quire_kvstore.server.service import Service
 from quire_kvstore.store import Store
 from quire_proto import messages as m
 from quire_proto.codec import to_map

@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .books import Books
-from .claims import Claims
-from .content import Content
+from quire_kvstore.blocks.charges import Books
+from quire_kvstore.blocks.eviction import EvictionPolicy
+from quire_kvstore.blocks.pool import BlockPool, Ids
+from quire_kvstore.sessions.scrub import Content
+from quire_kvstore.sessions.sequence import Sequence
+from quire_kvstore.sessions.session import Sessions
+from quire_kvstore.sharing.claims import Claims
+from quire_kvstore.sharing.groups import Groups
+from quire_kvstore.sharing.prefix_index import PrefixIndex
+from quire_kvstore.sharing.publications import PublicationList
+from quire_kvstore.tenants.accounts import Accounts
+from quire_kvstore.tenants.permanent import Standing
+from quire_kvstore.tenants.quotas import Quotas
+
 from .counters import Counters
-from .eviction import EvictionPolicy
-from .groups import Groups
-from .index import PrefixIndex
-from .pool import BlockPool, Ids
-from .publications import PublicationList
-from .quotas import Quotas
-from .sessions import Sessions
-from .standing import Standing
-from .tables import Sequence
-from .tenants import Accounts
 
 if TYPE_CHECKING:
-    from .offering import Open
+    from quire_kvstore.ops.handoff import Open
 
 NOBODY = -1
 SLICE_BLOCKS = 128

@@ -11,6 +11,21 @@ in as milliseconds of some monotonic clock. Each method is one file's work; see 
 
 from __future__ import annotations
 
+from quire_kvstore.blocks.eviction import EvictionPolicy
+from quire_kvstore.ops import allocate as claiming
+from quire_kvstore.ops import extend as growing
+from quire_kvstore.ops import fork as forking
+from quire_kvstore.ops import free as releasing
+from quire_kvstore.ops import free_slices as releasing_many
+from quire_kvstore.ops import handoff as offering
+from quire_kvstore.ops import lifecycle as leasing
+from quire_kvstore.ops import query as reading
+from quire_kvstore.ops import seal as sealing
+from quire_kvstore.ops import step as stepping
+from quire_kvstore.ops.invariants import check
+from quire_kvstore.ops.slices import Pace, Slices, finish
+from quire_kvstore.sessions.session import READY, Peer, Session
+from quire_kvstore.sharing.claims import Ticket
 from quire_proto.handover import Adopt, Adopted, Offer, Offered
 from quire_proto.messages import (
     Allocate,
@@ -31,13 +46,7 @@ from quire_proto.messages import (
 )
 from quire_proto.tenancy import TenantUsage
 
-from . import claiming, forking, growing, leasing, offering, reading, releasing, releasing_many, sealing, stepping
-from .claims import Ticket
 from .counters import Counters
-from .eviction import EvictionPolicy
-from .invariants import check
-from .sessions import READY, Peer, Session
-from .staging import Pace, Slices, finish
 from .state import State
 
 

@@ -20,7 +20,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from quire_kvstore.groups import RESERVED
+from quire_kvstore.sharing.groups import RESERVED
 
 from .input_files import read_bytes
 from .settings import SECTIONS, Config, Published, Tenant

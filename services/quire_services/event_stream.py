@@ -15,10 +15,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from quire_kvstore.catalogue import ALL, Form
-from quire_kvstore.journal import Journal
-from quire_kvstore.publisher import Endpoints, EventsError, Publisher
-from quire_kvstore.service import Service
+from quire_kvstore.events.catalogue import ALL, Form
+from quire_kvstore.events.publisher import Endpoints, EventsError, Publisher
+from quire_kvstore.server.service import Service
+from quire_kvstore.sharing.change_log import Journal
 from quire_proto.handles import ShmHandle
 from quire_proto.messages import Events
 

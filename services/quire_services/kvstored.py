@@ -23,22 +23,22 @@ from typing import Any
 
 import structlog
 
-from quire_kvstore import quota_op
-from quire_kvstore.arena import Arena, ArenaError, Roster, ShmArena, check_capacity
-from quire_kvstore.arena_choice import AUTO, choose, make
-from quire_kvstore.cuda_arena import check_fits
-from quire_kvstore.declarations import Declarations
-from quire_kvstore.groups import Member
-from quire_kvstore.keys import KeyFileError, root_key
-from quire_kvstore.mappers import Mappers
-from quire_kvstore.policies import make_policy
-from quire_kvstore.processes import DeviceAdmission
-from quire_kvstore.publisher import EventsError
+from quire_kvstore.blocks.policies import make_policy
+from quire_kvstore.events.publisher import EventsError
+from quire_kvstore.host.arena import Arena, ArenaError, Roster, ShmArena, check_capacity
+from quire_kvstore.host.arena_choice import AUTO, choose, make
+from quire_kvstore.host.attach_socket import Accepted, Listener, raise_descriptor_limit
+from quire_kvstore.host.cuda_arena import check_fits
+from quire_kvstore.host.device_mappers import Mappers
+from quire_kvstore.host.root_key import KeyFileError, root_key
+from quire_kvstore.host.saved import Declarations
+from quire_kvstore.host.state_dir import StateDir, StateError
 from quire_kvstore.reservation import Reservation
-from quire_kvstore.server import Server, ServerError, ServerOptions
-from quire_kvstore.service import Service
-from quire_kvstore.sidesocket import Accepted, Listener, raise_descriptor_limit
-from quire_kvstore.statedir import StateDir, StateError
+from quire_kvstore.server import quota as quota_op
+from quire_kvstore.server.liveness import DeviceAdmission
+from quire_kvstore.server.server import Server, ServerError, ServerOptions
+from quire_kvstore.server.service import Service
+from quire_kvstore.sharing.groups import Member
 from quire_kvstore.store import Store
 from quire_proto import __version__
 from quire_proto.codec import CodecError, from_map

@@ -30,9 +30,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from quire_kvstore.eviction import EvictionPolicy
-from quire_kvstore.policies import POLICIES, make_policy
-from quire_kvstore.sessions import Peer, Session
+from quire_kvstore.blocks.eviction import EvictionPolicy
+from quire_kvstore.blocks.policies import POLICIES, make_policy
+from quire_kvstore.sessions.session import Peer, Session
 from quire_kvstore.store import Store
 from quire_proto.digests import DIGEST_BYTES, ROOT_PARENT
 from quire_proto.messages import OK, Allocate, Seal, Step

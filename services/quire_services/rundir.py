@@ -22,9 +22,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from quire_kvstore.arena import ROSTER, ArenaError, Roster, is_roster
-from quire_kvstore.mappers import ROSTER as MAPPERS
-from quire_kvstore.mappers import is_mappers
+from quire_kvstore.host.arena import ROSTER, ArenaError, Roster, is_roster
+from quire_kvstore.host.device_mappers import ROSTER as MAPPERS
+from quire_kvstore.host.device_mappers import is_mappers
 from quire_proto.private_dir import NotPrivate, insist_on_private
 
 from . import admin_token, prepared_file

@@ -12,9 +12,9 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from quire_kvstore.keys import FILE_NAME as ROOT_KEY
-from quire_kvstore.keys import KEY_BYTES
-from quire_kvstore.statedir import StateDir, StateError
+from quire_kvstore.host.root_key import FILE_NAME as ROOT_KEY
+from quire_kvstore.host.root_key import KEY_BYTES
+from quire_kvstore.host.state_dir import StateDir, StateError
 
 STATE = "state"  # its name in the run directory
 MARKER = ".stack"

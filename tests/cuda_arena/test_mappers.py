@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from quire_kvstore.arena import ArenaError
-from quire_kvstore.mappers import Mappers
-from quire_kvstore.sidesocket import Listener, start_ticks
+from quire_kvstore.host.arena import ArenaError
+from quire_kvstore.host.attach_socket import Listener, start_ticks
+from quire_kvstore.host.device_mappers import Mappers
 
 pytestmark = pytest.mark.process
 

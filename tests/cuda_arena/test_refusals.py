@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from quire_kvstore.arena import Arena, ArenaError, Roster
-from quire_kvstore.arena_choice import choose, make
-from quire_kvstore.cuda_arena import CudaIpcArena, CudaVmmFdArena, check_fits
+from quire_kvstore.host.arena import Arena, ArenaError, Roster
+from quire_kvstore.host.arena_choice import choose, make
+from quire_kvstore.host.cuda_arena import CudaIpcArena, CudaVmmFdArena, check_fits
 from quire_proto.cuda_device import Device
 from quire_proto.cuda_mapping import DeviceMapping
 from quire_proto.errors import MapError

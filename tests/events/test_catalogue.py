@@ -8,10 +8,10 @@ import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import invariant, rule
 
-from quire_kvstore import publishing
-from quire_kvstore.catalogue import Catalogue, Form
-from quire_kvstore.journal import Journal
-from quire_kvstore.sessions import Session
+from quire_kvstore.events.catalogue import Catalogue, Form
+from quire_kvstore.ops import publish as publishing
+from quire_kvstore.sessions.session import Session
+from quire_kvstore.sharing.change_log import Journal
 from quire_proto.digests import DIGEST_BYTES, chain, domain_key, split
 from quire_proto.messages import Seal
 from quire_proto.packed import pack

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import zmq
 
-from quire_kvstore.catalogue import Form
-from quire_kvstore.journal import Journal, Stored
-from quire_kvstore.publisher import Endpoints, EventsError, Publisher
+from quire_kvstore.events.catalogue import Form
+from quire_kvstore.events.publisher import Endpoints, EventsError, Publisher
+from quire_kvstore.sharing.change_log import Journal, Stored
 from tests.events.subscriber import DEADLINE_S, END, AllBlocksCleared, BlockRemoved, Subscriber, View
 
 FORM = Form(4, "CPU", "", "none", "bytes", bytes(32))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from quire_kvstore.eviction_density import DensityPolicy
+from quire_kvstore.blocks.density_policy import DensityPolicy
 
 
 class Tables:

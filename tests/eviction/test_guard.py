@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 
-from quire_kvstore.eviction_guard import LruShadow
+from quire_kvstore.blocks.lru_shadow import LruShadow
 
 
 def names(*numbers: int) -> list[bytes]:

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
-from quire_kvstore.eviction_density import NONE, DensityPolicy
+from quire_kvstore.blocks.density_policy import NONE, DensityPolicy
 from tests.kvstore.test_machine import StoreMachine
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quire_kvstore.eviction_reuse import CLASSES, DECAY, FIRST_STEP_S, STEPS, ReuseModel, density
+from quire_kvstore.blocks.reuse_model import CLASSES, DECAY, FIRST_STEP_S, STEPS, ReuseModel, density
 
 
 def classes(*numbers: int) -> np.ndarray:

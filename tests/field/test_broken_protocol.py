@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from quire_kvstore.declarations import Declarations
-from quire_kvstore.dispatch import AGAIN
-from quire_kvstore.statedir import StateDir
+from quire_kvstore.host.saved import Declarations
+from quire_kvstore.host.state_dir import StateDir
+from quire_kvstore.server.dispatch import AGAIN
 from quire_kvstore.store import Store
 from quire_proto import administration as a
 from quire_proto import handover as h

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from quire_kvstore.sessions import Peer
-from quire_kvstore.sidesocket import Connection, PeerGone, pidfd_by_pid
+from quire_kvstore.host.attach_socket import Connection, PeerGone, pidfd_by_pid
+from quire_kvstore.sessions.session import Peer
 from tests.kvstore.raw import DEADLINE_S, Client, Process, until
 
 ROOT = Path(__file__).parents[2]

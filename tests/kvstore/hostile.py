@@ -17,15 +17,15 @@ from dataclasses import dataclass
 
 import structlog
 
-from quire_kvstore import quota_op
-from quire_kvstore.catalogue import Catalogue, Form
-from quire_kvstore.declarations import Declarations
-from quire_kvstore.dispatch import AGAIN, LATER, Dispatch
-from quire_kvstore.journal import Journal
-from quire_kvstore.policies import make_policy
-from quire_kvstore.publications import PublicationList
-from quire_kvstore.service import Service
-from quire_kvstore.sessions import READY, Peer, Session
+from quire_kvstore.blocks.policies import make_policy
+from quire_kvstore.events.catalogue import Catalogue, Form
+from quire_kvstore.host.saved import Declarations
+from quire_kvstore.server import quota as quota_op
+from quire_kvstore.server.dispatch import AGAIN, LATER, Dispatch
+from quire_kvstore.server.service import Service
+from quire_kvstore.sessions.session import READY, Peer, Session
+from quire_kvstore.sharing.change_log import Journal
+from quire_kvstore.sharing.publications import PublicationList
 from quire_kvstore.store import Store
 from quire_proto import messages as m
 from quire_proto.codec import to_map

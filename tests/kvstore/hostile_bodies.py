@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from quire_kvstore.sessions import Session
+from quire_kvstore.sessions.sequence import Sequence
+from quire_kvstore.sessions.session import Session
 from quire_kvstore.state import State
-from quire_kvstore.tables import Sequence
 from quire_proto import administration as a
 from quire_proto import handover as h
 from quire_proto import messages as m

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quire_kvstore.sessions import Session
+from quire_kvstore.sessions.session import Session
 from quire_proto import messages as m
 from quire_proto.packed import unpack
 from tests.kvstore.driver import Branch, Driver

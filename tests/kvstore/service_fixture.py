@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire_kvstore.dispatch import Dispatch
-from quire_kvstore.service import Service
+from quire_kvstore.server.dispatch import Dispatch
+from quire_kvstore.server.service import Service
 from quire_kvstore.store import Store
 from quire_proto.codec import to_map
 from quire_proto.envelope import Reply, Request, decode_reply

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from quire_kvstore.declarations import Declarations
-from quire_kvstore.groups import Groups
-from quire_kvstore.publications import PublicationList
-from quire_kvstore.statedir import StateDir
+from quire_kvstore.host.saved import Declarations
+from quire_kvstore.host.state_dir import StateDir
+from quire_kvstore.sharing.groups import Groups
+from quire_kvstore.sharing.publications import PublicationList
 from quire_proto import administration as a
 from quire_proto import messages as m
 from quire_proto.digests import domain_key

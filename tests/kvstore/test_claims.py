@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from quire_kvstore import publishing
-from quire_kvstore.claims import Ticket
-from quire_kvstore.sessions import Session
+from quire_kvstore.ops import publish as publishing
+from quire_kvstore.sessions.session import Session
+from quire_kvstore.sharing.claims import Ticket
 from quire_proto import messages as m
 from quire_proto.digests import DIGEST_BYTES, split
 from quire_proto.packed import pack, unpack_rows

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from quire_kvstore.declarations import Declarations
-from quire_kvstore.dispatch import LATER
-from quire_kvstore.quota_op import DOCUMENT
-from quire_kvstore.statedir import StateDir
+from quire_kvstore.host.saved import Declarations
+from quire_kvstore.host.state_dir import StateDir
+from quire_kvstore.server.dispatch import LATER
+from quire_kvstore.server.quota import DOCUMENT
 from quire_proto import administration as a
 from quire_proto import messages as m
 from quire_proto.envelope import Reply, decode_reply

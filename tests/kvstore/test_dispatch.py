@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from quire_kvstore.ops import OPS
+from quire_kvstore.server.op_table import OPS
 from quire_proto import messages as m
 from quire_proto.codec import from_map
 from quire_proto.envelope import VERSION, decode_reply

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from quire_kvstore.arena import ROSTER, SHM_DIR, ArenaError, Roster, ShmArena
-from quire_kvstore.keys import KeyFileError, root_key
-from quire_kvstore.sidesocket import Listener, PeerGone, pidfd_by_pid
+from quire_kvstore.host.arena import ROSTER, SHM_DIR, ArenaError, Roster, ShmArena
+from quire_kvstore.host.attach_socket import Listener, PeerGone, pidfd_by_pid
+from quire_kvstore.host.root_key import KeyFileError, root_key
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from quire_kvstore.journal import Journal
-from quire_kvstore.ops import OPS
+from quire_kvstore.server.op_table import OPS
+from quire_kvstore.sharing.change_log import Journal
 from quire_proto import messages as m
 from quire_proto.envelope import decode_reply
 from quire_proto.errors import BY_CODE

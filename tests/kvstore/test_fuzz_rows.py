@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from typing import Any
 
-from quire_kvstore.journal import Journal
+from quire_kvstore.sharing.change_log import Journal
 from quire_proto import messages as m
 from quire_proto.codec import from_map
 from quire_proto.packed import pack, unpack, unpack_rows

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from quire_kvstore.declarations import Declarations
-from quire_kvstore.groups import Groups
-from quire_kvstore.publications import PublicationList
-from quire_kvstore.statedir import StateDir, StateError
+from quire_kvstore.host.saved import Declarations
+from quire_kvstore.host.state_dir import StateDir, StateError
+from quire_kvstore.sharing.groups import Groups
+from quire_kvstore.sharing.publications import PublicationList
 
 
 def test_members_are_entitled_to_their_groups_and_to_public() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quire_kvstore.inbox import QUEUED, Inbox, Message
+from quire_kvstore.server.inbox import QUEUED, Inbox, Message
 from quire_proto import messages as m
 from quire_proto.envelope import decode_reply
 from tests.kvstore.service_fixture import Wire

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quire_kvstore.index import Entry, PrefixIndex
+from quire_kvstore.sharing.prefix_index import Entry, PrefixIndex
 from quire_proto.digests import ROOT_PARENT, chain, split
 
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from quire_kvstore.policies import make_policy
-from quire_kvstore.sessions import FENCED, Session
+from quire_kvstore.blocks.policies import make_policy
+from quire_kvstore.sessions.session import FENCED, Session
 from quire_proto import messages as m
 from quire_proto.digests import split
 from tests.kvstore.driver import Driver

@@ -7,7 +7,7 @@ import copy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire_kvstore.sessions import Session
+from quire_kvstore.sessions.session import Session
 from quire_kvstore.store import Store
 from quire_proto import messages as m
 from quire_proto.digests import DIGEST_BYTES, chain

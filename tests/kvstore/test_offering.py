@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from quire_kvstore.refusal import Refusal
-from quire_kvstore.sessions import Session
+from quire_kvstore.errors import Refusal
+from quire_kvstore.sessions.session import Session
 from quire_proto import messages as m
 from quire_proto.handover import Adopt, Adopted, Offer
 from quire_proto.packed import pack, unpack

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quire_kvstore.pool import CACHED, FREE, HELD, QUARANTINED, BlockPool
+from quire_kvstore.blocks.pool import CACHED, FREE, HELD, QUARANTINED, BlockPool
 
 
 def ids(*blocks: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_kvstore.arena import SHM_DIR
+from quire_kvstore.host.arena import SHM_DIR
 from quire_proto import messages as m
 from quire_proto.codec import from_map
 from quire_proto.envelope import Request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quire_kvstore.publications import PublicationList
+from quire_kvstore.sharing.publications import PublicationList
 from quire_proto import messages as m
 from quire_proto.packed import unpack, unpack_rows
 from tests.kvstore.driver import Driver

@@ -6,11 +6,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
-from quire_kvstore.policies import make_policy
-from quire_kvstore.quota_op import declare
-from quire_kvstore.quotas import Quota
-from quire_kvstore.room import trim
-from quire_kvstore.sessions import Session
+from quire_kvstore.blocks.policies import make_policy
+from quire_kvstore.ops.admission import trim
+from quire_kvstore.server.quota import declare
+from quire_kvstore.sessions.session import Session
+from quire_kvstore.tenants.quotas import Quota
 from quire_proto import messages as m
 from tests.kvstore.scrubbing import ScrubbingDriver
 from tests.kvstore.test_machine import BLOCKS, PUBLISHED, SIZE, StoreMachine

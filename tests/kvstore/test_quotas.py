@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quire_kvstore import publishing
-from quire_kvstore.policies import make_policy
-from quire_kvstore.quota_op import declare
-from quire_kvstore.quotas import Quota, level
-from quire_kvstore.sessions import Session
+from quire_kvstore.blocks.policies import make_policy
+from quire_kvstore.ops import publish as publishing
+from quire_kvstore.server.quota import declare
+from quire_kvstore.sessions.session import Session
+from quire_kvstore.tenants.quotas import Quota, level
 from quire_proto import messages as m
 from quire_proto.packed import pack, unpack
 from quire_proto.tenancy import SetQuota

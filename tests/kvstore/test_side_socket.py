@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from quire_kvstore.processes import DYING_MS
-from quire_kvstore.sidesocket import MAX_CONNECTIONS
+from quire_kvstore.host.attach_socket import MAX_CONNECTIONS
+from quire_kvstore.server.liveness import DYING_MS
 from quire_proto import messages as m
 from tests.kvstore.conftest import Start
 from tests.kvstore.raw import DEADLINE_S, Client, Process, until

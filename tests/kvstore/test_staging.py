@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from quire_kvstore.dispatch import AGAIN
-from quire_kvstore.inbox import Inbox, Message
-from quire_kvstore.sessions import Session
+from quire_kvstore.server.dispatch import AGAIN
+from quire_kvstore.server.inbox import Inbox, Message
+from quire_kvstore.sessions.session import Session
 from quire_proto import messages as m
 from quire_proto.codec import from_map
 from quire_proto.envelope import decode_reply

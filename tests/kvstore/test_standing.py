@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from quire_kvstore import publishing
-from quire_kvstore.quota_op import declare
-from quire_kvstore.quotas import Quota
-from quire_kvstore.sessions import Session
+from quire_kvstore.ops import publish as publishing
+from quire_kvstore.server.quota import declare
+from quire_kvstore.sessions.session import Session
+from quire_kvstore.tenants.quotas import Quota
 from quire_proto import messages as m
 from tests.kvstore.driver import Driver
 from tests.kvstore.test_publications import TEN, computed_once

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_kvstore.statedir import StateDir, StateError
+from quire_kvstore.host.state_dir import StateDir, StateError
 
 
 def test_a_document_comes_back(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
 def test_killed_at_any_instant_it_is_whole(tmp_path: Path) -> None:
     """A process that rewrites a document all the time is killed; what is there is one of the documents written."""
     program = (
-        "import sys; from pathlib import Path; from quire_kvstore.statedir import StateDir\n"
+        "import sys; from pathlib import Path; from quire_kvstore.host.state_dir import StateDir\n"
         "state, n = StateDir(Path(sys.argv[1])), 0\n"
         "while True:\n"
         "    n += 1; state.write('tenants', {'n': n, 'again': [n] * 2000}); print(n, flush=True)\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from quire_kvstore.statedir import StateDir
+from quire_kvstore.host.state_dir import StateDir
 
 
 class Documents(StateDir):

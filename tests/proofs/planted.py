@@ -12,23 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire_kvstore import (
-    administration,
-    forking,
-    growing,
-    leasing,
-    offering,
-    ops,
-    processes,
-    releasing,
-    sealing,
-    stepping,
-    store,
-    window,
-)
-from quire_kvstore.index import PrefixIndex
-from quire_kvstore.pool import BlockPool
-from quire_kvstore.sessions import Session
+from quire_kvstore import store
+from quire_kvstore.blocks.pool import BlockPool
+from quire_kvstore.ops import extend as growing
+from quire_kvstore.ops import fork as forking
+from quire_kvstore.ops import free as releasing
+from quire_kvstore.ops import handoff as offering
+from quire_kvstore.ops import lifecycle as leasing
+from quire_kvstore.ops import seal as sealing
+from quire_kvstore.ops import step as stepping
+from quire_kvstore.server import admin as administration
+from quire_kvstore.server import liveness as processes
+from quire_kvstore.server import op_table as ops
+from quire_kvstore.sessions import reply_window as window
+from quire_kvstore.sessions.session import Session
+from quire_kvstore.sharing.prefix_index import PrefixIndex
 from quire_kvstore.state import State
 from quire_proto import chain as proto_chain
 from quire_proto import digests, retire
@@ -199,7 +197,7 @@ def fenced_session_may_act(patch: pytest.MonkeyPatch) -> None:
         if session is None or session.state != "fenced":
             real(op, session)
 
-    patch.setattr("quire_kvstore.dispatch.check", check)
+    patch.setattr("quire_kvstore.server.dispatch.check", check)
 
 
 def gap_not_forgiven(patch: pytest.MonkeyPatch) -> None:

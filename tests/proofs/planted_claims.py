@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from quire_kvstore import claiming, growing
-from quire_kvstore.claims import SEALED, YOURS, Claims
+from quire_kvstore.ops import allocate as claiming
+from quire_kvstore.ops import extend as growing
+from quire_kvstore.sharing.claims import SEALED, YOURS, Claims
 from tests.proofs.planted import Patch
 
 

@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 
-from quire_kvstore import claiming, forking, groups, growing, ops
-from quire_kvstore.catalogue import Catalogue
-from quire_kvstore.claims import DEADLINE, Claims, Waiter
-from quire_kvstore.dispatch import Dispatch
+from quire_kvstore.events.catalogue import Catalogue
+from quire_kvstore.ops import allocate as claiming
+from quire_kvstore.ops import extend as growing
+from quire_kvstore.ops import fork as forking
+from quire_kvstore.server import op_table as ops
+from quire_kvstore.server.dispatch import Dispatch
+from quire_kvstore.sharing import groups
+from quire_kvstore.sharing.claims import DEADLINE, Claims, Waiter
 from tests.proofs.planted import Patch
 
 
@@ -59,8 +63,8 @@ def declaration_dropped_with_its_session(patch: pytest.MonkeyPatch) -> None:
 
 def group_called_like_the_quarantine(patch: pytest.MonkeyPatch) -> None:
     """A group may have the name under which the quarantine is listed."""
-    patch.setattr("quire_kvstore.administration.RESERVED", (groups.PUBLIC,))
-    patch.setattr("quire_kvstore.groups.RESERVED", (groups.PUBLIC,))
+    patch.setattr("quire_kvstore.server.admin.RESERVED", (groups.PUBLIC,))
+    patch.setattr("quire_kvstore.sharing.groups.RESERVED", (groups.PUBLIC,))
 
 
 def hit_beyond_anothers_limit(patch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire_kvstore import growing, quota_op, releasing, room
-from quire_kvstore.books import Books, Ids
-from quire_kvstore.content import Content
-from quire_kvstore.quotas import Quota, Quotas
-from quire_kvstore.room import Shortage
+from quire_kvstore.blocks.charges import Books, Ids
+from quire_kvstore.ops import admission as room
+from quire_kvstore.ops import extend as growing
+from quire_kvstore.ops import free as releasing
+from quire_kvstore.ops.admission import Shortage
+from quire_kvstore.server import quota as quota_op
+from quire_kvstore.sessions.scrub import Content
+from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.state import State
-from quire_kvstore.tables import Sequence
+from quire_kvstore.tenants.quotas import Quota, Quotas
 from tests.proofs.planted import Patch
 
 
@@ -28,7 +31,7 @@ def freed_blocks_stay_charged(patch: pytest.MonkeyPatch) -> None:
 
 def publishing_moves_no_charge(patch: pytest.MonkeyPatch) -> None:
     """A published prompt stays charged to whoever computed it."""
-    patch.setattr("quire_kvstore.tenants.Accounts.publish", lambda *_: True)
+    patch.setattr("quire_kvstore.tenants.accounts.Accounts.publish", lambda *_: True)
 
 
 def pin_budget_not_asked(patch: pytest.MonkeyPatch) -> None:
@@ -38,7 +41,7 @@ def pin_budget_not_asked(patch: pytest.MonkeyPatch) -> None:
         self._books.transferred(blocks, domain)
         return True
 
-    patch.setattr("quire_kvstore.tenants.Accounts.publish", publish)
+    patch.setattr("quire_kvstore.tenants.accounts.Accounts.publish", publish)
 
 
 def _shortage_of(patch: pytest.MonkeyPatch, quota: Quota) -> None:

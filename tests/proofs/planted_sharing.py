@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from quire_kvstore import growing, publishing
-from quire_kvstore.groups import Groups
-from quire_kvstore.publications import PublicationList, Record
+from quire_kvstore.ops import extend as growing
+from quire_kvstore.ops import publish as publishing
+from quire_kvstore.sharing.groups import Groups
+from quire_kvstore.sharing.publications import PublicationList, Record
 from quire_kvstore.state import State
 from tests.proofs.planted import Patch, declaration_not_saved
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from quire_kvstore.window import WINDOW
+from quire_kvstore.sessions.reply_window import WINDOW
 from quire_proto import handover as h
 from quire_proto import messages as m
 from quire_proto.envelope import decode_reply

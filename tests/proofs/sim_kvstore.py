@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 import zmq
 
-from quire_kvstore.dispatch import AGAIN
-from quire_kvstore.inbox import Inbox, Message
-from quire_kvstore.processes import HOST_MEMORY, Processes
-from quire_kvstore.sessions import Peer
-from quire_kvstore.sidesocket import Accepted, Connection
+from quire_kvstore.host.attach_socket import Accepted, Connection
+from quire_kvstore.server.dispatch import AGAIN
+from quire_kvstore.server.inbox import Inbox, Message
+from quire_kvstore.server.liveness import HOST_MEMORY, Processes
+from quire_kvstore.sessions.session import Peer
 from tests.proofs.sim import Process, Sim
 from tests.proofs.world import World
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from structlog.testing import capture_logs
 
-from quire_kvstore.sessions import FENCED
+from quire_kvstore.sessions.session import FENCED
 from tests.proofs.sim import Sim
 from tests.proofs.sim_client import READY_STATE
 from tests.proofs.sim_engine import SimEngine, Task

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire_kvstore import quota_op
-from quire_kvstore.declarations import Declarations
-from quire_kvstore.dispatch import Dispatch
-from quire_kvstore.policies import make_policy
-from quire_kvstore.service import Service
-from quire_kvstore.sessions import FENCED, Peer
-from quire_kvstore.statedir import StateDir
+from quire_kvstore.blocks.policies import make_policy
+from quire_kvstore.host.saved import Declarations
+from quire_kvstore.host.state_dir import StateDir
+from quire_kvstore.server import quota as quota_op
+from quire_kvstore.server.dispatch import Dispatch
+from quire_kvstore.server.service import Service
+from quire_kvstore.sessions.session import FENCED, Peer
 from quire_kvstore.store import Store
 from quire_proto.envelope import Reply, decode_reply
 from quire_proto.handles import ShmHandle

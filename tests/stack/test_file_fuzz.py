@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from quire_kvstore import quota_op
-from quire_kvstore.declarations import Declarations
-from quire_kvstore.publications import PublicationList
-from quire_kvstore.statedir import StateDir, StateError
+from quire_kvstore.host.saved import Declarations
+from quire_kvstore.host.state_dir import StateDir, StateError
+from quire_kvstore.server import quota as quota_op
+from quire_kvstore.sharing.publications import PublicationList
 from quire_kvstore.store import Store
 from quire_services.config import ConfigError, load
 from quire_services.prepare import read

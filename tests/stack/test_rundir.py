@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from quire_kvstore.keys import root_key
-from quire_kvstore.statedir import StateDir
+from quire_kvstore.host.root_key import root_key
+from quire_kvstore.host.state_dir import StateDir
 from quire_services import admin_token
 from quire_services.prepared_file import FILE as PREPARED
 from quire_services.rundir import LOCK, NAMES, RunDir, RunDirError

@@ -1,0 +1,209 @@
+"""Catalogue: what subscribers of the event stream were told, and so what to tell them next.
+
+Owns a copy of the names in the prefix index, on the publisher's thread: readings of the ``journal`` go in, events of
+the KV-events format (PROTOCOL.md section 16) come out, and whoever missed more than is kept gets all of it at once.
+
+    journal --Changes--> Catalogue --events--> publisher          Catalogue --everything--> a replay from too far back
+
+Invariants:
+- a name is told once when it comes and once when it goes, parent before child;
+- a publication is named by the chain of its domain's key, each name told while at least one ready publication has it;
+- ``extra_keys`` name a domain where a chain enters it, and nowhere else: at the first block of a chain, and at the
+  first private block behind a publication. The public domain has no name;
+- tokens are told of whom the setting says, and of nobody else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from quire_kvstore.sharing.change_log import Changes, Made, Prompt, Stored
+from quire_kvstore.sharing.groups import PUBLIC
+from quire_proto.digests import ROOT_PARENT, chain, domain_key, split
+from quire_proto.packed import unpack
+
+NONE, ALL = "none", "all"
+TOKENS = (NONE, PUBLIC, ALL)
+INT, BYTES = "int", "bytes"
+HASHES = (INT, BYTES)
+MAX_RUN = 256  # blocks in an event: what is encoded in one go, while the store's thread waits for the interpreter
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How blocks are told of.
+
+    Attributes:
+        block_size: tokens in a block.
+        medium: ``GPU`` or ``CPU``.
+        adapter: the layout's, "" for none.
+        tokens: whose token ids are told, one of ``TOKENS``.
+        hashes: how a name is written, one of ``HASHES``.
+        root_key: what names publications.
+    """
+
+    block_size: int
+    medium: str
+    adapter: str
+    tokens: str
+    hashes: str
+    root_key: bytes
+
+    def name(self, digest: bytes) -> int | bytes:
+        """A digest as it is written: whole, or its last 8 bytes as a big-endian number."""
+        return digest if self.hashes == BYTES else int.from_bytes(digest[-8:], "big")
+
+    def digests(self, prompt: Prompt) -> list[bytes]:
+        """The names of a publication's full blocks."""
+        key = domain_key(self.root_key, f"group:{prompt.domain}", prompt.generation)
+        return split(chain(key, prompt.packed, self.block_size))
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """One block: its parent's name, its domain ("" for the public one) and whether the chain enters that here, and
+    its tokens if they are told."""
+
+    parent: bytes | None
+    domain: str
+    enters: bool
+    tokens: bytes
+
+
+class Catalogue:
+    """All names that were told and not taken back."""
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self._told: dict[bytes, _Told] = {}
+        self._sharing: Counter[bytes] = Counter()  # ready publications by the name of a block
+        self._chains: dict[Made, list[bytes]] = {}
+        self._of_id: dict[str, Made] = {}
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    def apply(self, changes: Changes) -> Iterator[Event]:
+        """What to tell after a reading of the journal."""
+        # A client may seal under a publication's name, if it makes it up: that changes nothing of what is told of it.
+        gone = [
+            digest
+            for digest in changes.removed
+            if digest not in self._sharing and self._told.pop(digest, None) is not None
+        ]
+        for made in changes.unpublished:
+            gone += self._unpublish(made)
+        yield from self._removals(gone)
+        new: dict[bytes, None] = {}
+        for made, prompt in changes.published.items():
+            new |= dict.fromkeys(self._publish(made, prompt))
+        for stored in changes.stored.values():
+            if stored.digest in self._sharing:
+                continue
+            self._told[stored.digest] = self._of(stored)
+            new[stored.digest] = None
+        for digest, publication in changes.anchored.items():
+            told, present = self._told.get(digest), self._of_id.get(publication)
+            if told is not None and present is not None and digest not in self._sharing:
+                # Told again: whoever walks the chain of the publication finds it there, too.
+                self._told[digest] = _Told(self._end(present), told.domain, True, told.tokens)
+                new[digest] = None
+        yield from self._stores(new)
+
+    def everything(self) -> Iterator[Event]:
+        """What to tell somebody who knows nothing, or who knows what may be wrong."""
+        yield {"type": "AllBlocksCleared"}
+        yield from self._stores(self._downwards())
+
+    def _downwards(self) -> Iterator[bytes]:
+        """All names, a parent before its children: who was anchored at a publication may be older than that."""
+        below: dict[bytes | None, list[bytes]] = {}
+        for digest, told in self._told.items():
+            below.setdefault(told.parent if told.parent in self._told else None, []).append(digest)
+        todo = below.pop(None, [])[::-1]
+        while todo:
+            digest = todo.pop()
+            yield digest
+            todo += reversed(below.pop(digest, ()))
+
+    def _of(self, stored: Stored) -> _Told:
+        """A tenant's block."""
+        parent: bytes | None = None if stored.parent == ROOT_PARENT else stored.parent
+        behind = stored.anchor is not None and stored.anchor in self._chains
+        if stored.anchor is not None and behind:
+            parent = self._end(stored.anchor)
+        tokens = stored.tokens if self._form.tokens == ALL else b""
+        return _Told(parent, stored.tenant, behind or parent is None, tokens)
+
+    def _publish(self, made: Made, prompt: Prompt) -> list[bytes]:
+        """Enter a publication; returns its names that nobody was told yet."""
+        names = self._chains[made] = self._form.digests(prompt)
+        self._of_id[prompt.id] = made
+        public = prompt.domain == PUBLIC
+        tell = self._form.tokens == ALL or (public and self._form.tokens == PUBLIC)
+        parent, step, new = None, 4 * self._form.block_size, []
+        for index, digest in enumerate(names):
+            self._sharing[digest] += 1
+            if self._sharing[digest] == 1:
+                tokens = prompt.packed[index * step : (index + 1) * step] if tell else b""
+                self._told[digest] = _Told(parent, "" if public else f"({prompt.domain})", index == 0, tokens)
+                new.append(digest)
+            parent = digest
+        return new
+
+    def _unpublish(self, made: Made) -> list[bytes]:
+        """Forget a publication; returns the names that no other has, the tail first."""
+        gone = []
+        for digest in reversed(self._chains.pop(made)):
+            self._sharing[digest] -= 1
+            if not self._sharing[digest]:
+                del self._sharing[digest], self._told[digest]
+                gone.append(digest)
+        self._of_id = {identity: other for identity, other in self._of_id.items() if other != made}
+        return gone
+
+    def _end(self, made: Made) -> bytes | None:
+        """The name of a publication's last full block, None if it has none."""
+        names = self._chains[made]
+        return names[-1] if names else None
+
+    def _removals(self, gone: list[bytes]) -> Iterator[Event]:
+        for start in range(0, len(gone), MAX_RUN):
+            names = [self._form.name(digest) for digest in gone[start : start + MAX_RUN]]
+            yield {"type": "BlockRemoved", "block_hashes": names, "medium": self._form.medium}
+
+    def _stores(self, digests: Iterable[bytes]) -> Iterator[Event]:
+        """One event a run of blocks that follow each other."""
+        run: list[bytes] = []
+        for digest in digests:
+            told = self._told[digest]
+            follows = run and told.parent == run[-1] and bool(told.tokens) == bool(self._told[run[-1]].tokens)
+            if run and (not follows or len(run) == MAX_RUN):
+                yield self._stored(run)
+                run = []
+            run.append(digest)
+        if run:
+            yield self._stored(run)
+
+    def _stored(self, run: list[bytes]) -> Event:
+        told = [self._told[digest] for digest in run]
+        parent = told[0].parent
+        event: Event = {
+            "type": "BlockStored",
+            "block_hashes": [self._form.name(digest) for digest in run],
+            "parent_block_hash": None if parent is None else self._form.name(parent),
+            "token_ids": unpack(b"".join(block.tokens for block in told)).tolist(),
+            "block_size": self._form.block_size,
+            "lora_id": None,
+            "medium": self._form.medium,
+            "lora_name": self._form.adapter or None,
+        }
+        keys = [[block.domain] if block.enters and block.domain else None for block in told]
+        if any(keys):
+            event["extra_keys"] = keys
+        return event

@@ -1,0 +1,66 @@
+"""Declarations: groups and publications as documents of the state directory, saved and brought back.
+
+``groups.json`` holds all groups, ``publications/ID.json`` one prompt that was published while a kvstore ran. Prompts
+that the configuration publishes are not kept: the configuration says them again at each start.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+
+from quire_kvstore.sharing.groups import Groups, Member
+from quire_kvstore.sharing.publications import PublicationList, Record
+
+from .state_dir import StateDir, StateError
+
+GROUPS = "groups"
+FOLDER = "publications"
+
+
+class Declarations:
+    """What a kvstore keeps of its declarations."""
+
+    def __init__(self, state: StateDir) -> None:
+        self._state = state
+
+    def groups(self, declared: Iterable[Member]) -> Groups:
+        """The groups as they were, adjusted to the present configuration and saved. Raises StateError."""
+        document = self._state.read(GROUPS)
+        if document is None:
+            groups = Groups(declared)
+        else:
+            try:
+                groups = Groups.restored(document, declared)
+            except ValueError as exc:
+                raise StateError(f"{self._state.path / GROUPS}.json: {exc}; repair it or move it away") from None
+        if groups.document() != document and (document is not None or groups.members()):
+            self.save_groups(groups)
+        return groups
+
+    def save_groups(self, groups: Groups) -> None:
+        """Keep the groups. Raises StateError."""
+        self._state.write(GROUPS, groups.document())
+
+    def restore_publications(self, publications: PublicationList) -> None:
+        """Enter every publication that was kept, but for ids that are taken. Raises StateError."""
+        for name in self._state.names(FOLDER):
+            document = self._state.read(name) or {}
+            if publications.get(name.removeprefix(f"{FOLDER}/")) is not None:
+                continue
+            try:
+                tokens = base64.b64decode(document["tokens"], validate=True)
+                publications.add(name.removeprefix(f"{FOLDER}/"), str(document["domain"]), tokens, live=True)
+            except (ValueError, KeyError, TypeError, binascii.Error) as exc:
+                where = f"{self._state.path / name}.json"
+                raise StateError(f"{where}: not a publication ({exc}); repair it or move it away") from None
+
+    def save_publication(self, record: Record) -> None:
+        """Keep a publication. Raises StateError."""
+        tokens = base64.b64encode(record.packed).decode()
+        self._state.write(f"{FOLDER}/{record.id}", {"domain": record.domain, "tokens": tokens})
+
+    def forget_publication(self, identity: str) -> None:
+        """Keep a publication no more. Raises StateError."""
+        self._state.remove(f"{FOLDER}/{identity}")

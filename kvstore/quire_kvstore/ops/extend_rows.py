@@ -1,0 +1,121 @@
+"""Extending many sequences at once: the step of a batch that decodes.
+
+The result is that of ``growing.extend`` for one row after the other. Most rows of a step are *plain*: the sequence may
+write all of its table and wants more blocks, so nothing is copied. If there is room for all rows and nobody has a
+quota, the order in which they are served makes no difference, and the plain ones are served together: one look at the
+free list, one entry in each array. Every other row is one of its own.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from quire_kvstore.sessions.scrub import owed
+from quire_kvstore.sessions.sequence import Sequence
+from quire_kvstore.sessions.session import Session
+from quire_kvstore.state import State
+from quire_proto.messages import NO_SPACE, OK, Extend, Shortage
+from quire_proto.packed import unpack
+
+from .admission import make_room
+from .extend import extend
+
+
+@dataclass(slots=True)
+class Extensions:
+    """Results of many extends: the fields of ``Stepped``. ``blocks``: (sequence, table index, block) in a row."""
+
+    codes: bytearray
+    blocks: list[int] = field(default_factory=list)
+    copies: bytes = b""
+    scrub: bytes = b""
+    shortages: list[Shortage] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Plain:
+    """Plain rows of one account: numbers of the sequences, the sequences, and how many blocks each wants."""
+
+    numbers: list[int] = field(default_factory=list)
+    sequences: list[Sequence] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+
+
+def extend_many(state: State, session: Session, rows: bytes) -> Extensions:
+    """Capacity and write access for each row (sequence, tokens)."""
+    wanted = np.frombuffer(rows, "<u4").reshape(-1, 2).tolist()
+    found = Extensions(bytearray(len(wanted)))
+    plain, others, most = _sort(state, session, wanted)
+    if state.quotas.active or most > state.pool.available():
+        plain, others = {}, list(range(len(wanted)))
+    for account, part in plain.items():
+        _grant(state, account, part, found)
+    for row in others:
+        number, tokens = wanted[row]
+        found.codes[row] = _one(state, session, number, tokens, found)
+    return found
+
+
+def _sort(state: State, session: Session, wanted: list[list[int]]) -> tuple[dict[int, _Plain], list[int], int]:
+    """Plain rows by account, the numbers of the other rows, and how many blocks all of them want at most."""
+    plain: dict[int, _Plain] = defaultdict(_Plain)
+    others, most, size, seen = [], 0, state.block_size, set()
+    for row, (number, tokens) in enumerate(wanted):
+        sequence = session.sequences.get(number)
+        if (
+            sequence is None
+            or sequence.offer
+            or tokens <= sequence.writable
+            or sequence.writable != len(sequence.table) * size
+            or number in seen
+        ):
+            others.append(row)
+            most += 0 if sequence is None else max(0, (tokens + size - 1) // size - len(sequence.table)) + 1
+            continue
+        seen.add(number)
+        part = plain[sequence.account]
+        count = (tokens - sequence.writable + size - 1) // size
+        part.numbers.append(number)
+        part.sequences.append(sequence)
+        part.counts.append(count)
+        most += count
+    return plain, others, most
+
+
+def _grant(state: State, account: int, part: _Plain, found: Extensions) -> None:
+    """Give each sequence its blocks, behind those that it has."""
+    total, size, start = sum(part.counts), state.block_size, 0
+    make_room(state, account, total)
+    fresh = state.pool.take(total, account)
+    clean, given = state.content.granted_clean(fresh, account), fresh.tolist()
+    writers = []
+    for number, sequence, count in zip(part.numbers, part.sequences, part.counts, strict=True):
+        have, blocks = len(sequence.table), given[start : start + count]
+        for place, block in enumerate(blocks, have):
+            found.blocks += (number, place, block)
+            writers.append(sequence.uid)
+        sequence.grow(blocks)
+        sequence.writable += count * size
+        start += count
+        if not clean:
+            state.content.granted(np.array(blocks, np.int64), sequence)
+            found.scrub += owed(sequence, np.array(blocks, np.int64))
+    state.appender[fresh] = writers
+    state.counters.extends += len(part.sequences)
+
+
+def _one(state: State, session: Session, number: int, tokens: int, found: Extensions) -> int:
+    """One row by itself; returns its code."""
+    answer = extend(state, session, Extend(number, tokens))
+    if answer.code == NO_SPACE:
+        short = Shortage(number, answer.missing, answer.scope, answer.retry_after_ms, answer.account)
+        found.shortages.append(short)
+    if answer.code == OK and answer.blocks:
+        for place, block in enumerate(unpack(answer.blocks), answer.first):
+            found.blocks += (number, place, block)
+        found.copies += answer.copies
+        found.scrub += answer.scrub
+    return answer.code

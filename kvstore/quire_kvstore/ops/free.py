@@ -1,0 +1,81 @@
+"""Giving references back: free, fence, reclaim.
+
+A table is released from its tail to its head, so that a child is cached before its parent and can be evicted
+first. Pinned canonical blocks take their place in that order, because they are the chain; duplicates and copy
+sources hang below it and go first.
+
+A *fence* takes nothing back: the process may still run and touch its blocks. It moves all references of the session
+into quarantine. A *reclaim* (the process is dead, or said goodbye) gives every reference back, exactly once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quire_kvstore.sessions.sequence import Sequence
+from quire_kvstore.sessions.session import FENCED, Session
+from quire_kvstore.state import NOBODY, State
+from quire_proto.messages import NO_SUCH, OK
+
+from .admission import trim_all
+from .handoff import cancel
+
+
+def release(state: State, session: Session, number: int) -> int:
+    """Give up one sequence, its claim, or its wait for another's; returns an item code."""
+    sequence = session.sequences.pop(number, None)
+    claimed = state.claims.leave((session.id, number))
+    if sequence is None:
+        return OK if claimed else NO_SUCH
+    if sequence.offer:
+        del state.offers[sequence.offer]
+    for copy_id in sequence.copies:
+        del session.copies[copy_id]
+    _give_back(state, sequence, quarantined=False)
+    return OK
+
+
+def fence(state: State, session: Session, now_ms: int) -> None:
+    """Move everything a session holds into quarantine; a second fence changes nothing."""
+    if session.state == FENCED:
+        return
+    cancel(state, session)
+    session.state, session.fenced_at = FENCED, now_ms
+    state.counters.fenced += 1
+    state.claims.leave_session(session.id)
+    for sequence in session.sequences.values():
+        state.pool.quarantine(sequence.copy_ids())
+        state.pool.quarantine(sequence.pin_ids())
+        state.pool.quarantine(sequence.table)
+
+
+def reclaim(state: State, session: Session) -> int:
+    """Give back everything a session holds and forget it; returns the number of references."""
+    cancel(state, session)
+    references = session.references()
+    state.claims.leave_session(session.id)
+    for sequence in session.sequences.values():
+        _give_back(state, sequence, quarantined=session.state == FENCED)
+    session.sequences.clear()
+    session.copies.clear()
+    state.sessions.remove(session)
+    trim_all(state)
+    state.counters.reclaimed_sessions += 1
+    state.counters.reclaimed_references += references
+    return references
+
+
+def _give_back(state: State, sequence: Sequence, quarantined: bool) -> None:
+    state.accounts[sequence.account].sequences -= 1
+    own = sequence.table[state.appender[sequence.table] == sequence.uid]
+    state.appender[own] = NOBODY
+    state.pool.release(sequence.copy_ids(), quarantined)
+    chain = sequence.table
+    if sequence.pins:
+        duplicates = np.array(list(sequence.pins), np.int64)
+        state.pool.release(chain[duplicates], quarantined)
+        chain = chain.copy()
+        chain[duplicates] = list(sequence.pins.values())
+    chain = chain[::-1]
+    state.pool.policy.served(chain[state.pool.sealed[chain]], max(sequence.fill - sequence.prompt, 0))
+    state.pool.release(chain, quarantined)

@@ -1,0 +1,109 @@
+"""Offers: handing a live sequence to another session, without copying and without a moment of two owners.
+
+    own --offer--> frozen --adopt, in one store step--> the target's own
+                      \\--source frees, dies or is fenced; target dies or is fenced; expiry--> offer gone
+
+A sequence is the source's until ``adopt`` commits. While it is offered it is *frozen*: fills, seals, swaps, extends
+and forks of it are a conflict, so nothing can change between what the source told the target about its tokens and
+what the target gets. Freeing it is always possible and takes the offer back. Whatever else ends the offer leaves the
+sequence where it was, thawed: no outcome loses it, and none gives it twice.
+
+Invariants: an offer names a sequence in its source's ledger whose ``offer`` is the offer's id; source and target are
+ready; an offered sequence is quiesced, it owes no copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quire_kvstore.errors import Refusal
+from quire_kvstore.sessions.sequence import Sequence
+from quire_kvstore.sessions.session import READY, Session
+from quire_kvstore.state import State
+from quire_proto.handover import Adopted, Offer
+from quire_proto.packed import U32_MAX
+
+from .extend import MAX_SEQUENCES, in_use, packed
+
+MAX_OFFERS, MAX_OF_A_SESSION = 1 << 12, 1 << 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Open:
+    """An offer that is neither adopted nor over. ``until``: when it expires (ms)."""
+
+    id: bytes
+    source: Session
+    number: int
+    target: Session
+    until: int
+
+
+def offer(state: State, session: Session, item: Offer, identity: bytes, now_ms: int) -> Open:
+    """Freeze a sequence for a target. Raises Refusal."""
+    sequence = session.sequences.get(item.sequence)
+    if sequence is None:
+        raise Refusal("NOT_FOUND", f"no sequence {item.sequence}")
+    if sequence.offer:
+        raise Refusal("CONFLICT", f"sequence {item.sequence} is offered already")
+    if sequence.copies:
+        raise Refusal("CONFLICT", f"sequence {item.sequence} has copies that are not acknowledged")
+    target = state.sessions.get(item.target)
+    if target is None or target.state != READY or target is session:
+        raise Refusal("CONFLICT", "the target is not another ready session")
+    own = sum(made.source is session for made in state.offers.values())
+    if item.expires_ms < 1 or own >= MAX_OF_A_SESSION or len(state.offers) >= MAX_OFFERS:
+        most = f"a session has at most {MAX_OF_A_SESSION} of the {MAX_OFFERS} that there may be"
+        raise Refusal("CONFLICT", f"an offer lives at least 1 ms, and {most}")
+    made = Open(identity, session, item.sequence, target, now_ms + item.expires_ms)
+    state.offers[identity] = made
+    sequence.offer = identity
+    state.content.filled(sequence, sequence.table)  # quiesced: what it had to scrub is scrubbed
+    return made
+
+
+def adopt(state: State, session: Session, identity: bytes, number: int) -> Adopted:
+    """Move an offered sequence into the ledger of ``session``, under ``number``. Raises Refusal."""
+    made = state.offers.get(identity)
+    if made is None or made.target is not session:
+        raise Refusal("NOT_FOUND", "no such offer to this session: taken back, expired, or adopted before")
+    if number > U32_MAX or in_use(state, session, number) or len(session.sequences) >= MAX_SEQUENCES:
+        raise Refusal("CONFLICT", f"sequence {number} cannot be used here")
+    sequence = _end(state, made)
+    del made.source.sequences[made.number]
+    session.sequences[number] = sequence
+    state.claims.move((made.source.id, made.number), (session.id, number))
+    state.counters.adopted += 1
+    return Adopted(
+        tenant=state.accounts[sequence.account].name,
+        blocks=packed(sequence.table),
+        fill=sequence.fill,
+        capacity=sequence.writable,
+        sealed=sequence.sealed,
+        publication=sequence.publication,
+    )
+
+
+def cancel(state: State, session: Session) -> None:
+    """The session can neither offer nor adopt any more: end its offers, either way."""
+    for made in [made for made in state.offers.values() if session in (made.source, made.target)]:
+        _end(state, made)
+
+
+def expire(state: State, now_ms: int) -> None:
+    """Thaw what nobody adopted in time."""
+    for made in [made for made in state.offers.values() if made.until <= now_ms]:
+        _end(state, made)
+
+
+def extend_all(state: State, gap_ms: int) -> None:
+    """Forgive a gap in our own loop."""
+    for made in list(state.offers.values()):
+        state.offers[made.id] = Open(made.id, made.source, made.number, made.target, made.until + gap_ms)
+
+
+def _end(state: State, made: Open) -> Sequence:
+    del state.offers[made.id]
+    sequence = made.source.sequences[made.number]
+    sequence.offer = b""
+    return sequence

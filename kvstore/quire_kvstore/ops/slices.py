@@ -1,0 +1,88 @@
+"""Staging: a long op is done in slices, and whoever else asks is answered between them.
+
+An op that may be long is a generator: it yields where others may go on, and returns its result. Who calls it resumes
+it later (``dispatch``), or at once (:func:`finish`). Evicting costs some microseconds a block, so a prompt of 100,000
+tokens in a full pool would hold up everybody for tens of milliseconds; giving up a table, sealing it and finding a hit
+cost less, and a request may name many of them. Hence:
+
+- an allocate takes its hit, and its claims, at once; then the blocks that it lacks as they become free, one slice of
+  evictions after the other. It has them in its table from then on: nobody else can take them, its session's end gives
+  them back, and if somebody else got what it still needs, it gives all back itself and says "no space";
+- everything else is long only by being many: it yields between two items, each of which is as atomic as ever.
+
+Invariants: at each yield those of the store hold; nothing is kept across a yield but what the ledger of the session
+shows, so a generator that is never resumed loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TypeVar
+
+import numpy as np
+
+from quire_kvstore.state import State
+
+from .admission import Shortage, make_room, shortage, to_evict
+from .extend import NOTHING, Begun
+
+Result = TypeVar("Result")
+Slices = Generator[bool, None, Result]  # it yields whether it waits, and need not be resumed at once
+
+# Blocks in a slice, for each block evicted in one: what takes about as long.
+EVICTED, RELEASED, SEALED, LOOKED_UP = 1, 32, 4, 16
+
+
+def finish(slices: Slices[Result]) -> Result:
+    """Do all the slices of an op, one after the other."""
+    while True:
+        try:
+            next(slices)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+
+class Pace:
+    """How much of its slice an op has used up."""
+
+    def __init__(self, state: State) -> None:
+        self._slice = state.slice_blocks
+        self._spent = 0.0
+
+    def spend(self, blocks: int, kind: int) -> None:
+        """So many blocks were ``EVICTED``, ``RELEASED``, ``SEALED`` or ``LOOKED_UP``."""
+        self._spent += blocks / (kind * self._slice)
+
+    @property
+    def over(self) -> bool:
+        """Whether the slice is used up."""
+        return self._spent >= 1
+
+    def rest(self) -> Slices[None]:
+        """Let others go on if the slice is used up; then another one begins."""
+        if self.over:
+            yield False
+            self._spent = 0.0
+
+
+def take_room(state: State, begun: Begun, pace: Pace) -> Slices[Shortage | None]:
+    """Put the blocks that an allocate lacks into its table; or why they cannot be had any more."""
+    account, left = begun.sequence.account, begun.lacks
+    while left:
+        if pace.over:
+            yield from pace.rest()
+            short = shortage(state, account, left, NOTHING)
+            if short is not None:
+                return short
+        portion = left - max(to_evict(state, account, left) - state.slice_blocks, 0)
+        pace.spend(to_evict(state, account, portion), EVICTED)
+        _take(state, begun, portion)
+        left -= portion
+    return None
+
+
+def _take(state: State, begun: Begun, count: int) -> None:
+    make_room(state, begun.sequence.account, count)
+    fresh = state.take(count, begun.sequence)
+    begun.sequence.table = np.concatenate((begun.sequence.table, fresh))

@@ -1,0 +1,68 @@
+"""Step: the compound op of the hot path.
+
+Its sections are applied in the order of its fields; each item is atomic and has one result. What an earlier section
+frees, a later one can use. A long step is done in slices (``staging``): others may have a turn between two items, and
+in an allocate that evicts much.
+"""
+
+from __future__ import annotations
+
+from itertools import chain as concat
+
+from quire_kvstore.sessions.session import Session
+from quire_kvstore.state import State
+from quire_proto.digests import DIGEST_BYTES
+from quire_proto.messages import Step, Stepped
+from quire_proto.packed import pack, unpack, unpack_rows
+
+from .allocate import allocate
+from .extend_rows import extend_many
+from .fork import fork
+from .free_slices import release_many
+from .seal import copy_done, fill, seal, swap
+from .seal_rows import complete_many
+from .slices import SEALED, Pace, Slices
+
+
+def step(state: State, session: Session, item: Step) -> Slices[Stepped]:
+    """Apply all sections."""
+    pace = Pace(state)
+    state.counters.steps += 1
+    releases = yield from release_many(state, session, unpack(item.releases), pace)
+    copies_done = bytes([copy_done(state, session, copy_id) for copy_id in unpack(item.copies_done)])
+    swaps = bytes([swap(state, session, *_three(row)) for row in unpack_rows(item.swaps, 3)])
+    fills = bytes([fill(state, session, row[0], row[1]) for row in unpack_rows(item.fills, 2)])
+    seals = []
+    for one in item.seals:
+        yield from pace.rest()
+        seals.append(seal(state, session, one))
+        pace.spend(len(one.digests) // DIGEST_BYTES, SEALED)
+    completed, canonical = complete_many(state, session, item.completed, item.completed_digests)
+    forks = tuple([fork(state, session, one) for one in item.forks])
+    extended = extend_many(state, session, item.extends)
+    allocates = []
+    for wanted in item.allocates:
+        yield from pace.rest()
+        allocates.append((yield from allocate(state, session, wanted, pace)))
+    return Stepped(
+        releases=releases,
+        copies_done=copies_done,
+        swaps=swaps,
+        fills=fills,
+        seals=tuple(seals),
+        completed=completed,
+        canonical=canonical,
+        forks=forks,
+        extends=bytes(extended.codes),
+        blocks=pack(extended.blocks),
+        copies=extended.copies,
+        scrub=extended.scrub,
+        shortages=tuple(extended.shortages),
+        allocates=tuple(allocates),
+        priorities=pack(concat.from_iterable(state.claims.take_urgent(session.id))),
+        publications_generation=state.publications.generation,
+    )
+
+
+def _three(row: tuple[int, ...]) -> tuple[int, int, int]:
+    return row[0], row[1], row[2]

@@ -1,0 +1,128 @@
+"""Administration: the handlers of publish, unpublish, groups, join and leave.
+
+Who may: whoever reaches the kvstore's socket is this machine's operator, or acts for a tenant and then names it. The
+operator may publish for everybody, a member for its group; a member may take back what its group published. Names are
+judged here once; the store's moves (``publishing``) assume them right. A declaration is on the disk before it counts:
+if it cannot be saved nothing changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quire_kvstore.errors import Refusal
+from quire_kvstore.host.saved import Declarations
+from quire_kvstore.ops import publish as publishing
+from quire_kvstore.ops.slices import Slices
+from quire_kvstore.sessions.session import Session
+from quire_kvstore.sharing.groups import PUBLIC, RESERVED, Groups, is_name
+from quire_kvstore.sharing.publications import Record
+from quire_proto import administration as a
+from quire_proto import messages as m
+
+from .declarations import one_at_a_time, saved
+from .service import Service
+
+A_NAME = "1 to 64 letters, digits or ._-, a letter or digit first"
+
+
+@one_at_a_time
+def publish(service: Service, _: Session | None, body: a.Publish) -> Slices[a.Published]:
+    """Put a prompt into a share domain; the same again changes nothing."""
+    state = service.store.state
+    _named(id=body.id)
+    if not body.tokens:
+        raise Refusal("BAD_FIELD", "tokens: a publication has at least one")
+    _may_publish(state.groups, body.domain, body.tenant)
+    old = state.publications.get(body.id)
+    if old is not None and old.domain != body.domain:
+        raise Refusal("CONFLICT", f"the id {body.id!r} is taken in another domain: choose another")
+    if old is not None and old.packed == body.tokens:
+        return _published(old)
+    count = len(body.tokens) // 4
+    short = publishing.shortage(state, body.id, count)
+    if short:
+        reason = (
+            f"{count} tokens are {short} blocks more than publications may pin: unpublish others or raise pin_budget"
+        )
+        raise Refusal("CONFLICT", reason, {"missing": short})
+    yield from _save(service, lambda keep: keep.save_publication(Record(body.id, body.domain, body.tokens, 0, 0)))
+    return _published(publishing.publish(state, body.id, body.domain, body.tokens))
+
+
+@one_at_a_time
+def unpublish(service: Service, _: Session | None, body: a.Unpublish) -> Slices[m.Empty]:
+    """Take a prompt back: no new matches."""
+    state = service.store.state
+    record = state.publications.get(body.id)
+    if record is None or (body.tenant and not state.groups.entitled(body.tenant, record.domain)):
+        raise Refusal("NOT_FOUND", f"no publication {body.id[:80]!r}")
+    _may_publish(state.groups, record.domain, body.tenant)
+    yield from _save(service, lambda keep: keep.forget_publication(record.id))
+    publishing.unpublish(state, record)
+    return m.Empty()
+
+
+def groups(service: Service, _: Session | None, __: m.Empty) -> a.Groups:
+    """All groups with their members."""
+    return _groups(service.store.state.groups)
+
+
+@one_at_a_time
+def join(service: Service, _: Session | None, body: a.Join) -> Slices[a.Groups]:
+    """Make a tenant a member of a group; a member stays one."""
+    state = service.store.state
+    _named(tenant=body.tenant, group=body.group)
+    if body.group in RESERVED:
+        raise Refusal("BAD_FIELD", f"group: {body.group!r} is reserved: it names what belongs to no group")
+    if not state.groups.entitled(body.tenant, body.group):
+        after = state.groups.copy()
+        after.join(body.tenant, body.group)
+        yield from _save(service, lambda keep: keep.save_groups(after))
+        publishing.join(state, body.tenant, body.group)
+    return _groups(state.groups)
+
+
+@one_at_a_time
+def leave(service: Service, _: Session | None, body: a.Leave) -> Slices[a.Groups]:
+    """End a tenant's membership; who is no member stays none."""
+    state = service.store.state
+    _named(tenant=body.tenant, group=body.group)
+    if (body.group, body.tenant) in state.groups.declared:
+        raise Refusal("CONFLICT", f"{body.tenant} is in {body.group} by configuration: remove it there and restart")
+    if body.group != PUBLIC and state.groups.entitled(body.tenant, body.group):
+        after = state.groups.copy()
+        after.leave(body.tenant, body.group)
+        yield from _save(service, lambda keep: keep.save_groups(after))
+        publishing.leave(state, body.tenant, body.group)
+    return _groups(state.groups)
+
+
+def _named(**names: str) -> None:
+    for field, name in names.items():
+        if not is_name(name):
+            raise Refusal("BAD_FIELD", f"{field}: {A_NAME}")
+
+
+def _may_publish(known: Groups, domain: str, tenant: str) -> None:
+    """Raise Refusal unless the operator (``tenant`` empty) or this tenant may change what a domain shares."""
+    if not tenant:
+        if domain != PUBLIC and not known.has_members(domain):
+            raise Refusal("BAD_FIELD", f"domain: {PUBLIC!r}, or a group that has members; {domain[:80]!r} has none")
+    elif domain == PUBLIC or not known.entitled(tenant, domain):
+        raise Refusal("NOT_PERMITTED", f"tenant {tenant[:80]!r} may publish to its own groups only")
+
+
+def _published(record: Record) -> a.Published:
+    return a.Published(record.generation, record.count, record.state)
+
+
+def _groups(known: Groups) -> a.Groups:
+    return a.Groups(tuple(a.Member(group, tenant, known.generation(group)) for group, tenant in known.members()))
+
+
+def _save(service: Service, save: Callable[[Declarations], None]) -> Slices[None]:
+    """Put a declaration on the disk, if there is one; raises Refusal if that fails."""
+    keep = service.declarations
+    if keep is not None:
+        yield from saved(service, lambda: save(keep))

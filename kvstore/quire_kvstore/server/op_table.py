@@ -1,0 +1,205 @@
+"""The op table: every op, the type of its body, what it demands, and its handler. One line an op.
+
+Checks named here are made once, in ``dispatch``; a handler is only its logic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from quire_kvstore.blocks.pool import STATES
+from quire_kvstore.errors import Refusal
+from quire_kvstore.events.catalogue import ALL
+from quire_kvstore.ops.slices import Slices
+from quire_kvstore.sessions.session import FENCED, READY, Session
+from quire_kvstore.tenants.accounts import A_TENANT, is_tenant
+from quire_proto import administration as a
+from quire_proto import handover as h
+from quire_proto import messages as m
+from quire_proto.digests import DIGEST_BYTES, domain_key
+from quire_proto.envelope import ID_BYTES
+from quire_proto.packed import U32_MAX
+from quire_proto.tenancy import SetQuota, Tenants
+
+from . import admin as administration
+from .quota import set_quota
+from .service import Service
+
+MAX_NAME_CHARS = 256
+ANYBODY, SESSION, WRITABLE, ACTIVE, ENDING = "anybody", "session", "writable", "active", "ending"
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One op.
+
+    Attributes:
+        ordered: whether it is applied in the order of the session's numbers.
+        needs: who may use it. ``anybody``; a ``session`` that is not fenced; a ``writable`` one; an ``active`` one
+            (writable and ready); an ``ending`` one (any session, even a fenced one).
+        handler: (service, session, body) -> reply body. A handler that returns None has deferred its reply; one of an
+            ordered op may return the slices of an op (``staging``), which return the reply body.
+    """
+
+    body: type
+    ordered: bool
+    needs: str
+    handler: Callable[[Service, Any, Any], Any]
+
+
+def check(op: Op, session: Session | None) -> None:
+    """Raise Refusal if this session may not use the op."""
+    if op.needs == ANYBODY:
+        return
+    if session is None:
+        raise Refusal("NOT_PERMITTED", "this op needs a session: attach first")
+    if session.state == FENCED and op.needs != ENDING:
+        raise Refusal("STALE_SESSION", "the session was fenced: detach, attach again and recompute")
+    if op.needs in (WRITABLE, ACTIVE) and not session.writable:
+        raise Refusal("NOT_PERMITTED", "this session only reads: it attached without the side socket's token")
+    if op.needs == ACTIVE and session.state != READY:
+        raise Refusal("NOT_PERMITTED", "the session is not ready: map the arena, then send ready")
+
+
+def _attach(service: Service, _: Session | None, body: m.Attach) -> m.Attached:
+    if len(body.nonce) != ID_BYTES or len(body.token) not in (0, ID_BYTES) or len(body.name) > MAX_NAME_CHARS:
+        raise Refusal("BAD_FIELD", f"nonce and token are {ID_BYTES} bytes, a name at most {MAX_NAME_CHARS} characters")
+    if body.layout is not None and (differing := service.layout.differences(body.layout)):
+        raise Refusal("LAYOUT_MISMATCH", f"the pool has another {', '.join(differing)}", {"fields": differing})
+    if body.gpu_uuid not in ("", service.gpu_uuid):
+        where = f"on GPU {service.gpu_uuid}" if service.gpu_uuid else "in host memory"
+        fix = "give both processes one GPU (CUDA_VISIBLE_DEVICES), on MIG one instance, or set kvstore.arena"
+        reason = f"the pool is {where}, the engine on {body.gpu_uuid[:80]}: {fix}"
+        raise Refusal("LAYOUT_MISMATCH", reason, {"fields": ["gpu_uuid"]})
+    session = service.attach(body.nonce, body.token, body.name)
+    publications = service.store.state.publications
+    return m.Attached(
+        session=session.id,
+        lease_ms=service.lease_ms,
+        limits=service.limits,
+        layout=service.layout,
+        num_blocks=service.num_blocks,
+        arena=service.arena,
+        publications=publications.messages(),
+        publications_generation=publications.generation,
+        wants_tokens=service.events is not None and service.events.tokens == ALL,
+    )
+
+
+def _ready(service: Service, session: Session, _: m.Empty) -> m.Empty:
+    service.store.ready(session)
+    return m.Empty()
+
+
+def _heartbeat(service: Service, session: Session, body: m.Heartbeat) -> m.Alive:
+    service.store.heartbeat(session, body.progress, service.now_ms, service.lease_ms)
+    return m.Alive(service.lease_ms, service.store.state.publications.generation)
+
+
+def _allocate(service: Service, session: Session, body: m.Allocate) -> Slices[m.Allocated]:
+    return service.store.allocate_slices(session, body)
+
+
+def _detach(service: Service, session: Session, _: m.Empty) -> m.Detached:
+    return m.Detached(service.store.reclaim(session))
+
+
+def _offer(service: Service, session: Session, body: h.Offer) -> h.Offered:
+    return service.store.offer(session, body, service.fresh_id(), service.now_ms)
+
+
+def _domain(service: Service, _: Session, body: m.Domain) -> m.DomainKey:
+    groups = service.store.state.groups
+    if not is_tenant(body.tenant):
+        raise Refusal("BAD_FIELD", f"tenant: {A_TENANT}")
+    if body.group:
+        # The same for a group that does not exist: who is no member learns nothing of it.
+        if not groups.entitled(body.tenant, body.group):
+            raise Refusal("NOT_PERMITTED", f"tenant {body.tenant[:80]!r} is no member of {body.group[:80]!r}")
+        generation = groups.generation(body.group)
+        return m.DomainKey(domain_key(service.root_key, f"group:{body.group}", generation), generation)
+    # A tenant's domain has its own name space, so that no tenant can be called like a shared domain.
+    key = domain_key(service.root_key, f"tenant:{body.tenant}", service.domain_generation)
+    return m.DomainKey(key, service.domain_generation, groups.domains(body.tenant))
+
+
+def _publications(service: Service, _: Session | None, __: m.Empty) -> m.Publications:
+    publications = service.store.state.publications
+    return m.Publications(publications.messages(), publications.generation)
+
+
+def _lookup(service: Service, _: Session | None, body: m.Lookup) -> m.Found:
+    found = service.store.lookup(body)
+    if found is None:
+        raise Refusal("NOT_FOUND", f"no publication {body.publication[:80]!r}")
+    return found
+
+
+def _stats(service: Service, _: Session | None, __: m.Empty) -> m.Stats:
+    store = service.store
+    counts = store.state.pool.counts()
+    return m.Stats(
+        boot=service.boot,
+        version=service.version,
+        layout=service.layout,
+        uptime_ms=service.now_ms - service.started_ms,
+        num_blocks=service.num_blocks,
+        blocks={"total": counts["total"], **{name: counts[name] for name in STATES}},
+        slots=store.slots(),
+        counters=store.counters.as_dict(),
+        sessions=store.session_infos(service.now_ms),
+        publications=store.state.publications.messages(),
+        ops=dict(service.op_counts),
+    )
+
+
+def _wait(service: Service, session: Session, body: m.Wait) -> m.Waited | None:
+    if body.sequence in session.sequences:
+        raise Refusal("CONFLICT", f"sequence {body.sequence} has its table: it waits for nothing")
+    if body.sequence > U32_MAX or body.priority > U32_MAX:
+        raise Refusal("BAD_FIELD", f"sequence and priority: at most {U32_MAX}")
+    if len(body.digest) != (0 if body.publication else DIGEST_BYTES):
+        raise Refusal("BAD_FIELD", "digest: one digest, or none and a publication")
+    state = service.store.wait(session, body, service.ticket, service.until_ms)
+    return None if state is None else m.Waited(state)
+
+
+def _tenants(service: Service, _: Session | None, __: m.Empty) -> Tenants:
+    return Tenants(service.store.usage())
+
+
+def _events(service: Service, _: Session | None, __: m.Empty) -> m.Events:
+    if service.events is None:
+        raise Refusal("UNSUPPORTED", "this kvstore publishes no events: start it with --events")
+    return service.events
+
+
+OPS: dict[str, Op] = {
+    "attach": Op(m.Attach, False, ANYBODY, _attach),
+    "ready": Op(m.Empty, True, WRITABLE, _ready),
+    "heartbeat": Op(m.Heartbeat, False, SESSION, _heartbeat),
+    "detach": Op(m.Empty, True, ENDING, _detach),
+    "step": Op(m.Step, True, ACTIVE, lambda service, session, body: service.store.step_slices(session, body)),
+    "allocate": Op(m.Allocate, True, ACTIVE, _allocate),
+    "extend": Op(m.Extend, True, ACTIVE, lambda service, session, body: service.store.extend(session, body)),
+    "fork": Op(m.Fork, True, ACTIVE, lambda service, session, body: service.store.fork(session, body)),
+    "seal": Op(m.Seal, True, ACTIVE, lambda service, session, body: service.store.seal(session, body)),
+    "free": Op(m.Free, True, ACTIVE, lambda service, session, body: service.store.free_slices(session, body.sequences)),
+    "offer": Op(h.Offer, True, ACTIVE, _offer),
+    "adopt": Op(h.Adopt, True, ACTIVE, lambda service, session, body: service.store.adopt(session, body)),
+    "domain": Op(m.Domain, False, WRITABLE, _domain),
+    "publications": Op(m.Empty, False, ANYBODY, _publications),
+    "lookup": Op(m.Lookup, False, ANYBODY, _lookup),
+    "stats": Op(m.Empty, False, ANYBODY, _stats),
+    "tenants": Op(m.Empty, False, ANYBODY, _tenants),
+    "quota": Op(SetQuota, False, ANYBODY, set_quota),
+    "wait": Op(m.Wait, False, ACTIVE, _wait),
+    "publish": Op(a.Publish, False, ANYBODY, administration.publish),
+    "unpublish": Op(a.Unpublish, False, ANYBODY, administration.unpublish),
+    "groups": Op(m.Empty, False, ANYBODY, administration.groups),
+    "join": Op(a.Join, False, ANYBODY, administration.join),
+    "leave": Op(a.Leave, False, ANYBODY, administration.leave),
+    "events": Op(m.Empty, False, ANYBODY, _events),
+}

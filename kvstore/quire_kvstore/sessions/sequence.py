@@ -1,0 +1,102 @@
+"""Sequence: one request branch, as the store sees it.
+
+    0 ........ sealed*bs ........ fill ........ writable ........ len(table)*bs
+    | sealed, indexed | full or   | own slots,  | (children of a fork: fill == writable until
+    |                 | part full | not yet     |  they extend; everybody else: writable is the
+    |                 |           | written     |  capacity)
+
+Invariants:
+- ``sealed * block_size <= fill <= writable <= len(table) * block_size``;
+- this sequence is the appender of every block between ``fill`` and ``writable``, the unfull one included;
+- ``pins[i]`` is the canonical block of table index ``i``: another block with the same digest was indexed first. It
+  is pinned until the session swaps to it or frees the sequence, so that the chain of digests below a sealed block
+  is always held by whoever holds the block;
+- ``copies`` are copy-on-write copies the session has not acknowledged; their sources are pinned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from quire_kvstore.blocks.pool import Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy the session was asked to do: the first ``slots`` slots of ``src`` into ``dst``."""
+
+    src: int
+    dst: int
+    slots: int
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Table, marks and pins of one sequence.
+
+    Attributes:
+        uid: unique in the life of the store; the appender of a block is known by it.
+        account: whom its new blocks are charged to (``tenants``).
+        private_from: first table index that is indexed under the tenant's own chain (0 without a publication).
+        publication: id of the publication its tokens begin with, "" for none.
+        publication_made: which record of that id (``Record.made``).
+        published: tokens of that publication.
+        anchor: digest of table index ``private_from - 1`` in the tenant's chain; None if the client did not say.
+        prompt: tokens it was begun with; what it fills beyond them was generated.
+        matched: tokens that it found computed when it was begun.
+        scrubs: blocks granted with another account's content, not known to be zeroed yet (``content``).
+        chained: False for a fork that left a publication before its end. What it shares has no name in the
+            tenant's chain, so nothing of it can be sealed.
+        offer: id of the offer that froze it (``offering``), empty for none.
+        room: what the table grows into, if it is the beginning of that.
+    """
+
+    uid: int
+    account: int
+    table: Ids
+    fill: int = 0
+    writable: int = 0
+    sealed: int = 0
+    pins: dict[int, int] = field(default_factory=dict)
+    copies: dict[int, Copy] = field(default_factory=dict)
+    publication: str = ""
+    publication_made: int = 0
+    published: int = 0
+    private_from: int = 0
+    anchor: bytes | None = None
+    prompt: int = 0
+    matched: int = 0
+    chained: bool = True
+    scrubs: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    offer: bytes = b""
+    room: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def grow(self, fresh: list[int]) -> None:
+        """Put blocks behind the table; what it grows into is its own, so that most blocks cost no copy of it."""
+        table, room = self.table, self.room
+        have = len(table)
+        end = have + len(fresh)
+        if table.base is not room or end > len(room):
+            room = self.room = np.empty(end + end // 4 + 8, np.int64)
+            room[:have] = table
+        for place, block in enumerate(fresh, have):
+            room[place] = block
+        self.table = room[:end]
+
+    def canonical(self, index: int) -> int:
+        """The indexed block of table index ``index``: the pinned one, else the table's."""
+        return self.pins.get(index, int(self.table[index]))
+
+    def pin_ids(self) -> Ids:
+        """Canonical blocks pinned, in table order."""
+        return np.array([self.pins[index] for index in sorted(self.pins)], np.int64)
+
+    def copy_ids(self) -> Ids:
+        """Sources of the copies not yet acknowledged."""
+        return np.array([copy.src for copy in self.copies.values()], np.int64)
+
+    def references(self) -> int:
+        """How many references the sequence holds."""
+        return len(self.table) + len(self.pins) + len(self.copies)

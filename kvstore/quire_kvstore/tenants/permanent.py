@@ -1,0 +1,55 @@
+"""Standing: blocks that do not come back by themselves, and what can ever be free beside them.
+
+Two kinds stand: what ready publications pin, until an operator unpublishes, and what a fenced session holds whose
+process lives on and may not be killed. Whatever else is held belongs to sequences that end. So a request that does not
+fit beside what stands, and what others are guaranteed, would wait for ever: it is told so, each time it asks, because
+publications, quarantine and quotas change while it waits.
+
+It is asked only where there is a shortage. The ids are kept until publications or such sessions change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from quire_kvstore.blocks.charges import Ids
+from quire_kvstore.sessions.session import Sessions
+from quire_kvstore.sharing.publications import PublicationList
+
+NONE: Ids = np.empty(0, np.int64)
+
+
+@dataclass(slots=True)
+class Standing:
+    """The blocks that stand, as of the last look.
+
+    Attributes:
+        blocks: their ids, rising.
+        quarantined: how many of them are pinned by no publication.
+    """
+
+    blocks: Ids = field(default_factory=lambda: NONE)
+    quarantined: int = 0
+    _key: object = None
+
+    def look(self, publications: PublicationList, sessions: Sessions) -> None:
+        """Look which blocks stand now."""
+        tables = [record.table for record in publications.all() if record.table is not None]
+        stuck = [session for session in sessions.all() if session.stays]
+        key = (publications.generation, len(tables), *(session.id for session in stuck))
+        if key == self._key:
+            return
+        held = [s for session in stuck for s in session.sequences.values()]
+        pinned = np.unique(np.concatenate([NONE, *tables]))
+        others = [ids for s in held for ids in (s.table, s.copy_ids(), s.pin_ids())]
+        self.blocks = np.unique(np.concatenate([pinned, *others]))
+        self._key, self.quarantined = key, len(self.blocks) - len(pinned)
+
+    def besides(self, ids: Ids) -> int:
+        """How many of ``ids`` do not stand."""
+        if not len(self.blocks):
+            return len(ids)
+        places = np.minimum(np.searchsorted(self.blocks, ids), len(self.blocks) - 1)
+        return int(np.count_nonzero(self.blocks[places] != ids))
