@@ -12,8 +12,9 @@ from collections import defaultdict
 from typing import Any
 
 from quire_kvstore.blocks.policies import make_policy
-from quire_kvstore.server.dispatch import AGAIN, Dispatch
+from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.service import Service
+from quire_kvstore.server.task import Task
 from quire_kvstore.store import Store
 from quire_proto import messages as m
 from quire_proto.codec import to_map
@@ -45,10 +46,10 @@ class _Client:
         """The reply's body."""
         self._number += 1
         frame = Request(self._service.boot, self._session, self._number, op, 0, to_map(body)).encode()
-        longest, answer = 0.0, AGAIN
-        while answer == AGAIN:
+        task, longest, answer = Task(b"bench", [frame], self.now_ms), 0.0, None
+        while answer is None:
             began = time.process_time()
-            answer = self._dispatch.handle(b"bench", [frame], self.now_ms, self.now_ms) or b""
+            answer = self._dispatch.handle(task, self.now_ms)
             longest = max(longest, (time.process_time() - began) * 1000)
         self.longest[name].append(longest)
         return decode_reply(answer).body

@@ -21,8 +21,9 @@ from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.events.catalogue import Catalogue, Form
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.server import quota as quota_op
-from quire_kvstore.server.dispatch import AGAIN, LATER, Dispatch
+from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.service import Service
+from quire_kvstore.server.task import Task
 from quire_kvstore.sessions.session import READY, Peer, Session
 from quire_kvstore.sharing.change_log import Journal
 from quire_kvstore.sharing.publications import PublicationList
@@ -57,9 +58,7 @@ class Client:
 class Queued:
     """A request in the socket; ``client`` of an ordered one."""
 
-    identity: bytes
-    frames: list[bytes]
-    received: int
+    task: Task
     client: Client | None = None
 
 
@@ -201,14 +200,14 @@ class Crowd:
         name, ordered = client.name if client else b"operator", client if number < PLAIN and consumed else None
         if ordered is not None:
             ordered.queued += 1
-        self.queue.append(Queued(name, [frame], self.now, ordered))
+        self.queue.append(Queued(Task(name, [frame], self.now), ordered))
         if client is not self.honest and self.chance.random() < 0.05:
-            self.queue.append(Queued(name + b"again", [bytes(bytearray(frame))], self.now))
+            self.queue.append(Queued(Task(name + b"again", [bytes(bytearray(frame))], self.now)))
 
     def ask(self, client: Client, op: str, body: object, number: int) -> Reply:
         """A request that is answered at once."""
         frame = Request(self.service.boot, client.id, number, op, 0, to_map(body)).encode()
-        answer = self.dispatch.handle(client.name, [frame], self.now, self.now)
+        answer = self.dispatch.handle(Task(client.name, [frame], self.now), self.now)
         assert answer
         return decode_reply(answer)
 
@@ -217,10 +216,10 @@ class Crowd:
     def handle(self, at: int) -> None:
         """The oldest request of a connection is executed, or a slice of it."""
         if self.queue:
-            name = self.queue[at].identity
-            message = self.queue.pop(next(i for i, other in enumerate(self.queue) if other.identity == name))
-            answer = self.dispatch.handle(name, message.frames, message.received, self.now)
-            if answer in (AGAIN, LATER):
+            name = self.queue[at].task.peer
+            message = self.queue.pop(next(i for i, other in enumerate(self.queue) if other.task.peer == name))
+            answer = self.dispatch.handle(message.task, self.now)
+            if message.task.slices is not None:
                 self.queue.insert(0, message)
             else:
                 if message.client is not None:

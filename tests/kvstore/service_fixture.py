@@ -6,6 +6,7 @@ from typing import Any
 
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.service import Service
+from quire_kvstore.server.task import Task
 from quire_kvstore.store import Store
 from quire_proto.codec import to_map
 from quire_proto.envelope import Reply, Request, decode_reply
@@ -34,6 +35,17 @@ class Wire:
         )
         self.dispatch = Dispatch(self.service)
         self.session = b""
+        self._unfinished: dict[tuple[bytes, bytes], Task] = {}
+
+    def turn(self, frame: bytes, peer: bytes = b"peer", now_ms: int = 0) -> bytes | None:
+        """One turn of a request; the invariants hold after it. Its reply, or None: more turns are needed."""
+        task = self._unfinished.pop((peer, frame), None) or Task(peer, [frame], 0)
+        answer = self.dispatch.handle(task, now_ms)
+        self.store.check_invariants()
+        if task.slices is not None:
+            assert answer is None, "a reply ends a task"
+            self._unfinished[peer, frame] = task
+        return answer
 
     def frame(self, op: str, number: int, body: Any = None, deadline_ms: int = 0, **other: Any) -> bytes:
         """A request in bytes; ``body`` is a message or a map."""
@@ -43,7 +55,7 @@ class Wire:
 
     def send(self, frame: bytes, received_ms: int = 0, now_ms: int = 0) -> Reply:
         """The reply, decoded."""
-        reply = self.dispatch.handle(b"peer", [frame], received_ms, now_ms)
+        reply = self.dispatch.handle(Task(b"peer", [frame], received_ms), now_ms)
         assert reply is not None, "deferred"
         return decode_reply(reply)
 

@@ -8,7 +8,6 @@ import pytest
 
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir
-from quire_kvstore.server.dispatch import LATER
 from quire_kvstore.server.quota import DOCUMENT
 from quire_proto import administration as a
 from quire_proto import messages as m
@@ -31,12 +30,10 @@ class Slow(Wire):
         self.service.declarations = Declarations(self.state_dir)
         self.disk = self.service.disk = SlowDisk()
 
-    def turn(self, frame: bytes) -> Reply | None:
+    def reply(self, frame: bytes) -> Reply | None:
         """Handle once more; the reply, or None if it waits."""
-        answer = self.dispatch.handle(b"peer", [frame], 0, 0)
-        self.store.check_invariants()
-        assert answer is not None
-        return None if answer == LATER else decode_reply(answer)
+        answer = self.turn(frame)
+        return None if answer is None else decode_reply(answer)
 
     @property
     def published(self) -> list[str]:
@@ -55,14 +52,14 @@ def wire(tmp_path: Path) -> Slow:
 def test_a_prompt_is_published_when_it_is_saved(wire: Slow, tmp_path: Path) -> None:
     """Meanwhile others are served, and it is neither listed nor answered; a repetition changes nothing."""
     frame = wire.frame("publish", NUMBER, PROMPT)
-    assert wire.turn(frame) is None
+    assert wire.reply(frame) is None
     assert wire.ask("step", 2, m.Step()).code == ""
-    assert wire.turn(frame) is None
+    assert wire.reply(frame) is None
     assert wire.published == ["p"]
     assert not (tmp_path / "publications").exists()
     assert wire.disk.turn() == 1
     assert wire.published == ["p"]
-    reply = wire.turn(frame)
+    reply = wire.reply(frame)
 
     assert reply is not None
     assert reply.code == ""
@@ -75,14 +72,14 @@ def test_declarations_go_one_after_the_other(wire: Slow) -> None:
     """The second is judged by what the first has made true."""
     first = wire.frame("publish", NUMBER, PROMPT)
     second = wire.frame("unpublish", NUMBER + 1, a.Unpublish("q"))
-    assert wire.turn(first) is None
-    assert wire.turn(second) is None
+    assert wire.reply(first) is None
+    assert wire.reply(second) is None
     assert wire.disk.turn() == 1
-    assert wire.turn(second) is None, "not before the first has its answer"
-    assert wire.turn(first) is not None
-    assert wire.turn(second) is None
+    assert wire.reply(second) is None, "not before the first has its answer"
+    assert wire.reply(first) is not None
+    assert wire.reply(second) is None
     assert wire.disk.turn() == 1
-    reply = wire.turn(second)
+    reply = wire.reply(second)
 
     assert reply is not None
     assert (reply.code, wire.published) == ("", ["p"])
@@ -92,32 +89,32 @@ def test_what_cannot_be_saved_changes_nothing(wire: Slow, tmp_path: Path) -> Non
     """The reply says why, and the next declaration has its turn."""
     (tmp_path / "publications").write_text("a file where the folder should be")
     frame = wire.frame("publish", NUMBER, PROMPT)
-    assert wire.turn(frame) is None
+    assert wire.reply(frame) is None
     wire.disk.turn()
-    reply = wire.turn(frame)
+    reply = wire.reply(frame)
 
     assert reply is not None
     assert (reply.code, wire.published) == ("CONFLICT", ["p"])
     join = wire.frame("join", NUMBER, a.Join("t", "g"))
-    assert wire.turn(join) is None
+    assert wire.reply(join) is None
     wire.disk.turn()
-    assert wire.turn(join) is not None
+    assert wire.reply(join) is not None
     assert wire.store.state.groups.entitled("t", "g")
 
 
 def test_a_limit_that_is_broken_while_it_is_saved_is_taken_back(wire: Slow) -> None:
     """Requests that got more meanwhile hold more than it: it is refused, and the disk says what it said before."""
-    assert wire.turn(before := wire.frame("quota", NUMBER, SetQuota("t", weight=7))) is None
+    assert wire.reply(before := wire.frame("quota", NUMBER, SetQuota("t", weight=7))) is None
     wire.disk.turn()
-    assert wire.turn(before) is not None
+    assert wire.reply(before) is not None
     frame = wire.frame("quota", NUMBER, SetQuota("t", limit=2))
-    assert wire.turn(frame) is None
+    assert wire.reply(frame) is None
     assert wire.ask("allocate", 2, m.Allocate(1, "t", 12)).code == ""
     assert wire.disk.turn() == 1
     assert (wire.state_dir.read(DOCUMENT) or {})["tenants"]["t"]["limit"] == 2
-    assert wire.turn(frame) is None
+    assert wire.reply(frame) is None
     assert wire.disk.turn() == 1
-    reply = wire.turn(frame)
+    reply = wire.reply(frame)
 
     assert reply is not None
     assert (reply.code, reply.body["detail"]) == ("CONFLICT", {"held": 3})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from quire_kvstore.server.task import Task
 from quire_proto import messages as m
 from quire_proto.envelope import decode_reply
 from quire_proto.packed import pack
@@ -30,9 +31,9 @@ def test_a_deferred_reply_goes_to_whoever_asked_last(wire: Wire) -> None:
     wait = claimed(wire)
     frame = wire.frame("wait", 1 << 62, wait)
 
-    assert wire.dispatch.handle(b"a", [frame], 0, 0) is None
+    assert wire.dispatch.handle(Task(b"a", [frame], 0), 0) is None
     assert wire.ask("free", 4, m.Free(b"")).code == ""
-    assert wire.dispatch.handle(b"b", [frame], 0, 0) is None
+    assert wire.dispatch.handle(Task(b"b", [frame], 0), 0) is None
     assert wire.dispatch.deferred(0) == []
     assert wire.ask("free", 5, m.Free(pack([1]))).code == ""
     ((peer, reply),) = wire.dispatch.deferred(0)
@@ -46,11 +47,11 @@ def test_a_deferred_reply_comes_by_its_deadline_or_with_the_fence(wire: Wire) ->
     wire.store.state.claims.patience_ms = 1 << 40
 
     for deadline_ms, ends in ((500, 500), (0, 60_500)):
-        assert wire.dispatch.handle(b"a", [wire.frame("wait", 1 << 62, wait, deadline_ms)], 0, ends - 500) is None
+        assert wire.dispatch.handle(Task(b"a", [wire.frame("wait", 1 << 62, wait, deadline_ms)], 0), ends - 500) is None
         assert wire.dispatch.deferred(ends - 501) == []
         ((_, reply),) = wire.dispatch.deferred(ends)
         assert decode_reply(reply).body == {"state": "deadline"}
-    assert wire.dispatch.handle(b"a", [wire.frame("wait", 1 << 62, wait)], 0, 0) is None
+    assert wire.dispatch.handle(Task(b"a", [wire.frame("wait", 1 << 62, wait)], 0), 0) is None
     wire.store.fence(wire.store.state.sessions.all()[0], 0)
     ((_, reply),) = wire.dispatch.deferred(0)
     assert decode_reply(reply).code == "STALE_SESSION"

@@ -8,6 +8,7 @@ import msgpack
 import pytest
 
 from quire_kvstore.server.op_table import OPS
+from quire_kvstore.server.task import Task
 from quire_proto import messages as m
 from quire_proto.codec import from_map
 from quire_proto.envelope import VERSION, decode_reply
@@ -33,10 +34,10 @@ def allocate(sequence: int, tokens: int = 8) -> m.Allocate:
 def test_a_resend_gets_the_same_bytes_and_changes_nothing(wire: Wire) -> None:
     """The second copy of a request is answered from the window."""
     frame = wire.frame("allocate", 2, allocate(1))
-    first = wire.dispatch.handle(b"a", [frame], 0, 0)
+    first = wire.dispatch.handle(Task(b"a", [frame], 0), 0)
     wire.ask("free", 3, m.Free(pack([1])))
 
-    assert wire.dispatch.handle(b"b", [frame], 9, 9) == first
+    assert wire.dispatch.handle(Task(b"b", [frame], 9), 9) == first
     assert wire.store.counters.resends == 1
     assert wire.store.state.pool.free == 32
 
@@ -282,7 +283,7 @@ def test_a_malformed_frame_gets_an_error_with_the_number_if_readable(
     wire: Wire, frames: list[bytes], number: int, code: str
 ) -> None:
     """Never an exception, never silence."""
-    frame = wire.dispatch.handle(b"peer", frames, 0, 0)
+    frame = wire.dispatch.handle(Task(b"peer", frames, 0), 0)
     assert frame is not None
     reply = decode_reply(frame)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from quire_kvstore.server.op_table import OPS
+from quire_kvstore.server.task import Task
 from quire_kvstore.sharing.change_log import Journal
 from quire_proto import messages as m
 from quire_proto.envelope import decode_reply
@@ -47,7 +48,7 @@ def test_fuzzed_frames_get_a_reply_and_change_nothing() -> None:
             session = wire.store.state.sessions.get(wire.session)
             number = session.window.next_number if session else 0
             frame = fuzzer.frame(wire.service.boot, wire.session, number)
-            answer = wire.dispatch.handle(b"fuzz", [frame], 0, 0)
+            answer = wire.dispatch.handle(Task(b"fuzz", [frame], 0), 0)
             assert answer is not None, "there is nobody to wait for"
             reply = decode_reply(answer)
             after = snapshot(wire)

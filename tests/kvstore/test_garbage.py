@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from quire_kvstore.server.task import Task
 from quire_proto import messages as m
 from quire_proto.packed import pack
 from tests.kvstore.fuzzing import Fuzzer
@@ -31,9 +32,8 @@ def life(number: int) -> None:
     fuzzer = Fuzzer(number)
     for _ in range(FRAMES):
         session = wire.store.state.sessions.get(wire.session)
-        wire.dispatch.handle(
-            b"fuzz", [fuzzer.frame(wire.service.boot, wire.session, session.window.next_number if session else 0)], 0, 0
-        )
+        number = session.window.next_number if session else 0
+        wire.dispatch.handle(Task(b"fuzz", [fuzzer.frame(wire.service.boot, wire.session, number)], 0), 0)
     wire.open(b"another-session.", pid=3)
     for i in range(20):
         assert wire.ask("allocate", 2 * i + 2, m.Allocate(i, "t", 4)).code == ""

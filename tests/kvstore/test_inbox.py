@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from quire_kvstore.server.inbox import QUEUED, Inbox, Message
+from quire_kvstore.server.inbox import QUEUED, Inbox
+from quire_kvstore.server.task import Task
 from quire_proto import messages as m
 from quire_proto.envelope import decode_reply
 from tests.kvstore.service_fixture import Wire
 
 
-def message(who: bytes, number: int) -> Message:
+def task(who: bytes, number: int) -> Task:
     """The ``number``-th message of a connection."""
-    return Message(who, [b"%d" % number], number)
+    return Task(who, [b"%d" % number], number)
 
 
 def test_each_connection_gives_one_message_a_round_in_its_own_order() -> None:
     """A late single request is in the very next round, however long another queue is."""
     inbox = Inbox()
     for number in range(5):
-        inbox.put(message(b"flood", number))
-    assert [one.identity for one in inbox.round()] == [b"flood"]
-    inbox.put(message(b"other", 9))
+        inbox.put(task(b"flood", number))
+    assert [one.peer for one in inbox.round()] == [b"flood"]
+    inbox.put(task(b"other", 9))
 
-    assert [(one.identity, one.received_ms) for one in inbox.round()] == [(b"flood", 1), (b"other", 9)]
+    assert [(one.peer, one.received_ms) for one in inbox.round()] == [(b"flood", 1), (b"other", 9)]
     assert [inbox.round()[0].received_ms for _ in range(3)] == [2, 3, 4]
     assert (len(inbox), inbox.round()) == (0, [])
 
@@ -29,10 +30,10 @@ def test_each_connection_gives_one_message_a_round_in_its_own_order() -> None:
 def test_a_full_queue_refuses_and_the_others_stay_open() -> None:
     """The message past the limit is not kept; other connections are not touched by it."""
     inbox = Inbox()
-    assert all(inbox.put(message(b"flood", number)) for number in range(QUEUED))
+    assert all(inbox.put(task(b"flood", number)) for number in range(QUEUED))
 
-    assert not inbox.put(message(b"flood", QUEUED))
-    assert inbox.put(message(b"other", 0))
+    assert not inbox.put(task(b"flood", QUEUED))
+    assert inbox.put(task(b"other", 0))
     assert len(inbox) == QUEUED + 1
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from quire_kvstore.server.dispatch import AGAIN
-from quire_kvstore.server.inbox import Inbox, Message
+from quire_kvstore.server.inbox import Inbox
+from quire_kvstore.server.task import Task
 from quire_kvstore.sessions.session import Session
 from quire_proto import messages as m
 from quire_proto.codec import from_map
@@ -43,18 +43,11 @@ class Staged(Wire):
         assert session is not None
         return session
 
-    def turn(self, frame: bytes, peer: bytes = b"peer", now_ms: int = 0) -> bytes | None:
-        """One turn of a request; the invariants hold after it."""
-        answer = self.dispatch.handle(peer, [frame], 0, now_ms)
-        self.store.check_invariants()
-        return answer
-
     def rest(self, frame: bytes, now_ms: int = 0) -> tuple[int, bytes]:
         """The turns a request still takes, and its reply."""
         turns = 0
-        while (answer := self.turn(frame, now_ms=now_ms)) == AGAIN:
+        while (answer := self.turn(frame, now_ms=now_ms)) is None:
             turns += 1
-        assert answer is not None
         return turns, answer
 
     def other(self, *operations: tuple[str, int, Any]) -> tuple[bytes, list[m.Stepped]]:
@@ -84,7 +77,7 @@ def test_room_is_made_a_slice_at_a_time_and_others_are_served(wire: Staged) -> N
     frame = wire.frame("step", 5, m.Step(allocates=(WHOLE,)))
     executed = wire.service.op_counts["step"]
     for turn in range(1, SLICES):
-        assert wire.turn(frame) == AGAIN
+        assert wire.turn(frame) is None
         assert wire.store.counters.evictions == turn * SLICE
         assert wire.ask("stats", 1 << 62).code == ""
     turns, answer = wire.rest(frame)
@@ -98,7 +91,7 @@ def test_room_is_made_a_slice_at_a_time_and_others_are_served(wire: Staged) -> N
 def test_resends_go_on_with_it_and_get_the_same_reply(wire: Staged) -> None:
     """The same bytes on another connection do the next slice; other bytes under its number are refused."""
     frame = wire.frame("allocate", 5, WHOLE)
-    assert [wire.turn(frame), wire.turn(frame, b"again"), wire.turn(frame)] == [AGAIN] * 3
+    assert [wire.turn(frame), wire.turn(frame, b"again"), wire.turn(frame)] == [None] * 3
     assert wire.store.counters.evictions == 3 * SLICE
     assert wire.ask("allocate", 5, m.Allocate(3, "t", 1)).code == "NUMBER_REUSED"
     assert wire.ask("allocate", 6, m.Allocate(3, "t", 1)).code == "OUT_OF_ORDER"
@@ -135,7 +128,7 @@ def test_if_others_take_what_it_still_needs_it_gives_all_back(wire: Staged) -> N
     """No space, and its blocks are free again, and its claim is anybody's."""
     names = secrets.token_bytes(32 * BLOCKS)
     frame = wire.frame("allocate", 5, m.Allocate(2, "t", SIZE * BLOCKS, names))
-    assert wire.turn(frame) == AGAIN
+    assert wire.turn(frame) is None
     waits = m.Step(allocates=(m.Allocate(1, "t", SIZE * BLOCKS, names, may_wait=1), m.Allocate(2, "t", SIZE)))
     _, (stepped,) = wire.other(("step", 2, waits))
     assert [one.code for one in stepped.allocates] == [m.CLAIMED, m.OK]
@@ -150,7 +143,7 @@ def test_if_others_take_what_it_still_needs_it_gives_all_back(wire: Staged) -> N
 def test_its_session_is_fenced_between_two_slices(wire: Staged) -> None:
     """What it had is in quarantine; the next turn says so and ends it; all comes back with the process's death."""
     frame = wire.frame("allocate", 5, WHOLE)
-    assert wire.turn(frame) == AGAIN
+    assert wire.turn(frame) is None
     (fenced,) = wire.store.judge_leases(LEASE_MS + 1)
     assert wire.store.state.pool.counts()["quarantined"] == SLICE
     turns, answer = wire.rest(frame, LEASE_MS + 1)
@@ -164,7 +157,7 @@ def test_its_session_is_fenced_between_two_slices(wire: Staged) -> None:
 def test_its_process_dies_between_two_slices(wire: Staged) -> None:
     """The session is gone with all it had; the request that is left in the queue finds no session."""
     frame = wire.frame("allocate", 5, WHOLE)
-    assert wire.turn(frame) == AGAIN
+    assert wire.turn(frame) is None
     assert wire.store.reclaim(wire.own) == SLICE
     turns, answer = wire.rest(frame)
 
@@ -175,7 +168,7 @@ def test_its_process_dies_between_two_slices(wire: Staged) -> None:
 def test_its_deadline_is_for_its_beginning(wire: Staged) -> None:
     """A request that began in time is executed to its end."""
     frame = wire.frame("allocate", 5, WHOLE, deadline_ms=10)
-    assert wire.turn(frame, now_ms=10) == AGAIN
+    assert wire.turn(frame, now_ms=10) is None
     _, answer = wire.rest(frame, 1000)
 
     assert body(answer).code == m.OK
@@ -195,7 +188,7 @@ def test_what_cannot_be_had_evicts_nothing(wire: Staged) -> None:
 def test_a_quota_set_between_two_slices_holds(wire: Staged) -> None:
     """A limit that it would exceed ends it, and is not exceeded."""
     frame = wire.frame("allocate", 5, WHOLE)
-    assert wire.turn(frame) == AGAIN
+    assert wire.turn(frame) is None
     assert wire.ask("quota", 1 << 62, SetQuota("t", limit=2 * SLICE)).code == ""
     _, answer = wire.rest(frame)
 
@@ -219,12 +212,12 @@ def test_many_are_given_up_a_few_at_a_time(wire: Staged) -> None:
 def test_what_was_put_back_is_the_next_of_its_connection() -> None:
     """Even beyond the number of requests that may wait, and before those that came after it."""
     inbox = Inbox(most=2)
-    messages = [Message(b"a", [bytes([i])], 0) for i in range(3)]
-    assert inbox.put(messages[0])
-    assert inbox.put(messages[1])
-    assert inbox.round() == [messages[0]]
-    assert inbox.put(messages[2])
-    inbox.put_back(messages[0])
-    assert not inbox.put(Message(b"a", [b"busy"], 0))
+    tasks = [Task(b"a", [bytes([i])], 0) for i in range(3)]
+    assert inbox.put(tasks[0])
+    assert inbox.put(tasks[1])
+    assert inbox.round() == [tasks[0]]
+    assert inbox.put(tasks[2])
+    inbox.put_back(tasks[0])
+    assert not inbox.put(Task(b"a", [b"busy"], 0))
 
-    assert [inbox.round()[0] for _ in range(3)] == messages
+    assert [inbox.round()[0] for _ in range(3)] == tasks

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from quire_kvstore.server.task import Task
 from quire_proto import messages as m
 from quire_proto.chain import DomainChain
 from quire_proto.codec import from_map, to_map
@@ -97,7 +98,7 @@ class ClaimRules:
         """The wait, and what can be said of it at once."""
         asked.frame = Request(asked.engine.boot, asked.engine.id, number, "wait", lives, to_map(body)).encode()
         told = self.model.wait(asked.engine.id, body, number, self.world.now + lives)
-        reply = self.world.dispatch.handle(b"peer", [asked.frame], self.world.now, self.world.now)
+        reply = self.world.dispatch.handle(Task(b"peer", [asked.frame], self.world.now), self.world.now)
         state = None if reply is None else from_map(m.Waited, decode_reply(reply).body).state
         assert state == told, "what can be said at once"
 
@@ -131,7 +132,7 @@ class ClaimRules:
         lasting = [a for a in self.waiting() if a.frame and _number(a.frame) in open_tickets]
         if lasting:
             frame = lasting[which % len(lasting)].frame
-            assert self.world.dispatch.handle(b"peer", [frame], self.world.now, self.world.now) is None
+            assert self.world.dispatch.handle(Task(b"peer", [frame], self.world.now), self.world.now) is None
 
     @precondition(lambda self: self.waiting())
     @rule(which=PICK, may_wait=st.integers(0, 1))

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import zmq
 
 from quire_kvstore.host.attach_socket import Accepted, Connection
-from quire_kvstore.server.dispatch import AGAIN
-from quire_kvstore.server.inbox import Inbox, Message
+from quire_kvstore.server.inbox import Inbox
 from quire_kvstore.server.liveness import HOST_MEMORY, Processes
+from quire_kvstore.server.task import Task
 from quire_kvstore.sessions.session import Peer
 from tests.proofs.sim import Process, Sim
 from tests.proofs.world import World
@@ -220,22 +220,22 @@ class SimKvstore(Process):
     def _receive(self) -> None:
         for _ in range(min(SLICE, len(self.socket))):
             identity, frame = self.socket.popleft()
-            message = Message(identity, [frame], self.sim.now)
-            if not self.inbox.put(message):
+            task = Task(identity, [frame], self.sim.now)
+            if not self.inbox.put(task):
                 self.sim.note("busy", identity)
                 self.send(identity, self.world.dispatch.busy([frame]))
 
-    def _answer(self, message: Message) -> bool:
+    def _answer(self, task: Task) -> bool:
         """Execute a request, or a slice; whether some are left."""
-        self.sim.note("request", message.identity, message.frames[0])
+        self.sim.note("request", task.peer, task.frames[0])
         self.sim.failpoint("kvstore: received a request", KILL)
-        reply = self.world.dispatch.handle(message.identity, message.frames, message.received_ms, self.sim.now)
+        reply = self.world.dispatch.handle(task, self.sim.now)
         assert self.world.store.counters.internal_errors == 0, "INTERNAL: an exception in the kvstore"
         self.sim.failpoint("kvstore: executed a request", KILL)
-        if reply == AGAIN:
-            self.inbox.put_back(message)
+        if task.slices is not None:
+            self.inbox.put_back(task)
             return True
         if reply is not None:
-            self.send(message.identity, reply)
+            self.send(task.peer, reply)
         self.sim.failpoint("kvstore: replied", KILL)
         return False

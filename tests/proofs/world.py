@@ -10,6 +10,7 @@ from quire_kvstore.host.state_dir import StateDir
 from quire_kvstore.server import quota as quota_op
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.service import Service
+from quire_kvstore.server.task import Task
 from quire_kvstore.sessions.session import FENCED, Peer
 from quire_kvstore.store import Store
 from quire_proto.envelope import Reply, decode_reply
@@ -98,7 +99,7 @@ class World:
 
     def answer(self, frame: bytes) -> bytes:
         """One request is executed; its reply in bytes."""
-        reply = self.dispatch.handle(b"peer", [frame], self.now, self.now)
+        reply = self.dispatch.handle(Task(b"peer", [frame], self.now), self.now)
         assert self.store.counters.internal_errors == 0, "INTERNAL: an exception in the kvstore"
         return reply
 

@@ -14,7 +14,6 @@ from quire_kvstore.errors import Refusal
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.ops import publish as publishing
 from quire_kvstore.ops.slices import Slices
-from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.groups import PUBLIC, RESERVED, Groups, is_name
 from quire_kvstore.sharing.publications import Record
 from quire_proto import administration as a
@@ -22,12 +21,13 @@ from quire_proto import messages as m
 
 from .declarations import one_at_a_time, saved
 from .service import Service
+from .task import Task
 
 A_NAME = "1 to 64 letters, digits or ._-, a letter or digit first"
 
 
 @one_at_a_time
-def publish(service: Service, _: Session | None, body: a.Publish) -> Slices[a.Published]:
+def publish(service: Service, _: Task, body: a.Publish) -> Slices[a.Published]:
     """Put a prompt into a share domain; the same again changes nothing."""
     state = service.store.state
     _named(id=body.id)
@@ -51,7 +51,7 @@ def publish(service: Service, _: Session | None, body: a.Publish) -> Slices[a.Pu
 
 
 @one_at_a_time
-def unpublish(service: Service, _: Session | None, body: a.Unpublish) -> Slices[m.Empty]:
+def unpublish(service: Service, _: Task, body: a.Unpublish) -> Slices[m.Empty]:
     """Take a prompt back: no new matches."""
     state = service.store.state
     record = state.publications.get(body.id)
@@ -63,13 +63,13 @@ def unpublish(service: Service, _: Session | None, body: a.Unpublish) -> Slices[
     return m.Empty()
 
 
-def groups(service: Service, _: Session | None, __: m.Empty) -> a.Groups:
+def groups(service: Service, _: Task, __: m.Empty) -> a.Groups:
     """All groups with their members."""
     return _groups(service.store.state.groups)
 
 
 @one_at_a_time
-def join(service: Service, _: Session | None, body: a.Join) -> Slices[a.Groups]:
+def join(service: Service, _: Task, body: a.Join) -> Slices[a.Groups]:
     """Make a tenant a member of a group; a member stays one."""
     state = service.store.state
     _named(tenant=body.tenant, group=body.group)
@@ -84,7 +84,7 @@ def join(service: Service, _: Session | None, body: a.Join) -> Slices[a.Groups]:
 
 
 @one_at_a_time
-def leave(service: Service, _: Session | None, body: a.Leave) -> Slices[a.Groups]:
+def leave(service: Service, _: Task, body: a.Leave) -> Slices[a.Groups]:
     """End a tenant's membership; who is no member stays none."""
     state = service.store.state
     _named(tenant=body.tenant, group=body.group)

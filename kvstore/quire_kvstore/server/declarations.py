@@ -17,26 +17,26 @@ from typing import TypeVar
 from quire_kvstore.errors import Refusal
 from quire_kvstore.host.state_dir import StateError
 from quire_kvstore.ops.slices import Slices
-from quire_kvstore.sessions.session import Session
 
 from .service import Service
+from .task import Task
 
 WAITING = True  # what is yielded: there is no point in going on at once
 Body = TypeVar("Body")
 Answer = TypeVar("Answer")
-Handler = Callable[[Service, Session | None, Body], Slices[Answer]]
+Handler = Callable[[Service, Task, Body], Slices[Answer]]
 
 
 def one_at_a_time(handler: Handler[Body, Answer]) -> Handler[Body, Answer]:
     """A handler that begins when no other declaration is on its way to the disk."""
 
     @wraps(handler)
-    def waits(service: Service, session: Session | None, body: Body) -> Slices[Answer]:
+    def waits(service: Service, task: Task, body: Body) -> Slices[Answer]:
         while service.declaring:
             yield WAITING
         service.declaring = True
         try:
-            return (yield from handler(service, session, body))
+            return (yield from handler(service, task, body))
         finally:
             service.declaring = False
 

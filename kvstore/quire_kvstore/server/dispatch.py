@@ -6,7 +6,7 @@ A request passes the same checks in the same order, whatever its op, and each is
 
 Up to the order check a refused request leaves no trace. From there on an ordered request consumes its number,
 whatever its reply, and the reply stays in the window for resends. A long one is executed in slices (``staging``): after
-each the request is handed back, to be handled again after others. Body and deadline are judged before the first slice
+each the task is handed back, to be handled again after others. Body and deadline are judged before the first slice
 only; that the session may still act is judged before each, but for what is on its way to the disk: that is done.
 
 Nothing that arrives raises out of ``handle``: what is malformed gets an error reply (number 0 if that could not be
@@ -19,7 +19,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -36,30 +35,12 @@ from quire_proto.messages import Waited
 
 from .op_table import OPS, Op, check
 from .service import Service
+from .task import Task
 
 MAX_DEPARTED = 64
-MAX_WAIT_MS = 60_000
 RETRY_AFTER_MS = 100
-AGAIN, LATER = b"", b"\xc1"  # no replies: one is empty, the other is no MessagePack
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """The slices that are left of a request, and whether the next one waits for something."""
-
-    slices: Slices
-    waits: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A message that is to be handled again. ``slices``: what is left of it; of an ordered op the window knows."""
-
-    frame: bytes
-    request: Request
-    slices: Slices
 
 
 class Dispatch:
@@ -69,48 +50,33 @@ class Dispatch:
         self.service = service
         # Windows of detached sessions: a detach whose reply was lost is resent to a session that is gone.
         self._departed: OrderedDict[bytes, ReplyWindow] = OrderedDict()
-        # Messages that are to be handled again, by connection and frame: what need not be done twice.
-        self._kept: dict[tuple[bytes, int], _Kept] = {}
 
-    def handle(self, identity: bytes, frames: list[bytes], received_ms: int, now_ms: int) -> bytes | None:
-        """The reply to a message, or None if it comes later (:meth:`deferred`).
+    def handle(self, task: Task, now_ms: int) -> bytes | None:
+        """The reply to a request, or None: then ``task.slices`` are left of it, or it comes later (:meth:`deferred`).
 
-        ``AGAIN``: it is to be handled again, after others; ``LATER``: the same, but it waits for something.
-
-        Args:
-            identity: the ROUTER's name of the peer.
-            frames: the message without the identity; one frame if it is valid.
-            received_ms, now_ms: when it was taken from the socket, and now.
+        A task with slices left is to be handled again, after others.
         """
         counters = self.service.store.counters
-        counters.messages += 1
-        self.service.now_ms = now_ms
         self.service.store.tick(now_ms)
+        task.now_ms, task.blocked = now_ms, False
         try:
-            if len(frames) != 1:
-                raise CodecError("BAD_FRAME", f"a message is one frame, got {len(frames)}")
-            kept = self._kept.pop((identity, id(frames[0])), None)
-            request = decode_request(frames[0], self.service.limits.frame_bytes) if kept is None else kept.request
+            if task.request is None:
+                task.request = self._envelope(task.frames)
+            reply = self._route(task, task.request)
         except CodecError as exc:
             counters.bad_frames += 1
-            return self._error(_number(frames), exc.code, exc.message)
-        try:
-            self.service.ticket = Ticket(identity, request.number)
-            self.service.until_ms = received_ms + min(request.deadline_ms or MAX_WAIT_MS, MAX_WAIT_MS)
-            slices = None if kept is None else kept.slices
-            reply = self._route(request, frames[0], now_ms - received_ms, slices)
-            if not isinstance(reply, _Left):
-                return reply
-            counters.messages -= 1  # it is counted when it ends
-            self._kept[identity, id(frames[0])] = _Kept(frames[0], request, reply.slices)
-            return LATER if reply.waits else AGAIN
+            reply = self._error(_number(task.frames), exc.code, exc.message)
         except Refusal as exc:
-            counters.errors += 1
-            return self._error(request.number, exc.code, exc.message, exc.detail)
+            reply = self._refused(task, exc)
         except Exception:
-            counters.internal_errors += 1
-            log.exception("internal_error", op=request.op[:80], peer=identity.hex())
-            return self._error(request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
+            reply = self._failed(task)
+        counters.messages += task.slices is None
+        return reply
+
+    def _envelope(self, frames: list[bytes]) -> Request:
+        if len(frames) != 1:
+            raise CodecError("BAD_FRAME", f"a message is one frame, got {len(frames)}")
+        return decode_request(frames[0], self.service.limits.frame_bytes)
 
     def deferred(self, now_ms: int) -> list[tuple[bytes, bytes]]:
         """Replies that were deferred and are due now: (identity, frame)."""
@@ -139,26 +105,33 @@ class Dispatch:
             if session is not None:
                 session.unsent += 1
 
-    def _route(self, request: Request, frame: bytes, waited_ms: int, slices: Slices | None) -> bytes | _Left | None:
+    def _route(self, task: Task, request: Request) -> bytes | None:
         op = OPS.get(request.op)
         if op is None:
             raise Refusal("UNKNOWN_OP", f"no op {request.op[:80]!r}")
         if request.boot not in (b"", self.service.boot):
             raise Refusal("STALE_SESSION", "the kvstore was restarted: attach again and recompute")
-        if slices is not None and not op.ordered:
+        slices, task.slices = task.slices, None
+        if op.ordered:
+            return self._in_order(task, request, op)
+        if slices is not None:
             # On its way to the disk it is carried out whatever became of who asked: else disk and memory would differ.
-            return self._go_on(request, slices)
-        if not op.ordered:
-            return self._reply(request, op, self._session(request), waited_ms, None)
-        window = self._window(request)
+            return self._go_on(task, request, slices)
+        task.attached = self._session(request)
+        return self._begin(task, request, op)
+
+    def _in_order(self, task: Task, request: Request, op: Op) -> bytes | None:
+        """Begin or continue the session's next request, or repeat what was answered to an earlier one."""
+        window, frame = self._window(request), task.frames[0]
         repeated = window.repeated(request.number, frame)
         if repeated is not None:
             self.service.store.counters.resends += 1
             return repeated
-        reply = self._answer(request, op, self._session(request), waited_ms, window.running)
-        if isinstance(reply, _Left):
-            window.begin(frame, reply.slices)
-            return reply
+        task.attached = self._session(request)
+        reply = self._answer(task, request, op, window.running)
+        if task.slices is not None:
+            window.begin(frame, task.slices)
+            return None
         assert reply is not None, "ordered ops are answered at once"
         window.keep(request.number, frame, reply)
         if self.service.store.state.sessions.get(request.session) is None:
@@ -183,35 +156,41 @@ class Dispatch:
         assert session is not None, "the session was named"
         return session.window
 
-    def _answer(
-        self, request: Request, op: Op, session: Session | None, waited_ms: int, running: Slices | None
-    ) -> bytes | _Left | None:
-        """The reply to an ordered request, or the slices that are left of it: errors are replies too, so that the
-        number is consumed."""
+    def _answer(self, task: Task, request: Request, op: Op, running: Slices | None) -> bytes | None:
+        """The reply to an ordered request: errors are replies too, so that the number is consumed."""
         try:
-            return self._reply(request, op, session, waited_ms, running)
+            if running is None:
+                return self._begin(task, request, op)
+            check(op, task.attached)
+            return self._go_on(task, request, running)
         except Refusal as exc:
-            self.service.store.counters.errors += 1
-            return self._error(request.number, exc.code, exc.message, exc.detail)
+            return self._refused(task, exc)
         except Exception:
-            self.service.store.counters.internal_errors += 1
-            log.exception("internal_error", op=request.op, session=request.session.hex())
-            return self._error(request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
+            return self._failed(task)
 
-    def _reply(
-        self, request: Request, op: Op, session: Session | None, waited_ms: int, running: Slices | None
-    ) -> bytes | _Left | None:
-        body = None if running else self._body(request, op)
-        check(op, session)
-        if not running and request.deadline_ms and waited_ms > request.deadline_ms:
+    def _begin(self, task: Task, request: Request, op: Op) -> bytes | None:
+        """Judge a request by itself and execute it, or its first slice."""
+        body = self._body(request, op)
+        check(op, task.attached)
+        waited_ms = task.now_ms - task.received_ms
+        if request.deadline_ms and waited_ms > request.deadline_ms:
             raise Refusal("DEADLINE", f"{waited_ms} ms in the queue; the deadline was {request.deadline_ms} ms")
-        return self._go_on(request, running or (lambda: op.handler(self.service, session, body)))
+        return self._go_on(task, request, lambda: op.handler(self.service, task, body))
 
-    def _go_on(self, request: Request, work: Slices | Callable[[], Any]) -> bytes | _Left | None:
-        """Begin a request, or do its next slice; its reply if that was all."""
-        result = self._call(request.op, work)
-        if result is None or isinstance(result, _Left):
-            return result
+    def _go_on(self, task: Task, request: Request, work: Slices | Callable[[], Any]) -> bytes | None:
+        """Execute, if in slices then one: the one place where every op is counted and timed."""
+        began = time.perf_counter_ns()
+        result = work() if callable(work) else work
+        if isinstance(result, Generator):
+            try:
+                task.blocked = next(result)
+                task.slices = result
+            except StopIteration as end:
+                result = end.value
+        self.service.op_counts[request.op] += task.slices is None
+        self.service.store.counters.busy_us += (time.perf_counter_ns() - began) // 1000
+        if task.slices is not None or result is None:
+            return None
         return Reply(self.service.boot, request.number, "", to_map(result)).encode()
 
     def _body(self, request: Request, op: Op) -> Any:
@@ -224,23 +203,24 @@ class Dispatch:
             raise Refusal("TOO_LARGE", str(exc)) from None
         return body
 
-    def _call(self, name: str, work: Slices | Callable[[], Any]) -> Any:
-        """Execute, if in slices then one: the one place where every op is counted and timed."""
-        began = time.perf_counter_ns()
-        result = work() if callable(work) else work
-        if isinstance(result, Generator):
-            try:
-                result = _Left(result, next(result))
-            except StopIteration as end:
-                result = end.value
-        self.service.op_counts[name] += not isinstance(result, _Left)
-        self.service.store.counters.busy_us += (time.perf_counter_ns() - began) // 1000
-        return result
-
     def _depart(self, session_id: bytes, window: ReplyWindow) -> None:
         self._departed[session_id] = window
         if len(self._departed) > MAX_DEPARTED:
             self._departed.popitem(last=False)
+
+    def _refused(self, task: Task, refusal: Refusal) -> bytes:
+        assert task.request is not None, "decoded"
+        self.service.store.counters.errors += 1
+        return self._error(task.request.number, refusal.code, refusal.message, refusal.detail)
+
+    def _failed(self, task: Task) -> bytes:
+        """The reply to a request that met a bug of ours; called while its exception is handled."""
+        assert task.request is not None, "decoded"
+        self.service.store.counters.internal_errors += 1
+        log.exception(
+            "internal_error", op=task.request.op[:80], session=task.request.session.hex(), peer=task.peer.hex()
+        )
+        return self._error(task.request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
 
     def _error(self, number: int, code: str, message: str, detail: dict[str, object] | None = None) -> bytes:
         return Reply(self.service.boot, number, code, {"message": message, "detail": detail or {}}).encode()

@@ -26,6 +26,7 @@ from quire_proto.tenancy import SetQuota, Tenants
 from . import admin as administration
 from .quota import set_quota
 from .service import Service
+from .task import Task
 
 MAX_NAME_CHARS = 256
 ANYBODY, SESSION, WRITABLE, ACTIVE, ENDING = "anybody", "session", "writable", "active", "ending"
@@ -39,7 +40,7 @@ class Op:
         ordered: whether it is applied in the order of the session's numbers.
         needs: who may use it. ``anybody``; a ``session`` that is not fenced; a ``writable`` one; an ``active`` one
             (writable and ready); an ``ending`` one (any session, even a fenced one).
-        handler: (service, session, body) -> reply body. A handler that returns None has deferred its reply; one of an
+        handler: (service, task, body) -> reply body. A handler that returns None has deferred its reply; one of an
             ordered op may return the slices of an op (``staging``), which return the reply body.
     """
 
@@ -63,7 +64,7 @@ def check(op: Op, session: Session | None) -> None:
         raise Refusal("NOT_PERMITTED", "the session is not ready: map the arena, then send ready")
 
 
-def _attach(service: Service, _: Session | None, body: m.Attach) -> m.Attached:
+def _attach(service: Service, task: Task, body: m.Attach) -> m.Attached:
     if len(body.nonce) != ID_BYTES or len(body.token) not in (0, ID_BYTES) or len(body.name) > MAX_NAME_CHARS:
         raise Refusal("BAD_FIELD", f"nonce and token are {ID_BYTES} bytes, a name at most {MAX_NAME_CHARS} characters")
     if body.layout is not None and (differing := service.layout.differences(body.layout)):
@@ -73,7 +74,7 @@ def _attach(service: Service, _: Session | None, body: m.Attach) -> m.Attached:
         fix = "give both processes one GPU (CUDA_VISIBLE_DEVICES), on MIG one instance, or set kvstore.arena"
         reason = f"the pool is {where}, the engine on {body.gpu_uuid[:80]}: {fix}"
         raise Refusal("LAYOUT_MISMATCH", reason, {"fields": ["gpu_uuid"]})
-    session = service.attach(body.nonce, body.token, body.name)
+    session = service.attach(body.nonce, body.token, body.name, task.now_ms)
     publications = service.store.state.publications
     return m.Attached(
         session=session.id,
@@ -88,29 +89,33 @@ def _attach(service: Service, _: Session | None, body: m.Attach) -> m.Attached:
     )
 
 
-def _ready(service: Service, session: Session, _: m.Empty) -> m.Empty:
-    service.store.ready(session)
+def _ready(service: Service, task: Task, __: m.Empty) -> m.Empty:
+    service.store.ready(task.session)
     return m.Empty()
 
 
-def _heartbeat(service: Service, session: Session, body: m.Heartbeat) -> m.Alive:
-    service.store.heartbeat(session, body.progress, service.now_ms, service.lease_ms)
+def _heartbeat(service: Service, task: Task, body: m.Heartbeat) -> m.Alive:
+    service.store.heartbeat(task.session, body.progress, task.now_ms, service.lease_ms)
     return m.Alive(service.lease_ms, service.store.state.publications.generation)
 
 
-def _allocate(service: Service, session: Session, body: m.Allocate) -> Slices[m.Allocated]:
-    return service.store.allocate_slices(session, body)
+def _allocate(service: Service, task: Task, body: m.Allocate) -> Slices[m.Allocated]:
+    return service.store.allocate_slices(task.session, body)
 
 
-def _detach(service: Service, session: Session, _: m.Empty) -> m.Detached:
-    return m.Detached(service.store.reclaim(session))
+def _free(service: Service, task: Task, body: m.Free) -> Slices[m.Freed]:
+    return service.store.free_slices(task.session, body.sequences)
 
 
-def _offer(service: Service, session: Session, body: h.Offer) -> h.Offered:
-    return service.store.offer(session, body, service.fresh_id(), service.now_ms)
+def _detach(service: Service, task: Task, __: m.Empty) -> m.Detached:
+    return m.Detached(service.store.reclaim(task.session))
 
 
-def _domain(service: Service, _: Session, body: m.Domain) -> m.DomainKey:
+def _offer(service: Service, task: Task, body: h.Offer) -> h.Offered:
+    return service.store.offer(task.session, body, service.fresh_id(), task.now_ms)
+
+
+def _domain(service: Service, _: Task, body: m.Domain) -> m.DomainKey:
     groups = service.store.state.groups
     if not is_tenant(body.tenant):
         raise Refusal("BAD_FIELD", f"tenant: {A_TENANT}")
@@ -125,52 +130,52 @@ def _domain(service: Service, _: Session, body: m.Domain) -> m.DomainKey:
     return m.DomainKey(key, service.domain_generation, groups.domains(body.tenant))
 
 
-def _publications(service: Service, _: Session | None, __: m.Empty) -> m.Publications:
+def _publications(service: Service, _: Task, __: m.Empty) -> m.Publications:
     publications = service.store.state.publications
     return m.Publications(publications.messages(), publications.generation)
 
 
-def _lookup(service: Service, _: Session | None, body: m.Lookup) -> m.Found:
+def _lookup(service: Service, _: Task, body: m.Lookup) -> m.Found:
     found = service.store.lookup(body)
     if found is None:
         raise Refusal("NOT_FOUND", f"no publication {body.publication[:80]!r}")
     return found
 
 
-def _stats(service: Service, _: Session | None, __: m.Empty) -> m.Stats:
+def _stats(service: Service, task: Task, __: m.Empty) -> m.Stats:
     store = service.store
     counts = store.state.pool.counts()
     return m.Stats(
         boot=service.boot,
         version=service.version,
         layout=service.layout,
-        uptime_ms=service.now_ms - service.started_ms,
+        uptime_ms=task.now_ms - service.started_ms,
         num_blocks=service.num_blocks,
         blocks={"total": counts["total"], **{name: counts[name] for name in STATES}},
         slots=store.slots(),
         counters=store.counters.as_dict(),
-        sessions=store.session_infos(service.now_ms),
+        sessions=store.session_infos(task.now_ms),
         publications=store.state.publications.messages(),
         ops=dict(service.op_counts),
     )
 
 
-def _wait(service: Service, session: Session, body: m.Wait) -> m.Waited | None:
-    if body.sequence in session.sequences:
+def _wait(service: Service, task: Task, body: m.Wait) -> m.Waited | None:
+    if body.sequence in task.session.sequences:
         raise Refusal("CONFLICT", f"sequence {body.sequence} has its table: it waits for nothing")
     if body.sequence > U32_MAX or body.priority > U32_MAX:
         raise Refusal("BAD_FIELD", f"sequence and priority: at most {U32_MAX}")
     if len(body.digest) != (0 if body.publication else DIGEST_BYTES):
         raise Refusal("BAD_FIELD", "digest: one digest, or none and a publication")
-    state = service.store.wait(session, body, service.ticket, service.until_ms)
+    state = service.store.wait(task.session, body, task.ticket, task.until_ms)
     return None if state is None else m.Waited(state)
 
 
-def _tenants(service: Service, _: Session | None, __: m.Empty) -> Tenants:
+def _tenants(service: Service, _: Task, __: m.Empty) -> Tenants:
     return Tenants(service.store.usage())
 
 
-def _events(service: Service, _: Session | None, __: m.Empty) -> m.Events:
+def _events(service: Service, _: Task, __: m.Empty) -> m.Events:
     if service.events is None:
         raise Refusal("UNSUPPORTED", "this kvstore publishes no events: start it with --events")
     return service.events
@@ -181,14 +186,14 @@ OPS: dict[str, Op] = {
     "ready": Op(m.Empty, True, WRITABLE, _ready),
     "heartbeat": Op(m.Heartbeat, False, SESSION, _heartbeat),
     "detach": Op(m.Empty, True, ENDING, _detach),
-    "step": Op(m.Step, True, ACTIVE, lambda service, session, body: service.store.step_slices(session, body)),
+    "step": Op(m.Step, True, ACTIVE, lambda service, task, body: service.store.step_slices(task.session, body)),
     "allocate": Op(m.Allocate, True, ACTIVE, _allocate),
-    "extend": Op(m.Extend, True, ACTIVE, lambda service, session, body: service.store.extend(session, body)),
-    "fork": Op(m.Fork, True, ACTIVE, lambda service, session, body: service.store.fork(session, body)),
-    "seal": Op(m.Seal, True, ACTIVE, lambda service, session, body: service.store.seal(session, body)),
-    "free": Op(m.Free, True, ACTIVE, lambda service, session, body: service.store.free_slices(session, body.sequences)),
+    "extend": Op(m.Extend, True, ACTIVE, lambda service, task, body: service.store.extend(task.session, body)),
+    "fork": Op(m.Fork, True, ACTIVE, lambda service, task, body: service.store.fork(task.session, body)),
+    "seal": Op(m.Seal, True, ACTIVE, lambda service, task, body: service.store.seal(task.session, body)),
+    "free": Op(m.Free, True, ACTIVE, _free),
     "offer": Op(h.Offer, True, ACTIVE, _offer),
-    "adopt": Op(h.Adopt, True, ACTIVE, lambda service, session, body: service.store.adopt(session, body)),
+    "adopt": Op(h.Adopt, True, ACTIVE, lambda service, task, body: service.store.adopt(task.session, body)),
     "domain": Op(m.Domain, False, WRITABLE, _domain),
     "publications": Op(m.Empty, False, ANYBODY, _publications),
     "lookup": Op(m.Lookup, False, ANYBODY, _lookup),

@@ -15,7 +15,6 @@ from quire_kvstore.errors import Refusal
 from quire_kvstore.host.state_dir import StateDir, StateError
 from quire_kvstore.ops.admission import trim
 from quire_kvstore.ops.slices import Slices
-from quire_kvstore.sessions.session import Session
 from quire_kvstore.state import State
 from quire_kvstore.tenants.accounts import A_TENANT, is_tenant
 from quire_kvstore.tenants.quotas import WEIGHT, Quota
@@ -23,12 +22,13 @@ from quire_proto.tenancy import SetQuota, TenantUsage
 
 from .declarations import one_at_a_time, saved
 from .service import Service
+from .task import Task
 
 DOCUMENT = "quotas"
 
 
 @one_at_a_time
-def set_quota(service: Service, _: Session | None, body: SetQuota) -> Slices[TenantUsage]:
+def set_quota(service: Service, _: Task, body: SetQuota) -> Slices[TenantUsage]:
     """Declare a quota; the same again changes nothing."""
     state, quota = service.store.state, Quota(body.limit, body.guarantee, body.weight)
     if not is_tenant(body.tenant):

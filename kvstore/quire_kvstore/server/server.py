@@ -23,10 +23,11 @@ from quire_kvstore.events.publisher import Publisher
 from quire_kvstore.host.attach_socket import Listener
 from quire_proto.private_dir import free_socket_name
 
-from .dispatch import AGAIN, LATER, Dispatch
-from .inbox import Inbox, Message
+from .dispatch import Dispatch
+from .inbox import Inbox
 from .liveness import HOST_MEMORY, DeviceAdmission, Processes
 from .service import Service
+from .task import Task
 
 SOCKET_NAME = "kvstore.sock"
 MAX_SUN_PATH = 107
@@ -74,7 +75,7 @@ class Server:
         self._service, self._options, self._publisher = service, options, publisher
         self._dispatch = Dispatch(service)
         self._inbox = Inbox()
-        self._later: list[Message] = []  # requests that wait for the disk
+        self._later: list[Task] = []  # requests that wait for the disk
         self._path = run_dir / SOCKET_NAME
         if len(os.fsencode(self._path)) > MAX_SUN_PATH:
             raise ServerError(f"{self._path}: longer than the {MAX_SUN_PATH} bytes a socket's path may have")
@@ -160,12 +161,12 @@ class Server:
         executed = 0
         while executed < BATCH:
             self._receive()
-            messages = self._inbox.round()
-            if not messages:
+            tasks = self._inbox.round()
+            if not tasks:
                 return True
-            for message in messages:
-                self._answer(message)
-            executed += len(messages)
+            for task in tasks:
+                self._execute(task)
+            executed += len(tasks)
         return False
 
     def _receive(self) -> None:
@@ -176,41 +177,42 @@ class Server:
                 identity, *frames = self._router.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
-            message = Message(identity, frames, received)
-            if not self._inbox.put(message):
-                self._send(message, self._dispatch.busy(frames))
+            task = Task(identity, frames, received)
+            if not self._inbox.put(task):
+                self._send(task, self._dispatch.busy(frames))
 
-    def _answer(self, message: Message) -> None:
-        reply = self._dispatch.handle(message.identity, message.frames, message.received_ms, _now_ms())
-        if reply == AGAIN:
-            self._inbox.put_back(message)
-        elif reply == LATER:
-            self._later.append(message)
-        elif reply is not None:
-            self._send(message, reply)
+    def _execute(self, task: Task) -> None:
+        """Execute a task, if in slices then one."""
+        reply = self._dispatch.handle(task, _now_ms())
+        if reply is not None:
+            self._send(task, reply)
+        elif task.blocked:
+            self._later.append(task)
+        elif task.slices is not None:
+            self._inbox.put_back(task)
 
     def _resume(self) -> None:
         """See once a turn whether what waits can go on; the oldest first."""
         later, self._later = self._later, []
-        for message in reversed(later):
-            self._inbox.put_back(message)
+        for task in reversed(later):
+            self._inbox.put_back(task)
 
     def _send_deferred(self) -> None:
         now = _now_ms()
         for identity, reply in self._dispatch.deferred(now):
-            self._send(Message(identity, [], now), reply)
+            self._send(Task(identity, [], now), reply)
 
     def _collect(self) -> None:
         journal = self._service.store.state.index.journal
         if self._publisher is not None and journal is not None:
             self._publisher.collect(journal)
 
-    def _send(self, message: Message, reply: bytes) -> None:
+    def _send(self, task: Task, reply: bytes) -> None:
         try:
-            self._router.send_multipart((message.identity, reply), zmq.DONTWAIT)
+            self._router.send_multipart((task.peer, reply), zmq.DONTWAIT)
         except zmq.ZMQError:
             # EAGAIN: the peer does not read; EHOSTUNREACH: it is gone. It may resend and get the same reply.
-            self._dispatch.unsent(message.frames)
+            self._dispatch.unsent(task.frames)
 
 
 def _now_ms() -> int:

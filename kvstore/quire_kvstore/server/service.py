@@ -1,7 +1,7 @@
 """Service: one boot of a kvstore. The store, and what the store must not know: keys, ids, layout, peers, time.
 
-Everything a handler (``ops``) needs beside its request. Randomness comes in through ``new_id`` and time through
-``now_ms``, which ``dispatch`` sets before each op, so that tests are repeatable.
+Everything a handler (``op_table``) needs beside its task. Randomness comes in through ``new_id``, time with the task:
+tests are repeatable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir
 from quire_kvstore.sessions.reply_window import WINDOW
 from quire_kvstore.sessions.session import Peer, Session
-from quire_kvstore.sharing.claims import Ticket
 from quire_kvstore.store import Store
 from quire_proto.envelope import ID_BYTES, MAX_FRAME_BYTES
 from quire_proto.handles import Handle, ShmHandle
@@ -64,8 +63,6 @@ class Service:
         disk: what saves either; ``declaring``: whether a declaration is on its way there (``declaring``).
         gpu_uuid: GPU of the arena, "" for host memory.
         limits: what one request may ask for.
-        now_ms: time of the request being executed (ms, monotonic).
-        ticket: whom a deferred reply to it goes to; until_ms: when that must have been sent.
         op_counts: executed requests by op.
         events: the event stream, if there is one.
     """
@@ -97,8 +94,7 @@ class Service:
         self.boot = ids() if boot is None else boot
         self.num_blocks = store.state.pool.size
         self.limits = Limits(frame_bytes=MAX_FRAME_BYTES, items=MAX_ITEMS, blocks=self.num_blocks, window=WINDOW)
-        self.started_ms = self.now_ms = self.until_ms = started_ms
-        self.ticket = Ticket(b"", 0)
+        self.started_ms = started_ms
         self.op_counts: Counter[str] = Counter()
         self.events: Events | None = None
         self._ids = ids
@@ -123,7 +119,7 @@ class Service:
         peer.alive = False
         self._peers.pop(peer.token, None)
 
-    def attach(self, nonce: bytes, token: bytes, name: str) -> Session:
+    def attach(self, nonce: bytes, token: bytes, name: str, now_ms: int) -> Session:
         """A session for a nonce: a new one, or the one that this nonce already opened. Raises Refusal."""
         known = self.store.state.sessions.of_nonce(nonce)
         if known is not None:
@@ -136,7 +132,7 @@ class Service:
                 raise Refusal("NOT_PERMITTED", "unknown token: it is used up, or its side socket was closed")
             self._insist_on_free(name, self._peers[token])
             peer = self._peers.pop(token)
-        return self.store.attach(self._ids(), nonce, name, peer, self.now_ms + self.lease_ms)
+        return self.store.attach(self._ids(), nonce, name, peer, now_ms + self.lease_ms)
 
     def _insist_on_free(self, name: str, newcomer: Peer) -> None:
         """Raise Refusal if another living process has the name: whoever asks for that engine would get either.
