@@ -20,9 +20,14 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from quire_kvstore.blocks.policies import make_policy
+from quire_kvstore.ops import lifecycle
+from quire_kvstore.ops.allocate import allocate
+from quire_kvstore.ops.free_slices import free
+from quire_kvstore.ops.slices import Pace, finish
+from quire_kvstore.ops.step import step
 from quire_kvstore.server.quota import declare
 from quire_kvstore.sessions.session import Peer
-from quire_kvstore.store import Store
+from quire_kvstore.state import State
 from quire_kvstore.tenants.quotas import Quota
 from quire_proto.digests import DIGEST_BYTES, split
 from quire_proto.messages import NO_SPACE, OK, Allocate, Seal, Step
@@ -85,15 +90,15 @@ class Run:
     """A store, and requests that come, wait, are served and end."""
 
     def __init__(self, blocks: int, policy: str, guarantee: int) -> None:
-        self.store = Store(blocks, 1, make_policy(policy, blocks))
-        quotas = self.store.state.quotas
+        self.state = State(blocks, 1, make_policy(policy, blocks))
+        quotas = self.state.quotas
         quotas.pin_budget = quotas.quarantine_reserve = int(RESERVE * blocks)
         if guarantee:
             quota = Quota(guarantee=guarantee)
             assert not quotas.problem(None, quota), "a guarantee that the pool can give"
-            declare(self.store.state, A, quota)
-        self.session = self.store.attach(bytes(16), bytes(16), "bench", Peer(0, b""), lease_until=1 << 62)
-        self.store.ready(self.session)
+            declare(self.state, A, quota)
+        self.session = lifecycle.attach(self.state, bytes(16), bytes(16), "bench", Peer(0, b""), lease_until=1 << 62)
+        lifecycle.ready(self.session)
         self.tallies = {A: Tally(), B: Tally()}
         self._waiting: dict[str, deque[Ask]] = {A: deque(), B: deque()}
         self._ends: list[tuple[float, int]] = []
@@ -112,8 +117,8 @@ class Run:
     def _until(self, now: float) -> None:
         while self._ends and self._ends[0][0] <= now:
             ended, number = heappop(self._ends)
-            self.store.tick(round(ended * 1000))
-            self.store.free(self.session, pack([number]))
+            lifecycle.tick(self.state, round(ended * 1000))
+            finish(free(self.state, self.session, pack([number])))
             for tenant in (B, A):
                 self._admit(tenant, ended)
 
@@ -122,8 +127,9 @@ class Run:
         while queue:
             ask, number = queue[0], self._number
             blocks = len(ask.digests) // DIGEST_BYTES
-            self.store.tick(round(now * 1000))
-            reply = self.store.allocate(self.session, Allocate(number, tenant, blocks + 1, ask.digests))
+            lifecycle.tick(self.state, round(now * 1000))
+            wanted = Allocate(number, tenant, blocks + 1, ask.digests)
+            reply = finish(allocate(self.state, self.session, wanted, Pace(self.state)))
             if reply.code == NO_SPACE and reply.retry_after_ms:
                 return
             queue.popleft()
@@ -134,7 +140,7 @@ class Run:
                 continue
             self._number += 1
             seal = Seal(number, reply.computed, ask.digests[reply.computed * DIGEST_BYTES :])
-            self.store.step(self.session, Step(fills=pack((number, blocks)), seals=(seal,)))
+            finish(step(self.state, self.session, Step(fills=pack((number, blocks)), seals=(seal,))))
             tally.hits += reply.computed
             tally.waited.append(now - ask.ts)
             heappush(self._ends, (now + ask.output * TOKEN_S, number))

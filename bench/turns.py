@@ -15,7 +15,7 @@ from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.service import Service
 from quire_kvstore.server.task import Task
-from quire_kvstore.store import Store
+from quire_kvstore.state import State
 from quire_proto import messages as m
 from quire_proto.codec import to_map
 from quire_proto.envelope import Request, decode_reply
@@ -32,9 +32,9 @@ class _Client:
     """A session of a kvstore in this process, and what each turn of its requests took (ms), longest of each request."""
 
     def __init__(self, policy: str, blocks: int) -> None:
-        store = Store(blocks, BLOCK_SIZE, make_policy(policy, blocks))
+        state = State(blocks, BLOCK_SIZE, make_policy(policy, blocks))
         handle = ShmHandle("/bench", LAYOUT.arena_bytes(blocks))
-        self._service = Service(store, LAYOUT, handle, bytes(32), lease_ms=1 << 40, started_ms=0)
+        self._service = Service(state, LAYOUT, handle, bytes(32), lease_ms=1 << 40, started_ms=0)
         self._dispatch, self._session, self._number = Dispatch(self._service), b"", -1
         self.now_ms = 0
         self.longest: dict[str, list[float]] = defaultdict(list)

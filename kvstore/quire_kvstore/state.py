@@ -1,18 +1,17 @@
 """State: all data of the store, and the few moves every op is made of.
 
-One object, owned by one thread. Ops live in files of their own (``growing``, ``forking``, ``sealing``,
-``releasing``, ``reading``) as functions of (state, command); none of them reads a clock or draws a random number.
+One object, owned by one thread. Ops live in files of their own (``ops``) as functions of (state, command); none of them
+reads a clock or draws a random number.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quire_kvstore.blocks.charges import Books
 from quire_kvstore.blocks.eviction import EvictionPolicy
 from quire_kvstore.blocks.pool import BlockPool, Ids
+from quire_kvstore.sessions.offer import OpenOffer
 from quire_kvstore.sessions.scrub import Content
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import Sessions
@@ -26,9 +25,6 @@ from quire_kvstore.tenants.quotas import Quotas
 
 from .counters import Counters
 
-if TYPE_CHECKING:
-    from quire_kvstore.ops.handoff import Open
-
 NOBODY = -1
 SLICE_BLOCKS = 128
 
@@ -38,9 +34,9 @@ class State:
 
     Attributes:
         appender: uid of the one sequence that may write each block in place, or ``NOBODY``.
-        offers: offers that are open, by id (``offering``).
+        offers: offers that are open, by id (``ops/handoff``).
         standing: blocks that do not come back by themselves.
-        slice_blocks: how many blocks an op may evict before others have a turn (``staging``).
+        slice_blocks: how many blocks an op may evict before others have a turn (``ops/slices``).
     """
 
     def __init__(self, num_blocks: int, block_size: int, policy: EvictionPolicy | None = None) -> None:
@@ -57,7 +53,7 @@ class State:
         self.claims = Claims()
         self.standing = Standing()
         self.appender = np.full(num_blocks, NOBODY, np.int64)
-        self.offers: dict[bytes, Open] = {}
+        self.offers: dict[bytes, OpenOffer] = {}
         self.slice_blocks = SLICE_BLOCKS
         self._next_uid = 0
 

@@ -70,5 +70,5 @@ def streaming(config: EventsConfig, service: Service, run_dir: Path) -> Iterator
     sys.setswitchinterval(SWITCH_S)
     with closing(Publisher(where, config.topic, form)) as publisher:
         service.events = Events(where.live, where.replay, config.topic, config.tokens, config.hashes)
-        service.store.state.index.journal = Journal()
+        service.state.index.journal = Journal()
         yield publisher

@@ -39,7 +39,7 @@ from quire_kvstore.server.liveness import DeviceAdmission
 from quire_kvstore.server.server import Server, ServerError, ServerOptions
 from quire_kvstore.server.service import Service
 from quire_kvstore.sharing.groups import Member
-from quire_kvstore.store import Store
+from quire_kvstore.state import State
 from quire_proto import __version__
 from quire_proto.codec import CodecError, from_map
 from quire_proto.layout import Layout
@@ -147,15 +147,15 @@ def _serve(config: KvstoreConfig) -> int:
     size = layout.arena_bytes(config.blocks)
     # Before the store makes its own arrays for so many blocks.
     check_fits(size, device) if device else check_capacity(size, reserve=config.reserve)
-    store = Store(config.blocks, layout.block_size, make_policy(config.policy, config.blocks))
+    state = State(config.blocks, layout.block_size, make_policy(config.policy, config.blocks))
     for directory in {config.run_dir, config.state_dir}:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     insist_on_private(config.run_dir)
-    state = StateDir(config.state_dir)
-    declarations = Declarations(state)
-    store.state.groups = declarations.groups(config.members)
-    _publish(store, published, declarations, config)
-    _promise(store, state, config)
+    documents = StateDir(config.state_dir)
+    declarations = Declarations(documents)
+    state.groups = declarations.groups(config.members)
+    _publish(state, published, declarations, config)
+    _promise(state, documents, config)
     key = root_key(config.state_dir)
     raise_descriptor_limit()
     signals = _Signals()
@@ -166,14 +166,14 @@ def _serve(config: KvstoreConfig) -> int:
             ThreadPoolExecutor(1, "disk") as disk,
         ):
             service = Service(
-                store,
+                state,
                 layout,
                 arena.handle(),
                 key,
                 lease_ms=config.lease_ms,
                 started_ms=time.monotonic_ns() // 1_000_000,
                 version=__version__,
-                state_dir=state,
+                state_dir=documents,
                 declarations=declarations,
                 disk=disk,
             )
@@ -221,7 +221,7 @@ def _loop(server: Server, service: Service, arena: Arena, config: KvstoreConfig,
         server.close()
     if refused:
         raise StartError(refused[0])
-    log.info("kvstore_stopped", **service.store.state.pool.counts())
+    log.info("kvstore_stopped", **service.state.pool.counts())
 
 
 class _Signals:
@@ -262,24 +262,24 @@ def _check(layout: Layout) -> None:
         raise StartError(f"layout {asdict(layout)}: only shard 0 of 1 is served")
 
 
-def _promise(store: Store, state: StateDir, config: KvstoreConfig) -> None:
+def _promise(state: State, documents: StateDir, config: KvstoreConfig) -> None:
     """What may be guaranteed, and the quotas that were declared before."""
-    quotas = store.state.quotas
+    quotas = state.quotas
     quotas.pin_budget = int(config.pin_budget * config.blocks)
     quotas.quarantine_reserve = int(config.quarantine_reserve * config.blocks)
-    quota_op.restore(state, store.state)
+    quota_op.restore(documents, state)
 
 
-def _publish(store: Store, published: list[Any], declarations: Declarations, config: KvstoreConfig) -> None:
+def _publish(state: State, published: list[Any], declarations: Declarations, config: KvstoreConfig) -> None:
     """Enter what the configuration publishes and what was published live; under one id the configuration counts."""
-    publications = store.state.publications
+    publications = state.publications
     for record in published:
         try:
             publications.add(str(record["id"]), str(record["domain"]), [int(token) for token in record["tokens"]])
         except (ValueError, KeyError, TypeError, OverflowError) as exc:
             raise StartError(f"{config.prepared}: published: {exc}") from None
     declarations.restore_publications(publications)
-    pinned, budget = publications.blocks(store.state.block_size), int(config.pin_budget * config.blocks)
+    pinned, budget = publications.blocks(state.block_size), int(config.pin_budget * config.blocks)
     publications.budget = budget
     if pinned > budget:
         raise StartError(

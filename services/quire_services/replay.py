@@ -32,8 +32,13 @@ from typing import Any
 
 from quire_kvstore.blocks.eviction import EvictionPolicy
 from quire_kvstore.blocks.policies import POLICIES, make_policy
+from quire_kvstore.ops import lifecycle
+from quire_kvstore.ops.allocate import allocate
+from quire_kvstore.ops.free_slices import free
+from quire_kvstore.ops.slices import Pace, finish
+from quire_kvstore.ops.step import step
 from quire_kvstore.sessions.session import Peer, Session
-from quire_kvstore.store import Store
+from quire_kvstore.state import State
 from quire_proto.digests import DIGEST_BYTES, ROOT_PARENT
 from quire_proto.messages import OK, Allocate, Seal, Step
 from quire_proto.packed import pack
@@ -144,13 +149,13 @@ def _request(row: dict[str, Any], names: dict[int, Name]) -> Request:
 
 def replay(trace: Trace, capacity: int, policy: str) -> Line:
     """Serve a trace from an empty pool of ``capacity`` blocks."""
-    store = Store(capacity + 1, trace.block_tokens, _policy(trace, capacity, policy))
-    session = store.attach(bytes(16), bytes(16), NAME, Peer(0, b""), lease_until=1 << 62)
-    store.ready(session)
-    hits = sum(_serve(store, session, request, capacity) for request in trace.requests)
+    state = State(capacity + 1, trace.block_tokens, _policy(trace, capacity, policy))
+    session = lifecycle.attach(state, bytes(16), bytes(16), NAME, Peer(0, b""), lease_until=1 << 62)
+    lifecycle.ready(session)
+    hits = sum(_serve(state, session, request, capacity) for request in trace.requests)
     references = sum(len(request.digests) for request in trace.requests)
     rate = hits / references if references else 0.0
-    return Line(trace.name, policy, capacity, round(rate, 6), len(trace.requests), store.counters.evictions)
+    return Line(trace.name, policy, capacity, round(rate, 6), len(trace.requests), state.counters.evictions)
 
 
 def _policy(trace: Trace, capacity: int, name: str) -> EvictionPolicy:
@@ -159,20 +164,21 @@ def _policy(trace: Trace, capacity: int, name: str) -> EvictionPolicy:
     return make_policy(name, capacity + 1)
 
 
-def _serve(store: Store, session: Session, request: Request, capacity: int) -> int:
+def _serve(state: State, session: Session, request: Request, capacity: int) -> int:
     """One request from arrival to end; returns its hits, in blocks."""
-    store.tick(round(request.ts * 1000))
+    lifecycle.tick(state, round(request.ts * 1000))
     digests = request.digests[:capacity]
-    tokens = len(digests) * store.state.block_size
-    reply = store.allocate(session, Allocate(0, NAME, tokens + 1, b"".join(digests)))
+    tokens = len(digests) * state.block_size
+    reply = finish(allocate(state, session, Allocate(0, NAME, tokens + 1, b"".join(digests)), Pace(state)))
     assert reply.code == OK, "an idle pool has room for its own size"
-    hits = reply.computed // store.state.block_size
-    filled = store.step(session, Step(fills=pack((0, tokens)), seals=(Seal(0, hits, b"".join(digests[hits:])),)))
+    hits = reply.computed // state.block_size
+    sealed = Step(fills=pack((0, tokens)), seals=(Seal(0, hits, b"".join(digests[hits:])),))
+    filled = finish(step(state, session, sealed))
     assert filled.fills == bytes([OK]), "all written"
     assert all(seal.code == OK for seal in filled.seals), "all sealed"
     # Generated tokens take no blocks here; their number reaches the policy all the same.
     session.sequences[0].prompt = tokens - request.output
-    store.free(session, pack([0]))
+    finish(free(state, session, pack([0])))
     return hits
 
 

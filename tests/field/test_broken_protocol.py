@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from quire_kvstore.store import Store
 
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir
 from quire_kvstore.server.dispatch import AGAIN
-from quire_kvstore.store import Store
 from quire_proto import administration as a
 from quire_proto import handover as h
 from quire_proto import messages as m

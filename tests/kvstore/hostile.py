@@ -27,7 +27,6 @@ from quire_kvstore.server.task import Task
 from quire_kvstore.sessions.session import READY, Peer, Session
 from quire_kvstore.sharing.change_log import Journal
 from quire_kvstore.sharing.publications import PublicationList
-from quire_kvstore.store import Store
 from quire_proto import messages as m
 from quire_proto.codec import to_map
 from quire_proto.envelope import Reply, Request, decode_reply
@@ -37,6 +36,7 @@ from tests.kvstore.hostile_bodies import ROOT_KEY, SIZE, Bodies
 from tests.kvstore.innocent import WAIT_MS, Innocent
 from tests.kvstore.slow_disk import SlowDisk
 from tests.proofs.documents import Documents
+from tests.support.store import Store
 
 LEASE_MS, LONGEST_WAIT_MS = 1000, 60_000
 MOST, QUEUED = 6, 14
@@ -79,7 +79,7 @@ class Crowd:
         self.documents, self.disk = Documents(), SlowDisk()
         ids = iter(range(1, 1 << 40))
         self.service = Service(
-            self.store,
+            self.store.state,
             LAYOUT,
             ShmHandle("/quire-hostile", LAYOUT.arena_bytes(blocks)),
             ROOT_KEY,

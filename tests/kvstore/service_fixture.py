@@ -7,11 +7,11 @@ from typing import Any
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.service import Service
 from quire_kvstore.server.task import Task
-from quire_kvstore.store import Store
 from quire_proto.codec import to_map
 from quire_proto.envelope import Reply, Request, decode_reply
 from quire_proto.handles import ShmHandle
 from quire_proto.layout import Layout
+from tests.support.store import Store
 
 LAYOUT = Layout("tiny", "w0", "{}", "", "float32", 4, 1, 1, 8)
 LEASE_MS = 5000
@@ -25,7 +25,7 @@ class Wire:
         self.store = Store(blocks, LAYOUT.block_size)
         self.store.state.publications.add("p", "public", list(range(10)))
         self.service = Service(
-            self.store,
+            self.store.state,
             LAYOUT,
             ShmHandle("/quire-test", LAYOUT.arena_bytes(blocks)),
             bytes(32),

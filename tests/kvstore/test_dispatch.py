@@ -7,6 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from quire_kvstore.ops import query, step
 from quire_kvstore.server.op_table import OPS
 from quire_kvstore.server.task import Task
 from quire_proto import messages as m
@@ -299,8 +300,8 @@ def test_a_bug_of_ours_becomes_internal(wire: Wire, monkeypatch: pytest.MonkeyPa
     def broken(*_: object) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(wire.store, "slots", broken)
-    monkeypatch.setattr(wire.store, "step_slices", broken)
+    monkeypatch.setattr(query, "slots", broken)
+    monkeypatch.setattr(step, "step", broken)
 
     assert wire.ask(op, 2).code == "INTERNAL"
     assert wire.store.counters.internal_errors == 1

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire_kvstore.sessions.session import Session
-from quire_kvstore.store import Store
 from quire_proto import messages as m
 from quire_proto.digests import DIGEST_BYTES, chain
 from quire_proto.handover import Offer
 from quire_proto.packed import pack, unpack_rows
 from tests.kvstore.driver import Driver, key_of
+from tests.support.store import Store
 
 SIZE, BLOCKS = 4, 20
 TENANTS = ("a", "b")

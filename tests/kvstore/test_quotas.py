@@ -271,7 +271,8 @@ def test_a_lower_limit_evicts_at_once() -> None:
     wire.open()
     pool = Pool(32)
     pool.cache("a", 6, 6)
-    wire.service.store = pool.driver.store
+    wire.store = pool.driver.store
+    wire.service.state = wire.store.state
     assert wire.ask("quota", 0, SetQuota("a", limit=5), session=b"").code == ""
     assert pool.cached("a") == 5
     pool.driver.check()

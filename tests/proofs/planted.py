@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire_kvstore import store
 from quire_kvstore.blocks.pool import BlockPool
 from quire_kvstore.ops import extend as growing
 from quire_kvstore.ops import fork as forking
@@ -159,7 +158,7 @@ def adopted_by_both(patch: pytest.MonkeyPatch) -> None:
             made.source.sequences[made.number] = session.sequences[number]
         return reply
 
-    patch.setattr(store.offering, "adopt", adopt)
+    patch.setattr(offering, "adopt", adopt)
 
 
 def evicted_and_still_a_hit(patch: pytest.MonkeyPatch) -> None:
@@ -228,7 +227,7 @@ def fenced_and_not_killed_but_reclaimed(patch: pytest.MonkeyPatch) -> None:
     """When the grace is over the blocks come back, whether the process is dead or not."""
 
     def end(self: processes.Processes, session: Session) -> None:
-        releasing.reclaim(self._service.store.state, session)
+        releasing.reclaim(self._service.state, session)
 
     patch.setattr(processes.Processes, "_end", end)
 

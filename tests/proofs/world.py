@@ -12,11 +12,11 @@ from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.service import Service
 from quire_kvstore.server.task import Task
 from quire_kvstore.sessions.session import FENCED, Peer
-from quire_kvstore.store import Store
 from quire_proto.envelope import Reply, decode_reply
 from quire_proto.handles import ShmHandle
 from quire_proto.layout import Layout
 from tests.proofs.stamps import PUBLIC, Slots
+from tests.support.store import Store
 
 SIZE = 2
 LEASE_MS = 100
@@ -60,7 +60,7 @@ class World:
         self.slots = Slots(self.blocks, SIZE, self.shareable, self.readers)
         handle = ShmHandle("/quire-proof", LAYOUT.arena_bytes(self.blocks))
         self.service = Service(
-            self.store,
+            self.store.state,
             LAYOUT,
             handle,
             bytes(32),

@@ -14,9 +14,8 @@ ready; an offered sequence is quiesced, it owes no copy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from quire_kvstore.errors import Refusal
+from quire_kvstore.sessions.offer import OpenOffer
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import READY, Session
 from quire_kvstore.state import State
@@ -28,18 +27,7 @@ from .extend import MAX_SEQUENCES, in_use, packed
 MAX_OFFERS, MAX_OF_A_SESSION = 1 << 12, 1 << 8
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Open:
-    """An offer that is neither adopted nor over. ``until``: when it expires (ms)."""
-
-    id: bytes
-    source: Session
-    number: int
-    target: Session
-    until: int
-
-
-def offer(state: State, session: Session, item: Offer, identity: bytes, now_ms: int) -> Open:
+def offer(state: State, session: Session, item: Offer, identity: bytes, now_ms: int) -> OpenOffer:
     """Freeze a sequence for a target. Raises Refusal."""
     sequence = session.sequences.get(item.sequence)
     if sequence is None:
@@ -55,7 +43,7 @@ def offer(state: State, session: Session, item: Offer, identity: bytes, now_ms: 
     if item.expires_ms < 1 or own >= MAX_OF_A_SESSION or len(state.offers) >= MAX_OFFERS:
         most = f"a session has at most {MAX_OF_A_SESSION} of the {MAX_OFFERS} that there may be"
         raise Refusal("CONFLICT", f"an offer lives at least 1 ms, and {most}")
-    made = Open(identity, session, item.sequence, target, now_ms + item.expires_ms)
+    made = OpenOffer(identity, session, item.sequence, target, now_ms + item.expires_ms)
     state.offers[identity] = made
     sequence.offer = identity
     state.content.filled(sequence, sequence.table)  # quiesced: what it had to scrub is scrubbed
@@ -99,10 +87,10 @@ def expire(state: State, now_ms: int) -> None:
 def extend_all(state: State, gap_ms: int) -> None:
     """Forgive a gap in our own loop."""
     for made in list(state.offers.values()):
-        state.offers[made.id] = Open(made.id, made.source, made.number, made.target, made.until + gap_ms)
+        state.offers[made.id] = OpenOffer(made.id, made.source, made.number, made.target, made.until + gap_ms)
 
 
-def _end(state: State, made: Open) -> Sequence:
+def _end(state: State, made: OpenOffer) -> Sequence:
     del state.offers[made.id]
     sequence = made.source.sequences[made.number]
     sequence.offer = b""

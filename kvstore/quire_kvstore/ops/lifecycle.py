@@ -1,4 +1,4 @@
-"""Leases: who is judged, and when.
+"""The life of a session: attach, ready, heartbeats, leases, and what time it is for the store.
 
 A lease that passed fences its session, because a process that was stopped for that long may go on any moment and
 write where it no longer may. It is never a reason to take blocks back: only the death of the process, or its
@@ -10,15 +10,38 @@ is judged for heartbeats that we did not read.
 
 from __future__ import annotations
 
-from quire_kvstore.sessions.session import FENCED, Session
+from quire_kvstore.sessions.session import FENCED, READY, Peer, Session
 from quire_kvstore.state import State
 
-from . import handoff as offering
+from . import handoff
 from .free import fence, reclaim
 
 
-def renew(session: Session, now_ms: int, lease_ms: int) -> None:
-    """A heartbeat arrived."""
+def tick(state: State, now_ms: int) -> None:
+    """What time the next ops happen at: eviction asks, offers expire, claims pass on, waits end."""
+    state.pool.policy.now = now_ms / 1000
+    if state.offers:
+        handoff.expire(state, now_ms)
+    state.claims.now_ms = now_ms
+    state.claims.judge()
+
+
+def attach(state: State, identity: bytes, nonce: bytes, name: str, peer: Peer | None, lease_until: int) -> Session:
+    """Open a session in state ``attached``; ``peer`` None makes it one that only reads."""
+    session = Session(identity, nonce, name, peer, lease_until)
+    state.sessions.add(session)
+    state.counters.attached += 1
+    return session
+
+
+def ready(session: Session) -> None:
+    """The process has mapped the arena."""
+    session.state = READY
+
+
+def heartbeat(session: Session, progress: int, now_ms: int, lease_ms: int) -> None:
+    """Renew a lease."""
+    session.progress = progress
     session.lease_until = max(session.lease_until, now_ms + lease_ms)
 
 
@@ -28,7 +51,7 @@ def extend_all(state: State, gap_ms: int) -> None:
         session.lease_until += gap_ms
         session.fenced_at += gap_ms
     state.claims.forgive(gap_ms)
-    offering.extend_all(state, gap_ms)
+    handoff.extend_all(state, gap_ms)
 
 
 def judge(state: State, now_ms: int) -> list[Session]:

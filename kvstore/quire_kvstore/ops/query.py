@@ -18,6 +18,11 @@ from quire_proto.messages import Found, Lookup, SessionInfo
 from .extend import packed
 
 
+def lookup(state: State, item: Lookup) -> Found | None:
+    """Blocks of a publication or of a digest chain; None for an unknown publication."""
+    return lookup_publication(state, item.publication) if item.publication else lookup_digests(state, item)
+
+
 def lookup_publication(state: State, identity: str) -> Found | None:
     """The blocks of a publication (none while it is pending), or None if there is no such publication."""
     record = state.publications.get(identity)

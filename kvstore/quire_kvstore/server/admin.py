@@ -29,7 +29,7 @@ A_NAME = "1 to 64 letters, digits or ._-, a letter or digit first"
 @one_at_a_time
 def publish(service: Service, _: Task, body: a.Publish) -> Slices[a.Published]:
     """Put a prompt into a share domain; the same again changes nothing."""
-    state = service.store.state
+    state = service.state
     _named(id=body.id)
     if not body.tokens:
         raise Refusal("BAD_FIELD", "tokens: a publication has at least one")
@@ -53,7 +53,7 @@ def publish(service: Service, _: Task, body: a.Publish) -> Slices[a.Published]:
 @one_at_a_time
 def unpublish(service: Service, _: Task, body: a.Unpublish) -> Slices[m.Empty]:
     """Take a prompt back: no new matches."""
-    state = service.store.state
+    state = service.state
     record = state.publications.get(body.id)
     if record is None or (body.tenant and not state.groups.entitled(body.tenant, record.domain)):
         raise Refusal("NOT_FOUND", f"no publication {body.id[:80]!r}")
@@ -65,13 +65,13 @@ def unpublish(service: Service, _: Task, body: a.Unpublish) -> Slices[m.Empty]:
 
 def groups(service: Service, _: Task, __: m.Empty) -> a.Groups:
     """All groups with their members."""
-    return _groups(service.store.state.groups)
+    return _groups(service.state.groups)
 
 
 @one_at_a_time
 def join(service: Service, _: Task, body: a.Join) -> Slices[a.Groups]:
     """Make a tenant a member of a group; a member stays one."""
-    state = service.store.state
+    state = service.state
     _named(tenant=body.tenant, group=body.group)
     if body.group in RESERVED:
         raise Refusal("BAD_FIELD", f"group: {body.group!r} is reserved: it names what belongs to no group")
@@ -86,7 +86,7 @@ def join(service: Service, _: Task, body: a.Join) -> Slices[a.Groups]:
 @one_at_a_time
 def leave(service: Service, _: Task, body: a.Leave) -> Slices[a.Groups]:
     """End a tenant's membership; who is no member stays none."""
-    state = service.store.state
+    state = service.state
     _named(tenant=body.tenant, group=body.group)
     if (body.group, body.tenant) in state.groups.declared:
         raise Refusal("CONFLICT", f"{body.tenant} is in {body.group} by configuration: remove it there and restart")

@@ -24,6 +24,7 @@ from typing import Any
 import structlog
 
 from quire_kvstore.errors import Refusal
+from quire_kvstore.ops.lifecycle import tick
 from quire_kvstore.sessions.reply_window import ReplyWindow, Slices
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.claims import STALE, Ticket
@@ -56,8 +57,8 @@ class Dispatch:
 
         A task with slices left is to be handled again, after others.
         """
-        counters = self.service.store.counters
-        self.service.store.tick(now_ms)
+        counters = self.service.state.counters
+        tick(self.service.state, now_ms)
         task.now_ms, task.blocked = now_ms, False
         try:
             if task.request is None:
@@ -80,8 +81,8 @@ class Dispatch:
 
     def deferred(self, now_ms: int) -> list[tuple[bytes, bytes]]:
         """Replies that were deferred and are due now: (identity, frame)."""
-        self.service.store.tick(now_ms)
-        return [(ticket.peer, self._late(ticket, state)) for ticket, state in self.service.store.take_answers()]
+        tick(self.service.state, now_ms)
+        return [(ticket.peer, self._late(ticket, state)) for ticket, state in self.service.state.claims.take_answers()]
 
     def _late(self, ticket: Ticket, state: str) -> bytes:
         if state == STALE:
@@ -90,7 +91,7 @@ class Dispatch:
 
     def busy(self, frames: list[bytes]) -> bytes:
         """The reply to a message of a connection that has too many waiting: nothing of it is looked at."""
-        counters = self.service.store.counters
+        counters = self.service.state.counters
         counters.messages += 1
         counters.busy_replies += 1
         detail: dict[str, object] = {"retry_after_ms": RETRY_AFTER_MS}
@@ -98,10 +99,10 @@ class Dispatch:
 
     def unsent(self, frames: list[bytes]) -> None:
         """A peer did not take the reply to this message: count it, and mark the session as slow."""
-        self.service.store.counters.unsent_replies += 1
+        self.service.state.counters.unsent_replies += 1
         with suppress(CodecError, IndexError):
             request = decode_request(frames[0], self.service.limits.frame_bytes)
-            session = self.service.store.state.sessions.get(request.session)
+            session = self.service.state.sessions.get(request.session)
             if session is not None:
                 session.unsent += 1
 
@@ -125,7 +126,7 @@ class Dispatch:
         window, frame = self._window(request), task.frames[0]
         repeated = window.repeated(request.number, frame)
         if repeated is not None:
-            self.service.store.counters.resends += 1
+            self.service.state.counters.resends += 1
             return repeated
         task.attached = self._session(request)
         reply = self._answer(task, request, op, window.running)
@@ -134,14 +135,14 @@ class Dispatch:
             return None
         assert reply is not None, "ordered ops are answered at once"
         window.keep(request.number, frame, reply)
-        if self.service.store.state.sessions.get(request.session) is None:
+        if self.service.state.sessions.get(request.session) is None:
             self._depart(request.session, window)
         return reply
 
     def _session(self, request: Request) -> Session | None:
         if not request.session:
             return None
-        session = self.service.store.state.sessions.get(request.session)
+        session = self.service.state.sessions.get(request.session)
         if session is None:
             raise Refusal("STALE_SESSION", "no such session: attach again and recompute")
         return session
@@ -188,7 +189,7 @@ class Dispatch:
             except StopIteration as end:
                 result = end.value
         self.service.op_counts[request.op] += task.slices is None
-        self.service.store.counters.busy_us += (time.perf_counter_ns() - began) // 1000
+        self.service.state.counters.busy_us += (time.perf_counter_ns() - began) // 1000
         if task.slices is not None or result is None:
             return None
         return Reply(self.service.boot, request.number, "", to_map(result)).encode()
@@ -210,13 +211,13 @@ class Dispatch:
 
     def _refused(self, task: Task, refusal: Refusal) -> bytes:
         assert task.request is not None, "decoded"
-        self.service.store.counters.errors += 1
+        self.service.state.counters.errors += 1
         return self._error(task.request.number, refusal.code, refusal.message, refusal.detail)
 
     def _failed(self, task: Task) -> bytes:
         """The reply to a request that met a bug of ours; called while its exception is handled."""
         assert task.request is not None, "decoded"
-        self.service.store.counters.internal_errors += 1
+        self.service.state.counters.internal_errors += 1
         log.exception(
             "internal_error", op=task.request.op[:80], session=task.request.session.hex(), peer=task.peer.hex()
         )

@@ -22,6 +22,7 @@ import zmq
 
 from quire_kvstore.host.attach_socket import Accepted, Connection, Listener, PeerGone, most_connections
 from quire_kvstore.host.device_mappers import Mappers
+from quire_kvstore.ops import free, lifecycle
 from quire_kvstore.sessions.session import FENCED, Session
 
 from .service import Service
@@ -89,10 +90,10 @@ class Processes:
 
     def judge(self, now_ms: int) -> None:
         """Fence those whose lease passed; kill those whose grace passed too."""
-        store = self._service.store
-        for session in store.judge_leases(now_ms):
+        state = self._service.state
+        for session in lifecycle.judge(state, now_ms):
             log.warning("session_fenced", reason="lease", **_who(session))
-        for session in store.overdue(now_ms, self._grace_ms):
+        for session in lifecycle.overdue(state, now_ms, self._grace_ms):
             if session.id not in self._signalled:
                 self._signalled.add(session.id)
                 self._end(session)
@@ -153,9 +154,9 @@ class Processes:
 
     def _died(self, connection: Connection, event: str = "process_died") -> None:
         self._service.forget(connection.peer)
-        for session in self._service.store.state.sessions.of_peer(connection.peer):
+        for session in self._service.state.sessions.of_peer(connection.peer):
             who = _who(session)
-            log.info(event, references=self._service.store.reclaim(session), **who)
+            log.info(event, references=free.reclaim(self._service.state, session), **who)
             self._signalled.discard(session.id)
         for fd in (connection.socket.fileno(), connection.pidfd):
             if self._by_fd.pop(fd, None) is not None:
@@ -167,11 +168,11 @@ class Processes:
 
     def _hung_up(self, connection: Connection, now_ms: int) -> None:
         """The connection ended. Its pidfd stays watched as long as the process may still touch our memory."""
-        store = self._service.store
-        sessions = store.state.sessions.of_peer(connection.peer)
+        state = self._service.state
+        sessions = state.sessions.of_peer(connection.peer)
         for session in [s for s in sessions if not s.sequences]:
             sessions.remove(session)  # holds nothing, so there is nothing to fence
-            store.reclaim(session)
+            free.reclaim(state, session)
         if not sessions:
             self._died(connection)
             return
@@ -183,20 +184,20 @@ class Processes:
 
     def _judge_hung(self, connection: Connection, now_ms: int) -> None:
         """Fence whoever hung up and lives on. A dying process hangs up a moment before its pidfd tells so."""
-        store = self._service.store
-        sessions = store.state.sessions.of_peer(connection.peer)
+        state = self._service.state
+        sessions = state.sessions.of_peer(connection.peer)
         if not sessions:
             self._died(connection)  # it detached after all: nothing is left to watch for
         elif now_ms - connection.hung_up_at >= DYING_MS:
             for session in sessions:
                 if session.state != FENCED:
-                    store.fence(session, now_ms)
+                    free.fence(state, session, now_ms)
                     log.warning("session_fenced", reason="side_socket_closed", **_who(session))
 
     def _end(self, session: Session) -> None:
         connection = next((c for c in self._by_fd.values() if c.peer is session.peer), None)
         assert connection is not None, "a fenced session's process is watched"
-        counters, why = self._service.store.counters, ""
+        counters, why = self._service.state.counters, ""
         if connection in self._hung:
             reason = "hung_up_and_alive"
         elif not self._kill or not connection.may_kill() or (why := connection.kill()):

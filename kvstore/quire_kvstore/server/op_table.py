@@ -12,7 +12,8 @@ from typing import Any
 from quire_kvstore.blocks.pool import STATES
 from quire_kvstore.errors import Refusal
 from quire_kvstore.events.catalogue import ALL
-from quire_kvstore.ops.slices import Slices
+from quire_kvstore.ops import allocate, extend, fork, free, free_slices, handoff, lifecycle, query, seal, step
+from quire_kvstore.ops.slices import Pace, Slices
 from quire_kvstore.sessions.session import FENCED, READY, Session
 from quire_kvstore.tenants.accounts import A_TENANT, is_tenant
 from quire_proto import administration as a
@@ -75,7 +76,7 @@ def _attach(service: Service, task: Task, body: m.Attach) -> m.Attached:
         reason = f"the pool is {where}, the engine on {body.gpu_uuid[:80]}: {fix}"
         raise Refusal("LAYOUT_MISMATCH", reason, {"fields": ["gpu_uuid"]})
     session = service.attach(body.nonce, body.token, body.name, task.now_ms)
-    publications = service.store.state.publications
+    publications = service.state.publications
     return m.Attached(
         session=session.id,
         lease_ms=service.lease_ms,
@@ -89,34 +90,38 @@ def _attach(service: Service, task: Task, body: m.Attach) -> m.Attached:
     )
 
 
-def _ready(service: Service, task: Task, __: m.Empty) -> m.Empty:
-    service.store.ready(task.session)
+def _ready(_: Service, task: Task, __: m.Empty) -> m.Empty:
+    lifecycle.ready(task.session)
     return m.Empty()
 
 
 def _heartbeat(service: Service, task: Task, body: m.Heartbeat) -> m.Alive:
-    service.store.heartbeat(task.session, body.progress, task.now_ms, service.lease_ms)
-    return m.Alive(service.lease_ms, service.store.state.publications.generation)
+    lifecycle.heartbeat(task.session, body.progress, task.now_ms, service.lease_ms)
+    return m.Alive(service.lease_ms, service.state.publications.generation)
 
 
 def _allocate(service: Service, task: Task, body: m.Allocate) -> Slices[m.Allocated]:
-    return service.store.allocate_slices(task.session, body)
+    return allocate.allocate(service.state, task.session, body, Pace(service.state))
 
 
 def _free(service: Service, task: Task, body: m.Free) -> Slices[m.Freed]:
-    return service.store.free_slices(task.session, body.sequences)
+    return free_slices.free(service.state, task.session, body.sequences)
 
 
 def _detach(service: Service, task: Task, __: m.Empty) -> m.Detached:
-    return m.Detached(service.store.reclaim(task.session))
+    return m.Detached(free.reclaim(service.state, task.session))
 
 
 def _offer(service: Service, task: Task, body: h.Offer) -> h.Offered:
-    return service.store.offer(task.session, body, service.fresh_id(), task.now_ms)
+    return h.Offered(handoff.offer(service.state, task.session, body, service.fresh_id(), task.now_ms).id)
+
+
+def _adopt(service: Service, task: Task, body: h.Adopt) -> h.Adopted:
+    return handoff.adopt(service.state, task.session, body.offer, body.sequence)
 
 
 def _domain(service: Service, _: Task, body: m.Domain) -> m.DomainKey:
-    groups = service.store.state.groups
+    groups = service.state.groups
     if not is_tenant(body.tenant):
         raise Refusal("BAD_FIELD", f"tenant: {A_TENANT}")
     if body.group:
@@ -131,20 +136,20 @@ def _domain(service: Service, _: Task, body: m.Domain) -> m.DomainKey:
 
 
 def _publications(service: Service, _: Task, __: m.Empty) -> m.Publications:
-    publications = service.store.state.publications
+    publications = service.state.publications
     return m.Publications(publications.messages(), publications.generation)
 
 
 def _lookup(service: Service, _: Task, body: m.Lookup) -> m.Found:
-    found = service.store.lookup(body)
+    found = query.lookup(service.state, body)
     if found is None:
         raise Refusal("NOT_FOUND", f"no publication {body.publication[:80]!r}")
     return found
 
 
 def _stats(service: Service, task: Task, __: m.Empty) -> m.Stats:
-    store = service.store
-    counts = store.state.pool.counts()
+    state = service.state
+    counts = state.pool.counts()
     return m.Stats(
         boot=service.boot,
         version=service.version,
@@ -152,10 +157,10 @@ def _stats(service: Service, task: Task, __: m.Empty) -> m.Stats:
         uptime_ms=task.now_ms - service.started_ms,
         num_blocks=service.num_blocks,
         blocks={"total": counts["total"], **{name: counts[name] for name in STATES}},
-        slots=store.slots(),
-        counters=store.counters.as_dict(),
-        sessions=store.session_infos(task.now_ms),
-        publications=store.state.publications.messages(),
+        slots=query.slots(state),
+        counters=state.counters.as_dict(),
+        sessions=query.sessions(state, task.now_ms),
+        publications=state.publications.messages(),
         ops=dict(service.op_counts),
     )
 
@@ -167,12 +172,12 @@ def _wait(service: Service, task: Task, body: m.Wait) -> m.Waited | None:
         raise Refusal("BAD_FIELD", f"sequence and priority: at most {U32_MAX}")
     if len(body.digest) != (0 if body.publication else DIGEST_BYTES):
         raise Refusal("BAD_FIELD", "digest: one digest, or none and a publication")
-    state = service.store.wait(task.session, body, task.ticket, task.until_ms)
+    state = allocate.wait(service.state, task.session, body, task.ticket, task.until_ms)
     return None if state is None else m.Waited(state)
 
 
 def _tenants(service: Service, _: Task, __: m.Empty) -> Tenants:
-    return Tenants(service.store.usage())
+    return Tenants(service.state.accounts.usage())
 
 
 def _events(service: Service, _: Task, __: m.Empty) -> m.Events:
@@ -186,14 +191,19 @@ OPS: dict[str, Op] = {
     "ready": Op(m.Empty, True, WRITABLE, _ready),
     "heartbeat": Op(m.Heartbeat, False, SESSION, _heartbeat),
     "detach": Op(m.Empty, True, ENDING, _detach),
-    "step": Op(m.Step, True, ACTIVE, lambda service, task, body: service.store.step_slices(task.session, body)),
+    "step": Op(m.Step, True, ACTIVE, lambda service, task, body: step.step(service.state, task.session, body)),
     "allocate": Op(m.Allocate, True, ACTIVE, _allocate),
-    "extend": Op(m.Extend, True, ACTIVE, lambda service, task, body: service.store.extend(task.session, body)),
-    "fork": Op(m.Fork, True, ACTIVE, lambda service, task, body: service.store.fork(task.session, body)),
-    "seal": Op(m.Seal, True, ACTIVE, lambda service, task, body: service.store.seal(task.session, body)),
+    "extend": Op(m.Extend, True, ACTIVE, lambda service, task, body: extend.extend(service.state, task.session, body)),
+    "fork": Op(m.Fork, True, ACTIVE, lambda service, task, body: fork.fork(service.state, task.session, body)),
+    "seal": Op(m.Seal, True, ACTIVE, lambda service, task, body: seal.seal(service.state, task.session, body)),
     "free": Op(m.Free, True, ACTIVE, _free),
     "offer": Op(h.Offer, True, ACTIVE, _offer),
-    "adopt": Op(h.Adopt, True, ACTIVE, lambda service, task, body: service.store.adopt(task.session, body)),
+    "adopt": Op(
+        h.Adopt,
+        True,
+        ACTIVE,
+        lambda service, task, body: handoff.adopt(service.state, task.session, body.offer, body.sequence),
+    ),
     "domain": Op(m.Domain, False, WRITABLE, _domain),
     "publications": Op(m.Empty, False, ANYBODY, _publications),
     "lookup": Op(m.Lookup, False, ANYBODY, _lookup),

@@ -30,7 +30,7 @@ DOCUMENT = "quotas"
 @one_at_a_time
 def set_quota(service: Service, _: Task, body: SetQuota) -> Slices[TenantUsage]:
     """Declare a quota; the same again changes nothing."""
-    state, quota = service.store.state, Quota(body.limit, body.guarantee, body.weight)
+    state, quota = service.state, Quota(body.limit, body.guarantee, body.weight)
     if not is_tenant(body.tenant):
         raise Refusal("BAD_FIELD", f"tenant: {A_TENANT}")
     account = state.accounts.find(body.tenant)

@@ -21,6 +21,7 @@ import zmq
 
 from quire_kvstore.events.publisher import Publisher
 from quire_kvstore.host.attach_socket import Listener
+from quire_kvstore.ops import invariants, lifecycle
 from quire_proto.private_dir import free_socket_name
 
 from .dispatch import Dispatch
@@ -112,7 +113,7 @@ class Server:
             if drained:
                 self._processes.judge(now)
             if self._options.debug and not ready:
-                self._service.store.check_invariants()
+                invariants.check(self._service.state)
         self._processes.stop_accepting()
         until = _now_ms() + LINGER_AT_END_MS
         while (not self._drain() or self._later) and _now_ms() < until:
@@ -154,7 +155,7 @@ class Server:
         """Extend all leases by a gap in our own loop."""
         if gap_ms > GAP_MS:
             log.warning("gap_in_loop", gap_ms=gap_ms)
-            self._service.store.extend_leases(gap_ms)
+            lifecycle.extend_all(self._service.state, gap_ms)
 
     def _drain(self) -> bool:
         """Receive and execute about ``BATCH`` requests, one of each connection in turn; whether that was all."""
@@ -203,7 +204,7 @@ class Server:
             self._send(Task(identity, [], now), reply)
 
     def _collect(self) -> None:
-        journal = self._service.store.state.index.journal
+        journal = self._service.state.index.journal
         if self._publisher is not None and journal is not None:
             self._publisher.collect(journal)
 

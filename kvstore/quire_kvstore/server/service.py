@@ -15,9 +15,10 @@ from typing import Protocol
 from quire_kvstore.errors import Refusal
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir
+from quire_kvstore.ops import lifecycle
 from quire_kvstore.sessions.reply_window import WINDOW
 from quire_kvstore.sessions.session import Peer, Session
-from quire_kvstore.store import Store
+from quire_kvstore.state import State
 from quire_proto.envelope import ID_BYTES, MAX_FRAME_BYTES
 from quire_proto.handles import Handle, ShmHandle
 from quire_proto.layout import Layout
@@ -71,7 +72,7 @@ class Service:
 
     def __init__(
         self,
-        store: Store,
+        state: State,
         layout: Layout,
         arena: Handle,
         root_key: bytes,
@@ -85,14 +86,14 @@ class Service:
         boot: bytes | None = None,
         ids: Callable[[], bytes] = new_id,
     ) -> None:
-        self.store, self.layout, self.arena, self.root_key = store, layout, arena, root_key
+        self.state, self.layout, self.arena, self.root_key = state, layout, arena, root_key
         self.gpu_uuid = "" if isinstance(arena, ShmHandle) else arena.gpu_uuid
         self.lease_ms, self.version, self.state_dir = lease_ms, version, state_dir
         self.declarations = declarations
         self.disk: Disk = Inline() if disk is None else disk
         self.declaring = False
         self.boot = ids() if boot is None else boot
-        self.num_blocks = store.state.pool.size
+        self.num_blocks = state.pool.size
         self.limits = Limits(frame_bytes=MAX_FRAME_BYTES, items=MAX_ITEMS, blocks=self.num_blocks, window=WINDOW)
         self.started_ms = started_ms
         self.op_counts: Counter[str] = Counter()
@@ -121,7 +122,7 @@ class Service:
 
     def attach(self, nonce: bytes, token: bytes, name: str, now_ms: int) -> Session:
         """A session for a nonce: a new one, or the one that this nonce already opened. Raises Refusal."""
-        known = self.store.state.sessions.of_nonce(nonce)
+        known = self.state.sessions.of_nonce(nonce)
         if known is not None:
             if (known.peer.token if known.peer else b"") != token:
                 raise Refusal("NOT_PERMITTED", "this nonce was used with another token")
@@ -132,7 +133,7 @@ class Service:
                 raise Refusal("NOT_PERMITTED", "unknown token: it is used up, or its side socket was closed")
             self._insist_on_free(name, self._peers[token])
             peer = self._peers.pop(token)
-        return self.store.attach(self._ids(), nonce, name, peer, now_ms + self.lease_ms)
+        return lifecycle.attach(self.state, self._ids(), nonce, name, peer, now_ms + self.lease_ms)
 
     def _insist_on_free(self, name: str, newcomer: Peer) -> None:
         """Raise Refusal if another living process has the name: whoever asks for that engine would get either.
@@ -140,7 +141,7 @@ class Service:
         A process may attach anew before its old session has gone; pid 0 is one of another pid namespace, which cannot
         be told from another there.
         """
-        for session in self.store.state.sessions.all():
+        for session in self.state.sessions.all():
             peer = session.peer
             if name and session.name == name and peer and peer.alive and peer.pid not in (0, newcomer.pid):
                 reason = f"another process (pid {peer.pid}) is attached as {name!r}: give this one another --name"

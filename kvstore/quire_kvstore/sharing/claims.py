@@ -199,6 +199,11 @@ class Claims:
         self._join(claim, Waiter(holder, ticket, claim.keys.index(key) + 1, priority, until_ms))
         return True
 
+    def take_answers(self) -> list[tuple[Ticket, str]]:
+        """Waits that ended since the last call, and how."""
+        answers, self.answers = self.answers, []
+        return answers
+
     def take_urgent(self, session: bytes) -> list[tuple[int, int]]:
         """Rows (sequence, priority) of a session's owners that inherited a priority since the last call."""
         return list(self.urgent.pop(session, {}).items()) if self.urgent else []

@@ -1,0 +1,18 @@
+"""OpenOffer: a live sequence on its way from one session to another. Who makes and ends them: ``ops/handoff``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .session import Session
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenOffer:
+    """An offer that is neither adopted nor over. ``until``: when it expires (ms)."""
+
+    id: bytes
+    source: Session
+    number: int
+    target: Session
+    until: int
