@@ -14,7 +14,7 @@ from quire_kvstore.blocks.pool import BlockPool, Ids
 from quire_kvstore.sessions.offer import OpenOffer
 from quire_kvstore.sessions.scrub import Content
 from quire_kvstore.sessions.sequence import Sequence
-from quire_kvstore.sessions.session import Sessions
+from quire_kvstore.sessions.session import Session, Sessions
 from quire_kvstore.sharing.claims import Claims
 from quire_kvstore.sharing.groups import Groups
 from quire_kvstore.sharing.prefix_index import PrefixIndex
@@ -71,6 +71,13 @@ class State:
         self._next_uid += 1
         self.accounts[account].sequences += 1
         return Sequence(self._next_uid, account, table)
+
+    def in_use(self, session: Session, number: int) -> bool:
+        """Whether a number names a sequence, or one that waits or inherited a claim.
+
+        Only its own allocate may give such a one a table.
+        """
+        return number in session.sequences or self.claims.knows((session.id, number))
 
     def anchor(self, block: int, publication: str) -> None:
         """Make a publication the parent of an indexed block."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from quire_kvstore.blocks.pool import BlockPool
-from quire_kvstore.ops import extend as growing
+from quire_kvstore.ops import allocate, copies, extend
 from quire_kvstore.ops import fork as forking
 from quire_kvstore.ops import free as releasing
 from quire_kvstore.ops import handoff as offering
@@ -115,12 +115,12 @@ def free_at_launch(patch: pytest.MonkeyPatch) -> None:
 
 def no_copy_on_write(patch: pytest.MonkeyPatch) -> None:
     """A fork writes into the unfull block that it shares."""
-    patch.setattr(growing, "_shared_tail", lambda *_: None)
+    patch.setattr(extend, "_shared_tail", lambda *_: None)
 
 
 def copy_source_unpinned(patch: pytest.MonkeyPatch) -> None:
     """The source of a copy is given up when the copy is asked for."""
-    real = growing._copy
+    real = copies.ask_copy
 
     def copy(state: State, session: Session, number: int, sequence: Any, src: int, dst: int, slots: int) -> bytes:
         row = real(state, session, number, sequence, src, dst, slots)
@@ -129,7 +129,8 @@ def copy_source_unpinned(patch: pytest.MonkeyPatch) -> None:
         state.pool.release(np.array([src], np.int64))
         return row
 
-    patch.setattr(growing, "_copy", copy)
+    for op in (allocate, extend):
+        patch.setattr(op, "ask_copy", copy)
 
 
 def resend_executed(patch: pytest.MonkeyPatch) -> None:

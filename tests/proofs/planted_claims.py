@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from quire_kvstore.ops import allocate as claiming
-from quire_kvstore.ops import extend as growing
+from quire_kvstore.ops import allocate
 from quire_kvstore.sharing.claims import SEALED, YOURS, Claims
 from tests.proofs.planted import Patch
 
@@ -52,7 +51,7 @@ def told_at_the_first_seal(patch: pytest.MonkeyPatch) -> None:
 
 def claimed_by_both(patch: pytest.MonkeyPatch) -> None:
     """Who computes in spite of a claim takes it over."""
-    patch.setattr(claiming, "_unclaimed", lambda _state, keys, _holder: list(dict.fromkeys(keys)))
+    patch.setattr(allocate, "_unclaimed", lambda _state, keys, _holder: list(dict.fromkeys(keys)))
 
 
 def no_patience(patch: pytest.MonkeyPatch) -> None:
@@ -69,7 +68,7 @@ def no_patience(patch: pytest.MonkeyPatch) -> None:
 
 def last_block_shared_in_place(patch: pytest.MonkeyPatch) -> None:
     """Of a prompt that ends at a block edge the last block is called computed, though nothing is copied."""
-    patch.setattr(growing, "_copy", lambda *_: b"")
+    patch.setattr(allocate, "ask_copy", lambda *_: b"")
 
 
 CLAIM_BUGS: list[Patch] = [

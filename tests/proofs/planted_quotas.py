@@ -9,7 +9,7 @@ import pytest
 
 from quire_kvstore.blocks.charges import Books, Ids
 from quire_kvstore.ops import admission as room
-from quire_kvstore.ops import extend as growing
+from quire_kvstore.ops import allocate, extend
 from quire_kvstore.ops import free as releasing
 from quire_kvstore.ops.admission import Shortage
 from quire_kvstore.server import quota as quota_op
@@ -62,7 +62,8 @@ def _shortage_of(patch: pytest.MonkeyPatch, quota: Quota) -> None:
         finally:
             state.quotas = kept
 
-    patch.setattr(growing, "shortage", shortage)
+    for op in (allocate, extend):
+        patch.setattr(op, "shortage", shortage)
 
 
 def limit_ignored(patch: pytest.MonkeyPatch) -> None:
@@ -121,12 +122,12 @@ def scrub_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 def scrub_not_told(patch: pytest.MonkeyPatch) -> None:
     """The store knows what must be scrubbed, and an extend does not say so."""
-    real = growing.owed
+    real = extend.owed
 
     def owed(sequence: Sequence, fresh: Ids) -> bytes:
         return b"" if sequence.fill else real(sequence, fresh)
 
-    patch.setattr(growing, "owed", owed)
+    patch.setattr(extend, "owed", owed)
 
 
 def scrubbed_at_the_grant(patch: pytest.MonkeyPatch) -> None:

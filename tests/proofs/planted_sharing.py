@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quire_kvstore.ops import extend as growing
+from quire_kvstore.ops import allocate
 from quire_kvstore.ops import publish as publishing
 from quire_kvstore.sharing.groups import Groups
 from quire_kvstore.sharing.publications import PublicationList, Record
@@ -39,23 +39,23 @@ def former_member_matches(patch: pytest.MonkeyPatch) -> None:
 
 def everybody_is_entitled(patch: pytest.MonkeyPatch) -> None:
     """Whoever knows a publication's name may share it, whatever its domain."""
-    real = growing.refusal
+    real = allocate.refusal
 
     def refusal(state: State, session: Any, item: Any, record: Record | None) -> int:
         return real(state, session, item, record and replace(record, domain="public"))
 
-    patch.setattr(growing, "refusal", refusal)
+    patch.setattr(allocate, "refusal", refusal)
 
 
 def generation_not_compared(patch: pytest.MonkeyPatch) -> None:
     """A name means whatever is published under it now, even to one who knows another prompt by it."""
-    real = growing.refusal
+    real = allocate.refusal
 
     def refusal(state: State, session: Any, item: Any, record: Record | None) -> int:
         generation = 0 if record is None else record.generation
         return real(state, session, replace(item, publication_generation=generation), record)
 
-    patch.setattr(growing, "refusal", refusal)
+    patch.setattr(allocate, "refusal", refusal)
 
 
 def leaving_keeps_the_generations(patch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from quire_kvstore.ops import (
     query,
     seal,
     step,
+    wait,
 )
 from quire_kvstore.ops.slices import Pace, finish
 from quire_kvstore.sessions.session import Peer, Session
@@ -90,7 +91,7 @@ class Store:
 
     def wait(self, session: Session, item: m.Wait, ticket: Ticket, until_ms: int) -> str | None:
         """How a wait ended, or None: then its answer will be among :meth:`take_answers`."""
-        return allocate.wait(self.state, session, item, ticket, until_ms)
+        return wait.wait(self.state, session, item, ticket, until_ms)
 
     def take_answers(self) -> list[tuple[Ticket, str]]:
         """Waits that ended since the last call, and how."""

@@ -23,7 +23,13 @@ from .eviction import EvictionPolicy, LruPolicy
 
 Ids = NDArray[np.int64]
 FREE, HELD, CACHED, QUARANTINED = range(4)
+NO_BLOCKS: Ids = np.empty(0, np.int64)
 STATES = ("free", "held", "cached", "quarantined")
+
+
+def packed(blocks: Ids) -> bytes:
+    """Block ids as little-endian u32."""
+    return blocks.astype("<u4").tobytes()
 
 
 class BlockPool:

@@ -14,16 +14,21 @@ alone is more than its account can have beside what stands (``standing``) and wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from quire_kvstore.blocks.charges import Ids
 from quire_kvstore.state import State
+from quire_proto.messages import NO_SPACE, Allocated, Extended
 
 POOL, LIMIT, GUARANTEES = "pool", "limit", "guarantees"
 RETRY_AFTER_MS = 20
 LIMIT_RETRY_AFTER_MS = 1000  # a tenant's own requests must end first
+
+
+Reply = TypeVar("Reply", Allocated, Extended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,12 @@ def shortage(state: State, account: int, count: int, shared: Ids) -> Shortage | 
     confined = not within and bool(quotas.guarantee.any()) and not state.accounts[account].is_domain
     scope, whose = (GUARANTEES, name) if confined else (POOL, "")
     return Shortage(missing, scope, whose, 0 if _never(state, account, count, shared) else RETRY_AFTER_MS)
+
+
+def no_space(state: State, reply: type[Reply], short: Shortage) -> Reply:
+    """The answer to a request that cannot have its blocks."""
+    state.counters.no_space += 1
+    return reply(NO_SPACE, **asdict(short))
 
 
 def _never(state: State, account: int, count: int, shared: Ids) -> bool:

@@ -1,11 +1,11 @@
-"""Allocate with claims, and wait: what a sequence lacks is computed once.
+"""Allocate: a block table for a new sequence, and what it lacks is computed once.
 
-A sequence that gets its table claims every block it must compute, in the same step. One that may wait, and whose
-first missing block another sequence is computing, gets nothing and is told so (``CLAIMED``): it waits, holding
-nothing, and asks again. One that may not wait computes a second copy; its seals then name the canonical blocks.
+    refuse -> look up -> computed elsewhere? -> admit -> claim -> fill the table, in slices -> answer
 
-Whatever an allocate answers but OK, a claim that had passed to this sequence goes on to the next waiter: an heir that
-finds no space must not stop the others.
+All or nothing: space is counted before anything changes, and whatever is answered but OK leaves the store as it was. A
+sequence that gets its table claims every block it must compute. One that may wait, and whose first missing block
+another sequence is computing, gets nothing and is told so (``CLAIMED``): it waits, holding nothing, and asks again. One
+that may not wait computes a second copy; its seals then name the canonical blocks.
 
 Digests are keyed by tenant, so a claim can only ever be met by those who may use its blocks. A pending publication is
 one key of its own, met by all who may name it.
@@ -13,102 +13,151 @@ one key of its own, met by all who may name it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
 
 from quire_kvstore.blocks.charges import NOBODY
-from quire_kvstore.sessions.session import Session
-from quire_kvstore.sharing.claims import SEALED, YOURS, Claim, Holder, Ticket, publication_key
-from quire_kvstore.sharing.publications import Record
+from quire_kvstore.blocks.pool import NO_BLOCKS, Ids, packed
+from quire_kvstore.sessions.scrub import owed
+from quire_kvstore.sessions.sequence import Sequence
+from quire_kvstore.sessions.session import MAX_SEQUENCES, Session
+from quire_kvstore.sharing.claims import Claim, Holder, publication_key
+from quire_kvstore.sharing.publications import READY, Record
 from quire_kvstore.state import State
+from quire_kvstore.tenants.accounts import is_tenant
 from quire_kvstore.tenants.quotas import UNLIMITED
-from quire_proto.digests import split
-from quire_proto.messages import CLAIMED, OK, Allocate, Allocated, Wait
+from quire_proto.digests import DIGEST_BYTES, split
+from quire_proto.messages import CLAIMED, CONFLICT, OK, RETRY, Allocate, Allocated
+from quire_proto.packed import U32_MAX
 
-from . import extend as growing
+from .admission import Shortage, make_room, no_space, shortage, to_evict
+from .copies import ask_copy
 from .free import release
-from .slices import LOOKED_UP, Pace, Slices, take_room
+from .slices import EVICTED, LOOKED_UP, Pace, Slices
 
 
 @dataclass(slots=True)
-class _Lack:
-    """What an allocate must compute: ``keys`` in order. ``named`` of them, a pending publication, are no digests.
-    ``present`` blocks need not be computed, the last of them being ``hit``. ``digests``: of all its blocks."""
+class _Prompt:
+    """What is there of a prompt, and what is not.
+
+    Attributes:
+        digests: of its full blocks, one by one.
+        hit: the indexed run of them, from the publication's end on.
+        present: how many leading blocks need not be computed.
+        missing: keys of what must be computed, in order.
+        pending: whether the first of these keys is a publication that nobody has computed yet: no digest.
+    """
 
     digests: list[bytes]
     hit: list[int]
-    keys: list[bytes]
-    named: int
     present: int
+    missing: list[bytes]
+    pending: bool
+
+
+@dataclass(slots=True)
+class _Grant:
+    """A sequence that has its hit and is promised the rest.
+
+    Attributes:
+        sequence: in its session's ledger. Its table is ``shared`` and what it got of the rest.
+        shared: blocks for ``computed`` tokens, the last one partly if they end inside it.
+        lacks: how many blocks it needs besides.
+        published: how many tokens of the hit were published, at most.
+    """
+
+    sequence: Sequence
+    shared: Ids
+    computed: int
+    lacks: int
+    published: int
 
 
 def allocate(state: State, session: Session, item: Allocate, pace: Pace) -> Slices[Allocated]:
-    """A table, or what another sequence is computing for this one, or no space; see ``growing``."""
+    """A table; or a refusal, what another sequence is computing for this one, or no space."""
     holder = (session.id, item.sequence)
     record = state.publications.get(item.publication) if item.publication else None
-    lack = _lack(state, item, record)
-    claim = state.claims.of_others(lack.keys[0], holder) if lack.keys else None
-    if claim is not None and item.may_wait:
-        code = growing.refusal(state, session, item, record)
-        if code == OK:
-            state.counters.claimed += 1
-        begun: growing.Begun | Allocated = _claimed(state, lack, claim) if code == OK else Allocated(code)
-    else:
-        begun = growing.begin(state, session, item, record, lack.digests, lack.hit)
-    if isinstance(begun, Allocated):
-        if item.sequence not in session.sequences:
-            state.claims.leave(holder)
-        return begun
-    pace.spend(len(lack.digests), LOOKED_UP)
-    room, all_claimed, others = take_room(state, begun, pace), False, list[bytes]()
-    try:
-        waits = next(room)
-    except StopIteration as end:
-        short = end.value
-    else:
-        all_claimed = _claim(state, holder, lack, item.priority) is None  # before others have their turn
-        yield waits
-        short = yield from room
+    code = refusal(state, session, item, record)
+    if code != OK:
+        return _without(state, session, item, Allocated(code))
+    prompt = _look_up(state, item, record)
+    claim = _computed_elsewhere(state, holder, item, prompt)
+    if claim is not None:
+        return _without(state, session, item, _claimed(state, prompt, claim))
+    grant = _admit(state, session, item, record, prompt)
+    if isinstance(grant, Shortage):
+        return _without(state, session, item, no_space(state, Allocated, grant))
+    pace.spend(len(prompt.digests), LOOKED_UP)
+    others = _claim(state, holder, prompt, item.priority)  # before others have their turn
+    short = yield from _fill_table(state, grant, pace)
     if short is not None:
         release(state, session, item.sequence)
-        return growing.no_space(state, Allocated, short)
-    if not all_claimed:  # what making room has evicted is to be computed, too
-        others = _claim(state, holder, lack, item.priority) or []
-    reply = growing.complete(state, session, item, begun)
-    return replace(reply, claimed=b"".join(others)) if others else reply
+        return no_space(state, Allocated, short)
+    if others is not None:
+        others = _claim(state, holder, prompt, item.priority)  # what making room has evicted is to be computed, too
+    return _answer(state, session, item, grant, b"".join(others or []))
 
 
-def wait(state: State, session: Session, item: Wait, ticket: Ticket, until_ms: int) -> str | None:
-    """``sealed`` or ``yours`` if that can be said at once, else None: the answer will be in ``claims.answers``."""
-    record = state.publications.get(item.publication) if item.publication else None
-    if item.publication:
-        if record is None or record.generation != item.publication_generation:
-            return YOURS  # it is another prompt by now: the allocate will say so
-        if record.table is not None:
-            return SEALED
-    elif state.index.find(item.digest) is not None:
-        return SEALED
-    key = item.digest if record is None else publication_key(record.id, record.made)
-    if not state.claims.wait((session.id, item.sequence), key, ticket, item.priority, until_ms):
-        return YOURS
-    state.counters.waits += 1
-    return None
+def _without(state: State, session: Session, item: Allocate, answer: Allocated) -> Allocated:
+    """The answer to who gets no table: a claim that had passed to it goes on to the next waiter.
+
+    A successor that finds no space must not stop the others.
+    """
+    if item.sequence not in session.sequences:
+        state.claims.leave((session.id, item.sequence))
+    return answer
 
 
-def _lack(state: State, item: Allocate, record: Record | None) -> _Lack:
-    digests, hit = split(item.digests), list[int]()
-    start, keys = 0, []
+# --- refuse -------------------------------------------------------------------------------------------------------
+
+
+def refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
+    """Why this allocate can never be served as it is: an item code, OK if nothing speaks against it."""
+    if item.sequence > U32_MAX or item.sequence in session.sequences or len(session.sequences) >= MAX_SEQUENCES:
+        return CONFLICT
+    if item.tokens < 1 or item.priority > U32_MAX or (item.tenant and not is_tenant(item.tenant)):
+        return CONFLICT
+    if len(item.digests) // DIGEST_BYTES > item.tokens // state.block_size:
+        return CONFLICT
+    if item.publication and (record is None or item.publication_generation != record.generation):
+        return RETRY
+    if item.list_generation not in (0, state.publications.generation):
+        return RETRY  # what was published since may suit it better
+    if record is not None and item.tokens < record.count:
+        return CONFLICT
+    if not item.tenant:
+        return _prefill_refusal(state, session, item, record)
+    if record is not None and not state.groups.entitled(item.tenant, record.domain):
+        return RETRY  # as if it were not there
+    return OK
+
+
+def _prefill_refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
+    """Without a tenant: exactly a pending publication, which nobody else claims."""
+    if record is None or record.table is not None or item.tokens != record.count or item.digests:
+        return CONFLICT
+    claim = state.claims.of_others(publication_key(record.id, record.made), (session.id, item.sequence))
+    return OK if claim is None else CONFLICT
+
+
+# --- look up ------------------------------------------------------------------------------------------------------
+
+
+def _look_up(state: State, item: Allocate, record: Record | None) -> _Prompt:
+    digests, hit, start, pending = split(item.digests), list[int](), 0, False
     if record is not None:
-        start = min(record.count // state.block_size, len(digests))
-        keys = [publication_key(record.id, record.made)] if record.table is None else []
+        start, pending = min(record.count // state.block_size, len(digests)), record.table is None
     # What was sealed behind a publication may be there without the blocks before it: what is lacked begins where the
     # hit ends, and not where a search for the first digest without a block happens to.
-    if not keys and start < len(digests):
+    if not pending and start < len(digests):
         hit = _chargeable(state, item.tenant, state.index.longest(digests, start, len(digests)))
-    missing = start + len(hit)
-    return _Lack(digests, hit, keys + digests[missing:], len(keys), missing)
+    present = start + len(hit)
+    missing = digests[present:]
+    if record is not None and pending:
+        missing.insert(0, publication_key(record.id, record.made))
+    return _Prompt(digests, hit, present, missing, pending)
 
 
 def _chargeable(state: State, tenant: str, hit: list[int]) -> list[int]:
@@ -126,23 +175,101 @@ def _chargeable(state: State, tenant: str, hit: list[int]) -> list[int]:
     return hit[: int(barred[0])] if len(barred) else hit
 
 
-def _claim(state: State, holder: Holder, lack: _Lack, priority: int) -> list[bytes] | None:
+# --- computed elsewhere? ------------------------------------------------------------------------------------------
+
+
+def _computed_elsewhere(state: State, holder: Holder, item: Allocate, prompt: _Prompt) -> Claim | None:
+    """The claim that this sequence may wait for."""
+    if not item.may_wait or not prompt.missing:
+        return None
+    return state.claims.of_others(prompt.missing[0], holder)
+
+
+def _claimed(state: State, prompt: _Prompt, claim: Claim) -> Allocated:
+    """The run of this sequence's keys that ``claim`` holds."""
+    state.counters.claimed += 1
+    if prompt.pending:
+        return Allocated(CLAIMED)
+    run = takewhile(lambda key: state.claims.of_key(key) is claim, prompt.missing)
+    return Allocated(CLAIMED, computed=prompt.present * state.block_size, claimed=b"".join(run))
+
+
+# --- admit --------------------------------------------------------------------------------------------------------
+
+
+def _admit(state: State, session: Session, item: Allocate, record: Record | None, prompt: _Prompt) -> _Grant | Shortage:
+    """Give a new sequence its longest sealed prefix, and promise it the rest; or a shortage, and no change."""
+    shared, computed = _shared(state, item, record, prompt.hit)
+    whole, tail = divmod(computed, state.block_size)
+    lacks, account = state.blocks_for(max(item.tokens, item.reserve)) - whole, _account(state, item, record)
+    short = shortage(state, account, lacks, shared)
+    if short is not None and tail:
+        # Holding the source of the copy may be the block too much: what is begun in it is computed instead.
+        shared, computed = shared[:whole], whole * state.block_size
+        short = shortage(state, account, lacks, shared)
+    if short is not None:
+        return short
+
+    if record is None:
+        state.pool.policy.arrived(prompt.digests, len(shared))
+    state.pool.retain(shared)
+    sequence = state.new_sequence(account, shared)
+    sequence.sealed, sequence.prompt = whole, item.tokens
+    sequence.fill = sequence.writable = whole * state.block_size
+    session.sequences[item.sequence] = sequence
+    if record is not None:
+        _anchor(state, sequence, record, prompt.digests)
+    return _Grant(sequence, shared, computed, lacks, 0 if record is None or record.state != READY else record.count)
+
+
+def _account(state: State, item: Allocate, record: Record | None) -> int:
+    if item.tenant:
+        return state.accounts.number(item.tenant)
+    assert record is not None, "without a tenant it is a publication's prefill"
+    return state.accounts.of_domain(record.domain)
+
+
+def _shared(state: State, item: Allocate, record: Record | None, hit: list[int]) -> tuple[Ids, int]:
+    """The longest computed prefix. One token at least is left to compute: its logits are what the request wants.
+
+    If that token is the last of a sealed block, the block is shared as a publication's tail is: by a copy.
+    """
+    table, computed = NO_BLOCKS, 0
+    if record is not None:
+        if record.table is None:
+            return NO_BLOCKS, 0
+        start = record.count // state.block_size
+        table, computed = (record.table[:start], 0) if hit else (record.table, record.count)
+    table = np.concatenate((table, np.array(hit, np.int64)))
+    computed = min(computed or len(table) * state.block_size, item.tokens - 1)
+    return table[: state.blocks_for(computed)], computed
+
+
+def _anchor(state: State, sequence: Sequence, record: Record, digests: list[bytes]) -> None:
+    """Note where the sequence leaves the publication that its tokens begin with."""
+    sequence.publication, sequence.publication_made = record.id, record.made
+    sequence.published = record.count
+    sequence.private_from = start = record.count // state.block_size
+    if 0 < start <= len(digests):
+        sequence.anchor = digests[start - 1]
+    if sequence.sealed > start:
+        # The hit went on past the publication. It does not go away, so it is the parent of this block from now on, even
+        # if the block was first sealed above a private chain: one that making room for the rest may evict.
+        state.anchor(int(sequence.table[start]), record.id)
+
+
+# --- claim --------------------------------------------------------------------------------------------------------
+
+
+def _claim(state: State, holder: Holder, prompt: _Prompt, priority: int) -> list[bytes] | None:
     """Claim what nobody else does; returns None for all of it, else the digests that others compute."""
-    keys = lack.keys
+    keys = prompt.missing
     if state.claims.untouched(keys) and len(set(keys)) == len(keys) and state.index.lacks(keys):
         state.claims.take(holder, keys, priority)
         return None
-    others = [key for key in keys[lack.named :] if state.claims.of_others(key, holder)]
+    others = [key for key in keys[prompt.pending :] if state.claims.of_others(key, holder)]
     state.claims.take(holder, _unclaimed(state, keys, holder), priority)
     return others
-
-
-def _claimed(state: State, lack: _Lack, claim: Claim) -> Allocated:
-    """The run of this sequence's keys that ``claim`` holds."""
-    run = takewhile(lambda key: state.claims.of_key(key) is claim, lack.keys)
-    digests = [] if lack.named else list(run)
-    present = 0 if lack.named else lack.present
-    return Allocated(CLAIMED, computed=present * state.block_size, claimed=b"".join(digests))
 
 
 def _unclaimed(state: State, keys: list[bytes], holder: Holder) -> list[bytes]:
@@ -153,3 +280,57 @@ def _unclaimed(state: State, keys: list[bytes], holder: Holder) -> list[bytes]:
             break
         mine[key] = None
     return list(mine)
+
+
+# --- fill the table -----------------------------------------------------------------------------------------------
+
+
+def _fill_table(state: State, grant: _Grant, pace: Pace) -> Slices[Shortage | None]:
+    """Put the blocks that it lacks into its table, one slice of evictions after the other; or why there are none left.
+
+    They are its own from then on: no other sequence can take them, and its session's end gives them back.
+    """
+    sequence, left = grant.sequence, grant.lacks
+    while left:
+        if pace.over:
+            yield from pace.rest()
+            short = shortage(state, sequence.account, left, NO_BLOCKS)
+            if short is not None:
+                return short
+        portion = left - max(to_evict(state, sequence.account, left) - state.slice_blocks, 0)
+        pace.spend(to_evict(state, sequence.account, portion), EVICTED)
+        make_room(state, sequence.account, portion)
+        sequence.table = np.concatenate((sequence.table, state.take(portion, sequence)))
+        left -= portion
+    return None
+
+
+# --- answer -------------------------------------------------------------------------------------------------------
+
+
+def _answer(state: State, session: Session, item: Allocate, grant: _Grant, claimed: bytes) -> Allocated:
+    """The sequence has all blocks that it lacked: it may be written."""
+    sequence = grant.sequence
+    whole, tail = divmod(grant.computed, state.block_size)
+    fresh = np.sort(sequence.table[len(grant.shared) :])
+    sequence.table = np.concatenate((grant.shared[:whole], fresh))
+    sequence.fill = sequence.matched = grant.computed
+    sequence.writable = len(sequence.table) * state.block_size
+    copies = b""
+    if tail:
+        source, target = int(grant.shared[whole]), int(fresh[0])
+        copies = ask_copy(state, session, item.sequence, sequence, source, target, tail)
+    _count(state, item, grant)
+    scrub = owed(sequence, fresh)
+    return Allocated(OK, grant.computed, packed(sequence.table), copies, claimed, scrub)
+
+
+def _count(state: State, item: Allocate, grant: _Grant) -> None:
+    counters, sequence = state.counters, grant.sequence
+    account = state.accounts[sequence.account]
+    counters.allocates += 1
+    counters.prompt_tokens += item.tokens
+    counters.hit_tokens += sequence.fill
+    counters.publication_tokens += min(grant.published, sequence.fill)
+    account.prompt_tokens += item.tokens
+    account.cached_tokens += sequence.fill

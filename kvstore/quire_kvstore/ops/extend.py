@@ -1,130 +1,30 @@
-"""Growing a sequence: allocate and extend, with copy-on-write.
+"""Extend: more capacity for a sequence, with copy-on-write; for many sequences at once where a batch decodes.
 
-Both take everything or nothing: space is counted first, and a reply of "no space" leaves the store as it was. An
-unfull block that the sequence may not write in place is replaced by a new one and a copy is asked for; the source
-stays pinned until the session acknowledges the copy (or frees the sequence), because the copy runs on the
-engine's stream, after this reply.
+Everything or nothing: space is counted first, and a reply of "no space" leaves the store as it was.
+
+The result of many rows is that of one row after the other. Most rows of a step are *plain*: the sequence may write all
+of its table and wants more blocks, so nothing is copied. If there is room for all rows and nobody has a quota, the
+order in which they are served makes no difference, and the plain ones are served together: one look at the free list,
+one entry in each array. Every other row is one of its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TypeVar
+from collections import defaultdict
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from quire_kvstore.blocks.pool import Ids
+from quire_kvstore.blocks.pool import packed
 from quire_kvstore.sessions.scrub import owed
-from quire_kvstore.sessions.sequence import Copy, Sequence
+from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import Session
-from quire_kvstore.sharing.claims import publication_key
-from quire_kvstore.sharing.publications import READY, Record
 from quire_kvstore.state import State
-from quire_kvstore.tenants.accounts import is_tenant
-from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, Allocate, Allocated, Extend, Extended
-from quire_proto.packed import U32_MAX, pack
+from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, Extend, Extended, Shortage
+from quire_proto.packed import unpack
 
-from .admission import Shortage, make_room, shortage
-
-MAX_SEQUENCES = 1 << 16
-NOTHING: Ids = np.empty(0, np.int64)
-Reply = TypeVar("Reply", Allocated, Extended)
-
-
-@dataclass(slots=True)
-class Match:
-    """What an allocate may share: ``blocks`` for ``computed`` tokens, the last one partly if they end inside it."""
-
-    blocks: Ids
-    computed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """An allocate that has its hit.
-
-    Attributes:
-        sequence: in its session's ledger. Its table is ``match.blocks`` and what it got of the rest.
-        lacks: how many blocks it needs besides.
-        published: how many tokens of the hit were published, at most.
-    """
-
-    sequence: Sequence
-    match: Match
-    lacks: int
-    published: int
-
-
-def in_use(state: State, session: Session, number: int) -> bool:
-    """Whether a number names a sequence, or one that waits or inherited a claim: only its own allocate may give it a
-    table."""
-    return number in session.sequences or state.claims.knows((session.id, number))
-
-
-def packed(blocks: Ids) -> bytes:
-    """Block ids as little-endian u32."""
-    return blocks.astype("<u4").tobytes()
-
-
-def begin(
-    state: State, session: Session, item: Allocate, record: Record | None, digests: list[bytes], hit: list[int]
-) -> Begun | Allocated:
-    """Give a new sequence its longest sealed prefix, and promise it the rest; or an answer, and no change.
-
-    ``digests``: those of ``item``, one by one. ``hit``: the indexed run of them, from the publication's end on. The
-    blocks that it lacks are for ``staging`` to put into its table.
-    """
-    code = refusal(state, session, item, record)
-    if code != OK:
-        return Allocated(code)
-    match = _match(state, item, record, hit)
-    whole, tail = divmod(match.computed, state.block_size)
-    own, account = state.blocks_for(max(item.tokens, item.reserve)) - whole, _account(state, item, record)
-    short = shortage(state, account, own, match.blocks)
-    if short is not None and tail:
-        # Holding the source of the copy may be the block too much: what is begun in it is computed instead.
-        match, tail = Match(match.blocks[:whole], whole * state.block_size), 0
-        short = shortage(state, account, own, match.blocks)
-    if short is not None:
-        return no_space(state, Allocated, short)
-
-    if record is None:
-        state.pool.policy.arrived(digests, len(match.blocks))
-    state.pool.retain(match.blocks)
-    if record is not None and whole > record.count // state.block_size:
-        # The hit went on past the publication. It does not go away, so it is the parent of this block from now on, even
-        # if the block was first sealed above a private chain: one that making room for the rest may evict.
-        state.anchor(int(match.blocks[record.count // state.block_size]), record.id)
-    sequence = state.new_sequence(account, match.blocks)
-    sequence.sealed, sequence.prompt = whole, item.tokens
-    sequence.fill = sequence.writable = whole * state.block_size
-    if record is not None:
-        _anchor(state, sequence, record, digests)
-    session.sequences[item.sequence] = sequence
-    return Begun(sequence, match, own, 0 if record is None or record.state != READY else record.count)
-
-
-def complete(state: State, session: Session, item: Allocate, begun: Begun) -> Allocated:
-    """The sequence has all blocks that it lacked: it may be written."""
-    sequence, match = begun.sequence, begun.match
-    whole, tail = divmod(match.computed, state.block_size)
-    fresh = np.sort(sequence.table[len(match.blocks) :])
-    sequence.table = np.concatenate((match.blocks[:whole], fresh))
-    sequence.fill = sequence.matched = match.computed
-    sequence.writable = len(sequence.table) * state.block_size
-    copies = b""
-    if tail:
-        copies = _copy(state, session, item.sequence, sequence, int(match.blocks[whole]), int(fresh[0]), tail)
-    _count(state, item, begun)
-    return Allocated(
-        OK, computed=match.computed, blocks=packed(sequence.table), copies=copies, scrub=owed(sequence, fresh)
-    )
-
-
-def no_space(state: State, reply: type[Reply], short: Shortage) -> Reply:
-    """The answer to a request that cannot have its blocks."""
-    state.counters.no_space += 1
-    return reply(NO_SPACE, **asdict(short))
+from .admission import make_room, no_space, shortage
+from .copies import ask_copy
 
 
 def extend(state: State, session: Session, item: Extend) -> Extended:
@@ -152,84 +52,13 @@ def extend(state: State, session: Session, item: Extend) -> Extended:
         first = shared
         fresh = state.take(count, sequence)
         src, slots = int(sequence.table[first]), sequence.fill % state.block_size
-        copies = _copy(state, session, item.sequence, sequence, src, int(fresh[0]), slots)
+        copies = ask_copy(state, session, item.sequence, sequence, src, int(fresh[0]), slots)
     else:
         fresh = state.take(count, sequence)
         _become_appender(state, sequence)
     sequence.table = np.concatenate((sequence.table[:first], fresh))
     sequence.writable = want * state.block_size
     return Extended(OK, first=first, blocks=packed(fresh), copies=copies, scrub=owed(sequence, fresh))
-
-
-def refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
-    """Why this allocate can never be served as it is: an item code, OK if nothing speaks against it."""
-    if item.sequence > U32_MAX or item.sequence in session.sequences or len(session.sequences) >= MAX_SEQUENCES:
-        return CONFLICT
-    if item.tokens < 1 or item.priority > U32_MAX or (item.tenant and not is_tenant(item.tenant)):
-        return CONFLICT
-    if len(item.digests) // 32 > item.tokens // state.block_size:
-        return CONFLICT
-    if item.publication and (record is None or item.publication_generation != record.generation):
-        return RETRY
-    if item.list_generation not in (0, state.publications.generation):
-        return RETRY  # what was published since may suit it better
-    if record is not None and item.tokens < record.count:
-        return CONFLICT
-    if not item.tenant:
-        return _prefill_refusal(state, session, item, record)
-    if record is not None and not state.groups.entitled(item.tenant, record.domain):
-        return RETRY  # as if it were not there
-    return OK
-
-
-def _prefill_refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
-    """Without a tenant: exactly a pending publication, which nobody else claims."""
-    if record is None or record.table is not None or item.tokens != record.count or item.digests:
-        return CONFLICT
-    claim = state.claims.of_others(publication_key(record.id, record.made), (session.id, item.sequence))
-    return OK if claim is None else CONFLICT
-
-
-def _account(state: State, item: Allocate, record: Record | None) -> int:
-    if item.tenant:
-        return state.accounts.number(item.tenant)
-    assert record is not None, "without a tenant it is a publication's prefill"
-    return state.accounts.of_domain(record.domain)
-
-
-def _match(state: State, item: Allocate, record: Record | None, hit: list[int]) -> Match:
-    """The longest computed prefix. One token at least is left to compute: its logits are what the request wants.
-
-    If that token is the last of a sealed block, the block is shared as a publication's tail is: by a copy.
-    """
-    table, computed = NOTHING, 0
-    if record is not None:
-        if record.table is None:
-            return Match(NOTHING, 0)
-        start = record.count // state.block_size
-        table, computed = (record.table[:start], 0) if hit else (record.table, record.count)
-    table = np.concatenate((table, np.array(hit, np.int64)))
-    computed = min(computed or len(table) * state.block_size, item.tokens - 1)
-    return Match(table[: state.blocks_for(computed)], computed)
-
-
-def _anchor(state: State, sequence: Sequence, record: Record, digests: list[bytes]) -> None:
-    sequence.publication, sequence.publication_made = record.id, record.made
-    sequence.published = record.count
-    sequence.private_from = start = record.count // state.block_size
-    if 0 < start <= len(digests):
-        sequence.anchor = digests[start - 1]
-
-
-def _count(state: State, item: Allocate, begun: Begun) -> None:
-    counters, sequence = state.counters, begun.sequence
-    account = state.accounts[sequence.account]
-    counters.allocates += 1
-    counters.prompt_tokens += item.tokens
-    counters.hit_tokens += sequence.fill
-    counters.publication_tokens += min(begun.published, sequence.fill)
-    account.prompt_tokens += item.tokens
-    account.cached_tokens += sequence.fill
 
 
 def _shared_tail(state: State, sequence: Sequence) -> int | None:
@@ -252,13 +81,98 @@ def _become_appender(state: State, sequence: Sequence) -> None:
         state.appender[sequence.table[sequence.fill // state.block_size]] = sequence.uid
 
 
-def _copy(state: State, session: Session, number: int, sequence: Sequence, src: int, dst: int, slots: int) -> bytes:
-    """Ask for a copy; the reference that the table had on ``src`` becomes the copy's pin."""
-    copy_id = session.next_copy
-    while copy_id in session.copies:
-        copy_id = copy_id % U32_MAX + 1
-    session.next_copy = copy_id % U32_MAX + 1
-    session.copies[copy_id] = number
-    sequence.copies[copy_id] = Copy(src, dst, slots)
-    state.counters.copies += 1
-    return pack((copy_id, src, dst, slots))
+@dataclass(slots=True)
+class Extensions:
+    """Results of many extends: the fields of ``Stepped``. ``blocks``: (sequence, table index, block) in a row."""
+
+    codes: bytearray
+    blocks: list[int] = field(default_factory=list)
+    copies: bytes = b""
+    scrub: bytes = b""
+    shortages: list[Shortage] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Plain:
+    """Plain rows of one account: numbers of the sequences, the sequences, and how many blocks each wants."""
+
+    numbers: list[int] = field(default_factory=list)
+    sequences: list[Sequence] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+
+
+def extend_rows(state: State, session: Session, rows: bytes) -> Extensions:
+    """Capacity and write access for each row (sequence, tokens)."""
+    wanted = np.frombuffer(rows, "<u4").reshape(-1, 2).tolist()
+    found = Extensions(bytearray(len(wanted)))
+    plain, others, most = _sort(state, session, wanted)
+    if state.quotas.active or most > state.pool.available():
+        plain, others = {}, list(range(len(wanted)))
+    for account, part in plain.items():
+        _grant(state, account, part, found)
+    for row in others:
+        number, tokens = wanted[row]
+        found.codes[row] = _one(state, session, number, tokens, found)
+    return found
+
+
+def _sort(state: State, session: Session, wanted: list[list[int]]) -> tuple[dict[int, _Plain], list[int], int]:
+    """Plain rows by account, the numbers of the other rows, and how many blocks all of them want at most."""
+    plain: dict[int, _Plain] = defaultdict(_Plain)
+    others, most, size, seen = [], 0, state.block_size, set()
+    for row, (number, tokens) in enumerate(wanted):
+        sequence = session.sequences.get(number)
+        if (
+            sequence is None
+            or sequence.offer
+            or tokens <= sequence.writable
+            or sequence.writable != len(sequence.table) * size
+            or number in seen
+        ):
+            others.append(row)
+            most += 0 if sequence is None else max(0, (tokens + size - 1) // size - len(sequence.table)) + 1
+            continue
+        seen.add(number)
+        part = plain[sequence.account]
+        count = (tokens - sequence.writable + size - 1) // size
+        part.numbers.append(number)
+        part.sequences.append(sequence)
+        part.counts.append(count)
+        most += count
+    return plain, others, most
+
+
+def _grant(state: State, account: int, part: _Plain, found: Extensions) -> None:
+    """Give each sequence its blocks, behind those that it has."""
+    total, size, start = sum(part.counts), state.block_size, 0
+    make_room(state, account, total)
+    fresh = state.pool.take(total, account)
+    clean, given = state.content.granted_clean(fresh, account), fresh.tolist()
+    writers = []
+    for number, sequence, count in zip(part.numbers, part.sequences, part.counts, strict=True):
+        have, blocks = len(sequence.table), given[start : start + count]
+        for place, block in enumerate(blocks, have):
+            found.blocks += (number, place, block)
+            writers.append(sequence.uid)
+        sequence.grow(blocks)
+        sequence.writable += count * size
+        start += count
+        if not clean:
+            state.content.granted(np.array(blocks, np.int64), sequence)
+            found.scrub += owed(sequence, np.array(blocks, np.int64))
+    state.appender[fresh] = writers
+    state.counters.extends += len(part.sequences)
+
+
+def _one(state: State, session: Session, number: int, tokens: int, found: Extensions) -> int:
+    """One row by itself; returns its code."""
+    answer = extend(state, session, Extend(number, tokens))
+    if answer.code == NO_SPACE:
+        short = Shortage(number, answer.missing, answer.scope, answer.retry_after_ms, answer.account)
+        found.shortages.append(short)
+    if answer.code == OK and answer.blocks:
+        for place, block in enumerate(unpack(answer.blocks), answer.first):
+            found.blocks += (number, place, block)
+        found.copies += answer.copies
+        found.scrub += answer.scrub
+    return answer.code

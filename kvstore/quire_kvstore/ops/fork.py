@@ -10,12 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from quire_kvstore.sessions.sequence import Sequence
-from quire_kvstore.sessions.session import Session
+from quire_kvstore.sessions.session import MAX_SEQUENCES, Session
 from quire_kvstore.state import State
 from quire_proto.messages import CONFLICT, NO_SUCH, OK, Fork, Forked
 from quire_proto.packed import unpack
-
-from .extend import MAX_SEQUENCES, in_use
 
 
 def fork(state: State, session: Session, item: Fork) -> Forked:
@@ -24,7 +22,7 @@ def fork(state: State, session: Session, item: Fork) -> Forked:
     if parent is None:
         return Forked(NO_SUCH)
     children = unpack(item.children)
-    taken = len(set(children)) != len(children) or any(in_use(state, session, child) for child in children)
+    taken = len(set(children)) != len(children) or any(state.in_use(session, child) for child in children)
     if parent.offer or taken or item.tokens > parent.fill or len(session.sequences) + len(children) > MAX_SEQUENCES:
         return Forked(CONFLICT)
     shared = parent.table[: state.blocks_for(item.tokens)]

@@ -14,15 +14,14 @@ ready; an offered sequence is quiesced, it owes no copy.
 
 from __future__ import annotations
 
+from quire_kvstore.blocks.pool import packed
 from quire_kvstore.errors import Refusal
 from quire_kvstore.sessions.offer import OpenOffer
 from quire_kvstore.sessions.sequence import Sequence
-from quire_kvstore.sessions.session import READY, Session
+from quire_kvstore.sessions.session import MAX_SEQUENCES, READY, Session
 from quire_kvstore.state import State
 from quire_proto.handover import Adopted, Offer
 from quire_proto.packed import U32_MAX
-
-from .extend import MAX_SEQUENCES, in_use, packed
 
 MAX_OFFERS, MAX_OF_A_SESSION = 1 << 12, 1 << 8
 
@@ -55,7 +54,7 @@ def adopt(state: State, session: Session, identity: bytes, number: int) -> Adopt
     made = state.offers.get(identity)
     if made is None or made.target is not session:
         raise Refusal("NOT_FOUND", "no such offer to this session: taken back, expired, or adopted before")
-    if number > U32_MAX or in_use(state, session, number) or len(session.sequences) >= MAX_SEQUENCES:
+    if number > U32_MAX or state.in_use(session, number) or len(session.sequences) >= MAX_SEQUENCES:
         raise Refusal("CONFLICT", f"sequence {number} cannot be used here")
     sequence = _end(state, made)
     del made.source.sequences[made.number]

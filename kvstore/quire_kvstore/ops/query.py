@@ -9,13 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quire_kvstore.blocks.pool import Ids
+from quire_kvstore.blocks.pool import Ids, packed
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.state import State
 from quire_proto.digests import split
 from quire_proto.messages import Found, Lookup, SessionInfo
-
-from .extend import packed
 
 
 def lookup(state: State, item: Lookup) -> Found | None:

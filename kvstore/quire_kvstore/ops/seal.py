@@ -1,4 +1,4 @@
-"""Marks and names: acknowledged fills, seals, swaps, copy acknowledgements.
+"""Marks and names: acknowledged fills, seals, swaps.
 
 A seal never changes a table. If the digest is already the name of another block, that *canonical* block is named in
 the reply and pinned by the sequence; the duplicate stays unindexed and goes when the session swaps. Blocks that lie
@@ -238,14 +238,4 @@ def swap(state: State, session: Session, number: int, index: int, block: int) ->
     if int(state.appender[present]) == sequence.uid:
         state.appender[present] = NOBODY
     state.pool.release(np.array([present], np.int64))
-    return OK
-
-
-def copy_done(state: State, session: Session, copy_id: int) -> int:
-    """Unpin the source of a completed copy; returns an item code."""
-    number = session.copies.pop(copy_id, None)
-    if number is None:
-        return NO_SUCH
-    copy = session.sequences[number].copies.pop(copy_id)
-    state.pool.release(np.array([copy.src], np.int64))
     return OK

@@ -1,4 +1,4 @@
-"""Staging: a long op is done in slices, and whoever else asks is answered between them.
+"""Slices: a long op is done in slices, and whoever else asks is answered between them.
 
 An op that may be long is a generator: it yields where others may go on, and returns its result. Who calls it resumes
 it later (``dispatch``), or at once (:func:`finish`). Evicting costs some microseconds a block, so a prompt of 100,000
@@ -19,12 +19,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TypeVar
 
-import numpy as np
-
 from quire_kvstore.state import State
-
-from .admission import Shortage, make_room, shortage, to_evict
-from .extend import NOTHING, Begun
 
 Result = TypeVar("Result")
 Slices = Generator[bool, None, Result]  # it yields whether it waits, and need not be resumed at once
@@ -64,25 +59,3 @@ class Pace:
         if self.over:
             yield False
             self._spent = 0.0
-
-
-def take_room(state: State, begun: Begun, pace: Pace) -> Slices[Shortage | None]:
-    """Put the blocks that an allocate lacks into its table; or why they cannot be had any more."""
-    account, left = begun.sequence.account, begun.lacks
-    while left:
-        if pace.over:
-            yield from pace.rest()
-            short = shortage(state, account, left, NOTHING)
-            if short is not None:
-                return short
-        portion = left - max(to_evict(state, account, left) - state.slice_blocks, 0)
-        pace.spend(to_evict(state, account, portion), EVICTED)
-        _take(state, begun, portion)
-        left -= portion
-    return None
-
-
-def _take(state: State, begun: Begun, count: int) -> None:
-    make_room(state, begun.sequence.account, count)
-    fresh = state.take(count, begun.sequence)
-    begun.sequence.table = np.concatenate((begun.sequence.table, fresh))

@@ -16,10 +16,11 @@ from quire_proto.messages import Step, Stepped
 from quire_proto.packed import pack, unpack, unpack_rows
 
 from .allocate import allocate
-from .extend_rows import extend_many
+from .copies import copy_done
+from .extend import extend_rows
 from .fork import fork
 from .free_slices import release_many
-from .seal import copy_done, fill, seal, swap
+from .seal import fill, seal, swap
 from .seal_rows import complete_many
 from .slices import SEALED, Pace, Slices
 
@@ -39,7 +40,7 @@ def step(state: State, session: Session, item: Step) -> Slices[Stepped]:
         pace.spend(len(one.digests) // DIGEST_BYTES, SEALED)
     completed, canonical = complete_many(state, session, item.completed, item.completed_digests)
     forks = tuple([fork(state, session, one) for one in item.forks])
-    extended = extend_many(state, session, item.extends)
+    extended = extend_rows(state, session, item.extends)
     allocates = []
     for wanted in item.allocates:
         yield from pace.rest()

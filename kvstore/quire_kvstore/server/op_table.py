@@ -12,7 +12,7 @@ from typing import Any
 from quire_kvstore.blocks.pool import STATES
 from quire_kvstore.errors import Refusal
 from quire_kvstore.events.catalogue import ALL
-from quire_kvstore.ops import allocate, extend, fork, free, free_slices, handoff, lifecycle, query, seal, step
+from quire_kvstore.ops import allocate, extend, fork, free, free_slices, handoff, lifecycle, query, seal, step, wait
 from quire_kvstore.ops.slices import Pace, Slices
 from quire_kvstore.sessions.session import FENCED, READY, Session
 from quire_kvstore.tenants.accounts import A_TENANT, is_tenant
@@ -172,7 +172,7 @@ def _wait(service: Service, task: Task, body: m.Wait) -> m.Waited | None:
         raise Refusal("BAD_FIELD", f"sequence and priority: at most {U32_MAX}")
     if len(body.digest) != (0 if body.publication else DIGEST_BYTES):
         raise Refusal("BAD_FIELD", "digest: one digest, or none and a publication")
-    state = allocate.wait(service.state, task.session, body, task.ticket, task.until_ms)
+    state = wait.wait(service.state, task.session, body, task.ticket, task.until_ms)
     return None if state is None else m.Waited(state)
 
 

@@ -17,7 +17,6 @@ from quire_kvstore.blocks.charges import NOBODY, Ids
 from .sequence import Sequence
 
 MIXED = -2
-NOTHING: Ids = np.empty(0, np.int64)
 
 
 class Content:

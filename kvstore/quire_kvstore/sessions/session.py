@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from .reply_window import ReplyWindow
 from .sequence import Sequence
 
+MAX_SEQUENCES = 1 << 16  # of a session
 ATTACHED, READY, FENCED = "attached", "ready", "fenced"
 
 
