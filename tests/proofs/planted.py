@@ -13,13 +13,11 @@ import numpy as np
 import pytest
 
 from quire_kvstore.blocks.pool import BlockPool
-from quire_kvstore.ops import allocate, copies, extend
+from quire_kvstore.ops import allocate, copies, extend, fill, seal
 from quire_kvstore.ops import fork as forking
 from quire_kvstore.ops import free as releasing
 from quire_kvstore.ops import handoff as offering
 from quire_kvstore.ops import lifecycle as leasing
-from quire_kvstore.ops import seal as sealing
-from quire_kvstore.ops import step as stepping
 from quire_kvstore.server import admin as administration
 from quire_kvstore.server import liveness as processes
 from quire_kvstore.server import op_table as ops
@@ -48,17 +46,14 @@ def lost_decrement(patch: pytest.MonkeyPatch) -> None:
 def seal_before_write(patch: pytest.MonkeyPatch) -> None:
     """Fill marks are taken at their word for the whole capacity: what is allocated counts as written and is sealed."""
 
-    def fill(state: State, session: Session, number: int, tokens: int) -> int:
-        sequence = session.sequences.get(number)
-        if sequence is None:
-            return m.NO_SUCH
+    def fill_sequence(state: State, sequence: Any, tokens: int) -> int:
         if not sequence.fill <= tokens:
             return m.CONFLICT
         sequence.fill = sequence.writable
         return m.OK
 
-    patch.setattr(stepping, "fill", fill)
-    patch.setattr(sealing, "fill", fill)
+    for op in (fill, seal):
+        patch.setattr(op, "fill_sequence", fill_sequence)
 
 
 def domain_key_ignored(patch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Marks and names: acknowledged fills, seals, swaps.
+"""Seal: full blocks get names, one run of a sequence or a block of each of many.
 
 A seal never changes a table. If the digest is already the name of another block, that *canonical* block is named in
 the reply and pinned by the sequence; the duplicate stays unindexed and goes when the session swaps. Blocks that lie
@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quire_kvstore.blocks.pool import Ids
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import Session
-from quire_kvstore.sharing.change_log import Prompt, Stored
-from quire_kvstore.sharing.claims import publication_key
+from quire_kvstore.sharing.change_log import Stored
 from quire_kvstore.sharing.prefix_index import Entry
 from quire_kvstore.state import NOBODY, State
 from quire_proto.digests import ROOT_PARENT, split
@@ -23,6 +21,7 @@ from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, UNPUBLISHED, S
 from quire_proto.packed import pack
 
 from .admission import trim_all
+from .fill import fill_sequence
 
 
 @dataclass(slots=True)
@@ -34,40 +33,6 @@ class _Plan:
     canonical: list[tuple[int, int]] = field(default_factory=list)
 
 
-def fill(state: State, session: Session, number: int, tokens: int) -> int:
-    """Acknowledge that the first ``tokens`` tokens are written; returns an item code."""
-    sequence = session.sequences.get(number)
-    if sequence is None:
-        return NO_SUCH
-    if sequence.offer or not sequence.fill <= tokens <= sequence.writable:
-        return CONFLICT
-    if tokens > sequence.fill:  # else nothing new is written: a copy's target may still hold what it held
-        state.counters.computed_tokens += tokens - sequence.fill
-        written = sequence.table[sequence.fill // state.block_size : state.blocks_for(tokens)]
-        state.content.filled(sequence, written)
-        sequence.fill = tokens
-    if sequence.publication:
-        promote(state, sequence)
-    return OK
-
-
-def promote(state: State, sequence: Sequence) -> None:
-    """Fork the frozen publication sequence off the first sequence that has computed all of it."""
-    record = state.publications.get(sequence.publication)
-    if record is None or record.made != sequence.publication_made:
-        return  # it was unpublished, or is another prompt by now
-    if record.table is None and sequence.fill >= record.count:
-        table = sequence.table[: state.blocks_for(record.count)].copy()
-        if state.accounts.publish(table, state.accounts.of_domain(record.domain)):
-            record.table = table
-            state.pool.retain(table)
-            state.claims.sealed([publication_key(record.id, record.made)])
-            if state.index.journal is not None:
-                generation = state.groups.generation(record.domain)
-                prompt = Prompt(record.id, record.domain, generation, record.packed)
-                state.index.journal.published((record.id, record.made), prompt)
-
-
 def seal(state: State, session: Session, item: Seal) -> Sealed:
     """Index full blocks from ``item.first`` on; all of them or none."""
     sequence = session.sequences.get(item.sequence)
@@ -76,57 +41,111 @@ def seal(state: State, session: Session, item: Seal) -> Sealed:
     digests = split(item.digests)
     if item.tokens and len(item.tokens) != 4 * state.block_size * len(digests):
         return Sealed(CONFLICT)
-    if sequence.offer or (item.first + len(digests)) * state.block_size > sequence.fill:
-        return Sealed(CONFLICT)
-    if item.first > sequence.sealed or not sequence.chained:
-        return Sealed(UNPUBLISHED)
-    if _plainly(state, sequence, item, digests):
-        return Sealed(OK, sealed=len(digests))
-    plan = _Plan()
-    for index, digest in enumerate(digests, item.first):
-        code = _plan_one(
-            state, sequence, plan, index, digest, digests[index - item.first - 1] if index > item.first else None
-        )
-        if code != OK:
-            return Sealed(code)
-    if _beyond_limit(state, sequence, plan):
-        return Sealed(NO_SPACE)
-    _apply(state, sequence, plan)
-    if plan.canonical:
+    code, entries, canonical = _seal(state, sequence, item.first, digests)
+    if code != OK:
+        return Sealed(code)
+    _enter(state, entries)
+    _tell(state, sequence, entries, digests, item.tokens)
+    if canonical:
         trim_all(state)
-    _tell(state, sequence, plan.new, item)
-    sequence.sealed = max(sequence.sealed, item.first + len(digests))
-    rows = [number for row in plan.canonical for number in row]
-    return Sealed(OK, sealed=len(digests), canonical=pack(rows))
+    return Sealed(OK, sealed=len(digests), canonical=pack(canonical))
 
 
-def _plainly(state: State, sequence: Sequence, item: Seal, digests: list[bytes]) -> bool:
-    """Seal the next blocks of a chain under names that are new, as most are; False, and nothing happened, if not so."""
-    first = item.first
+def complete_rows(state: State, session: Session, rows: bytes, digests: bytes) -> tuple[bytes, bytes]:
+    """Acknowledge and seal what each row (sequence, table index, fill mark) names, under its digest.
+
+    A batch that decodes sends one block of each of many sequences: what the pool and the claims note of blocks that got
+    a name is written for all of them at once. Returns item codes, and rows (sequence, table index, canonical block).
+    """
+    wanted = np.frombuffer(rows, "<u4").reshape(-1, 3).tolist()
+    codes, replaced, named = bytearray(len(wanted)), list[int](), list[Entry]()
+    journal = state.index.journal is not None
+    for row, ((number, index, tokens), digest) in enumerate(zip(wanted, split(digests), strict=True)):
+        sequence = session.sequences.get(number)
+        code = NO_SUCH if sequence is None else fill_sequence(state, sequence, tokens)
+        if sequence is None or code != OK:
+            codes[row] = code
+            continue
+        entry = _extend_by_one(state, sequence, index, digest)
+        if entry is not None:
+            named.append(entry)
+        else:
+            codes[row], entries, canonical = _seal(state, sequence, index, [digest])
+            named += entries
+            replaced += (number, *canonical) if canonical else ()
+        if journal and (entry is not None or entries):
+            _tell(state, sequence, named[-1:], [digest], b"")
+    _enter(state, named)
+    if replaced:
+        trim_all(state)
+    return bytes(codes), pack(replaced)
+
+
+def _seal(state: State, sequence: Sequence, first: int, digests: list[bytes]) -> tuple[int, list[Entry], list[int]]:
+    """Seal a run of blocks: an item code, what got a name, and canonical rows (table index, block)."""
+    if sequence.offer or (first + len(digests)) * state.block_size > sequence.fill:
+        return CONFLICT, [], []
+    if first > sequence.sealed or not sequence.chained:
+        return UNPUBLISHED, [], []
+    entries = _extend_chain(state, sequence, first, digests)
+    if entries is not None:
+        return OK, entries, []
+    plan = _Plan()
+    for index, digest in enumerate(digests, first):
+        code = _plan_one(state, sequence, plan, index, digest, digests[index - first - 1] if index > first else None)
+        if code != OK:
+            return code, [], []
+    if _beyond_limit(state, sequence, plan):
+        return NO_SPACE, [], []
+    _apply(state, sequence, plan)
+    sequence.sealed = max(sequence.sealed, first + len(digests))
+    return OK, plan.new, [number for row in plan.canonical for number in row]
+
+
+def _extend_chain(state: State, sequence: Sequence, first: int, digests: list[bytes]) -> list[Entry] | None:
+    """Seal the next blocks of a chain under names that are new, as most are; None, and nothing happened, if not so."""
     if first != sequence.sealed or first < sequence.private_from or sequence.pins or not digests:
-        return False
+        return None
+    if sequence.publication and first == sequence.private_from:
+        return None  # its parent is the publication
     parent = _parent(state, sequence, first, None)
-    blocks = sequence.table[first : first + len(digests)]
-    if parent is None or (sequence.publication and first == sequence.private_from) or ROOT_PARENT in digests:
-        return False
-    if len(set(digests)) != len(digests) or not state.index.lacks(digests) or bool(state.pool.sealed[blocks].any()):
-        return False
-    ids = blocks.tolist()
-    entries = list(map(Entry, ids, digests, [parent, *digests[:-1]]))
-    state.index.add_chain(entries)
-    state.pool.policy.sealed_chain(ids, digests, int(sequence.table[first - 1]) if first else None)
-    _enter(state, blocks, digests)
-    sequence.sealed = first + len(digests)
-    _tell(state, sequence, entries, item)
-    return True
+    if parent is None:
+        return None
+    blocks = sequence.table[first : first + len(digests)].tolist()
+    entries = state.index.add_chain(blocks, digests, parent)
+    if entries is not None:
+        state.pool.policy.sealed_chain(blocks, digests, sequence.table.item(first - 1) if first else None)
+        sequence.sealed = first + len(digests)
+    return entries
 
 
-def _enter(state: State, blocks: Ids, digests: list[bytes]) -> None:
+def _extend_by_one(state: State, sequence: Sequence, index: int, digest: bytes) -> Entry | None:
+    """The same for one block above another of its own chain: the step of a sequence that decodes."""
+    if (
+        index != sequence.sealed
+        or index <= sequence.private_from
+        or (index + 1) * state.block_size > sequence.fill
+        or sequence.pins
+        or not sequence.chained
+    ):
+        return None
+    below = sequence.table.item(index - 1)
+    entry = state.index.add_below(sequence.table.item(index), below, digest)
+    if entry is not None:
+        state.pool.policy.sealed(entry.block, digest, below)
+        sequence.sealed = index + 1
+    return entry
+
+
+def _enter(state: State, entries: list[Entry]) -> None:
     """What the pool and the claims note of blocks that got a name."""
+    if not entries:
+        return
+    blocks = np.array([entry.block for entry in entries], np.int64)
     state.pool.sealed[blocks] = True
     state.appender[blocks] = NOBODY
     state.counters.seals += len(blocks)
-    state.claims.sealed(digests)
+    state.claims.sealed([entry.digest for entry in entries])
 
 
 def _plan_one(state: State, sequence: Sequence, plan: _Plan, index: int, digest: bytes, previous: bytes | None) -> int:
@@ -193,8 +212,6 @@ def _apply(state: State, sequence: Sequence, plan: _Plan) -> None:
         state.index.add(entry)
         parent = None if entry.anchor is not None else state.index.find(entry.parent)
         state.pool.policy.sealed(entry.block, entry.digest, None if parent is None else parent.block)
-    if plan.new:
-        _enter(state, np.array([entry.block for entry in plan.new], np.int64), [entry.digest for entry in plan.new])
     for index, block in plan.canonical:
         if index not in sequence.pins:
             state.pool.retain(np.array([block], np.int64))
@@ -205,17 +222,17 @@ def _apply(state: State, sequence: Sequence, plan: _Plan) -> None:
                 state.anchor(block, sequence.publication)
 
 
-def _tell(state: State, sequence: Sequence, entries: list[Entry], item: Seal) -> None:
-    """Tell the journal of new names, if there is one."""
-    if state.index.journal is None:
+def _tell(state: State, sequence: Sequence, entries: list[Entry], digests: list[bytes], tokens: bytes) -> None:
+    """Tell the journal of new names, if there is one. ``tokens``: of all blocks that ``digests`` name, or none."""
+    if state.index.journal is None or not entries:
         return
     tenant, each = state.accounts[sequence.account].name, 4 * state.block_size
-    tokens = {digest: item.tokens[i * each : (i + 1) * each] for i, digest in enumerate(split(item.digests))}
-    told = []
-    for new in entries:
-        anchor = None if new.anchor is None else (new.anchor, sequence.publication_made)
-        told.append(Stored(new.digest, new.parent, anchor, tenant, tokens[new.digest]))
-    state.index.journal.stored(told)
+    known = {digest: tokens[i * each : (i + 1) * each] for i, digest in enumerate(digests)}
+    stored = []
+    for entry in entries:
+        anchor = None if entry.anchor is None else (entry.anchor, sequence.publication_made)
+        stored.append(Stored(entry.digest, entry.parent, anchor, tenant, known[entry.digest]))
+    state.index.journal.stored(stored)
 
 
 def swap(state: State, session: Session, number: int, index: int, block: int) -> int:

@@ -18,10 +18,10 @@ from quire_proto.packed import pack, unpack, unpack_rows
 from .allocate import allocate
 from .copies import copy_done
 from .extend import extend_rows
+from .fill import fill
 from .fork import fork
 from .free_slices import release_many
-from .seal import fill, seal, swap
-from .seal_rows import complete_many
+from .seal import complete_rows, seal, swap
 from .slices import SEALED, Pace, Slices
 
 
@@ -38,7 +38,7 @@ def step(state: State, session: Session, item: Step) -> Slices[Stepped]:
         yield from pace.rest()
         seals.append(seal(state, session, one))
         pace.spend(len(one.digests) // DIGEST_BYTES, SEALED)
-    completed, canonical = complete_many(state, session, item.completed, item.completed_digests)
+    completed, canonical = complete_rows(state, session, item.completed, item.completed_digests)
     forks = tuple([fork(state, session, one) for one in item.forks])
     extended = extend_rows(state, session, item.extends)
     allocates = []
