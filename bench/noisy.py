@@ -22,7 +22,7 @@ from heapq import heappop, heappush
 from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.ops import lifecycle
 from quire_kvstore.ops.allocate import allocate
-from quire_kvstore.ops.free_slices import free
+from quire_kvstore.ops.free import free
 from quire_kvstore.ops.slices import Pace, finish
 from quire_kvstore.ops.step import step
 from quire_kvstore.server.quota import declare

@@ -9,7 +9,6 @@ from quire_kvstore.ops import (
     extend,
     fork,
     free,
-    free_slices,
     handoff,
     invariants,
     lifecycle,
@@ -111,7 +110,7 @@ class Store:
 
     def free(self, session: Session, sequences: bytes) -> m.Freed:
         """Give up sequences (packed numbers)."""
-        return finish(free_slices.free(self.state, session, sequences))
+        return finish(free.free(self.state, session, sequences))
 
     def offer(self, session: Session, item: Offer, identity: bytes, now_ms: int) -> Offered:
         """Freeze a sequence and name it to another session. Raises Refusal."""

@@ -1,4 +1,4 @@
-"""Giving references back: free, fence, reclaim.
+"""Free: references come back; many in slices (``slices``), each sequence at once. And what a session's end does.
 
 A table is released from its tail to its head, so that a child is cached before its parent and can be evicted
 first. Pinned canonical blocks take their place in that order, because they are the chain; duplicates and copy
@@ -10,15 +10,19 @@ into quarantine. A *reclaim* (the process is dead, or said goodbye) gives every 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import FENCED, Session
 from quire_kvstore.state import NOBODY, State
-from quire_proto.messages import NO_SUCH, OK
+from quire_proto.messages import NO_SUCH, OK, Freed
+from quire_proto.packed import unpack
 
 from .admission import trim_all
 from .handoff import cancel
+from .slices import RELEASED, Pace, Slices
 
 
 def release(state: State, session: Session, number: int) -> int:
@@ -33,6 +37,22 @@ def release(state: State, session: Session, number: int) -> int:
         del session.copies[copy_id]
     _give_back(state, sequence, quarantined=False)
     return OK
+
+
+def free(state: State, session: Session, packed_sequences: bytes) -> Slices[Freed]:
+    """Give up sequences; one code each."""
+    return Freed((yield from release_rows(state, session, unpack(packed_sequences), Pace(state))))
+
+
+def release_rows(state: State, session: Session, numbers: Iterable[int], pace: Pace) -> Slices[bytes]:
+    """Give up sequences, their claims, or their waits for others'; one item code each."""
+    codes = bytearray()
+    for number in numbers:
+        yield from pace.rest()
+        sequence = session.sequences.get(number)
+        pace.spend(0 if sequence is None else sequence.references(), RELEASED)
+        codes.append(release(state, session, number))
+    return bytes(codes)
 
 
 def fence(state: State, session: Session, now_ms: int) -> None:

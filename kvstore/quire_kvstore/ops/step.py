@@ -20,7 +20,7 @@ from .copies import copy_done
 from .extend import extend_rows
 from .fill import fill
 from .fork import fork
-from .free_slices import release_many
+from .free import release_rows
 from .seal import complete_rows, seal, swap
 from .slices import SEALED, Pace, Slices
 
@@ -29,7 +29,7 @@ def step(state: State, session: Session, item: Step) -> Slices[Stepped]:
     """Apply all sections."""
     pace = Pace(state)
     state.counters.steps += 1
-    releases = yield from release_many(state, session, unpack(item.releases), pace)
+    releases = yield from release_rows(state, session, unpack(item.releases), pace)
     copies_done = bytes([copy_done(state, session, copy_id) for copy_id in unpack(item.copies_done)])
     swaps = bytes([swap(state, session, *_three(row)) for row in unpack_rows(item.swaps, 3)])
     fills = bytes([fill(state, session, row[0], row[1]) for row in unpack_rows(item.fills, 2)])

@@ -12,7 +12,7 @@ from typing import Any
 from quire_kvstore.blocks.pool import STATES
 from quire_kvstore.errors import Refusal
 from quire_kvstore.events.catalogue import ALL
-from quire_kvstore.ops import allocate, extend, fork, free, free_slices, handoff, lifecycle, query, seal, step, wait
+from quire_kvstore.ops import allocate, extend, fork, free, handoff, lifecycle, query, seal, step, wait
 from quire_kvstore.ops.slices import Pace, Slices
 from quire_kvstore.sessions.session import FENCED, READY, Session
 from quire_kvstore.tenants.accounts import A_TENANT, is_tenant
@@ -105,7 +105,7 @@ def _allocate(service: Service, task: Task, body: m.Allocate) -> Slices[m.Alloca
 
 
 def _free(service: Service, task: Task, body: m.Free) -> Slices[m.Freed]:
-    return free_slices.free(service.state, task.session, body.sequences)
+    return free.free(service.state, task.session, body.sequences)
 
 
 def _detach(service: Service, task: Task, __: m.Empty) -> m.Detached:
