@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from quire_kvstore.store import Store
 
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir
-from quire_kvstore.server.dispatch import AGAIN
+from quire_kvstore.server.task import Task
+from quire_kvstore.state import State
 from quire_proto import administration as a
 from quire_proto import handover as h
 from quire_proto import messages as m
@@ -41,8 +41,9 @@ class Sessions(Wire):
             number = self._plain = self._plain + 1
         else:
             number = self._numbers[who] = self._numbers[who] + 1
-        answer = self.dispatch.handle(b"%d" % who, [self.frame(op, number, body)], self.now, self.now)
-        assert answer != AGAIN
+        task = Task(b"%d" % who, [self.frame(op, number, body)], self.now)
+        answer = self.dispatch.handle(task, self.now)
+        assert task.slices is None
         self.hear()
         return None if answer is None else decode_reply(answer)
 
@@ -174,15 +175,17 @@ def test_what_is_saved_holds_though_its_session_ended(tmp_path: Path, op: str, b
         assert wire.ask(first, 1 << 62, it).code == ""
     disk = wire.service.disk = SlowDisk()
     frame = wire.frame(op, 1 << 62, body)
-    wire.dispatch.handle(b"peer", [frame], 0, 0)
+    assert wire.turn(frame) is None
     session = wire.store.state.sessions.get(wire.session)
     assert session is not None
     wire.store.fence(session, 0) if end == "fenced" else wire.store.reclaim(session)
     disk.turn()
 
-    assert wire.send(frame).code == ""
+    answer = wire.turn(frame)
+    assert answer is not None
+    assert decode_reply(answer).code == ""
 
-    state, again = wire.store.state, Store(32, 4).state
+    state, again = wire.store.state, State(32, 4)
     keep.restore_publications(again.publications)
     assert {r.id for r in again.publications.all()} == {r.id for r in state.publications.all()} - {"p"}
     assert keep.groups(()).document() == state.groups.document()

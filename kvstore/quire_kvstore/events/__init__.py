@@ -1,1 +1,1 @@
-"""Events."""
+"""Events: the stream that tells routers which blocks are cached."""

@@ -7,7 +7,7 @@ namespaces need to be shared.
 
 ``CudaIpcArena``: plain device memory with a 64-byte IPC handle. Needs shared pid and ipc namespaces and a context
 here. What a mapping shows after its exporter died is undefined: engines let go at once, and the next kvstore
-waits for them (``mappers``) before it allocates.
+waits for them (``device_mappers``) before it allocates.
 
 Neither is zeroed: an engine reads no slot that was not written.
 """

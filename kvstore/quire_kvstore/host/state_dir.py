@@ -9,7 +9,7 @@ A document that cannot be used stops the start with its path and the reason. It 
 tenant's leaving of a group, that is silently forgotten is found only when it hurts.
 
 Writing costs two flushes, some milliseconds on a slow disk. Only administration writes, on a thread of its own
-(``declaring``).
+(``declarations``).
 """
 
 from __future__ import annotations

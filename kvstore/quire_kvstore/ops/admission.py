@@ -9,7 +9,7 @@ blocks. Without quotas that is the pool's free and cached blocks, and the policy
   and of the quarantine's reserve. So a guarantee can be claimed at any time, not only kept.
 
 A refusal names the scope and for whom it holds, and how long it makes sense to wait; 0 ms means that the request
-alone is more than its account can have beside what stands (``standing``) and what others are guaranteed.
+alone is more than its account can have beside what stands (``permanent``) and what others are guaranteed.
 """
 
 from __future__ import annotations

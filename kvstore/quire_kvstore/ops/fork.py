@@ -2,7 +2,7 @@
 
 Every block below the fork point is shared, the unfull one included: nothing is copied and no space is needed. The
 parent stays the appender of its unfull block, for it writes at or above its fill mark, which no fork point exceeds.
-A child owns nothing yet: it copies the unfull block when it first asks for write access (``growing``).
+A child owns nothing yet: it copies the unfull block when it first asks for write access (``extend``).
 """
 
 from __future__ import annotations

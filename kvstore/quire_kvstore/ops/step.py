@@ -1,7 +1,7 @@
 """Step: the compound op of the hot path.
 
 Its sections are applied in the order of its fields; each item is atomic and has one result. What an earlier section
-frees, a later one can use. A long step is done in slices (``staging``): others may have a turn between two items, and
+frees, a later one can use. A long step is done in slices (``slices``): others may have a turn between two items, and
 in an allocate that evicts much.
 """
 

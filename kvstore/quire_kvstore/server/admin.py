@@ -2,7 +2,7 @@
 
 Who may: whoever reaches the kvstore's socket is this machine's operator, or acts for a tenant and then names it. The
 operator may publish for everybody, a member for its group; a member may take back what its group published. Names are
-judged here once; the store's moves (``publishing``) assume them right. A declaration is on the disk before it counts:
+judged here once; the store's moves (``publish``) assume them right. A declaration is on the disk before it counts:
 if it cannot be saved nothing changed.
 """
 

@@ -5,7 +5,7 @@ A request passes the same checks in the same order, whatever its op, and each is
     envelope -> op -> boot id and session -> order (resend, gap, reuse) -> body -> permission -> deadline -> call
 
 Up to the order check a refused request leaves no trace. From there on an ordered request consumes its number,
-whatever its reply, and the reply stays in the window for resends. A long one is executed in slices (``staging``): after
+whatever its reply, and the reply stays in the window for resends. A long one is executed in slices (``slices``): after
 each the task is handed back, to be handled again after others. Body and deadline are judged before the first slice
 only; that the session may still act is judged before each, but for what is on its way to the disk: that is done.
 

@@ -42,7 +42,7 @@ class Op:
         needs: who may use it. ``anybody``; a ``session`` that is not fenced; a ``writable`` one; an ``active`` one
             (writable and ready); an ``ending`` one (any session, even a fenced one).
         handler: (service, task, body) -> reply body. A handler that returns None has deferred its reply; one of an
-            ordered op may return the slices of an op (``staging``), which return the reply body.
+            ordered op may return the slices of an op (``slices``), which return the reply body.
     """
 
     body: type

@@ -61,7 +61,7 @@ class Service:
         boot: the boot id.
         state_dir: where quotas are kept; None: nowhere.
         declarations: where administration keeps what it declares; None: nowhere.
-        disk: what saves either; ``declaring``: whether a declaration is on its way there (``declaring``).
+        disk: what saves either; ``declaring``: whether a declaration is on its way there (``declarations``).
         gpu_uuid: GPU of the arena, "" for host memory.
         limits: what one request may ask for.
         op_counts: executed requests by op.

@@ -1,1 +1,1 @@
-"""Sessions."""
+"""Sessions: one attached process each, its sequences, what it must scrub, and the order of its requests."""

@@ -4,7 +4,7 @@ A session's ordered requests are numbered from 1. The next number is executed; t
 so that a resend (the same bytes again) gets the same reply and changes nothing. A number ahead of the next one is a
 gap and is not consumed; a known number with other bytes is an error of the client.
 
-A long request is executed in slices (``staging``): until the last of them its number is not consumed, and its resends
+A long request is executed in slices (``slices``): until the last of them its number is not consumed, and its resends
 go on with it, whichever connection they came by.
 
 The window keeps a hash of each request instead of the request: sixteen bytes for what may be sixteen megabytes.

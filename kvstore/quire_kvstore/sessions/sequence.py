@@ -38,7 +38,7 @@ class Sequence:
 
     Attributes:
         uid: unique in the life of the store; the appender of a block is known by it.
-        account: whom its new blocks are charged to (``tenants``).
+        account: whom its new blocks are charged to (``accounts``).
         private_from: first table index that is indexed under the tenant's own chain (0 without a publication).
         publication: id of the publication its tokens begin with, "" for none.
         publication_made: which record of that id (``Record.made``).
@@ -46,10 +46,10 @@ class Sequence:
         anchor: digest of table index ``private_from - 1`` in the tenant's chain; None if the client did not say.
         prompt: tokens it was begun with; what it fills beyond them was generated.
         matched: tokens that it found computed when it was begun.
-        scrubs: blocks granted with another account's content, not known to be zeroed yet (``content``).
+        scrubs: blocks granted with another account's content, not known to be zeroed yet (``scrub``).
         chained: False for a fork that left a publication before its end. What it shares has no name in the
             tenant's chain, so nothing of it can be sealed.
-        offer: id of the offer that froze it (``offering``), empty for none.
+        offer: id of the offer that froze it (``handoff``), empty for none.
         room: what the table grows into, if it is the beginning of that.
     """
 

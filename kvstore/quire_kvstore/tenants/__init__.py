@@ -1,1 +1,1 @@
-"""Tenants."""
+"""Tenants: their accounts, what each may have, and what nobody can have."""

@@ -2,7 +2,7 @@
 
 A tenant has an account from its first request or its first setting on; so has each share domain that something was
 published to, and the quarantine. Names of domains and of the quarantine are in brackets, which no tenant's name
-begins with. What an account is charged is in the ``books``, what it may have in the ``quotas``.
+begins with. What an account is charged is in the ``charges``, what it may have in the ``quotas``.
 """
 
 from __future__ import annotations

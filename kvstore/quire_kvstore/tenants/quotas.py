@@ -1,4 +1,4 @@
-"""Quotas: what each account may have, and who gives way when space is short. Rules only; ``room`` applies them.
+"""Quotas: what each account may have, and who gives way when space is short. Rules only; ``admission`` applies them.
 
     limit      blocks an account may be charged, cache included. Never exceeded, not for an instant.
     guarantee  blocks an account can have whatever the others do: nobody evicts its cache below it, and nobody else
