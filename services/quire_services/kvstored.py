@@ -30,10 +30,10 @@ from quire_kvstore.host.arena_choice import AUTO, choose, make
 from quire_kvstore.host.attach_socket import Accepted, Listener, raise_descriptor_limit
 from quire_kvstore.host.cuda_arena import check_fits
 from quire_kvstore.host.device_mappers import Mappers
+from quire_kvstore.host.reservation import Reservation
 from quire_kvstore.host.root_key import KeyFileError, root_key
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir, StateError
-from quire_kvstore.reservation import Reservation
 from quire_kvstore.server import quota as quota_op
 from quire_kvstore.server.liveness import DeviceAdmission
 from quire_kvstore.server.server import Server, ServerError, ServerOptions
