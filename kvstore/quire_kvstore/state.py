@@ -10,7 +10,8 @@ import numpy as np
 
 from quire_kvstore.blocks.charges import Books
 from quire_kvstore.blocks.eviction import EvictionPolicy
-from quire_kvstore.blocks.pool import BlockPool, Ids
+from quire_kvstore.blocks.ids import Ids
+from quire_kvstore.blocks.pool import BlockPool
 from quire_kvstore.sessions.offer import OpenOffer
 from quire_kvstore.sessions.scrub import Content
 from quire_kvstore.sessions.sequence import Sequence
@@ -25,7 +26,7 @@ from quire_kvstore.tenants.quotas import Quotas
 
 from .counters import Counters
 
-NOBODY = -1
+NO_APPENDER = -1
 SLICE_BLOCKS = 128
 
 
@@ -33,7 +34,7 @@ class State:
     """Everything the kvstore knows.
 
     Attributes:
-        appender: uid of the one sequence that may write each block in place, or ``NOBODY``.
+        appender: uid of the one sequence that may write each block in place, or ``NO_APPENDER``.
         offers: offers that are open, by id (``ops/handoff``).
         standing: blocks that do not come back by themselves.
         slice_blocks: how many blocks an op may evict before others have a turn (``ops/slices``).
@@ -52,7 +53,7 @@ class State:
         self.counters = Counters()
         self.claims = Claims()
         self.standing = Standing()
-        self.appender = np.full(num_blocks, NOBODY, np.int64)
+        self.appender = np.full(num_blocks, NO_APPENDER, np.int64)
         self.offers: dict[bytes, OpenOffer] = {}
         self.slice_blocks = SLICE_BLOCKS
         self._next_uid = 0

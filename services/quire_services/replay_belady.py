@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from quire_kvstore.blocks.eviction import Ids
+from quire_kvstore.blocks.ids import Ids
 
 NEVER = 1 << 62
 

@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from quire_kvstore.host.arena import ROSTER, ArenaError, Roster, is_roster
-from quire_kvstore.host.device_mappers import ROSTER as MAPPERS
-from quire_kvstore.host.device_mappers import is_mappers
+from quire_kvstore.host.device_mappers import MAPPERS_FILE, is_mappers
 from quire_proto.private_dir import NotPrivate, insist_on_private
 
 from . import admin_token, prepared_file
@@ -33,11 +32,11 @@ from .state_tree import STATE, StateTree
 
 LOCK = "serve.lock"
 SOCKETS = ("kvstore.sock", "attach.sock", "gateway.sock", LIVE, REPLAY)
-KVSTORE_OWN = (ROSTER, MAPPERS)  # those of a dead stack are for the next kvstore
+KVSTORE_OWN = (ROSTER, MAPPERS_FILE)  # those of a dead stack are for the next kvstore
 _DOCUMENTS: dict[str, Callable[[Path], bool]] = {
     prepared_file.FILE: prepared_file.is_prepared,
     ROSTER: is_roster,
-    MAPPERS: is_mappers,
+    MAPPERS_FILE: is_mappers,
 }
 NAMES = (*SOCKETS, *_DOCUMENTS, admin_token.FILE)
 MARK, MARK_BYTES = "quire serve", 4096

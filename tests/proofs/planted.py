@@ -186,18 +186,18 @@ def fork_takes_the_appender(patch: pytest.MonkeyPatch) -> None:
 
 def fenced_session_may_act(patch: pytest.MonkeyPatch) -> None:
     """A fenced session's requests are still executed."""
-    real = ops.check
+    real = ops.permit
 
     def check(op: ops.Op, session: Session | None) -> None:
         if session is None or session.state != "fenced":
             real(op, session)
 
-    patch.setattr("quire_kvstore.server.dispatch.check", check)
+    patch.setattr("quire_kvstore.server.dispatch.permit", check)
 
 
 def gap_not_forgiven(patch: pytest.MonkeyPatch) -> None:
     """Leases go on running while the kvstore stands still."""
-    patch.setattr(leasing, "extend_all", lambda *_: None)
+    patch.setattr(leasing, "forgive", lambda *_: None)
 
 
 def account_lost(patch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire_kvstore.blocks.charges import Books, Ids
+from quire_kvstore.blocks.charges import Books
+from quire_kvstore.blocks.ids import Ids
 from quire_kvstore.ops import admission as room
 from quire_kvstore.ops import allocate, extend
 from quire_kvstore.ops import free as releasing

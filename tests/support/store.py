@@ -76,7 +76,7 @@ class Store:
 
     def extend_leases(self, gap_ms: int) -> None:
         """Forgive everybody ``gap_ms`` in which the kvstore stood still."""
-        lifecycle.extend_all(self.state, gap_ms)
+        lifecycle.forgive(self.state, gap_ms)
 
     # --- sequences ----------------------------------------------------------------------------------------------
 

@@ -20,9 +20,9 @@ Invariants:
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
+from .ids import Ids
+
 NOBODY = -1
 FIRST_ACCOUNTS = 16
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .eviction import Ids
+from .ids import Ids
 from .lru_shadow import LruShadow
 from .reuse_model import CLASSES, GAP_EDGES_S, OUTPUT_EDGES, REUSE_EDGES, SHAPE, ReuseModel
 

@@ -22,9 +22,8 @@ from itertools import islice
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
+from .ids import Ids
 
 
 class EvictionPolicy(Protocol):

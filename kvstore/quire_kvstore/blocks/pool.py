@@ -20,16 +20,10 @@ from numpy.typing import NDArray
 
 from .charges import Books
 from .eviction import EvictionPolicy, LruPolicy
+from .ids import Ids
 
-Ids = NDArray[np.int64]
 FREE, HELD, CACHED, QUARANTINED = range(4)
-NO_BLOCKS: Ids = np.empty(0, np.int64)
 STATES = ("free", "held", "cached", "quarantined")
-
-
-def packed(blocks: Ids) -> bytes:
-    """Block ids as little-endian u32."""
-    return blocks.astype("<u4").tobytes()
 
 
 class BlockPool:

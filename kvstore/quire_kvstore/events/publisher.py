@@ -42,7 +42,7 @@ END = (-1).to_bytes(8, "big", signed=True)
 RANK = 0  # a kvstore serves one GPU
 REPLAYS_A_TURN = 8
 LINGER_MS = 200
-MAX_ZMQ_BYTES = 1024
+MAX_REQUEST_BYTES = 1024
 
 log = structlog.get_logger()
 
@@ -106,7 +106,7 @@ class Publisher:
         socket = self._context.socket(kind)
         options = {zmq.LINGER: 0, zmq.SNDHWM: hwm}
         if kind == zmq.ROUTER:
-            options |= {zmq.RCVHWM: 64, zmq.MAXMSGSIZE: MAX_ZMQ_BYTES, zmq.ROUTER_MANDATORY: 1}
+            options |= {zmq.RCVHWM: 64, zmq.MAXMSGSIZE: MAX_REQUEST_BYTES, zmq.ROUTER_MANDATORY: 1}
         for option, value in options.items():
             socket.setsockopt(option, value)
         mask = os.umask(0o177)

@@ -33,7 +33,7 @@ from quire_proto.codec import pack
 from quire_proto.envelope import VERSION
 from quire_proto.private_dir import free_socket_name
 
-SOCKET_NAME = "attach.sock"
+ATTACH_SOCKET = "attach.sock"
 SO_PEERPIDFD = 77
 MAX_CONNECTIONS = 1024
 # Descriptors of a client: connection and pidfd here, and three sockets of the wire (requests, heartbeats, waits).
@@ -109,7 +109,7 @@ class Listener:
     """The listening end. The file is made with mode 0600."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / SOCKET_NAME
+        self._path = run_dir / ATTACH_SOCKET
         free_socket_name(self._path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._socket.bind(str(self._path))

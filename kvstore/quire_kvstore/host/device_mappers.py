@@ -29,7 +29,7 @@ import structlog
 from .arena import ArenaError
 from .attach_socket import Accepted, Listener, PeerGone, start_ticks
 
-ROSTER = "mappers.json"
+MAPPERS_FILE = "mappers.json"
 GONE_S = 10.0
 
 Mapper = tuple[int, int]
@@ -44,7 +44,7 @@ class Mappers:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / ROSTER
+        self._path = run_dir / MAPPERS_FILE
         self._here = _here()
         self._present: Counter[Mapper] = Counter()
         self.old = [mapper for mapper in self._read() if _lives(mapper)]

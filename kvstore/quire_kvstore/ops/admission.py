@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from quire_kvstore.blocks.charges import Ids
+from quire_kvstore.blocks.ids import Ids
 from quire_kvstore.state import State
 from quire_proto.messages import NO_SPACE, Allocated, Extended
 

@@ -19,7 +19,7 @@ from itertools import takewhile
 import numpy as np
 
 from quire_kvstore.blocks.charges import NOBODY
-from quire_kvstore.blocks.pool import NO_BLOCKS, Ids, packed
+from quire_kvstore.blocks.ids import NO_BLOCKS, Ids, packed
 from quire_kvstore.sessions.scrub import owed
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import MAX_SEQUENCES, Session

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quire_kvstore.blocks.pool import packed
+from quire_kvstore.blocks.ids import packed
 from quire_kvstore.sessions.scrub import owed
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import Session

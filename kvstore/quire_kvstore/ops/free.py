@@ -16,7 +16,7 @@ import numpy as np
 
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import FENCED, Session
-from quire_kvstore.state import NOBODY, State
+from quire_kvstore.state import NO_APPENDER, State
 from quire_proto.messages import NO_SUCH, OK, Freed
 from quire_proto.packed import unpack
 
@@ -88,7 +88,7 @@ def reclaim(state: State, session: Session) -> int:
 def _give_back(state: State, sequence: Sequence, quarantined: bool) -> None:
     state.accounts[sequence.account].sequences -= 1
     own = sequence.table[state.appender[sequence.table] == sequence.uid]
-    state.appender[own] = NOBODY
+    state.appender[own] = NO_APPENDER
     state.pool.release(sequence.copy_ids(), quarantined)
     chain = sequence.table
     if sequence.pins:

@@ -14,7 +14,7 @@ ready; an offered sequence is quiesced, it owes no copy.
 
 from __future__ import annotations
 
-from quire_kvstore.blocks.pool import packed
+from quire_kvstore.blocks.ids import packed
 from quire_kvstore.errors import Refusal
 from quire_kvstore.sessions.offer import OpenOffer
 from quire_kvstore.sessions.sequence import Sequence
@@ -83,7 +83,7 @@ def expire(state: State, now_ms: int) -> None:
         _end(state, made)
 
 
-def extend_all(state: State, gap_ms: int) -> None:
+def prolong(state: State, gap_ms: int) -> None:
     """Forgive a gap in our own loop."""
     for made in list(state.offers.values()):
         state.offers[made.id] = OpenOffer(made.id, made.source, made.number, made.target, made.until + gap_ms)

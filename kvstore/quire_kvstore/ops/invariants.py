@@ -14,7 +14,7 @@ from quire_kvstore.blocks.pool import CACHED, FREE, HELD, QUARANTINED
 from quire_kvstore.sessions.scrub import MIXED
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import FENCED, READY, Session
-from quire_kvstore.state import NOBODY, State
+from quire_kvstore.state import NO_APPENDER, State
 from quire_proto.digests import ROOT_PARENT
 
 
@@ -91,7 +91,7 @@ def _sequence(state: State, sequence: Sequence) -> None:
 def _appenders(state: State) -> None:
     """A block with an appender is unsealed and in that sequence's table, and no sharer has written past its fill."""
     owners = {s.uid: s for session in state.sessions.all() for s in session.sequences.values()}
-    appended = np.flatnonzero(state.appender != NOBODY).tolist()
+    appended = np.flatnonzero(state.appender != NO_APPENDER).tolist()
     place = {uid: {block: i for i, block in enumerate(s.table.tolist())} for uid, s in owners.items()}
     for block in appended:
         owner = owners[int(state.appender[block])]
@@ -131,7 +131,7 @@ def _accounts(state: State) -> None:
     """One account a block, counts as counted anew, limits kept, promises that can be kept, contents that are known."""
     sequences = Counter(s.account for session in state.sessions.all() for s in session.sequences.values())
     books, quotas, states = state.books, state.quotas, state.pool.states()
-    assert ((books.owner == NOBODY) == (states == FREE)).all(), "each block that is not free has one account"
+    assert ((books.owner == NO_APPENDER) == (states == FREE)).all(), "each block that is not free has one account"
     assert books.quarantined == np.count_nonzero(states == QUARANTINED), "blocks in quarantine"
     for number in range(len(state.accounts)):
         own = books.owner == number

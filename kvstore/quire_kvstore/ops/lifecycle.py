@@ -45,13 +45,13 @@ def heartbeat(session: Session, progress: int, now_ms: int, lease_ms: int) -> No
     session.lease_until = max(session.lease_until, now_ms + lease_ms)
 
 
-def extend_all(state: State, gap_ms: int) -> None:
+def forgive(state: State, gap_ms: int) -> None:
     """Forgive a gap in our own loop: leases, graces of those already fenced, progress of claims."""
     for session in state.sessions.all():
         session.lease_until += gap_ms
         session.fenced_at += gap_ms
     state.claims.forgive(gap_ms)
-    handoff.extend_all(state, gap_ms)
+    handoff.prolong(state, gap_ms)
 
 
 def judge(state: State, now_ms: int) -> list[Session]:

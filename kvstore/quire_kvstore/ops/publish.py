@@ -13,7 +13,7 @@ from quire_kvstore.sharing.publications import Record
 from quire_kvstore.state import State
 
 
-def shortage(state: State, identity: str, count: int) -> int:
+def pin_shortage(state: State, identity: str, count: int) -> int:
     """Blocks by which a publication of ``count`` tokens, instead of the present one of its id, breaks the budget."""
     publications = state.publications
     old = publications.get(identity)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quire_kvstore.blocks.pool import Ids, packed
+from quire_kvstore.blocks.ids import Ids, packed
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.state import State
 from quire_proto.digests import split

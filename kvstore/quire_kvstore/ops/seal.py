@@ -15,7 +15,7 @@ from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.change_log import Stored
 from quire_kvstore.sharing.prefix_index import Entry
-from quire_kvstore.state import NOBODY, State
+from quire_kvstore.state import NO_APPENDER, State
 from quire_proto.digests import ROOT_PARENT, split
 from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, UNPUBLISHED, Seal, Sealed
 from quire_proto.packed import pack
@@ -143,7 +143,7 @@ def _enter(state: State, entries: list[Entry]) -> None:
         return
     blocks = np.array([entry.block for entry in entries], np.int64)
     state.pool.sealed[blocks] = True
-    state.appender[blocks] = NOBODY
+    state.appender[blocks] = NO_APPENDER
     state.counters.seals += len(blocks)
     state.claims.sealed([entry.digest for entry in entries])
 
@@ -253,6 +253,6 @@ def swap(state: State, session: Session, number: int, index: int, block: int) ->
     del sequence.pins[index]  # the pin's reference becomes the table's
     sequence.table[index] = block
     if int(state.appender[present]) == sequence.uid:
-        state.appender[present] = NOBODY
+        state.appender[present] = NO_APPENDER
     state.pool.release(np.array([present], np.int64))
     return OK

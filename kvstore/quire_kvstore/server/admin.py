@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from quire_kvstore.errors import Refusal
 from quire_kvstore.host.saved import Declarations
-from quire_kvstore.ops import publish as publishing
+from quire_kvstore.ops import publish
 from quire_kvstore.ops.slices import Slices
 from quire_kvstore.sharing.groups import PUBLIC, RESERVED, Groups, is_name
 from quire_kvstore.sharing.publications import Record
@@ -27,7 +27,7 @@ A_NAME = "1 to 64 letters, digits or ._-, a letter or digit first"
 
 
 @one_at_a_time
-def publish(service: Service, _: Task, body: a.Publish) -> Slices[a.Published]:
+def on_publish(service: Service, _: Task, body: a.Publish) -> Slices[a.Published]:
     """Put a prompt into a share domain; the same again changes nothing."""
     state = service.state
     _named(id=body.id)
@@ -40,18 +40,18 @@ def publish(service: Service, _: Task, body: a.Publish) -> Slices[a.Published]:
     if old is not None and old.packed == body.tokens:
         return _published(old)
     count = len(body.tokens) // 4
-    short = publishing.shortage(state, body.id, count)
+    short = publish.pin_shortage(state, body.id, count)
     if short:
         reason = (
             f"{count} tokens are {short} blocks more than publications may pin: unpublish others or raise pin_budget"
         )
         raise Refusal("CONFLICT", reason, {"missing": short})
     yield from _save(service, lambda keep: keep.save_publication(Record(body.id, body.domain, body.tokens, 0, 0)))
-    return _published(publishing.publish(state, body.id, body.domain, body.tokens))
+    return _published(publish.publish(state, body.id, body.domain, body.tokens))
 
 
 @one_at_a_time
-def unpublish(service: Service, _: Task, body: a.Unpublish) -> Slices[m.Empty]:
+def on_unpublish(service: Service, _: Task, body: a.Unpublish) -> Slices[m.Empty]:
     """Take a prompt back: no new matches."""
     state = service.state
     record = state.publications.get(body.id)
@@ -59,17 +59,17 @@ def unpublish(service: Service, _: Task, body: a.Unpublish) -> Slices[m.Empty]:
         raise Refusal("NOT_FOUND", f"no publication {body.id[:80]!r}")
     _may_publish(state.groups, record.domain, body.tenant)
     yield from _save(service, lambda keep: keep.forget_publication(record.id))
-    publishing.unpublish(state, record)
+    publish.unpublish(state, record)
     return m.Empty()
 
 
-def groups(service: Service, _: Task, __: m.Empty) -> a.Groups:
+def on_groups(service: Service, _: Task, __: m.Empty) -> a.Groups:
     """All groups with their members."""
     return _groups(service.state.groups)
 
 
 @one_at_a_time
-def join(service: Service, _: Task, body: a.Join) -> Slices[a.Groups]:
+def on_join(service: Service, _: Task, body: a.Join) -> Slices[a.Groups]:
     """Make a tenant a member of a group; a member stays one."""
     state = service.state
     _named(tenant=body.tenant, group=body.group)
@@ -79,12 +79,12 @@ def join(service: Service, _: Task, body: a.Join) -> Slices[a.Groups]:
         after = state.groups.copy()
         after.join(body.tenant, body.group)
         yield from _save(service, lambda keep: keep.save_groups(after))
-        publishing.join(state, body.tenant, body.group)
+        publish.join(state, body.tenant, body.group)
     return _groups(state.groups)
 
 
 @one_at_a_time
-def leave(service: Service, _: Task, body: a.Leave) -> Slices[a.Groups]:
+def on_leave(service: Service, _: Task, body: a.Leave) -> Slices[a.Groups]:
     """End a tenant's membership; who is no member stays none."""
     state = service.state
     _named(tenant=body.tenant, group=body.group)
@@ -94,7 +94,7 @@ def leave(service: Service, _: Task, body: a.Leave) -> Slices[a.Groups]:
         after = state.groups.copy()
         after.leave(body.tenant, body.group)
         yield from _save(service, lambda keep: keep.save_groups(after))
-        publishing.leave(state, body.tenant, body.group)
+        publish.leave(state, body.tenant, body.group)
     return _groups(state.groups)
 
 

@@ -25,7 +25,7 @@ import structlog
 
 from quire_kvstore.errors import Refusal
 from quire_kvstore.ops.lifecycle import tick
-from quire_kvstore.sessions.reply_window import ReplyWindow, Slices
+from quire_kvstore.sessions.reply_window import ReplyWindow, Rest
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.claims import STALE, Ticket
 from quire_proto.codec import CodecError, from_map, to_map, unpack
@@ -34,12 +34,12 @@ from quire_proto.errors import LimitError
 from quire_proto.limits import check_body
 from quire_proto.messages import Waited
 
-from .op_table import OPS, Op, check
+from .op_table import OPS, Op, permit
 from .service import Service
 from .task import Task
 
 MAX_DEPARTED = 64
-RETRY_AFTER_MS = 100
+BUSY_RETRY_MS = 100
 
 log = structlog.get_logger()
 
@@ -94,7 +94,7 @@ class Dispatch:
         counters = self.service.state.counters
         counters.messages += 1
         counters.busy_replies += 1
-        detail: dict[str, object] = {"retry_after_ms": RETRY_AFTER_MS}
+        detail: dict[str, object] = {"retry_after_ms": BUSY_RETRY_MS}
         return self._error(_number(frames), "BUSY", "too many requests of this connection wait", detail)
 
     def unsent(self, frames: list[bytes]) -> None:
@@ -157,12 +157,12 @@ class Dispatch:
         assert session is not None, "the session was named"
         return session.window
 
-    def _answer(self, task: Task, request: Request, op: Op, running: Slices | None) -> bytes | None:
+    def _answer(self, task: Task, request: Request, op: Op, running: Rest | None) -> bytes | None:
         """The reply to an ordered request: errors are replies too, so that the number is consumed."""
         try:
             if running is None:
                 return self._begin(task, request, op)
-            check(op, task.attached)
+            permit(op, task.attached)
             return self._go_on(task, request, running)
         except Refusal as exc:
             return self._refused(task, exc)
@@ -172,13 +172,13 @@ class Dispatch:
     def _begin(self, task: Task, request: Request, op: Op) -> bytes | None:
         """Judge a request by itself and execute it, or its first slice."""
         body = self._body(request, op)
-        check(op, task.attached)
+        permit(op, task.attached)
         waited_ms = task.now_ms - task.received_ms
         if request.deadline_ms and waited_ms > request.deadline_ms:
             raise Refusal("DEADLINE", f"{waited_ms} ms in the queue; the deadline was {request.deadline_ms} ms")
         return self._go_on(task, request, lambda: op.handler(self.service, task, body))
 
-    def _go_on(self, task: Task, request: Request, work: Slices | Callable[[], Any]) -> bytes | None:
+    def _go_on(self, task: Task, request: Request, work: Rest | Callable[[], Any]) -> bytes | None:
         """Execute, if in slices then one: the one place where every op is counted and timed."""
         began = time.perf_counter_ns()
         result = work() if callable(work) else work

@@ -24,7 +24,7 @@ from quire_proto.envelope import ID_BYTES
 from quire_proto.packed import U32_MAX
 from quire_proto.tenancy import SetQuota, Tenants
 
-from . import admin as administration
+from . import admin
 from .quota import set_quota
 from .service import Service
 from .task import Task
@@ -51,7 +51,7 @@ class Op:
     handler: Callable[[Service, Any, Any], Any]
 
 
-def check(op: Op, session: Session | None) -> None:
+def permit(op: Op, session: Session | None) -> None:
     """Raise Refusal if this session may not use the op."""
     if op.needs == ANYBODY:
         return
@@ -211,10 +211,10 @@ OPS: dict[str, Op] = {
     "tenants": Op(m.Empty, False, ANYBODY, _tenants),
     "quota": Op(SetQuota, False, ANYBODY, set_quota),
     "wait": Op(m.Wait, False, ACTIVE, _wait),
-    "publish": Op(a.Publish, False, ANYBODY, administration.publish),
-    "unpublish": Op(a.Unpublish, False, ANYBODY, administration.unpublish),
-    "groups": Op(m.Empty, False, ANYBODY, administration.groups),
-    "join": Op(a.Join, False, ANYBODY, administration.join),
-    "leave": Op(a.Leave, False, ANYBODY, administration.leave),
+    "publish": Op(a.Publish, False, ANYBODY, admin.on_publish),
+    "unpublish": Op(a.Unpublish, False, ANYBODY, admin.on_unpublish),
+    "groups": Op(m.Empty, False, ANYBODY, admin.on_groups),
+    "join": Op(a.Join, False, ANYBODY, admin.on_join),
+    "leave": Op(a.Leave, False, ANYBODY, admin.on_leave),
     "events": Op(m.Empty, False, ANYBODY, _events),
 }

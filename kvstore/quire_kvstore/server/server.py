@@ -30,7 +30,7 @@ from .liveness import HOST_MEMORY, DeviceAdmission, Processes
 from .service import Service
 from .task import Task
 
-SOCKET_NAME = "kvstore.sock"
+KVSTORE_SOCKET = "kvstore.sock"
 MAX_SUN_PATH = 107
 BATCH = 256
 SLICE = 8
@@ -77,7 +77,7 @@ class Server:
         self._dispatch = Dispatch(service)
         self._inbox = Inbox()
         self._later: list[Task] = []  # requests that wait for the disk
-        self._path = run_dir / SOCKET_NAME
+        self._path = run_dir / KVSTORE_SOCKET
         if len(os.fsencode(self._path)) > MAX_SUN_PATH:
             raise ServerError(f"{self._path}: longer than the {MAX_SUN_PATH} bytes a socket's path may have")
         free_socket_name(self._path)  # libzmq would remove whatever is there
@@ -155,7 +155,7 @@ class Server:
         """Extend all leases by a gap in our own loop."""
         if gap_ms > GAP_MS:
             log.warning("gap_in_loop", gap_ms=gap_ms)
-            lifecycle.extend_all(self._service.state, gap_ms)
+            lifecycle.forgive(self._service.state, gap_ms)
 
     def _drain(self) -> bool:
         """Receive and execute about ``BATCH`` requests, one of each connection in turn; whether that was all."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quire_kvstore.sessions.reply_window import Slices
+from quire_kvstore.sessions.reply_window import Rest
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.claims import Ticket
 from quire_proto.envelope import Request
@@ -37,7 +37,7 @@ class Task:
     request: Request | None = None
     attached: Session | None = None
     now_ms: int = 0
-    slices: Slices | None = None
+    slices: Rest | None = None
     blocked: bool = False
 
     @property

@@ -20,7 +20,7 @@ from quire_kvstore.errors import Refusal
 
 WINDOW = 8
 
-Slices = Generator[bool, None, object]
+Rest = Generator[bool, None, object]
 
 
 class ReplyWindow:
@@ -28,7 +28,7 @@ class ReplyWindow:
 
     def __init__(self) -> None:
         self.next_number = 1
-        self._running: tuple[bytes, Slices] | None = None
+        self._running: tuple[bytes, Rest] | None = None
         self._replies: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()
 
     def repeated(self, number: int, frame: bytes) -> bytes | None:
@@ -48,11 +48,11 @@ class ReplyWindow:
         return kept[1]
 
     @property
-    def running(self) -> Slices | None:
+    def running(self) -> Rest | None:
         """The slices that are left of the request with the next number."""
         return None if self._running is None else self._running[1]
 
-    def begin(self, frame: bytes, slices: Slices) -> None:
+    def begin(self, frame: bytes, slices: Rest) -> None:
         """The request with the next number was begun."""
         self._running = frame, slices
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from quire_kvstore.blocks.charges import NOBODY, Ids
+from quire_kvstore.blocks.charges import NOBODY
+from quire_kvstore.blocks.ids import Ids
 
 from .sequence import Sequence
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quire_kvstore.blocks.pool import Ids
+from quire_kvstore.blocks.ids import Ids
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quire_kvstore.blocks.pool import Ids
+from quire_kvstore.blocks.ids import Ids
 from quire_proto.messages import Publication
 from quire_proto.packed import pack
 
-from .groups import PUBLIC, is_group, is_name
+from .groups import FIRST_GENERATION, PUBLIC, is_group, is_name
 
 PENDING, READY = "pending", "ready"
-FIRST_GENERATION = 1
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quire_kvstore.blocks.charges import Books, Ids
+from quire_kvstore.blocks.charges import Books
+from quire_kvstore.blocks.ids import Ids
 from quire_proto.tenancy import TenantUsage
 
 from .quotas import Quota, Quotas

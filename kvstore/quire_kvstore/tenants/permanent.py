@@ -14,11 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quire_kvstore.blocks.charges import Ids
+from quire_kvstore.blocks.ids import NO_BLOCKS, Ids
 from quire_kvstore.sessions.session import Sessions
 from quire_kvstore.sharing.publications import PublicationList
-
-NONE: Ids = np.empty(0, np.int64)
 
 
 @dataclass(slots=True)
@@ -30,7 +28,7 @@ class Standing:
         quarantined: how many of them are pinned by no publication.
     """
 
-    blocks: Ids = field(default_factory=lambda: NONE)
+    blocks: Ids = field(default_factory=lambda: NO_BLOCKS)
     quarantined: int = 0
     _key: object = None
 
@@ -42,7 +40,7 @@ class Standing:
         if key == self._key:
             return
         held = [s for session in stuck for s in session.sequences.values()]
-        pinned = np.unique(np.concatenate([NONE, *tables]))
+        pinned = np.unique(np.concatenate([NO_BLOCKS, *tables]))
         others = [ids for s in held for ids in (s.table, s.copy_ids(), s.pin_ids())]
         self.blocks = np.unique(np.concatenate([pinned, *others]))
         self._key, self.quarantined = key, len(self.blocks) - len(pinned)

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire_kvstore.blocks.charges import FIRST_ACCOUNTS, Books, Ids
+from quire_kvstore.blocks.charges import FIRST_ACCOUNTS, Books
+from quire_kvstore.blocks.ids import Ids
 
 UNLIMITED = 1 << 62
 MAX_LIMIT = (1 << 31) - 1  # the largest pool
 WEIGHT = 100
 MAX_WEIGHT = 10_000
-STEPS = 48  # halvings of the level: exact to a block for any pool
+HALVINGS = 48  # halvings of the level: exact to a block for any pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def level(above: Ids, weight: Ids, free: Ids, count: int) -> Ids:
         count: to be given in all, at most the sum of ``free``.
     """
     low, high = 0.0, float((above / weight).max(initial=0.0))
-    for _ in range(STEPS):
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if _given(above, weight, free, middle).sum() >= count else (low, middle)
     taken = _given(above, weight, free, high)
