@@ -20,9 +20,9 @@ from typing import Any
 from quire_engine.memory import Memory
 from quire_engine.request import Request, Sequence
 from quire_engine.scheduler import Scheduler, SchedulerLimits, Work
-from quire_proto.client import KVClient
-from quire_proto.link import Generate, Sampling
-from quire_proto.packed import pack
+from quire_proto.client.client import KVClient
+from quire_proto.gateway_link import Generate, Sampling
+from quire_proto.wire.u32 import pack
 from quire_services.garbage import quieten_garbage_collection
 
 from .kvprocess import cpu_ns

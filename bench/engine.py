@@ -19,8 +19,8 @@ from quire_engine.fused_layers import FusedGate
 from quire_engine.model import Model, load_model
 from quire_engine.runner import Runner
 from quire_engine.scheduler import SchedulerLimits
-from quire_proto.link import Generate, Sampling
-from quire_proto.packed import pack
+from quire_proto.gateway_link import Generate, Sampling
+from quire_proto.wire.u32 import pack
 
 from .figures import Report, machine, median, say, table
 from .floor import LINEAR, decode_floor

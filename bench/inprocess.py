@@ -27,9 +27,9 @@ from quire_engine.model import Model
 from quire_engine.runner import Runner
 from quire_engine.scheduler import SchedulerLimits
 from quire_engine.steplog import StepLog
-from quire_proto.client import KVClient
-from quire_proto.layout import Layout
-from quire_proto.link import Generate, Outputs
+from quire_proto.client.client import KVClient
+from quire_proto.gateway_link import Generate, Outputs
+from quire_proto.wire.layout import Layout
 
 
 @dataclass(slots=True)

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from quire_kvstore.blocks.policies import POLICIES
 from quire_proto import messages as m
-from quire_proto.client import KVClient
-from quire_proto.packed import pack
+from quire_proto.client.client import KVClient
+from quire_proto.wire.u32 import pack
 
 from .figures import Report, percentile, say, table
 from .kvprocess import KVProcess

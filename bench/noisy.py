@@ -29,9 +29,9 @@ from quire_kvstore.server.quota import declare
 from quire_kvstore.sessions.session import Peer
 from quire_kvstore.state import State
 from quire_kvstore.tenants.quotas import Quota
-from quire_proto.digests import DIGEST_BYTES, split
 from quire_proto.messages import NO_SPACE, OK, Allocate, Seal, Step
-from quire_proto.packed import pack
+from quire_proto.wire.digests import DIGEST_BYTES, split
+from quire_proto.wire.u32 import pack
 
 from .figures import Report, percentile, say, table
 from .trace_format import Request

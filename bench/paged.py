@@ -25,8 +25,8 @@ import torch
 
 from quire_engine.model import Model, load_model
 from quire_engine.scheduler import SchedulerLimits
-from quire_proto.link import Generate, Sampling
-from quire_proto.packed import pack
+from quire_proto.gateway_link import Generate, Sampling
+from quire_proto.wire.u32 import pack
 
 from .figures import Report, machine, median, percentile, say, table
 from .inprocess import Script, layout_of_model, make_engine

@@ -18,7 +18,7 @@ from http.client import HTTPException
 from typing import Any
 
 from quire_engine.model import load_model
-from quire_proto.errors import QuireError
+from quire_proto.wire.errors import QuireError
 
 from .agents import WORKLOADS, Workload, make
 from .figures import Report, machine, say

@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from quire_proto.client import KVReader
+from quire_proto.client.client import KVReader
 from quire_proto.messages import Stats
 
 from .agents import TENANTS

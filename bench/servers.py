@@ -23,7 +23,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any, Self
 
-from quire_proto.errors import QuireError
+from quire_proto.wire.errors import QuireError
 
 from .load import Target
 from .side import SideError

@@ -17,11 +17,11 @@ from quire_kvstore.server.service import Service
 from quire_kvstore.server.task import Task
 from quire_kvstore.state import State
 from quire_proto import messages as m
-from quire_proto.codec import to_map
-from quire_proto.envelope import Request, decode_reply
-from quire_proto.handles import ShmHandle
-from quire_proto.layout import Layout
-from quire_proto.packed import pack
+from quire_proto.wire.codec import to_map
+from quire_proto.wire.envelope import Request, decode_reply
+from quire_proto.wire.handles import ShmHandle
+from quire_proto.wire.layout import Layout
+from quire_proto.wire.u32 import pack
 from quire_services.garbage import quieten_garbage_collection
 
 BLOCK_SIZE, PORTIONS = 16, (256, 2048)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from quire_proto.client import KVReader
+from quire_proto.client.client import KVReader
 from quire_proto.messages import Found, Stats
 from quire_services.child import die_with
 

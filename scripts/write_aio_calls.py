@@ -1,4 +1,4 @@
-"""Writes ``proto/quire_proto/aio_calls.py``: the named calls of ``calls.py``, awaited. Run it after a change there.
+"""Writes ``aio_calls.py``: the named calls of ``calls.py``, awaited. Run it after a change there.
 
 The two clients have the same calls, and Python's types cannot say "the same, awaited" in a way that editors show. So
 the second file is made from the first by five replacements, and reads as if it had been written by hand. With
@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent.parent / "proto" / "quire_proto"
+FOLDER = Path(__file__).resolve().parent.parent / "proto" / "quire_proto" / "client"
 SOURCE, TARGET = FOLDER / "calls.py", FOLDER / "aio_calls.py"
 HEADER = '"""``calls.py`` for asyncio, written by ``scripts/write_aio_calls.py``: change it there, and run that."""'
 AWAITED = (

@@ -23,9 +23,9 @@ import torch
 
 from bench.gpu.phase import say
 from quire_engine.attach import arena_of, gpu_uuid, quiesce
-from quire_proto.client import KVClient
-from quire_proto.errors import NoSpace, QuireError
-from quire_proto.packed import pack, unpack
+from quire_proto.client.client import KVClient
+from quire_proto.wire.errors import NoSpace, QuireError
+from quire_proto.wire.u32 import pack, unpack
 
 SHARE = 0.4  # of the pool at a time
 HOLD_S = 0.15

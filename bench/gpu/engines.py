@@ -22,7 +22,7 @@ from bench.gpu.link import Answer
 from bench.gpu.phase import Phase, say
 from bench.gpu.stack import Stack, wait_for, write_model
 from bench.models import FIRST_WORD
-from quire_proto.client import KVReader
+from quire_proto.client.client import KVReader
 from tests.e2e.reference import Reference
 
 VOCAB, TOKENS, ENGINES = 256, 8, ("engine-1", "engine-2")

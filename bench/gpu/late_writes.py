@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from bench.gpu.canary import attached
-from quire_proto.packed import pack, unpack
+from quire_proto.wire.u32 import pack, unpack
 
 WATCH_S = 1.0
 SPIN_CYCLES = 300_000  # about 0.2 ms of a GPU between two writes

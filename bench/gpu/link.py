@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quire_proto.link import Abort, Generate, Hello, Load, Message, Output, Outputs, Sampling, decode, encode
-from quire_proto.packed import pack, unpack
+from quire_proto.gateway_link import Abort, Generate, Hello, Load, Message, Output, Outputs, Sampling, decode, encode
+from quire_proto.wire.u32 import pack, unpack
 
 
 @dataclass(slots=True)

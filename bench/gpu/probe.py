@@ -25,8 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "proto"))
 
-from quire_proto import cuda_device  # noqa: E402 - found in the checkout
-from quire_proto import cuda_driver as driver  # noqa: E402
+from quire_proto.memory import cuda_device  # noqa: E402 - found in the checkout
+from quire_proto.memory import cuda_driver as driver  # noqa: E402
 
 SIZE = 4 << 20
 TIMEOUT_S = 8.0

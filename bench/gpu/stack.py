@@ -19,9 +19,9 @@ from typing import Any, Self
 
 from bench.gpu.link import Gateway
 from quire_engine.layout import layout_of
-from quire_proto.client import KVReader
-from quire_proto.errors import QuireError
+from quire_proto.client.client import KVReader
 from quire_proto.messages import Stats
+from quire_proto.wire.errors import QuireError
 
 START_S = 90.0
 STOP_S = 10.0

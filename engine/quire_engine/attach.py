@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from quire_proto.client import KVClient
-from quire_proto.layout import E4M3
+from quire_proto.client.client import KVClient
+from quire_proto.wire.layout import E4M3
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, E4M3: torch.float8_e4m3fn}
 
@@ -35,7 +35,7 @@ def gpu_uuid(device: torch.device) -> str:
     """What ``attach`` compares with the pool's GPU: the UUID of ``device``, "" for a CPU."""
     if device.type != "cuda":
         return ""
-    from quire_proto.cuda_device import visible
+    from quire_proto.memory.cuda_device import visible
 
     return visible()[device.index or 0].uuid
 

@@ -15,8 +15,8 @@ from importlib.util import find_spec
 
 import torch
 
-from quire_proto.client import KVClient
-from quire_proto.layout import E4M3, Layout
+from quire_proto.client.client import KVClient
+from quire_proto.wire.layout import E4M3, Layout
 
 from .attach import arena_of
 from .cpu_attention import CpuAttention

@@ -70,7 +70,7 @@ class CpuAttention:
     """Attention backend on host memory.
 
     Args:
-        arena: (layer, 2, kv_head, block, slot, d), C-contiguous; see ``quire_proto.layout.Layout.shape``.
+        arena: (layer, 2, kv_head, block, slot, d), C-contiguous; see ``quire_proto.wire.layout.Layout.shape``.
         scales: of an e4m3 arena; all 1 if not given.
     """
 

@@ -18,9 +18,9 @@ from functools import partial
 
 import structlog
 
-from quire_proto.client import KVClient
-from quire_proto.errors import DeviceFault, LayoutMismatch, LocalError, NameTaken, QuireError
-from quire_proto.link import Abort, Generate, Load
+from quire_proto.client.client import KVClient
+from quire_proto.gateway_link import Abort, Generate, Load
+from quire_proto.wire.errors import DeviceFault, LayoutMismatch, LocalError, NameTaken, QuireError
 
 from .attach import ContextPoisoned
 from .front import Front

@@ -18,8 +18,19 @@ from queue import Empty, SimpleQueue
 import structlog
 import uvloop
 
-from quire_proto.codec import CodecError
-from quire_proto.link import MAX_MESSAGE_BYTES, Abort, Generate, Hello, Load, Message, Outputs, Refused, decode, encode
+from quire_proto.gateway_link import (
+    MAX_MESSAGE_BYTES,
+    Abort,
+    Generate,
+    Hello,
+    Load,
+    Message,
+    Outputs,
+    Refused,
+    decode,
+    encode,
+)
+from quire_proto.wire.codec import CodecError
 
 LOAD_PERIOD_S = 0.5
 BACKOFF_S = (0.05, 1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from itertools import count
 
-from quire_proto.link import Abort, Generate
+from quire_proto.gateway_link import Abort, Generate
 
 from .memory import Memory
 from .outbox import Outbox

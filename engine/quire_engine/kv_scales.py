@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quire_proto.layout import E4M3
+from quire_proto.wire.layout import E4M3
 
 from .architecture import ModelRefused, canonical
 

@@ -19,8 +19,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from quire_proto.client import KVClient
-from quire_proto.digests import DIGEST_BYTES, split
+from quire_proto.client.client import KVClient
 from quire_proto.messages import (
     CLAIMED,
     CONFLICT,
@@ -32,9 +31,10 @@ from quire_proto.messages import (
     Step,
     Stepped,
 )
-from quire_proto.packed import unpack, unpack_rows
-from quire_proto.retire import RetireList
-from quire_proto.step import StepBuilder, results
+from quire_proto.step.retire import RetireList
+from quire_proto.step.step_builder import StepBuilder, results
+from quire_proto.wire.digests import DIGEST_BYTES, split
+from quire_proto.wire.u32 import unpack, unpack_rows
 
 from .granted import Granted
 from .request import Request, Sequence

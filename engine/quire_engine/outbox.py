@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from quire_proto.link import Output, Outputs
+from quire_proto.gateway_link import Output, Outputs
 
 from .request import Sequence
 

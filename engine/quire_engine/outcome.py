@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from quire_proto.link import Output, TokenLogprob
-from quire_proto.packed import pack
+from quire_proto.gateway_link import Output, TokenLogprob
+from quire_proto.wire.u32 import pack
 
 from .memory import Memory
 from .outbox import Outbox

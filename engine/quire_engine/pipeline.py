@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quire_proto.errors import QuireError
+from quire_proto.wire.errors import QuireError
 
 from .memory import Memory
 from .runner import Drawn, Launched, Runner

@@ -16,11 +16,11 @@ from collections.abc import Callable
 
 import structlog
 
-from quire_proto.chain import DomainChain
-from quire_proto.errors import NotFound
-from quire_proto.link import Sampling
+from quire_proto.gateway_link import Sampling
 from quire_proto.messages import Publication
-from quire_proto.packed import unpack
+from quire_proto.step.token_chain import DomainChain
+from quire_proto.wire.errors import NotFound
+from quire_proto.wire.u32 import unpack
 
 from .memory import Memory
 from .request import BEHIND_ALL, Request, Sequence

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from quire_proto.chain import DomainChain
-from quire_proto.link import Generate, Sampling
-from quire_proto.packed import unpack
+from quire_proto.gateway_link import Generate, Sampling
+from quire_proto.step.token_chain import DomainChain
+from quire_proto.wire.u32 import unpack
 
 from .sampler import SampleRow
 

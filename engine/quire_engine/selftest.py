@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from quire_proto.layout import E4M3, Layout
+from quire_proto.wire.layout import E4M3, Layout
 
 from .architecture import ModelRefused, layer_window
 from .attach import DTYPES

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from queue import Empty, SimpleQueue
 
-from quire_proto.errors import QuireError
 from quire_proto.messages import Wait, Waited
+from quire_proto.wire.errors import QuireError
 
 from .memory import Memory
 from .request import Sequence

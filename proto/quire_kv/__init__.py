@@ -26,10 +26,34 @@ modules of ``quire_proto`` behind it may change.
 """
 
 from quire_proto import __version__
-from quire_proto.aio import AsyncKVClient
-from quire_proto.chain import DomainChain
-from quire_proto.client import KVClient, KVReader
-from quire_proto.errors import (
+from quire_proto.client.aio import AsyncKVClient
+from quire_proto.client.client import KVClient, KVReader
+from quire_proto.messages import (
+    CLAIMED,
+    CONFLICT,
+    NO_SPACE,
+    NO_SUCH,
+    OK,
+    RETRY,
+    UNPUBLISHED,
+    Allocate,
+    Allocated,
+    Extended,
+    Fork,
+    Publication,
+    Seal,
+    Sealed,
+    Shortage,
+    Step,
+    Stepped,
+    Wait,
+    Waited,
+)
+from quire_proto.step.publication_matcher import PublicationList
+from quire_proto.step.retire import RetireList
+from quire_proto.step.step_builder import Results, StepBuilder, results
+from quire_proto.step.token_chain import DomainChain
+from quire_proto.wire.errors import (
     BadRequest,
     Busy,
     Claimed,
@@ -53,32 +77,8 @@ from quire_proto.errors import (
     StaleSession,
     Unpublished,
 )
-from quire_proto.layout import DTYPE_BYTES, Layout
-from quire_proto.matching import PublicationList
-from quire_proto.messages import (
-    CLAIMED,
-    CONFLICT,
-    NO_SPACE,
-    NO_SUCH,
-    OK,
-    RETRY,
-    UNPUBLISHED,
-    Allocate,
-    Allocated,
-    Extended,
-    Fork,
-    Publication,
-    Seal,
-    Sealed,
-    Shortage,
-    Step,
-    Stepped,
-    Wait,
-    Waited,
-)
-from quire_proto.packed import pack, unpack, unpack_rows
-from quire_proto.retire import RetireList
-from quire_proto.step import Results, StepBuilder, results
+from quire_proto.wire.layout import DTYPE_BYTES, Layout
+from quire_proto.wire.u32 import pack, unpack, unpack_rows
 
 __all__ = [
     "CLAIMED",

@@ -6,10 +6,11 @@ here, a request over a limit is this process's own mistake: ``LimitError``, and 
 
 from __future__ import annotations
 
-from .envelope import MAX_FRAME_BYTES
-from .errors import LimitError
+from quire_proto.wire.envelope import MAX_FRAME_BYTES
+from quire_proto.wire.errors import LimitError
+from quire_proto.wire.u32 import unpack
+
 from .messages import Allocate, Extend, Fork, Free, Limits, Step
-from .packed import unpack
 
 # Before attach only the frame size is known; the other limits concern ops that need a session anyway.
 BEFORE_ATTACH = Limits(frame_bytes=MAX_FRAME_BYTES, items=1, blocks=0, window=1)

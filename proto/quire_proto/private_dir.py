@@ -13,7 +13,7 @@ import os
 import stat
 from contextlib import suppress
 
-from .errors import LocalError
+from quire_proto.wire.errors import LocalError
 
 
 class NotPrivate(LocalError):

@@ -23,10 +23,10 @@ from typing import Annotated, Any, TypeVar
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from quire_proto.administration import Groups
-from quire_proto.client import KVReader
-from quire_proto.errors import BadRequest, Conflict, NotFound, NotPermitted, QuireError, RemoteError
-from quire_proto.packed import pack
+from quire_proto.client.client import KVReader
+from quire_proto.messages.sharing import Groups
+from quire_proto.wire.errors import BadRequest, Conflict, NotFound, NotPermitted, QuireError, RemoteError
+from quire_proto.wire.u32 import pack
 
 from .config import NAME
 from .errors_http import ApiError, invalid, unavailable

@@ -19,7 +19,7 @@ import orjson
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from quire_proto.link import Output
+from quire_proto.gateway_link import Output
 
 from .backlog import Arrival
 from .choices import Choice, Delta

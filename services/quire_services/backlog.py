@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from quire_proto.link import Output
+from quire_proto.gateway_link import Output
 
 if TYPE_CHECKING:
     from .streams import Generation

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from quire_proto.link import Output, TokenLogprob
-from quire_proto.packed import unpack
+from quire_proto.gateway_link import Output, TokenLogprob
+from quire_proto.wire.u32 import unpack
 
 from .detokenize import Detokenizer
 from .stopping import StopStrings

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from quire_proto.link import Sampling
-from quire_proto.packed import pack, unpack
+from quire_proto.gateway_link import Sampling
+from quire_proto.wire.u32 import pack, unpack
 
 
 class EndTokens:

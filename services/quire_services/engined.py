@@ -31,11 +31,11 @@ from quire_engine.refused import first_line
 from quire_engine.scheduler import SchedulerLimits
 from quire_engine.selftest import self_test
 from quire_engine.steplog import StepLog
-from quire_proto.client import KVClient
-from quire_proto.errors import DeviceFault, QuireError
-from quire_proto.layout import Layout
-from quire_proto.link import Hello
-from quire_proto.packed import pack
+from quire_proto.client.client import KVClient
+from quire_proto.gateway_link import Hello
+from quire_proto.wire.errors import DeviceFault, QuireError
+from quire_proto.wire.layout import Layout
+from quire_proto.wire.u32 import pack
 
 from . import flags, loading_share, logs
 from .garbage import quieten_garbage_collection

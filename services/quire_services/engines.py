@@ -21,7 +21,7 @@ from typing import Any
 
 import structlog
 
-from quire_proto.link import Abort, Generate, Hello, Load, Message, Outputs, encode
+from quire_proto.gateway_link import Abort, Generate, Hello, Load, Message, Outputs, encode
 
 from .admission import Admission
 from .awake import clock

@@ -19,8 +19,8 @@ from quire_kvstore.events.catalogue import ALL, Form
 from quire_kvstore.events.publisher import Endpoints, EventsError, Publisher
 from quire_kvstore.server.service import Service
 from quire_kvstore.sharing.change_log import Journal
-from quire_proto.handles import ShmHandle
 from quire_proto.messages import Events
+from quire_proto.wire.handles import ShmHandle
 
 IPC = "ipc"
 SWITCH_S = 0.0005

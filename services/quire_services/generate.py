@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quire_proto.packed import unpack
+from quire_proto.wire.u32 import unpack
 
 from .answers import Answer, Shape
 from .backlog import Backlogs

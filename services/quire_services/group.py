@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from quire_proto.administration import Groups
+from quire_proto.messages.sharing import Groups
 
 from . import flags
 from .kvstore_call import ask

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from quire_proto.client import KVReader
-from quire_proto.errors import KvstoreUnreachable, QuireError
+from quire_proto.client.client import KVReader
+from quire_proto.wire.errors import KvstoreUnreachable, QuireError
 
 from .input_files import one_line
 

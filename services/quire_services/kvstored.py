@@ -41,9 +41,9 @@ from quire_kvstore.server.service import Service
 from quire_kvstore.sharing.groups import Member
 from quire_kvstore.state import State
 from quire_proto import __version__
-from quire_proto.codec import CodecError, from_map
-from quire_proto.layout import Layout
 from quire_proto.private_dir import NotPrivate, insist_on_private
+from quire_proto.wire.codec import CodecError, from_map
+from quire_proto.wire.layout import Layout
 
 from . import flags, logs, reason, settings
 from .event_stream import NO_EVENTS, EventsConfig, streaming

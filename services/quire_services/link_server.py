@@ -16,9 +16,9 @@ from pathlib import Path
 
 import structlog
 
-from quire_proto.codec import CodecError
-from quire_proto.link import MAX_MESSAGE_BYTES, Hello, Load, Message, Outputs, Refused, decode, encode
+from quire_proto.gateway_link import MAX_MESSAGE_BYTES, Hello, Load, Message, Outputs, Refused, decode, encode
 from quire_proto.private_dir import free_socket_name, insist_on_private
+from quire_proto.wire.codec import CodecError
 
 from .engines import Engine, Engines
 

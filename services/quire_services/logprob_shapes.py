@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from quire_proto.link import TokenLogprob
-from quire_proto.packed import unpack
+from quire_proto.gateway_link import TokenLogprob
+from quire_proto.wire.u32 import unpack
 
 from .token_bytes import TokenBytes
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from quire_proto.link import Sampling
-from quire_proto.packed import pack
+from quire_proto.gateway_link import Sampling
+from quire_proto.wire.u32 import pack
 
 from .body_values import INT64
 from .engines import Limits

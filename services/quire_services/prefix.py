@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from quire_proto.client import KVReader
+from quire_proto.client.client import KVReader
 from quire_proto.messages import Publication
-from quire_proto.packed import pack
 from quire_proto.private_dir import NotPrivate, insist_on_private
+from quire_proto.wire.u32 import pack
 
 from . import flags
 from .chat_template import LoadError, PromptEncoder, without_torch

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 import structlog
 
-from quire_proto.packed import unpack
+from quire_proto.wire.u32 import unpack
 
 from .engines import Limits
 from .errors_http import body_too_large, unavailable

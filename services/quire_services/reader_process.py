@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 import structlog
 
-from quire_proto.packed import pack
+from quire_proto.wire.u32 import pack
 
 from .engines import Limits
 from .errors_http import ApiError, body_too_large

@@ -12,9 +12,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from quire_proto.client import KVReader
-from quire_proto.errors import QuireError
+from quire_proto.client.client import KVReader
 from quire_proto.messages import Stats
+from quire_proto.wire.errors import QuireError
 
 from .child import Child
 

@@ -39,9 +39,9 @@ from quire_kvstore.ops.slices import Pace, finish
 from quire_kvstore.ops.step import step
 from quire_kvstore.sessions.session import Peer, Session
 from quire_kvstore.state import State
-from quire_proto.digests import DIGEST_BYTES, ROOT_PARENT
 from quire_proto.messages import OK, Allocate, Seal, Step
-from quire_proto.packed import pack
+from quire_proto.wire.digests import DIGEST_BYTES, ROOT_PARENT
+from quire_proto.wire.u32 import pack
 
 from .flags import Parser
 from .input_files import one_line, read_bytes

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quire_proto.layout import E4M3
+from quire_proto.wire.layout import E4M3
 
 
 def setting(

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from quire_proto.client import KVReader
-from quire_proto.errors import QuireError
+from quire_proto.client.client import KVReader
 from quire_proto.messages import Stats
-from quire_proto.tenancy import Tenants
+from quire_proto.messages.tenants import Tenants
+from quire_proto.wire.errors import QuireError
 
 from . import flags
 from .input_files import one_line

@@ -18,8 +18,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from quire_proto.link import Generate, Output, Sampling
-from quire_proto.packed import pack, unpack
+from quire_proto.gateway_link import Generate, Output, Sampling
+from quire_proto.wire.u32 import pack, unpack
 
 from .backlog import Arrival, Backlog, Backlogs
 from .errors_http import ApiError, ClientGone, engine_error, unavailable, unread

@@ -10,8 +10,8 @@ import json
 from argparse import ArgumentTypeError, Namespace
 from dataclasses import asdict
 
-from quire_proto.client import KVReader
-from quire_proto.tenancy import TenantUsage
+from quire_proto.client.client import KVReader
+from quire_proto.messages.tenants import TenantUsage
 
 from . import flags
 from .config import MOST

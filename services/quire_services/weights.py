@@ -10,8 +10,8 @@ import asyncio
 from pathlib import Path
 
 from quire_engine.shares import WEIGHT
-from quire_proto.client import KVReader
-from quire_proto.errors import QuireError
+from quire_proto.client.client import KVReader
+from quire_proto.wire.errors import QuireError
 
 POLL_S = 1.0
 TIMEOUT_S = 1.0

@@ -18,7 +18,7 @@ from bench.gpu.report import markdown
 from bench.gpu.run import PHASES, TOTAL_S, Part, run_phase
 from bench.kvprocess import KVProcess, tiny_layout
 from quire_proto import __version__
-from quire_proto.client import KVClient
+from quire_proto.client.client import KVClient
 
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, str(ROOT / "bench" / "gpu" / "run.py")]

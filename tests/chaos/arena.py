@@ -11,7 +11,7 @@ import struct
 
 import numpy as np
 
-from quire_proto.layout import Layout
+from quire_proto.wire.layout import Layout
 
 PUBLIC = "(public)"
 LAYOUT = Layout("chaos", "w0", "{}", "", "float32", 4, 1, 1, 8)

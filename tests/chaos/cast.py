@@ -17,9 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from quire_proto.client import KVReader
-from quire_proto.errors import QuireError
+from quire_proto.client.client import KVReader
 from quire_proto.messages import SessionInfo, Stats
+from quire_proto.wire.errors import QuireError
 from tests.chaos.arena import LAYOUT
 from tests.chaos.engine import PUBLISHED
 

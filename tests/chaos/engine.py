@@ -20,12 +20,12 @@ from itertools import chain
 from typing import Any
 
 from quire_proto import messages as m
-from quire_proto.chain import DomainChain
-from quire_proto.client import KVClient
-from quire_proto.errors import QuireError
-from quire_proto.packed import pack, unpack, unpack_rows
-from quire_proto.retire import RetireList
-from quire_proto.step import Results, StepBuilder, results
+from quire_proto.client.client import KVClient
+from quire_proto.step.retire import RetireList
+from quire_proto.step.step_builder import Results, StepBuilder, results
+from quire_proto.step.token_chain import DomainChain
+from quire_proto.wire.errors import QuireError
+from quire_proto.wire.u32 import pack, unpack, unpack_rows
 from tests.chaos.arena import LAYOUT, PUBLIC, Arena, ForeignBytes
 from tests.proofs.extends import extends_of
 

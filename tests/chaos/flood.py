@@ -12,9 +12,9 @@ from pathlib import Path
 
 import zmq
 
-from quire_proto.codec import to_map
-from quire_proto.envelope import Request
 from quire_proto.messages import Lookup
+from quire_proto.wire.codec import to_map
+from quire_proto.wire.envelope import Request
 
 REQUESTS = 10_000
 

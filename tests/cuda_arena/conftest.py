@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_proto import cuda_mapping
+from quire_proto.memory import cuda_mapping
 from tests.cuda_arena.recorder import Recorder
 from tests.cuda_arena.stack import Kvstore
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from quire_proto.layout import Layout
+from quire_proto.wire.layout import Layout
 
 LAYOUT = Layout("tiny", "w0", "{}", "", "bfloat16", 4, 2, 2, 8)
 BLOCKS = 64

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from quire_proto.client import KVClient
-from quire_proto.codec import unpack
-from quire_proto.cuda_mapping import DeviceMemory
-from quire_proto.errors import DeviceFault, LayoutMismatch, MapError
+from quire_proto.client.client import KVClient
+from quire_proto.memory.cuda_mapping import DeviceMemory
 from quire_proto.messages import Allocate, Step
+from quire_proto.wire.codec import unpack
+from quire_proto.wire.errors import DeviceFault, LayoutMismatch, MapError
 from tests.cuda_arena.recorder import BASE_BELOW, Recorder
 from tests.cuda_arena.stack import CHILD, SIZE, Kvstore, until
 
@@ -29,7 +29,7 @@ STUBBORN = """
 import sys, time
 from tests.cuda_arena.recorder import Recorder
 sys.modules["cuda.bindings.driver"] = Recorder()
-from quire_proto.client import KVClient
+from quire_proto.client.client import KVClient
 client = KVClient(sys.argv[1])
 print("mapped", flush=True)
 time.sleep(600)

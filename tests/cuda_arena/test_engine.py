@@ -14,7 +14,7 @@ from quire_engine.engine import Engine
 from quire_engine.runner import Runner
 from quire_engine.scheduler import SchedulerLimits
 from quire_engine.steplog import StepLog
-from quire_proto.errors import DeviceFault, StaleSession
+from quire_proto.wire.errors import DeviceFault, StaleSession
 from quire_services import engined
 from tests.cuda_arena.recorder import Recorder
 
@@ -118,7 +118,7 @@ def test_a_host_arena_needs_no_gpu(recorder: Recorder) -> None:
 
 def test_the_arena_is_wrapped_as_bytes_and_viewed_in_its_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tensor starts at the arena's pointer and has the layout's shape."""
-    from quire_proto.cuda_mapping import DeviceMemory
+    from quire_proto.memory.cuda_mapping import DeviceMemory
     from tests.cuda_arena.stack import BLOCKS, LAYOUT, SIZE
 
     memory = torch.zeros(SIZE, dtype=torch.uint8)

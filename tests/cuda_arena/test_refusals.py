@@ -13,11 +13,11 @@ import pytest
 from quire_kvstore.host.arena import Arena, ArenaError, Roster
 from quire_kvstore.host.arena_choice import choose, make
 from quire_kvstore.host.cuda_arena import CudaIpcArena, CudaVmmFdArena, check_fits
-from quire_proto.cuda_device import Device
-from quire_proto.cuda_mapping import DeviceMapping
-from quire_proto.errors import MapError
-from quire_proto.handles import CudaIpcHandle, CudaVmmFdHandle
-from quire_proto.mapping import open_arena
+from quire_proto.memory.cuda_device import Device
+from quire_proto.memory.cuda_mapping import DeviceMapping
+from quire_proto.memory.mapping import open_arena
+from quire_proto.wire.errors import MapError
+from quire_proto.wire.handles import CudaIpcHandle, CudaVmmFdHandle
 from tests.cuda_arena.recorder import GRANULE, Recorder
 from tests.cuda_arena.stack import Kvstore
 

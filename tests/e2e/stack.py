@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
-from quire_proto.client import KVReader
+from quire_proto.client.client import KVReader
 from quire_proto.messages import Stats
 
 START_S = 90.0

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bench.models import FIRST_WORD, make_model
-from quire_proto.client import KVReader
-from quire_proto.errors import QuireError
-from quire_proto.packed import pack
+from quire_proto.client.client import KVReader
+from quire_proto.wire.errors import QuireError
+from quire_proto.wire.u32 import pack
 from tests.e2e.stack import Stack, running, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]

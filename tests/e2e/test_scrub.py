@@ -11,7 +11,7 @@ from quire_engine.attach import arena_of
 from quire_engine.cpu_attention import CpuAttention
 from quire_engine.model import Model
 from quire_engine.runner import Runner
-from quire_proto.client import KVClient
+from quire_proto.client.client import KVClient
 from tests.engine.loop import BLOCKS, Bench, running, words
 
 pytestmark = pytest.mark.process

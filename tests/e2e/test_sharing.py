@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from bench.models import make_model
-from quire_proto.client import KVClient
-from quire_proto.packed import unpack
+from quire_proto.client.client import KVClient
+from quire_proto.wire.u32 import unpack
 from tests.e2e.stack import Stack, running, wait_for
 
 SYSTEM = " ".join(f"w{(7 * i) % 230}" for i in range(500))

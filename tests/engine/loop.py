@@ -22,10 +22,10 @@ from quire_engine.model import Model, load_model
 from quire_engine.runner import Runner
 from quire_engine.scheduler import SchedulerLimits
 from quire_engine.steplog import StepLog
-from quire_proto.client import KVClient, KVReader
-from quire_proto.link import Generate, Outputs, Sampling
+from quire_proto.client.client import KVClient, KVReader
+from quire_proto.gateway_link import Generate, Outputs, Sampling
 from quire_proto.messages import Stats
-from quire_proto.packed import pack, unpack
+from quire_proto.wire.u32 import pack, unpack
 from tests.e2e.reference import Reference
 from tests.e2e.stack import wait_for
 

@@ -19,10 +19,10 @@ from quire_engine.engine import Engine
 from quire_engine.model import Model
 from quire_engine.runner import Launched, Runner
 from quire_engine.scheduler import Work
-from quire_proto.client import KVClient, KVReader
-from quire_proto.link import Abort
+from quire_proto.client.client import KVClient, KVReader
+from quire_proto.gateway_link import Abort
 from quire_proto.messages import Stats
-from quire_proto.packed import pack
+from quire_proto.wire.u32 import pack
 from tests.e2e.reference import Reference
 from tests.e2e.stack import wait_for
 from tests.engine.loop import BLOCKS, Queues, engine_on, kvstore
@@ -135,8 +135,8 @@ def pair(tmp: Path, blocks: int = BLOCKS, deep: bool = False, slots: int = 8, ot
 CLAIMANT = """
 import sys, time
 from pathlib import Path
-from quire_proto.client import KVClient
-from quire_proto.packed import unpack
+from quire_proto.client.client import KVClient
+from quire_proto.wire.u32 import unpack
 with KVClient(Path(sys.argv[1]), name="claimant") as client:
     tokens = bytes.fromhex(sys.argv[2])
     chain = client.chain("tenant", tokens)

@@ -19,9 +19,9 @@ from quire_engine.cpu_attention import CpuAttention
 from quire_engine.model import Model
 from quire_engine.runner import Launched, Runner
 from quire_engine.scheduler import Work
-from quire_proto.client import KVClient
+from quire_proto.client.client import KVClient
 from quire_proto.messages import Step, Stepped
-from quire_proto.packed import unpack, unpack_rows
+from quire_proto.wire.u32 import unpack, unpack_rows
 
 R = TypeVar("R")
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from quire_proto.link import Abort
-from quire_proto.packed import pack
+from quire_proto.gateway_link import Abort
+from quire_proto.wire.u32 import pack
 from tests.e2e.stack import wait_for
 from tests.engine.loop import BLOCKS, VOCAB, Bench, running, words
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from quire_proto.client import KVClient, KVReader
+from quire_proto.client.client import KVClient, KVReader
 from quire_proto.messages import RETRY, Stepped
-from quire_proto.packed import pack
+from quire_proto.wire.u32 import pack
 from tests.e2e.stack import wait_for
 from tests.engine.loop import Bench, running, words
 from tests.engine.pair import Gate

@@ -15,9 +15,9 @@ from quire_engine.memory import Memory
 from quire_engine.model import Model
 from quire_engine.runner import Runner
 from quire_engine.triton_attention import TritonAttention
-from quire_proto.client import KVClient
-from quire_proto.link import Abort
-from quire_proto.packed import pack
+from quire_proto.client.client import KVClient
+from quire_proto.gateway_link import Abort
+from quire_proto.wire.u32 import pack
 from tests.e2e.stack import wait_for
 from tests.engine.loop import Bench, running, words
 from tests.engine.slow_device import Watch, WorkerLane

@@ -8,9 +8,9 @@ import numpy as np
 
 from quire_engine.request import Request, Sequence
 from quire_engine.scheduler import Scheduler, SchedulerLimits, Wanted
-from quire_proto.chain import DomainChain
-from quire_proto.link import Sampling
-from quire_proto.packed import pack
+from quire_proto.gateway_link import Sampling
+from quire_proto.step.token_chain import DomainChain
+from quire_proto.wire.u32 import pack
 
 BLOCK = 4
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from quire_engine import waiting
-from quire_proto.client import KVReader
-from quire_proto.packed import pack
-from quire_proto.retire import RetireList
+from quire_proto.client.client import KVReader
+from quire_proto.step.retire import RetireList
+from quire_proto.wire.u32 import pack
 from tests.e2e.stack import wait_for
 from tests.engine.loop import words
 from tests.engine.pair import Pair, claimant, pair

@@ -16,7 +16,7 @@ from quire_engine.kv_scales import FILE, LARGEST, KvScales
 from quire_engine.layout import layout_of
 from quire_engine.model import ModelRefused, load_model
 from quire_engine.selftest import self_test
-from quire_proto.layout import E4M3
+from quire_proto.wire.layout import E4M3
 from quire_services import cli
 
 

@@ -17,7 +17,7 @@ from quire_engine.kv_scales import FILE, KvScales
 from quire_engine.layout import layout_of
 from quire_engine.model import Model, ModelRefused, load_model
 from quire_engine.selftest import self_test
-from quire_proto.layout import E4M3, Layout
+from quire_proto.wire.layout import E4M3, Layout
 from tests.engine_model.families import FAMILIES, family_model
 
 

@@ -12,9 +12,9 @@ from quire_kvstore.events.catalogue import Catalogue, Form
 from quire_kvstore.ops import publish as publishing
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.change_log import Journal
-from quire_proto.digests import DIGEST_BYTES, chain, domain_key, split
 from quire_proto.messages import Seal
-from quire_proto.packed import pack
+from quire_proto.wire.digests import DIGEST_BYTES, chain, domain_key, split
+from quire_proto.wire.u32 import pack
 from tests.events.subscriber import AllBlocksCleared, BlockRemoved, BlockStored, Told, View
 from tests.kvstore.driver import Driver
 from tests.kvstore.test_machine import PUBLISHED, StoreMachine

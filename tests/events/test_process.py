@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from quire_proto import messages as m
-from quire_proto.client import KVReader
-from quire_proto.codec import from_map
-from quire_proto.digests import split
-from quire_proto.packed import pack
+from quire_proto.client.client import KVReader
+from quire_proto.wire.codec import from_map
+from quire_proto.wire.digests import split
+from quire_proto.wire.u32 import pack
 from quire_services.event_stream import EventsConfig, endpoints
 from tests.engine.loop import running
 from tests.events.subscriber import AllBlocksCleared, BlockStored, Subscriber

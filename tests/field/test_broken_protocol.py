@@ -10,12 +10,12 @@ from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir
 from quire_kvstore.server.task import Task
 from quire_kvstore.state import State
-from quire_proto import administration as a
-from quire_proto import handover as h
 from quire_proto import messages as m
-from quire_proto.envelope import Reply, decode_reply
-from quire_proto.packed import U32_MAX, pack
-from quire_proto.tenancy import SetQuota
+from quire_proto.messages import handoff as h
+from quire_proto.messages import sharing as a
+from quire_proto.messages.tenants import SetQuota
+from quire_proto.wire.envelope import Reply, decode_reply
+from quire_proto.wire.u32 import U32_MAX, pack
 from tests.kvstore.driver import Driver
 from tests.kvstore.service_fixture import Wire
 from tests.kvstore.slow_disk import SlowDisk

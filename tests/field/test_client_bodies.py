@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from quire_proto.packed import unpack
+from quire_proto.wire.u32 import unpack
 from tests.gateway.conftest import GatewayProcess, gateway, model, tokenizer  # noqa: F401 - fixtures
 from tests.gateway.peer import PeerEngine
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
-from quire_proto.packed import unpack
+from quire_proto.wire.u32 import unpack
 from tests.gateway.conftest import GatewayProcess, write_tokenizer
 from tests.gateway.peer import PeerEngine
 

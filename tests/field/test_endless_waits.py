@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from quire_proto.client import KVReader
-from quire_proto.packed import pack
+from quire_proto.client.client import KVReader
+from quire_proto.wire.u32 import pack
 from tests.e2e.stack import wait_for
 from tests.engine.loop import BLOCKS, engine_on, kvstore, words
 

@@ -22,9 +22,9 @@ from quire_engine.engine import Engine as EngineProcess
 from quire_engine.front import Front
 from quire_engine.scheduler import SchedulerLimits
 from quire_engine.steplog import StepLog
-from quire_proto.client import KVClient
-from quire_proto.errors import KvstoreUnreachable, NameTaken
-from quire_proto.link import Hello, Load, Refused, decode, encode
+from quire_proto.client.client import KVClient
+from quire_proto.gateway_link import Hello, Load, Refused, decode, encode
+from quire_proto.wire.errors import KvstoreUnreachable, NameTaken
 from quire_services.engines import Engine, Engines
 from quire_services.link_server import LinkServer
 from tests.kvstore.raw import Process
@@ -144,7 +144,7 @@ def test_an_engine_that_is_sent_away_does_not_storm_back(tmp_path: Path, refused
 def another_process(run_dir: Path, name: str) -> Iterator[subprocess.Popen[str]]:
     """A process that is attached under a name until it is killed."""
     code = (
-        "import json, sys, time; from quire_proto.client import KVClient; from quire_proto.layout import Layout\n"
+        "import json, sys, time; from quire_kv import KVClient; from quire_proto.wire.layout import Layout\n"
         "client = KVClient(sys.argv[1], name=sys.argv[2], layout=Layout(**json.loads(sys.argv[3])))\n"
         "print('attached', flush=True); time.sleep(600)"
     )

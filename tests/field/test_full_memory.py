@@ -16,7 +16,7 @@ import pytest
 from quire_kvstore.host import host_space
 from quire_kvstore.host.arena import SHM_DIR, ArenaError, Roster, ShmArena, check_capacity
 from quire_kvstore.host.reservation import PIECE, Reservation
-from quire_proto.client import KVClient
+from quire_proto.client.client import KVClient
 from quire_services import serve
 from quire_services.child import Child
 from quire_services.rundir import RunDir

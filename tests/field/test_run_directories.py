@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_proto.client import KVReader
+from quire_proto.client.client import KVReader
 from quire_proto.private_dir import NotPrivate
 from tests.stack.complaints import Quire, prepared
 from tests.stack.test_rundir import tree

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from quire_proto.client import KVClient, KVReader
-from quire_proto.packed import pack
+from quire_proto.client.client import KVClient, KVReader
+from quire_proto.wire.u32 import pack
 from tests.proto.harness import Kvstore
 
 pytestmark = pytest.mark.process

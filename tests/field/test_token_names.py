@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from quire_proto.link import TokenLogprob
-from quire_proto.packed import pack
+from quire_proto.gateway_link import TokenLogprob
+from quire_proto.wire.u32 import pack
 from quire_services.logprob_shapes import chat_logprobs, completion_logprobs
 from quire_services.token_bytes import TokenBytes, byte_alphabet
 

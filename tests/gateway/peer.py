@@ -15,8 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quire_proto.link import Abort, Generate, Hello, Load, Message, Output, Outputs, TokenLogprob, decode, encode
-from quire_proto.packed import pack, unpack
+from quire_proto.gateway_link import (
+    Abort,
+    Generate,
+    Hello,
+    Load,
+    Message,
+    Output,
+    Outputs,
+    TokenLogprob,
+    decode,
+    encode,
+)
+from quire_proto.wire.u32 import pack, unpack
 
 DEADLINE_S = 20.0
 

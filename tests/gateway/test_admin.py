@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from quire_proto.client import KVReader
+from quire_proto.client.client import KVReader
 from tests.gateway.conftest import GatewayProcess, Start, free_port, listens, refused
 from tests.gateway.peer import wait_for
 from tests.kvstore.raw import Process

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from quire_proto.link import Output, Sampling, TokenLogprob
-from quire_proto.packed import pack, unpack
+from quire_proto.gateway_link import Output, Sampling, TokenLogprob
+from quire_proto.wire.u32 import pack, unpack
 from quire_services import backlog
 from quire_services.backlog import Arrival, Backlogs
 from quire_services.errors_http import ApiError, ClientGone, unavailable

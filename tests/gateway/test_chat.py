@@ -8,7 +8,7 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
-from quire_proto.packed import unpack
+from quire_proto.wire.u32 import unpack
 from tests.gateway.peer import PeerEngine
 
 MESSAGES: list[Any] = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "the quick fox"}]

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from quire_proto.link import Hello, decode, encode
+from quire_proto.gateway_link import Hello, decode, encode
 from tests.gateway.conftest import GatewayProcess, Start, refused
 from tests.gateway.peer import PeerEngine, connect, wait_for
 

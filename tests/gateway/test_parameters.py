@@ -12,7 +12,7 @@ from openai.types import completion_create_params as plain_params
 from openai.types.chat import completion_create_params as chat_params
 from tokenizers import Tokenizer
 
-from quire_proto.packed import unpack
+from quire_proto.wire.u32 import unpack
 from quire_services.openai_types import ChatBody, CompletionBody
 from quire_services.parameters import BY_NAME, CHAT, PLAIN, TABLE, Parameter
 from quire_services.parameters_page import page

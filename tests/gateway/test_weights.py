@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from quire_proto.client import KVReader
+from quire_proto.client.client import KVReader
 from quire_services.weights import Weights
 from tests.engine.loop import kvstore
 

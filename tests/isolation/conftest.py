@@ -14,9 +14,9 @@ import openai
 import pytest
 
 from bench.models import FIRST_WORD, make_model
-from quire_proto.client import KVReader
+from quire_proto.client.client import KVReader
 from quire_proto.messages import Publication
-from quire_proto.packed import pack
+from quire_proto.wire.u32 import pack
 from tests.e2e.stack import Stack, running, wait_for
 
 TENANTS = {"ann": ["research"], "bob": ["research"], "cat": [], "eve": [], "scout": []}

@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from bench.models import make_model
-from quire_proto.client import KVReader
-from quire_proto.errors import QuireError
-from quire_proto.tenancy import TenantUsage
+from quire_proto.client.client import KVReader
+from quire_proto.messages.tenants import TenantUsage
+from quire_proto.wire.errors import QuireError
 from tests.e2e.stack import Stack, running, wait_for
 from tests.isolation.conftest import House
 

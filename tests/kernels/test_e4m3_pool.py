@@ -15,7 +15,7 @@ from quire_engine.model import load_model
 from quire_engine.plan import build_plan
 from quire_engine.selftest import self_test
 from quire_engine.triton_attention import TritonAttention
-from quire_proto.layout import E4M3
+from quire_proto.wire.layout import E4M3
 from tests.kernels.batch import DEVICE
 
 

@@ -15,8 +15,8 @@ from quire_kvstore.blocks.eviction import EvictionPolicy
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import Peer, Session
 from quire_proto import messages as m
-from quire_proto.digests import DIGEST_BYTES, chain
-from quire_proto.packed import pack, unpack, unpack_rows
+from quire_proto.wire.digests import DIGEST_BYTES, chain
+from quire_proto.wire.u32 import pack, unpack, unpack_rows
 from tests.support.store import Store
 
 

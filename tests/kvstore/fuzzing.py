@@ -7,13 +7,13 @@ from typing import Any
 
 import msgpack
 
-from quire_proto import administration as a
-from quire_proto import handover as h
 from quire_proto import messages as m
-from quire_proto.codec import to_map
-from quire_proto.envelope import VERSION
-from quire_proto.packed import pack
-from quire_proto.tenancy import SetQuota
+from quire_proto.messages import handoff as h
+from quire_proto.messages import sharing as a
+from quire_proto.messages.tenants import SetQuota
+from quire_proto.wire.codec import to_map
+from quire_proto.wire.envelope import VERSION
+from quire_proto.wire.u32 import pack
 
 TARGET = (3).to_bytes(16, "big")  # id of the first session of a ``Wire``
 BODIES: list[tuple[str, Any]] = [

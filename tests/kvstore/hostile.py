@@ -28,10 +28,10 @@ from quire_kvstore.sessions.session import READY, Peer, Session
 from quire_kvstore.sharing.change_log import Journal
 from quire_kvstore.sharing.publications import PublicationList
 from quire_proto import messages as m
-from quire_proto.codec import to_map
-from quire_proto.envelope import Reply, Request, decode_reply
-from quire_proto.handles import ShmHandle
-from quire_proto.layout import Layout
+from quire_proto.wire.codec import to_map
+from quire_proto.wire.envelope import Reply, Request, decode_reply
+from quire_proto.wire.handles import ShmHandle
+from quire_proto.wire.layout import Layout
 from tests.kvstore.hostile_bodies import ROOT_KEY, SIZE, Bodies
 from tests.kvstore.innocent import WAIT_MS, Innocent
 from tests.kvstore.slow_disk import SlowDisk

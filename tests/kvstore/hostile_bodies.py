@@ -14,12 +14,12 @@ from typing import Any
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.state import State
-from quire_proto import administration as a
-from quire_proto import handover as h
 from quire_proto import messages as m
-from quire_proto.digests import chain, domain_key, split
-from quire_proto.packed import U32_MAX, pack
-from quire_proto.tenancy import SetQuota
+from quire_proto.messages import handoff as h
+from quire_proto.messages import sharing as a
+from quire_proto.messages.tenants import SetQuota
+from quire_proto.wire.digests import chain, domain_key, split
+from quire_proto.wire.u32 import U32_MAX, pack
 from tests.kvstore.driver import key_of
 
 SIZE, NUMBERS = 2, 6

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from quire_proto import messages as m
-from quire_proto.codec import from_map
-from quire_proto.envelope import Reply
-from quire_proto.packed import pack, unpack, unpack_rows
+from quire_proto.wire.codec import from_map
+from quire_proto.wire.envelope import Reply
+from quire_proto.wire.u32 import pack, unpack, unpack_rows
 from tests.kvstore.driver import value_of
 from tests.kvstore.hostile_bodies import INNOCENT, PROMPTS, SIZE, digests_of
 

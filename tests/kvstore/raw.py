@@ -17,8 +17,8 @@ import msgpack
 import zmq
 
 from quire_proto import messages as m
-from quire_proto.codec import from_map, to_map
-from quire_proto.envelope import Reply, Request, decode_reply
+from quire_proto.wire.codec import from_map, to_map
+from quire_proto.wire.envelope import Reply, Request, decode_reply
 from tests.kvstore.service_fixture import LAYOUT
 
 DEADLINE_S = 20.0

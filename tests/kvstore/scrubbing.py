@@ -8,7 +8,7 @@ import numpy as np
 
 from quire_kvstore.sessions.session import Session
 from quire_proto import messages as m
-from quire_proto.packed import unpack
+from quire_proto.wire.u32 import unpack
 from tests.kvstore.driver import Branch, Driver
 
 

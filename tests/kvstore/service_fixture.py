@@ -7,10 +7,10 @@ from typing import Any
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.service import Service
 from quire_kvstore.server.task import Task
-from quire_proto.codec import to_map
-from quire_proto.envelope import Reply, Request, decode_reply
-from quire_proto.handles import ShmHandle
-from quire_proto.layout import Layout
+from quire_proto.wire.codec import to_map
+from quire_proto.wire.envelope import Reply, Request, decode_reply
+from quire_proto.wire.handles import ShmHandle
+from quire_proto.wire.layout import Layout
 from tests.support.store import Store
 
 LAYOUT = Layout("tiny", "w0", "{}", "", "float32", 4, 1, 1, 8)

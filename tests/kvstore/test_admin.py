@@ -11,11 +11,11 @@ from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir
 from quire_kvstore.sharing.groups import Groups
 from quire_kvstore.sharing.publications import PublicationList
-from quire_proto import administration as a
 from quire_proto import messages as m
-from quire_proto.digests import domain_key
-from quire_proto.envelope import Reply
-from quire_proto.packed import pack, unpack
+from quire_proto.messages import sharing as a
+from quire_proto.wire.digests import domain_key
+from quire_proto.wire.envelope import Reply
+from quire_proto.wire.u32 import pack, unpack
 from tests.kvstore.service_fixture import Wire
 
 SIX = pack([9, 8, 7, 6, 5, 4])  # a block of four and a tail of two

@@ -8,8 +8,8 @@ from quire_kvstore.ops import publish as publishing
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.claims import Ticket
 from quire_proto import messages as m
-from quire_proto.digests import DIGEST_BYTES, split
-from quire_proto.packed import pack, unpack_rows
+from quire_proto.wire.digests import DIGEST_BYTES, split
+from quire_proto.wire.u32 import pack, unpack_rows
 from tests.kvstore.driver import Driver
 
 PROMPT = [1] * 17  # four full blocks of 4 and a token

@@ -9,11 +9,11 @@ import pytest
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir
 from quire_kvstore.server.quota import DOCUMENT
-from quire_proto import administration as a
 from quire_proto import messages as m
-from quire_proto.envelope import Reply, decode_reply
-from quire_proto.packed import pack
-from quire_proto.tenancy import SetQuota
+from quire_proto.messages import sharing as a
+from quire_proto.messages.tenants import SetQuota
+from quire_proto.wire.envelope import Reply, decode_reply
+from quire_proto.wire.u32 import pack
 from tests.kvstore.service_fixture import Wire
 from tests.kvstore.slow_disk import SlowDisk
 

@@ -6,8 +6,8 @@ import pytest
 
 from quire_kvstore.server.task import Task
 from quire_proto import messages as m
-from quire_proto.envelope import decode_reply
-from quire_proto.packed import pack
+from quire_proto.wire.envelope import decode_reply
+from quire_proto.wire.u32 import pack
 from tests.kvstore.service_fixture import Wire
 
 

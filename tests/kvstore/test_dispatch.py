@@ -11,10 +11,10 @@ from quire_kvstore.ops import query, step
 from quire_kvstore.server.op_table import OPS
 from quire_kvstore.server.task import Task
 from quire_proto import messages as m
-from quire_proto.codec import from_map
-from quire_proto.envelope import VERSION, decode_reply
-from quire_proto.errors import BY_CODE
-from quire_proto.packed import pack
+from quire_proto.wire.codec import from_map
+from quire_proto.wire.envelope import VERSION, decode_reply
+from quire_proto.wire.errors import BY_CODE
+from quire_proto.wire.u32 import pack
 from tests.kvstore.service_fixture import LAYOUT, LEASE_MS, Wire
 
 

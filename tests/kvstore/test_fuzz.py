@@ -8,8 +8,8 @@ from quire_kvstore.server.op_table import OPS
 from quire_kvstore.server.task import Task
 from quire_kvstore.sharing.change_log import Journal
 from quire_proto import messages as m
-from quire_proto.envelope import decode_reply
-from quire_proto.errors import BY_CODE
+from quire_proto.wire.envelope import decode_reply
+from quire_proto.wire.errors import BY_CODE
 from tests.kvstore.fuzzing import TARGET, Fuzzer
 from tests.kvstore.service_fixture import Wire
 

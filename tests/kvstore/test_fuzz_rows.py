@@ -8,8 +8,8 @@ from typing import Any
 
 from quire_kvstore.sharing.change_log import Journal
 from quire_proto import messages as m
-from quire_proto.codec import from_map
-from quire_proto.packed import pack, unpack, unpack_rows
+from quire_proto.wire.codec import from_map
+from quire_proto.wire.u32 import pack, unpack, unpack_rows
 from tests.kvstore.service_fixture import LAYOUT, Wire
 from tests.kvstore.test_fuzz import snapshot
 

@@ -9,7 +9,7 @@ import pytest
 
 from quire_kvstore.server.task import Task
 from quire_proto import messages as m
-from quire_proto.packed import pack
+from quire_proto.wire.u32 import pack
 from tests.kvstore.fuzzing import Fuzzer
 from tests.kvstore.service_fixture import Wire
 

@@ -7,8 +7,8 @@ import pytest
 from quire_kvstore.errors import Refusal
 from quire_kvstore.sessions.session import Session
 from quire_proto import messages as m
-from quire_proto.handover import Adopt, Adopted, Offer
-from quire_proto.packed import pack, unpack
+from quire_proto.messages.handoff import Adopt, Adopted, Offer
+from quire_proto.wire.u32 import pack, unpack
 from tests.kvstore.driver import Driver
 from tests.kvstore.service_fixture import Wire
 

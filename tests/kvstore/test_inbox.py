@@ -5,7 +5,7 @@ from __future__ import annotations
 from quire_kvstore.server.inbox import QUEUED, Inbox
 from quire_kvstore.server.task import Task
 from quire_proto import messages as m
-from quire_proto.envelope import decode_reply
+from quire_proto.wire.envelope import decode_reply
 from tests.kvstore.service_fixture import Wire
 
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.sessions.session import FENCED, Session
 from quire_proto import messages as m
-from quire_proto.digests import split
+from quire_proto.wire.digests import split
 from tests.kvstore.driver import Driver
 
 BLOCKS, SIZE = 20, 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from quire_kvstore.sharing.prefix_index import Entry, PrefixIndex
-from quire_proto.digests import ROOT_PARENT, chain, split
+from quire_proto.wire.digests import ROOT_PARENT, chain, split
 
 
 def digests(count: int, key: bytes = b"k") -> list[bytes]:

@@ -15,8 +15,8 @@ import pytest
 
 from quire_kvstore.host.arena import SHM_DIR
 from quire_proto import messages as m
-from quire_proto.codec import from_map
-from quire_proto.envelope import Request
+from quire_proto.wire.codec import from_map
+from quire_proto.wire.envelope import Request
 from tests.kvstore.conftest import Start
 from tests.kvstore.fuzzing import Fuzzer
 from tests.kvstore.raw import DEADLINE_S, Client, Process, until

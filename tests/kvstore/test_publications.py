@@ -6,7 +6,7 @@ import pytest
 
 from quire_kvstore.sharing.publications import PublicationList
 from quire_proto import messages as m
-from quire_proto.packed import unpack, unpack_rows
+from quire_proto.wire.u32 import unpack, unpack_rows
 from tests.kvstore.driver import Driver
 
 TEN = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]  # two blocks and a tail of two

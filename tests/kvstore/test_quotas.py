@@ -11,8 +11,8 @@ from quire_kvstore.server.quota import declare
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.tenants.quotas import Quota, level
 from quire_proto import messages as m
-from quire_proto.packed import pack, unpack
-from quire_proto.tenancy import SetQuota
+from quire_proto.messages.tenants import SetQuota
+from quire_proto.wire.u32 import pack, unpack
 from tests.kvstore.driver import Driver
 from tests.kvstore.service_fixture import Wire
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from quire_kvstore.sessions.session import Session
 from quire_proto import messages as m
-from quire_proto.digests import DIGEST_BYTES, chain
-from quire_proto.handover import Offer
-from quire_proto.packed import pack, unpack_rows
+from quire_proto.messages.handoff import Offer
+from quire_proto.wire.digests import DIGEST_BYTES, chain
+from quire_proto.wire.u32 import pack, unpack_rows
 from tests.kvstore.driver import Driver, key_of
 from tests.support.store import Store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from quire_proto import messages as m
-from quire_proto.packed import pack
+from quire_proto.wire.u32 import pack
 from tests.kvstore.driver import Driver
 
 PROMPT = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]

@@ -11,10 +11,10 @@ from quire_kvstore.server.inbox import Inbox
 from quire_kvstore.server.task import Task
 from quire_kvstore.sessions.session import Session
 from quire_proto import messages as m
-from quire_proto.codec import from_map
-from quire_proto.envelope import decode_reply
-from quire_proto.packed import pack
-from quire_proto.tenancy import SetQuota
+from quire_proto.messages.tenants import SetQuota
+from quire_proto.wire.codec import from_map
+from quire_proto.wire.envelope import decode_reply
+from quire_proto.wire.u32 import pack
 from tests.kvstore.service_fixture import LEASE_MS, Wire
 
 SLICE, SLICES, SIZE = 4, 8, 4

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quire_proto import messages as m
-from quire_proto.chain import DomainChain
-from quire_proto.codec import from_map, to_map
-from quire_proto.envelope import Reply, Request, decode_reply
-from quire_proto.packed import unpack, unpack_rows
-from quire_proto.retire import RetireList
+from quire_proto.step.retire import RetireList
+from quire_proto.step.token_chain import DomainChain
+from quire_proto.wire.codec import from_map, to_map
+from quire_proto.wire.envelope import Reply, Request, decode_reply
+from quire_proto.wire.u32 import unpack, unpack_rows
 from tests.proofs.stamps import Slots
 from tests.proofs.world import SIZE, World
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 
 from quire_proto import messages as m
-from quire_proto.packed import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack, unpack, unpack_rows
 
 
 def extends_of(step: m.Step, reply: m.Stepped) -> dict[int, m.Extended]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quire_proto import messages as m
-from quire_proto.packed import unpack, unpack_rows
+from quire_proto.wire.u32 import unpack, unpack_rows
 from tests.proofs.model_contents import Contents
 from tests.proofs.model_quotas import Counts, Promises
 from tests.proofs.model_sharing import Record, Sharing

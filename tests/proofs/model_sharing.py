@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quire_proto import messages as m
-from quire_proto.packed import pack
+from quire_proto.wire.u32 import pack
 
 PUBLIC = "public"
 

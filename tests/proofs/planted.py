@@ -25,10 +25,11 @@ from quire_kvstore.sessions import reply_window as window
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.prefix_index import PrefixIndex
 from quire_kvstore.state import State
-from quire_proto import chain as proto_chain
-from quire_proto import digests, retire
 from quire_proto import messages as m
-from quire_proto.packed import unpack
+from quire_proto.step import retire
+from quire_proto.step import token_chain as proto_chain
+from quire_proto.wire import digests
+from quire_proto.wire.u32 import unpack
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 

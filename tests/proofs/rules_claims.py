@@ -11,10 +11,10 @@ from hypothesis.stateful import precondition, rule
 
 from quire_kvstore.server.task import Task
 from quire_proto import messages as m
-from quire_proto.chain import DomainChain
-from quire_proto.codec import from_map, to_map
-from quire_proto.envelope import Request, decode_reply, decode_request
-from quire_proto.packed import pack
+from quire_proto.step.token_chain import DomainChain
+from quire_proto.wire.codec import from_map, to_map
+from quire_proto.wire.envelope import Request, decode_reply, decode_request
+from quire_proto.wire.u32 import pack
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_claims import ClaimModel
 from tests.proofs.rules_sequences import BEGINNINGS, PICK

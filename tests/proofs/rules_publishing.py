@@ -12,12 +12,12 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from quire_proto import administration as a
 from quire_proto import messages as m
-from quire_proto.chain import DomainChain
-from quire_proto.codec import from_map, to_map
-from quire_proto.envelope import Reply, Request
-from quire_proto.packed import pack, unpack
+from quire_proto.messages import sharing as a
+from quire_proto.step.token_chain import DomainChain
+from quire_proto.wire.codec import from_map, to_map
+from quire_proto.wire.envelope import Reply, Request
+from quire_proto.wire.u32 import pack, unpack
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_publishing import PublishingModel
 from tests.proofs.rules_sequences import PICK

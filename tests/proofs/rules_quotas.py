@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from quire_proto.envelope import Reply
-from quire_proto.tenancy import SetQuota
+from quire_proto.messages.tenants import SetQuota
+from quire_proto.wire.envelope import Reply
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_publishing import PublishingModel
 from tests.proofs.model_quotas import Quota

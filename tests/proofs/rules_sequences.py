@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from quire_proto import messages as m
-from quire_proto.packed import pack, unpack_rows
+from quire_proto.wire.u32 import pack, unpack_rows
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_moves import FullModel
 from tests.proofs.world import SIZE, World

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from quire_kvstore.sessions.reply_window import WINDOW
-from quire_proto import handover as h
 from quire_proto import messages as m
-from quire_proto.envelope import decode_reply
-from quire_proto.packed import pack, unpack
+from quire_proto.messages import handoff as h
+from quire_proto.wire.envelope import decode_reply
+from quire_proto.wire.u32 import pack, unpack
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_moves import FullModel
 from tests.proofs.rules_sequences import PICK

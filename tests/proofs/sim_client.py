@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from quire_proto.codec import unpack
-from quire_proto.errors import NotPermitted, StaleSession
-from quire_proto.heartbeat import BEATS_PER_LEASE
-from quire_proto.matching import PublicationList
+from quire_proto.client.heartbeat import BEATS_PER_LEASE
+from quire_proto.client.requests import UNORDERED_FROM, Answer, Pending, Session
 from quire_proto.messages import Alive, Attach, Attached, Domain, DomainKey, Empty, Heartbeat, Publications
-from quire_proto.ops import ATTACH, DETACH, DOMAIN, HEARTBEAT, PUBLICATIONS, READY, Op
-from quire_proto.session import UNORDERED_FROM, Answer, Pending, Session
+from quire_proto.op_table import ATTACH, DETACH, DOMAIN, HEARTBEAT, PUBLICATIONS, READY, Op
+from quire_proto.step.publication_matcher import PublicationList
+from quire_proto.wire.codec import unpack
+from quire_proto.wire.errors import NotPermitted, StaleSession
 from tests.proofs.engine import Device
 from tests.proofs.sim import Process, Sim
 from tests.proofs.sim_kvstore import Side, SimKvstore

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from quire_proto import messages as m
-from quire_proto.chain import DomainChain
-from quire_proto.ops import LOOKUP, STEP, WAIT
-from quire_proto.packed import pack, unpack, unpack_rows
-from quire_proto.step import StepBuilder, results
+from quire_proto.op_table import LOOKUP, STEP, WAIT
+from quire_proto.step.step_builder import StepBuilder, results
+from quire_proto.step.token_chain import DomainChain
+from quire_proto.wire.u32 import pack, unpack, unpack_rows
 from tests.proofs.engine import Branch, Device, Work
 from tests.proofs.extends import extends_of
 from tests.proofs.sim import Sim

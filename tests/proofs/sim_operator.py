@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire_proto import administration as a
-from quire_proto.errors import NotFound
-from quire_proto.ops import PUBLISH, UNPUBLISH, Op
-from quire_proto.packed import pack
-from quire_proto.session import Pending, Session
+from quire_proto.client.requests import Pending, Session
+from quire_proto.messages import sharing as a
+from quire_proto.op_table import PUBLISH, UNPUBLISH, Op
+from quire_proto.wire.errors import NotFound
+from quire_proto.wire.u32 import pack
 from tests.proofs.documents import Documents
 from tests.proofs.sim import Process, Sim
 from tests.proofs.sim_kvstore import SimKvstore

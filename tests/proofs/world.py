@@ -12,9 +12,9 @@ from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.service import Service
 from quire_kvstore.server.task import Task
 from quire_kvstore.sessions.session import FENCED, Peer
-from quire_proto.envelope import Reply, decode_reply
-from quire_proto.handles import ShmHandle
-from quire_proto.layout import Layout
+from quire_proto.wire.envelope import Reply, decode_reply
+from quire_proto.wire.handles import ShmHandle
+from quire_proto.wire.layout import Layout
 from tests.proofs.stamps import PUBLIC, Slots
 from tests.support.store import Store
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import zmq
 
-from quire_proto.client import KVReader
-from quire_proto.codec import to_map
-from quire_proto.envelope import Reply, decode_reply, decode_request
-from quire_proto.errors import KvstoreUnreachable
-from quire_proto.layout import Layout
+from quire_proto.client.client import KVReader
+from quire_proto.wire.codec import to_map
+from quire_proto.wire.envelope import Reply, decode_reply, decode_request
+from quire_proto.wire.errors import KvstoreUnreachable
+from quire_proto.wire.layout import Layout
 
 LAYOUT = Layout("tiny", "ab12", "{}", "", "float32", 4, 2, 2, 8)
 PUBLISHED = [{"id": "system", "domain": "public", "tokens": list(range(100, 110))}]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from quire_proto.aio import AsyncKVClient
-from quire_proto.envelope import decode_request
-from quire_proto.errors import KvstoreUnreachable, LimitError, LocalError, StaleSession
+from quire_proto.client.aio import AsyncKVClient
 from quire_proto.messages import OK
-from quire_proto.packed import pack, unpack
+from quire_proto.wire.envelope import decode_request
+from quire_proto.wire.errors import KvstoreUnreachable, LimitError, LocalError, StaleSession
+from quire_proto.wire.u32 import pack, unpack
 from tests.proto.harness import Kvstore, Proxy, wait_until
 
 pytestmark = pytest.mark.process

@@ -16,11 +16,11 @@ import pytest
 
 import quire_kv
 from quire_kv import AsyncKVClient, KVClient, KVReader, Step, StepBuilder, pack, results, unpack
-from quire_proto import ops
-from quire_proto.client import KVClient as Behind
-from quire_proto.ops import Op
-from quire_proto.packed import unpack_rows
-from quire_proto.retire import RetireList
+from quire_proto import op_table as ops
+from quire_proto.client.client import KVClient as Behind
+from quire_proto.op_table import Op
+from quire_proto.step.retire import RetireList
+from quire_proto.wire.u32 import unpack_rows
 from tests.proto.harness import Kvstore
 from tests.repo.scripts import script
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from quire_proto.client import KVClient, KVReader
-from quire_proto.errors import (
+from quire_proto.client.client import KVClient, KVReader
+from quire_proto.messages import OK, Empty, Fork, Step
+from quire_proto.op_table import Op
+from quire_proto.wire.errors import (
     BadRequest,
     KvstoreUnreachable,
     LayoutMismatch,
@@ -21,9 +23,7 @@ from quire_proto.errors import (
     QuireError,
     StaleSession,
 )
-from quire_proto.messages import OK, Empty, Fork, Step
-from quire_proto.ops import Op
-from quire_proto.packed import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack, unpack, unpack_rows
 from tests.proto.harness import LAYOUT, Kvstore, Proxy, wait_until
 
 pytestmark = pytest.mark.process

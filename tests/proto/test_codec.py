@@ -10,15 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire_proto import link, messages
-from quire_proto.codec import CodecError, from_map, pack, to_map, unpack
-from quire_proto.envelope import VERSION, Request, decode_reply, decode_request
-from quire_proto.handles import CudaIpcHandle, CudaVmmFdHandle, Handle, ShmHandle
-from quire_proto.layout import Layout
+from quire_proto import gateway_link as link
+from quire_proto import messages
+from quire_proto.wire.codec import CodecError, from_map, pack, to_map, unpack
+from quire_proto.wire.envelope import VERSION, Request, decode_reply, decode_request
+from quire_proto.wire.handles import CudaIpcHandle, CudaVmmFdHandle, Handle, ShmHandle
+from quire_proto.wire.layout import Layout
 
 LAYOUT = Layout("m", "ab12", "{}", "", "float32", 16, 2, 1, 8)
 BODIES = [
-    cls for cls in vars(messages).values() if dataclasses.is_dataclass(cls) and cls.__module__ == messages.__name__
+    cls
+    for cls in vars(messages).values()
+    if dataclasses.is_dataclass(cls) and cls.__module__.startswith(messages.__name__)
 ]
 
 u63 = st.integers(0, 2**63 - 1)

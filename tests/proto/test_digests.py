@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire_proto import packed
-from quire_proto.chain import DomainChain
-from quire_proto.digests import DIGEST_BYTES, chain, domain_key, salted, split
-from quire_proto.layout import Layout
+from quire_proto.step.token_chain import DomainChain
+from quire_proto.wire import u32 as packed
+from quire_proto.wire.digests import DIGEST_BYTES, chain, domain_key, salted, split
+from quire_proto.wire.layout import Layout
 
 # Computed with OpenSSL: `openssl mac … HMAC` for the key, `openssl mac -macopt custom:quire.digest.v1 … BLAKE2BMAC`.
 KEY = "d7eee26a6ccbebefde68b9de7ef21e6dca32c0a437691f0bb2ebd297e4e69523"

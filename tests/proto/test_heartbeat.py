@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from quire_proto.client import KVClient
-from quire_proto.errors import KvstoreUnreachable, StaleSession
+from quire_proto.client.client import KVClient
+from quire_proto.wire.errors import KvstoreUnreachable, StaleSession
 from tests.proto.harness import Kvstore, Proxy, wait_until
 
 pytestmark = pytest.mark.process

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from quire_proto.client import KVClient
-from quire_proto.errors import MapError
-from quire_proto.handles import CudaIpcHandle, CudaVmmFdHandle, Handle, ShmHandle
-from quire_proto.mapping import Mapping
+from quire_proto.client.client import KVClient
+from quire_proto.memory.mapping import Mapping
+from quire_proto.wire.errors import MapError
+from quire_proto.wire.handles import CudaIpcHandle, CudaVmmFdHandle, Handle, ShmHandle
 from tests.proto.harness import Kvstore
 
 NAME = f"quire-test-{os.getpid()}"
 OTHER_PROCESS = """
 import sys
-from quire_proto.client import KVClient
+from quire_proto.client.client import KVClient
 with KVClient(sys.argv[1]) as client:
     view = client.map()
     assert bytes(view[:5]) == b"first", bytes(view[:5])

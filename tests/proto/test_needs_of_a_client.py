@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from quire_kv import KVClient
+from quire_proto.client.requests import Session
 from quire_proto.messages import Empty
-from quire_proto.ops import STATS
-from quire_proto.session import Session
+from quire_proto.op_table import STATS
 from tests.proto.harness import Kvstore
 
 SHM = Path("/dev/shm")

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from quire_proto import administration, envelope, errors, handles, handover, layout, messages, ops, tenancy
-from quire_proto.codec import from_map, pack, to_map
-from quire_proto.digests import chain, domain_key, salted
-from quire_proto.envelope import Reply, Request, decode_reply, decode_request
-from quire_proto.layout import Layout
+from quire_proto import messages
+from quire_proto import op_table as ops
+from quire_proto.client.requests import UNORDERED_FROM
 from quire_proto.messages import (
     Allocate,
     Allocated,
@@ -25,9 +23,16 @@ from quire_proto.messages import (
     Step,
     Stepped,
 )
-from quire_proto.ops import Op
-from quire_proto.packed import pack as u32
-from quire_proto.session import UNORDERED_FROM
+from quire_proto.messages import handoff as handover
+from quire_proto.messages import sharing as administration
+from quire_proto.messages import tenants as tenancy
+from quire_proto.op_table import Op
+from quire_proto.wire import envelope, errors, handles, layout
+from quire_proto.wire.codec import from_map, pack, to_map
+from quire_proto.wire.digests import chain, domain_key, salted
+from quire_proto.wire.envelope import Reply, Request, decode_reply, decode_request
+from quire_proto.wire.layout import Layout
+from quire_proto.wire.u32 import pack as u32
 
 DOCUMENT = (Path(__file__).parents[2] / "proto" / "PROTOCOL.md").read_text()
 

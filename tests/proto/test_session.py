@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from quire_proto.codec import pack
-from quire_proto.envelope import VERSION, Reply, decode_request
-from quire_proto.errors import BadRequest, KvstoreUnreachable, OutOfOrder, QuireError, RemoteError, StaleSession
+from quire_proto.client.attach_socket import SideSocket
+from quire_proto.client.requests import UNORDERED_FROM, Pending, Session
 from quire_proto.messages import Empty, Extend, Extended, Limits
-from quire_proto.ops import EXTEND, STATS
-from quire_proto.session import UNORDERED_FROM, Pending, Session
-from quire_proto.side import SideSocket
+from quire_proto.op_table import EXTEND, STATS
+from quire_proto.wire.codec import pack
+from quire_proto.wire.envelope import VERSION, Reply, decode_request
+from quire_proto.wire.errors import BadRequest, KvstoreUnreachable, OutOfOrder, QuireError, RemoteError, StaleSession
 
 BOOT = b"b" * 16
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from quire_proto.codec import pack
-from quire_proto.envelope import VERSION
-from quire_proto.errors import KvstoreUnreachable, QuireError, RemoteError
-from quire_proto.side import MAX_HELLO_BYTES, SideSocket
+from quire_proto.client.attach_socket import MAX_HELLO_BYTES, SideSocket
+from quire_proto.wire.codec import pack
+from quire_proto.wire.envelope import VERSION
+from quire_proto.wire.errors import KvstoreUnreachable, QuireError, RemoteError
 
 HELLO = pack({"version": VERSION, "boot": b"b" * 16, "token": b"t" * 16})
 HELLOS = 300

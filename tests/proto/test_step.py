@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire_proto.errors import Internal, LimitError
 from quire_proto.limits import check_body, check_frame, items
-from quire_proto.matching import PublicationList
 from quire_proto.messages import (
     Allocate,
     Allocated,
@@ -25,9 +23,11 @@ from quire_proto.messages import (
     Step,
     Stepped,
 )
-from quire_proto.packed import pack, unpack
-from quire_proto.retire import RetireList
-from quire_proto.step import StepBuilder, results
+from quire_proto.step.publication_matcher import PublicationList
+from quire_proto.step.retire import RetireList
+from quire_proto.step.step_builder import StepBuilder, results
+from quire_proto.wire.errors import Internal, LimitError
+from quire_proto.wire.u32 import pack, unpack
 
 LIMITS = Limits(frame_bytes=1000, items=4, blocks=8, window=8)
 

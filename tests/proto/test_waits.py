@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from quire_proto import waits
-from quire_proto.aio import AsyncKVClient
-from quire_proto.client import KVClient
-from quire_proto.digests import DIGEST_BYTES
-from quire_proto.errors import Claimed, LocalError, QuireError, RemoteError, StaleSession
+from quire_proto.client import waits
+from quire_proto.client.aio import AsyncKVClient
+from quire_proto.client.client import KVClient
 from quire_proto.messages import CLAIMED, OK, Allocate, Seal, Step, Wait, Waited
-from quire_proto.ops import ALLOCATE
-from quire_proto.packed import pack
+from quire_proto.op_table import ALLOCATE
+from quire_proto.wire.digests import DIGEST_BYTES
+from quire_proto.wire.errors import Claimed, LocalError, QuireError, RemoteError, StaleSession
+from quire_proto.wire.u32 import pack
 from tests.proto.harness import Kvstore, Proxy, wait_until
 
 pytestmark = pytest.mark.process

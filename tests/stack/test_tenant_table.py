@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quire_proto.tenancy import TenantUsage
+from quire_proto.messages.tenants import TenantUsage
 from quire_services.tenant import table
 
 HEAD = "tenant held cached limit guarantee weight requests prompt tokens from cache"

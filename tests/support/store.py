@@ -22,8 +22,8 @@ from quire_kvstore.sessions.session import Peer, Session
 from quire_kvstore.sharing.claims import Ticket
 from quire_kvstore.state import State
 from quire_proto import messages as m
-from quire_proto.handover import Adopt, Adopted, Offer, Offered
-from quire_proto.tenancy import TenantUsage
+from quire_proto.messages.handoff import Adopt, Adopted, Offer, Offered
+from quire_proto.messages.tenants import TenantUsage
 
 
 class Store:

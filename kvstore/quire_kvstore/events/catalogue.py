@@ -22,8 +22,8 @@ from typing import Any
 
 from quire_kvstore.sharing.change_log import Changes, Made, Prompt, Stored
 from quire_kvstore.sharing.groups import PUBLIC
-from quire_proto.digests import ROOT_PARENT, chain, domain_key, split
-from quire_proto.packed import unpack
+from quire_proto.wire.digests import ROOT_PARENT, chain, domain_key, split
+from quire_proto.wire.u32 import unpack
 
 NONE, ALL = "none", "all"
 TOKENS = (NONE, PUBLIC, ALL)

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from quire_proto.handles import Handle, ShmHandle
+from quire_proto.wire.handles import Handle, ShmHandle
 
 from .host_space import lacking
 

@@ -11,10 +11,10 @@ import os
 
 import structlog
 
-from quire_proto import cuda_device
-from quire_proto import cuda_driver as driver
-from quire_proto.cuda_device import CudaRefused, Device, NoDevice
-from quire_proto.cuda_driver import CudaError
+from quire_proto.memory import cuda_device
+from quire_proto.memory import cuda_driver as driver
+from quire_proto.memory.cuda_device import CudaRefused, Device, NoDevice
+from quire_proto.memory.cuda_driver import CudaError
 
 from .arena import Arena, ArenaError, Roster, ShmArena
 from .cuda_arena import CudaIpcArena, CudaVmmFdArena

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quire_kvstore.sessions.session import Peer
-from quire_proto.codec import pack
-from quire_proto.envelope import VERSION
 from quire_proto.private_dir import free_socket_name
+from quire_proto.wire.codec import pack
+from quire_proto.wire.envelope import VERSION
 
 ATTACH_SOCKET = "attach.sock"
 SO_PEERPIDFD = 77

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import os
 
-from quire_proto import cuda_driver as driver
-from quire_proto.cuda_device import Device
-from quire_proto.cuda_driver import CudaError
-from quire_proto.cuda_mapping import DeviceMemory, allocation_bytes, exported, withdrawn
-from quire_proto.handles import CudaIpcHandle, CudaVmmFdHandle
+from quire_proto.memory import cuda_driver as driver
+from quire_proto.memory.cuda_device import Device
+from quire_proto.memory.cuda_driver import CudaError
+from quire_proto.memory.cuda_mapping import DeviceMemory, allocation_bytes, exported, withdrawn
+from quire_proto.wire.handles import CudaIpcHandle, CudaVmmFdHandle
 
 from .arena import ArenaError
 

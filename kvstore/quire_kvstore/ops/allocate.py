@@ -28,9 +28,9 @@ from quire_kvstore.sharing.publications import READY, Record
 from quire_kvstore.state import State
 from quire_kvstore.tenants.accounts import is_tenant
 from quire_kvstore.tenants.quotas import UNLIMITED
-from quire_proto.digests import DIGEST_BYTES, split
 from quire_proto.messages import CLAIMED, CONFLICT, OK, RETRY, Allocate, Allocated
-from quire_proto.packed import U32_MAX
+from quire_proto.wire.digests import DIGEST_BYTES, split
+from quire_proto.wire.u32 import U32_MAX
 
 from .admission import Shortage, make_room, no_space, shortage, to_evict
 from .copies import ask_copy

@@ -12,7 +12,7 @@ from quire_kvstore.sessions.sequence import Copy, Sequence
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.state import State
 from quire_proto.messages import NO_SUCH, OK
-from quire_proto.packed import U32_MAX, pack
+from quire_proto.wire.u32 import U32_MAX, pack
 
 
 def ask_copy(state: State, session: Session, number: int, sequence: Sequence, src: int, dst: int, slots: int) -> bytes:

@@ -21,7 +21,7 @@ from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.state import State
 from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, Extend, Extended, Shortage
-from quire_proto.packed import unpack
+from quire_proto.wire.u32 import unpack
 
 from .admission import make_room, no_space, shortage
 from .copies import ask_copy

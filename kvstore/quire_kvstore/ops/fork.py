@@ -13,7 +13,7 @@ from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import MAX_SEQUENCES, Session
 from quire_kvstore.state import State
 from quire_proto.messages import CONFLICT, NO_SUCH, OK, Fork, Forked
-from quire_proto.packed import unpack
+from quire_proto.wire.u32 import unpack
 
 
 def fork(state: State, session: Session, item: Fork) -> Forked:

@@ -18,7 +18,7 @@ from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import FENCED, Session
 from quire_kvstore.state import NO_APPENDER, State
 from quire_proto.messages import NO_SUCH, OK, Freed
-from quire_proto.packed import unpack
+from quire_proto.wire.u32 import unpack
 
 from .admission import trim_all
 from .handoff import cancel

@@ -20,8 +20,8 @@ from quire_kvstore.sessions.offer import OpenOffer
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import MAX_SEQUENCES, READY, Session
 from quire_kvstore.state import State
-from quire_proto.handover import Adopted, Offer
-from quire_proto.packed import U32_MAX
+from quire_proto.messages.handoff import Adopted, Offer
+from quire_proto.wire.u32 import U32_MAX
 
 MAX_OFFERS, MAX_OF_A_SESSION = 1 << 12, 1 << 8
 

@@ -15,7 +15,7 @@ from quire_kvstore.sessions.scrub import MIXED
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import FENCED, READY, Session
 from quire_kvstore.state import NO_APPENDER, State
-from quire_proto.digests import ROOT_PARENT
+from quire_proto.wire.digests import ROOT_PARENT
 
 
 def check(state: State) -> None:

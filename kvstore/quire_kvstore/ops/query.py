@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from quire_kvstore.blocks.ids import Ids, packed
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.state import State
-from quire_proto.digests import split
 from quire_proto.messages import Found, Lookup, SessionInfo
+from quire_proto.wire.digests import split
 
 
 def lookup(state: State, item: Lookup) -> Found | None:

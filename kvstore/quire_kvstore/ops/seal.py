@@ -16,9 +16,9 @@ from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.change_log import Stored
 from quire_kvstore.sharing.prefix_index import Entry
 from quire_kvstore.state import NO_APPENDER, State
-from quire_proto.digests import ROOT_PARENT, split
 from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, UNPUBLISHED, Seal, Sealed
-from quire_proto.packed import pack
+from quire_proto.wire.digests import ROOT_PARENT, split
+from quire_proto.wire.u32 import pack
 
 from .admission import trim_all
 from .fill import fill_sequence

@@ -11,9 +11,9 @@ from itertools import chain as concat
 
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.state import State
-from quire_proto.digests import DIGEST_BYTES
 from quire_proto.messages import Step, Stepped
-from quire_proto.packed import pack, unpack, unpack_rows
+from quire_proto.wire.digests import DIGEST_BYTES
+from quire_proto.wire.u32 import pack, unpack, unpack_rows
 
 from .allocate import allocate
 from .copies import copy_done

@@ -16,8 +16,8 @@ from quire_kvstore.ops import publish
 from quire_kvstore.ops.slices import Slices
 from quire_kvstore.sharing.groups import PUBLIC, RESERVED, Groups, is_name
 from quire_kvstore.sharing.publications import Record
-from quire_proto import administration as a
 from quire_proto import messages as m
+from quire_proto.messages import sharing as a
 
 from .declarations import one_at_a_time, saved
 from .service import Service

@@ -28,11 +28,11 @@ from quire_kvstore.ops.lifecycle import tick
 from quire_kvstore.sessions.reply_window import ReplyWindow, Rest
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.claims import STALE, Ticket
-from quire_proto.codec import CodecError, from_map, to_map, unpack
-from quire_proto.envelope import Reply, Request, decode_request
-from quire_proto.errors import LimitError
 from quire_proto.limits import check_body
 from quire_proto.messages import Waited
+from quire_proto.wire.codec import CodecError, from_map, to_map, unpack
+from quire_proto.wire.envelope import Reply, Request, decode_request
+from quire_proto.wire.errors import LimitError
 
 from .op_table import OPS, Op, permit
 from .service import Service

@@ -16,13 +16,13 @@ from quire_kvstore.ops import allocate, extend, fork, free, handoff, lifecycle, 
 from quire_kvstore.ops.slices import Pace, Slices
 from quire_kvstore.sessions.session import FENCED, READY, Session
 from quire_kvstore.tenants.accounts import A_TENANT, is_tenant
-from quire_proto import administration as a
-from quire_proto import handover as h
 from quire_proto import messages as m
-from quire_proto.digests import DIGEST_BYTES, domain_key
-from quire_proto.envelope import ID_BYTES
-from quire_proto.packed import U32_MAX
-from quire_proto.tenancy import SetQuota, Tenants
+from quire_proto.messages import handoff as h
+from quire_proto.messages import sharing as a
+from quire_proto.messages.tenants import SetQuota, Tenants
+from quire_proto.wire.digests import DIGEST_BYTES, domain_key
+from quire_proto.wire.envelope import ID_BYTES
+from quire_proto.wire.u32 import U32_MAX
 
 from . import admin
 from .quota import set_quota

@@ -18,7 +18,7 @@ from quire_kvstore.ops.slices import Slices
 from quire_kvstore.state import State
 from quire_kvstore.tenants.accounts import A_TENANT, is_tenant
 from quire_kvstore.tenants.quotas import WEIGHT, Quota
-from quire_proto.tenancy import SetQuota, TenantUsage
+from quire_proto.messages.tenants import SetQuota, TenantUsage
 
 from .declarations import one_at_a_time, saved
 from .service import Service

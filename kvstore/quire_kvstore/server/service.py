@@ -19,10 +19,10 @@ from quire_kvstore.ops import lifecycle
 from quire_kvstore.sessions.reply_window import WINDOW
 from quire_kvstore.sessions.session import Peer, Session
 from quire_kvstore.state import State
-from quire_proto.envelope import ID_BYTES, MAX_FRAME_BYTES
-from quire_proto.handles import Handle, ShmHandle
-from quire_proto.layout import Layout
 from quire_proto.messages import Events, Limits
+from quire_proto.wire.envelope import ID_BYTES, MAX_FRAME_BYTES
+from quire_proto.wire.handles import Handle, ShmHandle
+from quire_proto.wire.layout import Layout
 
 MAX_ITEMS = 8192
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from quire_kvstore.sessions.reply_window import Rest
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.claims import Ticket
-from quire_proto.envelope import Request
+from quire_proto.wire.envelope import Request
 
 MAX_WAIT_MS = 60_000
 

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from quire_proto.digests import ROOT_PARENT
+from quire_proto.wire.digests import ROOT_PARENT
 
 from .change_log import Journal
 

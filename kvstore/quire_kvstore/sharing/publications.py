@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from quire_kvstore.blocks.ids import Ids
 from quire_proto.messages import Publication
-from quire_proto.packed import pack
+from quire_proto.wire.u32 import pack
 
 from .groups import FIRST_GENERATION, PUBLIC, is_group, is_name
 

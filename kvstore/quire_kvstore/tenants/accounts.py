@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from quire_kvstore.blocks.charges import Books
 from quire_kvstore.blocks.ids import Ids
-from quire_proto.tenancy import TenantUsage
+from quire_proto.messages.tenants import TenantUsage
 
 from .quotas import Quota, Quotas
 

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import zmq
 
-from .envelope import MAX_FRAME_BYTES
-from .errors import KvstoreUnreachable
-from .private_dir import insist_on_private
+from quire_proto.private_dir import insist_on_private
+from quire_proto.wire.envelope import MAX_FRAME_BYTES
+from quire_proto.wire.errors import KvstoreUnreachable
 
 SOCKET_NAME = "kvstore.sock"
 S = TypeVar("S", bound=zmq.Socket[Any])

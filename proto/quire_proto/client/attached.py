@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from .errors import KvstoreUnreachable, QuireError, StaleSession
+from quire_proto.memory.mapping import Mapping, open_arena
+from quire_proto.messages import Attach, Attached, DomainKey, Limits, Publications
+from quire_proto.step.publication_matcher import PublicationList
+from quire_proto.wire.errors import KvstoreUnreachable, QuireError, StaleSession
+from quire_proto.wire.layout import Layout
+
+from .attach_socket import SideSocket
 from .heartbeat import HeartbeatThread
-from .layout import Layout
-from .mapping import Mapping, open_arena
-from .matching import PublicationList
-from .messages import Attach, Attached, DomainKey, Limits, Publications
-from .session import Pending, Session
-from .side import SideSocket
-from .transport import Wire
+from .requests import Pending, Session
+from .socket import Wire
 
 if TYPE_CHECKING:
-    from .cuda_mapping import DeviceMapping, DeviceMemory
+    from quire_proto.memory.cuda_mapping import DeviceMapping, DeviceMemory
 
 OnLost = Callable[[QuireError], None]
 

@@ -17,7 +17,7 @@ import hmac
 from collections.abc import Sequence
 from functools import lru_cache
 
-from .packed import pack
+from .u32 import pack
 
 DIGEST_BYTES = 32
 ROOT_PARENT = bytes(DIGEST_BYTES)

@@ -15,10 +15,10 @@ import socket
 import struct
 import time
 
-from .codec import CodecError, unpack
-from .envelope import ID_BYTES, VERSION
-from .errors import KvstoreUnreachable, remote_error
-from .private_dir import NotPrivate
+from quire_proto.private_dir import NotPrivate
+from quire_proto.wire.codec import CodecError, unpack
+from quire_proto.wire.envelope import ID_BYTES, VERSION
+from quire_proto.wire.errors import KvstoreUnreachable, remote_error
 
 SOCKET_NAME = "attach.sock"
 MAX_HELLO_BYTES = 4096

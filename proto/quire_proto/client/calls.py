@@ -1,90 +1,99 @@
-"""``calls.py`` for asyncio, written by ``scripts/write_aio_calls.py``: change it there, and run that."""
+"""The named calls of the blocking client: one method an op, with the fields of its body as parameters.
+
+Every method of ``ReadCalls`` and ``SessionCalls`` sends one request through ``call`` and returns its reply. What is
+returned was done: an item code other than OK is raised as the error that says it (``item_codes``). Only ``step``, with
+its many items, returns their codes as results.
+
+``aio_calls.py`` is this file for asyncio, written by ``scripts/write_aio_calls.py``; a test compares them, and both
+with the op table. Not here is what is more than a request: ``wait``, ``detach``, ``chain``, ``match`` (``client``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TypeVar
 
-from . import administration as a
-from . import handover as h
-from . import messages as m
-from . import ops
-from . import tenancy as t
+from quire_proto import messages as m
+from quire_proto import op_table as ops
+from quire_proto.messages import handoff as h
+from quire_proto.messages import sharing as a
+from quire_proto.messages import tenants as t
+from quire_proto.wire.u32 import pack
+
 from .item_codes import done, each_done
-from .packed import pack
 
 R = TypeVar("R")
 
 
-class AsyncReadCalls:
+class ReadCalls:
     """Calls that need no session: reading, and administration."""
 
-    async def call(self, op: ops.Op[R], body: object) -> R:
+    def call(self, op: ops.Op[R], body: object) -> R:
         """Send one request and return its reply, item codes as they are; raises a ``QuireError``."""
         raise NotImplementedError
 
-    async def lookup(self, publication: str = "", digests: bytes = b"") -> m.Found:
+    def lookup(self, publication: str = "", digests: bytes = b"") -> m.Found:
         """Which physical blocks hold a publication, or the longest sealed prefix of a chain of ``digests``?
 
         Raises NotFound for an unknown publication.
         """
-        return await self.call(ops.LOOKUP, m.Lookup(publication, digests))
+        return self.call(ops.LOOKUP, m.Lookup(publication, digests))
 
-    async def stats(self) -> m.Stats:
+    def stats(self) -> m.Stats:
         """The kvstore's own counters."""
-        return await self.call(ops.STATS, m.Empty())
+        return self.call(ops.STATS, m.Empty())
 
-    async def tenants(self) -> t.Tenants:
+    def tenants(self) -> t.Tenants:
         """What each tenant has, in blocks, and its quota."""
-        return await self.call(ops.TENANTS, m.Empty())
+        return self.call(ops.TENANTS, m.Empty())
 
-    async def quota(self, tenant: str, limit: int = 0, guarantee: int = 0, weight: int = 100) -> t.TenantUsage:
+    def quota(self, tenant: str, limit: int = 0, guarantee: int = 0, weight: int = 100) -> t.TenantUsage:
         """Declare the whole quota of a tenant, in blocks; what is left out takes its default.
 
         Raises Conflict with the reason if it cannot be promised.
         """
-        return await self.call(ops.QUOTA, t.SetQuota(tenant, limit, guarantee, weight))
+        return self.call(ops.QUOTA, t.SetQuota(tenant, limit, guarantee, weight))
 
-    async def publish(self, id: str, domain: str, tokens: bytes, tenant: str = "") -> a.Published:
+    def publish(self, id: str, domain: str, tokens: bytes, tenant: str = "") -> a.Published:
         """Put a prompt (``tokens``, packed) into a share domain: ``public`` or a group.
 
         ``tenant``: for whom, a member of that group; "" is the operator. Raises Conflict or NotPermitted.
         """
-        return await self.call(ops.PUBLISH, a.Publish(id, domain, tokens, tenant))
+        return self.call(ops.PUBLISH, a.Publish(id, domain, tokens, tenant))
 
-    async def unpublish(self, id: str, tenant: str = "") -> m.Empty:
+    def unpublish(self, id: str, tenant: str = "") -> m.Empty:
         """Stop new matches of a publication; who shares its blocks keeps them. Raises NotFound."""
-        return await self.call(ops.UNPUBLISH, a.Unpublish(id, tenant))
+        return self.call(ops.UNPUBLISH, a.Unpublish(id, tenant))
 
-    async def groups(self) -> a.Groups:
+    def groups(self) -> a.Groups:
         """Every member of every group."""
-        return await self.call(ops.GROUPS, m.Empty())
+        return self.call(ops.GROUPS, m.Empty())
 
-    async def join(self, tenant: str, group: str) -> a.Groups:
+    def join(self, tenant: str, group: str) -> a.Groups:
         """Make a tenant a member of a group, which need not exist before."""
-        return await self.call(ops.JOIN, a.Join(tenant, group))
+        return self.call(ops.JOIN, a.Join(tenant, group))
 
-    async def leave(self, tenant: str, group: str) -> a.Groups:
+    def leave(self, tenant: str, group: str) -> a.Groups:
         """End a membership. Raises Conflict if the configuration declares it."""
-        return await self.call(ops.LEAVE, a.Leave(tenant, group))
+        return self.call(ops.LEAVE, a.Leave(tenant, group))
 
-    async def events(self) -> m.Events:
+    def events(self) -> m.Events:
         """Where the event stream is. Raises BadRequest (UNSUPPORTED) if the kvstore publishes none."""
-        return await self.call(ops.EVENTS, m.Empty())
+        return self.call(ops.EVENTS, m.Empty())
 
-    async def fetch_publications(self) -> m.Publications:
+    def fetch_publications(self) -> m.Publications:
         """The whole publication list, as the kvstore has it now."""
-        return await self.call(ops.PUBLICATIONS, m.Empty())
+        return self.call(ops.PUBLICATIONS, m.Empty())
 
 
-class AsyncSessionCalls(AsyncReadCalls):
+class SessionCalls(ReadCalls):
     """Calls of a ready session, in the order of a sequence's life: ``allocate``, write, ``fill``, ``seal``, ``free``.
 
     Sequences are u32 numbers that the client chooses, unique among its live ones. Packed fields hold little-endian u32
     (``pack``, ``unpack``, ``unpack_rows``). Lengths are in tokens, tables in blocks of ``block_size`` tokens.
     """
 
-    async def allocate(
+    def allocate(
         self,
         sequence: int,
         tenant: str,
@@ -137,28 +146,28 @@ class AsyncSessionCalls(AsyncReadCalls):
             may_wait,
             list_generation,
         )
-        return done(ops.ALLOCATE, await self.call(ops.ALLOCATE, body))
+        return done(ops.ALLOCATE, self.call(ops.ALLOCATE, body))
 
-    async def extend(self, sequence: int, tokens: int) -> m.Extended:
+    def extend(self, sequence: int, tokens: int) -> m.Extended:
         """Capacity for ``tokens`` tokens in all, and write access to every slot from the fill mark on.
 
         Returns ``blocks``, packed, which replace the table from index ``first`` on, and as ``allocate`` ``scrub`` and
         ``copies`` to be done before the first write. Raises NoSpace or NotFound; nothing changed then.
         """
-        return done(ops.EXTEND, await self.call(ops.EXTEND, m.Extend(sequence, tokens)))
+        return done(ops.EXTEND, self.call(ops.EXTEND, m.Extend(sequence, tokens)))
 
-    async def copies_done(self, copies: Iterable[int]) -> m.Stepped:
+    def copies_done(self, copies: Iterable[int]) -> m.Stepped:
         """The copies with these ids (``copies`` of a reply) have completed: their source blocks may go.
 
         A ``step`` of this alone: look at ``priorities`` of what it returns if you use ``may_wait``.
         Raises NotFound, naming the ids that are not outstanding; the others count.
         """
         named = pack(copies)
-        reply = await self.step(m.Step(copies_done=named))
+        reply = self.step(m.Step(copies_done=named))
         each_done("copies_done", named, reply.copies_done)
         return reply
 
-    async def fill(self, sequence: int, tokens: int) -> m.Stepped:
+    def fill(self, sequence: int, tokens: int) -> m.Stepped:
         """The first ``tokens`` tokens of ``sequence`` are written: raise its fill mark to that.
 
         Call it after the work that wrote keys and values to the arena has completed, and before ``seal`` and ``fork``:
@@ -173,11 +182,11 @@ class AsyncSessionCalls(AsyncReadCalls):
             NotFound: no such sequence.
             Conflict: the mark falls, or is beyond the capacity.
         """
-        reply = await self.step(m.Step(fills=pack((sequence, tokens))))
+        reply = self.step(m.Step(fills=pack((sequence, tokens))))
         each_done("fill", pack((sequence,)), reply.fills)
         return reply
 
-    async def seal(self, sequence: int, first: int, digests: bytes, tokens: bytes = b"") -> m.Sealed:
+    def seal(self, sequence: int, first: int, digests: bytes, tokens: bytes = b"") -> m.Sealed:
         """Publish full, completely written blocks in the prefix index: from now on others of the tenant hit them.
 
         A sealed block is never written again. All of them are sealed, or none; seal a long table 512 blocks a call.
@@ -198,59 +207,59 @@ class AsyncSessionCalls(AsyncReadCalls):
             Unpublished: the block before the first is not indexed: seal from there.
             NoSpace: a canonical block would come back from quarantine, and its tenant is at its limit.
         """
-        return done(ops.SEAL, await self.call(ops.SEAL, m.Seal(sequence, first, digests, tokens)))
+        return done(ops.SEAL, self.call(ops.SEAL, m.Seal(sequence, first, digests, tokens)))
 
-    async def swap(self, sequence: int, index: int, block: int) -> m.Stepped:
+    def swap(self, sequence: int, index: int, block: int) -> m.Stepped:
         """Put the canonical ``block`` of a ``seal`` into the table at ``index``; the block before it is given up.
 
         Only when no work names the old block any more. Naming the present block declines, and ends the pin. A ``step``
         of this alone. Raises NotFound, or Conflict if it is not the canonical block of that index.
         """
-        reply = await self.step(m.Step(swaps=pack((sequence, index, block))))
+        reply = self.step(m.Step(swaps=pack((sequence, index, block))))
         each_done("swap", pack((sequence,)), reply.swaps)
         return reply
 
-    async def fork(self, parent: int, children: Iterable[int], tokens: int) -> m.Forked:
+    def fork(self, parent: int, children: Iterable[int], tokens: int) -> m.Forked:
         """``children``, new sequences, share the first ``tokens`` tokens of ``parent``, the unfull block included.
 
         Their tables equal the parent's up to there. A child may write once ``extend`` has granted it. Raises NotFound,
         or Conflict: a child is in use or named twice, or ``tokens`` is past the parent's fill mark.
         """
-        return done(ops.FORK, await self.call(ops.FORK, m.Fork(parent, pack(children), tokens)))
+        return done(ops.FORK, self.call(ops.FORK, m.Fork(parent, pack(children), tokens)))
 
-    async def free(self, sequences: Iterable[int]) -> m.Freed:
+    def free(self, sequences: Iterable[int]) -> m.Freed:
         """Give up sequences; what they sealed stays as cache. Only when no work names their blocks any more.
 
         Raises NotFound, naming the sequences that are not there; the others are freed all the same.
         """
         named = pack(sequences)
-        reply = await self.call(ops.FREE, m.Free(named))
+        reply = self.call(ops.FREE, m.Free(named))
         each_done("free", named, reply.codes)
         return reply
 
-    async def step(self, message: m.Step) -> m.Stepped:
+    def step(self, message: m.Step) -> m.Stepped:
         """Say all of a scheduler step in one message (``StepBuilder``), applied section by section.
 
         Item codes are results here: nothing is raised for an item, and each one's code is in the reply, OK or not. Pair
         them with ``results``. NO_SPACE for the next tokens is in ``shortages``.
         """
-        return await self.call(ops.STEP, message)
+        return self.call(ops.STEP, message)
 
-    async def offer(self, sequence: int, target: bytes, expires_ms: int) -> h.Offered:
+    def offer(self, sequence: int, target: bytes, expires_ms: int) -> h.Offered:
         """Hand a quiesced sequence to another ready session; it stays ours, frozen, until adopted.
 
         ``target`` is that session's ``session_id``, ``expires_ms`` the time until it unfreezes. Raises NotFound or
         Conflict.
         """
-        return await self.call(ops.OFFER, h.Offer(sequence, target, expires_ms))
+        return self.call(ops.OFFER, h.Offer(sequence, target, expires_ms))
 
-    async def adopt(self, offer: bytes, sequence: int) -> h.Adopted:
+    def adopt(self, offer: bytes, sequence: int) -> h.Adopted:
         """Take an offered sequence over under an own number. Raises NotFound or Conflict."""
-        return await self.call(ops.ADOPT, h.Adopt(offer, sequence))
+        return self.call(ops.ADOPT, h.Adopt(offer, sequence))
 
-    async def domain(self, tenant: str, group: str = "") -> m.DomainKey:
+    def domain(self, tenant: str, group: str = "") -> m.DomainKey:
         """The digest key of a tenant's own domain, or of a ``group`` it belongs to; ``chain`` asks for it by itself.
 
         Raises NotPermitted for a group of others.
         """
-        return await self.call(ops.DOMAIN, m.Domain(tenant, group))
+        return self.call(ops.DOMAIN, m.Domain(tenant, group))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .messages import U32s
+from . import U32s
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from .errors import MapError
-from .handles import Handle, ShmHandle
+from quire_proto.wire.errors import MapError
+from quire_proto.wire.handles import Handle, ShmHandle
 
 if TYPE_CHECKING:
     from .cuda_mapping import DeviceMapping

@@ -17,12 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from . import errors
-from .codec import CodecError, from_map, to_map
-from .envelope import MAX_FRAME_BYTES, Reply, Request, decode_reply
-from .limits import BEFORE_ATTACH, check_body, check_frame
-from .messages import Attached, Limits
-from .ops import ATTACH, READY, Op
+from quire_proto.limits import BEFORE_ATTACH, check_body, check_frame
+from quire_proto.messages import Attached, Limits
+from quire_proto.op_table import ATTACH, READY, Op
+from quire_proto.wire import errors
+from quire_proto.wire.codec import CodecError, from_map, to_map
+from quire_proto.wire.envelope import MAX_FRAME_BYTES, Reply, Request, decode_reply
 
 UNORDERED_FROM = 1 << 52  # below 2^53: exact where numbers are doubles, in a proxy or a log reader as well
 MAX_DEADLINE_MS = 60_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from .messages import Publication
+from quire_proto.messages import Publication
 
 PUBLIC = ("public",)
 

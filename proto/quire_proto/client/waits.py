@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from .errors import KvstoreUnreachable, LocalError, QuireError, StaleSession
-from .messages import Wait, Waited
-from .ops import WAIT
-from .session import Pending, Session
-from .transport import Wire
+from quire_proto.messages import Wait, Waited
+from quire_proto.op_table import WAIT
+from quire_proto.wire.errors import KvstoreUnreachable, LocalError, QuireError, StaleSession
+
+from .requests import Pending, Session
+from .socket import Wire
 
 if TYPE_CHECKING:
-    from .attachment import Attachment
+    from .attached import Attachment
 
 Then = Callable[[Waited | QuireError], None]
 RESEND_S = 5.0

@@ -11,8 +11,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 
-from .digests import DIGEST_BYTES, ROOT_PARENT, begin, chain, link
-from .packed import pack, unpack
+from quire_proto.wire.digests import DIGEST_BYTES, ROOT_PARENT, begin, chain, link
+from quire_proto.wire.u32 import pack, unpack
 
 
 class DomainChain:

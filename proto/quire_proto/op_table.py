@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from . import administration as a
-from . import handover as h
+from quire_proto.messages import handoff as h
+from quire_proto.messages import sharing as a
+from quire_proto.messages import tenants as t
+
 from . import messages as m
-from . import tenancy as t
 
 R = TypeVar("R")
 

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from quire_proto.wire.errors import DeviceFault, MapError
+from quire_proto.wire.handles import CudaIpcHandle, CudaVmmFdHandle
+
 from . import cuda_device
 from . import cuda_driver as driver
 from .cuda_device import CudaRefused
 from .cuda_driver import CudaError
-from .errors import DeviceFault, MapError
-from .handles import CudaIpcHandle, CudaVmmFdHandle
 
 DeviceHandle = CudaIpcHandle | CudaVmmFdHandle
 

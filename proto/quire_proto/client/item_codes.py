@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
-from . import errors
-from .messages import CLAIMED, CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, UNPUBLISHED, Allocated, Extended
-from .ops import Op
-from .packed import unpack
+from quire_proto.messages import CLAIMED, CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, UNPUBLISHED, Allocated, Extended
+from quire_proto.op_table import Op
+from quire_proto.wire import errors
+from quire_proto.wire.u32 import unpack
 
 ITEM_CODES = {
     OK: "OK",

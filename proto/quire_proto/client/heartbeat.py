@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from .errors import KvstoreUnreachable, QuireError, StaleSession
-from .messages import Attached, Heartbeat
-from .ops import HEARTBEAT
-from .session import Session
-from .side import SideSocket
-from .transport import Wire
+from quire_proto.messages import Attached, Heartbeat
+from quire_proto.op_table import HEARTBEAT
+from quire_proto.wire.errors import KvstoreUnreachable, QuireError, StaleSession
+
+from .attach_socket import SideSocket
+from .requests import Session
+from .socket import Wire
 
 BEATS_PER_LEASE = 4
 

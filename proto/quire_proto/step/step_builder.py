@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain as concat
 
-from .digests import DIGEST_BYTES
-from .errors import Internal
-from .messages import Allocate, Allocated, Fork, Forked, Seal, Sealed, Shortage, Step, Stepped
-from .packed import pack, unpack, unpack_rows
+from quire_proto.messages import Allocate, Allocated, Fork, Forked, Seal, Sealed, Shortage, Step, Stepped
+from quire_proto.wire.digests import DIGEST_BYTES
+from quire_proto.wire.errors import Internal
+from quire_proto.wire.u32 import pack, unpack, unpack_rows
+
 from .retire import RetireList, Swap
 
 SEAL_BLOCKS = 512  # an item is executed in one go: a longer one would hold up other engines

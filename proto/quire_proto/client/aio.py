@@ -16,18 +16,19 @@ from typing import Any, Self, TypeVar
 import zmq
 import zmq.asyncio
 
+from quire_proto.messages import Detached, DomainKey, Empty, Publication, Wait, Waited
+from quire_proto.op_table import ATTACH, DETACH, PUBLICATIONS, READY, WAIT, Op
+from quire_proto.step.token_chain import DomainChain
+from quire_proto.wire.digests import salted
+from quire_proto.wire.errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
+from quire_proto.wire.layout import Layout
+
 from .aio_calls import AsyncSessionCalls
-from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
-from .chain import DomainChain
+from .attach_socket import SideSocket
+from .attached import Attachment, OnLost, SessionBase, attach_body, unanswered
 from .client import GOODBYE_S, RunDir
-from .digests import salted
-from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
-from .layout import Layout
-from .messages import Detached, DomainKey, Empty, Publication, Wait, Waited
-from .ops import ATTACH, DETACH, PUBLICATIONS, READY, WAIT, Op
-from .session import Pending, Session
-from .side import SideSocket
-from .transport import address, connect
+from .requests import Pending, Session
+from .socket import address, connect
 from .waits import LATE_S
 
 R = TypeVar("R")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from .codec import CodecError, Whole, from_map, pack, to_map, unpack
+from quire_proto.wire.codec import CodecError, Whole, from_map, pack, to_map, unpack
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 U32s = Annotated[bytes, Whole(4)]

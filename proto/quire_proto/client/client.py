@@ -17,17 +17,18 @@ from typing import Self, TypeVar
 
 import zmq
 
-from .attachment import Attachment, OnLost, SessionBase, attach_body, unanswered
+from quire_proto.messages import Detached, DomainKey, Empty, Publication, Wait, Waited
+from quire_proto.op_table import ATTACH, DETACH, PUBLICATIONS, READY, Op
+from quire_proto.step.token_chain import DomainChain
+from quire_proto.wire.digests import salted
+from quire_proto.wire.errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
+from quire_proto.wire.layout import Layout
+
+from .attach_socket import SideSocket
+from .attached import Attachment, OnLost, SessionBase, attach_body, unanswered
 from .calls import ReadCalls, SessionCalls
-from .chain import DomainChain
-from .digests import salted
-from .errors import DeviceFault, KvstoreUnreachable, LocalError, QuireError
-from .layout import Layout
-from .messages import Detached, DomainKey, Empty, Publication, Wait, Waited
-from .ops import ATTACH, DETACH, PUBLICATIONS, READY, Op
-from .session import Answer, Pending, Session
-from .side import SideSocket
-from .transport import Wire, address
+from .requests import Answer, Pending, Session
+from .socket import Wire, address
 from .waits import Then, Waits
 
 R = TypeVar("R")

@@ -1,0 +1,16 @@
+"""Where the event stream is, if there is one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Reply to ``events``: where the event stream is, and what it tells (PROTOCOL.md section 16)."""
+
+    endpoint: str
+    replay: str
+    topic: str
+    tokens: str
+    hashes: str

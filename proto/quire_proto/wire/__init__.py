@@ -1,0 +1,1 @@
+"""The wire: frames, the codec, errors, and the values that both sides read alike."""
