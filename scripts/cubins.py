@@ -40,10 +40,10 @@ import triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from quire_kernels import copy_blocks, merge_partials, paged_attention, write_kv  # noqa: E402
-from quire_kernels.device_work import Capacity, DeviceWork  # noqa: E402
-from quire_kernels.launch_table import SHARED_LIMIT, launch_for  # noqa: E402
-from quire_kernels.tiling import REGIMES  # noqa: E402
+from quire_kernels.gpu import copy_blocks, merge_partials, paged_attention, write_kv  # noqa: E402
+from quire_kernels.gpu.device_work import Capacity, DeviceWork  # noqa: E402
+from quire_kernels.gpu.launch_table import SHARED_LIMIT, launch_for  # noqa: E402
+from quire_kernels.gpu.tiling import REGIMES  # noqa: E402
 
 META = torch.device("meta")
 OURS = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # a result means what this file says it means

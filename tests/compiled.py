@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quire_kernels import host_library
+from quire_kernels.cpu import host_library
 
 
 def need_host_library() -> None:

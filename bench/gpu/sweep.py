@@ -23,12 +23,12 @@ import torch
 import triton
 
 from quire_engine.plan import AttentionPlan, build_plan
-from quire_kernels import paged_attention as op
-from quire_kernels.device_work import Capacity, DeviceWork
-from quire_kernels.launch_table import Launch, architecture
-from quire_kernels.tiling import REGIMES, Shape, tile_items
+from quire_kernels.gpu import paged_attention as op
+from quire_kernels.gpu.device_work import Capacity, DeviceWork
+from quire_kernels.gpu.launch_table import Launch, architecture
+from quire_kernels.gpu.tiling import REGIMES, Shape, tile_items
 
-TABLE = Path(__file__).resolve().parents[2] / "kernels" / "quire_kernels" / "launch_table.json"
+TABLE = Path(__file__).resolve().parents[2] / "kernels" / "quire_kernels" / "gpu" / "launch_table.json"
 KV_HEADS, BLOCK_SIZE, LAYERS, REPEATS = 8, 16, 8, 24
 
 

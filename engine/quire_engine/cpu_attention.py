@@ -25,11 +25,11 @@ from dataclasses import dataclass
 import structlog
 import torch
 
-from quire_kernels.cpu_decode import cpu_decode, supports
-from quire_kernels.cpu_merge import cpu_merge
-from quire_kernels.cpu_tiles import cpu_tiles
-from quire_kernels.cpu_write import cpu_write
-from quire_kernels.host_library import NoHostLibrary, load
+from quire_kernels.cpu.cpu_decode import cpu_decode, supports
+from quire_kernels.cpu.cpu_merge import cpu_merge
+from quire_kernels.cpu.cpu_tiles import cpu_tiles
+from quire_kernels.cpu.cpu_write import cpu_write
+from quire_kernels.cpu.host_library import NoHostLibrary, load
 
 from .cpu_calls import Call, Calls, prepare
 from .cpu_slots import Slots

@@ -1,8 +1,8 @@
 """From work items to calls: what the CPU backend derives once a step and then uses in every layer.
 
 Owns the choice of how each item is read. Where the compiled kernels serve, there are two calls, which read blocks in
-place: *rows* (``quire_kernels.cpu_decode``) for all single-row items (decodes, or what they have beyond a shared
-prefix), and *tiles* (``quire_kernels.cpu_tiles``) for all others (chunks, groups). Elsewhere PyTorch serves each item:
+place: *rows* (``cpu_decode``) for all single-row items (decodes, or what they have beyond a shared
+prefix), and *tiles* (``cpu_tiles``) for all others (chunks, groups). Elsewhere PyTorch serves each item:
 
 - *view*: an item whose physical blocks follow each other reads keys and values in place, without a copy;
 - *gather*: a fragmented item reads a copy, made through an index of slots;
@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from quire_kernels.cpu_decode import RowItems
-from quire_kernels.cpu_tiles import TileItems
+from quire_kernels.cpu.cpu_decode import RowItems
+from quire_kernels.cpu.cpu_tiles import TileItems
 
 from .grouping import IntArray
 from .plan import AttentionPlan, WorkItems, ranges

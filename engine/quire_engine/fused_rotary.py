@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from quire_kernels.cpu_rotate import PAIR, cpu_rotate
-from quire_kernels.host_library import NoHostLibrary
+from quire_kernels.cpu.cpu_rotate import PAIR, cpu_rotate
+from quire_kernels.cpu.host_library import NoHostLibrary
 
 from .interface import in_step
 

@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import torch
 
-from quire_kernels.attention import Scratch, attention
 from quire_kernels.checks import FP8, interpreting
-from quire_kernels.copy_blocks import copy_blocks
-from quire_kernels.device_work import Capacity, DeviceWork
+from quire_kernels.gpu.attention import Scratch, attention
+from quire_kernels.gpu.copy_blocks import copy_blocks
+from quire_kernels.gpu.device_work import Capacity, DeviceWork
+from quire_kernels.gpu.launch_table import Launch, architecture, launch_for
+from quire_kernels.gpu.paged_attention import Features
+from quire_kernels.gpu.tiling import REGIMES, Shape, Tiles, tile_items
+from quire_kernels.gpu.write_kv import write_kv
 from quire_kernels.group_rule import GroupRule, weights_for
-from quire_kernels.launch_table import Launch, architecture, launch_for
-from quire_kernels.paged_attention import Features
-from quire_kernels.tiling import REGIMES, Shape, Tiles, tile_items
-from quire_kernels.write_kv import write_kv
 
 from .grouping import MAX_LEVELS
 from .kv_scales import KvScales

@@ -25,8 +25,8 @@ from importlib.resources import files
 import numpy as np
 import numpy.typing as npt
 
-from .launch_table import INTERPRETER
-from .split_rule import MIN_RUN, PROGRAMS_PER_SM, IntArray
+from quire_kernels.gpu.launch_table import INTERPRETER
+from quire_kernels.gpu.split_rule import MIN_RUN, PROGRAMS_PER_SM, IntArray
 
 FloatArray = npt.NDArray[np.float64]
 

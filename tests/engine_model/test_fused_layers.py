@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from quire_engine.fused_layers import FusedGate, FusedNorm, fuse
 from quire_engine.packed_linear import pack
-from quire_kernels import host_library
+from quire_kernels.cpu import host_library
 from tests.compiled import need_host_library
 
 need_host_library()
@@ -92,7 +92,7 @@ def test_without_a_compiler_norms_stay(monkeypatch):
     def missing():
         raise host_library.NoHostLibrary("no compiler")
 
-    monkeypatch.setattr("quire_kernels.cpu_norm.load", missing)
+    monkeypatch.setattr("quire_kernels.cpu.cpu_norm.load", missing)
     model = torch.nn.ModuleDict({"norm": norm(LlamaRMSNorm), "mlp": mlp()[0]}).requires_grad_(False)
 
     assert fuse(model) == 1

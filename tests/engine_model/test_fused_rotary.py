@@ -10,7 +10,7 @@ from transformers.models.llama import modeling_llama
 from quire_engine import fused_rotary
 from quire_engine.fused_rotary import NAME, fuse_rotary
 from quire_engine.interface import Step, running
-from quire_kernels import host_library
+from quire_kernels.cpu import host_library
 from tests.compiled import need_host_library
 
 need_host_library()
@@ -89,6 +89,6 @@ def test_without_a_compiler_nothing_is_replaced(monkeypatch):
 
     original = getattr(getattr(modeling_llama, NAME), "before_quire", getattr(modeling_llama, NAME))
     monkeypatch.setattr(modeling_llama, NAME, original)
-    monkeypatch.setattr("quire_kernels.cpu_rotate.load", missing)
+    monkeypatch.setattr("quire_kernels.cpu.cpu_rotate.load", missing)
     assert fuse_rotary(modeling_llama.LlamaRMSNorm(32)) == 0
     assert getattr(modeling_llama, NAME) is original

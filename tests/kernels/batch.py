@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from quire_engine.plan import AttentionPlan, build_plan
-from quire_kernels.attention import Scratch, attention
-from quire_kernels.attention_ref import paged_attention_ref
-from quire_kernels.device_work import Capacity, DeviceWork
-from quire_kernels.launch_table import Launch
-from quire_kernels.paged_attention import Features
-from quire_kernels.tiling import REGIMES, Shape, tile_items
+from quire_kernels.gpu.attention import Scratch, attention
+from quire_kernels.gpu.device_work import Capacity, DeviceWork
+from quire_kernels.gpu.launch_table import Launch
+from quire_kernels.gpu.paged_attention import Features
+from quire_kernels.gpu.tiling import REGIMES, Shape, tile_items
+from quire_kernels.reference import paged_attention_ref
 
 DEVICE = torch.device(os.environ.get("QUIRE_TEST_DEVICE", "cpu"))
 

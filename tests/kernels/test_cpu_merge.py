@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from quire_kernels.cpu_call import WIDTHS
-from quire_kernels.cpu_merge import cpu_merge
-from quire_kernels.merge_partials import merge_partials_ref
+from quire_kernels.cpu.cpu_call import WIDTHS
+from quire_kernels.cpu.cpu_merge import cpu_merge
+from quire_kernels.gpu.merge_partials import merge_partials_ref
 from tests.compiled import need_host_library
 
 need_host_library()

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from quire_kernels.copy_blocks import copy_blocks
-from quire_kernels.write_kv import write_kv
+from quire_kernels.gpu.copy_blocks import copy_blocks
+from quire_kernels.gpu.write_kv import write_kv
 from tests.kernels.batch import DEVICE, assert_no_worse, device_work, make_batch, run
 
 NORESERVE = 0x4000  # MAP_NORESERVE

@@ -9,8 +9,8 @@ from itertools import product
 import torch
 import triton
 
-from quire_kernels.launch_table import SHARED_LIMIT, Launch, _shared_estimate, fallbacks, launch_for, rule
-from quire_kernels.tiling import REGIMES
+from quire_kernels.gpu.launch_table import SHARED_LIMIT, Launch, _shared_estimate, fallbacks, launch_for, rule
+from quire_kernels.gpu.tiling import REGIMES
 
 
 def powers(launch: Launch) -> bool:
@@ -21,7 +21,7 @@ def powers(launch: Launch) -> bool:
 
 def test_rows_of_the_table_are_valid() -> None:
     """Each checked-in row is found by its key and holds all query heads of a KV head."""
-    rows = json.loads(files("quire_kernels").joinpath("launch_table.json").read_text())["rows"]
+    rows = json.loads(files("quire_kernels.gpu").joinpath("launch_table.json").read_text())["rows"]
 
     assert rows
     for row in rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quire_kernels.merge_partials import merge_partials, merge_partials_ref
+from quire_kernels.gpu.merge_partials import merge_partials, merge_partials_ref
 from tests.kernels.batch import DEVICE
 
 

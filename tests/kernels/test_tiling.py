@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from quire_engine.grouping import MAX_LEVELS
 from quire_engine.plan import build_plan
-from quire_kernels.device_work import Capacity, DeviceWork
-from quire_kernels.split_rule import ALIGN, MIN_RUN, PROGRAMS_PER_SM, split_lengths
-from quire_kernels.tiling import REGIMES, Shape, tile_items
+from quire_kernels.gpu.device_work import Capacity, DeviceWork
+from quire_kernels.gpu.split_rule import ALIGN, MIN_RUN, PROGRAMS_PER_SM, split_lengths
+from quire_kernels.gpu.tiling import REGIMES, Shape, tile_items
 
 BLOCK = 16
 STEPS = st.lists(st.tuples(st.integers(0, 90), st.integers(1, 40)), min_size=1, max_size=5)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from quire_engine.cpu_attention import CpuAttention
 from quire_engine.plan import AttentionPlan, build_plan
 from quire_engine.triton_attention import TritonAttention, _waves
-from quire_kernels.attention_ref import paged_attention_ref
-from quire_kernels.paged_attention import Features
+from quire_kernels.gpu.paged_attention import Features
+from quire_kernels.reference import paged_attention_ref
 from tests.kernels.batch import DEVICE
 
 BLOCK, WIDTH, KV_HEADS, HEADS = 16, 16, 2, 4

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quire_kernels.copy_blocks import copy_blocks, copy_blocks_ref
-from quire_kernels.write_kv import write_kv, write_kv_ref
+from quire_kernels.gpu.copy_blocks import copy_blocks, copy_blocks_ref
+from quire_kernels.gpu.write_kv import write_kv, write_kv_ref
 from tests.kernels.batch import DEVICE
 
 

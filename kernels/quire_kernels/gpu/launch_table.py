@@ -20,7 +20,7 @@ from importlib.resources import files
 import torch
 import triton
 
-from .checks import interpreting
+from quire_kernels.checks import interpreting
 
 # Shared memory a program may ask for, bytes; what is not listed gets the smallest.
 SHARED_LIMIT = {"sm_80": 166912, "sm_86": 101376, "sm_89": 101376, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376}
@@ -118,7 +118,7 @@ def _shared_estimate(launch: Launch, width: int, dtype: torch.dtype) -> int:
 @cache
 def _table() -> dict[tuple[str, int, int, str, str], Launch]:
     """The checked-in rows."""
-    text = files("quire_kernels").joinpath("launch_table.json").read_text(encoding="utf-8")
+    text = files("quire_kernels.gpu").joinpath("launch_table.json").read_text(encoding="utf-8")
     return {
         (row["arch"], row["head_dim"], row["group"], row["dtype"], row["regime"]): Launch(
             row["block_m"], row["block_n"], row["num_warps"], row["num_stages"], row.get("max_registers")

@@ -20,7 +20,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .checks import FLOATS, check, check_device, interpreting
+from quire_kernels.checks import FLOATS, check, check_device, interpreting
+
 from .softmax_body import LOG2_E, before_sink, store_as
 
 PARTIALS = 16  # partial results a program looks at in one step

@@ -19,7 +19,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .checks import FLOATS, FP8, check, check_device, check_kv, interpreting
+from quire_kernels.checks import FLOATS, FP8, check, check_device, check_kv, interpreting
+
 from .device_work import DeviceWork
 from .launch_table import Launch, fallbacks
 from .softmax_body import attend_range, before_sink, store_as

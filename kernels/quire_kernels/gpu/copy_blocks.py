@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .checks import check, check_device
+from quire_kernels.checks import check, check_device
 
 SAME_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 

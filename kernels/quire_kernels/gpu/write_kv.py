@@ -15,7 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .checks import FLOATS, FP8, check, check_device, check_kv, interpreting
+from quire_kernels.checks import FLOATS, FP8, check, check_device, check_kv, interpreting
+
 from .softmax_body import store_as
 
 TOKENS = 16  # tokens of a program

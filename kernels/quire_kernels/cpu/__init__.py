@@ -1,0 +1,1 @@
+"""Kernels in C, each beside the file that compiles and calls it."""
