@@ -19,7 +19,8 @@ from typing import Any
 
 from quire_engine.memory import Memory
 from quire_engine.request import Request, Sequence
-from quire_engine.scheduler import Scheduler, SchedulerLimits, Work
+from quire_engine.scheduler import Scheduler, SchedulerLimits
+from quire_engine.work import Work
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.wire.u32 import pack

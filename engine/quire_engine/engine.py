@@ -33,9 +33,10 @@ from .prefill import Prefill
 from .quiet import EVERYBODY, Quiet
 from .request import Sequence
 from .runner import Drawn, Runner
-from .scheduler import Scheduler, SchedulerLimits, Wanted, Work
+from .scheduler import Scheduler, SchedulerLimits, Wanted
 from .steplog import StepLog
 from .waiting import Waiting
+from .work import Work
 
 IDLE_S = 0.2
 REATTACH_S = 0.05

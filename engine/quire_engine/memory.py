@@ -38,7 +38,7 @@ from quire_proto.wire.u32 import unpack, unpack_rows
 
 from .granted import Granted
 from .request import Request, Sequence
-from .scheduler import Work
+from .work import Work
 
 Extends = list[tuple[Sequence, int]]
 KNOWN_DIGESTS = 1 << 18

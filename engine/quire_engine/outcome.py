@@ -18,7 +18,8 @@ from .outbox import Outbox
 from .request import Sequence
 from .runner import Drawn
 from .sampler import Sampled
-from .scheduler import Scheduler, Work
+from .scheduler import Scheduler
+from .work import Work
 
 
 class Outcome:

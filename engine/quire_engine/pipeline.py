@@ -19,7 +19,7 @@ from quire_proto.wire.errors import QuireError
 
 from .memory import Memory
 from .runner import Drawn, Launched, Runner
-from .scheduler import Work
+from .work import Work
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.step.token_chain import DomainChain
 from quire_proto.wire.u32 import unpack
 
-from .sampler import SampleRow
+from .sample_row import SampleRow
 
 LEAST_URGENT = 1 << 62
 BEHIND_ALL = 1 << 31  # priority of what no client waits for

@@ -23,9 +23,10 @@ from .lanes import Lane, Pending, lane_of
 from .model import Model
 from .plan import AttentionPlan, build_plan
 from .request import Sequence
-from .sampler import Choice, Sampled, SampleRow, choose
-from .scheduler import Work
+from .sample_row import SampleRow
+from .sampler import Choice, Sampled, choose
 from .transfer import to_device
+from .work import Work
 
 if TYPE_CHECKING:
     from .graphs import DecodeGraphs

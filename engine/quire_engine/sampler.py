@@ -17,37 +17,10 @@ from dataclasses import dataclass
 
 import torch
 
+from .sample_row import SampleRow
 from .transfer import to_device, to_host
 
 _SCALE = 2.0**-64
-
-
-@dataclass(frozen=True, slots=True)
-class SampleRow:
-    """What one row needs: its settings and its place in the random stream.
-
-    Attributes:
-        temperature: 0 is greedy.
-        top_k: 0 is off. top_p: 1 is off. min_p: 0 is off.
-        seed, index, position: counter of the random number (request seed, continuation, token position).
-        banned: tokens that may not be chosen (stop tokens before ``min_tokens``).
-        logprobs: 0 for none, else 1 + number of alternatives.
-    """
-
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    seed: int
-    index: int
-    position: int
-    banned: tuple[int, ...] = ()
-    logprobs: int = 0
-
-    @property
-    def filtered(self) -> bool:
-        """Whether unlikely tokens are left out."""
-        return bool(self.top_k or self.min_p or self.top_p < 1)
 
 
 @dataclass(frozen=True, slots=True)

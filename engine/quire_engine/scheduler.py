@@ -37,6 +37,7 @@ from .shares import Shares
 from .slots import branches, giver, slots
 from .turns import Turns
 from .victim import victim
+from .work import Work
 
 HOLD_STEPS = 32
 
@@ -48,14 +49,6 @@ class SchedulerLimits:
     max_sequences: int
     max_batch_tokens: int
     block_size: int
-
-
-@dataclass(slots=True)
-class Work:
-    """``count`` tokens of one sequence in this step."""
-
-    sequence: Sequence
-    count: int
 
 
 @dataclass(slots=True)

@@ -14,7 +14,8 @@ from typing import TextIO
 import numpy as np
 
 from .memory import Memory
-from .scheduler import Scheduler, Work
+from .scheduler import Scheduler
+from .work import Work
 
 
 class StepLog:

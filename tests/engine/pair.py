@@ -18,7 +18,7 @@ from quire_engine.cpu_attention import CpuAttention
 from quire_engine.engine import Engine
 from quire_engine.model import Model
 from quire_engine.runner import Launched, Runner
-from quire_engine.scheduler import Work
+from quire_engine.work import Work
 from quire_proto.client.client import KVClient, KVReader
 from quire_proto.gateway_link import Abort
 from quire_proto.messages import Stats

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 import torch
 
-from quire_engine.sampler import SampleRow, sample, uniform
+from quire_engine.sample_row import SampleRow
+from quire_engine.sampler import sample, uniform
 
 
 def row(**changes: object) -> SampleRow:
