@@ -17,10 +17,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from quire_engine.memory import Memory
-from quire_engine.request import Request, Sequence
-from quire_engine.scheduler import Scheduler, SchedulerLimits
-from quire_engine.work import Work
+from quire_engine.kv.kv_session import Memory
+from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
+from quire_engine.sequences.sequence import Request, Sequence
+from quire_engine.sequences.work import Work
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.wire.u32 import pack

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-import quire_engine.runner as runner_module
-from quire_engine.fused_layers import FusedGate
-from quire_engine.model import Model, load_model
-from quire_engine.runner import Runner
-from quire_engine.scheduler import SchedulerLimits
+import quire_engine.model.runner as runner_module
+from quire_engine.model.fused.layers import FusedGate
+from quire_engine.model.model import Model, load_model
+from quire_engine.model.runner import Runner
+from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.wire.u32 import pack
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from quire_engine.model import Model
-from quire_engine.packed_linear import PackedLinear
+from quire_engine.model.fused.linear import PackedLinear
+from quire_engine.model.model import Model
 
 from .stopwatch import thread_clock
 from .stream import Answer

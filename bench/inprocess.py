@@ -19,14 +19,14 @@ from typing import cast
 import structlog
 
 from quire_engine.attach import arena_of
-from quire_engine.cpu_attention import CpuAttention
+from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.engine import Engine
-from quire_engine.front import Front
-from quire_engine.layout import layout_of
-from quire_engine.model import Model
-from quire_engine.runner import Runner
-from quire_engine.scheduler import SchedulerLimits
-from quire_engine.steplog import StepLog
+from quire_engine.files.layout import layout_of
+from quire_engine.model.model import Model
+from quire_engine.model.runner import Runner
+from quire_engine.scheduling.front import Front
+from quire_engine.scheduling.scheduler import SchedulerLimits
+from quire_engine.scheduling.step_log import StepLog
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Generate, Outputs
 from quire_proto.wire.layout import Layout

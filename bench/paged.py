@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from quire_engine.model import Model, load_model
-from quire_engine.scheduler import SchedulerLimits
+from quire_engine.model.model import Model, load_model
+from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.wire.u32 import pack
 

@@ -17,7 +17,7 @@ import argparse
 from http.client import HTTPException
 from typing import Any
 
-from quire_engine.model import load_model
+from quire_engine.model.model import load_model
 from quire_proto.wire.errors import QuireError
 
 from .agents import WORKLOADS, Workload, make

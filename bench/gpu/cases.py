@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from quire_engine.plan import AttentionPlan, build_plan
+from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_kernels.gpu.attention import Scratch, attention
 from quire_kernels.gpu.device_work import Capacity, DeviceWork
 from quire_kernels.gpu.launch_table import architecture, launch_for

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from bench.gpu.stack import write_model
-from quire_engine.graphs import Capture, CudaCapture, DecodeGraphs, Replay
-from quire_engine.model import load_model
-from quire_engine.plan import AttentionPlan, build_plan
+from quire_engine.attention.plan import AttentionPlan, build_plan
+from quire_engine.attention.triton import TritonAttention
+from quire_engine.model.graphs import Capture, CudaCapture, DecodeGraphs, Replay
+from quire_engine.model.model import load_model
 from quire_engine.transfer import to_device
-from quire_engine.triton_attention import TritonAttention
 
 BLOCK = 16
 Row = dict[str, Any]
@@ -103,6 +103,6 @@ class Kept:
         self.last: Replay = lambda: None
 
     def __call__(self, launch: Replay) -> Replay:
-        """See ``quire_engine.graphs``."""
+        """See ``quire_engine.model.graphs``."""
         self.last = self._capture(launch)
         return self.last

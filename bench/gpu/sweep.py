@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import triton
 
-from quire_engine.plan import AttentionPlan, build_plan
+from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_kernels.gpu import paged_attention as op
 from quire_kernels.gpu.device_work import Capacity, DeviceWork
 from quire_kernels.gpu.launch_table import Launch, architecture

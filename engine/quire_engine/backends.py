@@ -15,14 +15,14 @@ from importlib.util import find_spec
 
 import torch
 
+from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.attention.hook import Backend
+from quire_engine.model.model import Model
+from quire_engine.model.runner import Runner
 from quire_proto.client.client import KVClient
 from quire_proto.wire.layout import E4M3, Layout
 
 from .attach import arena_of
-from .cpu_attention import CpuAttention
-from .interface import Backend
-from .model import Model
-from .runner import Runner
 
 AUTO, CPU, TRITON = "auto", "cpu", "triton"
 
@@ -58,7 +58,7 @@ class Attention:
         """
         if self.kind == CPU:
             return CpuAttention(arena, model.scales)
-        from .triton_attention import TritonAttention
+        from quire_engine.attention.triton import TritonAttention
 
         return TritonAttention(arena, model.heads, scales=model.scales)
 
@@ -70,8 +70,8 @@ class Attention:
         backend = self._over(client, model)
         if self.device.type != "cuda":
             return Runner(model, backend)
-        from .graphs import CudaCapture, DecodeGraphs
-        from .triton_attention import TritonAttention
+        from quire_engine.attention.triton import TritonAttention
+        from quire_engine.model.graphs import CudaCapture, DecodeGraphs
 
         assert isinstance(backend, TritonAttention)
         return Runner(model, backend, graphs=DecodeGraphs(model, backend, largest, CudaCapture(self.device)))

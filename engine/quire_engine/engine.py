@@ -18,25 +18,25 @@ from functools import partial
 
 import structlog
 
+from quire_engine.kv.kv_session import Memory
+from quire_engine.model.runner import Drawn, Runner
+from quire_engine.scheduling.backoff import EVERYBODY, Quiet
+from quire_engine.scheduling.front import Front
+from quire_engine.scheduling.intake import Intake
+from quire_engine.scheduling.outbox import Outbox
+from quire_engine.scheduling.pipeline import Pipeline
+from quire_engine.scheduling.publication_prefill import Prefill
+from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits, Wanted
+from quire_engine.scheduling.step_log import StepLog
+from quire_engine.scheduling.token_output import Outcome
+from quire_engine.scheduling.waiters import Waiting
+from quire_engine.sequences.sequence import Sequence
+from quire_engine.sequences.work import Work
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Abort, Generate, Load
 from quire_proto.wire.errors import DeviceFault, LayoutMismatch, LocalError, NameTaken, QuireError
 
 from .attach import ContextPoisoned
-from .front import Front
-from .intake import Intake
-from .memory import Memory
-from .outbox import Outbox
-from .outcome import Outcome
-from .pipeline import Pipeline
-from .prefill import Prefill
-from .quiet import EVERYBODY, Quiet
-from .request import Sequence
-from .runner import Drawn, Runner
-from .scheduler import Scheduler, SchedulerLimits, Wanted
-from .steplog import StepLog
-from .waiting import Waiting
-from .work import Work
 
 IDLE_S = 0.2
 REATTACH_S = 0.05

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quire_engine.calibrate import calibrate
-from quire_engine.kv_scales import FILE, KvScales
-from quire_engine.model import Model, ModelRefused, load_model
+from quire_engine.files.kv_scales import FILE, KvScales
+from quire_engine.model.calibrate import calibrate
+from quire_engine.model.model import Model, ModelRefused, load_model
 
 from . import flags
 from .chat_template import LoadError, PromptEncoder

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from quire_engine.refused import first_line
+from quire_engine.files.refused import first_line
 
 from .content_parts import text_of
 from .errors_http import invalid

@@ -23,14 +23,14 @@ import torch
 from quire_engine.attach import ContextPoisoned, gpu_uuid
 from quire_engine.backends import Attention, BackendRefused, choose
 from quire_engine.engine import Engine
-from quire_engine.front import Front
-from quire_engine.layout import layout_of, served_length
-from quire_engine.loading_watch import watched
-from quire_engine.model import Model, ModelRefused, load_model
-from quire_engine.refused import first_line
-from quire_engine.scheduler import SchedulerLimits
-from quire_engine.selftest import self_test
-from quire_engine.steplog import StepLog
+from quire_engine.files.layout import layout_of, served_length
+from quire_engine.files.load_progress import watched
+from quire_engine.files.refused import first_line
+from quire_engine.model.model import Model, ModelRefused, load_model
+from quire_engine.model.selftest.selftest import self_test
+from quire_engine.scheduling.front import Front
+from quire_engine.scheduling.scheduler import SchedulerLimits
+from quire_engine.scheduling.step_log import StepLog
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Hello
 from quire_proto.wire.errors import DeviceFault, QuireError

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from quire_engine.model_name import model_name
+from quire_engine.files.model_name import model_name
 
 from . import flags, reason
 from .chat_template import LoadError, PromptEncoder, without_torch
@@ -74,7 +74,7 @@ def prepare(config: Config) -> dict[str, Any]:
 def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
     from transformers.utils import logging
 
-    from quire_engine.layout import layout_of, max_model_len, served_length
+    from quire_engine.files.layout import layout_of, max_model_len, served_length
 
     from .tokenizer_files import check_tokenizer
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from quire_engine.shares import WEIGHT
+from quire_engine.fairness.shares import WEIGHT
 from quire_proto.client.client import KVReader
 from quire_proto.wire.errors import QuireError
 

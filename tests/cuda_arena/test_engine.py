@@ -11,9 +11,9 @@ import torch
 from quire_engine import attach
 from quire_engine.attach import ContextPoisoned, gpu_uuid, quiesce
 from quire_engine.engine import Engine
-from quire_engine.runner import Runner
-from quire_engine.scheduler import SchedulerLimits
-from quire_engine.steplog import StepLog
+from quire_engine.model.runner import Runner
+from quire_engine.scheduling.scheduler import SchedulerLimits
+from quire_engine.scheduling.step_log import StepLog
 from quire_proto.wire.errors import DeviceFault, StaleSession
 from quire_services import engined
 from tests.cuda_arena.recorder import Recorder

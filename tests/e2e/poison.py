@@ -58,4 +58,4 @@ def changed(directory: Path, name: str, change: str) -> dict[str, str]:
 
 def poisoned(directory: Path) -> dict[str, str]:
     """The environment variables for processes in which the CPU backend raises."""
-    return changed(directory, "quire_engine.cpu_attention", RAISE)
+    return changed(directory, "quire_engine.attention.cpu.attention", RAISE)

@@ -39,7 +39,7 @@ def test_a_poisoned_engine_is_replaced(tmp_path: Path, monkeypatch: pytest.Monke
     prompt = [FIRST_WORD + i for i in range(40)]
     expected = Reference(model).greedy(prompt, 8)
     change = FAIL_ONCE.format(marker=str(tmp_path / "failed"))
-    for name, value in changed(tmp_path / "change", "quire_engine.lanes", change).items():
+    for name, value in changed(tmp_path / "change", "quire_engine.model.device_queue", change).items():
         monkeypatch.setenv(name, value)
     with running(tmp_path, model, engines=1) as stack, ThreadPoolExecutor(1) as pool:
         before = stack.ready_sessions()

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from quire_engine.attach import arena_of
-from quire_engine.cpu_attention import CpuAttention
-from quire_engine.model import Model
-from quire_engine.runner import Runner
+from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.model.model import Model
+from quire_engine.model.runner import Runner
 from quire_proto.client.client import KVClient
 from tests.engine.loop import BLOCKS, Bench, running, words
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from bench.models import FIRST_WORD, make_model
 from quire_engine.attach import arena_of
-from quire_engine.cpu_attention import CpuAttention
+from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.engine import Engine
-from quire_engine.layout import layout_of
-from quire_engine.model import Model, load_model
-from quire_engine.runner import Runner
-from quire_engine.scheduler import SchedulerLimits
-from quire_engine.steplog import StepLog
+from quire_engine.files.layout import layout_of
+from quire_engine.model.model import Model, load_model
+from quire_engine.model.runner import Runner
+from quire_engine.scheduling.scheduler import SchedulerLimits
+from quire_engine.scheduling.step_log import StepLog
 from quire_proto.client.client import KVClient, KVReader
 from quire_proto.gateway_link import Generate, Outputs, Sampling
 from quire_proto.messages import Stats

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from quire_engine.attach import arena_of
-from quire_engine.cpu_attention import CpuAttention
+from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.engine import Engine
-from quire_engine.model import Model
-from quire_engine.runner import Launched, Runner
-from quire_engine.work import Work
+from quire_engine.model.model import Model
+from quire_engine.model.runner import Launched, Runner
+from quire_engine.sequences.work import Work
 from quire_proto.client.client import KVClient, KVReader
 from quire_proto.gateway_link import Abort
 from quire_proto.messages import Stats

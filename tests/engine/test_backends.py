@@ -10,9 +10,9 @@ import pytest
 import torch
 import triton
 
+from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.attention.triton import TritonAttention
 from quire_engine.backends import CPU, TRITON, Attention, BackendRefused, choose
-from quire_engine.cpu_attention import CpuAttention
-from quire_engine.triton_attention import TritonAttention
 from quire_services.settings import Config, Engine, Kvstore, Serve
 from quire_services.stack import Stack
 from tests.kernels.batch import DEVICE

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quire_engine.request import Sequence
-from quire_engine.scheduler import Scheduler, SchedulerLimits, Wanted
+from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits, Wanted
+from quire_engine.sequences.sequence import Sequence
 from tests.engine.test_scheduler import sequence
 
 BLOCK = 16

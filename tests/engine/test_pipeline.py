@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from quire_engine.attach import arena_of
-from quire_engine.granted import Granted
-from quire_engine.graphs import DecodeGraphs
-from quire_engine.memory import Memory
-from quire_engine.model import Model
-from quire_engine.runner import Runner
-from quire_engine.triton_attention import TritonAttention
+from quire_engine.attention.triton import TritonAttention
+from quire_engine.kv.kv_session import Memory
+from quire_engine.kv.step_grants import Granted
+from quire_engine.model.graphs import DecodeGraphs
+from quire_engine.model.model import Model
+from quire_engine.model.runner import Runner
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Abort
 from quire_proto.wire.u32 import pack

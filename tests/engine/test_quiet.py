@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quire_engine.quiet import EVERYBODY, SAME_SHORTAGE_S, Quiet
+from quire_engine.scheduling.backoff import EVERYBODY, SAME_SHORTAGE_S, Quiet
 
 
 def test_one_account_s_quiet_time_is_not_another_s() -> None:

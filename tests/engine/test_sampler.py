@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 import torch
 
-from quire_engine.sample_row import SampleRow
-from quire_engine.sampler import sample, uniform
+from quire_engine.model.sampler import sample, uniform
+from quire_engine.sequences.sample_row import SampleRow
 
 
 def row(**changes: object) -> SampleRow:
@@ -39,7 +39,7 @@ def test_impossible_tokens_are_never_drawn() -> None:
     inf = float("inf")
     assert set(drawn([-inf, 0.0, 0.5, -inf])) == {1, 2}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("quire_engine.sampler.uniform", lambda *_: 1.0)
+        patch.setattr("quire_engine.model.sampler.uniform", lambda *_: 1.0)
         assert sample(torch.tensor([[-inf, 0.0, 0.5, -inf]]), [row()])[0].token == 2
 
 

@@ -6,8 +6,8 @@ from array import array
 
 import numpy as np
 
-from quire_engine.request import Request, Sequence
-from quire_engine.scheduler import Scheduler, SchedulerLimits, Wanted
+from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits, Wanted
+from quire_engine.sequences.sequence import Request, Sequence
 from quire_proto.gateway_link import Sampling
 from quire_proto.step.token_chain import DomainChain
 from quire_proto.wire.u32 import pack

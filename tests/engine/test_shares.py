@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire_engine.lines import Lines
-from quire_engine.request import BEHIND_ALL
-from quire_engine.shares import Shares
+from quire_engine.fairness.lines import Lines
+from quire_engine.fairness.shares import Shares
+from quire_engine.sequences.sequence import BEHIND_ALL
 from tests.engine.bare_loop import SLOTS, Loop, sequence
 
 WEIGHTS = st.integers(1, 400)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_engine import waiting
+from quire_engine.scheduling import waiters as waiting
 from quire_proto.client.client import KVReader
 from quire_proto.step.retire import RetireList
 from quire_proto.wire.u32 import pack

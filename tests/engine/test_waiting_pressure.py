@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_engine.scheduler import Scheduler
+from quire_engine.scheduling.scheduler import Scheduler
 from quire_proto.client.client import KVClient
 from tests.e2e.stack import wait_for
 from tests.engine.loop import words

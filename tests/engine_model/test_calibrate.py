@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.models import make_model
-from quire_engine.calibrate import HEADROOM, calibrate
-from quire_engine.cpu_attention import CpuAttention
-from quire_engine.kv_scales import FILE, LARGEST, KvScales
-from quire_engine.layout import layout_of
-from quire_engine.model import ModelRefused, load_model
-from quire_engine.selftest import self_test
+from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.files.kv_scales import FILE, LARGEST, KvScales
+from quire_engine.files.layout import layout_of
+from quire_engine.model.calibrate import HEADROOM, calibrate
+from quire_engine.model.model import ModelRefused, load_model
+from quire_engine.model.selftest.selftest import self_test
 from quire_proto.wire.layout import E4M3
 from quire_services import cli
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from quire_engine.cpu_attention import CpuAttention, Partials, _merge
-from quire_engine.plan import build_plan
+from quire_engine.attention.cpu.attention import CpuAttention, Partials, _merge
+from quire_engine.attention.plan import build_plan
 from tests.engine_model.dense import Batch, dense_attention, poisoned_arena, random_batch
 
 # (shared blocks, tokens before the step, query tokens): decodes, chunks, a first chunk, a single token.

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from bench.models import make_model
+from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.attention.cpu.slots import Slots
 from quire_engine.backends import TRITON, Attention, BackendRefused
-from quire_engine.cpu_attention import CpuAttention
-from quire_engine.cpu_slots import Slots
-from quire_engine.kv_scales import FILE, KvScales
-from quire_engine.layout import layout_of
-from quire_engine.model import Model, ModelRefused, load_model
-from quire_engine.selftest import self_test
+from quire_engine.files.kv_scales import FILE, KvScales
+from quire_engine.files.layout import layout_of
+from quire_engine.model.model import Model, ModelRefused, load_model
+from quire_engine.model.selftest.selftest import self_test
 from quire_proto.wire.layout import E4M3, Layout
 from tests.engine_model.families import FAMILIES, family_model
 

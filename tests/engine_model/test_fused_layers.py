@@ -8,8 +8,8 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from quire_engine.fused_layers import FusedGate, FusedNorm, fuse
-from quire_engine.packed_linear import pack
+from quire_engine.model.fused.layers import FusedGate, FusedNorm, fuse
+from quire_engine.model.fused.linear import pack
 from quire_kernels.cpu import host_library
 from tests.compiled import need_host_library
 

@@ -7,9 +7,9 @@ import torch
 from transformers.models.cohere import modeling_cohere
 from transformers.models.llama import modeling_llama
 
-from quire_engine import fused_rotary
-from quire_engine.fused_rotary import NAME, fuse_rotary
-from quire_engine.interface import Step, running
+from quire_engine.attention.hook import Step, running
+from quire_engine.model.fused import rotary as fused_rotary
+from quire_engine.model.fused.rotary import NAME, fuse_rotary
 from quire_kernels.cpu import host_library
 from tests.compiled import need_host_library
 

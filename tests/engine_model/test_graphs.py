@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from bench.models import make_model
-from quire_engine.graphs import CudaCapture, DecodeGraphs, Replay, padded
-from quire_engine.layout import layout_of
-from quire_engine.model import Model, load_model
-from quire_engine.plan import AttentionPlan, build_plan
-from quire_engine.triton_attention import TritonAttention
+from quire_engine.attention.plan import AttentionPlan, build_plan
+from quire_engine.attention.triton import TritonAttention
+from quire_engine.files.layout import layout_of
+from quire_engine.model.graphs import CudaCapture, DecodeGraphs, Replay, padded
+from quire_engine.model.model import Model, load_model
 from tests.kernels.batch import DEVICE
 
 BLOCK, BLOCKS, VOCAB = 16, 40, 64
@@ -131,7 +131,7 @@ def test_what_does_not_fit_runs_without_a_graph(tmp_path: Path, monkeypatch: pyt
     many = torch.zeros(5, dtype=torch.int64, device=DEVICE)
     assert graphs.forward(many, plan_of(running)) is None
 
-    monkeypatch.setattr("quire_engine.graphs.TABLE_ENTRIES", 8)
+    monkeypatch.setattr("quire_engine.model.graphs.TABLE_ENTRIES", 8)
     plan = plan_of(running[:2])
     assert graphs.forward(many[:2], plan) is None
     assert plan.prepared == {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.models import make_model
-from quire_engine.loading_watch import watched
-from quire_engine.model import load_model
+from quire_engine.files.load_progress import watched
+from quire_engine.model.model import load_model
 
 
 def test_every_tensor_is_counted(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quire_engine import packed_linear
-from quire_engine.packed_linear import PackedLinear, pack
+from quire_engine.model.fused import linear as packed_linear
+from quire_engine.model.fused.linear import PackedLinear, pack
 
 
 @pytest.mark.parametrize("bias", [False, True])

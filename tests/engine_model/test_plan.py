@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire_engine.grouping import MAX_LEVELS, READS_SAVED, Rule
-from quire_engine.plan import AttentionPlan, build_plan
+from quire_engine.attention.groups import MAX_LEVELS, READS_SAVED, Rule
+from quire_engine.attention.plan import AttentionPlan, build_plan
 from tests.engine_model.dense import Batch, random_batch, slots_of
 
 SEQUENCE = st.tuples(st.integers(0, 6), st.integers(0, 40), st.one_of(st.just(1), st.integers(1, 150)))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from quire_engine.cpu_attention import CpuAttention
-from quire_engine.layout import layout_of
-from quire_engine.model import Model, load_model
-from quire_engine.plan import build_plan
+from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.attention.plan import build_plan
+from quire_engine.files.layout import layout_of
+from quire_engine.model.model import Model, load_model
 from tests.engine_model.families import FAMILIES, family_model
 
 BLOCK = 16

@@ -9,11 +9,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.models import make_model
-from quire_engine import interface
-from quire_engine.cpu_attention import CpuAttention
-from quire_engine.layout import layout_of
-from quire_engine.model import ModelRefused, load_model
-from quire_engine.selftest import self_test
+from quire_engine.attention import hook as interface
+from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.files.layout import layout_of
+from quire_engine.model.model import ModelRefused, load_model
+from quire_engine.model.selftest.selftest import self_test
 from tests.engine_model.families import FAMILIES, family_model
 
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from bench.models import make_model
-from quire_engine.layout import served_length
-from quire_engine.refused import ModelRefused
+from quire_engine.files.layout import served_length
+from quire_engine.files.refused import ModelRefused
 from tests.e2e.stack import Stack, running, wait_for
 
 BLOCKS, SIZE, PINNED = 24, 16, 3

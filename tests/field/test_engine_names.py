@@ -19,9 +19,9 @@ import pytest
 
 from quire_engine import engine as engine_module
 from quire_engine.engine import Engine as EngineProcess
-from quire_engine.front import Front
-from quire_engine.scheduler import SchedulerLimits
-from quire_engine.steplog import StepLog
+from quire_engine.scheduling.front import Front
+from quire_engine.scheduling.scheduler import SchedulerLimits
+from quire_engine.scheduling.step_log import StepLog
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Hello, Load, Refused, decode, encode
 from quire_proto.wire.errors import KvstoreUnreachable, NameTaken

@@ -12,14 +12,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from quire_engine import interface
-from quire_engine.cpu_attention import CpuAttention
-from quire_engine.layout import layout_of
-from quire_engine.model import load_model
-from quire_engine.plan import AttentionPlan
-from quire_engine.refused import ModelRefused
-from quire_engine.selftest import self_test
-from quire_engine.selftest_eager import tolerance
+from quire_engine.attention import hook as interface
+from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.attention.plan import AttentionPlan
+from quire_engine.files.layout import layout_of
+from quire_engine.files.refused import ModelRefused
+from quire_engine.model.model import load_model
+from quire_engine.model.selftest.eager import tolerance
+from quire_engine.model.selftest.selftest import self_test
 
 LOW = ["float16", "bfloat16"]
 COMMON = {

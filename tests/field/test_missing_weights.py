@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.models import make_model
-from quire_engine.model import ModelRefused, load_model
+from quire_engine.model.model import ModelRefused, load_model
 
 Tensors = dict[str, torch.Tensor]
 Change = Callable[[Tensors], object]

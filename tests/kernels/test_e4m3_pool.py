@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from bench.models import make_model
-from quire_engine.cpu_attention import CpuAttention
-from quire_engine.kv_scales import KvScales
-from quire_engine.layout import layout_of
-from quire_engine.model import load_model
-from quire_engine.plan import build_plan
-from quire_engine.selftest import self_test
-from quire_engine.triton_attention import TritonAttention
+from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.attention.plan import build_plan
+from quire_engine.attention.triton import TritonAttention
+from quire_engine.files.kv_scales import KvScales
+from quire_engine.files.layout import layout_of
+from quire_engine.model.model import load_model
+from quire_engine.model.selftest.selftest import self_test
 from quire_proto.wire.layout import E4M3
 from tests.kernels.batch import DEVICE
 

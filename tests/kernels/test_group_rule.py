@@ -9,8 +9,8 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from quire_engine.grouping import find_groups
-from quire_engine.plan import build_plan
+from quire_engine.attention.groups import find_groups
+from quire_engine.attention.plan import build_plan
 from quire_kernels.group_rule import FREE, START, GroupRule, weights_for
 from tests.engine_model.test_plan import visible_pairs
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire_engine.grouping import MAX_LEVELS
-from quire_engine.plan import build_plan
+from quire_engine.attention.groups import MAX_LEVELS
+from quire_engine.attention.plan import build_plan
 from quire_kernels.gpu.device_work import Capacity, DeviceWork
 from quire_kernels.gpu.split_rule import ALIGN, MIN_RUN, PROGRAMS_PER_SM, split_lengths
 from quire_kernels.gpu.tiling import REGIMES, Shape, tile_items

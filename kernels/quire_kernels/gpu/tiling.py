@@ -32,7 +32,7 @@ Int32 = npt.NDArray[np.int32]
 
 
 class Items(Protocol):
-    """Work items as arrays; see ``quire_engine.plan.WorkItems``."""
+    """Work items as arrays; see ``quire_engine.attention.plan.WorkItems``."""
 
     @property
     def window(self) -> int | None: ...  # noqa: D102

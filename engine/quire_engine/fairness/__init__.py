@@ -1,0 +1,1 @@
+"""Fairness: whose turn it is, by tenant and weight, and who gives way."""

@@ -1,0 +1,1 @@
+"""What the files of a model say, read and judged before its weights are."""

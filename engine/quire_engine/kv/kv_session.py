@@ -1,0 +1,345 @@
+"""Memory: everything the engine says to the kvstore, as at most one message a step.
+
+Sequences tell it what became of them (computed, forked, finished, preempted); it says fill marks, seals, forks and
+releases in the next message and brings the answers back into the sequences' tables. A reference is given up only
+after the step that may name its blocks has completed (``RetireList``).
+
+What nobody waits for asks for no message: full blocks of generated tokens are sealed with whatever is said next, and
+the scheduler's looking ahead makes that once in many steps. Blocks of a prompt, which others may wait for, are
+sealed in the step after the one that computed them.
+
+What the cache will probably hold is guessed from the digests this engine has seen sealed: the scheduler admits by
+that guess, the kvstore's answer decides.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+
+import numpy as np
+
+from quire_engine.sequences.sequence import Request, Sequence
+from quire_engine.sequences.work import Work
+from quire_proto.client.client import KVClient
+from quire_proto.messages import (
+    CLAIMED,
+    CONFLICT,
+    NO_SPACE,
+    OK,
+    RETRY,
+    Allocate,
+    Allocated,
+    Step,
+    Stepped,
+)
+from quire_proto.step.retire import RetireList
+from quire_proto.step.step_builder import StepBuilder, results
+from quire_proto.wire.digests import DIGEST_BYTES, split
+from quire_proto.wire.u32 import unpack, unpack_rows
+
+from .step_grants import Granted
+
+Extends = list[tuple[Sequence, int]]
+KNOWN_DIGESTS = 1 << 18
+SCRUB = -1  # in place of a copy's source: zero the target
+
+
+class Memory:
+    """The session's tables and what is to be said about them.
+
+    Attributes:
+        messages: messages sent, waits included.
+        computing: by digest, the sequence of this engine that is computing the block.
+        step: number of the last step launched (-1: none).
+    """
+
+    def __init__(self, client: KVClient) -> None:
+        self.client = client
+        self.block_size = client.block_size
+        self.messages = 0
+        self.step = -1
+        self._retire = RetireList()
+        self._builder = StepBuilder(self._retire)
+        self._unsaid = False
+        self._sealing: dict[int, Sequence] = {}
+        self._live: dict[int, Sequence] = {}  # those that have a table
+        self._owing: dict[int, Sequence] = {}  # of these, those whose prompt is not computed and sealed yet
+        self.computing: dict[bytes, Sequence] = {}
+        self._known: set[bytes] = set()
+        self._next_id = 1
+
+    # --- what becomes of sequences ---------------------------------------------------------------------------
+
+    def new_id(self) -> int:
+        """An id no live sequence of the session has."""
+        self._next_id = self._next_id % 0xFFFF_FFFF + 1
+        return self._next_id
+
+    def computed(self, work: Iterable[Work]) -> None:
+        """This work is seen complete; what of it belongs to sequences that have ended counts for nothing."""
+        for item in work:
+            sequence = item.sequence
+            if not sequence.ended:
+                sequence.computed += item.count
+        self._unsaid |= any(map(self._owes, self._owing.values()))
+
+    def _owes(self, sequence: Sequence) -> bool:
+        """Whether something of its prompt is there that others may wait for, and the kvstore does not know."""
+        return sequence.computed >= sequence.known or sequence.computed // self.block_size > sequence.sealed
+
+    def forked(self, parent: Sequence, children: list[Sequence]) -> None:
+        """``children`` share all the parent has computed; they own their ids already."""
+        self._seal_full(parent)
+        self._builder.fill(parent.id, parent.computed)
+        self._builder.fork(parent.id, [child.id for child in children], parent.computed)
+        for child in children:
+            child.sealed = parent.sealed
+            self._live[child.id] = child
+        self._unsaid = True
+
+    def finished(self, sequence: Sequence) -> None:
+        """The sequence needs its blocks no more; what is full is sealed first and stays as cache.
+
+        They are given up when the newest step is complete, even if that computes something for the sequence still.
+        """
+        sequence.ended = True
+        if sequence.asked:
+            self.forgo(sequence)
+        if self._live.pop(sequence.id, None) is sequence:
+            # Its last seals go out with the release.
+            self._seal_full(sequence)
+            self._builder.fill(sequence.id, sequence.computed)
+            self._owing.pop(sequence.id, None)
+            self._retire.release(self.step, sequence.id)
+        self._computes_no_more(sequence)
+
+    def forgo(self, sequence: Sequence) -> None:
+        """What was waited for, or had become the sequence's to compute, is no more."""
+        self._retire.release(self.step, sequence.id)
+        sequence.asked = False
+
+    def preempted(self, sequence: Sequence) -> None:
+        """The sequence gives all its blocks back and will be computed again."""
+        self.finished(sequence)
+        sequence.drop_memory()
+
+    def completed(self, step: int) -> None:
+        """The work of ``step`` is seen complete: what it used may be given up."""
+        self._retire.complete(step)
+        self.client.progress = step + 1
+
+    def longest(self, request: Request) -> int:
+        """The longest sequence the pool can hold for this request: all but what others' publications pin."""
+        return self._beside(sum(blocks for name, blocks in self._pinned().items() if name != request.publication))
+
+    def bounds(self) -> tuple[int, int]:
+        """:meth:`longest` of a request without a publication, and of the one that has the largest."""
+        pinned = self._pinned().values()
+        return self._beside(sum(pinned)), self._beside(sum(pinned) - max(pinned, default=0))
+
+    def _pinned(self) -> dict[str, int]:
+        """Blocks that each publication pins."""
+        size = 4 * self.block_size
+        return {publication.id: -(-len(publication.tokens) // size) for publication in self.client.publications}
+
+    def _beside(self, blocks: int) -> int:
+        """Tokens of a sequence beside so many blocks, less one block to copy to."""
+        return max(0, (self.client.num_blocks - blocks - 1) * self.block_size)
+
+    def pending(self) -> bool:
+        """Something must be said even if no work needs it."""
+        return self._unsaid or self._retire.waiting() > 0
+
+    # --- the cache as far as it is known ----------------------------------------------------------------------
+
+    def match(self, request: Request) -> None:
+        """Name the publication the request's prompt begins with, if any; a salt asks for isolation from that, too."""
+        found = None if request.salt else self.client.match(request.tenant, request.prompt)
+        request.publication = found.id if found else ""
+        request.publication_generation = found.generation if found else 0
+        request.list_generation = self.client.publications.generation
+
+    def expected_hit(self, sequence: Sequence) -> int:
+        """Tokens of a waiting sequence that are probably computed already."""
+        chain = sequence.chain
+        unknown = bisect_left(range(chain.blocks), True, key=lambda i: chain.digests(i, i + 1) not in self._known)
+        return unknown * self.block_size
+
+    def _learn(self, digests: Iterable[bytes]) -> None:
+        if len(self._known) > KNOWN_DIGESTS:
+            self._known.clear()
+        self._known.update(digests)
+
+    # --- the message -------------------------------------------------------------------------------------------
+
+    def exchange(self, extends: Extends, admits: list[Sequence], ahead: Extends | None = None) -> Granted:
+        """Begin a step: say what is to be said, in one message at most, and take the answers over.
+
+        Args:
+            extends: sequences that compute nothing in this step without the capacity named (tokens).
+            admits: sequences that want a table.
+            ahead: sequences that will want the capacity named in a later step, and take no harm if it is not there.
+        """
+        self.step += 1
+        granted = Granted()
+        if not (extends or admits or self.pending()):
+            return granted
+        ahead = ahead or []
+        self._say_progress()
+        for sequence, tokens in (*extends, *ahead):
+            self._builder.extend(sequence.id, tokens)
+        for sequence in admits:
+            self._builder.allocate(self._allocation(sequence))
+        step = self._builder.build()
+        sealing, self._sealing, self._unsaid = self._sealing, {}, False
+        if step is None:
+            return granted
+        self.messages += 1
+        reply = self.client.step(step)
+        answers = results(step, reply)
+        granted.urgent = answers.priorities
+        self._apply_seals(step, reply, sealing)
+        for sequence, _ in extends:
+            if (short := answers.shortages.get(sequence.id)) is not None:
+                granted.refuse(sequence, short)
+            else:
+                sequence.writable = True
+        granted.short_ahead = len(answers.shortages) > len(granted.refused) + len(granted.hopeless)
+        self._apply_blocks(reply)
+        self._take_copies(reply, granted)
+        if any(answer.code == RETRY for answer in reply.allocates):
+            self._renew_publications(reply.publications_generation)
+        for sequence in admits:
+            self._apply_allocate(sequence, answers.allocates[sequence.id], granted)
+        return granted
+
+    def _allocation(self, sequence: Sequence) -> Allocate:
+        if not sequence.asked:
+            sequence.id = self.new_id()  # else it keeps the id under which it may have become the one to compute
+        request = sequence.request
+        return Allocate(
+            sequence=sequence.id,
+            tenant=request.tenant,
+            tokens=len(sequence.tokens),
+            digests=sequence.chain.digests(),
+            publication=request.publication,
+            publication_generation=request.publication_generation,
+            priority=request.priority,
+            may_wait=int(sequence.patient),
+            list_generation=request.list_generation,
+        )
+
+    def _apply_allocate(self, sequence: Sequence, answer: Allocated, granted: Granted) -> None:
+        sequence.asked = answer.code == CLAIMED
+        if answer.code == OK:
+            sequence.table = np.frombuffer(answer.blocks, "<u4").astype(np.int32)
+            sequence.computed = answer.computed
+            sequence.sealed = answer.computed // self.block_size
+            sequence.writable = sequence.patient = True
+            sequence.known = len(sequence.tokens)
+            self._live[sequence.id] = self._owing[sequence.id] = sequence
+            self._learn(split(sequence.chain.digests(0, sequence.sealed)))
+            self.computing.update(dict.fromkeys(split(sequence.chain.digests(sequence.sealed)), sequence))
+            self._take_copies(answer, granted)
+            granted.admitted.append(sequence)
+        elif answer.code == CLAIMED:
+            blocks = len(answer.claimed) // DIGEST_BYTES
+            granted.claimed.append((sequence, answer.computed // self.block_size + blocks - 1 if blocks else -1))
+        elif not sequence.request.tenant and answer.code in (CONFLICT, RETRY):
+            granted.unneeded.append(sequence)
+        elif answer.code == RETRY:
+            self.match(sequence.request)
+        else:
+            granted.deny(sequence, answer)
+
+    def _renew_publications(self, generation: int) -> None:
+        """Fetch the list once for all that were told to match again, if this one is older than the kvstore's."""
+        if self.client.publications.generation < generation:
+            self.client.refresh_publications()
+
+    def _apply_blocks(self, reply: Stepped) -> None:
+        """New entries of tables, row by row; a table that another step reads keeps its old entries."""
+        assert set(reply.extends) <= {OK, NO_SPACE}, "an extend of our own sequences"
+        live = self._live
+        for number, index, block in unpack_rows(reply.blocks, 3):
+            sequence = live[number]
+            if index == len(sequence.table):
+                sequence.grow(block)
+            else:
+                sequence.table = sequence.table.copy()
+                sequence.table[index] = block
+
+    def _take_copies(self, answer: Allocated | Stepped, granted: Granted) -> None:
+        """Scrubs before copies: the target of a copy may be a block to be scrubbed."""
+        granted.copies += [(SCRUB, block, self.block_size) for block in unpack(answer.scrub)]
+        for copy_id, src, dst, slots in unpack_rows(answer.copies, 4):
+            granted.copies.append((src, dst, slots))
+            self._retire.copy_done(self.step, copy_id)
+
+    # --- seals -------------------------------------------------------------------------------------------------
+
+    def _computes_no_more(self, sequence: Sequence) -> None:
+        promised = min(sequence.known // self.block_size, sequence.chain.blocks)
+        for digest in split(sequence.chain.digests(min(sequence.sealed, promised), promised)):
+            if self.computing.get(digest) is sequence:
+                del self.computing[digest]
+
+    def _say_progress(self) -> None:
+        """Everything that is full since the last message, and prompts that are complete."""
+        size = self.block_size
+        for sequence in [s for s in self._live.values() if s.computed // size > s.sealed]:
+            self._seal_full(sequence)
+        for sequence in [s for s in self._owing.values() if s.computed >= s.known]:
+            self._builder.fill(sequence.id, sequence.computed)  # a publication's tail is frozen by its fill mark
+            del self._owing[sequence.id]
+
+    def _seal_full(self, sequence: Sequence) -> None:
+        first, full = sequence.sealed, sequence.computed // self.block_size
+        if full == first:
+            return
+        sequence.sealed = full
+        if not sequence.request.tenant:  # a publication has no tenant's chain to seal
+            self._builder.fill(sequence.id, sequence.computed)
+            return
+        self._sealing[sequence.id] = sequence
+        # A subscriber could take a salted block for what requests without that salt can hit.
+        chain, told = sequence.chain, self.client.wants_tokens and not sequence.request.salt
+        if full == first + 1 and not told:
+            self._builder.complete(sequence.id, first, sequence.computed, chain.digests(first, full))
+        else:
+            tokens = chain.packed(first, full) if told else b""
+            self._builder.fill(sequence.id, sequence.computed)
+            self._builder.seal(sequence.id, first, chain.digests(first, full), tokens)
+
+    def _apply_seals(self, step: Step, reply: Stepped, sealing: dict[int, Sequence]) -> None:
+        """What is sealed is known; a canonical block takes the place of its duplicate."""
+        known = []
+        for seal, answer in zip(step.seals, reply.seals, strict=True):
+            self._forget_computing(split(seal.digests))
+            if answer.code == OK:
+                known += split(seal.digests)
+                for index, block in unpack_rows(answer.canonical, 2):
+                    self._swap(sealing[seal.sequence], seal.sequence, index, block)
+        names = split(step.completed_digests)
+        self._forget_computing(names)
+        if any(reply.completed):
+            names = [name for name, code in zip(names, reply.completed, strict=True) if code == OK]
+        known += names
+        for number, index, block in unpack_rows(reply.canonical, 3):
+            self._swap(sealing[number], number, index, block)
+        self._learn(known)
+
+    def _forget_computing(self, digests: list[bytes]) -> None:
+        for digest in digests if self.computing else ():
+            self.computing.pop(digest, None)
+
+    def _swap(self, sequence: Sequence, number: int, index: int, block: int) -> None:
+        """Move to the canonical block: the next step names it, the last one launched still the old one.
+
+        The table is a new one, because a step in flight may still read the old.
+        """
+        if sequence.id == number and len(sequence.table):
+            self._retire.swap(self.step - 1, sequence.id, index, block)
+            sequence.table = sequence.table.copy()
+            sequence.table[index] = block

@@ -1,0 +1,1 @@
+"""The model: transformers' modelling code over our attention, its steps, tokens and proof."""

@@ -1,0 +1,139 @@
+"""A model: transformers' own modelling code over our paged attention.
+
+Owns loading and the forward pass of one packed step. No model's code is copied and no model is known by name: any
+decoder that takes its attention from transformers' AttentionInterface runs, and ``selftest.self_test`` proves or
+refuses it.
+
+Invariants: the batch is [1, T], all sequences of the step one after another, with explicit position ids and no
+cache of transformers' own; keys and values live in the arena only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quire_engine.attention.hook import Backend, Step, running
+from quire_engine.attention.plan import AttentionPlan
+from quire_engine.files.architecture import ModelRefused, kv_shape, max_positions, read_config
+from quire_engine.files.kv_scales import KvScales
+from quire_engine.model.fused.layers import fuse
+from quire_engine.model.fused.linear import pack
+from quire_engine.model.fused.rotary import fuse_rotary
+from quire_engine.transfer import to_device
+
+from .weights import load_module
+
+__all__ = ["Model", "ModelRefused", "load_model"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Model:
+    """A loaded decoder.
+
+    Attributes:
+        module: transformers' model.
+        config: its configuration.
+        backend: attention over the arena in use; set it with :meth:`use` before the first forward pass.
+        max_model_len: tokens of the longest sequence the model is made for.
+        heads: query heads.
+        scales: of keys and values, where they are stored as e4m3.
+        vocab_size: number of logits.
+        eos_ids: tokens that end an answer.
+        attention_modules: by layer, the module that asked for attention in the latest forward pass.
+    """
+
+    def __init__(self, module: Any, scales: KvScales | None = None) -> None:
+        self.module = module
+        self.config = module.config
+        self.backend: Backend | None = None
+        self.max_model_len = max_positions(self.config)
+        self.heads = int(self.config.num_attention_heads)
+        self.scales = scales
+        self.vocab_size = int(self.config.vocab_size)
+        self.eos_ids = _eos_ids(module)
+        self.attention_modules: dict[int, torch.nn.Module] = {}
+
+    def use(self, backend: Backend) -> None:
+        """Read and write keys and values through ``backend`` from now on."""
+        self.backend = backend
+
+    def let_go(self) -> None:
+        """Forget the backend and with it the arena; ``use`` gives another."""
+        self.backend = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        device: torch.device = self.module.device
+        return device
+
+    def forward(self, token_ids: torch.Tensor, plan: AttentionPlan, logit_rows: torch.Tensor) -> torch.Tensor:
+        """Run one step: write its K and V to the arena and compute the logits of some rows.
+
+        Args:
+            token_ids: [T] query tokens of all sequences, packed in the plan's order, int64.
+            plan: the step's geometry.
+            logit_rows: [R] rows of the batch whose logits are wanted, int64; may be empty.
+
+        Returns:
+            [R, vocab] float32.
+
+        Raises:
+            ModelRefused: the model asks for something our attention does not know.
+        """
+        positions = to_device(torch.from_numpy(plan.positions), self.device)
+        return self.compute(to_device(token_ids, self.device), positions, plan, to_device(logit_rows, self.device))
+
+    @torch.inference_mode()
+    def compute(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, plan: AttentionPlan, logit_rows: torch.Tensor
+    ) -> torch.Tensor:
+        """:meth:`forward` with everything on the model's device already: nothing is copied, so it can be captured."""
+        assert self.backend is not None, "no backend: call use() first"
+        assert len(token_ids) == len(plan.positions), "one token for each row of the plan"
+        with running(Step(self.config, self.backend, plan)) as step:
+            output = self.module(
+                input_ids=token_ids.unsqueeze(0),
+                position_ids=positions.unsqueeze(0),
+                use_cache=False,
+                logits_to_keep=logit_rows,
+            )
+        self.attention_modules = step.layers
+        missing = set(range(self.backend.arena.shape[0])) - set(step.layers)
+        if missing:
+            raise ModelRefused(f"layer {min(missing)} does not take its attention from AttentionInterface")
+        logits: torch.Tensor = output.logits[0]
+        if logits.shape[0] != len(logit_rows):
+            raise ModelRefused("the model ignores logits_to_keep")
+        return logits.float()
+
+
+def load_model(directory: Path | str, dtype: str = "float32", device: torch.device | str = "cpu") -> Model:
+    """Load the safetensors model in ``directory``; nothing is fetched and no code of the directory is run.
+
+    Raises ModelRefused for a model that cannot be served, OSError for files that cannot be read.
+    """
+    if dtype not in DTYPES:
+        raise ModelRefused(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    directory = Path(directory)
+    config = read_config(directory)
+    layers, kv_heads, _ = kv_shape(config)
+    scales = KvScales.read(directory, layers, kv_heads)
+    module = load_module(directory, config, DTYPES[dtype], device)
+    pack(module)
+    fuse(module)
+    fuse_rotary(module)
+    return Model(module, scales)
+
+
+def _eos_ids(module: Any) -> frozenset[int]:
+    """End tokens of the generation configuration and of the model's: each may name some that the other lacks."""
+    found: set[int] = set()
+    for source in (module.generation_config, module.config, module.config.get_text_config()):
+        named = getattr(source, "eos_token_id", None)
+        found.update(named if isinstance(named, list) else [] if named is None else [named])
+    return frozenset(found)

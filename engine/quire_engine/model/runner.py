@@ -1,0 +1,192 @@
+"""Runner: one step's work as a packed batch through the model, and the tokens chosen from it.
+
+The scrubs and copies the kvstore demanded come first, in the same order of execution as everything after them; then one
+forward pass over all tokens of the step; then one choice over the rows that reached the end of their known tokens.
+A row whose request forks here is drawn once for each continuation, from the same logits.
+
+A step is launched and read later. Where two may be in flight, a token that the earlier one draws can be the later
+one's input before the host has seen it: it is copied on the device, from choice to input.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from quire_engine.attention.hook import Backend
+from quire_engine.attention.plan import AttentionPlan, build_plan
+from quire_engine.sequences.sample_row import SampleRow
+from quire_engine.sequences.sequence import Sequence
+from quire_engine.sequences.work import Work
+from quire_engine.transfer import to_device
+
+from .device_queue import Lane, Pending, lane_of
+from .model import Model
+from .sampler import Choice, Sampled, choose
+
+if TYPE_CHECKING:
+    from .graphs import DecodeGraphs
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A token drawn for continuation ``index``."""
+
+    sequence: Sequence
+    index: int
+    sampled: Sampled
+
+
+@dataclass(slots=True)
+class Batch:
+    """A step as the model takes it.
+
+    Attributes:
+        tokens: [T] query tokens, 0 where the token is not known yet.
+        plan: the step's geometry.
+        fed: rows of ``tokens`` and the lines of the step before whose tokens belong there.
+        rows: [R] rows that draw, each as often as it draws.
+        drawn: sequence and continuation of each of them.
+        samples: how each is drawn.
+        onward: sequences that may go on with the token drawn here before it is known, and its line.
+    """
+
+    tokens: array[int]
+    plan: AttentionPlan
+    fed: list[tuple[int, int]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    drawn: list[tuple[Sequence, int]] = field(default_factory=list)
+    samples: list[SampleRow] = field(default_factory=list)
+    onward: dict[Sequence, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Launched:
+    """A step in flight.
+
+    Attributes:
+        onward: see ``Batch``.
+        choice: what was chosen, as soon as that is launched; complete when ``read`` returns.
+    """
+
+    batch: Batch | None
+    choice: Choice | None = None
+    pending: Pending[None] | None = None
+
+    @property
+    def onward(self) -> dict[Sequence, int]:
+        """Sequences that may go on with a token drawn here, and its line."""
+        return self.batch.onward if self.batch else {}
+
+    def read(self) -> list[Drawn]:
+        """Wait until the step is complete; one entry for each token drawn. Raises ContextPoisoned."""
+        assert self.pending is not None, "launched first"
+        self.pending.result()
+        if self.choice is None or self.batch is None:
+            return []
+        return [Drawn(*what, sampled) for what, sampled in zip(self.batch.drawn, self.choice.read(), strict=True)]
+
+
+class Runner:
+    """Runs steps of one model over one arena.
+
+    Args:
+        lane: where the work is done; the arena's device decides if it is not given.
+        graphs: runs the decode steps that it can, if given.
+
+    Attributes:
+        on_release: called in ``release`` when nothing runs any more: whoever holds CUDA graphs drops them here.
+    """
+
+    def __init__(
+        self, model: Model, backend: Backend, lane: Lane | None = None, graphs: DecodeGraphs | None = None
+    ) -> None:
+        model.use(backend)
+        self._model, self._backend = model, backend
+        self._lane = lane or lane_of(backend.arena.device)
+        self._last: Launched | None = None
+        self._graphs = graphs
+        self.on_release: list[Callable[[], None]] = [graphs.drop] if graphs is not None else []
+
+    @property
+    def depth(self) -> int:
+        """Steps that may be in flight at a time."""
+        return self._lane.depth
+
+    def release(self) -> None:
+        """Let go of the arena, so that it can be unmapped; the last call of a runner.
+
+        Raises ContextPoisoned if the GPU failed; then nothing may be unmapped and the process should end.
+        """
+        self._lane.close()
+        for drop in self.on_release:
+            drop()
+        self._last = self._graphs = None
+        self._model.let_go()
+        del self._backend
+
+    def launch(self, work: list[Work], copies: list[tuple[int, int, int]]) -> Launched:
+        """Begin to compute ``work`` after ``copies`` (rows src, dst, slots; src -1 zeroes); nobody waits."""
+        before = self._last
+        batch = _batch(work, before.onward if before else {}, self._backend.block_size) if work else None
+        launched = self._last = Launched(batch)
+
+        def task() -> None:
+            if copies:
+                self._backend.copy_blocks(copies)
+            if batch is not None:
+                launched.choice = self._compute(batch, before.choice if before else None)
+
+        launched.pending = self._lane.submit(task)
+        return launched
+
+    @torch.inference_mode()
+    def _compute(self, batch: Batch, before: Choice | None) -> Choice | None:
+        device = self._model.device
+        tokens = to_device(torch.from_numpy(np.frombuffer(batch.tokens, np.uint32).astype(np.int64)), device)
+        if batch.fed:
+            assert before is not None, "a token of the step before"
+            rows, lines = to_device(torch.tensor(batch.fed).T.contiguous(), device)
+            tokens.index_copy_(0, rows, before.tokens.index_select(0, lines))
+        logits = self._graphs.forward(tokens, batch.plan) if self._graphs is not None else None
+        drawing = where = np.array(batch.rows, dtype=np.int64)
+        if logits is None:
+            drawing, where = np.unique(drawing, return_inverse=True)
+            logits = self._model.forward(tokens, batch.plan, torch.from_numpy(drawing))
+        if not batch.rows:
+            return None
+        if len(where) != len(logits) or (where[1:] <= where[:-1]).any():
+            logits = logits[to_device(torch.from_numpy(where), device)]
+        return choose(logits, batch.samples)
+
+
+def _batch(work: list[Work], coming: dict[Sequence, int], block_size: int) -> Batch:
+    """The step's batch; ``coming`` are the lines of the tokens that the step before draws."""
+    plan = build_plan(
+        [item.sequence.table for item in work],
+        [item.sequence.launched for item in work],
+        [item.count for item in work],
+        block_size,
+    )
+    batch = Batch(array("I"), plan)
+    for item in work:
+        sequence = item.sequence
+        known = sequence.tokens[sequence.launched : sequence.launched + item.count]
+        batch.tokens += known
+        if len(known) < item.count:
+            batch.fed.append((len(batch.tokens), coming[sequence]))
+            batch.tokens.append(0)
+        if item.count < sequence.remaining:
+            continue
+        if sequence.goes_on:
+            batch.onward[sequence] = len(batch.rows)
+        for index in sequence.continuations():
+            batch.rows.append(len(batch.tokens) - 1)
+            batch.drawn.append((sequence, index))
+            batch.samples.append(sequence.sample_row(index))
+    return batch

@@ -1,0 +1,143 @@
+"""Sampler: logits of a step to one token a row.
+
+Randomness is counter-based: the uniform number of a row is BLAKE2b(seed, continuation, position), so a token
+depends on nothing but the request's seed and where it stands. The batch, the engine and any preemption in between
+cannot change it, and a request resumed elsewhere goes on as it would have here.
+
+A random row is drawn by inverting the cumulative distribution after, in this order, temperature, min-p, top-k and
+top-p (the order vLLM documents), all on probabilities sorted once. A row that filters nothing out needs no order and is
+drawn in that of the vocabulary: sorting would cost more than all else. Log-probabilities are those of the raw logits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from quire_engine.sequences.sample_row import SampleRow
+from quire_engine.transfer import to_device, to_host
+
+_SCALE = 2.0**-64
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A chosen token, and its log-probabilities if they were asked for (natural log)."""
+
+    token: int
+    logprob: float = 0.0
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
+def uniform(seed: int, index: int, position: int) -> float:
+    """The random number in [0, 1) of this place, the same on every machine."""
+    counter = seed.to_bytes(8, "little") + index.to_bytes(4, "little") + position.to_bytes(4, "little")
+    return int.from_bytes(hashlib.blake2b(counter, digest_size=8).digest(), "little") * _SCALE
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Tokens chosen for some rows, and what of it is on its way to the host.
+
+    Attributes:
+        tokens: [rows] int64, on the device: what comes next may use them before the host has seen them.
+    """
+
+    tokens: torch.Tensor
+    _rows: Sequence[SampleRow]
+    _chosen: torch.Tensor
+    _logprobs: tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor] | None
+
+    def read(self) -> list[Sampled]:
+        """The tokens; only when the work that chose them is seen complete."""
+        out = [Sampled(token) for token in self._chosen.tolist()]
+        if self._logprobs is not None:
+            wanted, own, ids, values = self._logprobs
+            lines = zip(wanted, own.tolist(), ids.tolist(), values.tolist(), strict=True)
+            for i, logprob, top_ids, top in lines:
+                count = self._rows[i].logprobs - 1
+                out[i] = Sampled(out[i].token, logprob, tuple(top_ids[:count]), tuple(top[:count]))
+        return out
+
+
+def choose(logits: torch.Tensor, rows: Sequence[SampleRow]) -> Choice:
+    """Choose a token for each row of ``logits`` [rows, vocabulary] (float32), without waiting for it."""
+    choosable = _without_banned(logits, rows)
+    tokens = choosable.argmax(dim=-1)
+    for filtered, draw in ((False, _draw), (True, _draw_filtered)):
+        chosen = [i for i, row in enumerate(rows) if row.temperature > 0 and row.filtered == filtered]
+        if chosen:
+            at = to_device(torch.tensor(chosen), logits.device)
+            tokens[at] = draw(choosable[at], [rows[i] for i in chosen])
+    wanted = [i for i, row in enumerate(rows) if row.logprobs]
+    return Choice(tokens, rows, to_host(tokens), _logprobs(logits, tokens, rows, wanted) if wanted else None)
+
+
+def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
+    """:func:`choose`, waited for: ``logits`` on the host."""
+    return choose(logits, rows).read()
+
+
+def _without_banned(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
+    if not any(row.banned for row in rows):
+        return logits
+    pairs = [(i, token) for i, row in enumerate(rows) for token in row.banned]
+    at, tokens = to_device(torch.tensor(pairs).T.contiguous(), logits.device)
+    masked = logits.clone()
+    masked[at, tokens] = -torch.inf
+    return masked
+
+
+def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
+    """One token a row of all tokens, by inverse transform; ``logits`` [rows, vocabulary], temperatures above 0."""
+    tiny = torch.finfo(torch.float32).tiny
+    temperature = to_device(torch.tensor([[max(row.temperature, tiny)] for row in rows]), logits.device)
+    # Scaled by the largest logit first: a tiny temperature must not turn into inf - inf.
+    scaled = (logits.float() - logits.amax(dim=1, keepdim=True)) / temperature
+    cumulative = torch.softmax(scaled, dim=1).cumsum(dim=1, dtype=torch.float64)
+    total = cumulative[:, -1:].contiguous()
+    picked = torch.searchsorted(cumulative, _uniforms(rows, logits.device) * total, right=True)
+    return torch.minimum(picked, torch.searchsorted(cumulative, total)).squeeze(1)  # a product may round to the total
+
+
+def _uniforms(rows: Sequence[SampleRow], device: torch.device) -> torch.Tensor:
+    """Each row's random number, [rows, 1] float64."""
+    drawn = [[uniform(row.seed, row.index, row.position)] for row in rows]
+    return to_device(torch.tensor(drawn, dtype=torch.float64), device)
+
+
+def _draw_filtered(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
+    """The same of the tokens that min-p, top-k and top-p leave."""
+    column = [[row.temperature, row.min_p, row.top_k or logits.shape[1], row.top_p] for row in rows]
+    settings = to_device(torch.tensor(column, dtype=torch.float64), logits.device)
+    temperature, min_p, top_k, top_p = settings.hsplit(4)
+    # Scaled by the largest logit first: a tiny temperature must not turn into inf - inf.
+    scaled = (logits.double() - logits.double().amax(dim=1, keepdim=True)) / temperature
+    probs, order = torch.softmax(scaled, dim=1).sort(dim=1, descending=True)
+    rank = torch.arange(probs.shape[1], device=probs.device).expand_as(probs)
+    keep = (probs >= min_p * probs[:, :1]) & (rank < top_k)
+    probs = probs * keep
+    probs = probs / probs.sum(dim=1, keepdim=True)
+    before = probs.cumsum(dim=1) - probs
+    # The most likely token always stays, also with top_p = 0.
+    probs = probs * ((before < top_p) | (rank == 0))
+    cumulative = probs.cumsum(dim=1)
+    picked = torch.searchsorted(cumulative, _uniforms(rows, logits.device) * cumulative[:, -1:], right=True)
+    last = (probs > 0).sum(dim=1, keepdim=True) - 1
+    return order.gather(1, torch.minimum(picked, last)).squeeze(1)
+
+
+def _logprobs(
+    logits: torch.Tensor, tokens: torch.Tensor, rows: Sequence[SampleRow], wanted: list[int]
+) -> tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows ``wanted``, the log-probabilities of their tokens, and as many of the likeliest as any row asks for."""
+    at = to_device(torch.tensor(wanted), logits.device)
+    logprobs = torch.log_softmax(logits[at].float(), dim=-1)
+    most = min(max(rows[i].logprobs - 1 for i in wanted), logits.shape[1])
+    top = logprobs.topk(most)
+    own = logprobs.gather(1, tokens[at].unsqueeze(1)).squeeze(1)
+    return wanted, to_host(own), to_host(top.indices), to_host(top.values)

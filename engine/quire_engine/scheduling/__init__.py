@@ -1,0 +1,1 @@
+"""Scheduling: which sequences compute what in the next step, and what becomes of what they draw."""

@@ -1,0 +1,78 @@
+"""Intake: messages of the gateway become waiting sequences, refusals, or ends.
+
+What can be refused is refused here, before it costs a block: an empty or too long prompt, a token the model does not
+have, more continuations than there are batch slots.
+"""
+
+from __future__ import annotations
+
+from array import array
+from itertools import count
+
+from quire_engine.kv.kv_session import Memory
+from quire_engine.sequences.sequence import Request, Sequence
+from quire_proto.gateway_link import Abort, Generate
+
+from .outbox import Outbox
+from .scheduler import Scheduler
+
+
+class Intake:
+    """Takes requests in for one engine.
+
+    Args:
+        scheduler: whose queue they join.
+        outbox: where refusals go.
+        max_model_len: longest sequence, in tokens.
+        vocab_size, eos_ids: of the model.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, outbox: Outbox, max_model_len: int, vocab_size: int, eos_ids: frozenset[int]
+    ) -> None:
+        self._scheduler, self._outbox = scheduler, outbox
+        self._max_model_len, self._vocab_size, self._eos_ids = max_model_len, vocab_size, eos_ids
+        self._arrivals = count(1)
+
+    def next_arrival(self) -> int:
+        """The next place in the order of arrival."""
+        return next(self._arrivals)
+
+    def accept(self, message: Generate, memory: Memory) -> None:
+        """Queue a request, or refuse it."""
+        request = Request.of(message, self._eos_ids)
+        chain = memory.client.chain(request.tenant, request.prompt + message.emitted, request.salt)
+        memory.match(request)
+        request.longest = min(self._max_model_len, memory.longest(request))
+        problem = self._problem(request, chain.ids)
+        if problem:
+            self._outbox.fail(message.request, message.n, *problem)
+            return
+        self._outbox.counters["requests"] += 1
+        self._outbox.counters["prompt_tokens"] += len(request.prompt) // 4
+        self._scheduler.shares.weigh(request.tenant, message.weight)
+        self._scheduler.add(Sequence(0, request, 0, chain.ids, chain, self.next_arrival()))
+
+    def _problem(self, request: Request, tokens: array[int]) -> tuple[str, str] | None:
+        if not request.prompt or max(tokens) >= self._vocab_size:
+            return "invalid", f"the prompt needs at least one token, each below {self._vocab_size}"
+        if len(tokens) >= request.longest:
+            limit = f"at most {request.longest} tokens fit what the pool has beside its publications"
+            return "too_long", f"{limit}; {len(tokens)} of the prompt leave no room for an answer"
+        if not 1 <= request.n <= self._scheduler.limits.max_sequences:
+            return "invalid", f"n must be 1 to {self._scheduler.limits.max_sequences} on this engine"
+        if request.sampling.max_tokens <= len(request.emitted):
+            return "invalid", "max_tokens must be larger than what was emitted already"
+        return None
+
+    def abort(self, message: Abort, memory: Memory) -> list[Sequence]:
+        """End what the client no longer wants, and return it; its blocks come back."""
+        ended = []
+        for sequence in self._scheduler.of_request(message.request):
+            request = sequence.request
+            request.aborted.update(range(request.n) if message.every else [message.index])
+            if not set(sequence.continuations()) - request.aborted:
+                self._scheduler.remove(sequence)
+                memory.finished(sequence)
+                ended.append(sequence)
+        return ended

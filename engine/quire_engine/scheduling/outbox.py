@@ -1,0 +1,52 @@
+"""Outbox: the outputs of a step, collected and handed to the gateway in one message; and the engine's counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from quire_engine.sequences.sequence import Sequence
+from quire_proto.gateway_link import Output, Outputs
+
+COUNTED = ("steps", "messages", "requests", "prompt_tokens", "computed_tokens", "generated_tokens", "kvstores_lost")
+
+
+class Sender(Protocol):
+    """Who takes outputs away: the front."""
+
+    def send(self, outputs: Outputs) -> None:
+        """Take them."""
+        ...
+
+
+@dataclass(slots=True)
+class Outbox:
+    """Outputs not yet sent, and counters since the engine started."""
+
+    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
+    _waiting: list[Output] = field(default_factory=list)
+
+    def put(self, output: Output) -> None:
+        """Add an output; one of no request (a publication's prefill) goes to nobody."""
+        if output.request:
+            self._waiting.append(output)
+
+    def fail(self, request: str, n: int, code: str, message: str) -> None:
+        """End all ``n`` continuations of a request with an error."""
+        for index in range(max(1, n)):
+            self.put(Output(request, index, finish="error", code=code, message=message))
+
+    def end(self, sequence: Sequence, finish: str, code: str, message: str) -> None:
+        """End one sequence, or all continuations it still stands for."""
+        for index in sequence.continuations():
+            self.put(Output(sequence.request.id, index, finish=finish, code=code, message=message))
+
+    def flush(self, to: Sender) -> None:
+        """Send what has been put."""
+        if self._waiting:
+            to.send(Outputs(tuple(self._waiting)))
+            self._waiting = []
+
+    def drop(self) -> None:
+        """Forget what has been put: it must not be delivered."""
+        self._waiting = []

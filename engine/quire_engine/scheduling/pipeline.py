@@ -1,0 +1,77 @@
+"""Pipeline: the steps of a session that are launched and not yet taken over, oldest first.
+
+Owns the two ends of a step. At its launch the sequences advance: their tokens are in flight, and one more is coming
+where a sequence may go on with a token nobody has seen. When its completion is seen the tokens are taken over, and
+only then do its fill marks, seals, releases and copy acknowledgements become sayable.
+
+Invariants: steps complete in the order of their launch; no step is launched and no token kept past the lease; what
+ends while steps are in flight keeps its blocks until the last of them is complete (``Memory.finished`` records the
+release with the newest step, ``RetireList`` holds it back).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quire_engine.kv.kv_session import Memory
+from quire_engine.model.runner import Drawn, Launched, Runner
+from quire_engine.sequences.work import Work
+from quire_proto.wire.errors import QuireError
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A launched step: its number, its work and what becomes of it."""
+
+    step: int
+    work: list[Work]
+    launched: Launched
+
+
+class Pipeline:
+    """Steps in flight.
+
+    Args:
+        take_over: called with the work and the tokens of each step when it is complete.
+    """
+
+    def __init__(self, memory: Memory, runner: Runner, take_over: Callable[[list[Work], list[Drawn]], None]) -> None:
+        self._memory, self._runner, self._take_over = memory, runner, take_over
+        self._flights: deque[Flight] = deque()
+        self.depth = runner.depth
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def launch(self, work: list[Work], copies: list[tuple[int, int, int]]) -> None:
+        """Launch the step that the memory has just said its message for. Raises QuireError past the lease."""
+        self._check_lease()
+        launched = self._runner.launch(work, copies)
+        for item in work:
+            item.sequence.in_flight += item.count
+        for sequence in launched.onward:
+            sequence.coming += 1
+        self._flights.append(Flight(self._memory.step, work, launched))
+
+    def settle(self, leave: int) -> None:
+        """Take steps over, waiting for each, until at most ``leave`` are in flight.
+
+        Raises QuireError past the lease, ContextPoisoned if the device failed; the step's tokens are dropped then.
+        """
+        while len(self._flights) > leave:
+            flight = self._flights.popleft()
+            drawn = flight.launched.read()
+            self._check_lease()
+            for item in flight.work:
+                item.sequence.in_flight -= item.count
+            for sequence in flight.launched.onward:
+                sequence.coming -= 1
+            self._take_over(flight.work, drawn)
+            self._memory.completed(flight.step)
+
+    def _check_lease(self) -> None:
+        client = self._memory.client
+        if not client.lease_valid():
+            raise client.lost_reason or QuireError("the lease passed during a step")

@@ -1,0 +1,62 @@
+"""Step log: one JSON line a step, for those who want to see the batching and the waste rather than believe it.
+
+A line holds what the step computed (decode rows, prefill rows and tokens), the queues, the messages so far, and the
+slots of this engine's tables: ``slots_held`` over all physical blocks its sequences name, each once, and
+``slots_filled`` of them. Waste is 1 - filled / held, blocks extended ahead included.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from quire_engine.kv.kv_session import Memory
+from quire_engine.sequences.work import Work
+
+from .scheduler import Scheduler
+
+
+class StepLog:
+    """Writes the lines, or nothing if there is no path."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file: TextIO | None = path.open("a", buffering=1) if path else None
+
+    def write(self, memory: Memory, scheduler: Scheduler, work: list[Work]) -> None:
+        """Log a step when it is about to be launched."""
+        if self._file is None:
+            return
+        decodes = sum(item.sequence.decoding for item in work)
+        held, filled = _slots(scheduler, memory.block_size, work)
+        line = {
+            "step": memory.step,
+            "decode_rows": decodes,
+            "prefill_rows": len(work) - decodes,
+            "prefill_tokens": sum(item.count for item in work if not item.sequence.decoding),
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting),
+            "messages": memory.messages,
+            "preemptions": scheduler.preemptions,
+            "slots_held": held,
+            "slots_filled": filled,
+        }
+        self._file.write(json.dumps(line) + "\n")
+
+
+def _slots(scheduler: Scheduler, block_size: int, work: list[Work]) -> tuple[int, int]:
+    counts = {id(item.sequence): item.count for item in work}
+    tables = [s.table for s in scheduler.running if len(s.table)]
+    if not tables:
+        return 0, 0
+    fills = [
+        np.clip(s.launched + counts.get(id(s), 0) - np.arange(len(s.table)) * block_size, 0, block_size)
+        for s in scheduler.running
+        if len(s.table)
+    ]
+    blocks, where = np.unique(np.concatenate(tables), return_inverse=True)
+    filled = np.zeros(len(blocks), np.int64)
+    np.maximum.at(filled, where, np.concatenate(fills))
+    return len(blocks) * block_size, int(filled.sum())

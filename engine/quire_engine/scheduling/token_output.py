@@ -1,0 +1,108 @@
+"""Outcome: what the tokens drawn in a step do to their sequences.
+
+A token is appended, delivered, and may end its continuation. Where a request with several continuations reaches the
+end of its prompt, the tokens drawn from that one row become branches: the first goes on in the sequence itself, the
+others are forked off it and share all it has computed. A branch that ends with its first token is never forked. One
+for which there is no batch slot waits with its token, and finds the prompt in the cache when its turn comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quire_engine.kv.kv_session import Memory
+from quire_engine.model.runner import Drawn
+from quire_engine.model.sampler import Sampled
+from quire_engine.sequences.sequence import Sequence
+from quire_engine.sequences.work import Work
+from quire_proto.gateway_link import Output, TokenLogprob
+from quire_proto.wire.u32 import pack
+
+from .outbox import Outbox
+from .scheduler import Scheduler
+
+
+class Outcome:
+    """Applies the results of steps for one engine.
+
+    Args:
+        next_arrival: gives branches their place in the order of arrival.
+    """
+
+    def __init__(self, scheduler: Scheduler, outbox: Outbox, next_arrival: Callable[[], int]) -> None:
+        self._scheduler, self._outbox, self._next_arrival = scheduler, outbox, next_arrival
+
+    def apply(self, memory: Memory, work: list[Work], drawn: list[Drawn]) -> None:
+        """The step's work is complete and these tokens were drawn.
+
+        What ended or was aborted since the step was launched counts for nothing.
+        """
+        counters = self._outbox.counters
+        counters["computed_tokens"] += sum([item.count for item in work])
+        memory.computed(work)
+        wanted = [t for t in drawn if not t.sequence.ended and t.index not in t.sequence.request.aborted]
+        counters["generated_tokens"] += len(wanted)
+        children: dict[Sequence, list[Sequence]] = {}
+        for token in wanted:
+            parent = token.sequence
+            if parent not in children:
+                children[parent] = []
+                parent.index = token.index
+                if self._advance(parent, token.sampled):
+                    self._scheduler.remove(parent)
+                    memory.finished(parent)
+            else:
+                branch = self._branch(parent, token.index, memory)
+                if not self._advance(branch, token.sampled):
+                    children[parent].append(branch)
+            parent.request.forked = True
+        for parent, branches in children.items():
+            if branches:
+                self._fork(parent, branches, memory)
+
+    def _branch(self, parent: Sequence, index: int, memory: Memory) -> Sequence:
+        """A child of ``parent`` at all it has computed, before the parent's own next token."""
+        known = parent.computed
+        chain = parent.chain.fork(known)
+        return Sequence(
+            memory.new_id(),
+            parent.request,
+            index,
+            chain.ids,
+            chain,
+            self._next_arrival(),
+            table=parent.table.copy(),
+            computed=known,
+            sealed=parent.sealed,
+        )
+
+    def _fork(self, parent: Sequence, children: list[Sequence], memory: Memory) -> None:
+        left = max(0, self._scheduler.slots_left())
+        now, later = children[:left], children[left:]
+        if now:
+            memory.forked(parent, now)
+        for child in now:
+            self._scheduler.joined(child)
+        for child in later:
+            child.drop_memory()
+            self._scheduler.add(child)
+
+    def _advance(self, sequence: Sequence, sampled: Sampled) -> bool:
+        """Append the token and deliver it; True if the continuation ends with it."""
+        request = sequence.request
+        sequence.append(sampled.token)
+        finish = self._finish(sequence, sampled.token)
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if request.sampling.logprobs:
+            logprobs = (TokenLogprob(sampled.logprob, pack(sampled.top_ids), sampled.top_logprobs),)
+        tokens, cached = pack([sampled.token]), max(0, request.cached_tokens)
+        self._outbox.put(Output(request.id, sequence.index, tokens, logprobs, finish, cached))
+        return bool(finish)
+
+    def _finish(self, sequence: Sequence, token: int) -> str:
+        s = sequence.request.sampling
+        if token in sequence.request.stop_ids and sequence.generated >= s.min_tokens:
+            return "stop"
+        if sequence.generated >= s.max_tokens or len(sequence.tokens) >= sequence.request.longest:
+            return "length"
+        return ""

@@ -1,0 +1,1 @@
+"""Sequences: requests, their branches, and what each computes in a step."""
