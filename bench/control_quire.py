@@ -24,7 +24,7 @@ from quire_engine.sequences.work import Work
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.wire.u32 import pack
-from quire_services.garbage import quieten_garbage_collection
+from quire_services.process.gc_tuning import quieten_garbage_collection
 
 from .kvprocess import cpu_ns
 

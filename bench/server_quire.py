@@ -33,7 +33,15 @@ class Quire(Server):
         settings["threads"] = options.get("threads") or max(1, (os.cpu_count() or 1) // options.get("engines", 1))
         flags |= {"port": self._port, "admin_port": self._admin}
         spelled = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
-        command = [sys.executable, "-P", "-m", "quire_services.cli", "serve", f"--model={model}", "--prefill=false"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "quire_services.cli",
+            "serve",
+            f"--model={model}",
+            "--prefill=false",
+        ]
         super().__init__([*command, *spelled], {"HF_HUB_OFFLINE": "1"}, settings)
         self._run_dir = self.directory / "run"
         self._command += [f"--config={self._configuration()}", f"--run-dir={self._run_dir}"]

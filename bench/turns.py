@@ -22,7 +22,7 @@ from quire_proto.wire.envelope import Request, decode_reply
 from quire_proto.wire.handles import ShmHandle
 from quire_proto.wire.layout import Layout
 from quire_proto.wire.u32 import pack
-from quire_services.garbage import quieten_garbage_collection
+from quire_services.process.gc_tuning import quieten_garbage_collection
 
 BLOCK_SIZE, PORTIONS = 16, (256, 2048)
 LAYOUT = Layout("ids", "w0", "{}", "", "float32", BLOCK_SIZE, 1, 1, 8)

@@ -22,7 +22,7 @@ import psutil
 
 from quire_proto.client.client import KVReader
 from quire_proto.messages import Found, Stats
-from quire_services.child import die_with
+from quire_services.stack.child import die_with
 
 TENANTS = ("atlas", "borea", "cairn")
 VOCABULARY = 500

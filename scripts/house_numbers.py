@@ -27,7 +27,7 @@ PACKAGES = {
     "quire_services": "services",
 }
 # Nouns of the field that end like a participle.
-NOUNS = frozenset({"mapping", "tiling", "scheduling", "sharing", "sampling", "string", "routing", "ring"})
+NOUNS = frozenset({"mapping", "tiling", "scheduling", "sharing", "sampling", "string", "routing", "ring", "tuning"})
 # Every process has one of these, and each is asked for by its module.
 SAME_EVERYWHERE = frozenset({"main"})
 

@@ -42,11 +42,11 @@ from quire_kvstore.state import State
 from quire_proto.messages import OK, Allocate, Seal, Step
 from quire_proto.wire.digests import DIGEST_BYTES, ROOT_PARENT
 from quire_proto.wire.u32 import pack
+from quire_services.config.input_files import one_line, read_bytes
+from quire_services.config.settings import Kvstore
+from quire_services.process.flags import Parser
 
-from .flags import Parser
-from .input_files import one_line, read_bytes
 from .replay_belady import BeladyPolicy, uses
-from .settings import Kvstore
 
 BELADY = "belady"
 Name = tuple[bytes, bytes]  # of a block: its digest and its parent's

@@ -15,7 +15,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def bench(*arguments: str) -> dict[str, Any]:
     """The figures of a bench run."""
-    command = [sys.executable, "-m", "quire_services.cli", "bench", *arguments, "--json", "--threads=1", "--model=tiny"]
+    command = [
+        sys.executable,
+        "-m",
+        "quire_services.cli",
+        "bench",
+        *arguments,
+        "--json",
+        "--threads=1",
+        "--model=tiny",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170, check=True)
     figures: dict[str, Any] = json.loads(done.stdout)["figures"]
     return figures

@@ -104,7 +104,14 @@ class Stage:
 
     def start_kvstore(self) -> None:
         """Start it, as a supervisor does."""
-        command = [sys.executable, "-P", "-m", "quire_services.kvstored", f"--run-dir={self.run_dir}", "--debug"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "quire_services.daemons.kvstored",
+            f"--run-dir={self.run_dir}",
+            "--debug",
+        ]
         command += [f"--prepared={self.run_dir / 'prepared.json'}", f"--blocks={BLOCKS}"]
         command += [f"--lease-ms={LEASE_MS}", f"--fence-grace-ms={GRACE_MS}"]
         self.kvstore = subprocess.Popen(command, stderr=self.log, stdout=subprocess.DEVNULL, env=ENVIRONMENT)

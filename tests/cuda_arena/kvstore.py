@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from quire_services.kvstored import main
+from quire_services.daemons.kvstored import main
 from tests.cuda_arena.recorder import Recorder
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from quire_engine.model.runner import Runner
 from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
 from quire_proto.wire.errors import DeviceFault, StaleSession
-from quire_services import engined
+from quire_services.daemons import engined
 from tests.cuda_arena.recorder import Recorder
 
 ON_GPU = SimpleNamespace(device=torch.device("cuda", 0))

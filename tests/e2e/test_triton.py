@@ -59,7 +59,17 @@ def test_two_engines_on_triton_kernels_give_the_tokens_of_generate(
 @pytest.mark.slow
 def test_the_poison_works(model: Path, tmp_path: Path) -> None:
     """In the same surroundings an engine on the CPU backend ends at once with the poison's complaint."""
-    command = [sys.executable, "-P", "-m", "quire_services.cli", "engine", "--model", str(model), "--attention", "cpu"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "quire_services.cli",
+        "engine",
+        "--model",
+        str(model),
+        "--attention",
+        "cpu",
+    ]
     environment = {**os.environ, **poisoned(tmp_path / "poison")}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2  # the self-test fails: the model is refused

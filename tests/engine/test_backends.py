@@ -13,8 +13,8 @@ import triton
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.triton import TritonAttention
 from quire_engine.backends import CPU, TRITON, Attention, BackendRefused, choose
-from quire_services.settings import Config, Engine, Kvstore, Serve
-from quire_services.stack import Stack
+from quire_services.config.settings import Config, Engine, Kvstore, Serve
+from quire_services.stack.processes import Stack
 from tests.kernels.batch import DEVICE
 
 HOST, GPU = torch.device("cpu"), torch.device("cuda", 0)

@@ -14,7 +14,7 @@ from quire_proto.client.client import KVReader
 from quire_proto.wire.codec import from_map
 from quire_proto.wire.digests import split
 from quire_proto.wire.u32 import pack
-from quire_services.event_stream import EventsConfig, endpoints
+from quire_services.config.event_stream import EventsConfig, endpoints
 from tests.engine.loop import running
 from tests.events.subscriber import AllBlocksCleared, BlockStored, Subscriber
 from tests.kvstore.raw import Client, Process

@@ -15,7 +15,7 @@ from bench import trace_format
 from bench.trace_format import Request
 from bench.workloads import KINDS, generate
 from quire_services import replay
-from quire_services.cli import main
+from quire_services.cli.command import main
 
 HEADER = b'{"trace": "t", "block_tokens": 16}\n'
 

@@ -10,8 +10,8 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from quire_services.counters import Counters
-from quire_services.http_edge import SOME, Edge
+from quire_services.gateway.counters import Counters
+from quire_services.gateway.http.edge import SOME, Edge
 
 BURST = 50
 

@@ -25,8 +25,8 @@ from quire_engine.scheduling.step_log import StepLog
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Hello, Load, Refused, decode, encode
 from quire_proto.wire.errors import KvstoreUnreachable, NameTaken
-from quire_services.engines import Engine, Engines
-from quire_services.link_server import LinkServer
+from quire_services.gateway.engines import Engine, Engines
+from quire_services.gateway.link_server import LinkServer
 from tests.kvstore.raw import Process
 from tests.kvstore.service_fixture import LAYOUT
 

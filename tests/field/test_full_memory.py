@@ -17,10 +17,10 @@ from quire_kvstore.host import host_space
 from quire_kvstore.host.arena import SHM_DIR, ArenaError, Roster, ShmArena, check_capacity
 from quire_kvstore.host.reservation import PIECE, Reservation
 from quire_proto.client.client import KVClient
-from quire_services import serve
-from quire_services.child import Child
-from quire_services.rundir import RunDir
-from quire_services.settings import Config
+from quire_services.config.settings import Config
+from quire_services.stack import serve
+from quire_services.stack.child import Child
+from quire_services.stack.rundir import RunDir
 from tests.kvstore.raw import Process, until
 from tests.kvstore.service_fixture import LAYOUT
 

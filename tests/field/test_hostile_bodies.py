@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from quire_services.reader_process import MEMORY
+from quire_services.gateway.readers.reader_process import MEMORY
 from tests.gateway.conftest import GatewayProcess, model  # noqa: F401 - fixture
 from tests.gateway.peer import PeerEngine, wait_for
 from tests.gateway.served import Wire, post

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from quire_services.config import load
-from quire_services.keys import Keys
+from quire_services.config.config import load
+from quire_services.gateway.api_keys import Keys
 
 KEYS = '[[tenants]]\nname = "acme"\nkeys = ["sk-1"]\n'
 

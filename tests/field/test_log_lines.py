@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.models import make_model
-from quire_services import reason
+from quire_services.process import reason
 
 CODE = """
 import logging, sys, threading, warnings

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from quire_services.engines import SILENT_S
+from quire_services.gateway.engines import SILENT_S
 from tests.gateway.conftest import GatewayProcess, model  # noqa: F401 - fixture
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from quire_proto.gateway_link import Sampling
 from quire_proto.wire.u32 import unpack
-from quire_services.sampling_defaults import DefaultsError, SamplingDefaults, load
+from quire_services.gateway.openai.sampling_defaults import DefaultsError, SamplingDefaults, load
 from tests.gateway.conftest import GatewayProcess, refused, write_tokenizer
 from tests.gateway.peer import PeerEngine
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from quire_services import http_protocol
-from quire_services.connections import most_connections
+from quire_services.gateway.http import protocol as http_protocol
+from quire_services.gateway.http.connections import most_connections
 from tests.gateway.served import JSON, Wire, echo, flood, post, served
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from quire_services.chat_template import PromptEncoder
-from quire_services.published import common_prefix, render
+from quire_services.gateway.published_prompts.published import common_prefix, render
+from quire_services.gateway.templates.chat_template import PromptEncoder
 from tests.gateway.conftest import SPECIAL, TEMPLATE
 from tests.gateway.templates import encoder, said
 from tests.gateway.test_tokenizer_file import folder_of, spaced

@@ -13,11 +13,12 @@ from threading import Thread
 
 import pytest
 
-from quire_services import causes, port_check, reason, serve, supervisor
-from quire_services.child import Child
-from quire_services.readiness import Readiness
-from quire_services.settings import Gateway
-from quire_services.supervisor import Supervisor
+from quire_services.config.settings import Gateway
+from quire_services.process import port_check, reason
+from quire_services.stack import causes, serve, supervisor
+from quire_services.stack.child import Child
+from quire_services.stack.readiness import Readiness
+from quire_services.stack.supervisor import Supervisor
 from tests.stack.complaints import Quire
 from tests.stack.test_supervisor import until
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quire_services.errors_http import ApiError
+from quire_services.gateway.http.errors import ApiError
 from tests.gateway.conftest import refused, write_tokenizer
 from tests.gateway.templates import CLOSE, JSON, KINDS, TOOL, WITHOUT, call, calls, each, encoder, said
 

@@ -7,8 +7,8 @@ from tokenizers import Tokenizer, decoders, models
 
 from quire_proto.gateway_link import TokenLogprob
 from quire_proto.wire.u32 import pack
-from quire_services.logprob_shapes import chat_logprobs, completion_logprobs
-from quire_services.token_bytes import TokenBytes, byte_alphabet
+from quire_services.gateway.openai.logprob_shapes import chat_logprobs, completion_logprobs
+from quire_services.gateway.text.token_bytes import TokenBytes, byte_alphabet
 
 CHAR = {byte: char for char, byte in byte_alphabet().items()}
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from quire_services.counters import Counters
-from quire_services.http_edge import Edge
-from quire_services.http_origin import tenants, with_origins
-from quire_services.keys import Keys
-from quire_services.settings import Tenant
+from quire_services.config.settings import Tenant
+from quire_services.gateway.api_keys import Keys
+from quire_services.gateway.counters import Counters
+from quire_services.gateway.http.edge import Edge
+from quire_services.gateway.http.origin import tenants, with_origins
 from tests.gateway.served import echo, served
 
 APP = "https://app.example"

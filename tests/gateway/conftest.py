@@ -78,7 +78,7 @@ class GatewayProcess:
         self.log = self.run_dir / "log"
         self.engines: list[PeerEngine] = []
         self._model = model
-        command = [sys.executable, "-m", "quire_services.gateway", "--model", str(model)]
+        command = [sys.executable, "-m", "quire_services.daemons.gateway", "--model", str(model)]
         command += ["--run-dir", str(self.run_dir), "--port", str(self.port), "--served-model-name", "tiny"]
         if config:
             command += ["--config", str(config)]

@@ -12,9 +12,9 @@ from typing import Any
 import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from quire_services.connections import Connections
-from quire_services.http_protocol import Bounds
-from quire_services.http_server import HttpServer, bind
+from quire_services.gateway.http.connections import Connections
+from quire_services.gateway.http.protocol import Bounds
+from quire_services.gateway.http.server import HttpServer, bind
 
 JSON = b"host: localhost\r\ncontent-type: application/json\r\n"
 

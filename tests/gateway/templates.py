@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quire_services.chat_template import PromptEncoder, template_message
+from quire_services.gateway.templates.chat_template import PromptEncoder, template_message
 from tests.gateway.conftest import write_tokenizer
 
 TOOLS = "{% if tools %}<|system|>{{ tools | tojson }}{% endif %}"

@@ -7,8 +7,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire_services.admission import Admission
-from quire_services.weights import Weights
+from quire_services.gateway.turns.admission import Admission
+from quire_services.gateway.turns.weights import Weights
 
 
 class Fixed(Weights):

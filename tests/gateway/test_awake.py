@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from quire_services import awake
-from quire_services.awake import STALL_S, TICK_S, AwakeClock
+from quire_services.gateway import awake
+from quire_services.gateway.awake import STALL_S, TICK_S, AwakeClock
 
 
 class Wall:

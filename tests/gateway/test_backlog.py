@@ -8,10 +8,10 @@ import pytest
 
 from quire_proto.gateway_link import Output, Sampling, TokenLogprob
 from quire_proto.wire.u32 import pack, unpack
-from quire_services import backlog
-from quire_services.backlog import Arrival, Backlogs
-from quire_services.errors_http import ApiError, ClientGone, unavailable
-from quire_services.streams import Call, Generation
+from quire_services.gateway import backlog
+from quire_services.gateway.backlog import Backlogs
+from quire_services.gateway.generations import Arrival, Call, Generation
+from quire_services.gateway.http.errors import ApiError, ClientGone, unavailable
 
 SAMPLING = Sampling(max_tokens=100_000)
 LOGPROBS = (TokenLogprob(-0.5),)

@@ -13,9 +13,9 @@ from openai.types.chat import completion_create_params as chat_params
 from tokenizers import Tokenizer
 
 from quire_proto.wire.u32 import unpack
-from quire_services.openai_types import ChatBody, CompletionBody
-from quire_services.parameters import BY_NAME, CHAT, PLAIN, TABLE, Parameter
-from quire_services.parameters_page import page
+from quire_services.gateway.openai.parameters import BY_NAME, CHAT, PLAIN, TABLE, Parameter
+from quire_services.gateway.openai.parameters_page import page
+from quire_services.gateway.openai.types import ChatBody, CompletionBody
 from tests.gateway.conftest import GatewayProcess, write_tokenizer
 from tests.gateway.peer import PeerEngine
 from tests.gateway.test_errors import CHAT as CHAT_PATH
@@ -28,7 +28,7 @@ TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameter
 
 
 def test_the_page_is_made_of_the_table() -> None:
-    """``python -m quire_services.parameters_page > docs/parameters.md`` changes nothing."""
+    """``python -m quire_services.gateway.openai.parameters_page > docs/parameters.md`` changes nothing."""
     assert PAGE.read_text() == page()
 
 

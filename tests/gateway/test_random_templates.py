@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from quire_services.errors_http import ApiError
-from quire_services.model_templates import Templates
+from quire_services.gateway.http.errors import ApiError
+from quire_services.gateway.templates.model_templates import Templates
 from tests.gateway.templates import REFUSE, TOOL, call, each, said
 
 CONDITIONS = (

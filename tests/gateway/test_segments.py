@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from quire_services.segments import Segments
+from quire_services.gateway.text.prompt_cache import Segments
 
 SPECIAL = ["<bos>", "<end>", "<end><x>", "<x><y>", "<|a|>"]  # one hides the beginning of another
 CORPUS = ["the cat  sat on the mat, the the end", "<en d> é ü 語 it's 12 x", "a b c" * 20]

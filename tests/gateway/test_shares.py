@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire_services.errors_http import ApiError
-from quire_services.shares import Shares
+from quire_services.gateway.http.errors import ApiError
+from quire_services.gateway.turns.shares import Shares
 
 
 def shares(total: int, each: int, most_waiting: int = 100, wait_s: float = 10.0) -> Shares:

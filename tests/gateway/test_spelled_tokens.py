@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from quire_services.chat_template import PromptEncoder
-from quire_services.errors_http import ApiError
-from quire_services.spelled_tokens import SpelledTokens
-from quire_services.word_pattern import any_of
+from quire_services.gateway.http.errors import ApiError
+from quire_services.gateway.templates.chat_template import PromptEncoder
+from quire_services.gateway.text.spelled_tokens import SpelledTokens
+from quire_services.gateway.text.word_pattern import any_of
 from tests.gateway.conftest import SPECIAL, TEMPLATE
 from tests.gateway.templates import TOOL, encoder, said
 from tests.gateway.test_segments import TEXTS, plain, tokenizer

@@ -9,7 +9,7 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
-from quire_services.stopping import StopStrings
+from quire_services.gateway.text.stop_strings import StopStrings
 from tests.gateway.peer import PeerEngine, wait_for
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from quire_services.chat_template import LoadError, PromptEncoder
-from quire_services.tokenizer_file import own_tokenizer
+from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder
+from quire_services.gateway.text.tokenizer_file import own_tokenizer
 
 VOCABULARY = ["<unk>", "<s>", "</s>", "▁", "▁▁", "h", "i", "hi", "▁hi", "<0xE4>", "<0xBD>", "<0xA0>"]
 MERGES = [("▁", "▁"), ("h", "i"), ("▁", "hi")]
@@ -85,7 +85,7 @@ def test_a_tokenizer_that_cannot_encode(tmp_path: Path, monkeypatch: pytest.Monk
         raise RuntimeError("no such piece\nat all")
 
     folder = folder_of(spaced(), tmp_path, "LlamaTokenizer")
-    monkeypatch.setattr("quire_services.chat_template.own_tokenizer", fails)
+    monkeypatch.setattr("quire_services.gateway.templates.chat_template.own_tokenizer", fails)
     with pytest.raises(LoadError) as refused:
         PromptEncoder.load(folder)
     assert str(refused.value) == f"cannot use the tokenizer of {tmp_path}: RuntimeError: no such piece"

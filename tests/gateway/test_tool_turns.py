@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from quire_services.call_ids import nine_characters
-from quire_services.chat_template import LoadError, PromptEncoder, template_message
-from quire_services.errors_http import ApiError
+from quire_services.gateway.http.errors import ApiError
+from quire_services.gateway.templates.call_ids import nine_characters
+from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, template_message
 from tests.gateway.templates import CLOSE, KINDS, OPEN, REFUSE, TOOL, WITHOUT, call, encoder, said
 
 USER = {"role": "user", "content": "how is it"}

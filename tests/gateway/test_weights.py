@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from quire_proto.client.client import KVReader
-from quire_services.weights import Weights
+from quire_services.gateway.turns.weights import Weights
 from tests.engine.loop import kvstore
 
 DEADLINE_S = 20.0

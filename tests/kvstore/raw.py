@@ -49,7 +49,7 @@ class Process:
         prepared = run_dir / "prepared.json"
         published = [{"id": "p", "domain": "public", "tokens": list(range(10))}]
         prepared.write_text(json.dumps({"layout": asdict(LAYOUT), "published": published}))
-        command = [*prefix, sys.executable, "-P", "-m", "quire_services.kvstored", f"--run-dir={run_dir}"]
+        command = [*prefix, sys.executable, "-P", "-m", "quire_services.daemons.kvstored", f"--run-dir={run_dir}"]
         command += [f"--prepared={prepared}", f"--blocks={blocks}", "--debug"]
         lease = () if any(flag.startswith("--lease-ms") for flag in flags) else (f"--lease-ms={UNENDING_MS}",)
         command += [*lease, *flags]

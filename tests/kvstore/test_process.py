@@ -35,7 +35,7 @@ def segments(process: Process) -> list[str]:
 def test_it_starts_quickly_and_without_torch(start: Start) -> None:
     """Torch and transformers are never imported; the process itself spends well under a second until it serves."""
     code = (
-        "import sys, quire_services.kvstored as k\n"
+        "import sys, quire_services.daemons.kvstored as k\n"
         "print([n for n in ('torch', 'transformers', 'tokenizers', 'fastapi') if n in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

@@ -48,7 +48,15 @@ class Kvstore:
 
     def start(self) -> None:
         """Start the process and wait until it answers."""
-        command = [sys.executable, "-m", "quire_services.kvstored", "--run-dir", str(self.run_dir), "--blocks", "32"]
+        command = [
+            sys.executable,
+            "-m",
+            "quire_services.daemons.kvstored",
+            "--run-dir",
+            str(self.run_dir),
+            "--blocks",
+            "32",
+        ]
         command += ["--prepared", str(self._prepared), "--lease-ms", str(self._lease_ms), "--debug"]
         command += ["--fence-grace-ms", "600000"]  # the process under test is this one: it must not be killed
         with self._log.open("a") as log:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from quire_services.config import ConfigError, load, load_tenants
-from quire_services.settings import Config, Published, Tenant
+from quire_services.config.config import ConfigError, load, load_tenants
+from quire_services.config.settings import Config, Published, Tenant
 
 FULL = """
 [serve]

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from quire_services import cli, input_files, kvstore_call, status
+from quire_services.cli import main as cli
+from quire_services.cli import status
+from quire_services.config import input_files
+from quire_services.process import kvstore_call
 from tests.kvstore.service_fixture import LAYOUT
 
 LONGEST = 800

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from quire_services import input_files
-from quire_services.admin_token import AdminToken, TokenError
-from quire_services.settings import SECTIONS
+from quire_services.config import input_files
+from quire_services.config.settings import SECTIONS
+from quire_services.gateway.admin.token import AdminToken, TokenError
 from tests.kvstore.raw import Process
 from tests.stack.complaints import Quire
 

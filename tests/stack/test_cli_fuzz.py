@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bench.models import make_model
-from quire_services import prompt_files, replay
+from quire_services import replay
+from quire_services.gateway.published_prompts import prompt_files
 from tests.kvstore.service_fixture import LAYOUT
 from tests.stack.complaints import Quire, Ran, prepared
 from tests.stack.test_file_fuzz import VALUES

@@ -14,9 +14,9 @@ from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir, StateError
 from quire_kvstore.server import quota as quota_op
 from quire_kvstore.sharing.publications import PublicationList
-from quire_services.config import ConfigError, load
-from quire_services.prepare import read
-from quire_services.prompt_files import PromptError, read_system, read_tools
+from quire_services.cli.prepare import read
+from quire_services.config.config import ConfigError, load
+from quire_services.gateway.published_prompts.prompt_files import PromptError, read_system, read_tools
 from tests.support.store import Store
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

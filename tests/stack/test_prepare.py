@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from bench.models import make_model
-from quire_services.chat_template import PromptEncoder
-from quire_services.config import load
-from quire_services.prepare import PrepareError, prepare
-from quire_services.prompt_files import PromptError
-from quire_services.published import common_prefix, render
-from quire_services.settings import Config, Published, Serve
+from quire_services.cli.prepare import PrepareError, prepare
+from quire_services.config.config import load
+from quire_services.config.settings import Config, Published, Serve
+from quire_services.gateway.published_prompts.prompt_files import PromptError
+from quire_services.gateway.published_prompts.published import common_prefix, render
+from quire_services.gateway.templates.chat_template import PromptEncoder
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from quire_services import loading_share, reason
-from quire_services.child import Child
-from quire_services.screen import ERASE, Screen, bar
-from quire_services.settings import Config, Serve
-from quire_services.stack import Stack
-from quire_services.supervisor import Supervisor
+from quire_services.config.settings import Config, Serve
+from quire_services.process import load_share as loading_share
+from quire_services.process import reason
+from quire_services.process.screen import ERASE, Screen, bar
+from quire_services.stack.child import Child
+from quire_services.stack.processes import Stack
+from quire_services.stack.supervisor import Supervisor
 from tests.stack.test_supervisor import until
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from quire_services.child import Child
-from quire_services.rundir import RunDir, RunDirError
-from quire_services.supervisor import Supervisor
+from quire_services.stack.child import Child
+from quire_services.stack.rundir import RunDir, RunDirError
+from quire_services.stack.supervisor import Supervisor
 
 SLEEP = "import time; time.sleep(600)"
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
@@ -112,7 +112,8 @@ def test_a_second_signal_skips_the_deadline() -> None:
 def test_nothing_survives_a_killed_supervisor() -> None:
     """kill -9 of the process that supervises ends all its children."""
     code = (
-        "import sys\nfrom quire_services.child import Child\nfrom quire_services.supervisor import Supervisor\n"
+        "import sys\nfrom quire_services.stack.child import Child\n"
+        "from quire_services.stack.supervisor import Supervisor\n"
         "with Supervisor(lambda *_: None) as s:\n"
         f"    children = [s.start(Child(str(i), [sys.executable, '-c', {SLEEP!r}])) for i in range(2)]\n"
         "    print(*(c.pid for c in children), flush=True)\n    s.pump(600)\n"

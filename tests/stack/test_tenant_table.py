@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quire_proto.messages.tenants import TenantUsage
-from quire_services.tenant import table
+from quire_services.cli.tenant import table
 
 HEAD = "tenant held cached limit guarantee weight requests prompt tokens from cache"
 

@@ -1,0 +1,95 @@
+"""The ``quire`` command: one name, one module a subcommand, imported only when it is asked for.
+
+Imports are lazy because a client-only install has neither torch nor an HTTP server, and because ``quire status``
+must answer faster than torch loads. Every subcommand's module has ``main(argv) -> exit code``.
+Exit codes: 0 done, 1 it failed, 2 it was asked wrongly (one line says how).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from quire_proto import __version__
+from quire_services.process.standard_streams import NOWHERE, drop, make_sure_they_are_open, print_line
+
+COMMANDS = {
+    "serve": ("quire_services.stack.serve", "run the whole stack on this host: kvstore, engines, gateway"),
+    "status": ("quire_services.cli.status", "print the kvstore's counters"),
+    "tenant": ("quire_services.cli.tenant", "set and list tenants' quotas on a running stack"),
+    "group": ("quire_services.cli.group", "say which tenants share what is published to a group"),
+    "prefix": ("quire_services.cli.prefix", "publish system prompts on a running stack, list them, take them back"),
+    "kvstore": ("quire_services.daemons.kvstored", "run one kvstore: the process that owns the pool"),
+    "engine": ("quire_services.daemons.engined", "run one engine: a model over the shared pool"),
+    "gateway": ("quire_services.daemons.gateway", "run the gateway: the OpenAI HTTP API"),
+    "prepare": ("quire_services.cli.prepare", "write what the kvstore must know of a model and its published prompts"),
+    "calibrate": ("quire_services.cli.calibrate", "find scales for keys and values that are stored as fp8"),
+    "bench": ("quire_services.cli.bench", "measure this tree, alone or against a peer (source tree only)"),
+}
+# What an absent module means to the person who typed the command.
+EXTRAS = {"torch": "engine", "transformers": "engine", "fastapi": "gateway", "uvicorn": "gateway", "numpy": "kvstore"}
+
+
+def usage() -> str:
+    """The help page."""
+    lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: quire COMMAND [options]",
+            "",
+            "KV-cache memory that outlives the engines using it.",
+            "",
+            *lines,
+            "",
+            "quire COMMAND --help shows a command's options. Every option can also be set in a TOML file (--config)",
+            "or in the environment: --block-size is block_size in [kvstore] and QUIRE_KVSTORE_BLOCK_SIZE.",
+        ]
+    )
+
+
+def _say(text: str, *, error: bool = False) -> None:
+    if error:
+        print_line(text, sys.stderr)
+    else:
+        sys.stdout.write(text + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand and return its exit code."""
+    make_sure_they_are_open()
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in NOWHERE:
+            raise
+        drop(sys.stdout)
+        _say(f"quire: cannot print the answer: {error.strerror}", error=True)
+        return 1
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        _say(usage())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version", "version"):
+        _say(f"quire {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        _say(f"quire: {name!r} is not a command; there are {', '.join(COMMANDS)}", error=True)
+        return 2
+    try:
+        module = importlib.import_module(COMMANDS[name][0])
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0], "all")
+        _say(f"quire {name}: {error}; install it with: pip install 'quire-kv[{extra}]'", error=True)
+        return 1
+    code: int | None = module.main(rest)
+    return code or 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

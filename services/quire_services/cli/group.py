@@ -1,0 +1,49 @@
+"""``quire group``: which tenants may share what is published to a group. ``join``, ``leave``, ``list``.
+
+For a stack that runs; members may also be declared in the configuration (``groups`` in ``[[tenants]]``), and those
+leave there. Whoever leaves shares nothing of the group from that moment on. A group exists as long as it has members.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from quire_proto.messages.sharing import Groups
+from quire_services.process import flags
+from quire_services.process.kvstore_call import ask
+
+
+def main(argv: list[str]) -> int:
+    """Entry of ``quire group``; returns the exit code."""
+    parser = flags.Parser(prog="quire group", description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    join = commands.add_parser("join", help="make a tenant a member")
+    leave = commands.add_parser("leave", help="end a membership")
+    for command in (join, leave):
+        command.add_argument("group", metavar="GROUP")
+        command.add_argument("tenant", metavar="TENANT")
+    for command in (join, leave, commands.add_parser("list", help="all groups with their members")):
+        command.add_argument("--json", action="store_true", help="as one JSON array")
+        flags.add(command, "serve", "gateway", only=("run_dir", "port"))
+    arguments = parser.parse_args(argv)
+    run_dir = flags.read(parser, arguments).run_dir
+    show = as_json if arguments.json else table
+    if arguments.command == "list":
+        return ask(parser.prog, run_dir, lambda reader: show(reader.groups()))
+    group, tenant = arguments.group, arguments.tenant
+    if arguments.command == "join":
+        return ask(parser.prog, run_dir, lambda reader: show(reader.join(tenant, group)))
+    return ask(parser.prog, run_dir, lambda reader: show(reader.leave(tenant, group)))
+
+
+def as_json(groups: Groups) -> str:
+    """Every membership as an object."""
+    return json.dumps([asdict(member) for member in groups.members], indent=2)
+
+
+def table(groups: Groups) -> str:
+    """Memberships for a person."""
+    lines = [f"{'group':<28}{'tenant':<28}{'generation':>10}"]
+    lines += [f"{m.group:<28}{m.tenant:<28}{m.generation:>10}" for m in groups.members]
+    return "\n".join(lines)

@@ -1,0 +1,125 @@
+"""``quire prepare``: what the kvstore must know of a model, written to one JSON file.
+
+The kvstore holds a layout and publications but imports no transformers: it starts in well under a second and a
+restart must not wait for a model library. So this process, which ends when it is done, reads the model's
+configuration and tokenizer once and writes
+
+    {"model", "model_dir", "max_model_len", "layout": {...}, "published": [{"id", "domain", "tokens": [...]}]}
+
+The file appears whole or not at all (written beside its place, then renamed).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from quire_engine.files.model_name import model_name
+from quire_services.config.input_files import PREPARED_BYTES, read_bytes
+from quire_services.config.settings import Config, Published
+from quire_services.gateway.published_prompts.prompt_files import PromptError, read_system, read_tools
+from quire_services.gateway.published_prompts.published import render
+from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, without_torch
+from quire_services.process import flags, reason
+from quire_services.process.refusal_line import refusal_line
+
+
+class PrepareError(Exception):
+    """The model or a prompt cannot be used; one line says why."""
+
+
+ONLY = ("model", "block_size", "dtype", "kv_cache_dtype", "max_model_len")
+
+
+def main(argv: list[str]) -> int:
+    """Entry of ``quire prepare``; returns the exit code."""
+    parser = flags.Parser(prog="quire prepare", description=(__doc__ or "").partition("\n")[0])
+    flags.add(parser, "serve", "kvstore", "engine", only=ONLY)
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write")
+    arguments = parser.parse_args(argv)
+    config = flags.read(parser, arguments)
+    without_torch()
+    try:
+        prepared = prepare(config)
+    except (PrepareError, PromptError, LoadError) as error:
+        reason.complain("quire prepare", str(error))
+        return 2
+    try:
+        write(arguments.out, prepared)
+    except (OSError, ValueError) as error:
+        parser.error(f"argument --out: {str(arguments.out)!r}: {getattr(error, 'strerror', None) or error}")
+    return 0
+
+
+def prepare(config: Config) -> dict[str, Any]:
+    """The content of the file for this configuration; raises PrepareError or PromptError."""
+    directory = Path(config.serve.model).absolute()
+    if not config.serve.model:
+        raise PrepareError("no model: say --model DIR")
+    layout, max_model_len = _layout(directory, config)
+    return {
+        "model": config.gateway.served_model_name or model_name(directory),
+        "model_dir": str(directory),
+        "max_model_len": max_model_len,
+        "layout": layout,
+        "published": _published(directory, config, max_model_len),
+    }
+
+
+def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
+    from transformers.utils import logging
+
+    from quire_engine.files.layout import layout_of, max_model_len, served_length
+    from quire_services.gateway.text.tokenizer_files import check_tokenizer
+
+    logging.set_verbosity(logging.CRITICAL)  # what it would advise, a refusal says in a line
+    try:
+        layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
+        longest: int = served_length(max_model_len(directory), config.engine.max_model_len)
+        check_tokenizer(directory)
+    except Exception as error:  # of any kind: transformers checks few of the values that it computes with
+        raise PrepareError(refusal_line(directory, error)) from error
+    return asdict(layout), longest
+
+
+def _published(directory: Path, config: Config, max_model_len: int) -> list[dict[str, Any]]:
+    if not config.published:
+        return []
+    files = [(p, read_system(p.file), read_tools(p.tools) if p.tools else None) for p in config.published]
+    encoder = PromptEncoder.load(directory)
+    return [_record(encoder, *each, max_model_len) for each in files]
+
+
+def _record(
+    encoder: PromptEncoder, prompt: Published, system: str, tools: list[Any] | None, max_model_len: int
+) -> dict[str, Any]:
+    try:
+        rendered = render(encoder, system, tools, max_model_len)
+    except PromptError as error:
+        raise PromptError(f"published prompt {prompt.file}: {error}") from None
+    for note in rendered.notes:
+        print(f"quire prepare: published prompt {prompt.file}: {note}", file=sys.stderr)  # noqa: T201 - for a person
+    return {"id": prompt.id, "domain": prompt.domain, "tokens": rendered.tokens}
+
+
+def read(file: Path) -> tuple[Path, int]:
+    """The model's directory and its longest sequence, in tokens, as a prepared file says. Raises PromptError."""
+    try:
+        content = json.loads(read_bytes(file, PREPARED_BYTES))
+        return Path(str(content["model_dir"])), int(content["max_model_len"])
+    except FileNotFoundError:
+        raise PromptError(f"no stack runs in {file.parent}: there is no {file.name}") from None
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
+        raise PromptError(f"{file}: not a prepared file: {error}") from None
+
+
+def write(file: Path, content: dict[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    beside.write_text(json.dumps(content), encoding="utf-8")
+    beside.chmod(0o600)
+    beside.replace(file)

@@ -1,0 +1,1 @@
+"""Configuration: settings, their loader, and files that people name."""

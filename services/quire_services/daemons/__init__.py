@@ -1,0 +1,1 @@
+"""The processes themselves: kvstore, engine, gateway."""

@@ -1,0 +1,170 @@
+"""``quire engine``: one engine process.
+
+Loads the model, proves by the self-test that our attention gives what the model's own gives, then serves until it is
+stopped. It attaches to whichever kvstore listens in the run directory, again and again, and to the gateway likewise;
+neither needs to be up first.
+
+Exit codes: 0 stopped, 1 failed, 2 asked wrongly: settings, or a model that is refused (its files, layout or self-test),
+4 the CUDA context is poisoned: nothing is wrong with model or configuration, and a new process (the supervisor starts
+one) can go on. With 1 and 2 the last line on stderr says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import torch
+
+from quire_engine.attach import ContextPoisoned, gpu_uuid
+from quire_engine.backends import Attention, BackendRefused, choose
+from quire_engine.engine import Engine
+from quire_engine.files.layout import layout_of, served_length
+from quire_engine.files.load_progress import watched
+from quire_engine.files.refused import first_line
+from quire_engine.model.model import Model, ModelRefused, load_model
+from quire_engine.model.selftest.selftest import self_test
+from quire_engine.scheduling.front import Front
+from quire_engine.scheduling.scheduler import SchedulerLimits
+from quire_engine.scheduling.step_log import StepLog
+from quire_proto.client.client import KVClient
+from quire_proto.gateway_link import Hello
+from quire_proto.wire.errors import DeviceFault, QuireError
+from quire_proto.wire.layout import Layout
+from quire_proto.wire.u32 import pack
+from quire_services.config.settings import Config
+from quire_services.process import flags, logs
+from quire_services.process import load_share as loading_share
+from quire_services.process.gc_tuning import quieten_garbage_collection
+from quire_services.process.reason import complain
+from quire_services.process.refusal_line import refusal_line
+
+ONLY = (
+    "model", "run_dir", "dtype", "kv_cache_dtype", "block_size", "attention", "max_batch_tokens", "max_sequences",
+    "max_model_len", "threads", "step_log", "prefill", "port", "log_format",
+)  # fmt: skip
+
+EXIT_POISONED = 4
+
+log = structlog.get_logger()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run an engine; returns the exit code."""
+    parser = flags.Parser(prog="quire engine", description="Run one engine: a model over the shared pool.")
+    flags.add(parser, "serve", "kvstore", "engine", "gateway", only=ONLY)
+    parser.add_argument("--name", default=f"engine-{os.getpid()}", help="name in logs and status")
+    arguments = parser.parse_args(argv)
+    config = flags.read(parser, arguments)
+    if not config.serve.model:
+        parser.error("--model is needed")
+    logs.configure(arguments.name, form=config.serve.log_format)
+    torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
+    try:
+        attention = choose(config.engine.attention)
+    except BackendRefused as exc:
+        parser.error(f"engine.attention = {config.engine.attention}: {exc}")
+    try:
+        return _run(config, arguments, attention)
+    except (ModelRefused, OSError, ValueError) as exc:
+        return _complain(2, refusal_line(config.serve.model, exc))
+    except (ContextPoisoned, DeviceFault, torch.AcceleratorError) as exc:  # the last: while the model is being loaded
+        log.error("context_poisoned", reason=str(exc).partition("\n")[0])
+        os._exit(EXIT_POISONED)  # at once: CUDA's own clean-up may hang in such a process
+    except (MemoryError, torch.OutOfMemoryError) as exc:
+        return _complain(1, f"out of memory: {first_line(exc)}")
+    except QuireError as exc:
+        return _complain(1, str(exc))
+
+
+def _complain(code: int, reason: str) -> int:
+    """Say why this engine ends, as its last line; returns the exit code."""
+    complain("quire engine", reason)
+    return code
+
+
+def _run(config: Config, arguments: argparse.Namespace, attention: Attention) -> int:
+    directory = Path(config.serve.model)
+    layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
+    attention.admit(layout)
+    with watched(loading_share.give):
+        model = load_model(directory, config.kvstore.dtype, attention.device)
+    _prove(model, layout, attention)
+    model.max_model_len = served_length(model.max_model_len, config.engine.max_model_len)
+    log.info(
+        "model_loaded",
+        model=layout.model,
+        layout=layout.fingerprint(),
+        attention=attention.kind,
+        device=str(attention.device),
+    )
+    engine = _engine(config, arguments.name, model, layout, attention)
+    path = config.run_dir / "gateway.sock"
+    engine.front = Front(path, _hello(arguments.name, model, layout), engine.load)
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        signal.signal(_signum, signal.SIG_DFL)  # the second signal ends the process at once
+        engine.stop()
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
+    engine.front.start()
+    quieten_garbage_collection()
+    try:
+        engine.run()
+    finally:
+        engine.front.stop()
+    return 0
+
+
+def _prove(model: Model, layout: Layout, attention: Attention) -> None:
+    """Raise ModelRefused unless the self-test passes, also where the model's own code falls over on the way."""
+    try:
+        self_test(model, layout, lambda arena: attention.backend(arena, model))
+    except (
+        ValueError,
+        OSError,
+        QuireError,
+        ContextPoisoned,
+        torch.AcceleratorError,
+        torch.OutOfMemoryError,
+        MemoryError,
+    ):
+        raise
+    except Exception as error:
+        raise ModelRefused(f"the self-test failed: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _engine(config: Config, name: str, model: Model, layout: Layout, attention: Attention) -> Engine:
+    limits = SchedulerLimits(config.engine.max_sequences, config.engine.max_batch_tokens, config.kvstore.block_size)
+    step_log = Path(config.engine.step_log.replace("{name}", name)) if config.engine.step_log else None
+    uuid = gpu_uuid(attention.device)
+    return Engine(
+        attach=lambda: KVClient(config.run_dir, name=name, layout=layout, gpu_uuid=uuid),
+        make_runner=lambda client: attention.runner(client, model, config.engine.max_sequences),
+        limits=limits,
+        max_model_len=model.max_model_len,
+        vocab_size=model.vocab_size,
+        eos_ids=model.eos_ids,
+        step_log=StepLog(step_log),
+        prefill=config.engine.prefill,
+    )
+
+
+def _hello(name: str, model: Model, layout: Layout) -> Hello:
+    return Hello(
+        engine=name,
+        model=layout.model,
+        max_model_len=model.max_model_len,
+        vocab_size=model.vocab_size,
+        eos_token_ids=pack(sorted(model.eos_ids)),
+        pid=os.getpid(),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

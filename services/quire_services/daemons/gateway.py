@@ -1,0 +1,187 @@
+"""Gateway process: the OpenAI API on one side, the engines on the other.
+
+Life: read the tokenizer, fork the nursery of readers, listen for engines, then for clients - an open port means it is
+ready to answer, with 503 while no engine is. First signal: no new connections, running requests have ``drain_s``
+seconds, what is left then ends with an error and is aborted at its engine. Second signal: exit at once. Nothing but
+JSON log lines is printed. With an admin port the same process serves the admin API there, to the loopback only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import structlog
+import uvloop
+from starlette.types import ASGIApp
+
+from quire_engine.files.model_name import model_name
+from quire_proto.private_dir import NotPrivate
+from quire_services.config import settings
+from quire_services.gateway.admin.http import make_admin_app
+from quire_services.gateway.admin.token import AdminToken, TokenError
+from quire_services.gateway.api_keys import Keys
+from quire_services.gateway.awake import clock
+from quire_services.gateway.counters import Counters
+from quire_services.gateway.engines import Engines
+from quire_services.gateway.generate import Gateway
+from quire_services.gateway.http.connections import Connections, most_connections, raise_file_limit
+from quire_services.gateway.http.edge import Edge
+from quire_services.gateway.http.errors import unavailable
+from quire_services.gateway.http.origin import listed, tenants, with_origins
+from quire_services.gateway.http.protocol import Bounds
+from quire_services.gateway.http.server import BindError, HttpServer, bind, is_loopback, listen
+from quire_services.gateway.http_app import make_app
+from quire_services.gateway.link_server import LinkServer, SocketTaken
+from quire_services.gateway.openai import sampling_defaults
+from quire_services.gateway.openai.sampling_defaults import DefaultsError, SamplingDefaults
+from quire_services.gateway.readers.reader_pool import ReaderPool
+from quire_services.gateway.readers.reader_process import Nursery
+from quire_services.gateway.readers.request_reader import RequestReader
+from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, log_like_everyone, without_torch
+from quire_services.process import flags, logs
+from quire_services.process.gc_tuning import set_aside
+from quire_services.process.port_check import ADMIN_HOST
+
+log = structlog.get_logger()
+
+
+class StartError(Exception):
+    """The gateway cannot start; the message says why."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the gateway; the exit status."""
+    config, instance = parse(argv)
+    logs.configure("gateway", form=config.serve.log_format)
+    without_torch()
+    log_like_everyone()
+    try:
+        with contextlib.ExitStack() as unused:
+            ports = [unused.enter_context(bind(config.gateway.host, config.gateway.port))]
+            if config.gateway.admin_port:
+                ports.append(unused.enter_context(bind(ADMIN_HOST, config.gateway.admin_port)))
+            gateway = _gateway(config)
+            set_aside()
+            return uvloop.run(_run(config, gateway, ports, instance))
+    except (StartError, LoadError, DefaultsError, SocketTaken, BindError, TokenError) as error:
+        log.error("cannot_start", reason=str(error))
+        return 1
+    except KeyboardInterrupt:  # before the server took the signals over
+        return 130
+
+
+def parse(argv: Sequence[str] | None) -> tuple[settings.Config, str]:
+    """Flags, environment and file as configuration, and this gateway's name; a mistake ends the process with 2."""
+    parser = flags.Parser(prog="quire gateway", description="the OpenAI-compatible HTTP side of the stack")
+    add_flags(parser)
+    parser.add_argument("--instance", default=secrets.token_hex(8), help="name at /health (default: a random one)")
+    arguments = parser.parse_args(argv)
+    return flags.read(parser, arguments), arguments.instance
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The gateway's flags."""
+    own = (field.name for field in fields(settings.Gateway))
+    flags.add(parser, "serve", "gateway", only=("model", "run_dir", "log_format", *own))
+
+
+async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.socket], instance: str) -> int:
+    who = tenants(gateway.keys, listed(config.gateway.allowed_hosts))
+    edge = Edge(make_app(gateway, instance), who, gateway.counters)
+    apps: list[ASGIApp] = [with_origins(edge, listed(config.gateway.allowed_origins))]
+    if config.gateway.admin_port:
+        token = AdminToken(config.run_dir, config.gateway.admin_token_file)
+        apps.append(Edge(make_admin_app(gateway, config.run_dir), token.operator, Counters()))
+    link = LinkServer(gateway.engines, config.run_dir / "gateway.sock")
+    try:
+        await link.start()
+    except (OSError, NotPrivate) as error:
+        raise StartError(f"cannot listen for engines in {config.run_dir}: {error}") from None
+    for port in ports:
+        listen(port)
+    beside = [asyncio.ensure_future(gateway.keys.watch()), asyncio.ensure_future(clock.run())]
+    if not gateway.keys.open:  # without keys there is one tenant
+        beside.append(asyncio.ensure_future(gateway.engines.weights.watch(config.run_dir)))
+    try:
+        await _serve(gateway, apps, ports, config.gateway)
+    finally:
+        for task in beside:
+            task.cancel()
+        await link.stop()
+        gateway.readers.close()
+    log.info("stopped")
+    return 0
+
+
+def _gateway(config: settings.Config) -> Gateway:
+    if not config.serve.model:
+        raise StartError("say which model: --model DIR")
+    model = Path(config.serve.model).absolute()
+    keys = Keys(config.tenants, config.file)
+    if keys.open and not is_loopback(config.gateway.host):
+        raise StartError(
+            f"--host {config.gateway.host} can be reached by others, but no API key is configured: "
+            "add [[tenants]] with keys to the configuration file, or listen on 127.0.0.1"
+        )
+    defaults = _defaults(config.gateway.generation_config, model)
+    encoder = PromptEncoder.load(model, config.gateway.special_tokens_in_messages == "text")
+    for note in encoder.notes:
+        log.warning("prompts", note=note)
+    name = config.gateway.served_model_name or model_name(model)
+    gateway = config.gateway
+    reader = RequestReader(name, encoder, defaults)
+    readers = ReaderPool(Nursery.start(reader), max(1, (os.cpu_count() or 1) // 8))
+    engines = Engines(gateway.max_queue)
+    return Gateway(name, encoder, engines, keys, reader, readers, defaults, gateway.max_body_bytes, gateway.ping_s)
+
+
+def _defaults(source: str, model: Path) -> SamplingDefaults:
+    """What requests leave unsaid, told in one line if a file says it. Raises DefaultsError."""
+    defaults = sampling_defaults.load(source, model)
+    if defaults.said:
+        log.info("sampling_defaults", source=source, **dict(defaults.said))
+    if defaults.not_served:
+        log.warning("sampling_defaults", not_served=", ".join(defaults.not_served))
+    return defaults
+
+
+async def _serve(gateway: Gateway, apps: list[ASGIApp], ports: list[socket.socket], settings: settings.Gateway) -> None:
+    """Serve each application on its port until a signal says stop, then drain."""
+    most, drain_s = most_connections(settings.max_connections, raise_file_limit()), settings.drain_s
+    servers = [HttpServer(app, drain_s, Bounds(Connections(most), settings.write_timeout_s)) for app in apps]
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if gateway.engines.draining:
+            os._exit(1)  # the second signal: somebody does not want to wait
+        log.info("draining", requests=len(gateway.engines.calls()), seconds=drain_s)
+        gateway.engines.draining = True
+        for server in servers:
+            server.should_exit = True
+        loop.call_later(drain_s, _give_up, gateway)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    for port in ports:
+        log.info("listening", host=port.getsockname()[0], port=port.getsockname()[1], model=gateway.model)
+    await asyncio.gather(*(server.serve(sockets=[port]) for server, port in zip(servers, ports, strict=True)))
+
+
+def _give_up(gateway: Gateway) -> None:
+    """End what the drain did not wait for."""
+    for call in gateway.engines.calls():
+        call.fail(unavailable("the gateway is shutting down"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

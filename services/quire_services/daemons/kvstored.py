@@ -1,0 +1,292 @@
+"""kvstored: the kvstore as a process. Flags, the prepared file, logging and signals; the rest is ``quire_kvstore``.
+
+``--prepared`` names a JSON file with the layout of the model and the tokens of the published prompts: it is written
+beforehand, because a tokenizer takes seconds to import and the kvstore starts in well under one.
+
+The first SIGTERM or SIGINT ends cleanly: what is queued is answered, the arena and the sockets are removed, exit
+status 0. A second one ends at once with 128 + signal; the next start removes what is left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import structlog
+
+from quire_kvstore.blocks.policies import make_policy
+from quire_kvstore.events.publisher import EventsError
+from quire_kvstore.host.arena import Arena, ArenaError, Roster, ShmArena, check_capacity
+from quire_kvstore.host.arena_choice import AUTO, choose, make
+from quire_kvstore.host.attach_socket import Accepted, Listener, raise_descriptor_limit
+from quire_kvstore.host.cuda_arena import check_fits
+from quire_kvstore.host.device_mappers import Mappers
+from quire_kvstore.host.reservation import Reservation
+from quire_kvstore.host.root_key import KeyFileError, root_key
+from quire_kvstore.host.saved import Declarations
+from quire_kvstore.host.state_dir import StateDir, StateError
+from quire_kvstore.server import quota as quota_op
+from quire_kvstore.server.liveness import DeviceAdmission
+from quire_kvstore.server.server import Server, ServerError, ServerOptions
+from quire_kvstore.server.service import Service
+from quire_kvstore.sharing.groups import Member
+from quire_kvstore.state import State
+from quire_proto import __version__
+from quire_proto.private_dir import NotPrivate, insist_on_private
+from quire_proto.wire.codec import CodecError, from_map
+from quire_proto.wire.layout import Layout
+from quire_services.config import settings
+from quire_services.config.event_stream import NO_EVENTS, EventsConfig, streaming
+from quire_services.config.input_files import PREPARED_BYTES, read_bytes
+from quire_services.process import flags, logs, reason
+from quire_services.process.gc_tuning import quieten_garbage_collection
+
+FLAGS = ("run_dir", "port", "log_format", *(spec.name for spec in fields(settings.Kvstore)))
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class KvstoreConfig:
+    """What a kvstore is started with.
+
+    Attributes:
+        run_dir: sockets and roster (made with mode 0700).
+        state_dir: what survives boots: the root key, quotas, groups, publications.
+        prepared: JSON file with ``layout`` and ``published``.
+        blocks: blocks in the pool.
+        arena: where they lie, as ``arena_choice`` reads it.
+        lease_ms: time without a heartbeat after which a session is fenced.
+        fence_grace_ms: time after which a fenced process is killed.
+        fence_kill: whether it is; else its blocks stay in quarantine until it ends.
+        pin_budget: share of the pool that publications may pin.
+        quarantine_reserve: share kept back, once something is guaranteed, for what fenced sessions hold.
+        policy: what is evicted first, a name in ``policies``.
+        reserve: take all of the pool's host memory at the start, not as it is written.
+        debug: check the store's invariants when idle.
+        members: (group, tenant) of the configuration.
+        events: where what happens to the cache is published, and how.
+        log_format: as ``logs`` reads it.
+    """
+
+    run_dir: Path
+    state_dir: Path
+    prepared: Path
+    blocks: int
+    lease_ms: int = 5000
+    fence_grace_ms: int = 2000
+    fence_kill: bool = True
+    pin_budget: float = 0.5
+    quarantine_reserve: float = 0.05
+    policy: str = "density"
+    reserve: bool = True
+    debug: bool = False
+    arena: str = AUTO
+    members: tuple[Member, ...] = ()
+    events: EventsConfig = NO_EVENTS
+    log_format: str = "auto"
+
+
+class StartError(Exception):
+    """The configuration cannot be served; the message says why."""
+
+
+def run(config: KvstoreConfig) -> int:
+    """Serve until a signal; returns the exit status (0, or 1 with one line on stderr)."""
+    logs.configure("kvstore", form=config.log_format)
+    try:
+        return _serve(config)
+    except (StartError, ArenaError, EventsError, KeyFileError, NotPrivate, ServerError, StateError, OSError) as exc:
+        reason.complain("quire kvstore", str(exc))
+        return 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; flags, environment and file as for every command."""
+    parser = flags.Parser(prog="quire kvstore", description="Serve one pool of KV-cache blocks.")
+    flags.add(parser, "serve", "kvstore", "gateway", only=FLAGS)
+    parser.add_argument("--prepared", type=Path, help="layout and published prompts (default: in the run directory)")
+    arguments = parser.parse_args(argv)
+    config = flags.read(parser, arguments)
+    pool, run_dir = config.kvstore, config.run_dir
+    return run(
+        KvstoreConfig(
+            run_dir=run_dir,
+            state_dir=Path(pool.state_dir or run_dir),
+            prepared=arguments.prepared or run_dir / "prepared.json",
+            blocks=pool.blocks,
+            lease_ms=pool.lease_ms,
+            fence_grace_ms=pool.fence_grace_ms,
+            fence_kill=pool.fence_kill,
+            pin_budget=pool.pin_budget,
+            quarantine_reserve=pool.quarantine_reserve,
+            policy=pool.policy,
+            reserve=pool.reserve,
+            debug=pool.debug,
+            arena=pool.arena,
+            members=tuple((group, tenant.name) for tenant in config.tenants for group in tenant.groups),
+            events=EventsConfig(pool.events, pool.events_topic, pool.events_tokens, pool.events_hashes),
+            log_format=config.serve.log_format,
+        )
+    )
+
+
+def _serve(config: KvstoreConfig) -> int:
+    layout, published = _prepared(config.prepared)
+    _check(layout)
+    kind, device = choose(config.arena)
+    size = layout.arena_bytes(config.blocks)
+    # Before the store makes its own arrays for so many blocks.
+    check_fits(size, device) if device else check_capacity(size, reserve=config.reserve)
+    state = State(config.blocks, layout.block_size, make_policy(config.policy, config.blocks))
+    for directory in {config.run_dir, config.state_dir}:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    insist_on_private(config.run_dir)
+    documents = StateDir(config.state_dir)
+    declarations = Declarations(documents)
+    state.groups = declarations.groups(config.members)
+    _publish(state, published, declarations, config)
+    _promise(state, documents, config)
+    key = root_key(config.state_dir)
+    raise_descriptor_limit()
+    signals = _Signals()
+    with closing(Roster(config.run_dir)) as roster, closing(Mappers(config.run_dir)) as mappers:
+        listener, accepted = _settle(mappers, config)
+        with (
+            closing(make(kind, device, size, roster, reserve=config.reserve)) as arena,
+            ThreadPoolExecutor(1, "disk") as disk,
+        ):
+            service = Service(
+                state,
+                layout,
+                arena.handle(),
+                key,
+                lease_ms=config.lease_ms,
+                started_ms=time.monotonic_ns() // 1_000_000,
+                version=__version__,
+                state_dir=documents,
+                declarations=declarations,
+                disk=disk,
+            )
+            admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
+            options = ServerOptions(config.fence_grace_ms, config.fence_kill, config.debug)
+            with streaming(config.events, service, config.run_dir) as publisher:
+                server = Server(service, config.run_dir, options, listener, admission, publisher)
+                _loop(server, service, arena, config, signals)
+    return 0
+
+
+def _settle(mappers: Mappers, config: KvstoreConfig) -> tuple[Listener | None, tuple[Accepted, ...]]:
+    """Before memory is allocated: see off who may still write to an earlier device arena."""
+    if not mappers.old:
+        return None, ()
+    listener = Listener(config.run_dir)
+    return listener, tuple(mappers.settle(listener, config.fence_grace_ms))
+
+
+def _loop(server: Server, service: Service, arena: Arena, config: KvstoreConfig, signals: _Signals) -> None:
+    refused: list[str] = []
+
+    def refuse(why: str) -> None:
+        refused.append(why)
+        server.stop()
+
+    taken = None
+    try:
+        if config.reserve and isinstance(arena, ShmArena):
+            taken = Reservation(arena.file, service.layout.arena_bytes(config.blocks), refuse)
+        signals.stop_at_first(server)
+        log.info(
+            "kvstore_started",
+            boot=service.boot.hex(),
+            blocks=config.blocks,
+            layout=service.layout.fingerprint(),
+            arena=service.arena.type,
+            run_dir=str(config.run_dir),
+        )
+        quieten_garbage_collection()
+        server.serve()
+    finally:
+        if taken:
+            taken.close()
+        server.close()
+    if refused:
+        raise StartError(refused[0])
+    log.info("kvstore_stopped", **service.state.pool.counts())
+
+
+class _Signals:
+    """SIGTERM and SIGINT, caught before there is anything to leave behind."""
+
+    def __init__(self) -> None:
+        self._server: Server | None = None
+        self._seen = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def stop_at_first(self, server: Server) -> None:
+        """Let the first signal stop this server, even if it came already."""
+        self._server = server
+        if self._seen:
+            server.stop()
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._seen:
+            os._exit(128 + number)
+        self._seen = True
+        if self._server is not None:
+            self._server.stop()
+
+
+def _prepared(path: Path) -> tuple[Layout, list[Any]]:
+    try:
+        value = json.loads(read_bytes(path, PREPARED_BYTES))
+        return from_map(Layout, value["layout"]), list(value.get("published", []))
+    except OSError as exc:
+        raise StartError(f"prepared file {path}: {exc.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, CodecError) as exc:
+        raise StartError(f"{path}: not a prepared file: {exc}") from None
+
+
+def _check(layout: Layout) -> None:
+    if (layout.shard_rank, layout.shard_size) != (0, 1):
+        raise StartError(f"layout {asdict(layout)}: only shard 0 of 1 is served")
+
+
+def _promise(state: State, documents: StateDir, config: KvstoreConfig) -> None:
+    """What may be guaranteed, and the quotas that were declared before."""
+    quotas = state.quotas
+    quotas.pin_budget = int(config.pin_budget * config.blocks)
+    quotas.quarantine_reserve = int(config.quarantine_reserve * config.blocks)
+    quota_op.restore(documents, state)
+
+
+def _publish(state: State, published: list[Any], declarations: Declarations, config: KvstoreConfig) -> None:
+    """Enter what the configuration publishes and what was published live; under one id the configuration counts."""
+    publications = state.publications
+    for record in published:
+        try:
+            publications.add(str(record["id"]), str(record["domain"]), [int(token) for token in record["tokens"]])
+        except (ValueError, KeyError, TypeError, OverflowError) as exc:
+            raise StartError(f"{config.prepared}: published: {exc}") from None
+    declarations.restore_publications(publications)
+    pinned, budget = publications.blocks(state.block_size), int(config.pin_budget * config.blocks)
+    publications.budget = budget
+    if pinned > budget:
+        raise StartError(
+            f"the published prompts need {pinned} blocks and may pin {budget} "
+            f"({config.pin_budget:.0%} of {config.blocks}): raise --blocks or --pin-budget"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

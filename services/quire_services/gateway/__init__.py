@@ -1,0 +1,1 @@
+"""The gateway: HTTP on one side, engines on the other."""

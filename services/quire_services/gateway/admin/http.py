@@ -1,0 +1,130 @@
+"""Admin API: publish, unpublish and groups over HTTP, for operators who cannot run the ``quire`` command beside it.
+
+    POST   /admin/publications                          {"id", "domain", "system", "tools"?}
+    GET    /admin/publications
+    DELETE /admin/publications/{id}
+    GET    /admin/groups
+    PUT    /admin/groups/{group}/members/{tenant}
+    DELETE /admin/groups/{group}/members/{tenant}
+
+On a port of its own, on the loopback, under a token of its own: no tenant's key opens it, and the port that serves
+tenants knows none of these paths. It does what ``quire prefix`` and ``quire group`` do, by asking the kvstore; nothing
+is kept here. Errors have the OpenAI shape. Who may do what is the kvstore's business alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+
+from quire_proto.client.client import KVReader
+from quire_proto.messages.sharing import Groups
+from quire_proto.wire.errors import BadRequest, Conflict, NotFound, NotPermitted, QuireError, RemoteError
+from quire_proto.wire.u32 import pack
+from quire_services.config.config import NAME
+from quire_services.gateway.generate import Gateway
+from quire_services.gateway.http.errors import ApiError, invalid, unavailable
+from quire_services.gateway.http_app import map_errors
+from quire_services.gateway.published_prompts.prompt_files import PromptError, checked_tools
+from quire_services.gateway.published_prompts.published import Rendered, render
+from quire_services.gateway.published_prompts.row import row
+from quire_services.process.kvstore_call import TIMEOUT
+
+T = TypeVar("T")
+_STATUS: dict[type[RemoteError], int] = {BadRequest: 400, NotPermitted: 403, NotFound: 404, Conflict: 409}
+
+
+class PublishBody(BaseModel):
+    """``POST /admin/publications``. A field that nobody knows is an error: here a misspelt one would share too much."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    id: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+    domain: str
+    system: Annotated[str, Field(min_length=1)]
+    tools: list[dict[str, Any]] | None = None
+
+
+def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
+    """The application, without its edge. ``run_dir`` is where the kvstore listens."""
+    app = FastAPI(title="Quire admin", docs_url=None, redoc_url=None, openapi_url=None)
+    map_errors(app)
+
+    async def ask(question: Callable[[KVReader], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(None, _ask, run_dir, question)
+
+    @app.post("/admin/publications")
+    async def publish(body: PublishBody) -> dict[str, Any]:
+        longest = gateway.engines.limits().max_model_len
+        rendered = await asyncio.get_running_loop().run_in_executor(None, _rendered, gateway, body, longest)
+        reply = await ask(lambda reader: reader.publish(body.id, body.domain, pack(rendered.tokens)))
+        fields = {"id": body.id, "domain": body.domain, "state": reply.state, "tokens": reply.tokens}
+        return _publication(fields | {"generation": reply.generation}) | {"notes": rendered.notes}
+
+    @app.get("/admin/publications")
+    async def publications() -> dict[str, Any]:
+        listed = await ask(lambda reader: reader.fetch_publications())
+        return _list([_publication(row(publication)) for publication in listed.publications])
+
+    @app.delete("/admin/publications/{identity}")
+    async def unpublish(identity: str) -> dict[str, Any]:
+        await ask(lambda reader: reader.unpublish(identity))
+        return {"object": "publication", "id": identity, "deleted": True}
+
+    @app.get("/admin/groups")
+    async def groups() -> dict[str, Any]:
+        return _members(await ask(lambda reader: reader.groups()))
+
+    @app.put("/admin/groups/{group}/members/{tenant}")
+    async def join(group: str, tenant: str) -> dict[str, Any]:
+        return _members(await ask(lambda reader: reader.join(tenant, group)))
+
+    @app.delete("/admin/groups/{group}/members/{tenant}")
+    async def leave(group: str, tenant: str) -> dict[str, Any]:
+        return _members(await ask(lambda reader: reader.leave(tenant, group)))
+
+    return app
+
+
+def _ask(run_dir: Path, question: Callable[[KVReader], T]) -> T:
+    """Ask the kvstore; its refusals and its absence as ApiError. On a thread of its own: the loop must not wait."""
+    if not (run_dir / "kvstore.sock").exists():
+        raise unavailable("no kvstore answers")
+    try:
+        with KVReader(run_dir, timeout=TIMEOUT) as reader:
+            return question(reader)
+    except RemoteError as error:
+        status = _STATUS.get(type(error))
+        if status is None:
+            raise unavailable(str(error)) from None
+        raise ApiError(status, error.message, type="invalid_request_error", code=error.code.lower()) from None
+    except QuireError as error:
+        raise unavailable(str(error)) from None
+
+
+def _rendered(gateway: Gateway, body: PublishBody, longest: int) -> Rendered:
+    try:
+        tools = None if body.tools is None else checked_tools(body.tools, "tools")
+    except PromptError as error:
+        raise invalid(str(error), "tools") from None
+    try:
+        return render(gateway.encoder, body.system, tools, longest)
+    except PromptError as error:
+        raise invalid(str(error), "system") from None
+
+
+def _publication(fields: dict[str, Any]) -> dict[str, Any]:
+    return {"object": "publication", **fields}
+
+
+def _members(groups: Groups) -> dict[str, Any]:
+    return _list([{"object": "member", **asdict(member)} for member in groups.members])
+
+
+def _list(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"object": "list", "data": rows}

@@ -1,0 +1,75 @@
+"""The token of the admin API: one line in a file that only its owner can read.
+
+Without a file of the operator's own the gateway makes one in the run directory, which is closed to others anyway; a
+gateway that is started again takes the same one. Compared in constant time, as a digest, and never logged.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from quire_services.config.input_files import read_bytes
+from quire_services.gateway.api_keys import bearer_digest, key_digest
+from quire_services.gateway.http.errors import bad_key
+
+FILE = "admin.token"
+MIN_CHARS, MAX_BYTES = 16, 4096
+OPERATOR = "(operator)"
+
+
+class TokenError(Exception):
+    """The token's file cannot be used; one line says why."""
+
+
+class AdminToken:
+    """Who may use the admin API.
+
+    Args:
+        run_dir: where a token is made if ``named`` is empty.
+        named: the operator's own file.
+    """
+
+    def __init__(self, run_dir: Path, named: str) -> None:
+        self.file = Path(named) if named else run_dir / FILE
+        try:
+            if not named and not self.file.exists():
+                write(self.file, new())
+            self._digest = key_digest(_read(self.file))
+        except (OSError, ValueError) as error:
+            raise TokenError(f"admin token {str(self.file)!r}: {getattr(error, 'strerror', None) or error}") from None
+
+    def operator(self, headers: Mapping[str, str]) -> str:
+        """Who asks, for the log; raises ApiError 401."""
+        if not hmac.compare_digest(bearer_digest(headers.get("authorization")), self._digest):
+            raise bad_key()
+        return OPERATOR
+
+
+def new() -> str:
+    """A token that cannot be guessed."""
+    return secrets.token_urlsafe(32)
+
+
+def write(file: Path, word: str) -> None:
+    """Make the file, whole or not at all."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w") as out:
+        out.write(word + "\n")
+    draft.replace(file)
+
+
+def _read(file: Path) -> str:
+    info = file.stat()
+    if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
+        raise ValueError("must be readable by its owner only (chmod 600)")
+    token = read_bytes(file, MAX_BYTES).decode("ascii", errors="replace").strip()
+    if len(token) < MIN_CHARS or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError(f"must hold one line of {MIN_CHARS} to {MAX_BYTES} letters, digits or marks")
+    return token

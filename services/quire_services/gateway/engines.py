@@ -1,0 +1,249 @@
+"""Engines: who is connected, how busy each is, and which one gets the next request.
+
+The least loaded engine wins, counted in continuations: what it last reported plus what was sent to it since, and
+never less than what this gateway knows to be open there. Reports come twice a second, far too seldom for a burst;
+counting what was sent since keeps a burst from piling up on one engine.
+
+Invariants: a name is one process: a second one is refused as long as the first holds its connection, however long it
+has been silent. An engine is in the table from its hello to the end of its connection and no longer; its end fails
+every generation it carried, at once. An engine gets work only while it says it is ready and has spoken in the last
+``SILENT_S`` seconds that this loop was awake. Whether anything can be served is computed when asked, never stored, so
+it is always true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from quire_proto.gateway_link import Abort, Generate, Hello, Load, Message, Outputs, encode
+from quire_services.gateway.http.errors import queue_full, unavailable
+from quire_services.gateway.turns.admission import Admission
+from quire_services.gateway.turns.weights import Weights
+
+from .awake import clock
+from .generations import Call, Generation
+
+SILENT_S = 10.0
+log = structlog.get_logger()
+
+
+class Engine:
+    """One connected engine.
+
+    Attributes:
+        hello: what it serves.
+        load: its last report, None before the first.
+        generations: what it carries, by id.
+    """
+
+    def __init__(self, hello: Hello, writer: asyncio.StreamWriter) -> None:
+        self.hello = hello
+        self.load: Load | None = None
+        self.generations: dict[str, Generation] = {}
+        self.picked = 0
+        self._writer = writer
+        self._heard = clock.now()
+        self._sent_since_load = 0
+
+    def why_not(self) -> str:
+        """Why it cannot be given work now; empty if it can."""
+        if clock.now() - self._heard > SILENT_S:
+            return "unresponsive"
+        if self.load is None:
+            return "starting"
+        return "" if self.load.ready else "without a kvstore"
+
+    @property
+    def longest(self) -> int:
+        """Tokens that any request's sequence may have: the least of the model, the setting and the pool."""
+        return (self.load.longest if self.load else 0) or self.hello.max_model_len
+
+    @property
+    def widest(self) -> int:
+        """The same for the request whose publication leaves it most."""
+        return (self.load.widest if self.load else 0) or self.hello.max_model_len
+
+    def busyness(self) -> int:
+        """Continuations it has to work on, as far as is known."""
+        reported = self.load.running + self.load.waiting if self.load else 0
+        carried = sum(len(generation.open) for generation in self.generations.values())
+        return max(reported + self._sent_since_load, carried)
+
+    def on_load(self, load: Load) -> None:
+        """Take a report."""
+        if load.ready != (self.load is not None and self.load.ready):
+            log.info("engine_ready" if load.ready else "engine_not_ready", engine=self.hello.engine)
+        self.load = load
+        self._heard = clock.now()
+        self._sent_since_load = 0
+
+    def on_outputs(self, outputs: Outputs) -> None:
+        """Hand the outputs of a step to their generations; those of unknown ones were aborted meanwhile."""
+        for output in outputs.items:
+            if generation := self.generations.get(output.request):
+                generation.deliver(output)
+
+    def take(self, generation: Generation, weight: int) -> None:
+        """Send a generation to this engine, with its tenant's weight."""
+        generation.carrier, generation.engine = self, self.hello.engine
+        self.generations[generation.id] = generation
+        self._sent_since_load += generation.n
+        message: Generate = generation.message(weight)
+        self._send(message)
+
+    def abort(self, generation: Generation, index: int | None) -> None:
+        """Stop one continuation, or all."""
+        self._send(Abort(generation.id, index or 0, every=index is None))
+
+    def forget(self, generation: Generation) -> None:
+        """Nothing of the generation is open any more."""
+        self.generations.pop(generation.id, None)
+
+    def lost(self) -> None:
+        """The connection has ended: so do all generations here."""
+        for generation in tuple(self.generations.values()):
+            generation.carrier = None
+            generation.call.fail(unavailable("the engine that worked on this request is gone"))
+        self.generations.clear()
+
+    def hung_up(self) -> bool:
+        """Whether its process has let go of the connection, by its end at the latest, be that noticed here or not."""
+        if self._writer.is_closing():
+            return True
+        poller = select.poll()
+        poller.register(self._writer.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poller.poll(0))
+
+    def disconnect(self) -> None:
+        """Close the connection from our side."""
+        self._writer.close()
+
+    def _send(self, message: Message) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(encode(message))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the engines can take.
+
+    ``max_model_len``: tokens of a sequence, prompt and answer, that any request may have; ``widest``: of the request
+    whose publication leaves it most, since what a publication pins is there for those that begin with it;
+    ``vocab_size``: of the model.
+    """
+
+    max_model_len: int
+    vocab_size: int
+    widest: int
+
+
+class Engines:
+    """All connected engines.
+
+    Args:
+        max_queue: generations that may wait for their first token before new requests are refused.
+
+    Attributes:
+        weights: of tenants; the default's until something follows a kvstore.
+    """
+
+    def __init__(self, max_queue: int) -> None:
+        self.weights = Weights()
+        self._admission = Admission(max_queue, self.weights)
+        self._engines: dict[str, Engine] = {}
+        self._picks = 0
+        self.draining = False
+
+    def add(self, engine: Engine) -> str:
+        """Register an engine; the reason if it does not fit the others, else an empty string."""
+        for other in self._engines.values():
+            if other.hello.engine != engine.hello.engine and _serves(other.hello) != _serves(engine.hello):
+                return f"it serves {_serves(engine.hello)}, {other.hello.engine} serves {_serves(other.hello)}"
+        if old := self._engines.get(engine.hello.engine):
+            if not old.hung_up():
+                return f"an engine named {old.hello.engine!r} (pid {old.hello.pid}) is connected: choose another --name"
+            self.remove(old)
+            old.disconnect()
+        self._engines[engine.hello.engine] = engine
+        return ""
+
+    def remove(self, engine: Engine) -> None:
+        """Take an engine out and fail what it carried."""
+        if self._engines.get(engine.hello.engine) is engine:
+            del self._engines[engine.hello.engine]
+        engine.lost()
+
+    def submit(self, call: Call) -> None:
+        """Send every generation of a call to an engine. Raises ApiError 503 if there is none, 429 if too many of its
+        tenant wait."""
+        usable = self._usable()
+        if not usable or self.draining:
+            raise unavailable(self.why_not())
+        tenant = call.generations[0].tenant
+        if self._admission.refuses(tenant, self.waiting()):
+            raise queue_full()
+        weight = self.weights.of(tenant)
+        busy = {engine: engine.busyness() for engine in usable}
+        for generation in call.generations:
+            engine = self._pick(busy)
+            engine.take(generation, weight)
+            busy[engine] += generation.n
+
+    def limits(self) -> Limits:
+        """What every usable engine can take. 503 if there is none."""
+        usable = self._usable()
+        if not usable or self.draining:
+            raise unavailable(self.why_not())
+        return Limits(
+            min(engine.longest for engine in usable),
+            min(engine.hello.vocab_size for engine in usable),
+            min(engine.widest for engine in usable),
+        )
+
+    def why_not(self) -> str:
+        """Why nothing can be served now; empty if something can."""
+        if self.draining:
+            return "the gateway is shutting down"
+        if self._usable():
+            return ""
+        if not self._engines:
+            return "no engine is connected"
+        states = ", ".join(f"{e.hello.engine} is {e.why_not()}" for e in self._engines.values())
+        return f"no engine is ready: {states}"
+
+    def waiting(self) -> Counter[str]:
+        """Generations that have no token yet, by tenant."""
+        generations = (g for engine in self._engines.values() for g in engine.generations.values())
+        return Counter(g.tenant for g in generations if not g.started)
+
+    def calls(self) -> set[Call]:
+        """All calls that have a generation at an engine."""
+        return {g.call for engine in self._engines.values() for g in engine.generations.values()}
+
+    def summary(self) -> dict[str, Any]:
+        """Counts for the health page."""
+        return {"connected": len(self._engines), "ready": len(self._usable())}
+
+    def eos_token_ids(self) -> bytes:
+        """End-of-sequence tokens of the model, packed; empty without engines."""
+        return next((e.hello.eos_token_ids for e in self._engines.values()), b"")
+
+    def _usable(self) -> list[Engine]:
+        return [engine for engine in self._engines.values() if not engine.why_not()]
+
+    def _pick(self, busy: dict[Engine, int]) -> Engine:
+        """The least loaded engine; among equals the one that was picked longest ago."""
+        engine = min(busy, key=lambda e: (busy[e], e.picked))
+        self._picks += 1
+        engine.picked = self._picks
+        return engine
+
+
+def _serves(hello: Hello) -> tuple[str, int, int]:
+    return hello.model, hello.vocab_size, hello.max_model_len

@@ -1,0 +1,176 @@
+"""Generate: the way of a request from its body to its answer, the same for both APIs.
+
+    body -> checks -> prompts -> token ids -> generations -> engines -> answer
+
+Short bodies are read in this loop, for some milliseconds between two looks at the sockets, tenants in turn; longer ones
+in processes of their own (``reader_pool``), because what reads them holds the interpreter's lock. Either way a tenant's
+stream waits a few milliseconds at most for what others send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quire_proto.wire.u32 import unpack
+from quire_services.gateway.http.request_log import Record
+from quire_services.gateway.openai.chat import ChatShape
+from quire_services.gateway.openai.completions import CompletionShape
+from quire_services.gateway.openai.parameters import CHAT, PLAIN
+from quire_services.gateway.openai.sampling import sampling, stop_strings
+from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
+from quire_services.gateway.openai.types import Body, ChatBody, CompletionBody
+from quire_services.gateway.readers.reader_pool import ReaderPool
+from quire_services.gateway.readers.request_bytes import MOST, SHORT_BYTES, RequestBytes, default_limit, until_gone
+from quire_services.gateway.readers.request_reader import ReadRequest, RequestReader
+from quire_services.gateway.templates.chat_template import PromptEncoder
+from quire_services.gateway.text.choices import Choice
+from quire_services.gateway.text.detokenize import Detokenizer
+from quire_services.gateway.text.end_tokens import EndTokens
+from quire_services.gateway.text.token_bytes import TokenBytes
+from quire_services.gateway.turns.shares import Shares
+
+from .api_keys import Keys
+from .backlog import Backlogs
+from .counters import Counters
+from .engines import Engines, Limits
+from .generations import Call
+from .responses import Answer, Shape
+
+SOME = 64
+TURN_S = 0.005
+SHORT_WAITING, SHORT_WAIT_S = 1 << 20, 60.0  # short bodies are bounded by connections, and wait milliseconds
+
+
+@dataclass(slots=True)
+class Gateway:
+    """All that a request needs: ``model`` is the name in the API, ``otherwise`` holds what requests leave unsaid, and
+    ``max_body_bytes`` and ``ping_s`` are as in ``settings``."""
+
+    model: str
+    encoder: PromptEncoder
+    engines: Engines
+    keys: Keys
+    reader: RequestReader
+    readers: ReaderPool
+    otherwise: SamplingDefaults = field(default_factory=SamplingDefaults)
+    max_body_bytes: int = 0
+    ping_s: float = 0
+    backlogs: Backlogs = field(default_factory=Backlogs)
+    counters: Counters = field(default_factory=Counters)
+    created: int = field(default_factory=lambda: int(time.time()))
+    bytes: RequestBytes = field(default_factory=RequestBytes)
+    names: TokenBytes = field(init=False)
+    ends: EndTokens = field(init=False)
+    _turn: Shares = field(init=False)
+    _spent_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._turn = Shares(1, 1, most_waiting=SHORT_WAITING, wait_s=SHORT_WAIT_S)
+        self.names = TokenBytes(self.encoder.backend)
+        self.ends = EndTokens(self.encoder.backend, self.encoder.end_ids | self.otherwise.end_ids)
+
+    async def chat(self, request: Request) -> Response:
+        """Answer ``/v1/chat/completions``. Raises ApiError and ClientGone."""
+        async with self._read(CHAT, request) as read:
+            body = read.body
+            assert isinstance(body, ChatBody)
+            call = await self._call(read, request, (body.top_logprobs or 0) + 1 if body.logprobs else 0)
+            shape = ChatShape(body, self.names, read.prompts[0], "".join(read.texts))
+        return await self._answer(call, body, request, shape)
+
+    async def complete(self, request: Request) -> Response:
+        """Answer ``/v1/completions``. Raises ApiError and ClientGone."""
+        async with self._read(PLAIN, request) as read:
+            body = read.body
+            assert isinstance(body, CompletionBody)
+            call = await self._call(read, request, 0 if body.logprobs is None else body.logprobs + 1)
+            shape = CompletionShape(body, self.names, read.texts, read.prompts)
+        return await self._answer(call, body, request, shape)
+
+    @asynccontextmanager
+    async def _read(self, api: str, request: Request) -> AsyncIterator[ReadRequest]:
+        """A request as it was read."""
+        tenant = _record(request).tenant
+        async with self.bytes.of(request, tenant, self._most_bytes) as raw:
+            if len(raw) > SHORT_BYTES:
+                yield await until_gone(request.receive, self.readers.read(api, raw, tenant, self._limits()))
+                return
+            await self._turn.take(tenant, 1)
+            began = time.monotonic()
+            try:
+                read = self.reader.read(api, raw, tenant, self._limits)
+            finally:
+                self._give_turn(tenant, time.monotonic() - began)
+            yield read
+
+    def _give_turn(self, tenant: str, spent_s: float) -> None:
+        """Let the next short body be read: now, or after a look at the sockets if reading has taken a while."""
+        self._spent_s += spent_s
+        if self._spent_s < TURN_S:
+            self._turn.give(tenant, 1)
+        else:
+            self._spent_s = 0.0
+            asyncio.get_running_loop().call_soon(self._turn.give, tenant, 1)
+
+    def _limits(self) -> Limits:
+        return self.engines.limits()
+
+    def _most_bytes(self) -> int:
+        """Of a body."""
+        if self.max_body_bytes:
+            return self.max_body_bytes
+        return MOST if self.engines.why_not() else default_limit(self._limits().max_model_len)
+
+    async def _call(self, read: ReadRequest, request: Request, logprobs: int) -> Call:
+        """The generations of a request, not yet sent."""
+        record, body, limits = _record(request), read.body, read.limits
+        param = "messages" if isinstance(body, ChatBody) else "prompt"
+        call = Call(self.backlogs)
+        for place, tokens in enumerate(read.prompts):
+            if place % SOME == SOME - 1:
+                await asyncio.sleep(0)  # a thousand prompts take 40 ms
+            how = sampling(body, len(tokens), logprobs, limits, param, self.otherwise)
+            how = self.ends.added(how, stop_strings(body), limits.vocab_size)
+            call.add(record.tenant, tokens, how, body.n or 1, body.cache_salt or "")
+        return call
+
+    async def _answer(self, call: Call, body: Body, request: Request, shape: Shape) -> Response:
+        record = _record(request)
+        choices = await self._choices(call, body)
+        self.engines.submit(call)
+        record.generates = True
+        record.engines = ",".join(sorted({generation.engine for generation in call.generations}))
+        record.prompt_tokens = sum(len(generation.tokens) for generation in call.generations)
+        with_usage = bool(body.stream_options and body.stream_options.include_usage)
+        counted = with_usage and bool(body.stream_options and body.stream_options.continuous_usage_stats)
+        answer = Answer(call, choices, shape, body.model, record, self.ping_s, counted)
+        return await answer.respond(request.receive, bool(body.stream), with_usage)
+
+    async def _choices(self, call: Call, body: Body) -> list[Choice]:
+        stops = stop_strings(body)
+        spelled = self.ends.spelled(stops)
+        skip = body.skip_special_tokens is not False
+        eos = frozenset(unpack(self.engines.eos_token_ids()))
+        out = []
+        for place, generation in enumerate(call.generations):
+            if place % SOME == SOME - 1:
+                await asyncio.sleep(0)  # they are as many as the prompts
+            silent = eos | set(unpack(generation.sampling.stop_token_ids))
+            for index in range(generation.n):
+                detokenizer = Detokenizer(self.encoder.backend, generation.tokens, skip)
+                number = generation.first_choice + index
+                out.append(Choice(number, detokenizer, stops, generation.sampling.min_tokens, silent, spelled))
+        return out
+
+
+def _record(request: Request) -> Record:
+    """What the edge keeps of a request."""
+    record: Record = request.scope["record"]
+    return record

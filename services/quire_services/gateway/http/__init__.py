@@ -1,0 +1,1 @@
+"""HTTP: connections, bounds, origins, errors, and what is done for every request."""

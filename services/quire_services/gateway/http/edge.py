@@ -1,0 +1,170 @@
+"""Edge: what is done for every HTTP request, whatever its path.
+
+A request id, the tenant, a limit on the body, one line in the access log, one count - here once, so that no route can
+forget it. The tenant comes from the API key and from nowhere else. Everything but ``/health`` needs a key. Where no key
+is needed, the web pages of strangers are kept out (``http_origin``). The admin API has an edge of its own, whose only
+"tenant" is the operator.
+
+Requests begin in turn, one between two looks at the sockets, tenant by tenant. So a thousand that arrive in one moment
+keep the streams of others waiting for what one of them costs, and another tenant's request for little more.
+
+This is plain ASGI: middleware that wraps the response would hide a client's hang-up from the routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Callable
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from quire_services.gateway.counters import Counters
+from quire_services.gateway.http_app import error_response
+from quire_services.gateway.responses import CLIENT_GONE
+from quire_services.gateway.turns.shares import Shares
+
+from .errors import ApiError, invalid
+from .request_log import Record
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+OPEN_PATHS = {"/health"}
+SOME = 16  # heads that are looked at between two looks at the sockets: whose they are costs little
+MOST_WAITING, WAIT_S = 1 << 20, 60.0  # requests are bounded by connections, and wait milliseconds each
+LOGGED_CHARS = 200  # of what a client says, in a line of the log
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+log = structlog.get_logger()
+
+
+class Edge:
+    """Wraps an application.
+
+    Args:
+        app: the application.
+        who: the tenant of a request's headers; raises ApiError.
+        counters: where requests are counted.
+    """
+
+    def __init__(self, app: ASGIApp, who: Callable[[Headers], str], counters: Counters) -> None:
+        self._app, self._who, self._counters = app, who, counters
+        self._arrivals = Shares(SOME, SOME, most_waiting=MOST_WAITING, wait_s=WAIT_S)
+        self._turn = Shares(1, 1, most_waiting=MOST_WAITING, wait_s=WAIT_S)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        assert scope["type"] == "http"  # websockets and lifespan are off
+        await _between_looks(self._arrivals, "")
+        headers = Headers(scope=scope)
+        record = Record(_request_id(headers), secrets.token_hex(12))
+        scope["record"] = record
+        began = time.monotonic()
+
+        async def tagged(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                answered = MutableHeaders(scope=message)
+                answered["x-request-id"] = record.request_id
+                if record.engines:
+                    answered["x-quire-engine"] = record.engines
+            await send(message)
+
+        try:
+            await self._serve(scope, receive, tagged, headers, record)
+        except Exception:  # already answered with 500: only the log must still hear of it
+            log.exception("bug", request_id=record.request_id)
+        finally:
+            self._finish(scope, record, time.monotonic() - began)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, headers: Headers, record: Record) -> None:
+        try:
+            if scope["path"] not in OPEN_PATHS:
+                record.tenant = self._who(headers)
+                await _between_looks(self._turn, record.tenant)
+            if scope["method"] == "POST":
+                _insist_on_json(headers)
+        except ApiError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":  # as GET; the server leaves the body out
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, _limited(receive), send)
+
+    def _finish(self, scope: Scope, record: Record, seconds: float) -> None:
+        """Count and log a request that is over."""
+        counters = self._counters
+        if not record.outcome:
+            gone = record.status in (0, CLIENT_GONE)
+            record.outcome = "client_gone" if gone else _class(record.status)
+        counters.outcomes[record.outcome] += 1
+        if record.generates:
+            counters.finished(
+                record.prompt_tokens, record.cached_tokens, record.completion_tokens, record.ttft_s, seconds
+            )
+        if scope["path"] in OPEN_PATHS:
+            return  # health checks would drown the rest; that an engine comes or goes is said where it does
+        log.info(
+            "request",
+            request_id=record.request_id,
+            tenant=record.tenant,
+            method=scope["method"],
+            path=scope["path"][:LOGGED_CHARS],
+            status=record.status,
+            outcome=record.outcome,
+            error=record.error[:LOGGED_CHARS],
+            prompt_tokens=record.prompt_tokens,
+            cached_tokens=record.cached_tokens,
+            completion_tokens=record.completion_tokens,
+            ms=round(seconds * 1000, 1),
+            ttft_ms=None if record.ttft_s is None else round(record.ttft_s * 1000, 1),
+        )
+
+
+async def _between_looks(turns: Shares, tenant: str) -> None:
+    """Wait for a turn, and keep it until the loop has looked at the sockets again. Raises ApiError."""
+    await turns.take(tenant, 1)
+    asyncio.get_running_loop().call_soon(turns.give, tenant, 1)
+
+
+def _insist_on_json(headers: Headers) -> None:
+    """A web page may send a body of another type to any address, the loopback too, without asking first: JSON it may
+    not. A compressed body could be of any size. Raises ApiError 400 or 415."""
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ApiError(
+            415,
+            "the body must be sent without content-encoding",
+            type="invalid_request_error",
+            code="unsupported_content_encoding",
+        )
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise invalid("the content-type must be application/json", code="unsupported_content_type")
+
+
+def _class(status: int) -> str:
+    return "ok" if status < 400 else f"{status // 100}xx"
+
+
+def _request_id(headers: Headers) -> str:
+    """The client's own request id if it is harmless, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else "req-" + secrets.token_hex(12)
+
+
+def _limited(receive: Receive) -> Receive:
+    """``receive`` that refuses a body larger than ``MAX_BODY_BYTES``."""
+    size = 0
+
+    async def inner() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MAX_BODY_BYTES:
+            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+        return message
+
+    return inner

@@ -1,0 +1,154 @@
+"""Routes of the gateway and the mapping of every error to the OpenAI shape.
+
+Only what HTTP is about is here: paths, bodies, statuses. What a request does is in ``generate``; who may ask, and
+what is logged, in ``http_edge``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from quire_proto import __version__
+from quire_services.gateway.http.errors import ApiError, ClientGone, invalid, unknown_model
+from quire_services.gateway.openai.json_body import complaint
+from quire_services.gateway.openai.types import ChatBody, CompletionBody
+
+from .generate import Gateway
+from .responses import CLIENT_GONE
+
+_SCHEMAS = "#/components/schemas/"
+
+
+def make_app(gateway: Gateway, instance: str = "") -> FastAPI:
+    """The application, without its edge; ``instance`` is what /health calls it."""
+    app = FastAPI(title="Quire", version=__version__, redoc_url=None)
+    map_errors(app)
+    _generation_routes(app, gateway)
+    _information_routes(app, gateway, instance)
+    _describe_bodies(app)
+    return app
+
+
+def map_errors(app: FastAPI) -> None:
+    """Answer every error of an application in the OpenAI shape."""
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(ClientGone, _client_gone)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+
+
+def _generation_routes(app: FastAPI, gateway: Gateway) -> None:
+    @app.post("/v1/chat/completions", response_model=None, openapi_extra=_takes(ChatBody))
+    async def chat(request: Request) -> Response:
+        return await gateway.chat(request)
+
+    @app.post("/v1/completions", response_model=None, openapi_extra=_takes(CompletionBody))
+    async def completions(request: Request) -> Response:
+        return await gateway.complete(request)
+
+    @app.api_route("/v1/responses", methods=["GET", "POST"], include_in_schema=False)
+    async def responses() -> None:
+        raise ApiError(
+            404,
+            "the Responses API is not served; use /v1/chat/completions"
+            " (openai-agents: set_default_openai_api('chat_completions'))",
+            type="invalid_request_error",
+            code="unsupported_api",
+        )
+
+
+def _takes(body: type[BaseModel]) -> dict[str, Any]:
+    """A route's body for the API's description: the route reads it by itself (``generate``)."""
+    content = {"application/json": {"schema": {"$ref": _SCHEMAS + body.__name__}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _describe_bodies(app: FastAPI) -> None:
+    """Add to the API's description what bodies look like."""
+    generated = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        described = generated()
+        _, bodies = models_json_schema(
+            [(ChatBody, "validation"), (CompletionBody, "validation")], ref_template=_SCHEMAS + "{model}"
+        )
+        described.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
+        return described
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _information_routes(app: FastAPI, gateway: Gateway, instance: str) -> None:
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(gateway)]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        if name != gateway.model:
+            raise unknown_model(name)
+        return _model(gateway)
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        reason = gateway.engines.why_not()
+        state = {"status": "unavailable", "reason": reason} if reason else {"status": "ok"}
+        return JSONResponse(
+            state | {"engines": gateway.engines.summary(), "instance": instance}, 503 if reason else 200
+        )
+
+    @app.get("/version")
+    async def version() -> dict[str, str]:
+        return {"version": __version__}
+
+
+def _model(gateway: Gateway) -> dict[str, Any]:
+    out = {"id": gateway.model, "object": "model", "created": gateway.created, "owned_by": "quire"}
+    if not gateway.engines.why_not():
+        out["max_model_len"] = gateway.engines.limits().max_model_len
+    return out
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    """An error as an HTTP response."""
+    return JSONResponse(error.body(), error.status, error.headers())
+
+
+async def _api_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+    """The first thing that is wrong with a body, by the name of its field."""
+    assert isinstance(error, RequestValidationError)
+    for found in error.errors():
+        if found["type"] == "json_invalid":
+            return error_response(invalid(f"the body is not valid JSON: {found.get('ctx', {}).get('error', '')}"))
+    return error_response(complaint(error.errors(), skip=1))
+
+
+async def _client_gone(_: Request, __: Exception) -> Response:
+    """Nobody reads it; the access log does."""
+    return Response(status_code=CLIENT_GONE)
+
+
+async def _http_error(_: Request, error: Exception) -> JSONResponse:
+    """The framework's own errors: unknown path, wrong method, unreadable body."""
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code)
+    body = ApiError(error.status_code, str(error.detail), type="invalid_request_error", code=code).body()
+    return JSONResponse(body, error.status_code, dict(error.headers or {}))
+
+
+async def _bug(_: Request, __: Exception) -> JSONResponse:
+    """An error of ours: the edge logs it, the client learns only that."""
+    return error_response(ApiError(500, "internal error of the gateway", type="server_error", code="internal_error"))

@@ -1,0 +1,1 @@
+"""OpenAI's API: bodies, parameters, and the shapes of answers."""

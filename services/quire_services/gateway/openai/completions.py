@@ -1,0 +1,125 @@
+"""Plain completions: the four forms of a prompt to tokens, and choices to the objects of the completions API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from quire_services.gateway.http.errors import invalid, unsupported
+from quire_services.gateway.templates.chat_template import PromptEncoder
+from quire_services.gateway.text.choices import Choice, Delta
+from quire_services.gateway.text.token_bytes import TokenBytes
+
+from .logprob_shapes import characters, completion_logprobs
+from .types import CompletionBody
+
+MAX_CHOICES = 1024
+_FORMS = "'prompt' must be a string, a list of strings, a list of token ids or a list of lists of token ids"
+U32 = 2**32
+
+
+def prompts(value: Any) -> list[str | list[int]]:
+    """The prompts of a request, each as text or as token ids. Raises ApiError 400."""
+    if isinstance(value, str):
+        found: list[Any] = [value]
+    elif isinstance(value, list) and value and _is_id(value[0]):
+        found = [value]
+    elif isinstance(value, list):
+        found = value
+    else:
+        raise invalid(_FORMS, "prompt")
+    kind = str if found and isinstance(found[0], str) else list
+    for prompt in found:
+        if not isinstance(prompt, kind) or (kind is list and not all(map(_is_id, prompt))):
+            raise invalid(_FORMS, "prompt")
+    if not found or not all(found):
+        raise invalid("the prompt is empty", "prompt")
+    return found
+
+
+def prompt_tokens(found: list[str | list[int]], encoder: PromptEncoder, special: bool) -> list[list[int]]:
+    """Token ids of each prompt, with the ``special`` ones that the tokenizer adds to a text."""
+    return [encoder.encode(prompt, special) if isinstance(prompt, str) else prompt for prompt in found]
+
+
+def check_completion(body: CompletionBody) -> None:
+    """Raise ApiError 400 for combinations that are not served."""
+    if (body.best_of or 1) > (body.n or 1):
+        raise unsupported("best_of")
+    if body.echo and body.logprobs is not None:
+        raise invalid("'echo' together with 'logprobs' is not supported yet", "echo", "unsupported_parameter")
+
+
+class CompletionShape:
+    """Answers of ``/v1/completions``.
+
+    Args:
+        body: the request.
+        names: bytes of tokens, for log-probabilities.
+        echoes: text to put before the choices of each prompt; empty without ``echo``.
+        prompts: tokens of each prompt.
+    """
+
+    prefix = "cmpl-"
+    whole = "text_completion"
+    piece = "text_completion"
+
+    def __init__(
+        self, body: CompletionBody, names: TokenBytes, echoes: list[str], prompts: Sequence[Sequence[int]]
+    ) -> None:
+        self._logprobs = body.logprobs
+        self._as_ids = bool(body.return_tokens_as_token_ids)
+        self.with_ids = bool(body.return_token_ids)
+        self._names = names
+        self._echoes = echoes
+        self._prompts, self._n = prompts, body.n or 1
+        self.about_prompt: dict[str, Any] = {}
+        self._told: set[int] = set()  # choices whose prompt's tokens were told
+        self._offsets: dict[int, int] = {}
+
+    def opening(self, choice: Choice) -> dict[str, Any] | None:
+        """The first streamed object of a choice: the prompt, if it is to be echoed."""
+        if not self._echoes:
+            return None
+        out = {"index": choice.index, "text": self._echo(choice), "logprobs": None, "finish_reason": None}
+        return self._ids(out, choice, [])
+
+    def chunk(self, choice: Choice, delta: Delta) -> dict[str, Any]:
+        """A streamed choice object."""
+        out = {
+            "index": choice.index,
+            "text": delta.text,
+            "logprobs": self._shape(choice, delta),
+            "finish_reason": delta.finish,
+        }
+        return self._ids(out, choice, delta.tokens)
+
+    def choice(self, choice: Choice, total: Delta) -> dict[str, Any]:
+        """A whole choice object."""
+        out = self.chunk(choice, total)
+        out["text"] = self._echo(choice) + total.text
+        return out
+
+    def _echo(self, choice: Choice) -> str:
+        return self._echoes[choice.index // self._n] if self._echoes else ""
+
+    def _ids(self, out: dict[str, Any], choice: Choice, tokens: list[int]) -> dict[str, Any]:
+        """With the tokens, if they were asked for: the first object of a choice has those of its prompt, too."""
+        if not self.with_ids:
+            return out
+        if choice.index not in self._told:
+            self._told.add(choice.index)
+            out["prompt_token_ids"] = list(self._prompts[choice.index // self._n])
+        return out | {"token_ids": tokens}
+
+    def _shape(self, choice: Choice, delta: Delta) -> dict[str, Any] | None:
+        if self._logprobs is None:
+            return None
+        offset = self._offsets.get(choice.index, 0)
+        out = completion_logprobs(delta.tokens, delta.logprobs, self._names, self._logprobs, offset, self._as_ids)
+        self._offsets[choice.index] = offset + sum(characters(self._names.of(token)) for token in delta.tokens)
+        return out
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value < U32

@@ -1,0 +1,185 @@
+"""Parameters: every one that OpenAI or vLLM documents for a request, and what Quire does with it.
+
+A parameter is *served*; or *accepted* without effect, because it cannot change the answer; or *refused* by name unless
+its value is one that changes nothing. An answer that silently ignores what was asked would be a wrong answer. A field
+that is in no table is ignored: clients send new ones before servers know them.
+
+``docs/parameters.md`` is this table (``parameters_page`` prints it). A parameter that is served is a
+field of the body of its API (``openai_types``), where its type and range are checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+CHAT, PLAIN = "chat", "completions"
+BOTH = (CHAT, PLAIN)
+_C, _P = (CHAT,), (PLAIN,)
+Apis = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter.
+
+    Attributes:
+        openai, vllm: APIs in which they have it.
+        served: APIs in which Quire serves it.
+        harmless: accepted whatever its value is.
+        neutral: values that change nothing; null never does.
+        note: what is served, or why nothing is needed.
+    """
+
+    name: str
+    openai: Apis
+    vllm: Apis
+    served: Apis = ()
+    harmless: bool = False
+    neutral: tuple[Any, ...] = ()
+    note: str = ""
+
+    def accepts(self, value: Any, api: str) -> bool:
+        """Whether a request to ``api`` may have this value."""
+        if value is None or self.harmless or api in self.served or (self.served and not value):
+            return True
+        return any(value == same and isinstance(value, bool) == isinstance(same, bool) for same in self.neutral)
+
+    def known_to(self, api: str) -> bool:
+        """Whether somebody has it in this API."""
+        return api in (*self.openai, *self.vllm)
+
+
+def _served(
+    name: str, openai: Apis, vllm: Apis, note: str = "", served: Apis = BOTH, neutral: tuple[Any, ...] = ()
+) -> Parameter:
+    """``neutral``: in the other API, beside what is false, zero or empty."""
+    return Parameter(name, openai, vllm, served, neutral=neutral, note=note)
+
+
+def _harmless(name: str, openai: Apis, vllm: Apis, why: str) -> Parameter:
+    return Parameter(name, openai, vllm, harmless=True, note=why)
+
+
+def _refused(name: str, openai: Apis, vllm: Apis, *neutral: Any) -> Parameter:
+    return Parameter(name, openai, vllm, neutral=neutral)
+
+
+_MODEL = "default: what `generation_config.json` says"
+_UNREAD = "refused where the template does not read it"
+_WHEN = "decides who pays or when, not what is answered"
+_KEPT = "nothing is kept of requests, whatever it says"
+_MEDIA = "media are refused, so there is nothing to process"
+_GUIDED = "means something beside a `guided_` parameter only, and those are refused"
+_RENDER = "vLLM's generating endpoints ignore it, too"
+
+TABLE: tuple[Parameter, ...] = (
+    # --- both know it ---
+    _served("model", BOTH, BOTH, "the one name in `/v1/models`; another is answered 404"),
+    _served("messages", _C, _C, "text: a string, or parts `text`, `input_text`, `output_text`, `refusal`, `thinking`,"
+            " `reasoning` and strings, each on a line of its own; parts of other types are refused", _C),
+    _served("prompt", _P, _P, "a string, token ids, or a list of either", _P),
+    _served("max_tokens", BOTH, BOTH, "from 1; -1: all that there is room for. Default: chat all, completions 16, of"
+            " either at most `max_new_tokens` of `generation_config.json`"),
+    _served("max_completion_tokens", _C, _C, "goes before `max_tokens`", _C),
+    _served("temperature", BOTH, BOTH, f"0 to 2; {_MODEL}, else 1"),
+    _served("top_p", BOTH, BOTH, f"0 to 1; 0: the most likely token; {_MODEL}, else 1"),
+    _served("n", BOTH, BOTH, "1 to 64"),
+    _served("seed", BOTH, BOTH, "64 bits; the same seed gives the same answer, on any engine"),
+    _served("stop", BOTH, BOTH, "up to 16 strings of up to 1,024 characters; one may spell a special token"),
+    _served("stream", BOTH, BOTH),
+    _served("stream_options", BOTH, BOTH, "`include_usage`, and with it vLLM's `continuous_usage_stats`;"
+            " `include_obfuscation` is accepted, nothing is padded"),
+    _served("logprobs", BOTH, BOTH, "chat: `true` or `false`; completions: 0 to 5, `true` is 1"),
+    _served("top_logprobs", _C, _C, "0 to 20, with `logprobs`", _C),
+    _served("echo", _P, BOTH, "without `logprobs`", _P),
+    _served("user", BOTH, BOTH, "a string; accepted without effect: the tenant comes from the API key"),
+    _served("tools", _C, _C, "type `function`; rendered by the model's template", _C),
+    _served("tool_choice", _C, _C, "`auto`; `none` leaves the tools out of the prompt; others are refused", _C,
+            ("none", "auto")),
+    _served("parallel_tool_calls", _C, _C, "`true`; `false` is refused where there are tools to call", _C,
+            (True,)),
+    _served("reasoning_effort", _C, _C, f"`none` to `max`; sets `enable_thinking`, too; {_UNREAD}", _C),
+    _refused("frequency_penalty", BOTH, BOTH, 0),
+    _refused("presence_penalty", BOTH, BOTH, 0),
+    _refused("logit_bias", BOTH, BOTH, {}),
+    _refused("response_format", _C, BOTH, {"type": "text"}),
+    _refused("suffix", _P, _P, ""),
+    # --- OpenAI alone ---
+    _served("best_of", _P, (), "no more than `n`", _P, (1,)),
+    _refused("audio", _C, ()),
+    _refused("modalities", _C, (), ["text"]),
+    _refused("functions", _C, (), []),
+    _refused("function_call", _C, (), "none", "auto"),
+    _refused("verbosity", _C, (), "medium"),
+    _refused("web_search_options", _C, ()),
+    _refused("moderation", _C, ()),
+    _harmless("metadata", _C, (), _KEPT),
+    _harmless("store", _C, (), _KEPT),
+    _harmless("prediction", _C, (), "makes an answer come sooner, not another one"),
+    _harmless("prompt_cache_key", _C, (), "every prompt is looked up in the cache anyway"),
+    _harmless("prompt_cache_options", _C, (), "every prompt is looked up in the cache anyway"),
+    _harmless("prompt_cache_retention", _C, (), "the cache keeps what it has space for"),
+    _harmless("safety_identifier", _C, (), "nothing is reported about users"),
+    _harmless("service_tier", _C, (), _WHEN),
+    # --- vLLM alone: how tokens are chosen ---
+    _served("top_k", (), BOTH, f"0 and -1: off; {_MODEL}, else off"),
+    _served("min_p", (), BOTH, f"0 to 1; {_MODEL}, else 0"),
+    _served("min_tokens", (), BOTH),
+    _served("stop_token_ids", (), BOTH, "up to 128"),
+    _served("ignore_eos", (), BOTH),
+    _refused("repetition_penalty", (), BOTH, 1),
+    _refused("length_penalty", (), BOTH, 1),
+    _refused("use_beam_search", (), BOTH, False),
+    _refused("early_stopping", (), BOTH, False),
+    _refused("allowed_token_ids", (), BOTH, []),
+    _refused("bad_words", (), BOTH, []),
+    _refused("structured_outputs", (), BOTH, {}),
+    _refused("guided_json", (), BOTH),
+    _refused("guided_regex", (), BOTH),
+    _refused("guided_choice", (), BOTH, []),
+    _refused("guided_grammar", (), BOTH),
+    _harmless("guided_decoding_backend", (), BOTH, _GUIDED),
+    _harmless("guided_whitespace_pattern", (), BOTH, _GUIDED),
+    _refused("logits_processors", (), BOTH, []),
+    _refused("thinking_token_budget", (), BOTH, -1),
+    _refused("repetition_detection", (), BOTH),
+    _refused("watermarking", (), BOTH, False),
+    _refused("vllm_xargs", (), BOTH, {}),
+    # --- vLLM alone: what is answered with ---
+    _served("skip_special_tokens", (), BOTH),
+    _served("spaces_between_special_tokens", (), BOTH,
+            "`true`; `false` is refused where special tokens are in the answer (`skip_special_tokens: false`)"),
+    _served("return_token_ids", (), BOTH, "`token_ids` of the answer; `prompt_token_ids`, in a stream once"),
+    _served("return_tokens_as_token_ids", (), BOTH, "tokens of log-probabilities are called `token_id:N`"),
+    _served("return_prompt_text", (), _C, "`prompt_text`, in a stream once", _C),
+    _refused("include_stop_str_in_output", (), BOTH, False),
+    _refused("prompt_logprobs", (), BOTH),
+    _refused("logprob_token_ids", (), BOTH, []),
+    _refused("include_reasoning", (), _C, True),
+    _harmless("return_token_offsets", (), BOTH, _RENDER),
+    _harmless("return_mm_kwargs", (), BOTH, _RENDER),
+    _harmless("stream_interval", (), BOTH, "how many tokens come at a time is not what they say"),
+    _refused("routed_experts_prompt_start", (), BOTH, 0),
+    # --- vLLM alone: the prompt ---
+    _served("add_special_tokens", (), BOTH, "default: completions `true`, chat `false` (the template writes them)"),
+    _served("truncate_prompt_tokens", (), BOTH, "as many tokens of the prompt; -1: as many as there is room for"),
+    _served("truncation_side", (), BOTH, "`left` (default): the last ones stay; `right`: the first"),
+    _served("chat_template_kwargs", (), _C, f"variables of the template; {_UNREAD} (false and empty ones are not)", _C),
+    _served("documents", (), _C, f"objects, as the template wants them; {_UNREAD}, or leaves one out", _C),
+    _refused("chat_template", (), _C),
+    _refused("add_generation_prompt", (), _C, True),
+    _refused("continue_final_message", (), _C, False),
+    _refused("prompt_embeds", (), _P),
+    _harmless("mm_processor_kwargs", (), _C, _MEDIA),
+    _harmless("media_io_kwargs", (), _C, _MEDIA),
+    # --- vLLM alone: the cache and the queue ---
+    _served("cache_salt", (), BOTH, "1 to 1,024 characters; shares nothing with requests of another salt, or of none,"
+            " of the same tenant, and no publication"),
+    _refused("priority", (), BOTH, 0),
+    _harmless("request_id", (), BOTH, "the header `x-request-id` names a request"),
+    _harmless("session_id", (), BOTH, "any engine finds what another has computed"),
+    _refused("kv_transfer_params", (), BOTH, {}),
+    _refused("ec_transfer_params", (), BOTH, {}),
+)  # fmt: skip
+BY_NAME = {row.name: row for row in TABLE}

@@ -1,0 +1,58 @@
+"""The page of all parameters, ``docs/parameters.md``: run as a module, this prints it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from quire_services.gateway.http.errors import foreign, unsupported
+
+from .body_values import MAX_DEPTH
+from .parameters import CHAT, PLAIN, TABLE, Apis, Parameter
+
+_HEAD = f"""# Parameters
+
+What `/v1/chat/completions` and `/v1/completions` do with every parameter that OpenAI or vLLM documents.
+
+- **served**: it does what its name says.
+- **accepted**: it has no effect, because it cannot change the answer.
+- **refused**: answered 400 with `"code": "unsupported_parameter"` and the parameter in `"param"`, because an answer
+  that ignored it would be a wrong answer. The sentence: "{unsupported("NAME").message}".
+
+`null` is everywhere as good as nothing. A field that is in no row is ignored. What one API alone has is refused in the
+other, unless it is false, zero or empty: "{foreign("NAME", "completions").message}". A whole number may be written as a
+float (`8.0`) up to 2^53; a number in quotes and a boolean in its place are refused. A body may be nested {MAX_DEPTH}
+levels deep.
+
+This page is made by `python -m quire_services.gateway.openai.parameters_page` and checked by the tests.
+
+| parameter | OpenAI | vLLM | Quire |
+| --- | --- | --- | --- |
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    return _HEAD + "".join(map(_row, TABLE))
+
+
+def _row(row: Parameter) -> str:
+    return f"| `{row.name}` | {_apis(row.openai)} | {_apis(row.vllm)} | {_quire(row)} |\n"
+
+
+def _apis(apis: Apis) -> str:
+    return {(): "-", (CHAT,): "chat", (PLAIN,): "completions"}.get(apis, "both")
+
+
+def _quire(row: Parameter) -> str:
+    if row.served:
+        where = "" if len(row.served) == 2 else f" ({row.served[0]})"
+        return f"served{where}" + (f": {row.note}" if row.note else "")
+    if row.harmless:
+        return f"accepted: {row.note}"
+    values = " or ".join(f"`{json.dumps(value)}`" for value in row.neutral)
+    return f"refused, unless it is {values}" if values else "refused"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

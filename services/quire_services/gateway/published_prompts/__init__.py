@@ -1,0 +1,1 @@
+"""Published prompts: how they are rendered, and shown."""

@@ -1,0 +1,146 @@
+"""Reader pool: the gateway's side of the reader processes.
+
+Two lanes, so that a tenant's body of a few hundred kilobytes never waits for one of many megabytes: the short lane's
+reader has the priority of the gateway, the long lane's stands back. In each lane tenants take turns. A reader has one
+body at a time; when its client hangs up or its time is over it is killed, and the next body gets a new one.
+
+Invariant: a reader is idle in its lane, at work on one body, or dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from contextlib import suppress
+from dataclasses import astuple
+from typing import Any
+
+import orjson
+import structlog
+
+from quire_proto.wire.u32 import unpack
+from quire_services.gateway.engines import Limits
+from quire_services.gateway.http.errors import body_too_large, unavailable
+from quire_services.gateway.turns.shares import Shares
+
+from .reader_process import HEAD, Nursery, too_large
+from .request_reader import ReadRequest, refusal, unpacked
+
+SHORT_BYTES = 256 << 10
+WORK_S = 60.0  # for one body
+MOST_WAITING = 64  # bodies of one tenant in a lane
+NICE = 5  # of the long lane
+log = structlog.get_logger()
+
+
+class ReaderPool:
+    """Reads bodies in other processes.
+
+    Args:
+        nursery: where readers come from.
+        wide: readers in each lane.
+    """
+
+    def __init__(self, nursery: Nursery, wide: int) -> None:
+        self._nursery = nursery
+        self._lanes = (_Lane(nursery, wide, 0), _Lane(nursery, wide, NICE))
+
+    async def read(self, api: str, raw: bytes | bytearray, tenant: str, limits: Limits) -> ReadRequest:
+        """As ``RequestReader.read``. Raises ApiError; cancelling ends the work."""
+        lane = self._lanes[len(raw) > SHORT_BYTES]
+        asked = orjson.dumps({"api": api, "tenant": tenant, "limits": astuple(limits)})
+        head, data = await lane.ask(tenant, asked, raw)
+        if "error" in head:
+            raise refusal(head["error"]) if head["error"] else RuntimeError("a reader met a bug")
+        prompts, at = [], 0
+        for length in head["lengths"]:
+            prompts.append(unpack(data[4 * at : 4 * (at + length)]))
+            at += length
+        return ReadRequest(unpacked(api, head["body"]), prompts, limits, head["texts"])
+
+    def close(self) -> None:
+        """End all readers."""
+        for lane in self._lanes:
+            lane.close()
+        self._nursery.close()
+
+
+class _Lane:
+    def __init__(self, nursery: Nursery, wide: int, niceness: int) -> None:
+        self._nursery, self._niceness = nursery, niceness
+        self._turns = Shares(wide, wide, most_waiting=MOST_WAITING, wait_s=2 * WORK_S)
+        self._idle: list[_Reader] = []
+
+    async def ask(self, tenant: str, head: bytes, raw: bytes | bytearray) -> tuple[dict[str, Any], bytes]:
+        """What a reader answers to a body."""
+        async with self._turns.of(tenant):
+            reader = await self._reader()
+            try:
+                async with asyncio.timeout(WORK_S):
+                    answer = await reader.ask(head, raw)
+            except BaseException as error:
+                reader.kill()
+                if isinstance(error, EOFError | OSError):
+                    raise too_large() from None  # the kernel, or the library that got no memory, ended it
+                if isinstance(error, TimeoutError):
+                    raise body_too_large(f"reading the body took more than {WORK_S:.0f} seconds") from None
+                raise
+            if reader.grown:
+                reader.kill()
+            else:
+                self._idle.append(reader)
+            return answer
+
+    async def _reader(self) -> _Reader:
+        while self._idle:
+            reader = self._idle.pop()
+            if not reader.ended():
+                return reader
+            reader.kill()
+        forking = asyncio.ensure_future(asyncio.to_thread(self._nursery.fork, self._niceness))
+        try:
+            ours, pidfd = await asyncio.shield(forking)
+        except asyncio.CancelledError:
+            forking.add_done_callback(_discard)
+            raise
+        except OSError:
+            log.error("reader_not_started")
+            raise unavailable("long requests cannot be read now") from None
+        stream, writer = await asyncio.open_unix_connection(sock=ours)
+        return _Reader(stream, writer, pidfd)
+
+    def close(self) -> None:
+        for reader in self._idle:
+            reader.kill()
+
+
+class _Reader:
+    def __init__(self, stream: asyncio.StreamReader, writer: asyncio.StreamWriter, pidfd: int) -> None:
+        self._stream, self._writer, self._pidfd = stream, writer, pidfd
+        self.grown = False
+
+    async def ask(self, head: bytes, raw: bytes | bytearray) -> tuple[dict[str, Any], bytes]:
+        self._writer.write(HEAD.pack(len(head), len(raw), False) + head)
+        self._writer.write(raw)
+        await self._writer.drain()
+        said, data, self.grown = HEAD.unpack(await self._stream.readexactly(HEAD.size))
+        return orjson.loads(await self._stream.readexactly(said)), await self._stream.readexactly(data)
+
+    def ended(self) -> bool:
+        return self._stream.at_eof() or self._writer.is_closing()
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        os.close(self._pidfd)
+        self._writer.close()
+
+
+def _discard(forking: asyncio.Future[tuple[socket.socket, int]]) -> None:
+    """End a reader that nobody waits for any more."""
+    if not forking.cancelled() and forking.exception() is None:
+        ours, pidfd = forking.result()
+        ours.close()
+        os.close(pidfd)

@@ -1,0 +1,98 @@
+"""Request bytes: how a body comes in, within bounds of size, memory and time.
+
+A short body is simply received. A longer one first takes its length out of a budget that all bodies in flight share, a
+tenant at most half of it, and is not received until it has it: the connection's own buffers fill and the client waits.
+So bodies in flight never take more memory than the budget and the short ones, whoever sends how many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.types import Receive
+
+from quire_services.gateway.http.errors import ApiError, ClientGone, body_too_large
+from quire_services.gateway.turns.shares import Shares
+
+SHORT_BYTES = 16384  # received and read at once
+BUDGET = 64 << 20
+SLOWEST = 64 << 10  # bytes a second, beyond the first seconds
+FIRST_S = 30.0
+MOST_WAITING = 64
+WAIT_S = 30.0
+PER_TOKEN, LEAST, MOST = 64, 4 << 20, 32 << 20  # of the default limit of a body
+T = TypeVar("T")
+
+
+def default_limit(max_model_len: int) -> int:
+    """Bytes that a body may have if nothing is configured: ample for a prompt of the model's length."""
+    return min(max(PER_TOKEN * max_model_len, LEAST), MOST)
+
+
+class RequestBytes:
+    """Receives bodies."""
+
+    def __init__(self) -> None:
+        self._budget = Shares(BUDGET, BUDGET // 2, most_waiting=MOST_WAITING, wait_s=WAIT_S)
+
+    @asynccontextmanager
+    async def of(self, request: Request, tenant: str, limit: Callable[[], int]) -> AsyncIterator[bytearray]:
+        """A request's body, which is counted until the end of the block. Raises ApiError and ClientGone."""
+        length, body = int(request.headers.get("content-length") or -1), bytearray()
+        if length > SHORT_BYTES and length > limit():
+            raise _too_large(limit())
+        complete = await _receive(request, body, SHORT_BYTES)
+        if complete and len(body) <= SHORT_BYTES:
+            yield body
+            return
+        most = limit()
+        amount = max(length, len(body)) if length >= 0 or complete else most
+        async with self._budget.of(tenant, amount):
+            try:
+                async with asyncio.timeout(FIRST_S + amount / SLOWEST):
+                    complete = complete or await _receive(request, body, amount)
+            except TimeoutError:
+                raise ApiError(
+                    408, "the body came too slowly", type="invalid_request_error", code="body_too_slow"
+                ) from None
+            if not complete or len(body) > most:
+                raise _too_large(most)
+            yield body
+
+
+async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` comes to; it is cancelled when the client hangs up. Raises ClientGone then."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _receive(request: Request, body: bytearray, most: int) -> bool:
+    """Receive until there are more than ``most`` bytes or the body is complete; whether it is."""
+    while len(body) <= most:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return True
+    return False
+
+
+def _too_large(most: int) -> ApiError:
+    return body_too_large(f"the body is larger than {most} bytes")

@@ -1,0 +1,168 @@
+"""Request reader: the bytes of a body to a checked request with its prompts as token ids, for both APIs.
+
+    bytes -> JSON -> counts -> types -> what is served -> template -> tokens
+
+The same code reads short bodies in the gateway's loop and long ones in a process of their own (``reader_process``): it
+knows neither engines nor connections. How many messages, parts and prompts there are is counted before an object is
+made of any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from quire_services.gateway.engines import Limits
+from quire_services.gateway.http.errors import ApiError, invalid, unknown_model
+from quire_services.gateway.openai.chat import chat_tokens, check_chat
+from quire_services.gateway.openai.completions import MAX_CHOICES, check_completion, prompt_tokens, prompts
+from quire_services.gateway.openai.json_body import checked, parse
+from quire_services.gateway.openai.parameters import CHAT, PLAIN
+from quire_services.gateway.openai.sampling import check_prompt, refuse_unsupported, stop_strings, truncated
+from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
+from quire_services.gateway.openai.types import Body, ChatBody, CompletionBody
+from quire_services.gateway.templates.chat_template import PromptEncoder
+
+MAX_SENT_BACK = 4 << 20  # characters or tokens of prompts that are sent back, over all choices
+MAX_THINGS = 65_536  # messages, parts of messages, tools, prompts, stop strings
+MAX_REST_BYTES = 1 << 16  # of a request without its prompt
+# What the prompt is made of, or nobody looks at later, and what stands in for it once the tokens are there.
+_BULK = {"messages", "prompt", "tools", "documents", "chat_template_kwargs", "user"}
+_STAND_IN: dict[str, dict[str, Any]] = {CHAT: {"messages": [{"role": "user", "content": "-"}]}, PLAIN: {"prompt": "-"}}
+
+
+@dataclass(slots=True)
+class ReadRequest:
+    """A request ready for the engines.
+
+    Attributes:
+        body: it may have lost its prompt.
+        prompts: token ids of each.
+        limits: that it was checked against.
+        texts: the prompts as text, if they are to be sent back.
+    """
+
+    body: Body
+    prompts: Sequence[Sequence[int]]
+    limits: Limits
+    texts: list[str] = field(default_factory=list)
+
+
+class RequestReader:
+    """Reads requests for one model.
+
+    Args:
+        model: its name in the API.
+        encoder: its tokenizer and template.
+        otherwise: what requests leave unsaid.
+    """
+
+    def __init__(self, model: str, encoder: PromptEncoder, otherwise: SamplingDefaults) -> None:
+        self._model, self._encoder, self._otherwise = model, encoder, otherwise
+
+    def read(self, api: str, raw: bytes | bytearray, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
+        """Read a body of an API (``CHAT`` or ``PLAIN``). Raises ApiError, also what ``limits`` raises."""
+        document = parse(raw)
+        if isinstance(document, dict):
+            _count(document)
+        read = self._chat(document, tenant, limits) if api == CHAT else self._completion(document, limits)
+        _check_sent_back(read)
+        return read
+
+    def _chat(self, document: Any, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
+        body = checked(ChatBody, document)
+        found = self._admit(body, CHAT, limits)
+        check_chat(body)
+        tokens = truncated(chat_tokens(body, self._encoder, tenant), body, found, self._otherwise)
+        check_prompt(tokens, found, "messages")
+        return ReadRequest(
+            body, [tokens], found, [self._encoder.decode(list(tokens))] if body.return_prompt_text else []
+        )
+
+    def _completion(self, document: Any, limits: Callable[[], Limits]) -> ReadRequest:
+        body = checked(CompletionBody, document)
+        found = self._admit(body, PLAIN, limits)
+        check_completion(body)
+        given = prompts(body.prompt)
+        if len(given) * (body.n or 1) > MAX_CHOICES:
+            raise invalid(f"at most {MAX_CHOICES} choices in one request", "prompt")
+        batch = prompt_tokens(given, self._encoder, body.add_special_tokens is not False)
+        left = [truncated(tokens, body, found, self._otherwise) for tokens in batch]
+        for tokens in left:
+            check_prompt(tokens, found, "prompt")
+        return ReadRequest(body, left, found, self._echoes(given, batch, left) if body.echo else [])
+
+    def _echoes(self, given: list[str | list[int]], batch: list[list[int]], left: list[Sequence[int]]) -> list[str]:
+        """What to echo of each prompt: its text as it came, or that of the tokens that came or were left of it."""
+        rows = zip(given, batch, left, strict=True)
+        return [
+            prompt if isinstance(prompt, str) and len(kept) == len(tokens) else self._encoder.decode(list(kept))
+            for prompt, tokens, kept in rows
+        ]
+
+    def _admit(self, body: Body, api: str, limits: Callable[[], Limits]) -> Limits:
+        """Checks that need no tokens; what the engines can take."""
+        if body.model != self._model:
+            raise unknown_model(body.model)
+        refuse_unsupported(body, api)
+        stop_strings(body)
+        return limits()
+
+
+def packed(read: ReadRequest) -> bytes:
+    """The request without its prompt, as JSON, for ``unpacked``. Raises ApiError for one that is large all the same."""
+    bulk = _BULK | set(read.body.model_extra or {})
+    out = orjson.dumps(read.body.model_dump(mode="json", exclude_unset=True, exclude=bulk))
+    if len(out) > MAX_REST_BYTES:
+        raise invalid("the parameters beside the prompt are too long")
+    return out
+
+
+def unpacked(api: str, rest: dict[str, Any]) -> Body:
+    """The body of a packed request; a stand-in is its prompt."""
+    model: type[Body] = ChatBody if api == CHAT else CompletionBody
+    return model.model_validate(rest | _STAND_IN[api])
+
+
+def _check_sent_back(read: ReadRequest) -> None:
+    """Raise ApiError for prompts that would be sent back too often."""
+    body = read.body
+    times = body.n or 1 if isinstance(body, CompletionBody) else 1
+    much = sum(map(len, read.texts)) + (sum(map(len, read.prompts)) if body.return_token_ids else 0)
+    if much * times > MAX_SENT_BACK:
+        raise invalid(f"more than {MAX_SENT_BACK} characters or tokens of prompts would be sent back")
+
+
+def _count(document: dict[str, Any]) -> None:
+    """Raise ApiError for more things than ``MAX_THINGS`` of any kind."""
+    for name, many in _counts(document):
+        if many > MAX_THINGS:
+            raise invalid(f"{name}: {many} are more than the {MAX_THINGS} that one request may have", name)
+
+
+def _counts(document: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """How many of each there are, the ids of prompts excepted: they have the model's own bound."""
+    for name in ("messages", "tools", "documents", "stop", "stop_token_ids"):
+        if isinstance(value := document.get(name), list):
+            yield name, len(value)
+    messages = document.get("messages")
+    for key in ("content", "tool_calls"):
+        if isinstance(messages, list):
+            lists = (message.get(key) for message in messages if isinstance(message, dict))
+            yield "messages", sum(len(value) for value in lists if isinstance(value, list))
+    prompt = document.get("prompt")
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        yield "prompt", len(prompt)
+
+
+def refused(error: ApiError) -> dict[str, Any]:
+    """An error, for ``refusal``."""
+    return {name: getattr(error, name) for name in ("status", "message", "type", "param", "code")}
+
+
+def refusal(fields: dict[str, Any]) -> ApiError:
+    """The error of such fields."""
+    return ApiError(**fields)

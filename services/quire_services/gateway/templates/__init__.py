@@ -1,0 +1,1 @@
+"""Chat templates: messages to text, and what templates need and lose."""

@@ -1,0 +1,1 @@
+"""Turns: whose request is next, by tenant and weight."""

@@ -1,0 +1,1 @@
+"""What every process of ours shares: flags, logs, standard streams, reasons for ending, calls of the kvstore."""

@@ -1,0 +1,51 @@
+"""The reason a process gives for ending, handed to its supervisor.
+
+A supervisor sees an exit code, a person wants the sentence. So each child inherits a file without a name, and writes
+its last reason there besides wherever it prints it; ``quire serve`` reads it when the child has ended and repeats it as
+its own last line. A file, because it never blocks and outlives whatever killed the child.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+
+from quire_services.config.input_files import one_line
+
+VARIABLE = "SUPERVISOR_REASON_FD"
+_NAME = "reason"
+BYTES = 4096  # of the file; behind them lies how far it has come (``loading_share``)
+
+
+def new() -> int:
+    """A place for a child's reason: a descriptor that the child has to inherit under ``VARIABLE``."""
+    return os.memfd_create(_NAME, os.MFD_CLOEXEC)
+
+
+def read(fd: int) -> str:
+    """What the child said, as one line; "" if nothing."""
+    return one_line(os.pread(fd, BYTES, 0).rstrip(b"\0").decode(errors="replace"))
+
+
+def give(text: str) -> None:
+    """Tell the supervisor, if there is one."""
+    with suppress(OSError):
+        if (fd := handed()) >= 0:
+            os.pwrite(fd, one_line(text).encode(errors="replace")[:BYTES].ljust(BYTES, b"\0"), 0)
+
+
+def handed() -> int:
+    """The descriptor that the supervisor handed to this process, -1 if there is none."""
+    with suppress(OSError, ValueError):
+        fd = int(os.environ.get(VARIABLE, ""))
+        # A grandchild inherits the variable without the file: the number may be anything there.
+        if os.readlink(f"/proc/self/fd/{fd}").startswith(f"/memfd:{_NAME}"):
+            return fd
+    return -1
+
+
+def complain(who: str, text: str) -> None:
+    """Say in one line on stderr why a command cannot go on, and tell the supervisor."""
+    give(text)
+    sys.stderr.write(f"{who}: {one_line(text)}\n")

@@ -1,0 +1,1 @@
+"""The stack of one host: its supervisor, processes, run directory and readiness."""

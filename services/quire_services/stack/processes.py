@@ -1,0 +1,102 @@
+"""Stack: the processes of one host and the command line each is started with.
+
+Only command lines: what runs when is ``serve``'s business. Every process is this interpreter running one
+subcommand, so each can also be started by hand with what ``ps`` shows.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from quire_services.config.settings import Config
+from quire_services.process import flags
+
+from .child import Child
+from .state_tree import STATE
+
+
+def command(name: str, *arguments: str) -> list[str]:
+    """The command line of a subcommand, run by this interpreter, with nothing of the working directory importable."""
+    return [sys.executable, "-P", "-m", "quire_services.cli", name, *arguments]
+
+
+# What the kvstore takes from the prepared file instead, and engines are told.
+LAYOUT = ("block_size", "dtype", "kv_cache_dtype")
+
+
+# Of engines. How long a compute thread of GNU's OpenMP spins for its next piece of work: about 0.2 ms, which covers the
+# gaps inside a step. Its own 300,000 rounds take milliseconds, and cost a third of a step where a gateway needs the
+# same cores. And how many bytes of freed memory glibc keeps: a prefill's tensors, given back to the system after each
+# operation, are mapped and zeroed anew for the next one, which is a tenth of its time.
+COMPUTE = {
+    "GOMP_SPINCOUNT": "20000",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
+}
+
+
+class Stack:
+    """The children of one stack, none of them started.
+
+    Attributes:
+        prepare: writes ``prepared.json`` and ends.
+        kvstore, gateway, engines: run until stopped.
+        instance: what this stack's gateway calls itself at /health, so that no other is taken for it.
+    """
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        self.instance = secrets.token_hex(8)
+        file = [f"--config={config.file}"] if config.file else []
+        model = [f"--model={Path(config.serve.model).absolute()}"]
+        here = [f"--run-dir={run_dir}", f"--log-format={config.serve.log_format}", *file]
+        prepared = run_dir / "prepared.json"
+        pool = [f"--{name.replace('_', '-')}={getattr(config.kvstore, name)}" for name in LAYOUT]
+        longest = f"--max-model-len={config.engine.max_model_len}"
+        self.prepare = Child(
+            "prepare", command("prepare", *file, *model, *pool, longest, f"--out={prepared}"), keep=False
+        )
+        config = _on_one_side(config)
+        if not config.kvstore.state_dir:
+            config = replace(config, kvstore=replace(config.kvstore, state_dir=str(run_dir / STATE)))
+        store = flags.spelled(config, "kvstore", but=LAYOUT)
+        self.kvstore = Child(
+            "kvstore",
+            command("kvstore", *here, f"--prepared={prepared}", *store),
+            death_signal=signal.SIGTERM,
+        )
+        front = [*here, *model, f"--instance={self.instance}", *flags.spelled(config, "gateway")]
+        self.gateway = Child("gateway", command("gateway", *front))
+        engine = [*here, *model, *pool, *flags.spelled(_with_threads(config), "engine")]
+        self.engines = [
+            Child(name, command("engine", *engine, f"--name={name}"), defaults=COMPUTE)
+            for name in (f"engine-{number}" for number in range(1, config.serve.engines + 1))
+        ]
+
+
+def _on_one_side(config: Config) -> Config:
+    """The configuration with arena and attention both on the host where only one of them was asked to be there.
+
+    With both left to probes, the kvstore and the engines look at the same GPU and come to the same end.
+    """
+    arena, attention = config.kvstore.arena, config.engine.attention
+    if arena == "auto" and (attention == "cpu" or _interpreted()):
+        return replace(config, kvstore=replace(config.kvstore, arena="shm"))
+    if arena == "shm" and attention == "auto":
+        return replace(config, engine=replace(config.engine, attention="cpu"))
+    return config
+
+
+def _interpreted() -> bool:
+    """Whether Triton's kernels would run in its interpreter, which needs host memory."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+def _with_threads(config: Config) -> Config:
+    """The configuration with the cores divided among the engines, unless their threads are set."""
+    share = max(1, (os.cpu_count() or 1) // config.serve.engines)
+    return replace(config, engine=replace(config.engine, threads=config.engine.threads or share))
