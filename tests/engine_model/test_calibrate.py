@@ -17,7 +17,7 @@ from quire_engine.model.calibrate import HEADROOM, calibrate
 from quire_engine.model.model import ModelRefused, load_model
 from quire_engine.model.selftest.selftest import self_test
 from quire_proto.wire.layout import E4M3
-from quire_services.cli import main as cli
+from quire_services import cli
 
 
 @pytest.fixture

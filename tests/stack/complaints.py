@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from quire_services.cli import main as cli
+from quire_services import cli
 from quire_services.cli import status
 from quire_services.config import input_files
 from quire_services.process import kvstore_call
