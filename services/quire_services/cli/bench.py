@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     if argv[:1] == ["replay"]:
         status: int = importlib.import_module("quire_services.replay").main(argv[1:])
         return status
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     if not (root / "bench" / "cli.py").is_file():
         print("quire bench: the benches come with the source tree, not with the package", file=sys.stderr)  # noqa: T201
         return 1
