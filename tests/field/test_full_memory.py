@@ -55,7 +55,7 @@ def test_what_takes_the_space_first_is_said(run_dir: Path) -> None:
     """A kvstore whose pages are not to be had any more ends with one line that names /dev/shm, and leaves nothing."""
     code = """
 import errno, os, sys
-from quire_services import kvstored
+from quire_services.daemons import kvstored
 real, sys.argv = os.posix_fallocate, sys.argv[:1]
 def full(fd, start, length):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

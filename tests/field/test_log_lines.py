@@ -19,7 +19,7 @@ from quire_services.process import reason
 CODE = """
 import logging, sys, threading, warnings
 import structlog
-from quire_services import logs
+from quire_services.process import logs
 logs.configure("engine-1")
 structlog.get_logger().info("here", pid=1)
 threads = [
@@ -57,9 +57,9 @@ def test_probes_are_not_logged() -> None:
     """A gateway that is asked for its health a hundred times while it has no engine says nothing of it."""
     code = """
 import asyncio, os
-from quire_services import logs
-from quire_services.counters import Counters
-from quire_services.http_edge import Edge
+from quire_services.process import logs
+from quire_services.gateway.counters import Counters
+from quire_services.gateway.http.edge import Edge
 logs.configure("gateway")
 async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 503, "headers": []})
@@ -92,7 +92,7 @@ def on_a_terminal(code: str, **environ: str) -> str:
 
 LINES = """
 import structlog
-from quire_services import logs
+from quire_services.process import logs
 logs.configure("gateway", form={form!r})
 structlog.get_logger().info("listening", port=1)
 structlog.get_logger().warning("odd", what="x y")
@@ -135,7 +135,8 @@ def test_the_first_minute_on_a_terminal(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", vocab=128, hidden=32, heads=2, kv_heads=1)
     code = f"""
 import os, signal, sys
-from quire_services import screen, serve
+from quire_services.process import screen
+from quire_services.stack import serve
 line = screen.Screen.line
 def stop_when_ready(self, text):
     line(self, text)

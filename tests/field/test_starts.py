@@ -168,7 +168,7 @@ def test_the_reason_is_the_last_line(tmp_path: Path, model: Path) -> None:
 @pytest.mark.source("IBM/text-generation-inference#34")
 def test_a_reason_goes_to_the_supervisor_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child's last reason is read after its end; a number that names another file writes nothing into it."""
-    code = "from quire_services import reason; reason.give('first'); reason.give('no\\nway')"
+    code = "from quire_services.process import reason; reason.give('first'); reason.give('no\\nway')"
     with Supervisor(lambda *_: None) as watching:
         child = watching.start(Child("c", [sys.executable, "-c", code], keep=False))
         until(lambda: child.code is not None, watching)
