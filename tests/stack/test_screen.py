@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quire_services.config.settings import Config, Serve
-from quire_services.process import load_share as loading_share
+from quire_services.process import load_share
 from quire_services.process import reason
 from quire_services.process.screen import ERASE, Screen, bar
 from quire_services.stack.child import Child
@@ -59,8 +59,8 @@ def test_a_bar_fills() -> None:
 def test_a_child_tells_how_far_it_is_and_why_it_ended() -> None:
     """Both through one file; a child that tells nothing is taken to have loaded all there is."""
     code = (
-        "import time; from quire_services import loading_share, reason; reason.give('first, and long'); "
-        "loading_share.give(1, 4); time.sleep(60)"
+        "import time; from quire_services.process import load_share, reason; reason.give('first, and long'); "
+        "load_share.give(1, 4); time.sleep(60)"
     )
     with Supervisor(lambda *_: None) as watching:
         child = Child("c", [sys.executable, "-c", code])
@@ -77,7 +77,7 @@ def test_no_supervisor_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was started by hand writes into no file."""
     monkeypatch.delenv(reason.VARIABLE, raising=False)
     assert reason.handed() == -1
-    loading_share.give(1, 2)
+    load_share.give(1, 2)
 
 
 def test_all_processes_log_in_one_form(tmp_path: Path) -> None:
