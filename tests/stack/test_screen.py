@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from quire_services.config.settings import Config, Serve
-from quire_services.process import load_share
-from quire_services.process import reason
+from quire_services.process import load_share, reason
 from quire_services.process.screen import ERASE, Screen, bar
 from quire_services.stack.child import Child
 from quire_services.stack.processes import Stack
