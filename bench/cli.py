@@ -1,7 +1,8 @@
 """The command line of the benches: ``quire bench NAME [options]``, also ``python -m bench.cli NAME``.
 
-Every bench is a module with ``add_arguments(parser)`` and ``run(arguments) -> Report``, imported when asked for.
-Output is a report for people, or JSON with ``--json``; ``--save NAME`` also writes both under ``bench/results``.
+Every bench is a module of its own name with ``add_arguments(parser)`` and ``run(arguments) -> Report``, imported when
+asked for. Output is a report for people, or JSON with ``--json``; ``--save NAME`` also writes both under
+``bench/results``.
 """
 
 from __future__ import annotations
@@ -11,21 +12,21 @@ import importlib
 import signal
 import sys
 
-from .figures import say
-from .side import SideError
+from bench.processes.side import SideError
+from bench.report.figures import say
 
-BENCHES = {
-    "control": "the kvstore over its socket against a peer's manager in process",
-    "serve": "agents' requests over HTTP, ours and a peer's server in turn",
-    "engine": "a step of the engine, split into its parts",
-    "pools": "two engines on one pool against two engines with half a pool each",
-    "paged": "blocks against reserving the longest sequence, same bytes, same engine",
-    "scale": "costs against blocks, sequences, engines, tenants, prompt length",
-    "hostile": "what one tenant's hostile bodies and floods cost another, and the gateway's memory",
-    "long_prompts": "a client's steps beside a neighbour with prompts of 100,000 tokens",
-    "noisy": "what a flooding tenant costs his neighbour, with a guarantee and without",
-    "targets": "which targets the results on disk meet",
-    "eviction": "what an eviction policy costs a block, beside LRU",
+BENCHES = {  # name, also of its module: the folder that holds it, what it measures
+    "control": ("control", "the kvstore over its socket against a peer's manager in process"),
+    "serve": ("serve", "agents' requests over HTTP, ours and a peer's server in turn"),
+    "engine": ("engine", "a step of the engine, split into its parts"),
+    "pools": ("serve", "two engines on one pool against two engines with half a pool each"),
+    "paged": ("engine", "blocks against reserving the longest sequence, same bytes, same engine"),
+    "scale": ("control", "costs against blocks, sequences, engines, tenants, prompt length"),
+    "hostile": ("neighbours", "what one tenant's hostile bodies and floods cost another, and the gateway's memory"),
+    "long_prompts": ("neighbours", "a client's steps beside a neighbour with prompts of 100,000 tokens"),
+    "noisy": ("neighbours", "what a flooding tenant costs his neighbour, with a guarantee and without"),
+    "targets": ("report", "which targets the results on disk meet"),
+    "eviction": ("eviction", "what an eviction policy costs a block, beside LRU"),
 }
 
 
@@ -33,13 +34,14 @@ def main(argv: list[str]) -> int:
     """Run one bench; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: quire bench NAME [options]\n")
-        print("\n".join(f"  {name:<13}{text}" for name, text in BENCHES.items()))
+        print("\n".join(f"  {name:<13}{text}" for name, (_, text) in BENCHES.items()))
         return 0 if argv else 2
     if argv[0] not in BENCHES:
         say(f"quire bench: {argv[0]!r} is no bench; there are {', '.join(BENCHES)}")
         return 2
-    module = importlib.import_module(f".{argv[0]}", __package__)
-    parser = argparse.ArgumentParser(prog=f"quire bench {argv[0]}", description=BENCHES[argv[0]])
+    folder, description = BENCHES[argv[0]]
+    module = importlib.import_module(f"bench.{folder}.{argv[0]}")
+    parser = argparse.ArgumentParser(prog=f"quire bench {argv[0]}", description=description)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--save", metavar="NAME", help="write bench/results/NAME.json and .md")
     module.add_arguments(parser)

@@ -124,7 +124,7 @@ def main() -> int:
         title("A tiny random model, two engines, one pool")
         from transformers.utils.logging import disable_progress_bar
 
-        from bench.models import make_model  # imports torch: after the first line is on the screen
+        from bench.models.tiny import make_model  # imports torch: after the first line is on the screen
 
         disable_progress_bar()
         model = make_model(folder / "tiny", vocab=512, layers=4, hidden=256, heads=8, kv_heads=4, max_len=2048)

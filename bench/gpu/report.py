@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.figures import table
+from bench.report.figures import table
 
 Rows = list[dict[str, Any]]
 COLUMNS = {

@@ -30,9 +30,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bench.figures import RESULTS, machine, versions  # noqa: E402 - found in the checkout
 from bench.gpu.environment import NEEDED, prepare  # noqa: E402
 from bench.gpu.report import markdown  # noqa: E402
+from bench.report.figures import RESULTS, machine, versions  # noqa: E402 - found in the checkout
 
 TAIL = 1500
 TOTAL_S = 530.0  # on a GPU; a dry run may be on any machine
@@ -55,11 +55,11 @@ class Part:
 
 PHASES = (
     Part("probes", "bench.gpu.probe", 20, 40, prints=True),
-    Part("kernels", "bench.gpu.kernel_tests", 140, 150),
-    Part("engines", "bench.gpu.engines", 150, 240),
-    Part("timings", "bench.gpu.timings", 140, 120),
-    Part("throughput", "bench.gpu.throughput", 75, 150),
-    Part("flashinfer", "bench.gpu.flashinfer_peer", 180, 1, needs="flashinfer"),
+    Part("kernels", "bench.gpu.kernels.kernel_tests", 140, 150),
+    Part("engines", "bench.gpu.processes.engines", 150, 240),
+    Part("timings", "bench.gpu.kernels.timings", 140, 120),
+    Part("throughput", "bench.gpu.processes.throughput", 75, 150),
+    Part("flashinfer", "bench.gpu.kernels.flashinfer_peer", 180, 1, needs="flashinfer"),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.figures import median, percentile, table
+from bench.report.figures import median, percentile, table
 
 
 def test_percentile_interpolates() -> None:

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from bench.gpu.environment import prepare
-from bench.gpu.kernel_tests import count
+from bench.gpu.kernels.kernel_tests import count
 from bench.gpu.report import markdown
 from bench.gpu.run import PHASES, TOTAL_S, Part, run_phase
-from bench.kvprocess import KVProcess, tiny_layout
+from bench.processes.kvprocess import KVProcess, tiny_layout
 from quire_proto import __version__
 from quire_proto.client.client import KVClient
 
@@ -109,7 +109,7 @@ def test_the_canary_sees_a_write_into_blocks_of_others() -> None:
     """A process that writes where it holds nothing is reported, with the block and when."""
     env = {**environment(), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
     with KVProcess(8, 4, tiny_layout(4)) as kvstore, KVClient(kvstore.directory, name="rogue") as rogue:
-        command = [sys.executable, "-m", "bench.gpu.canary", str(kvstore.directory)]
+        command = [sys.executable, "-m", "bench.gpu.processes.canary", str(kvstore.directory)]
         with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as canary:
             memory, deadline = rogue.map(), time.monotonic() + 30
             assert isinstance(memory, memoryview)

@@ -10,9 +10,9 @@ from dataclasses import asdict
 
 import pytest
 
-from bench import hostile
-from bench.hostile_attacks import BODIES, FLOODS, Target, answer
-from bench.hostile_victim import Victim
+from bench.neighbours import hostile
+from bench.neighbours.attacks import BODIES, FLOODS, Target, answer
+from bench.neighbours.victim import Victim
 
 
 def test_rounds_become_medians_and_the_largest_memory() -> None:

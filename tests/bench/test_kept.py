@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.kept import Kept
+from bench.servers.kept import Kept
 
 
 def test_kept_is_started_once_and_anew_after_a_drop() -> None:

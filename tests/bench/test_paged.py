@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.figures import Report
-from bench.paged import MODES, SHOWN, Samples, equal_latency, fill, rate_at
+from bench.engine.paged import MODES, SHOWN, Samples, equal_latency, fill, rate_at
+from bench.report.figures import Report
 
 
 def test_rate_at_a_latency_is_interpolated() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import figures, plots
+from bench.report import figures, plots
 
 pytest.importorskip("matplotlib")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.samples import Failure, Samples
+from bench.serve.samples import Failure, Samples
 
 
 def rate(tokens: float) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.scale import exponent
+from bench.control.scale import exponent
 
 
 def test_exponent_of_a_curve() -> None:

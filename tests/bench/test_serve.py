@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.agents import WORKLOADS, make
-from bench.floor import Floor
-from bench.stream import Answer, StreamError, read
+from bench.engine.floor import Floor
+from bench.load.agents import WORKLOADS, make
+from bench.load.stream import Answer, StreamError, read
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from bench import figures, serve
+from bench.report import figures
+from bench.serve import serve
 
 Answer = Callable[[dict[str, Any]], bytes]
 CUT = json.dumps({"choices": [{"index": 0, "delta": {"content": "w1"}}]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.server_vllm import block_size, usage
+from bench.servers.vllm import block_size, usage
 
 PAGE = """
 vllm:kv_cache_usage_perc{engine="0",model_name="llama-27m"} 0.0625

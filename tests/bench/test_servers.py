@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bench.servers import HOST, Server, free_port, status
+from bench.servers.server import HOST, Server, free_port, status
 
 pytestmark = pytest.mark.process
 SOON_S = 10.0

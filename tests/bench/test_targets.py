@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bench import figures
-from bench.side import SideError
-from bench.targets import Target, of_file
+from bench.processes.side import SideError
+from bench.report import figures
+from bench.report.targets import Target, of_file
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from bench.figures import Report, percentile, table
+from bench.report.figures import Report, percentile, table
 from tests.chaos.cast import BLOCKS, ENVIRONMENT, GRACE_MS, LEASE_MS, ChaosError, Member, Stage, until
 from tests.chaos.engine import PUBLISHED, SIZE
 

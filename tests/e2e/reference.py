@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from bench.models import FIRST_WORD
+from bench.models.tiny import FIRST_WORD
 
 MARGIN = 2e-4  # logits; about ten times what the order of additions changes
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_engine.files.kv_scales import KvScales
 from tests.e2e.reference import Reference
 from tests.e2e.stack import running

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from bench.models import FIRST_WORD, make_model
+from bench.models.tiny import FIRST_WORD, make_model
 from tests.e2e.stack import Stack, running, wait_for
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bench.models import FIRST_WORD, make_model
+from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.messages import SessionInfo
 from tests.e2e.reference import Reference
 from tests.e2e.stack import Stack, running, wait_for

@@ -8,7 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from tests.e2e.stack import Stack, running, wait_for
 
 CONFIG = '[[tenants]]\nname = "ada"\nkeys = ["sk-ada"]\n'

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.models import FIRST_WORD, make_model
+from bench.models.tiny import FIRST_WORD, make_model
 from tests.e2e.poison import changed
 from tests.e2e.reference import Reference
 from tests.e2e.stack import running, wait_for

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.models import FIRST_WORD, make_model
+from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
 from quire_proto.wire.errors import QuireError
 from quire_proto.wire.u32 import pack

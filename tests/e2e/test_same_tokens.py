@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.models import FIRST_WORD, make_model
+from bench.models.tiny import FIRST_WORD, make_model
 from tests.e2e.reference import Reference
 from tests.e2e.stack import Stack, running, step_log, wait_for
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_proto.client.client import KVClient
 from quire_proto.wire.u32 import unpack
 from tests.e2e.stack import Stack, running, wait_for

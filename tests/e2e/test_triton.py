@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from tests.e2e.poison import MESSAGE, poisoned
 from tests.e2e.reference import Reference
 from tests.e2e.stack import running, step_log

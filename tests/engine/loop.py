@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from bench.models import FIRST_WORD, make_model
+from bench.models.tiny import FIRST_WORD, make_model
 from quire_engine.attach import arena_of
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.engine import Engine

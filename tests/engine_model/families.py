@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"hidden": 128, "heads": 2, "kv_heads": 1, "layers": 3},  # head size 64

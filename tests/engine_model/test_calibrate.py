@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.files.kv_scales import FILE, LARGEST, KvScales
 from quire_engine.files.layout import layout_of

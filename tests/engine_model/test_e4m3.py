@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.cpu.slots import Slots
 from quire_engine.backends import TRITON, Attention, BackendRefused

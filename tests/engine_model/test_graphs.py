@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_engine.attention.triton import TritonAttention
 from quire_engine.files.layout import layout_of

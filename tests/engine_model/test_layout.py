@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_engine.files import layout as layout_module
 from quire_engine.files.architecture import ModelRefused
 from quire_engine.files.layout import layout_of, max_model_len

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_engine.files.load_progress import watched
 from quire_engine.model.model import load_model
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_engine.attention import hook as interface
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.files.layout import layout_of

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import trace_format
-from bench.trace_format import Request
-from bench.workloads import KINDS, generate
+from bench.load import trace_format
+from bench.load.trace_format import Request
+from bench.load.traces import KINDS, generate
 from quire_services import replay
 from quire_services.cli.command import main
 

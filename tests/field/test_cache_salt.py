@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from tests.e2e.stack import Stack, running, wait_for
 
 SYSTEM = " ".join(f"w{i}" for i in range(100, 180))

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_engine.files.layout import served_length
 from quire_engine.files.refused import ModelRefused
 from tests.e2e.stack import Stack, running, wait_for

@@ -85,7 +85,7 @@ def test_a_stop_string_over_a_token_that_has_no_text(stack: tuple[openai.OpenAI,
 @pytest.mark.source("vllm-project/vllm#4180")
 def test_end_tokens_of_both_configurations(tmp_path: Path) -> None:
     """The engine ends at those of the generation configuration and at that of the model's."""
-    from bench.models import make_model
+    from bench.models.tiny import make_model
     from quire_engine.model.model import load_model
 
     folder = make_model(tmp_path / "model")

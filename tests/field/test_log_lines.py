@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_services.process import reason
 
 CODE = """

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_engine.model.model import ModelRefused, load_model
 
 Tensors = dict[str, torch.Tensor]

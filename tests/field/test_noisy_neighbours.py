@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from tests.e2e.stack import Stack, running, wait_for
 
 CONFIG = "".join(f'[[tenants]]\nname = "{name}"\nkeys = ["sk-{name}"]\n' for name in ("ann", "bob"))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_engine.files.model_files import check_directory, check_file
 from quire_engine.files.refused import ModelRefused
 from tests.stack.complaints import Quire

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_proto.client.client import KVReader
 from quire_proto.messages.tenants import TenantUsage
 from quire_proto.wire.errors import QuireError

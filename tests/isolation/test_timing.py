@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.models import FIRST_WORD, make_model
+from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
 from quire_proto.wire.u32 import pack
 from tests.e2e.stack import Stack, running, wait_for

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.plan import build_plan
 from quire_engine.attention.triton import TritonAttention

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.noisy import A, B, Neighbours
+from bench.neighbours.noisy import A, B, Neighbours
 
 CASES = [
     pytest.param("chat", 150, 0.85, id="chat"),

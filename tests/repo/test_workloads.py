@@ -12,9 +12,9 @@ from statistics import fmean, median
 
 import pytest
 
-from bench import trace_format
-from bench.trace_format import Request
-from bench.workloads import KINDS, generate
+from bench.load import trace_format
+from bench.load.trace_format import Request
+from bench.load.traces import KINDS, generate
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 3000
@@ -82,7 +82,7 @@ def test_a_seed_names_one_trace(tmp_path: Path, kind: str) -> None:
 def test_the_command_writes_a_readable_file(tmp_path: Path, kind: str) -> None:
     """The command line writes gzip JSON lines whose header agrees with what a naive count finds."""
     file = tmp_path / "trace.jsonl.gz"
-    command = [sys.executable, "-m", "bench.workloads", "--kind", kind, "--requests", "200", "--seed", "3"]
+    command = [sys.executable, "-m", "bench.load.traces", "--kind", kind, "--requests", "200", "--seed", "3"]
     subprocess.run([*command, "--out", str(file)], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, check=True)
     header, requests = trace_format.read(file)
     ids = [_ids(request) for request in requests]

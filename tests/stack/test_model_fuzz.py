@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from tests.stack.complaints import Quire
 from tests.stack.test_cli_fuzz import CONTENTS
 

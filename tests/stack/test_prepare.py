@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from quire_services.cli.prepare import PrepareError, prepare
 from quire_services.config.config import load
 from quire_services.config.settings import Config, Published, Serve

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.models import make_model
+from bench.models.tiny import make_model
 from tests.e2e.stack import free_port, running, wait_for
 
 pytestmark = pytest.mark.process

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from bench.models import FIRST_WORD, make_model
+from bench.models.tiny import FIRST_WORD, make_model
 from tests.e2e.stack import Stack, running, wait_for
 
 VOCABULARY = 128

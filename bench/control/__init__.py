@@ -1,0 +1,1 @@
+"""What the control plane costs: messages, CPU time and how both grow. Ids only, no model."""

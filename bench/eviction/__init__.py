@@ -1,0 +1,1 @@
+"""What an eviction policy costs a block."""

@@ -1,0 +1,91 @@
+"""How long after a killed process's pidfd fires do its writes still arrive in the arena?
+
+A victim attaches, takes one block and queues kernels that count up in it, with pauses between, so that much work is
+still queued when it is killed. The observer, another session, watches the counter through its own mapping: the time
+from the pidfd to the last change is the answer (0: nothing changed any more). This decides whether a block may be
+given away when the process is gone, which is what the kvstore does.
+
+    python -m bench.gpu.processes.late_writes RUN_DIR        the victim
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from bench.gpu.processes.canary import attached
+from quire_proto.wire.u32 import pack, unpack
+
+WATCH_S = 1.0
+SPIN_CYCLES = 300_000  # about 0.2 ms of a GPU between two writes
+QUEUED = 1000
+START_S = 60.0
+
+
+def victim(run_dir: str) -> None:
+    """Count up in a block until killed; says which block once it has begun."""
+    with attached(run_dir) as (client, arena):
+        digests = client.chain("victim", pack(list(range(client.block_size)))).digests()
+        answer = client.allocate(sequence=1, tenant="victim", tokens=client.block_size, digests=digests)
+        block = unpack(answer.blocks)[0]
+        counter = arena[0, 0, 0, block, 0, :4].view(torch.int32)
+        counter.zero_()
+        print(block, flush=True)
+        while True:
+            for _ in range(QUEUED):
+                counter += 1
+                if arena.is_cuda:
+                    torch.cuda._sleep(SPIN_CYCLES)
+            if arena.is_cuda:
+                torch.cuda.synchronize()
+
+
+def observe(run_dir: Path) -> dict[str, float]:
+    """Kill one victim at work and watch; milliseconds."""
+    with attached(str(run_dir)) as (_, arena):
+        command = [sys.executable, "-m", "bench.gpu.processes.late_writes", str(run_dir)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                return _kill_and_watch(process, arena)
+            finally:
+                process.kill()
+                del arena
+
+
+def _kill_and_watch(process: subprocess.Popen[str], arena: torch.Tensor) -> dict[str, float]:
+    assert process.stdout is not None
+    if not select.select([process.stdout], [], [], START_S)[0]:
+        raise RuntimeError(f"the victim did not begin within {START_S:.0f} s")
+    counter = arena[0, 0, 0, int(process.stdout.readline()), 0, :4].view(torch.int32)
+    began = int(counter)
+    time.sleep(0.2)
+    if int(counter) == began:
+        raise RuntimeError("the victim's writes do not arrive while it lives")
+    pidfd = os.pidfd_open(process.pid)
+    killed = time.monotonic()
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    if not select.select([pidfd], [], [], START_S)[0]:
+        raise RuntimeError("the pidfd does not fire")
+    dead = time.monotonic()
+    os.close(pidfd)
+    last, value = dead, int(counter)
+    at_death = value
+    while (now := time.monotonic()) < dead + WATCH_S:
+        if (seen := int(counter)) != value:
+            last, value = now, seen
+    return {
+        "pidfd_after_kill_ms": 1000 * (dead - killed),
+        "last_write_after_pidfd_ms": 1000 * (last - dead),
+        "writes_after_pidfd": float(value - at_death),
+    }
+
+
+if __name__ == "__main__":
+    victim(sys.argv[1])

@@ -1,0 +1,146 @@
+"""A kvstore and engines as real processes, with a gateway that is only this: a socket that hands requests out.
+
+The HTTP gateway is left out because a GPU machine may lack its packages, and because nothing of it touches the arena.
+Engines find this gateway in the run directory as they would find the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bench.gpu.processes.link import Gateway
+from quire_engine.files.layout import layout_of
+from quire_proto.client.client import KVReader
+from quire_proto.messages import Stats
+from quire_proto.wire.errors import QuireError
+
+START_S = 90.0
+STOP_S = 10.0
+
+
+def wait_for(condition: Callable[[], Any], within_s: float, what: str) -> Any:
+    """Poll until ``condition`` is true; raises RuntimeError when the deadline passes."""
+    deadline = time.monotonic() + within_s
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not within {within_s:.0f} s: {what}")
+        time.sleep(0.01)
+    return value
+
+
+class Stack:
+    """Processes over one pool; leaving the context ends them.
+
+    Args:
+        directory: of this stack, mode 0700 or new: sockets and logs.
+        model: model directory.
+        device: ``cuda`` or ``cpu`` (Triton's interpreter, shared host memory).
+        blocks: of 16 tokens.
+        arena: as ``kvstore.arena``; ignored on a CPU.
+        flags: further flags of the engines.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        model: Path,
+        device: str,
+        blocks: int,
+        arena: str = "auto",
+        dtype: str = "float32",
+        flags: tuple[str, ...] = (),
+    ) -> None:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self.directory = directory
+        layout = asdict(layout_of(model, dtype, 16))
+        (directory / "prepared.json").write_text(json.dumps({"layout": layout, "published": []}))
+        self._kvstore = [f"--blocks={blocks}", f"--arena={'shm' if device == 'cpu' else arena}", "--lease-ms=10000"]
+        self._engine = [f"--model={model}", f"--dtype={dtype}", "--attention=triton", "--block-size=16", "--threads=1"]
+        self._engine += flags
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.gateway = Gateway(directory / "gateway.sock")
+
+    def start_kvstore(self) -> None:
+        """Start it and wait until it answers."""
+        self._start("kvstore", "kvstore", *self._kvstore)
+        self._until(self._answers, "the kvstore answers")
+
+    def start_engine(self, name: str) -> None:
+        """Start one; ``wait_ready`` waits."""
+        self._start(name, "engine", *self._engine, f"--name={name}")
+
+    def wait_ready(self, *names: str) -> None:
+        """Until these engines are attached and take requests."""
+        self._until(lambda: set(names) <= self.gateway.ready(), f"{', '.join(names)} ready")
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, and wait for the end of the process."""
+        self.processes[name].kill()
+        self.processes.pop(name).wait()
+
+    def stats(self) -> Stats:
+        """The kvstore's counters."""
+        with KVReader(self.directory, timeout=10.0) as reader:
+            return reader.stats()
+
+    def said(self) -> str:
+        """The last lines of every process's log."""
+        parts = []
+        for file in sorted(self.directory.glob("*.log")):
+            lines = file.read_text(errors="replace").splitlines()[-5:]
+            parts += [f"{file.stem}: {line[-400:]}" for line in lines]
+        return "\n".join(parts)
+
+    def _start(self, name: str, command: str, *flags: str) -> None:
+        line = [sys.executable, "-P", "-m", "quire_services.cli", command, f"--run-dir={self.directory}", *flags]
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.stats().num_blocks)
+        except (QuireError, OSError):
+            return False
+
+    def _until(self, condition: Callable[[], Any], what: str) -> None:
+        def alive() -> Any:
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{name} ended with {process.returncode} before: {what}\n{self.said()}")
+            return condition()
+
+        try:
+            wait_for(alive, START_S, what)
+        except RuntimeError as exc:
+            raise RuntimeError(f"{exc}\n{self.said()}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        for name in sorted(self.processes, key=lambda name: name == "kvstore"):
+            process = self.processes[name]
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.gateway.close()
+
+
+def write_model(directory: Path, **sizes: Any) -> Path:
+    """A random Llama; see ``bench.models.tiny.make_model``."""
+    from bench.models.tiny import make_model
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    return make_model(directory, "llama", **sizes)

@@ -1,0 +1,77 @@
+"""Phase 4: tokens a second of one, two and four engines on one pool.
+
+The GPU is time-sliced between processes (no MPS), so more engines bring more only where one leaves the GPU idle, as
+while it plans, talks to the kvstore or samples. The same requests, all there at once and spread evenly, are answered by
+one, two and four engines; the sum of output tokens over the time from the first request to the last token counts.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.gpu.phase import Phase, say
+from bench.gpu.processes.stack import Stack, write_model
+from bench.models.tiny import FIRST_WORD
+
+ANSWER_S = 120.0
+SIZES: dict[str, Any] = {"layers": 12, "hidden": 1024, "heads": 16, "kv_heads": 4, "head_dim": 64, "vocab": 8000}
+DRY: dict[str, Any] = {"layers": 1, "hidden": 64, "heads": 4, "kv_heads": 1, "head_dim": 16, "vocab": 64}
+
+
+def rate(stack: Stack, engines: tuple[str, ...], requests: int, prompt: int, tokens: int, vocab: int) -> dict[str, Any]:
+    """Ask once to warm up, then everything at once."""
+    draw = random.Random(len(engines))
+    prompts = [[draw.randrange(FIRST_WORD, vocab) for _ in range(prompt)] for _ in range(requests)]
+    for answer in [stack.gateway.ask(engine, prompts[0][:-1], 2) for engine in engines]:
+        answer.ended.wait(ANSWER_S)
+    answers = [stack.gateway.ask(engines[i % len(engines)], p, tokens) for i, p in enumerate(prompts)]
+    if not all(answer.ended.wait(ANSWER_S) for answer in answers):
+        raise RuntimeError(f"not all answers came within {ANSWER_S:.0f} s")
+    bad = [f"{a.name}: {a.finish} {a.code}" for a in answers if a.finish != "length"]
+    if bad:
+        raise RuntimeError(f"{len(bad)} of {len(answers)} failed: {bad[:3]}")
+    seconds = max(a.last for a in answers) - min(a.asked for a in answers)
+    total = sum(len(a.tokens) for a in answers)
+    return {"output_tokens": total, "seconds": seconds, "tokens_per_s": total / seconds}
+
+
+def main() -> int:
+    """Run the phase."""
+    phase = Phase.from_arguments(__doc__)
+    sizes = DRY if phase.dry else SIZES
+    requests, prompt, tokens = (4, 20, 3) if phase.dry else (128, 256, 96)
+    names = tuple(f"engine-{number}" for number in range(1, 3 if phase.dry else 5))
+    blocks = 2 * requests * -(-(prompt + tokens) // 16) + 64
+    dtype = "float32" if phase.dry else "bfloat16"
+    with tempfile.TemporaryDirectory(prefix="quire-gpu-") as scratch:
+        model = write_model(Path(scratch) / "model", **sizes)
+        with Stack(Path(scratch) / "run", model, phase.device, blocks, dtype=dtype) as stack:
+            stack.start_kvstore()
+            for number in (1, 2, 4):
+                used = names[:number]
+                if number > len(names):
+                    break
+
+                def measure(used: tuple[str, ...] = used) -> dict[str, Any]:
+                    for name in used:
+                        if name not in stack.processes:
+                            stack.start_engine(name)
+                    stack.wait_ready(*used)
+                    return rate(stack, used, requests, prompt, tokens, sizes["vocab"])
+
+                phase.part(f"{number} engines", measure)
+    found = {n: f["tokens_per_s"] for n, f in phase.figures.items()}
+    if len(found) > 1 and not phase.dry:
+        best = max(found, key=lambda name: found[name])
+        one = found.get("1 engines", 0.0)
+        phase.figures["more_than_one_pays"] = bool(one and found[best] > 1.05 * one)
+        phase.figures["best"] = best
+    say(f"throughput: {found}")
+    return phase.end()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

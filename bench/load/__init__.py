@@ -1,0 +1,1 @@
+"""What is sent: agents over HTTP and how they are played, and traces of requests."""

@@ -1,0 +1,1 @@
+"""What one tenant costs another: hostile bodies and floods, noise, very long prompts."""

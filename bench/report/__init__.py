@@ -1,0 +1,1 @@
+"""Figures, tables, plots and results on disk, and the targets they are held against."""

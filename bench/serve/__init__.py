@@ -1,0 +1,1 @@
+"""What agents see over HTTP, of our servers and of peers'."""
