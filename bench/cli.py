@@ -1,8 +1,8 @@
 """The command line of the benches: ``quire bench NAME [options]``, also ``python -m bench.cli NAME``.
 
 Every bench is a module of its own name with ``add_arguments(parser)`` and ``run(arguments) -> Report``, imported when
-asked for. Output is a report for people, or JSON with ``--json``; ``--save NAME`` also writes both under
-``bench/results``.
+asked for; one that keeps no results has a ``main(argv)`` instead. Output is a report for people, or JSON with
+``--json``; ``--save NAME`` also writes both under ``bench/results``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ BENCHES = {  # name, also of its module: the folder that holds it, what it measu
     "noisy": ("neighbours", "what a flooding tenant costs his neighbour, with a guarantee and without"),
     "targets": ("report", "which targets the results on disk meet"),
     "eviction": ("eviction", "what an eviction policy costs a block, beside LRU"),
+    "replay": ("eviction", "the hit rate of a trace of requests, by capacity and policy"),
 }
 
 
@@ -41,6 +42,9 @@ def main(argv: list[str]) -> int:
         return 2
     folder, description = BENCHES[argv[0]]
     module = importlib.import_module(f"bench.{folder}.{argv[0]}")
+    if hasattr(module, "main"):
+        status: int = module.main(argv[1:])
+        return status
     parser = argparse.ArgumentParser(prog=f"quire bench {argv[0]}", description=description)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--save", metavar="NAME", help="write bench/results/NAME.json and .md")

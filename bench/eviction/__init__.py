@@ -1,1 +1,1 @@
-"""What an eviction policy costs a block."""
+"""What an eviction policy costs a block, and what it hits in a trace of requests."""

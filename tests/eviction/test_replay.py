@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.eviction import replay
 from bench.load import trace_format
 from bench.load.trace_format import Request
 from bench.load.traces import KINDS, generate
-from quire_services import replay
 from quire_services.cli.command import main
 
 HEADER = b'{"trace": "t", "block_tokens": 16}\n'

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from bench.eviction import replay
 from bench.models.tiny import make_model
-from quire_services import replay
 from quire_services.gateway.published_prompts import prompt_files
 from tests.kvstore.service_fixture import LAYOUT
 from tests.stack.complaints import Quire, Ran, prepared

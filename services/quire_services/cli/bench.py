@@ -1,8 +1,7 @@
 """``quire bench``: hands over to the benches of the source tree.
 
 Benches need the tree they measure, peers in environments of their own and a place for results, so they stand in
-``bench/`` beside the packages and are not part of the installed distribution. ``quire bench replay`` needs none of
-that and comes with the package.
+``bench/`` beside the packages and are not part of the installed distribution.
 """
 
 from __future__ import annotations
@@ -14,9 +13,6 @@ from pathlib import Path
 
 def main(argv: list[str]) -> int:
     """Entry of ``quire bench``; returns the exit code."""
-    if argv[:1] == ["replay"]:
-        status: int = importlib.import_module("quire_services.replay").main(argv[1:])
-        return status
     root = Path(__file__).resolve().parents[3]
     if not (root / "bench" / "cli.py").is_file():
         print("quire bench: the benches come with the source tree, not with the package", file=sys.stderr)  # noqa: T201

@@ -46,7 +46,7 @@ from quire_services.config.input_files import one_line, read_bytes
 from quire_services.config.settings import Kvstore
 from quire_services.process.flags import Parser
 
-from .replay_belady import BeladyPolicy, uses
+from .belady import BeladyPolicy, uses
 
 BELADY = "belady"
 Name = tuple[bytes, bytes]  # of a block: its digest and its parent's
@@ -193,11 +193,11 @@ def main(argv: list[str]) -> int:
     try:
         trace = read(arguments.file)
     except TraceError as error:
-        print(f"quire bench replay: {one_line(str(error))}", file=sys.stderr)  # noqa: T201 - a person reads it
+        print(f"quire bench replay: {one_line(str(error))}", file=sys.stderr)
         return 1
     show: Callable[[Line], str] = _json if arguments.json else _row
     for capacity in arguments.capacity_blocks:
-        print(show(replay(trace, capacity, arguments.policy)), flush=True)  # noqa: T201 - the result
+        print(show(replay(trace, capacity, arguments.policy)), flush=True)
     return 0
 
 
