@@ -8,13 +8,21 @@ stay attached; those not measured are idle.
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import Any
 
 from bench.processes.kvprocess import KVProcess, cpu_ns
-from bench.processes.side import Side, control_side
+from bench.processes.side import ROOT, Side
 from bench.report.figures import median, percentile, say
 
 COUNTS = (1, 2, 4, 8)
+
+
+def control_side(name: str, kvstore: KVProcess) -> Side:
+    """Our client of the control benches, on that kvstore."""
+    # With PYTHONSAFEPATH set the working directory is not on the path of a child: say where bench/ lies.
+    command = [sys.executable, "-m", "bench.control.quire_side", str(kvstore.directory), str(kvstore.pid)]
+    return Side(name, command, {"PYTHONPATH": str(ROOT)})
 
 
 def measure(blocks: int, block_size: int, pairs: int, steps: int, sequences: int) -> list[dict[str, Any]]:
@@ -22,9 +30,7 @@ def measure(blocks: int, block_size: int, pairs: int, steps: int, sequences: int
     samples: dict[int, list[dict[str, float]]] = {count: [] for count in COUNTS}
     with contextlib.ExitStack() as stack:
         kvstore = stack.enter_context(KVProcess(blocks, block_size))
-        sides = [
-            stack.enter_context(control_side(f"client {i}", kvstore.directory, kvstore.pid)) for i in range(max(COUNTS))
-        ]
+        sides = [stack.enter_context(control_side(f"client {i}", kvstore)) for i in range(max(COUNTS))]
         for number in range(pairs + 1):
             say(f"clients, round {number} ...")
             for count in COUNTS:

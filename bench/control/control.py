@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.processes.kvprocess import KVProcess
-from bench.processes.side import PEERS, Side, control_side, peer_python
+from bench.processes.side import PEERS, Side, peer_python
 from bench.report.figures import Report, machine, median, percentile, say, table
 
+from .clients import control_side
 from .clients import measure as measure_clients
 
 Case = dict[str, Any]
@@ -89,7 +90,7 @@ def _sides(arguments: argparse.Namespace, report: Report) -> Iterator[tuple[Side
     """Both sides, started."""
     with contextlib.ExitStack() as stack:
         kvstore = stack.enter_context(KVProcess(arguments.blocks, arguments.block_size))
-        ours = stack.enter_context(control_side("ours", kvstore.directory, kvstore.pid))
+        ours = stack.enter_context(control_side("ours", kvstore))
         peer = None
         if arguments.peer:
             program = str(PEERS.parent / "bench" / "control" / "vllm_side.py")

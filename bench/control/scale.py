@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.processes.kvprocess import KVProcess
-from bench.processes.side import Side, control_side
+from bench.processes.side import Side
 from bench.report.figures import Report, machine, median, say, table
 from bench.report.plots import lines
 
+from .clients import control_side
 from .clients import measure as measure_clients
 
 Curve = list[tuple[float, float]]
@@ -89,7 +90,7 @@ def _ours(blocks: int) -> Iterator[Side]:
     """Our side on a pool of so many blocks."""
     with contextlib.ExitStack() as stack:
         kvstore = stack.enter_context(KVProcess(blocks, BLOCK_SIZE))
-        side = stack.enter_context(control_side("ours", kvstore.directory, kvstore.pid))
+        side = stack.enter_context(control_side("ours", kvstore))
         yield side
         side.ask(case="stop")
 

@@ -10,7 +10,6 @@ import json
 import os
 import select
 import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -100,10 +99,3 @@ class Side:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
-
-
-def control_side(name: str, directory: Path, pid: int) -> Side:
-    """Our client of the control benches, on the kvstore with that run directory and process id."""
-    # With PYTHONSAFEPATH set the working directory is not on the path of a child: say where bench/ stands.
-    command = [sys.executable, "-m", "bench.control.quire_side", str(directory), str(pid)]
-    return Side(name, command, {"PYTHONPATH": str(ROOT)})
