@@ -17,6 +17,7 @@ from bench.report.figures import say
 
 BENCHES = {  # name, also of its module: the folder that holds it, what it measures
     "control": ("control", "the kvstore over its socket against a peer's manager in process"),
+    "trees": ("control", "the control plane of this tree beside another one's"),
     "serve": ("serve", "agents' requests over HTTP, ours and a peer's server in turn"),
     "engine": ("engine", "a step of the engine, split into its parts"),
     "pools": ("serve", "two engines on one pool against two engines with half a pool each"),

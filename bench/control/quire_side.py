@@ -36,6 +36,7 @@ class Ours:
     """One session with the kvstore in ``run_dir``."""
 
     def __init__(self, run_dir: str, kvstore_pid: int) -> None:
+        self._run_dir = run_dir
         self._client = KVClient(run_dir, name=f"bench-{os.getpid()}", timeout=30.0, resend=10.0)
         self.memory = Memory(self._client)
         self.scheduler = Scheduler(SchedulerLimits(MOST, MOST, self.memory.block_size))
@@ -93,6 +94,14 @@ class Ours:
         self.memory.exchange([], [])
 
     # --- cases: wall times of single operations (us), CPU time of one (us), messages of one -----------------------
+
+    def case_attach(self, repeat: int) -> dict[str, Any]:
+        """Come and go ``repeat`` times, as a session of its own."""
+
+        def attach() -> None:
+            KVClient(self._run_dir, name=f"bench-{os.getpid()}-guest", timeout=30.0, resend=10.0).detach()
+
+        return self.timed([attach] * repeat)
 
     def case_admit(self, tokens: int, cached: bool, repeat: int) -> dict[str, Any]:
         """Admit ``repeat`` prompts, never seen before or sealed and freed; indexing is timed apart."""

@@ -38,15 +38,17 @@ def tiny_layout(block_size: int) -> Layout:
 class KVProcess:
     """``quire kvstore`` with ``blocks`` blocks of ``block_size`` tokens; leaving the context stops it.
 
-    ``layout``: of a real model; by default the smallest there is.
+    ``layout``: of a real model; by default the smallest there is. ``python``: whose interpreter, if not this tree's.
     """
 
-    def __init__(self, blocks: int, block_size: int, layout: Layout | None = None) -> None:
+    def __init__(
+        self, blocks: int, block_size: int, layout: Layout | None = None, python: str = sys.executable
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="quire-bench-"))
         prepared = self.directory / "prepared.json"
         prepared.write_text(json.dumps({"layout": asdict(layout or tiny_layout(block_size)), "published": []}))
         self._log = (self.directory / "kvstore.log").open("wb")
-        command = [sys.executable, "-P", "-m", "quire_services.cli", "kvstore", f"--run-dir={self.directory}"]
+        command = [python, "-P", "-m", "quire_services.cli", "kvstore", f"--run-dir={self.directory}"]
         command += [f"--prepared={prepared}", f"--blocks={blocks}", "--lease-ms=60000", "--reserve=false"]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self._log)
 

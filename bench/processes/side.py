@@ -39,9 +39,11 @@ def peer_python(name: str) -> Path:
 
 
 class Side:
-    """One such program, as a context manager."""
+    """One such program, as a context manager; it runs in ``folder``."""
 
-    def __init__(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, command: list[str], environment: dict[str, str] | None = None, folder: Path = ROOT
+    ) -> None:
         self.name = name
         self._process = subprocess.Popen(
             command,
@@ -49,7 +51,7 @@ class Side:
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
-            cwd=ROOT,
+            cwd=folder,
             env={**os.environ, **(environment or {})},
         )
 

@@ -30,6 +30,22 @@ def test_control_prints_json() -> None:
     assert 0 < ours["messages"] <= 1
 
 
+@pytest.mark.process
+def test_trees_compares_a_tree_with_itself() -> None:
+    """Each case has both trees' figures, and a ratio that lies between its quartiles."""
+    command = [sys.executable, "-m", "quire_services.cli", "bench", "trees", str(ROOT), "--quick", "--json"]
+    done = subprocess.run(
+        [*command, "--rounds=2", "--blocks=4096"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    cases = json.loads(done.stdout)["figures"]["cases"]
+
+    assert {"attach and detach", "admit 64 cold", "admit 64 cold, then index", "free 64"} <= set(cases)
+    for found in cases.values():
+        assert min(found["this"]["cpu_us"], found["other"]["cpu_us"]) > 0
+        assert found["quartiles"][0] <= found["ratio"] <= found["quartiles"][1]
+
+
 def test_unknown_bench() -> None:
     """A bench that does not exist is named together with those that do."""
     command = [sys.executable, "-m", "quire_services.cli", "bench", "nothing"]

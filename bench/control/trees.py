@@ -1,0 +1,125 @@
+"""``quire bench trees OTHER``: the control plane of this source tree beside another one's, in the same run.
+
+For changes that should cost nothing: ``OTHER`` is a worktree of an older commit with a ``.venv`` of its own. Each
+tree's kvstore and client run the cases of ``quire bench control`` with their own code and interpreter, in turn. A ratio
+is taken within each round, of the CPU time of engine and kvstore together, and the median over the rounds counts. A
+tree from before ``attach`` was measured lacks that case: its client needs ``case_attach`` of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.processes.kvprocess import KVProcess
+from bench.processes.side import ROOT, Side, SideError
+from bench.report.figures import Report, machine, median, percentile, say, table
+
+from .control import Case, cases
+
+SIDE_MODULES = ("bench.control.quire_side", "bench.control_quire")  # of this tree, of trees with a flat bench/
+PARTS = ("cpu_us", "engine_cpu_us", "kvstore_cpu_us")
+HEADER = [
+    "case",
+    "this tree, CPU us",
+    "engine",
+    "kvstore",
+    "other tree",
+    "engine",
+    "kvstore",
+    "this / other",
+    "quartiles",
+]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the bench."""
+    parser.add_argument("other", type=Path, help="the root of another source tree, with its own .venv")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds in which the trees take turns (default: 9)")
+    parser.add_argument("--blocks", type=int, default=131_072, help="blocks of either pool (default: 131072)")
+    parser.add_argument("--block-size", type=int, default=16, help="tokens in a block (default: 16)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--only", default="", metavar="WORD", help="only the cases whose name contains this")
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Measure; returns the report."""
+    settings = {key: getattr(arguments, key) for key in ("rounds", "blocks", "block_size")}
+    report = Report("trees", {"other": arguments.other.name, **settings})
+    chosen = {name: case for name, case in _cases(arguments.quick).items() if arguments.only in name}
+    with contextlib.ExitStack() as stack:
+        this, other = (
+            stack.enter_context(_side(tree, arguments.blocks, arguments.block_size))
+            for tree in (ROOT, arguments.other.resolve())
+        )
+        rounds: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {}
+        for number in range(arguments.rounds + 1):
+            say(f"round {number} ...")
+            for name, case in chosen.items():
+                sides = (this, other) if number % 2 else (other, this)
+                answers = {side: side.ask(**case) for side in sides}
+                for row, pair in _rows(name, answers[this], answers[other]):
+                    if number:  # the first round warms both
+                        rounds.setdefault(row, []).append(pair)
+        for side in (this, other):
+            side.ask(case="stop")
+    report.figures["cases"] = {name: _summary(pairs) for name, pairs in rounds.items()}
+    report.tables.append(("One operation, microseconds of CPU", _table(report.figures["cases"])))
+    report.machine["load_1m_after"] = machine()["load_1m"]
+    return report
+
+
+def _cases(quick: bool) -> dict[str, Case]:
+    """The cases of ``quire bench control``, and coming and going."""
+    return {"attach and detach": {"case": "attach", "repeat": 4 if quick else 16}, **cases(quick)}
+
+
+@contextlib.contextmanager
+def _side(tree: Path, blocks: int, block_size: int) -> Iterator[Side]:
+    """A tree's client, on a kvstore of that tree."""
+    python = sys.executable if tree == ROOT else str(tree / ".venv" / "bin" / "python")
+    module = next((name for name in SIDE_MODULES if (tree / f"{name.replace('.', '/')}.py").is_file()), None)
+    if module is None or not Path(python).exists():
+        raise SideError(f"{tree} is no source tree of Quire with a .venv")
+    with KVProcess(blocks, block_size, python=python) as kvstore:
+        command = [python, "-m", module, str(kvstore.directory), str(kvstore.pid)]
+        with Side(tree.name, command, {"PYTHONPATH": str(tree)}, tree) as side:
+            yield side
+
+
+def _rows(name: str, this: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A case's row, and one of what it timed apart."""
+    yield name, (this, other)
+    if "then_index" in this:
+        yield f"{name}, then index", (this["then_index"], other["then_index"])
+
+
+def _summary(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> dict[str, Any]:
+    """Medians of both trees and of the ratio, with the ratio's quartiles."""
+    ratios = [this["cpu_us"] / other["cpu_us"] for this, other in pairs]
+    return {
+        "this": {part: median(this[part] for this, _ in pairs) for part in PARTS},
+        "other": {part: median(other[part] for _, other in pairs) for part in PARTS},
+        "ratio": median(ratios),
+        "quartiles": [percentile(ratios, 0.25), percentile(ratios, 0.75)],
+    }
+
+
+def _table(figures: dict[str, Any]) -> str:
+    return table(
+        [
+            [
+                name,
+                *(found["this"][part] for part in PARTS),
+                *(found["other"][part] for part in PARTS),
+                found["ratio"],
+                "{:.2f} to {:.2f}".format(*found["quartiles"]),
+            ]
+            for name, found in figures.items()
+        ],
+        HEADER,
+    )
