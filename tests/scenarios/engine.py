@@ -1,0 +1,245 @@
+"""An engine of a scenario: it does what replies tell it, in a pool whose content can be judged.
+
+A slot holds a number of all tokens up to it, as keys and values do. Whoever reads a slot of its table below its fill
+mark must find the number of its own tokens there: a wrong copy, a write into a shared block or a hit on the wrong block
+shows as a wrong number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from quire_proto import messages as m
+from quire_proto.messages.handoff import Adopted
+from quire_proto.wire.digests import DIGEST_BYTES, chain, domain_key, salted
+from quire_proto.wire.u32 import pack, unpack, unpack_rows
+from tests.scenarios.reply_text import codes, reply_text
+from tests.scenarios.step_items import Item, extended
+from tests.scenarios.words import ScenarioError, Words, tokens, whole
+
+ROOT_KEY = bytes(32)
+Slots = dict[tuple[int, int], int]
+
+
+@dataclass(eq=False)
+class Branch:
+    """What an engine knows of a sequence. ``written``: up to where slots hold its content; ``fill``: acknowledged."""
+
+    tenant: str
+    key: bytes
+    tokens: list[int]
+    table: list[int]
+    fill: int
+    sealed: int
+    written: int = 0
+    scrubs: list[int] = field(default_factory=list)
+    undone: list[tuple[int, ...]] = field(default_factory=list)
+    unacknowledged: list[int] = field(default_factory=list)
+    canonical: list[tuple[int, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.written = self.fill
+
+
+class Engine:
+    """One engine's sequences. ``size``: tokens a block; ``generation``: of a publication by id."""
+
+    def __init__(self, name: str, slots: Slots, size: int, generation: Callable[[str], int]) -> None:
+        self.name, self._slots, self._size, self._generation = name, slots, size, generation
+        self.branches: dict[int, Branch] = {}
+        self.claimed: dict[int, bytes] = {}
+
+    def item(self, words: Words) -> Item:
+        """The item that a line names."""
+        if words.verb not in ITEMS:
+            raise ScenarioError(f"what is {words.verb!r}?")
+        numbers = [self._number(words.name("a sequence"))]
+        if words.verb == "free":
+            numbers += [self._number(name) for name in words.rest()]
+        return ITEMS[words.verb](self, words, *numbers)
+
+    def adopted(self, number: int, source: Branch, reply: Adopted) -> None:
+        """A sequence of another engine is ours."""
+        source.table, source.fill, source.sealed = list(unpack(reply.blocks)), reply.fill, reply.sealed
+        self.branches[number] = source
+
+    def check(self, tables: dict[int, list[int]]) -> None:
+        """Compare with what the kvstore has of our sequences: every slot below a fill mark holds our own content."""
+        assert sorted(self.branches) == sorted(tables), f"{self.name} has other sequences than the kvstore knows"
+        for number, branch in self.branches.items():
+            assert branch.table == tables[number], f"{self.name}/{number} has another table than the kvstore"
+            source = {dst: src for _, src, dst, _ in branch.undone}
+            for position in range(branch.fill):
+                block = branch.table[position // self._size]
+                held = self._slots.get((source.get(block, block), position % self._size))
+                assert held == _value(branch, position), f"{self.name}/{number}: wrong content at token {position}"
+
+    def branch(self, number: int) -> Branch:
+        """What we know of a sequence; an error if that is nothing."""
+        if number not in self.branches:
+            raise ScenarioError(f"{self.name}/{number} has no table")
+        return self.branches[number]
+
+    def _number(self, name: str) -> int:
+        engine, slash, number = name.partition("/")
+        if engine != self.name or not slash:
+            raise ScenarioError(f"{name!r} is no sequence of {self.name}")
+        return whole(number, "a sequence")
+
+    def _free(self, _: Words, *numbers: int) -> Item:
+        def told(results: bytes, __: m.Stepped) -> str:
+            for number in numbers:
+                self.branches.pop(number, None)
+            return codes(results)
+
+        return Item("releases", numbers, told, "free")
+
+    def _copied(self, _: Words, number: int) -> Item:
+        branch = self.branch(number)
+        self._copy(branch)
+        done, branch.unacknowledged = branch.unacknowledged, []
+        return Item("copies_done", done, lambda results, __: codes(results))
+
+    def _swap(self, _: Words, number: int) -> Item:
+        branch = self.branch(number)
+        rows, branch.canonical = branch.canonical, []
+
+        def told(results: bytes, __: m.Stepped) -> str:
+            for (index, block), code in zip(rows, results, strict=True):
+                branch.table[index] = block if code == m.OK else branch.table[index]
+            return codes(results)
+
+        return Item("swaps", [(number, *row) for row in rows], told)
+
+    def _fill(self, words: Words, number: int) -> Item:
+        upto = whole(words.name("a fill mark"), "a fill mark")
+
+        def told(results: bytes, __: m.Stepped) -> str:
+            if results == bytes([m.OK]):
+                self.branch(number).fill = upto
+            return codes(results)
+
+        return Item("fills", [(number, upto)], told)
+
+    def _write(self, words: Words, number: int) -> Item:
+        """Owed scrubs and copies first, then the rows; tokens past the known ones are of ``text``."""
+        branch, text = self.branch(number), words.option("text", "")
+        item = self._fill(words, number)
+        upto = item.rows[0][1]
+        if upto > len(branch.table) * self._size:
+            raise ScenarioError(f"write: the table of {self.name}/{number} ends before {upto} tokens")
+        self._copy(branch)
+        branch.tokens += tokens(f"{upto}{text}")[len(branch.tokens) :]
+        for position in range(branch.written, upto):
+            self._slots[branch.table[position // self._size], position % self._size] = _value(branch, position)
+        branch.written = max(branch.written, upto)
+        return item
+
+    def _seal(self, words: Words, number: int) -> Item:
+        branch = self.branch(number)
+        first = words.number("first", branch.sealed)
+        end = first + words.number("blocks", branch.written // self._size - first)
+        digests = chain(branch.key, branch.tokens, self._size)[first * DIGEST_BYTES : end * DIGEST_BYTES]
+
+        def told(results: Sequence[m.Sealed], __: m.Stepped) -> str:
+            (reply,) = results
+            branch.canonical += unpack_rows(reply.canonical, 2)
+            if reply.code == m.OK:
+                branch.sealed = max(branch.sealed, end)
+            return reply_text(reply)
+
+        return Item("seals", [m.Seal(number, first, digests)], told, "seal")
+
+    def _fork(self, words: Words, number: int) -> Item:
+        children, at = words.numbers("children"), words.number("tokens")
+
+        def told(results: Sequence[m.Forked], __: m.Stepped) -> str:
+            (reply,) = results
+            if reply.code == m.OK:
+                own = self.branch(number)
+                self._copy(own)  # an engine runs copies before anything that reads their target
+                for child in children:
+                    table = own.table[: math.ceil(at / self._size)]
+                    sealed = min(own.sealed, at // self._size)
+                    self.branches[child] = Branch(own.tenant, own.key, own.tokens[:at], table, at, sealed)
+            return reply_text(reply)
+
+        return Item("forks", [m.Fork(number, pack(children), at)], told, "fork")
+
+    def _extend(self, words: Words, number: int) -> Item:
+        def told(results: Any, reply: m.Stepped) -> str:
+            answer = results[0] if isinstance(results[0], m.Extended) else extended(results[0], number, reply)
+            if answer.code == m.OK and answer.blocks:
+                branch = self.branch(number)
+                branch.table[answer.first :] = unpack(answer.blocks)
+                self._owe(branch, answer)
+            return reply_text(answer)
+
+        return Item("extends", [(number, words.number("tokens"))], told, "extend")
+
+    def _allocate(self, words: Words, number: int) -> Item:
+        tenant, prompt, publication = (
+            words.option("tenant"),
+            tokens(words.option("tokens")),
+            words.option("publication", ""),
+        )
+        key = salted(domain_key(ROOT_KEY, f"tenant:{tenant}", 1), words.option("salt", ""))
+        digests = chain(key, prompt, self._size)
+        item = m.Allocate(
+            sequence=number,
+            tenant=tenant,
+            tokens=len(prompt),
+            digests=digests,
+            publication=publication,
+            publication_generation=words.number("generation", self._generation(publication)),
+            reserve=words.number("reserve", 0),
+            priority=words.number("priority", 0),
+            may_wait=int(words.flag("may_wait")),
+        )
+
+        def told(results: Sequence[m.Allocated], __: m.Stepped) -> str:
+            (reply,) = results
+            self.claimed[number] = (reply.claimed or digests)[-DIGEST_BYTES:]
+            if reply.code == m.OK:
+                sealed = reply.computed // self._size
+                branch = Branch(tenant, key, prompt, list(unpack(reply.blocks)), reply.computed, sealed)
+                self._owe(branch, reply)
+                self.branches[number] = branch
+            return reply_text(reply, digests)
+
+        return Item("allocates", [item], told, "allocate")
+
+    def _owe(self, branch: Branch, reply: m.Allocated | m.Extended) -> None:
+        branch.undone += unpack_rows(reply.copies, 4)
+        branch.scrubs += unpack(reply.scrub)
+
+    def _copy(self, branch: Branch) -> None:
+        for block in branch.scrubs:
+            for slot in range(self._size):
+                self._slots.pop((block, slot), None)
+        branch.scrubs.clear()
+        for copy, src, dst, slots in branch.undone:
+            for slot in range(slots):
+                self._slots[dst, slot] = self._slots[src, slot]
+            branch.unacknowledged.append(copy)
+        branch.undone.clear()
+
+
+ITEMS: dict[str, Callable[..., Item]] = {
+    "free": Engine._free,
+    "copied": Engine._copied,
+    "swap": Engine._swap,
+    "fill": Engine._fill,
+    "write": Engine._write,
+    "seal": Engine._seal,
+    "fork": Engine._fork,
+    "extend": Engine._extend,
+    "allocate": Engine._allocate,
+}
+
+
+def _value(branch: Branch, position: int) -> int:
+    return hash(tuple(branch.tokens[: position + 1]))
