@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from quire_proto import messages as m
 from quire_proto.messages import sharing as s
-from quire_proto.messages.tenants import SetQuota, Tenants
+from quire_proto.messages.tenants import SetQuota, Tenants, TenantUsage
 from quire_proto.wire.u32 import pack
 from tests.scenarios.client import Client, answer
 from tests.scenarios.reply_text import reply_text, selected
@@ -62,8 +63,14 @@ class Administration:
         return self._ask("unpublish", s.Unpublish(words.name("an id"), words.option("tenant", "")))
 
     def _quota(self, words: Words) -> str:
-        limit, guarantee, weight = (words.number(name, 0) for name in ("limit", "guarantee", "weight"))
-        return self._ask("quota", SetQuota(words.name("a tenant"), limit, guarantee, weight or 100))
+        limit, guarantee, weight = (words.number("limit", 0), words.number("guarantee", 0), words.number("weight", 100))
+        body = SetQuota(words.name("a tenant"), limit, guarantee, weight)
+
+        def told(row: TenantUsage) -> str:
+            numbers = _numbers(row)
+            return f"OK {selected(numbers, [name for name in numbers if numbers[name]])}"
+
+        return self._ask("quota", body, told)
 
     def _stats(self, words: Words) -> str:
         names = words.names("a counter")
@@ -80,6 +87,10 @@ class Administration:
 
         def told(reply: Tenants) -> str:
             row = next((row for row in reply.tenants if row.tenant == name), None)
-            return "none" if row is None else selected({key: getattr(row, key) for key in row.__slots__}, names)
+            return "none" if row is None else selected(_numbers(row), names)
 
         return self._ask("tenants", m.Empty(), told)
+
+
+def _numbers(row: TenantUsage) -> dict[str, int]:
+    return {name: value for name, value in asdict(row).items() if name != "tenant"}

@@ -1,8 +1,8 @@
 """An engine of a scenario: it does what replies tell it, in a pool whose content can be judged.
 
-A slot holds a number of all tokens up to it, as keys and values do. Whoever reads a slot of its table below its fill
-mark must find the number of its own tokens there: a wrong copy, a write into a shared block or a hit on the wrong block
-shows as a wrong number.
+A slot holds a number of all tokens up to it, as keys and values do. A sequence that reads a slot of its table below
+its fill mark must find the number of its own tokens there: a wrong copy, a write into a shared block or a hit on the
+wrong block shows as a wrong number.
 """
 
 from __future__ import annotations
@@ -103,13 +103,16 @@ class Engine:
         done, branch.unacknowledged = branch.unacknowledged, []
         return Item("copies_done", done, lambda results, __: codes(results))
 
-    def _swap(self, _: Words, number: int) -> Item:
-        branch = self.branch(number)
-        rows, branch.canonical = branch.canonical, []
+    def _swap(self, words: Words, number: int) -> Item:
+        """To the canonical blocks it was told of, or to those of ``rows=INDEX:BLOCK,…``."""
+        branch, given = self.branch(number), words.option("rows", "")
+        rows = [tuple(whole(part, "rows=") for part in row.split(":")) for row in given.split(",")] if given else []
+        rows, branch.canonical = (rows, branch.canonical) if rows else (branch.canonical, [])
 
         def told(results: bytes, __: m.Stepped) -> str:
             for (index, block), code in zip(rows, results, strict=True):
-                branch.table[index] = block if code == m.OK else branch.table[index]
+                if code == m.OK:
+                    branch.table[index] = block
             return codes(results)
 
         return Item("swaps", [(number, *row) for row in rows], told)
@@ -139,10 +142,12 @@ class Engine:
         return item
 
     def _seal(self, words: Words, number: int) -> Item:
-        branch = self.branch(number)
+        """``first=`` and ``blocks=``: others than those that are written and not sealed; ``tenant=``: its digests."""
+        branch, tenant = self.branch(number), words.option("tenant", "")
         first = words.number("first", branch.sealed)
         end = first + words.number("blocks", branch.written // self._size - first)
-        digests = chain(branch.key, branch.tokens, self._size)[first * DIGEST_BYTES : end * DIGEST_BYTES]
+        key = _key(tenant) if tenant else branch.key
+        digests = chain(key, branch.tokens, self._size)[first * DIGEST_BYTES : end * DIGEST_BYTES]
 
         def told(results: Sequence[m.Sealed], __: m.Stepped) -> str:
             (reply,) = results
@@ -186,7 +191,7 @@ class Engine:
             tokens(words.option("tokens")),
             words.option("publication", ""),
         )
-        key = salted(domain_key(ROOT_KEY, f"tenant:{tenant}", 1), words.option("salt", ""))
+        key = salted(_key(tenant), words.option("salt", ""))
         digests = chain(key, prompt, self._size)
         item = m.Allocate(
             sequence=number,
@@ -239,6 +244,10 @@ ITEMS: dict[str, Callable[..., Item]] = {
     "extend": Engine._extend,
     "allocate": Engine._allocate,
 }
+
+
+def _key(tenant: str) -> bytes:
+    return domain_key(ROOT_KEY, f"tenant:{tenant}", 1)
 
 
 def _value(branch: Branch, position: int) -> int:

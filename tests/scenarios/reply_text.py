@@ -47,7 +47,7 @@ def ranges(numbers: Iterable[int]) -> str:
     """``0-3,7``."""
     counter = count()
     runs = [list(run) for _, run in groupby(numbers, key=lambda number: number - next(counter))]
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) or "none"
 
 
 def _default(field: Any) -> Any:

@@ -134,17 +134,17 @@ class Scenario:
         return ""
 
     def _administer(self) -> None:
-        self._administration = Administration(self._new_client("operator"), self._unordered)
+        self._administration = Administration(self._new_client("operator", 0), self._unordered)
 
-    def _new_client(self, name: str) -> Client:
+    def _new_client(self, name: str, pid: int) -> Client:
         engine = Engine(name, self._slots, self._kvstore.settings.block_size, self._generation)
-        return Client(name, self._kvstore, engine, ClientProcess(next(self._pids)))
+        return Client(name, self._kvstore, engine, ClientProcess(pid))
 
     def _attach(self, words: Words) -> str:
         """Start processes that attach and are ready; ``name=``: under which name, if not its own."""
         called, refused = words.option("name", ""), []
         for name in words.names("a session"):
-            client = self._new_client(name)
+            client = self._new_client(name, next(self._pids))
             refused.append(client.attach(called or name, self._unordered))
             if not refused[-1]:
                 self._clients[name] = client
@@ -254,7 +254,7 @@ class Scenario:
         return "" if words.verb in UNSAID and set(text.split(",")) <= {"OK", ""} else text
 
     def _wait(self, words: Words) -> str:
-        """For the last block that its allocate was told of, or for a publication; ``again``: the same bytes once more."""
+        """For the last block that its allocate was told of, or a publication; ``again``: the same bytes once more."""
         client, number, name = self._sequence(words)
         publication, priority = words.option("publication", ""), words.number("priority", 0)
         digest = b"" if publication else client.engine.claimed.get(number, b"")[-DIGEST_BYTES:]
