@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.repo.scripts import script
+from tests.support.repository import script
 
 ROOT = Path(__file__).resolve().parents[2]
 quotes: Any = script("quote_scenarios")
