@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
-from tests.support.repository import script
-
 ROOT = Path(__file__).resolve().parents[2]
-quotes: Any = script("quote_scenarios")
+quotes = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "quote_scenarios.py")))
 PAGES = quotes.pages()
 
 
