@@ -1,0 +1,82 @@
+"""Pages lead where they say: links and headings exist, decisions are numbered in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.repo.pages import broken_links, pages_of
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = pages_of(ROOT)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    """Relative links name a file that exists, and a heading of it."""
+    assert broken_links(page) == []
+
+
+def misnumbered(folder: Path) -> list[str]:
+    """Decisions whose number is not that of their place, or whose title bears another one."""
+    found = []
+    for number, page in enumerate(sorted(folder.glob("*.md")), 1):
+        title = page.read_text().splitlines()[0]
+        if not page.name.startswith(f"{number:04}-") or not title.startswith(f"# {number}. "):
+            found.append(page.name)
+    return found
+
+
+def test_decisions_are_numbered_without_holes() -> None:
+    """``docs/adr`` counts from 1, and each title bears the number of its file."""
+    assert list((ROOT / "docs" / "adr").glob("*.md")), "there are decisions"
+    assert misnumbered(ROOT / "docs" / "adr") == []
+
+
+def planted(root: Path) -> Path:
+    """Three decisions and a page, all in order."""
+    adr = root / "adr"
+    adr.mkdir()
+    for number in (1, 2, 3):
+        (adr / f"{number:04}-choice.md").write_text(f"# {number}. A choice\n\n## What it costs\n\n## What it costs\n")
+    page = root / "page.md"
+    page.write_text(
+        "[one](adr/0001-choice.md) [cost](adr/0002-choice.md#what-it-costs-1), [here](#a-page)\n# A `page`\n"
+    )
+    return page
+
+
+def _file(root: Path) -> None:
+    (root / "adr" / "0001-choice.md").rename(root / "adr" / "0001-chosen.md")
+
+
+def _heading(root: Path) -> None:
+    (root / "adr" / "0002-choice.md").write_text("# 2. A choice\n\n## What it costs\n")
+
+
+def _own_heading(root: Path) -> None:
+    (root / "page.md").write_text("[here](#a-page)\n```\n# A page\n```\n")
+
+
+@pytest.mark.parametrize("plant", [_file, _heading, _own_heading])
+def test_each_broken_link_is_seen(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    """A page in order passes; without the file, the heading or the heading outside of code it does not."""
+    page = planted(tmp_path)
+    assert broken_links(page) == []
+    plant(tmp_path)
+    assert len(broken_links(page)) == 1
+
+
+@pytest.mark.parametrize("wrong", ["hole", "title"])
+def test_each_wrong_number_is_seen(tmp_path: Path, wrong: str) -> None:
+    """Decisions in a row pass; a hole or a title with another number does not."""
+    planted(tmp_path)
+    adr = tmp_path / "adr"
+    assert misnumbered(adr) == []
+    if wrong == "hole":
+        (adr / "0002-choice.md").unlink()
+    else:
+        (adr / "0002-choice.md").write_text("# 4. A choice\n")
+    assert misnumbered(adr)
