@@ -22,13 +22,13 @@ from tests.gateway.test_errors import CHAT as CHAT_PATH
 from tests.gateway.test_errors import PLAIN as PLAIN_PATH
 from tests.gateway.test_errors import USER, chat, error_of, plain
 
-PAGE = Path(__file__).parents[2] / "docs" / "parameters.md"
+PAGE = Path(__file__).parents[2] / "docs" / "operate" / "parameters.md"
 ODD = {"no": "default"}  # a value that is nobody's default
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
 def test_the_page_is_made_of_the_table() -> None:
-    """``python -m quire_services.gateway.openai.parameters_page > docs/parameters.md`` changes nothing."""
+    """``python -m quire_services.gateway.openai.parameters_page > docs/operate/parameters.md`` changes nothing."""
     assert PAGE.read_text() == page()
 
 

@@ -4,7 +4,7 @@ A parameter is *served*; or *accepted* without effect, because it cannot change 
 its value is one that changes nothing. An answer that silently ignores what was asked would be a wrong answer. A field
 that is in no table is ignored: clients send new ones before servers know them.
 
-``docs/parameters.md`` is this table (``parameters_page`` prints it). A parameter that is served is a
+``docs/operate/parameters.md`` is this table (``parameters_page`` prints it). A parameter that is served is a
 field of the body of its API (``openai_types``), where its type and range are checked.
 """
 

@@ -1,4 +1,4 @@
-"""The page of all parameters, ``docs/parameters.md``: run as a module, this prints it."""
+"""The page of all parameters, ``docs/operate/parameters.md``: run as a module, this prints it."""
 
 from __future__ import annotations
 
