@@ -50,6 +50,13 @@ def anchors_of(page: Path) -> set[str]:
     return found
 
 
+def has_anchor(target: Path, anchor: str) -> bool:
+    """Whether a page has such a heading, or a file of code such a line (``L12``)."""
+    if target.suffix == ".md":
+        return anchor in anchors_of(target)
+    return re.fullmatch(r"L[1-9]\d*", anchor) is not None and int(anchor[1:]) <= len(target.read_text().splitlines())
+
+
 def target_of(page: Path, link: str) -> tuple[Path, str]:
     """The file that a link leads to, and the heading in it."""
     path, _, anchor = link.partition("#")
@@ -61,7 +68,7 @@ def broken_links(page: Path) -> list[str]:
     found = []
     for link in links_of(page):
         target, anchor = target_of(page, link)
-        if not target.exists() or (anchor and anchor not in anchors_of(target)):
+        if not target.exists() or (anchor and not has_anchor(target, anchor)):
             found.append(link)
     return found
 
