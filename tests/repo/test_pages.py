@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.repo.pages import broken_links, pages_of
+from tests.repo.pages import broken_links, pages_of, within
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = pages_of(ROOT)
@@ -17,6 +17,12 @@ PAGES = pages_of(ROOT)
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     """Relative links name a file that exists, and a heading of it."""
     assert broken_links(page) == []
+
+
+def test_every_page_is_two_links_from_the_readme() -> None:
+    """All of ``docs``."""
+    near = within(ROOT / "README.md", 2)
+    assert [str(page.relative_to(ROOT)) for page in PAGES if "docs" in page.parts and page not in near] == []
 
 
 def misnumbered(folder: Path) -> list[str]:
@@ -67,6 +73,14 @@ def test_each_broken_link_is_seen(tmp_path: Path, plant: Callable[[Path], None])
     assert broken_links(page) == []
     plant(tmp_path)
     assert len(broken_links(page)) == 1
+
+
+def test_a_page_that_is_too_far_is_seen(tmp_path: Path) -> None:
+    """Links are counted, and a page that none leads to is reached by no number of them."""
+    for name, links in {"a": "[b](b.md)", "b": "[c](c.md#top) [a](a.md)", "c": "", "lost": "[a](a.md)"}.items():
+        (tmp_path / f"{name}.md").write_text(links)
+    near = [{page.stem for page in within(tmp_path / "a.md", hops)} for hops in range(4)]
+    assert near == [{"a"}, {"a", "b"}, {"a", "b", "c"}, {"a", "b", "c"}]
 
 
 @pytest.mark.parametrize("wrong", ["hole", "title"])
