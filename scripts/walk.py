@@ -4,7 +4,7 @@
     python scripts/walk.py --check    says which are wrong, and changes nothing
 
 An answer is a link, [`pool.py:120 def release`](../../kvstore/quire_kvstore/blocks/pool.py#L120): a file, a number, and
-how that line begins. The beginning must be that of one line of the file alone.
+how that line begins. The beginning must be that of one line of the file alone. An answer stands on one line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "parts" / "walk.md"
-ANSWER = re.compile(r"\[`([^`:\s]+):\d+ ([^`]+)`\]\(([^)#\s]+)#L\d+\)")
+ANSWER = re.compile(r"\[`([^`:\s]+):\d+ ([^`\n]+)`\]\(([^)#\s]+)#L\d+\)")
 
 
 class Lost(Exception):

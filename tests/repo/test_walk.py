@@ -17,6 +17,7 @@ def test_each_answer_names_the_line_that_is_there() -> None:
     """Else: ``python scripts/walk.py``."""
     text = walk.PAGE.read_text()
     assert walk.refreshed(text, walk.PAGE.parent) == text
+    assert len(walk.ANSWER.findall(text)) == text.count("#L"), "an answer is on one line"
 
 
 def test_each_question_has_an_answer() -> None:
