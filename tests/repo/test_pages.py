@@ -25,6 +25,13 @@ def test_every_page_is_two_links_from_the_readme() -> None:
     assert [str(page.relative_to(ROOT)) for page in PAGES if "docs" in page.parts and page not in near] == []
 
 
+def test_the_first_screen_says_what_it_is_and_what_runs_where() -> None:
+    """Before line 40 of the README: one picture, two commands, and what has run on a CPU and on a GPU."""
+    screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
+    wanted = ("kvstore ---", "make demo", "make test", "| CPU | measured", "| GPU | compiled", "not yet run on a GPU")
+    assert [words for words in wanted if words not in screen] == []
+
+
 def misnumbered(folder: Path) -> list[str]:
     """Decisions whose number is not that of their place, or whose title bears another one."""
     found = []

@@ -17,7 +17,7 @@ from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sharing import claims
 from quire_proto.gateway_link import Generate, Outputs
 from quire_proto.messages import Step
-from quire_proto.op_table import ALLOCATE, STEP
+from quire_proto.op_table import ALLOCATE, FORK, STEP
 from quire_proto.wire.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +68,12 @@ def test_a_request_speaks_the_words_of_the_wire() -> None:
     assert set(parts) <= fields(Step)
     words = (*parts, ALLOCATE.name, STEP.name, Generate.__name__, Outputs.__name__)
     assert missing(picture(CONCEPTS / "request.md"), words) == []
+
+
+def test_a_fork_speaks_the_words_of_the_wire() -> None:
+    """Its op, and the field in which a copy is acknowledged."""
+    assert "copies_done" in fields(Step)
+    assert missing(picture(CONCEPTS / "forks.md"), (FORK.name, "copies_done")) == []
 
 
 def test_the_arena_is_drawn_to_scale() -> None:
