@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -13,11 +13,16 @@ CODE = re.compile(r"`[^`]*`")
 HEADING = re.compile(r"#{1,6} +(.*)")
 
 
-def pages_of(root: Path) -> list[Path]:
-    """Every page under version control, or about to be."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*.md"]
+def files_of(root: Path) -> list[str]:
+    """Every file under version control, or about to be."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(command, cwd=root, capture_output=True, check=True, text=True).stdout.split("\0")
-    return sorted(root / name for name in names if name and (root / name).is_file())
+    return sorted(name for name in names if name and (root / name).is_file())
+
+
+def pages_of(root: Path) -> list[Path]:
+    """Every page of the project."""
+    return [root / name for name in files_of(root) if name.endswith(".md")]
 
 
 def prose(page: Path) -> Iterator[str]:
@@ -34,6 +39,22 @@ def links_of(page: Path) -> list[str]:
     """Relative targets that a page links to, as they stand there."""
     found = [target for line in prose(page) for target in LINK.findall(CODE.sub("", line))]
     return [target for target in found if not re.match(r"[a-z]+:", target)]
+
+
+def code_named(page: Path) -> set[str]:
+    """Files and modules of ours that a page names in its prose: ``ops/fork.py``, ``quire_engine.model.graphs``."""
+    spans = [span for line in prose(page) for span in re.findall(r"`([^`]+)`", line)]
+    found = {name for span in spans for name in re.findall(r"(?:^|(?<=\s))[\w./-]+\.(?:py|c)\b", span)}
+    return found | {name for span in spans for name in re.findall(r"\bquire_\w+(?:\.\w+)+", span)}
+
+
+def is_named_rightly(name: str, files: Iterable[str]) -> bool:
+    """Whether a file ends like this path, or lies where this dotted name says; the last part may be a name in it."""
+    if name.endswith((".py", ".c")):
+        return any(f"/{file}".endswith(f"/{name}") for file in files)
+    path = name.replace(".", "/")
+    ends = (f"/{path}.py", f"/{path}/__init__.py", f"/{path.rpartition('/')[0]}.py")
+    return any(f"/{file}".endswith(ends) for file in files)
 
 
 def anchors_of(page: Path) -> set[str]:

@@ -7,16 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.repo.pages import broken_links, pages_of, within
+from tests.repo.pages import broken_links, code_named, files_of, is_named_rightly, pages_of, within
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = pages_of(ROOT)
+PAGES, FILES = pages_of(ROOT), files_of(ROOT)
+PAST = ("CHANGELOG.md", "bench/results/")  # these say what was
+NAMING = [page for page in PAGES if not str(page.relative_to(ROOT)).startswith(PAST)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     """Relative links name a file that exists, and a heading of it."""
     assert broken_links(page) == []
+
+
+@pytest.mark.parametrize("page", NAMING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    """Paths and dotted names of modules, as far as they are said; what was noted once may be gone."""
+    assert [name for name in sorted(code_named(page)) if not is_named_rightly(name, FILES)] == []
 
 
 def test_every_page_is_two_links_from_the_readme() -> None:
@@ -88,6 +96,27 @@ def test_a_page_that_is_too_far_is_seen(tmp_path: Path) -> None:
         (tmp_path / f"{name}.md").write_text(links)
     near = [{page.stem for page in within(tmp_path / "a.md", hops)} for hops in range(4)]
     assert near == [{"a"}, {"a", "b"}, {"a", "b", "c"}, {"a", "b", "c"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("ops/fork.py", True),
+        ("fork.py", True),
+        ("ork.py", False),
+        ("ops/forking.py", False),
+        ("quire_kvstore.ops.fork", True),
+        ("quire_kvstore.ops.fork.fork", True),
+        ("quire_kvstore.ops", True),
+        ("quire_kvstore.forking", False),
+    ],
+)
+def test_a_name_that_is_stale_is_seen(tmp_path: Path, name: str, there: bool) -> None:
+    """Whole parts of a path count; a name in a module is left to the reader."""
+    page = tmp_path / "page.md"
+    page.write_text(f"See `{name}` and `other`.\n")
+    files = ["kvstore/quire_kvstore/ops/__init__.py", "kvstore/quire_kvstore/ops/fork.py"]
+    assert [is_named_rightly(found, files) for found in code_named(page)] == [there]
 
 
 @pytest.mark.parametrize("wrong", ["hole", "title"])
