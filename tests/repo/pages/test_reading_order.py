@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.repo.pages import links_of, target_of
+from tests.repo.pages.links import links_of, target_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "kvstore" / "README.md"
 MOST_LINES = 2000
 SECTIONS = re.compile(r"sections (\d+) to (\d+)")

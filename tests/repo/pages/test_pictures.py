@@ -20,7 +20,7 @@ from quire_proto.messages import Step
 from quire_proto.op_table import ALLOCATE, FORK, STEP
 from quire_proto.wire.layout import Layout
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONCEPTS = ROOT / "docs" / "concepts"
 KILLED = "killed engine: its blocks are back"
 
