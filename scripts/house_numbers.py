@@ -2,9 +2,10 @@
 
     python scripts/house_numbers.py [--json] [ROOT]
 
-For each package: floors (the longest chain of imports between its top-level parts, where a part is a folder or a
-single module; type-only imports count, imports inside functions too), cycles between modules, the fullest folder, the
-longest file, public names that two modules define, and files named by a present participle.
+For each package, and for the benches: floors (the longest chain of imports between its top-level parts, where a part
+is a folder or a single module; type-only imports count, imports inside functions too), cycles between modules, the
+fullest folder, the longest file, public names that two modules define, files named by a present participle, modules
+that nothing uses, and folders that say nowhere what they hold. ROOT may be a tree of another time, flat ones included.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -25,11 +27,17 @@ PACKAGES = {
     "quire_kernels": "kernels",
     "quire_engine": "engine",
     "quire_services": "services",
+    "bench": "",
 }
 # Nouns of the field that end like a participle.
 NOUNS = frozenset({"mapping", "tiling", "scheduling", "sharing", "sampling", "string", "routing", "ring", "tuning"})
-# Every process has one of these, and each is asked for by its module.
-SAME_EVERYWHERE = frozenset({"main"})
+# Names that many modules define on purpose: an entry, a module's logger, and the two functions of every bench.
+SHARED_NAMES = frozenset({"main", "log"})
+BENCH_NAMES = frozenset({"main", "run", "add_arguments"})
+# What nothing but tests is meant to use: the kernels are held against it.
+FOR_TESTS = frozenset({"quire_kernels.reference"})
+# What may use a module of a package. Tests are left out: what only they use is dead.
+USERS = (*(folder for folder in PACKAGES.values() if folder), "bench", "examples", "scripts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +49,29 @@ class House:
     floors: int
     module_floors: int
     cycles: list[list[str]]
-    fullest_folder: tuple[str, int]
+    folders: dict[str, int]
     longest_file: tuple[str, int]
     duplicates: dict[str, list[str]]
     participles: list[str]
+    unused: list[str]
+    undescribed: list[str]
+
+
+@cache
+def parsed(text: str) -> ast.Module:
+    """The tree of a source text; each is read for several figures."""
+    return ast.parse(text)
+
+
+@cache
+def references(text: str) -> list[ast.Import | ast.ImportFrom | ast.Constant]:
+    """Imports of a source text, wherever they are, and its strings."""
+    return [
+        node
+        for node in ast.walk(parsed(text))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+    ]
 
 
 def modules_of(root: Path, package: str) -> dict[str, Path]:
@@ -62,7 +89,7 @@ def imports_of(module: str, path: Path, known: Iterable[str]) -> set[str]:
     names = set(known)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in references(path.read_text()):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -123,7 +150,7 @@ def by_part(graph: dict[str, set[str]]) -> dict[str, set[str]]:
 
 def public_names(path: Path) -> Iterator[str]:
     """Names that a module defines for others: classes, functions and assignments at its top level."""
-    for node in ast.parse(path.read_text()).body:
+    for node in parsed(path.read_text()).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name
         elif isinstance(node, ast.Assign):
@@ -132,12 +159,13 @@ def public_names(path: Path) -> Iterator[str]:
             yield node.target.id
 
 
-def duplicates_of(modules: dict[str, Path]) -> dict[str, list[str]]:
-    """Public names that two modules or more define: name -> modules. ``log`` and the like are nobody's names."""
+def duplicates_of(package: str, modules: dict[str, Path]) -> dict[str, list[str]]:
+    """Public names that two modules or more define: name -> modules."""
+    shared = BENCH_NAMES if package == "bench" else SHARED_NAMES
     owners: dict[str, set[str]] = defaultdict(set)
     for module, path in modules.items():
         for name in public_names(path):
-            if not name.startswith("_") and name not in SAME_EVERYWHERE and name != "log":
+            if not name.startswith("_") and name not in shared:
                 owners[name].add(module)
     return {name: sorted(where) for name, where in sorted(owners.items()) if len(where) > 1}
 
@@ -146,6 +174,50 @@ def is_participle(path: Path) -> bool:
     """Whether a file is named by something that is being done."""
     words = path.stem.split("_")
     return any(word.endswith("ing") and word not in NOUNS for word in words)
+
+
+def unused_of(root: Path, modules: dict[str, Path]) -> list[str]:
+    """Modules that no other imports or names in a string, and that cannot be run."""
+    used: set[str] = set()
+    names: set[str] = set()
+    for folder in USERS:
+        for path in sorted((root / folder).rglob("*.py")):
+            own = next((name for name, file in modules.items() if file == path), "")
+            used |= imports_of(own, path, modules)
+            names |= {name for name in words_of(path) if name != own}
+    entries = {name for name, path in modules.items() if is_entry(name, path)}
+    return sorted(set(modules) - used - names - entries - FOR_TESTS)
+
+
+def is_entry(module: str, path: Path) -> bool:
+    """Whether a module is a face or can be run; a bench is found by its name in the folder of its kind."""
+    text = path.read_text()
+    return (
+        path.name in ("__init__.py", "__main__.py")
+        or '__name__ == "__main__"' in text
+        or (module.startswith("bench.") and not {"main", "add_arguments"}.isdisjoint(public_names(path)))
+    )
+
+
+def words_of(path: Path) -> Iterator[str]:
+    """Strings of a module that may name another one, as in a table of commands."""
+    for node in references(path.read_text()):
+        if isinstance(node, ast.Constant):
+            yield str(node.value)
+
+
+def undescribed_of(root: Path, modules: dict[str, Path]) -> list[str]:
+    """Folders of modules with neither a docstring in ``__init__.py`` nor a page."""
+    folders = {path.parent for path in modules.values()}
+    return sorted(str(folder.relative_to(root)) for folder in folders if not describes(folder))
+
+
+def describes(folder: Path) -> bool:
+    """Whether a folder says what it holds."""
+    face = folder / "__init__.py"
+    return (folder / "README.md").exists() or (
+        face.exists() and ast.get_docstring(parsed(face.read_text())) is not None
+    )
 
 
 def house_of(root: Path, package: str) -> House:
@@ -160,10 +232,12 @@ def house_of(root: Path, package: str) -> House:
         height(by_part(graph)),
         height(graph),
         components(graph),
-        folders.most_common(1)[0],
+        dict(folders.most_common()),
         max(lengths.items(), key=lambda entry: entry[1]),
-        duplicates_of(modules),
+        duplicates_of(package, modules),
         [str(path.relative_to(root)) for path in modules.values() if is_participle(path)],
+        unused_of(root, modules),
+        undescribed_of(root, modules),
     )
 
 
@@ -184,7 +258,7 @@ def main(argv: list[str]) -> int:
     for house in houses:
         print(
             f"{house.package:<16}{house.modules:>8}{house.floors or '-':>7}{house.module_floors or '-':>11}"
-            f"{len(house.cycles):>7}{house.fullest_folder[1]:>7}{house.longest_file[1]:>5}"
+            f"{len(house.cycles):>7}{max(house.folders.values()):>7}{house.longest_file[1]:>5}"
             f"{len(house.duplicates):>12}{len(house.participles):>12}"
         )
     return 0
