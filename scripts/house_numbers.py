@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 PACKAGES = {
@@ -129,13 +129,14 @@ def components(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def height(graph: dict[str, set[str]]) -> int:
-    """Nodes of the longest chain; 0 if the graph has a cycle and so no floors."""
+    """Nodes of the longest chain; the nodes of a cycle stand on one floor."""
+    floor_of = {node: node for node in graph} | {node: group[0] for group in components(graph) for node in group}
+    floors: dict[str, set[str]] = defaultdict(set)
+    for node, others in graph.items():
+        floors[floor_of[node]] |= {floor_of[other] for other in others} - {floor_of[node]}
     levels: dict[str, int] = {}
-    try:
-        for node in TopologicalSorter(graph).static_order():
-            levels[node] = 1 + max((levels[other] for other in graph[node]), default=0)
-    except CycleError:
-        return 0
+    for node in TopologicalSorter(floors).static_order():
+        levels[node] = 1 + max((levels[other] for other in floors[node]), default=0)
     return max(levels.values(), default=0)
 
 
@@ -257,7 +258,7 @@ def main(argv: list[str]) -> int:
     )
     for house in houses:
         print(
-            f"{house.package:<16}{house.modules:>8}{house.floors or '-':>7}{house.module_floors or '-':>11}"
+            f"{house.package:<16}{house.modules:>8}{house.floors:>7}{house.module_floors:>11}"
             f"{len(house.cycles):>7}{max(house.folders.values()):>7}{house.longest_file[1]:>5}"
             f"{len(house.duplicates):>12}{len(house.participles):>12}"
         )

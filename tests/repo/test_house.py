@@ -23,7 +23,7 @@ def offences(root: Path, package: str) -> set[str]:
     house = numbers.house_of(root, package)
     found = {
         "cycle": house.cycles,
-        "floors": not 0 < house.floors <= MAX_FLOORS,
+        "floors": house.floors > MAX_FLOORS,
         "folder": [
             folder
             for folder, modules in house.folders.items()
