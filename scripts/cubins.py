@@ -120,17 +120,17 @@ def build(instance: Instance, arch: str) -> tuple[Any, dict[str, Any], dict[str,
     parts = tensor(ROWS, heads, instance.head_dim, dtype=torch.float32), tensor(ROWS, heads, dtype=torch.float32)
     if instance.op == "write_kv":
         new = tensor(KV_HEADS, ROWS, instance.head_dim, dtype=dtype)
-        arguments = write_kv.kernel_arguments(new, new, keys, keys, index(ROWS), scale, scale)
+        arguments = write_kv.write_arguments(new, new, keys, keys, index(ROWS), scale, scale)
         return write_kv._kernel, arguments, {"num_warps": 4}
     if instance.op == "copy":
-        arguments = copy_blocks.kernel_arguments(keys[None, None], index(ROWS, 3), count)
+        arguments = copy_blocks.copy_arguments(keys[None, None], index(ROWS, 3), count)
         return copy_blocks._kernel, arguments, {"num_warps": 4}
     if instance.op == "merge":
         sinks = tensor(heads, dtype=dtype)
         lists = index(ROWS), index(ROWS + 1), index(ROWS)
         return (
             merge_partials._kernel,
-            merge_partials.kernel_arguments(*parts, out, *lists, count, sinks),
+            merge_partials.merge_arguments(*parts, out, *lists, count, sinks),
             {"num_warps": 4},
         )
     launch = launch_for(arch, instance.head_dim, instance.group, kv, instance.op)
@@ -146,7 +146,7 @@ def build(instance: Instance, arch: str) -> tuple[Any, dict[str, Any], dict[str,
         k_scale=scale,
         v_scale=scale,
     )
-    arguments = paged_attention.kernel_arguments(query, keys, keys, work, instance.op, launch, features, out, *parts)
+    arguments = paged_attention.attention_arguments(query, keys, keys, work, instance.op, launch, features, out, *parts)
     return paged_attention._kernel, arguments, launch.options
 
 

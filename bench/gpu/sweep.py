@@ -81,7 +81,7 @@ def milliseconds(plan: AttentionPlan, inputs: Inputs, regime: str, launch: Launc
     grid = (len(tiles.records[regime]), KV_HEADS)
     times = []
     for i in range(REPEATS):
-        arguments: dict[str, Any] = op.kernel_arguments(
+        arguments: dict[str, Any] = op.attention_arguments(
             inputs.query, *inputs.arena[i % LAYERS], work, regime, launch, inputs.features, inputs.out, *parts
         )
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -11,7 +11,12 @@ import torch
 from quire_proto.client.client import KVClient
 from quire_proto.wire.layout import E4M3
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, E4M3: torch.float8_e4m3fn}
+ARENA_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    E4M3: torch.float8_e4m3fn,
+}
 
 
 class ContextPoisoned(Exception):
@@ -28,7 +33,7 @@ def arena_of(client: KVClient) -> torch.Tensor:
         # As bytes first: the array interface knows neither bfloat16 nor fp8.
         flat = torch.as_tensor(memory, device=f"cuda:{memory.device}")
         assert flat.data_ptr() == memory.pointer, "the arena was copied instead of wrapped"
-    return flat.view(DTYPES[layout.dtype]).view(layout.shape(client.num_blocks))
+    return flat.view(ARENA_DTYPES[layout.dtype]).view(layout.shape(client.num_blocks))
 
 
 def gpu_uuid(device: torch.device) -> str:

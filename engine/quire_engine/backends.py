@@ -87,7 +87,7 @@ class Attention:
         return self.backend(arena_of(client), model)
 
 
-def choose(wanted: str) -> Attention:
+def choose_backend(wanted: str) -> Attention:
     """What the setting means on this machine. Raises BackendRefused."""
     assert wanted in (AUTO, CPU, TRITON), wanted
     gpu = torch.cuda.is_available()

@@ -12,7 +12,7 @@ import triton
 
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.triton import TritonAttention
-from quire_engine.backends import CPU, TRITON, Attention, BackendRefused, choose
+from quire_engine.backends import CPU, TRITON, Attention, BackendRefused, choose_backend
 from quire_services.config.settings import Config, Engine, Kvstore, Serve
 from quire_services.stack.processes import Stack
 from tests.kernels.batch import DEVICE
@@ -37,7 +37,7 @@ def test_the_setting_and_the_machine_decide(
     """auto is triton where there is a GPU; the interpreter runs on the host, and only where triton was asked for."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(triton.knobs.runtime, "interpret", interpret)
-    assert choose(wanted) == chosen
+    assert choose_backend(wanted) == chosen
 
 
 def test_triton_without_gpu_and_interpreter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_triton_without_gpu_and_interpreter_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
     with pytest.raises(BackendRefused, match="attention = cpu, or TRITON_INTERPRET=1"):
-        choose("triton")
+        choose_backend("triton")
 
 
 @pytest.mark.parametrize(

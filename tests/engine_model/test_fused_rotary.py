@@ -9,7 +9,7 @@ from transformers.models.llama import modeling_llama
 
 from quire_engine.attention.hook import Step, running
 from quire_engine.model.fused import rotary as fused_rotary
-from quire_engine.model.fused.rotary import NAME, fuse_rotary
+from quire_engine.model.fused.rotary import ROTARY_FUNCTION, fuse_rotary
 from quire_kernels.cpu import host_library
 from tests.compiled import need_host_library
 
@@ -30,10 +30,10 @@ def calls(monkeypatch):
 @pytest.fixture
 def rotate(monkeypatch):
     """The function of llama's modelling file, with ours in front of it."""
-    original = getattr(modeling_llama, NAME)
-    monkeypatch.setattr(modeling_llama, NAME, getattr(original, "before_quire", original))
+    original = getattr(modeling_llama, ROTARY_FUNCTION)
+    monkeypatch.setattr(modeling_llama, ROTARY_FUNCTION, getattr(original, "before_quire", original))
     assert fuse_rotary(modeling_llama.LlamaRMSNorm(32)) == 1
-    return getattr(modeling_llama, NAME)
+    return getattr(modeling_llama, ROTARY_FUNCTION)
 
 
 def problem(width=64, batch=1, dtype=torch.float32):
@@ -70,14 +70,14 @@ def test_others_keep_their_function(rotate, calls):
 def test_replaced_once(rotate):
     """A second model of the same file finds ours there already."""
     assert fuse_rotary(modeling_llama.LlamaRMSNorm(32)) == 1
-    assert getattr(modeling_llama, NAME) is rotate
+    assert getattr(modeling_llama, ROTARY_FUNCTION) is rotate
 
 
 def test_what_rotates_otherwise_is_left_alone():
     """A file whose function turns neighbours, and a model that does not compute in float32, keep what they have."""
-    original = getattr(modeling_cohere, NAME)
+    original = getattr(modeling_cohere, ROTARY_FUNCTION)
     assert fuse_rotary(modeling_cohere.CohereLayerNorm(32)) == 0
-    assert getattr(modeling_cohere, NAME) is original
+    assert getattr(modeling_cohere, ROTARY_FUNCTION) is original
     assert fuse_rotary(modeling_llama.LlamaRMSNorm(32).to(torch.bfloat16)) == 0
 
 
@@ -87,8 +87,10 @@ def test_without_a_compiler_nothing_is_replaced(monkeypatch):
     def missing():
         raise host_library.NoHostLibrary("no compiler")
 
-    original = getattr(getattr(modeling_llama, NAME), "before_quire", getattr(modeling_llama, NAME))
-    monkeypatch.setattr(modeling_llama, NAME, original)
+    original = getattr(
+        getattr(modeling_llama, ROTARY_FUNCTION), "before_quire", getattr(modeling_llama, ROTARY_FUNCTION)
+    )
+    monkeypatch.setattr(modeling_llama, ROTARY_FUNCTION, original)
     monkeypatch.setattr("quire_kernels.cpu.cpu_rotate.load", missing)
     assert fuse_rotary(modeling_llama.LlamaRMSNorm(32)) == 0
-    assert getattr(modeling_llama, NAME) is original
+    assert getattr(modeling_llama, ROTARY_FUNCTION) is original

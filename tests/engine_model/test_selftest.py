@@ -160,7 +160,7 @@ def call_with(model, layout, monkeypatch, **extra):
     """Run the self-test with every attention call given further arguments."""
     right = interface.paged_attention
     monkeypatch.setitem(
-        interface.AttentionInterface._global_mapping, interface.NAME, lambda *a, **k: right(*a, **(k | extra))
+        interface.AttentionInterface._global_mapping, interface.ATTENTION_NAME, lambda *a, **k: right(*a, **(k | extra))
     )
     self_test(model, layout)
 

@@ -101,7 +101,7 @@ def wrong_rope(patch: pytest.MonkeyPatch) -> None:
             key = torch.cat(turned, -1).to(key.dtype)
         return right(module, query, key, *others, **options)
 
-    patch.setitem(interface.AttentionInterface._global_mapping, interface.NAME, attention)
+    patch.setitem(interface.AttentionInterface._global_mapping, interface.ATTENTION_NAME, attention)
 
 
 def wrong_block(patch: pytest.MonkeyPatch) -> None:

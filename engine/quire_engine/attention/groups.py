@@ -48,7 +48,7 @@ READS_SAVED = ReadsSaved()
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class PrefixGroup:
     """Sequences ``members`` (indices into the step) share table entries ``first`` to ``last`` (exclusive)."""
 
     members: IntArray
@@ -69,7 +69,7 @@ class _Tables:
 
 def find_groups(
     tables: list[npt.NDArray[np.int32]], limits: IntArray, rows: IntArray, block_size: int, rule: Rule
-) -> list[Group]:
+) -> list[PrefixGroup]:
     """Groups over the first ``limits[i]`` entries of each table, outer groups before the groups inside them.
 
     A sequence with limit 0 joins no group. ``rows`` are each sequence's query rows.
@@ -80,12 +80,12 @@ def find_groups(
     entries = np.full((len(tables), int(limits.max())), -1, dtype=np.int32)
     for i in candidates:
         entries[i, : limits[i]] = tables[i][: limits[i]]
-    groups: list[Group] = []
+    groups: list[PrefixGroup] = []
     _split(_Tables(entries, limits, rows, block_size, rule), candidates, 0, 0, groups)
     return groups
 
 
-def _split(of: _Tables, members: IntArray, depth: int, level: int, groups: list[Group]) -> None:
+def _split(of: _Tables, members: IntArray, depth: int, level: int, groups: list[PrefixGroup]) -> None:
     """Append the groups among ``members``, whose tables agree below ``depth``, and recurse into each."""
     if level == MAX_LEVELS:
         return
@@ -103,7 +103,7 @@ def _split(of: _Tables, members: IntArray, depth: int, level: int, groups: list[
                 rest, tries = np.delete(rest, reference), tries - 1
                 continue
             chosen, last = found
-            groups.append(Group(rest[chosen], depth, last))
+            groups.append(PrefixGroup(rest[chosen], depth, last))
             _split(of, rest[chosen], last, level + 1, groups)
             rest = rest[~chosen]
 

@@ -24,7 +24,7 @@ from quire_engine.files.architecture import ModelRefused, layer_window
 
 from .plan import AttentionPlan
 
-NAME = "quire_paged"
+ATTENTION_NAME = "quire_paged"
 # Arguments that name what the step knows already; their values change nothing here.
 KNOWN = frozenset({"position_ids", "position_embeddings", "cache_position"})
 
@@ -162,4 +162,4 @@ def _refuse_unknown(layer: int, dropout: float, others: dict[str, Any]) -> None:
             raise ModelRefused(f"layer {layer} asks for {name!r}, which this attention does not know")
 
 
-AttentionInterface.register(NAME, paged_attention)
+AttentionInterface.register(ATTENTION_NAME, paged_attention)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from .groups import READS_SAVED, Group, IntArray, Rule, find_groups
+from .groups import READS_SAVED, IntArray, PrefixGroup, Rule, find_groups
 
 WINDOW_TILE = 128  # query rows per item where a sliding window cuts through a prefill chunk
 
@@ -134,7 +134,7 @@ def _work_items(plan: AttentionPlan, window: int | None, rule: Rule) -> WorkItem
     ends = plan.starts + plan.counts
     inside = np.full(len(ends), True) if window is None else ends <= window
     shared = np.zeros(len(ends), dtype=np.int64)  # tokens of each sequence that group items cover
-    groups: list[Group] = []
+    groups: list[PrefixGroup] = []
     if plan.group:
         limits = np.where(inside, plan.starts // plan.block_size, 0)
         groups = find_groups(plan.tables, limits, plan.counts, plan.block_size, rule)
@@ -175,7 +175,7 @@ def _part(
     return _Part(count, ranges(row, count), table_start, low, high - low, causal)
 
 
-def _group_part(plan: AttentionPlan, found: Group) -> _Part:
+def _group_part(plan: AttentionPlan, found: PrefixGroup) -> _Part:
     """One item: all rows of all members see the shared run, read through the first member's table."""
     counts = plan.counts[found.members]
     start = found.first * plan.block_size

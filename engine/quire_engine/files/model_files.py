@@ -20,7 +20,7 @@ HEAD = 64  # bytes that tell a pointer or a page of HTML from what should be the
 MAX_JSON = 64 << 20
 
 # What a directory without config.json may be instead: a file that gives it away, and what to say of it.
-INSTEAD = (
+FOREIGN_DIRECTORIES = (
     ("adapter_config.json", "a LoRA or other adapter, not a model: merge it into its base model and serve that"),
     ("*.gguf", "a GGUF model: take the checkpoint in safetensors format that it was made from"),
     ("params.json", "a checkpoint in its maker's own format: take the one that transformers reads"),
@@ -47,7 +47,7 @@ def check_directory(directory: Path) -> None:
                 " remove that file if it is merged"
             )
         return
-    for pattern, what in INSTEAD:
+    for pattern, what in FOREIGN_DIRECTORIES:
         if any(Path(name).match(pattern) for name in names):
             raise ModelRefused(f"{directory} holds no config.json: it is {what}")
     if "snapshots" in names:

@@ -24,7 +24,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 UNQUANTISED = "take the checkpoint with the original weights, or dequantise it"
 
 # What a directory without model.safetensors may hold instead.
-INSTEAD = (
+FOREIGN_WEIGHTS = (
     ("adapter_model.safetensors", "only an adapter: merge it into its base model and serve that"),
     ("consolidated*.safetensors", "only weights in their maker's own format: take those that transformers reads"),
     ("model-*-of-*.safetensors", f"its shards need their {INDEX}: download that file too"),
@@ -45,7 +45,7 @@ def check_weights(directory: Path) -> None:
     elif present(directory / INDEX):
         _check_shards(directory)
     else:
-        for pattern, what in INSTEAD:
+        for pattern, what in FOREIGN_WEIGHTS:
             if any(directory.glob(pattern)):
                 raise ModelRefused(f"{directory} holds no {SINGLE}: {what}")
         raise ModelRefused(f"{directory} holds no .safetensors file: download the model's weights")

@@ -28,7 +28,7 @@ from .weights import load_module
 
 __all__ = ["Model", "ModelRefused", "load_model"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Model:
@@ -117,13 +117,13 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
 
     Raises ModelRefused for a model that cannot be served, OSError for files that cannot be read.
     """
-    if dtype not in DTYPES:
-        raise ModelRefused(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    if dtype not in COMPUTE_DTYPES:
+        raise ModelRefused(f"dtype {dtype!r} is none of {', '.join(COMPUTE_DTYPES)}")
     directory = Path(directory)
     config = read_config(directory)
     layers, kv_heads, _ = kv_shape(config)
     scales = KvScales.read(directory, layers, kv_heads)
-    module = load_module(directory, config, DTYPES[dtype], device)
+    module = load_module(directory, config, COMPUTE_DTYPES[dtype], device)
     pack(module)
     fuse(module)
     fuse_rotary(module)

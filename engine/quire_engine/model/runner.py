@@ -27,7 +27,7 @@ from quire_engine.transfer import to_device
 
 from .device_queue import Lane, Pending, lane_of
 from .model import Model
-from .sampler import Choice, Sampled, choose
+from .sampler import Choice, Sampled, choose_tokens
 
 if TYPE_CHECKING:
     from .graphs import DecodeGraphs
@@ -162,7 +162,7 @@ class Runner:
             return None
         if len(where) != len(logits) or (where[1:] <= where[:-1]).any():
             logits = logits[to_device(torch.from_numpy(where), device)]
-        return choose(logits, batch.samples)
+        return choose_tokens(logits, batch.samples)
 
 
 def _batch(work: list[Work], coming: dict[Sequence, int], block_size: int) -> Batch:

@@ -64,7 +64,7 @@ class Choice:
         return out
 
 
-def choose(logits: torch.Tensor, rows: Sequence[SampleRow]) -> Choice:
+def choose_tokens(logits: torch.Tensor, rows: Sequence[SampleRow]) -> Choice:
     """Choose a token for each row of ``logits`` [rows, vocabulary] (float32), without waiting for it."""
     choosable = _without_banned(logits, rows)
     tokens = choosable.argmax(dim=-1)
@@ -79,7 +79,7 @@ def choose(logits: torch.Tensor, rows: Sequence[SampleRow]) -> Choice:
 
 def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
     """:func:`choose`, waited for: ``logits`` on the host."""
-    return choose(logits, rows).read()
+    return choose_tokens(logits, rows).read()
 
 
 def _without_banned(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from quire_engine.attention.hook import NAME
+from quire_engine.attention.hook import ATTENTION_NAME
 from quire_engine.files.refused import ModelRefused, first_line
 from quire_engine.files.weight_files import UNQUANTISED, check_weights, some
 
@@ -46,7 +46,7 @@ def load_module(directory: Path, config: Any, dtype: torch.dtype, device: torch.
             directory,
             config=config,
             dtype=dtype,
-            attn_implementation=NAME,
+            attn_implementation=ATTENTION_NAME,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
@@ -119,7 +119,7 @@ def _class_name(config: Any) -> str:
 def _why(error: Exception, config: Any) -> str:
     """What an exception out of transformers means, in one line."""
     text = first_line(error)
-    if isinstance(error, KeyError) and NAME in text:
+    if isinstance(error, KeyError) and ATTENTION_NAME in text:
         return f"a model of type {config.model_type!r} does not take its attention from AttentionInterface"
     if isinstance(error, ValueError):
         return text

@@ -30,7 +30,7 @@ LOOKAHEAD = 64  # waiting sequences looked at in a step
 
 
 @dataclass(slots=True, eq=False)
-class Group:
+class WaitGroup:
     """Sequences that wait for block ``index``, whose digest is ``digest``, or, without digest, for a publication.
 
     ``asked``: the member that waits at the kvstore; None if a sequence of this engine is computing the block.
@@ -62,8 +62,8 @@ class Waiting:
 
     def __init__(self, memory: Memory, scheduler: Scheduler, wake: Callable[[], None]) -> None:
         self._memory, self._scheduler, self._wake = memory, scheduler, wake
-        self._groups: list[Group] = []
-        self._ended: SimpleQueue[tuple[Group, Waited | QuireError]] = SimpleQueue()
+        self._groups: list[WaitGroup] = []
+        self._ended: SimpleQueue[tuple[WaitGroup, Waited | QuireError]] = SimpleQueue()
 
     def sift(self, quiet: Container[str]) -> dict[int, int]:
         """Look at the sequences that could be admitted now, and set aside those that had better wait.
@@ -95,7 +95,7 @@ class Waiting:
     def begin(self, sequence: Sequence, index: int) -> None:
         """The kvstore says that another sequence is computing blocks up to ``index`` (-1: the publication)."""
         digest = sequence.chain.digests(index, index + 1) if index >= 0 else b""
-        group = Group(digest, index, sequence, [sequence])
+        group = WaitGroup(digest, index, sequence, [sequence])
         self._groups.append(group)
         self._scheduler.set_aside(sequence)
         self._memory.messages += 1
@@ -131,11 +131,11 @@ class Waiting:
         for group in [g for g in self._groups if g.asked is None and g.digest not in self._memory.computing]:
             self._close(group)
 
-    def _end(self, group: Group, answer: Waited | QuireError) -> None:
+    def _end(self, group: WaitGroup, answer: Waited | QuireError) -> None:
         self._ended.put((group, answer))
         self._wake()
 
-    def _close(self, group: Group) -> None:
+    def _close(self, group: WaitGroup) -> None:
         self._groups.remove(group)
         for sequence in group.members:
             self._scheduler.resume(sequence)
@@ -155,7 +155,7 @@ class Waiting:
         self._group_of(owner, sequence, missing).members.append(sequence)
         return True
 
-    def _group_of(self, owner: Sequence, sequence: Sequence, missing: int) -> Group:
+    def _group_of(self, owner: Sequence, sequence: Sequence, missing: int) -> WaitGroup:
         """The group that waits for the last block that a sequence of this engine is computing for this one."""
         chain, computing = sequence.chain, self._memory.computing
         theirs = range(missing, sequence.chain.blocks)
@@ -164,7 +164,7 @@ class Waiting:
         for group in self._groups:
             if group.asked is None and group.digest == digest:
                 return group
-        self._groups.append(Group(digest, end - 1, None))
+        self._groups.append(WaitGroup(digest, end - 1, None))
         return self._groups[-1]
 
     def _first_missing(self, sequence: Sequence, missing: int) -> bytes:

@@ -1,8 +1,8 @@
-"""cpu_call: what the launchers of the two compiled CPU kernels for attention (``cpu_decode``, ``cpu_tiles``) share.
+"""cpu_call: how the compiled CPU kernels are called.
 
-The kernels are called with one pointer to a structure and a number of threads. Both structures have one form: the
-pointers, the 64-bit numbers, then the factor on the scores; and both begin with the same of each. The kernels trust
-addresses blindly, so all tensors are checked here first.
+Each is called with one pointer to a structure and a number of threads. A structure holds the pointers, then 64-bit
+numbers. Those of the two kernels for attention (``cpu_decode``, ``cpu_tiles``) begin with the same of each and end with
+the factor on the scores. The kernels trust addresses blindly, so all their tensors are checked here first.
 """
 
 from __future__ import annotations
@@ -13,31 +13,35 @@ from typing import Any
 import torch
 
 WIDTHS = (16, 32, 48, 64, 80, 96, 128, 256)
-POINTERS = ("query", "keys", "values", "out", "lse", "table")
-NUMBERS = (
+ATTENTION_POINTERS = ("query", "keys", "values", "out", "lse", "table")
+ATTENTION_NUMBERS = (
     "query_kv_stride", "query_group_stride", "query_row_stride", "plane_stride", "out_stride", "out_place_stride",
     "lse_stride", "kv_heads", "group", "width", "block_size", "items",
 )  # fmt: skip
 
 
-def fields(pointers: tuple[str, ...], numbers: tuple[str, ...]) -> list[tuple[str, Any]]:
-    """The beginning of every structure of the C sources: pointers, then 64-bit numbers."""
-    return [*((name, ctypes.c_void_p) for name in pointers), *((name, ctypes.c_int64) for name in numbers)]
-
-
-def structure(pointers: tuple[str, ...], numbers: tuple[str, ...] = ()) -> type[ctypes.Structure]:
-    """The structure of an attention kernel, from the names that follow ``POINTERS`` and ``NUMBERS`` in it."""
+def structure(pointers: tuple[str, ...], numbers: tuple[str, ...], *others: tuple[str, Any]) -> type[ctypes.Structure]:
+    """A structure of the C sources: pointers, 64-bit numbers, and ``others`` with their types."""
 
     class Arguments(ctypes.Structure):
-        _fields_ = [*fields((*POINTERS, *pointers), (*NUMBERS, *numbers)), ("factor", ctypes.c_float)]
+        _fields_ = [
+            *((name, ctypes.c_void_p) for name in pointers),
+            *((name, ctypes.c_int64) for name in numbers),
+            *others,
+        ]
 
     return Arguments
 
 
-def numbers(
+def attention_structure(pointers: tuple[str, ...], numbers: tuple[str, ...] = ()) -> type[ctypes.Structure]:
+    """The structure of an attention kernel, from the names that follow the ``ATTENTION_`` ones in it."""
+    return structure((*ATTENTION_POINTERS, *pointers), (*ATTENTION_NUMBERS, *numbers), ("factor", ctypes.c_float))
+
+
+def attention_numbers(
     query: torch.Tensor, keys: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, items: int
 ) -> tuple[int, ...]:
-    """The values of ``NUMBERS``, of tensors that ``check_places`` let pass."""
+    """The values of ``ATTENTION_NUMBERS``, of tensors that ``check_places`` let pass."""
     kv_heads, group, _, width = query.shape
     strides = (*query.stride()[:3], keys.stride(0), *out.stride()[:2], lse.stride(0))
     return (*strides, kv_heads, group, width, keys.shape[2], items)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .cpu_call import WIDTHS, check_arrays, check_places, numbers, structure
+from .cpu_call import WIDTHS, attention_numbers, attention_structure, check_arrays, check_places
 from .host_library import load
 
-_Arguments = structure(("row", "table_start", "kv_start", "kv_len", "place"))  # decode_args of the C source
+_Arguments = attention_structure(("row", "table_start", "kv_start", "kv_len", "place"))  # decode_args of the C source
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def cpu_decode(
     each = (items.row, items.table_start, items.kv_start, items.kv_len, items.place)
     check_arrays(each, (items.table,))
     pointed = (query, keys, values, out, lse, items.table, *each)
-    counted = numbers(query, keys, out, lse, len(items.row))
+    counted = attention_numbers(query, keys, out, lse, len(items.row))
     arguments = _Arguments(*(x.data_ptr() for x in pointed), *counted, scale * math.log2(math.e))
     load().quire_cpu_decode(ctypes.byref(arguments), ctypes.c_int64(threads))
 

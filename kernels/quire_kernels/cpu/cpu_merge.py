@@ -11,15 +11,14 @@ import math
 
 import torch
 
-from .cpu_call import WIDTHS, fields
+from .cpu_call import WIDTHS, structure
 from .host_library import load
 
-POINTERS = ("out", "lse", "sinks", "index", "result")
-NUMBERS = ("out_stride", "lse_stride", "kv_heads", "group", "width", "rows", "most", "places")
-
-
-class _Arguments(ctypes.Structure):  # merge_args of the C source
-    _fields_ = fields(POINTERS, NUMBERS)
+# merge_args of the C source
+_Arguments = structure(
+    ("out", "lse", "sinks", "index", "result"),
+    ("out_stride", "lse_stride", "kv_heads", "group", "width", "rows", "most", "places"),
+)
 
 
 def cpu_merge(

@@ -10,16 +10,13 @@ import ctypes
 
 import torch
 
-from .cpu_call import fields
+from .cpu_call import structure
 from .host_library import load
 
-POINTERS = ("x", "weight", "result")
-NUMBERS = ("rows", "width")
+# norm_args of the C source
+_Arguments = structure(("x", "weight", "result"), ("rows", "width"))
+
 LANES = 16
-
-
-class _Arguments(ctypes.Structure):  # norm_args of the C source
-    _fields_ = fields(POINTERS, NUMBERS)
 
 
 def cpu_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, threads: int = 1) -> torch.Tensor:

@@ -10,16 +10,13 @@ import ctypes
 
 import torch
 
-from .cpu_call import fields
+from .cpu_call import structure
 from .host_library import load
 
-POINTERS = ("x", "cos", "sin", "result")
-NUMBERS = ("rows", "heads", "width")
+# rotate_args of the C source
+_Arguments = structure(("x", "cos", "sin", "result"), ("rows", "heads", "width"))
+
 PAIR = 32  # two vectors of 16: one of each half
-
-
-class _Arguments(ctypes.Structure):  # rotate_args of the C source
-    _fields_ = fields(POINTERS, NUMBERS)
 
 
 def cpu_rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, threads: int = 1) -> torch.Tensor:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import torch
 
-from .cpu_call import check_arrays, check_places, numbers, structure
+from .cpu_call import attention_numbers, attention_structure, check_arrays, check_places
 from .host_library import load
 
 TILE_ROWS = 48
 # tile_args of the C source
-_Arguments = structure(
+_Arguments = attention_structure(
     ("positions", "rows", "row_ptr", "tile_ptr", "table_start", "kv_start", "kv_len", "causal", "place"), ("window",)
 )
 
@@ -88,7 +88,7 @@ def cpu_tiles(
         query, keys, values, out, lse, items.table, items.positions, items.rows, items.row_ptr, tile_ptr,
         items.table_start, items.kv_start, items.kv_len, items.causal, items.place,
     )  # fmt: skip
-    counted = (*numbers(query, keys, out, lse, len(items.kv_len)), items.window)
+    counted = (*attention_numbers(query, keys, out, lse, len(items.kv_len)), items.window)
     arguments = _Arguments(*(x.data_ptr() for x in pointed), *counted, scale * math.log2(math.e))
     load().quire_cpu_tiles(ctypes.byref(arguments), ctypes.c_int64(threads))
 

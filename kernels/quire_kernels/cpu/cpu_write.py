@@ -10,18 +10,17 @@ import ctypes
 
 import torch
 
-from .cpu_call import fields
+from .cpu_call import structure
 from .host_library import load
 
-POINTERS = ("key", "value", "keys", "values", "slots")
-NUMBERS = (
-    "key_head_stride", "key_row_stride", "value_head_stride", "value_row_stride", "plane_stride",
-    "kv_heads", "width", "rows", "capacity",
+# write_args of the C source
+_Arguments = structure(
+    ("key", "value", "keys", "values", "slots"),
+    (
+        "key_head_stride", "key_row_stride", "value_head_stride", "value_row_stride", "plane_stride",
+        "kv_heads", "width", "rows", "capacity",
+    ),
 )  # fmt: skip
-
-
-class _Arguments(ctypes.Structure):  # write_args of the C source
-    _fields_ = fields(POINTERS, NUMBERS)
 
 
 def cpu_write(

@@ -67,14 +67,14 @@ def copy_blocks(arena: torch.Tensor, copies: torch.Tensor, count: torch.Tensor) 
     Raises:
         ValueError: shapes, dtypes or strides do not fit.
     """
-    arguments = kernel_arguments(arena, copies, count)
+    arguments = copy_arguments(arena, copies, count)
     check_device(arena=arena, copies=copies, count=count)
     layers, kvs, heads = arena.shape[:3]
     if copies.shape[0]:
         _kernel[(copies.shape[0], layers * kvs * heads)](**arguments, num_warps=4)
 
 
-def kernel_arguments(arena: torch.Tensor, copies: torch.Tensor, count: torch.Tensor) -> dict[str, Any]:
+def copy_arguments(arena: torch.Tensor, copies: torch.Tensor, count: torch.Tensor) -> dict[str, Any]:
     """Checked arguments of the kernel, by name."""
     check("arena", arena, (None,) * 6)
     check("copies", copies, (None, 3), torch.int32)

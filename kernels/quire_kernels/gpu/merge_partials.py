@@ -97,13 +97,13 @@ def merge_partials(
     Raises:
         ValueError: shapes, dtypes or strides do not fit.
     """
-    arguments = kernel_arguments(partial_out, partial_lse, out, rows, ptr, places, count, sinks)
+    arguments = merge_arguments(partial_out, partial_lse, out, rows, ptr, places, count, sinks)
     check_device(partial_out=partial_out, partial_lse=partial_lse, out=out, rows=rows, places=places, sinks=sinks)
     if rows.shape[0]:
         _kernel[(rows.shape[0], out.shape[1])](**arguments, num_warps=4)
 
 
-def kernel_arguments(
+def merge_arguments(
     partial_out: torch.Tensor,
     partial_lse: torch.Tensor,
     out: torch.Tensor,

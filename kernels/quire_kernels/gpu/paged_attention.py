@@ -188,7 +188,7 @@ def paged_attention(
     Raises:
         ValueError: shapes, dtypes or strides do not fit.
     """
-    arguments = kernel_arguments(query, keys, values, work, regime, launch, features, out, partial_out, partial_lse)
+    arguments = attention_arguments(query, keys, values, work, regime, launch, features, out, partial_out, partial_lse)
     check_device(query=query, keys=keys, work=work.table, out=out, partial_out=partial_out, sinks=features.sinks)
     capacity, kv_heads = work.tiles[regime].shape[0], keys.shape[0]
     if capacity:
@@ -207,7 +207,7 @@ def _launch(grid: tuple[int, int], arguments: dict[str, Any], launch: Launch) ->
     raise RuntimeError(f"no fall-back of {launch} fits this device")
 
 
-def kernel_arguments(
+def attention_arguments(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,

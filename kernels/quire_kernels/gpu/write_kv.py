@@ -90,13 +90,13 @@ def write_kv(
     Raises:
         ValueError: shapes, dtypes or strides do not fit.
     """
-    arguments = kernel_arguments(key, value, keys, values, slots, k_scale, v_scale)
+    arguments = write_arguments(key, value, keys, values, slots, k_scale, v_scale)
     check_device(key=key, value=value, keys=keys, values=values, slots=slots, k_scale=k_scale, v_scale=v_scale)
     if key.shape[1]:
         _kernel[(triton.cdiv(key.shape[1], TOKENS), key.shape[0])](**arguments, num_warps=4)
 
 
-def kernel_arguments(
+def write_arguments(
     key: torch.Tensor,
     value: torch.Tensor,
     keys: torch.Tensor,

@@ -21,7 +21,7 @@ import structlog
 import torch
 
 from quire_engine.attach import ContextPoisoned, gpu_uuid
-from quire_engine.backends import Attention, BackendRefused, choose
+from quire_engine.backends import Attention, BackendRefused, choose_backend
 from quire_engine.engine import Engine
 from quire_engine.files.layout import layout_of, served_length
 from quire_engine.files.load_progress import watched
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     logs.configure(arguments.name, form=config.serve.log_format)
     torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
     try:
-        attention = choose(config.engine.attention)
+        attention = choose_backend(config.engine.attention)
     except BackendRefused as exc:
         parser.error(f"engine.attention = {config.engine.attention}: {exc}")
     try:

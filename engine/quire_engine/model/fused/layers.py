@@ -21,7 +21,7 @@ from quire_kernels.cpu.host_library import NoHostLibrary
 
 from .linear import PackedLinear
 
-TOLERANCE = 1e-4  # relative to the largest output, of each row
+ROW_TOLERANCE = 1e-4  # relative to the largest output, of each row
 SCALES = (1e-2, 1.0, 30.0)  # of the rows that are tried
 
 
@@ -106,4 +106,4 @@ def _same(layer: torch.nn.Module, candidate: torch.nn.Module, width: int, dtype:
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return False
     error = (got - expected).abs().amax(-1)
-    return bool((error <= TOLERANCE * expected.abs().amax(-1)).all())
+    return bool((error <= ROW_TOLERANCE * expected.abs().amax(-1)).all())

@@ -15,7 +15,7 @@ import structlog
 import torch
 
 log = structlog.get_logger()
-TOLERANCE = 1e-4  # relative to the largest output
+PRODUCT_TOLERANCE = 1e-4  # relative to the largest output
 
 
 class PackedLinear(torch.nn.Module):
@@ -76,7 +76,9 @@ def _works() -> bool:
         log.info("linear_layers_not_packed", reason=str(exc).partition("\n")[0])
         return False
     expected = linear(x)
-    right = got.shape == expected.shape and bool((got - expected).abs().max() <= TOLERANCE * expected.abs().max())
+    right = got.shape == expected.shape and bool(
+        (got - expected).abs().max() <= PRODUCT_TOLERANCE * expected.abs().max()
+    )
     if not right:
         log.warning("linear_layers_not_packed", reason="oneDNN gives something else than torch's linear")
     return right

@@ -22,8 +22,8 @@ from quire_engine.attention.hook import in_step
 from quire_kernels.cpu.cpu_rotate import PAIR, cpu_rotate
 from quire_kernels.cpu.host_library import NoHostLibrary
 
-NAME = "apply_rotary_pos_emb"
-TOLERANCE = 1e-5  # relative to values of about 1
+ROTARY_FUNCTION = "apply_rotary_pos_emb"
+ROTATION_TOLERANCE = 1e-5  # relative to values of about 1
 
 Rotation = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
@@ -38,13 +38,13 @@ def fuse_rotary(module: torch.nn.Module) -> int:
 
 
 def _replace(file: ModuleType) -> bool:
-    original: Rotation | None = getattr(file, NAME, None)
+    original: Rotation | None = getattr(file, ROTARY_FUNCTION, None)
     if original is None:
         return False
     if not hasattr(original, "before_quire"):
         if not _same(original):
             return False
-        setattr(file, NAME, _fused(original))
+        setattr(file, ROTARY_FUNCTION, _fused(original))
     return True
 
 
@@ -90,6 +90,6 @@ def _same(original: Rotation) -> bool:
     except (NoHostLibrary, RuntimeError, TypeError, ValueError):  # no compiler; or it takes something else
         return False
     return all(
-        mine.shape == theirs.shape and bool((mine - theirs).abs().max() <= TOLERANCE)
+        mine.shape == theirs.shape and bool((mine - theirs).abs().max() <= ROTATION_TOLERANCE)
         for mine, theirs in zip(got, expected, strict=True)
     )

@@ -25,7 +25,7 @@ import torch
 from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from quire_engine.attention.hook import NAME
+from quire_engine.attention.hook import ATTENTION_NAME
 from quire_engine.files.architecture import ModelRefused
 from quire_engine.model.model import Model
 
@@ -163,7 +163,7 @@ def eager(model: Model, modules: Modules, probe: Probe, cache: DynamicCache, see
             raise
         raise ModelRefused(f"self-test: the model has no eager attention to compare with: {error}") from error
     finally:
-        model.module.set_attn_implementation(NAME)
+        model.module.set_attn_implementation(ATTENTION_NAME)
     return logits[0].float()
 
 

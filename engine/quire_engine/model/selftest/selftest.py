@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from quire_engine.attach import DTYPES
+from quire_engine.attach import ARENA_DTYPES
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.hook import Backend
 from quire_engine.attention.plan import build_plan
@@ -45,7 +45,7 @@ def self_test(model: Model, layout: Layout, over: Callable[[torch.Tensor], Backe
     backend = model.backend
     try:
         probes, blocks = _probes(model, layout.block_size)
-        arena = torch.full(layout.shape(blocks), torch.nan, device=model.device).to(DTYPES[layout.dtype])
+        arena = torch.full(layout.shape(blocks), torch.nan, device=model.device).to(ARENA_DTYPES[layout.dtype])
         model.backend = over(arena)
         modules = _attention_modules(model, layout.block_size)
         expected = reference(model, modules, probes)
