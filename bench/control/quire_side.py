@@ -1,6 +1,6 @@
-"""Our side of ``quire bench control``: the engine's memory over the real socket to a real kvstore.
+"""Our side of ``quire bench control``: the engine's session over the real socket to a real kvstore.
 
-It is driven as the engine's loop drives it: ``Memory`` of ``quire_engine`` collects what became of the sequences and
+It is driven as the engine's loop drives it: ``KvSession`` of ``quire_engine`` collects what became of the sequences and
 says it in one message a step at most. Who gets a token and who needs a block in a decode step is the ``Scheduler``'s to
 say, which the peer's side has no counterpart of. CPU time is that of this whole process and of the kvstore's whole
 process; that of the engine's thread alone stands beside it.
@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from bench.processes.kvprocess import cpu_ns
-from quire_engine.kv.kv_session import Memory
+from quire_engine.kv.kv_session import KvSession
 from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from quire_engine.sequences.sequence import Request, Sequence
 from quire_engine.sequences.work import Work
@@ -38,8 +38,8 @@ class Ours:
     def __init__(self, run_dir: str, kvstore_pid: int) -> None:
         self._run_dir = run_dir
         self._client = KVClient(run_dir, name=f"bench-{os.getpid()}", timeout=30.0, resend=10.0)
-        self.memory = Memory(self._client)
-        self.scheduler = Scheduler(SchedulerLimits(MOST, MOST, self.memory.block_size))
+        self.kv = KvSession(self._client)
+        self.scheduler = Scheduler(SchedulerLimits(MOST, MOST, self.kv.block_size))
         self._kvstore_pid = kvstore_pid
         self._random = random.Random(time.time_ns())
         self._arrivals = 0
@@ -56,42 +56,42 @@ class Ours:
         """The request and its sequence, digests included."""
         self._arrivals += 1
         request = Request.of(Generate(str(self._arrivals), tenant, prompt, Sampling(4096)), frozenset())
-        self.memory.match(request)
-        request.longest = self.memory.longest(request)
-        chain = self.memory.client.chain(tenant, prompt)
+        self.kv.match(request)
+        request.longest = self.kv.longest(request)
+        chain = self.kv.client.chain(tenant, prompt)
         return Sequence(0, request, 0, chain.ids, chain, self._arrivals)
 
     def admit(self, prompts: list[bytes], tenant: str = TENANT) -> list[Sequence]:
         """Build, hash, look up, allocate: one message."""
         sequences = [self.build(prompt, tenant) for prompt in prompts]
-        granted = self.memory.exchange([], sequences)
+        granted = self.kv.exchange([], sequences)
         if len(granted.admitted) != len(sequences):
             raise RuntimeError("the pool is full")
         return sequences
 
     def index(self, sequences: list[Sequence]) -> None:
         """All prompt tokens are computed: fill marks and seals, one message."""
-        self.memory.computed([Work(sequence, sequence.remaining) for sequence in sequences])
-        self.memory.exchange([], [])
-        self.memory.completed(self.memory.step)
+        self.kv.computed([Work(sequence, sequence.remaining) for sequence in sequences])
+        self.kv.exchange([], [])
+        self.kv.completed(self.kv.step)
 
     def step(self, sequences: list[Sequence], token: int) -> None:
         """A decode step: a token for each sequence, the scheduler's choice, its message if there is any."""
         for sequence in sequences:
             sequence.append(token)
         wanted = self.scheduler.plan({}, False)
-        granted = self.memory.exchange(wanted.extends, [], wanted.ahead)
+        granted = self.kv.exchange(wanted.extends, [], wanted.ahead)
         if granted.refused or granted.short_ahead or len(wanted.work) != len(sequences):
             raise RuntimeError("the pool is full")
-        self.memory.computed(wanted.work)
-        self.memory.completed(self.memory.step)
+        self.kv.computed(wanted.work)
+        self.kv.completed(self.kv.step)
 
     def free(self, sequences: list[Sequence]) -> None:
         """Give sequences up: one message."""
         for sequence in sequences:
-            self.memory.finished(sequence)
-        self.memory.completed(self.memory.step)
-        self.memory.exchange([], [])
+            self.kv.finished(sequence)
+        self.kv.completed(self.kv.step)
+        self.kv.exchange([], [])
 
     # --- cases: wall times of single operations (us), CPU time of one (us), messages of one -----------------------
 
@@ -143,7 +143,7 @@ class Ours:
         self.index(made)
         for sequence in made:
             self.scheduler.joined(sequence)
-        self._steps(self.memory.block_size)
+        self._steps(self.kv.block_size)
         return {}
 
     def case_steps(self, steps: int) -> dict[str, Any]:
@@ -169,9 +169,9 @@ class Ours:
 
         def fork(parent: Sequence) -> None:
             branches = [self._branch(parent) for _ in range(children)]
-            self.memory.forked(parent, branches)
-            self.memory.exchange([], [])
-            if self.memory.exchange([(branch, branch.computed + 1) for branch in branches], []).refused:
+            self.kv.forked(parent, branches)
+            self.kv.exchange([], [])
+            if self.kv.exchange([(branch, branch.computed + 1) for branch in branches], []).refused:
                 raise RuntimeError("the pool is full")
             made.extend(branches)
 
@@ -184,7 +184,7 @@ class Ours:
         names = [f"tenant-{i}" for i in range(tenants)]
         for name in names:
             if name not in self._seen_tenants:
-                self._admit_and_free(self.prompt(self.memory.block_size), name)
+                self._admit_and_free(self.prompt(self.kv.block_size), name)
                 self._seen_tenants.add(name)
         chosen = [(self.prompt(tokens), self._random.choice(names)) for _ in range(repeat)]
         made: list[Sequence] = []
@@ -200,7 +200,7 @@ class Ours:
         """Fill a pool of ``blocks`` with cached blocks."""
         most = max(1, min(1024, blocks // 4))
         for _ in range(-(-blocks // most)):
-            self._admit_and_free(self.prompt(most * self.memory.block_size), TENANT)
+            self._admit_and_free(self.prompt(most * self.kv.block_size), TENANT)
         return {}
 
     def _admit_and_free(self, prompt: bytes, tenant: str) -> None:
@@ -218,7 +218,7 @@ class Ours:
         known = parent.computed
         chain = parent.chain.fork(known)
         return Sequence(
-            self.memory.new_id(),
+            self.kv.new_id(),
             parent.request,
             1,
             chain.ids,
@@ -232,7 +232,7 @@ class Ours:
     def timed(self, operations: list[Callable[[], None]]) -> dict[str, Any]:
         """Run the operations one after the other."""
         walls = []
-        messages = self.memory.messages
+        messages = self.kv.messages
         engine, thread, kvstore = time.process_time_ns(), time.thread_time_ns(), cpu_ns(self._kvstore_pid)
         began_all = time.perf_counter_ns()
         for operation in operations:
@@ -249,7 +249,7 @@ class Ours:
             "engine_cpu_us": engine_us,
             "engine_thread_cpu_us": (time.thread_time_ns() - thread) / 1000 / count,
             "kvstore_cpu_us": kvstore_us,
-            "messages": (self.memory.messages - messages) / count,
+            "messages": (self.kv.messages - messages) / count,
         }
 
 

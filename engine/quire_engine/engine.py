@@ -1,7 +1,7 @@
 """Engine: the loop that turns requests into tokens.
 
 One thread does it all, a step at a time: take what arrived (``intake``), let the scheduler choose, exchange one
-message with the kvstore (``memory``), launch the batch (``runner``), and apply and deliver the tokens of the oldest
+message with the kvstore (``kv``), launch the batch (``runner``), and apply and deliver the tokens of the oldest
 step in flight (``pipeline``, ``outcome``). On a CPU that is the step just launched; on a GPU it is the one before, so
 that planning and the message cost nothing while the device computes. The engine owns nothing that must survive it:
 when its kvstore is lost, every request ends with an error that says so, and it attaches to the next one.
@@ -18,7 +18,7 @@ from functools import partial
 
 import structlog
 
-from quire_engine.kv.kv_session import Memory
+from quire_engine.kv.kv_session import KvSession
 from quire_engine.model.runner import Drawn, Runner
 from quire_engine.scheduling.backoff import EVERYBODY, Quiet
 from quire_engine.scheduling.front import Front
@@ -80,21 +80,21 @@ class Engine:
         self._intake = Intake(self._scheduler, self._outbox, max_model_len, vocab_size, eos_ids)
         self._outcome = Outcome(self._scheduler, self._outbox, self._intake.next_arrival)
         self._step_log, self._max_model_len, self._prefills = step_log, max_model_len, prefill
-        self._memory: Memory | None = None
+        self._kv: KvSession | None = None
         self._quiet = Quiet()
         self._name_taken = 0.0  # since when, monotonic
         self._stopping = False
 
     def load(self) -> Load:
         """The present load, for the gateway; called from the front's thread."""
-        memory = self._memory
-        longest, widest = memory.bounds() if memory else (0, 0)
+        kv = self._kv
+        longest, widest = kv.bounds() if kv else (0, 0)
         return Load(
-            ready=memory is not None and not self._stopping,
+            ready=kv is not None and not self._stopping,
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting) + len(self._scheduler.aside),
             counters={**self._outbox.counters, "preemptions": self._scheduler.preemptions},
-            boot=memory.client.boot if memory else b"",
+            boot=kv.client.boot if kv else b"",
             longest=min(self._max_model_len, longest),
             widest=min(self._max_model_len, widest),
         )
@@ -152,20 +152,20 @@ class Engine:
     def _serve(self, client: KVClient) -> None:
         runner = self._make_runner(client)
         try:
-            self._memory = memory = Memory(client)
-            waiting = self._waiting = Waiting(memory, self._scheduler, self.front.wake)
-            pipeline = Pipeline(memory, runner, partial(self._take_over, memory))
-            prefill = Prefill(self._scheduler, memory, self._max_model_len, self._intake.next_arrival)
+            self._kv = kv = KvSession(client)
+            waiting = self._waiting = Waiting(kv, self._scheduler, self.front.wake)
+            pipeline = Pipeline(kv, runner, partial(self._take_over, kv))
+            prefill = Prefill(self._scheduler, kv, self._max_model_len, self._intake.next_arrival)
             log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
             self.front.report()
             while not self._stopping:
-                self._take_arrivals(0.0 if len(pipeline) else self._idle_s(memory), memory)
+                self._take_arrivals(0.0 if len(pipeline) else self._idle_s(kv), kv)
                 if client.lost.is_set():
                     raise client.lost_reason or QuireError("the session was lost")
                 waiting.resume()
                 if self._prefills:
                     prefill.attend()
-                self._step(memory, pipeline)
+                self._step(kv, pipeline)
         finally:
             runner.release()  # before the session is closed, which unmaps
         self._end_all("abort", "", "the engine is stopping")
@@ -175,7 +175,7 @@ class Engine:
         log.warning("kvstore_lost", reason=reason)
         self._outbox.counters["kvstores_lost"] += 1
         self._outbox.drop()
-        self._memory = None
+        self._kv = None
         self.front.report()
         self._end_all("error", "kvstore_lost", "the kvstore was lost; send the request again")
 
@@ -192,21 +192,21 @@ class Engine:
                 self._outbox.fail(message.request, message.n, "kvstore_lost", "this engine has no kvstore now")
         self._outbox.flush(self.front)
 
-    def _take_arrivals(self, wait_s: float, memory: Memory) -> None:
+    def _take_arrivals(self, wait_s: float, kv: KvSession) -> None:
         for message in self.front.receive(wait_s):
             if isinstance(message, Generate):
-                self._intake.accept(message, memory)
+                self._intake.accept(message, kv)
             elif isinstance(message, Abort):
-                for sequence in self._intake.abort(message, memory):
+                for sequence in self._intake.abort(message, kv):
                     self._waiting.forget(sequence)
             else:  # the gateway is gone, and with it everybody who would read an answer
                 for sequence in self._scheduler.clear():
-                    memory.finished(sequence)
+                    kv.finished(sequence)
         self._outbox.flush(self.front)
 
-    def _idle_s(self, memory: Memory) -> float:
+    def _idle_s(self, kv: KvSession) -> float:
         """How long the engine may wait for a message: not at all while there is work."""
-        if self._scheduler.running or memory.pending():
+        if self._scheduler.running or kv.pending():
             return 0.0
         if self._scheduler.waiting:
             return min(IDLE_S, self._quiet.wait(self._scheduler.waiting.tenants(), time.monotonic()))
@@ -214,24 +214,24 @@ class Engine:
 
     # --- a step ------------------------------------------------------------------------------------------------
 
-    def _step(self, memory: Memory, pipeline: Pipeline) -> None:
+    def _step(self, kv: KvSession, pipeline: Pipeline) -> None:
         """Launch a step if there is something to do, then take over the oldest if no more may be in flight."""
-        self._give_slot(memory, pipeline)
+        self._give_slot(kv, pipeline)
         wanted = self._plan()
-        if wanted.work or wanted.admits or (memory.pending() and not len(pipeline)):
-            copies = self._exchange(memory, wanted, pipeline)
-            self._step_log.write(memory, self._scheduler, wanted.work)
+        if wanted.work or wanted.admits or (kv.pending() and not len(pipeline)):
+            copies = self._exchange(kv, wanted, pipeline)
+            self._step_log.write(kv, self._scheduler, wanted.work)
             pipeline.launch(wanted.work, copies)
             pipeline.settle(pipeline.depth - 1)
         else:
             pipeline.settle(max(0, len(pipeline) - 1))
 
-    def _take_over(self, memory: Memory, work: list[Work], drawn: list[Drawn]) -> None:
-        self._outcome.apply(memory, work, drawn)
+    def _take_over(self, kv: KvSession, work: list[Work], drawn: list[Drawn]) -> None:
+        self._outcome.apply(kv, work, drawn)
         self._outbox.counters["steps"] += 1
         self._outbox.flush(self.front)
 
-    def _give_slot(self, memory: Memory, pipeline: Pipeline) -> None:
+    def _give_slot(self, kv: KvSession, pipeline: Pipeline) -> None:
         """Take a slot from a tenant that has more than its portion, if another one waits for its own."""
         quiet = self._quiet.accounts(time.monotonic())
         sequence = None if EVERYBODY in quiet else self._scheduler.giver(quiet)
@@ -239,7 +239,7 @@ class Engine:
             return
         pipeline.settle(0)  # what is preempted must have nothing in flight
         if self._scheduler.slots_left() <= 0 and not sequence.ended and self._scheduler.give_up(sequence):
-            memory.preempted(sequence)
+            kv.preempted(sequence)
 
     def _plan(self) -> Wanted:
         quiet = self._quiet.accounts(time.monotonic())
@@ -247,17 +247,17 @@ class Engine:
         hits = self._waiting.sift(quiet) if may_admit else {}
         return self._scheduler.plan(hits, may_admit, only=hits)
 
-    def _exchange(self, memory: Memory, wanted: Wanted, pipeline: Pipeline) -> list[tuple[int, int, int]]:
+    def _exchange(self, kv: KvSession, wanted: Wanted, pipeline: Pipeline) -> list[tuple[int, int, int]]:
         """Ask the kvstore for what the step needs and fit the step to its answer; returns the copies to do."""
-        before = memory.messages
-        granted = memory.exchange(wanted.extends, wanted.admits, wanted.ahead)
+        before = kv.messages
+        granted = kv.exchange(wanted.extends, wanted.admits, wanted.ahead)
         if granted.short_ahead:
             self._scheduler.short_ahead()
         for sequence, block in granted.claimed:
             self._waiting.begin(sequence, block)
         for number, priority in granted.urgent:
             self._scheduler.inherit(number, priority)
-        self._outbox.counters["messages"] += memory.messages - before
+        self._outbox.counters["messages"] += kv.messages - before
         for sequence in granted.admitted:
             request = sequence.request
             if request.cached_tokens < 0:
@@ -269,23 +269,23 @@ class Engine:
         for sequence in granted.unneeded:
             self._scheduler.remove(sequence)
         for sequence, code, reason in granted.hopeless:
-            self._end_hopeless(memory, wanted, sequence, code, reason)
+            self._end_hopeless(kv, wanted, sequence, code, reason)
         for sequence, account in granted.refused:
             victim = self._scheduler.refused(sequence, wanted, account)
             if victim is not None:
-                memory.preempted(victim)
+                kv.preempted(victim)
         for account, ms in granted.retry_after_ms.items():
             if self._quiet.hush(account, ms, time.monotonic()):
                 log.info("no_space", account=account or "(everybody)", retry_after_ms=ms)
         self._scheduler.decided(wanted)
         return granted.copies
 
-    def _end_hopeless(self, memory: Memory, wanted: Wanted, sequence: Sequence, code: str, reason: str) -> None:
+    def _end_hopeless(self, kv: KvSession, wanted: Wanted, sequence: Sequence, code: str, reason: str) -> None:
         """There is no space for it and never will be; if it ran, its blocks come back."""
         if sequence.ended:
             return  # with the step that was in flight
         wanted.work = [item for item in wanted.work if item.sequence is not sequence]
         self._scheduler.remove(sequence)
-        memory.finished(sequence)
+        kv.finished(sequence)
         self._outbox.end(sequence, "error", code, reason)
         log.info("refused", request=sequence.request.id, reason=reason)

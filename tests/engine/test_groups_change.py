@@ -87,7 +87,7 @@ def test_who_leaves_while_waiting_computes_alone(bench: Bench) -> None:
         assert Listening.retries == 1
         assert cached(bench, "own", [*PROMPT, 9, 9]) == (len(PROMPT) + 1) // 16 * 16  # what it computed itself
         kvstore.join("tenant", "research")
-        known = bench.engine._memory.client.publications  # type: ignore[union-attr]
+        known = bench.engine._kv.client.publications  # type: ignore[union-attr]
         wait_for(
             lambda: known.generation == kvstore.fetch_publications().generation, 20, "a heartbeat brought the news"
         )
@@ -114,7 +114,7 @@ def test_what_is_published_while_a_request_waits_is_found(bench: Bench) -> None:
     with KVReader(bench.run_dir) as kvstore:
         held_up(bench, "meanwhile", [*OTHER, 9])
         kvstore.publish("q", "research", pack(OTHER))
-        client = bench.engine._memory.client  # type: ignore[union-attr]
+        client = bench.engine._kv.client  # type: ignore[union-attr]
         wait_for(lambda: client.publications_stale, 20, "a heartbeat brought the news")
         step_until(lambda: not client.publications_stale, "the engine has the list")
         assert bench.engine.load().waiting, "the request waits still"

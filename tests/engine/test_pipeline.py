@@ -10,7 +10,7 @@ import pytest
 
 from quire_engine.attach import arena_of
 from quire_engine.attention.triton import TritonAttention
-from quire_engine.kv.kv_session import Memory
+from quire_engine.kv.kv_session import KvSession
 from quire_engine.kv.step_grants import Granted
 from quire_engine.model.graphs import DecodeGraphs
 from quire_engine.model.model import Model
@@ -82,14 +82,14 @@ def test_tokens_are_the_same_and_nothing_is_given_up_early(bench: Bench, watch: 
 @pytest.mark.process
 def test_a_release_at_launch_would_be_seen(bench: Bench, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """With completion taken for granted at launch the same load gives blocks up while work still names them."""
-    exchange = Memory.exchange
+    exchange = KvSession.exchange
 
-    def hasty(memory: Memory, *wanted: Any) -> Granted:
-        memory._retire.completed = memory.step
-        return exchange(memory, *wanted)
+    def hasty(kv: KvSession, *wanted: Any) -> Granted:
+        kv._retire.completed = kv.step
+        return exchange(kv, *wanted)
 
-    monkeypatch.setattr(Memory, "exchange", hasty)
-    monkeypatch.setattr(Memory, "completed", lambda *_: None)
+    monkeypatch.setattr(KvSession, "exchange", hasty)
+    monkeypatch.setattr(KvSession, "completed", lambda *_: None)
     bench.ask("stop", words(20, 5), stop_token_ids=pack([bench.reference.greedy(words(20, 5), 4)[3]]))
     bench.end("stop")
     bench.ask("fork", words(40, 9), n=3)

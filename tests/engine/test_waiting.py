@@ -162,14 +162,14 @@ def test_a_goodbye_that_overtook_its_wait_is_said_again(two: Pair, monkeypatch: 
     two.other.ask("asked", PROMPT)
     two.aside(1)
     [asked] = two.other_engine._scheduler.aside
-    memory = two.other_engine._memory
-    assert memory is not None
+    kv = two.other_engine._kv
+    assert kv is not None
     said: list[int] = []
     take_releases = RetireList.take_releases
 
     def lossy(retire: RetireList, held_back: Container[int] = ()) -> list[int]:
         due = take_releases(retire, held_back)
-        if retire is not memory._retire:
+        if retire is not kv._retire:
             return due
         lost = asked.id not in said
         said.extend(due)
@@ -254,9 +254,9 @@ def published(two: Pair, prompt: list[int]) -> None:
     """The gated engine computes a publication of this prompt, and the other one has heard of it."""
     with KVReader(two.run_dir) as operator:
         operator.publish("agent", "public", pack(prompt))
-    memory = two.other_engine._memory
-    assert memory is not None
-    wait_for(lambda: memory.client.publications_stale, 30, "the other engine hears of it")
+    kv = two.other_engine._kv
+    assert kv is not None
+    wait_for(lambda: kv.client.publications_stale, 30, "the other engine hears of it")
     two.until("allocates", 1)
 
 

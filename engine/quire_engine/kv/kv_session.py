@@ -1,4 +1,4 @@
-"""Memory: everything the engine says to the kvstore, as at most one message a step.
+"""KvSession: everything the engine says to the kvstore, as at most one message a step.
 
 Sequences tell it what became of them (computed, forked, finished, preempted); it says fill marks, seals, forks and
 releases in the next message and brings the answers back into the sequences' tables. A reference is given up only
@@ -45,7 +45,7 @@ KNOWN_DIGESTS = 1 << 18
 SCRUB = -1  # in place of a copy's source: zero the target
 
 
-class Memory:
+class KvSession:
     """The session's tables and what is to be said about them.
 
     Attributes:

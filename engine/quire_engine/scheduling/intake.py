@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from itertools import count
 
-from quire_engine.kv.kv_session import Memory
+from quire_engine.kv.kv_session import KvSession
 from quire_engine.sequences.sequence import Request, Sequence
 from quire_proto.gateway_link import Abort, Generate
 
@@ -38,12 +38,12 @@ class Intake:
         """The next place in the order of arrival."""
         return next(self._arrivals)
 
-    def accept(self, message: Generate, memory: Memory) -> None:
+    def accept(self, message: Generate, kv: KvSession) -> None:
         """Queue a request, or refuse it."""
         request = Request.of(message, self._eos_ids)
-        chain = memory.client.chain(request.tenant, request.prompt + message.emitted, request.salt)
-        memory.match(request)
-        request.longest = min(self._max_model_len, memory.longest(request))
+        chain = kv.client.chain(request.tenant, request.prompt + message.emitted, request.salt)
+        kv.match(request)
+        request.longest = min(self._max_model_len, kv.longest(request))
         problem = self._problem(request, chain.ids)
         if problem:
             self._outbox.fail(message.request, message.n, *problem)
@@ -65,7 +65,7 @@ class Intake:
             return "invalid", "max_tokens must be larger than what was emitted already"
         return None
 
-    def abort(self, message: Abort, memory: Memory) -> list[Sequence]:
+    def abort(self, message: Abort, kv: KvSession) -> list[Sequence]:
         """End what the client no longer wants, and return it; its blocks come back."""
         ended = []
         for sequence in self._scheduler.of_request(message.request):
@@ -73,6 +73,6 @@ class Intake:
             request.aborted.update(range(request.n) if message.every else [message.index])
             if not set(sequence.continuations()) - request.aborted:
                 self._scheduler.remove(sequence)
-                memory.finished(sequence)
+                kv.finished(sequence)
                 ended.append(sequence)
         return ended

@@ -5,7 +5,7 @@ where a sequence may go on with a token nobody has seen. When its completion is 
 only then do its fill marks, seals, releases and copy acknowledgements become sayable.
 
 Invariants: steps complete in the order of their launch; no step is launched and no token kept past the lease; what
-ends while steps are in flight keeps its blocks until the last of them is complete (``Memory.finished`` records the
+ends while steps are in flight keeps its blocks until the last of them is complete (``KvSession.finished`` records the
 release with the newest step, ``RetireList`` holds it back).
 """
 
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quire_engine.kv.kv_session import Memory
+from quire_engine.kv.kv_session import KvSession
 from quire_engine.model.runner import Drawn, Launched, Runner
 from quire_engine.sequences.work import Work
 from quire_proto.wire.errors import QuireError
@@ -37,8 +37,8 @@ class Pipeline:
         take_over: called with the work and the tokens of each step when it is complete.
     """
 
-    def __init__(self, memory: Memory, runner: Runner, take_over: Callable[[list[Work], list[Drawn]], None]) -> None:
-        self._memory, self._runner, self._take_over = memory, runner, take_over
+    def __init__(self, kv: KvSession, runner: Runner, take_over: Callable[[list[Work], list[Drawn]], None]) -> None:
+        self._kv, self._runner, self._take_over = kv, runner, take_over
         self._flights: deque[Flight] = deque()
         self.depth = runner.depth
 
@@ -46,14 +46,14 @@ class Pipeline:
         return len(self._flights)
 
     def launch(self, work: list[Work], copies: list[tuple[int, int, int]]) -> None:
-        """Launch the step that the memory has just said its message for. Raises QuireError past the lease."""
+        """Launch the step whose message has just been exchanged. Raises QuireError past the lease."""
         self._check_lease()
         launched = self._runner.launch(work, copies)
         for item in work:
             item.sequence.in_flight += item.count
         for sequence in launched.onward:
             sequence.coming += 1
-        self._flights.append(Flight(self._memory.step, work, launched))
+        self._flights.append(Flight(self._kv.step, work, launched))
 
     def settle(self, leave: int) -> None:
         """Take steps over, waiting for each, until at most ``leave`` are in flight.
@@ -69,9 +69,9 @@ class Pipeline:
             for sequence in flight.launched.onward:
                 sequence.coming -= 1
             self._take_over(flight.work, drawn)
-            self._memory.completed(flight.step)
+            self._kv.completed(flight.step)
 
     def _check_lease(self) -> None:
-        client = self._memory.client
+        client = self._kv.client
         if not client.lease_valid():
             raise client.lost_reason or QuireError("the lease passed during a step")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import structlog
 
-from quire_engine.kv.kv_session import Memory
+from quire_engine.kv.kv_session import KvSession
 from quire_engine.sequences.sequence import BEHIND_ALL, Request, Sequence
 from quire_proto.gateway_link import Sampling
 from quire_proto.messages import Publication
@@ -41,9 +41,9 @@ class Prefill:
     """
 
     def __init__(
-        self, scheduler: Scheduler, memory: Memory, max_model_len: int, next_arrival: Callable[[], int]
+        self, scheduler: Scheduler, kv: KvSession, max_model_len: int, next_arrival: Callable[[], int]
     ) -> None:
-        self._scheduler, self._memory = scheduler, memory
+        self._scheduler, self._kv = scheduler, kv
         self._max_model_len, self._next_arrival = max_model_len, next_arrival
         self._generation = -1
         self._look_at = 0.0
@@ -51,7 +51,7 @@ class Prefill:
 
     def attend(self) -> None:
         """Queue what is pending and not yet queued; asks the kvstore only if the list moved or something is open."""
-        client = self._memory.client
+        client = self._kv.client
         if client.publications_stale:
             client.refresh_publications()
         if client.publications.generation != self._generation:
@@ -88,11 +88,11 @@ class Prefill:
             publication_generation=publication.generation,
             longest=self._max_model_len,
         )
-        return Sequence(0, request, 0, tokens, DomainChain(b"", self._memory.block_size), self._next_arrival())
+        return Sequence(0, request, 0, tokens, DomainChain(b"", self._kv.block_size), self._next_arrival())
 
     def _computed(self, publication: Publication) -> bool:
         """Whether it is ready, or gone."""
         try:
-            return self._memory.client.lookup(publication=publication.id).tokens > 0
+            return self._kv.client.lookup(publication=publication.id).tokens > 0
         except NotFound:
             return True

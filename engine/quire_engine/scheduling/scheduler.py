@@ -9,7 +9,7 @@ turn it is (``shares``), and within a tenant it goes by priority and then arriva
 that has more than its portion gives one up (``slots``). A request with n continuations is admitted when there is one
 slot; for its branches are kept as many as there are, and the other branches wait as sequences of their own.
 
-Whether there is memory only the kvstore can say, and it says so in the same message that allocates. A sequence that
+Whether there is space only the kvstore can say, and it says so in the same message that allocates. A sequence that
 cannot be extended costs another one its blocks (preemption by recompute, ``victim``): that waits at its old place in
 the line, and what it had sealed is found in the cache when it comes back. Holding admissions after that keeps the freed
 blocks for those that lacked them.

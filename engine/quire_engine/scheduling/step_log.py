@@ -13,7 +13,7 @@ from typing import TextIO
 
 import numpy as np
 
-from quire_engine.kv.kv_session import Memory
+from quire_engine.kv.kv_session import KvSession
 from quire_engine.sequences.work import Work
 
 from .scheduler import Scheduler
@@ -25,20 +25,20 @@ class StepLog:
     def __init__(self, path: Path | None) -> None:
         self._file: TextIO | None = path.open("a", buffering=1) if path else None
 
-    def write(self, memory: Memory, scheduler: Scheduler, work: list[Work]) -> None:
+    def write(self, kv: KvSession, scheduler: Scheduler, work: list[Work]) -> None:
         """Log a step when it is about to be launched."""
         if self._file is None:
             return
         decodes = sum(item.sequence.decoding for item in work)
-        held, filled = _slots(scheduler, memory.block_size, work)
+        held, filled = _slots(scheduler, kv.block_size, work)
         line = {
-            "step": memory.step,
+            "step": kv.step,
             "decode_rows": decodes,
             "prefill_rows": len(work) - decodes,
             "prefill_tokens": sum(item.count for item in work if not item.sequence.decoding),
             "running": len(scheduler.running),
             "waiting": len(scheduler.waiting),
-            "messages": memory.messages,
+            "messages": kv.messages,
             "preemptions": scheduler.preemptions,
             "slots_held": held,
             "slots_filled": filled,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from quire_engine.kv.kv_session import Memory
+from quire_engine.kv.kv_session import KvSession
 from quire_engine.model.runner import Drawn
 from quire_engine.model.sampler import Sampled
 from quire_engine.sequences.sequence import Sequence
@@ -32,14 +32,14 @@ class Outcome:
     def __init__(self, scheduler: Scheduler, outbox: Outbox, next_arrival: Callable[[], int]) -> None:
         self._scheduler, self._outbox, self._next_arrival = scheduler, outbox, next_arrival
 
-    def apply(self, memory: Memory, work: list[Work], drawn: list[Drawn]) -> None:
+    def apply(self, kv: KvSession, work: list[Work], drawn: list[Drawn]) -> None:
         """The step's work is complete and these tokens were drawn.
 
         What ended or was aborted since the step was launched counts for nothing.
         """
         counters = self._outbox.counters
         counters["computed_tokens"] += sum([item.count for item in work])
-        memory.computed(work)
+        kv.computed(work)
         wanted = [t for t in drawn if not t.sequence.ended and t.index not in t.sequence.request.aborted]
         counters["generated_tokens"] += len(wanted)
         children: dict[Sequence, list[Sequence]] = {}
@@ -50,22 +50,22 @@ class Outcome:
                 parent.index = token.index
                 if self._advance(parent, token.sampled):
                     self._scheduler.remove(parent)
-                    memory.finished(parent)
+                    kv.finished(parent)
             else:
-                branch = self._branch(parent, token.index, memory)
+                branch = self._branch(parent, token.index, kv)
                 if not self._advance(branch, token.sampled):
                     children[parent].append(branch)
             parent.request.forked = True
         for parent, branches in children.items():
             if branches:
-                self._fork(parent, branches, memory)
+                self._fork(parent, branches, kv)
 
-    def _branch(self, parent: Sequence, index: int, memory: Memory) -> Sequence:
+    def _branch(self, parent: Sequence, index: int, kv: KvSession) -> Sequence:
         """A child of ``parent`` at all it has computed, before the parent's own next token."""
         known = parent.computed
         chain = parent.chain.fork(known)
         return Sequence(
-            memory.new_id(),
+            kv.new_id(),
             parent.request,
             index,
             chain.ids,
@@ -76,11 +76,11 @@ class Outcome:
             sealed=parent.sealed,
         )
 
-    def _fork(self, parent: Sequence, children: list[Sequence], memory: Memory) -> None:
+    def _fork(self, parent: Sequence, children: list[Sequence], kv: KvSession) -> None:
         left = max(0, self._scheduler.slots_left())
         now, later = children[:left], children[left:]
         if now:
-            memory.forked(parent, now)
+            kv.forked(parent, now)
         for child in now:
             self._scheduler.joined(child)
         for child in later:

@@ -18,7 +18,7 @@ from itertools import islice
 from queue import Empty, SimpleQueue
 
 from quire_engine.fairness.slots import branches
-from quire_engine.kv.kv_session import Memory
+from quire_engine.kv.kv_session import KvSession
 from quire_engine.sequences.sequence import Sequence
 from quire_proto.messages import Wait, Waited
 from quire_proto.wire.errors import QuireError
@@ -60,8 +60,8 @@ class Waiting:
         wake: called on another thread when a wait ended.
     """
 
-    def __init__(self, memory: Memory, scheduler: Scheduler, wake: Callable[[], None]) -> None:
-        self._memory, self._scheduler, self._wake = memory, scheduler, wake
+    def __init__(self, kv: KvSession, scheduler: Scheduler, wake: Callable[[], None]) -> None:
+        self._kv, self._scheduler, self._wake = kv, scheduler, wake
         self._groups: list[WaitGroup] = []
         self._ended: SimpleQueue[tuple[WaitGroup, Waited | QuireError]] = SimpleQueue()
 
@@ -79,11 +79,11 @@ class Waiting:
         for sequence in sorted(candidates, key=lambda s: not s.asked):
             if left <= 0:
                 break
-            hit = self._memory.expected_hit(sequence)
-            if sequence.patient and not sequence.asked and self._joins(sequence, hit // self._memory.block_size):
+            hit = self._kv.expected_hit(sequence)
+            if sequence.patient and not sequence.asked and self._joins(sequence, hit // self._kv.block_size):
                 self._scheduler.set_aside(sequence)
                 continue
-            key = self._first_missing(sequence, hit // self._memory.block_size)
+            key = self._first_missing(sequence, hit // self._kv.block_size)
             if sequence.patient and key in first:
                 continue
             if key:
@@ -98,11 +98,11 @@ class Waiting:
         group = WaitGroup(digest, index, sequence, [sequence])
         self._groups.append(group)
         self._scheduler.set_aside(sequence)
-        self._memory.messages += 1
+        self._kv.messages += 1
         request = sequence.request
         publication = "" if digest else request.publication
         wait = Wait(sequence.id, digest, publication, request.priority, request.publication_generation)
-        self._memory.client.begin_wait(wait, WAIT_S, lambda answer: self._end(group, answer))
+        self._kv.client.begin_wait(wait, WAIT_S, lambda answer: self._end(group, answer))
 
     def forget(self, sequence: Sequence) -> None:
         """A sequence that was set aside has ended; those that waited through it ask for themselves."""
@@ -123,12 +123,12 @@ class Waiting:
             state = answer.state if isinstance(answer, Waited) else "deadline"
             if group.asked.ended and state == "yours":
                 # It had ended before its wait reached the kvstore: others wait for what it will not compute.
-                self._memory.forgo(group.asked)
+                self._kv.forgo(group.asked)
             if group in self._groups:
                 # Whoever waited too long computes; who waited with it may wait for that.
                 group.asked.patient = state != "deadline"
                 self._close(group)
-        for group in [g for g in self._groups if g.asked is None and g.digest not in self._memory.computing]:
+        for group in [g for g in self._groups if g.asked is None and g.digest not in self._kv.computing]:
             self._close(group)
 
     def _end(self, group: WaitGroup, answer: Waited | QuireError) -> None:
@@ -148,7 +148,7 @@ class Waiting:
                     return False  # it is more urgent than the wait that was asked for: it asks itself
                 group.members.append(sequence)
                 return True
-        owner = self._memory.computing.get(self._first_missing(sequence, missing))
+        owner = self._kv.computing.get(self._first_missing(sequence, missing))
         if owner is None:
             return False
         owner.inherited = min(owner.inherited, sequence.request.priority)
@@ -157,7 +157,7 @@ class Waiting:
 
     def _group_of(self, owner: Sequence, sequence: Sequence, missing: int) -> WaitGroup:
         """The group that waits for the last block that a sequence of this engine is computing for this one."""
-        chain, computing = sequence.chain, self._memory.computing
+        chain, computing = sequence.chain, self._kv.computing
         theirs = range(missing, sequence.chain.blocks)
         end = missing + bisect_left(theirs, True, key=lambda i: computing.get(chain.digests(i, i + 1)) is not owner)
         digest = chain.digests(end - 1, end)
