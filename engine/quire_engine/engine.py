@@ -250,35 +250,35 @@ class Engine:
     def _exchange(self, kv: KvSession, wanted: Wanted, pipeline: Pipeline) -> list[tuple[int, int, int]]:
         """Ask the kvstore for what the step needs and fit the step to its answer; returns the copies to do."""
         before = kv.messages
-        granted = kv.exchange(wanted.extends, wanted.admits, wanted.ahead)
-        if granted.short_ahead:
+        grants = kv.exchange(wanted.extends, wanted.admits, wanted.ahead)
+        if grants.short_ahead:
             self._scheduler.short_ahead()
-        for sequence, block in granted.claimed:
+        for sequence, block in grants.claimed:
             self._waiting.begin(sequence, block)
-        for number, priority in granted.urgent:
+        for number, priority in grants.urgent:
             self._scheduler.inherit(number, priority)
         self._outbox.counters["messages"] += kv.messages - before
-        for sequence in granted.admitted:
+        for sequence in grants.admitted:
             request = sequence.request
             if request.cached_tokens < 0:
                 request.cached_tokens = min(sequence.computed, len(request.prompt) // 4)
             self._scheduler.admitted(sequence, wanted)
-        if granted.refused or granted.hopeless:
+        if grants.refused or grants.hopeless:
             pipeline.settle(0)  # who gives its blocks up must have nothing in flight
             wanted.work = [item for item in wanted.work if not item.sequence.ended]
-        for sequence in granted.unneeded:
+        for sequence in grants.unneeded:
             self._scheduler.remove(sequence)
-        for sequence, code, reason in granted.hopeless:
+        for sequence, code, reason in grants.hopeless:
             self._end_hopeless(kv, wanted, sequence, code, reason)
-        for sequence, account in granted.refused:
+        for sequence, account in grants.refused:
             victim = self._scheduler.refused(sequence, wanted, account)
             if victim is not None:
                 kv.preempted(victim)
-        for account, ms in granted.retry_after_ms.items():
+        for account, ms in grants.retry_after_ms.items():
             if self._quiet.hush(account, ms, time.monotonic()):
                 log.info("no_space", account=account or "(everybody)", retry_after_ms=ms)
         self._scheduler.decided(wanted)
-        return granted.copies
+        return grants.copies
 
     def _end_hopeless(self, kv: KvSession, wanted: Wanted, sequence: Sequence, code: str, reason: str) -> None:
         """There is no space for it and never will be; if it ran, its blocks come back."""

@@ -11,7 +11,7 @@ import pytest
 from quire_engine.attach import arena_of
 from quire_engine.attention.triton import TritonAttention
 from quire_engine.kv.kv_session import KvSession
-from quire_engine.kv.step_grants import Granted
+from quire_engine.kv.step_grants import StepGrants
 from quire_engine.model.graphs import DecodeGraphs
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner
@@ -84,7 +84,7 @@ def test_a_release_at_launch_would_be_seen(bench: Bench, watch: Watch, monkeypat
     """With completion taken for granted at launch the same load gives blocks up while work still names them."""
     exchange = KvSession.exchange
 
-    def hasty(kv: KvSession, *wanted: Any) -> Granted:
+    def hasty(kv: KvSession, *wanted: Any) -> StepGrants:
         kv._retire.completed = kv.step
         return exchange(kv, *wanted)
 

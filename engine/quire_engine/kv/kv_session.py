@@ -38,7 +38,7 @@ from quire_proto.step.step_builder import StepBuilder, results
 from quire_proto.wire.digests import DIGEST_BYTES, split
 from quire_proto.wire.u32 import unpack, unpack_rows
 
-from .step_grants import Granted
+from .step_grants import StepGrants
 
 Extends = list[tuple[Sequence, int]]
 KNOWN_DIGESTS = 1 << 18
@@ -173,7 +173,7 @@ class KvSession:
 
     # --- the message -------------------------------------------------------------------------------------------
 
-    def exchange(self, extends: Extends, admits: list[Sequence], ahead: Extends | None = None) -> Granted:
+    def exchange(self, extends: Extends, admits: list[Sequence], ahead: Extends | None = None) -> StepGrants:
         """Begin a step: say what is to be said, in one message at most, and take the answers over.
 
         Args:
@@ -182,9 +182,9 @@ class KvSession:
             ahead: sequences that will want the capacity named in a later step, and take no harm if it is not there.
         """
         self.step += 1
-        granted = Granted()
+        grants = StepGrants()
         if not (extends or admits or self.pending()):
-            return granted
+            return grants
         ahead = ahead or []
         self._say_progress()
         for sequence, tokens in (*extends, *ahead):
@@ -194,25 +194,25 @@ class KvSession:
         step = self._builder.build()
         sealing, self._sealing, self._unsaid = self._sealing, {}, False
         if step is None:
-            return granted
+            return grants
         self.messages += 1
         reply = self.client.step(step)
         answers = results(step, reply)
-        granted.urgent = answers.priorities
+        grants.urgent = answers.priorities
         self._apply_seals(step, reply, sealing)
         for sequence, _ in extends:
             if (short := answers.shortages.get(sequence.id)) is not None:
-                granted.refuse(sequence, short)
+                grants.refuse(sequence, short)
             else:
                 sequence.writable = True
-        granted.short_ahead = len(answers.shortages) > len(granted.refused) + len(granted.hopeless)
+        grants.short_ahead = len(answers.shortages) > len(grants.refused) + len(grants.hopeless)
         self._apply_blocks(reply)
-        self._take_copies(reply, granted)
+        self._take_copies(reply, grants)
         if any(answer.code == RETRY for answer in reply.allocates):
             self._renew_publications(reply.publications_generation)
         for sequence in admits:
-            self._apply_allocate(sequence, answers.allocates[sequence.id], granted)
-        return granted
+            self._apply_allocate(sequence, answers.allocates[sequence.id], grants)
+        return grants
 
     def _allocation(self, sequence: Sequence) -> Allocate:
         if not sequence.asked:
@@ -230,7 +230,7 @@ class KvSession:
             list_generation=request.list_generation,
         )
 
-    def _apply_allocate(self, sequence: Sequence, answer: Allocated, granted: Granted) -> None:
+    def _apply_allocate(self, sequence: Sequence, answer: Allocated, grants: StepGrants) -> None:
         sequence.asked = answer.code == CLAIMED
         if answer.code == OK:
             sequence.table = np.frombuffer(answer.blocks, "<u4").astype(np.int32)
@@ -241,17 +241,17 @@ class KvSession:
             self._live[sequence.id] = self._owing[sequence.id] = sequence
             self._learn(split(sequence.chain.digests(0, sequence.sealed)))
             self.computing.update(dict.fromkeys(split(sequence.chain.digests(sequence.sealed)), sequence))
-            self._take_copies(answer, granted)
-            granted.admitted.append(sequence)
+            self._take_copies(answer, grants)
+            grants.admitted.append(sequence)
         elif answer.code == CLAIMED:
             blocks = len(answer.claimed) // DIGEST_BYTES
-            granted.claimed.append((sequence, answer.computed // self.block_size + blocks - 1 if blocks else -1))
+            grants.claimed.append((sequence, answer.computed // self.block_size + blocks - 1 if blocks else -1))
         elif not sequence.request.tenant and answer.code in (CONFLICT, RETRY):
-            granted.unneeded.append(sequence)
+            grants.unneeded.append(sequence)
         elif answer.code == RETRY:
             self.match(sequence.request)
         else:
-            granted.deny(sequence, answer)
+            grants.deny(sequence, answer)
 
     def _renew_publications(self, generation: int) -> None:
         """Fetch the list once for all that were told to match again, if this one is older than the kvstore's."""
@@ -270,11 +270,11 @@ class KvSession:
                 sequence.table = sequence.table.copy()
                 sequence.table[index] = block
 
-    def _take_copies(self, answer: Allocated | Stepped, granted: Granted) -> None:
+    def _take_copies(self, answer: Allocated | Stepped, grants: StepGrants) -> None:
         """Scrubs before copies: the target of a copy may be a block to be scrubbed."""
-        granted.copies += [(SCRUB, block, self.block_size) for block in unpack(answer.scrub)]
+        grants.copies += [(SCRUB, block, self.block_size) for block in unpack(answer.scrub)]
         for copy_id, src, dst, slots in unpack_rows(answer.copies, 4):
-            granted.copies.append((src, dst, slots))
+            grants.copies.append((src, dst, slots))
             self._retire.copy_done(self.step, copy_id)
 
     # --- seals -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Granted: the kvstore's answers to one message, sorted by what the engine does about them."""
+"""StepGrants: the kvstore's answers to one message, sorted by what the engine does about them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIMIT = "limit"  # scope of a shortage that only the tenant's own requests can e
 
 
 @dataclass(slots=True)
-class Granted:
+class StepGrants:
     """Answers of one message.
 
     Attributes:
