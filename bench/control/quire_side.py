@@ -21,7 +21,7 @@ from bench.processes.kvprocess import cpu_ns
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from quire_engine.sequences.sequence import Request, Sequence
-from quire_engine.sequences.work import Work
+from quire_engine.sequences.step_plan import Work
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.wire.u32 import pack

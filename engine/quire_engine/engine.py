@@ -26,12 +26,12 @@ from quire_engine.scheduling.intake import Intake
 from quire_engine.scheduling.outbox import Outbox
 from quire_engine.scheduling.pipeline import Pipeline
 from quire_engine.scheduling.publication_prefill import Prefill
-from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits, Wanted
+from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
 from quire_engine.scheduling.token_output import Outcome
 from quire_engine.scheduling.waiters import Waiting
 from quire_engine.sequences.sequence import Sequence
-from quire_engine.sequences.work import Work
+from quire_engine.sequences.step_plan import StepPlan, Work
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Abort, Generate, Load
 from quire_proto.wire.errors import DeviceFault, LayoutMismatch, LocalError, NameTaken, QuireError
@@ -217,11 +217,11 @@ class Engine:
     def _step(self, kv: KvSession, pipeline: Pipeline) -> None:
         """Launch a step if there is something to do, then take over the oldest if no more may be in flight."""
         self._give_slot(kv, pipeline)
-        wanted = self._plan()
-        if wanted.work or wanted.admits or (kv.pending() and not len(pipeline)):
-            copies = self._exchange(kv, wanted, pipeline)
-            self._step_log.write(kv, self._scheduler, wanted.work)
-            pipeline.launch(wanted.work, copies)
+        plan = self._plan()
+        if plan.work or plan.admits or (kv.pending() and not len(pipeline)):
+            copies = self._exchange(kv, plan, pipeline)
+            self._step_log.write(kv, self._scheduler, plan.work)
+            pipeline.launch(plan.work, copies)
             pipeline.settle(pipeline.depth - 1)
         else:
             pipeline.settle(max(0, len(pipeline) - 1))
@@ -241,16 +241,16 @@ class Engine:
         if self._scheduler.slots_left() <= 0 and not sequence.ended and self._scheduler.give_up(sequence):
             kv.preempted(sequence)
 
-    def _plan(self) -> Wanted:
+    def _plan(self) -> StepPlan:
         quiet = self._quiet.accounts(time.monotonic())
         may_admit = bool(self._scheduler.waiting) and EVERYBODY not in quiet
         hits = self._waiting.sift(quiet) if may_admit else {}
         return self._scheduler.plan(hits, may_admit, only=hits)
 
-    def _exchange(self, kv: KvSession, wanted: Wanted, pipeline: Pipeline) -> list[tuple[int, int, int]]:
+    def _exchange(self, kv: KvSession, plan: StepPlan, pipeline: Pipeline) -> list[tuple[int, int, int]]:
         """Ask the kvstore for what the step needs and fit the step to its answer; returns the copies to do."""
         before = kv.messages
-        grants = kv.exchange(wanted.extends, wanted.admits, wanted.ahead)
+        grants = kv.exchange(plan.extends, plan.admits, plan.ahead)
         if grants.short_ahead:
             self._scheduler.short_ahead()
         for sequence, block in grants.claimed:
@@ -262,29 +262,29 @@ class Engine:
             request = sequence.request
             if request.cached_tokens < 0:
                 request.cached_tokens = min(sequence.computed, len(request.prompt) // 4)
-            self._scheduler.admitted(sequence, wanted)
+            self._scheduler.admitted(sequence, plan)
         if grants.refused or grants.hopeless:
             pipeline.settle(0)  # who gives its blocks up must have nothing in flight
-            wanted.work = [item for item in wanted.work if not item.sequence.ended]
+            plan.work = [item for item in plan.work if not item.sequence.ended]
         for sequence in grants.unneeded:
             self._scheduler.remove(sequence)
         for sequence, code, reason in grants.hopeless:
-            self._end_hopeless(kv, wanted, sequence, code, reason)
+            self._end_hopeless(kv, plan, sequence, code, reason)
         for sequence, account in grants.refused:
-            victim = self._scheduler.refused(sequence, wanted, account)
+            victim = self._scheduler.refused(sequence, plan, account)
             if victim is not None:
                 kv.preempted(victim)
         for account, ms in grants.retry_after_ms.items():
             if self._quiet.hush(account, ms, time.monotonic()):
                 log.info("no_space", account=account or "(everybody)", retry_after_ms=ms)
-        self._scheduler.decided(wanted)
+        self._scheduler.decided(plan)
         return grants.copies
 
-    def _end_hopeless(self, kv: KvSession, wanted: Wanted, sequence: Sequence, code: str, reason: str) -> None:
+    def _end_hopeless(self, kv: KvSession, plan: StepPlan, sequence: Sequence, code: str, reason: str) -> None:
         """There is no space for it and never will be; if it ran, its blocks come back."""
         if sequence.ended:
             return  # with the step that was in flight
-        wanted.work = [item for item in wanted.work if item.sequence is not sequence]
+        plan.work = [item for item in plan.work if item.sequence is not sequence]
         self._scheduler.remove(sequence)
         kv.finished(sequence)
         self._outbox.end(sequence, "error", code, reason)

@@ -18,7 +18,7 @@ from quire_engine.attach import arena_of
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Launched, Runner
-from quire_engine.sequences.work import Work
+from quire_engine.sequences.step_plan import Work
 from quire_proto.client.client import KVClient
 from quire_proto.messages import Step, Stepped
 from quire_proto.wire.u32 import unpack, unpack_rows

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits, Wanted
+from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from quire_engine.sequences.sequence import Sequence
+from quire_engine.sequences.step_plan import StepPlan
 from tests.engine.test_scheduler import sequence
 
 BLOCK = 16
@@ -26,7 +27,7 @@ def batch(prompts: list[int], max_tokens: int) -> tuple[Scheduler, list[Sequence
     return scheduler, made
 
 
-def decode(scheduler: Scheduler, wanted: Wanted) -> None:
+def decode(scheduler: Scheduler, wanted: StepPlan) -> None:
     """Grant what was asked for, compute a token of each sequence, and draw the next."""
     for one, tokens in (*wanted.extends, *wanted.ahead):
         assert -(-tokens // BLOCK) == len(one.table) + 1, "a block at a time"

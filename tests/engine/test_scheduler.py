@@ -6,8 +6,9 @@ from array import array
 
 import numpy as np
 
-from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits, Wanted
+from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from quire_engine.sequences.sequence import Request, Sequence
+from quire_engine.sequences.step_plan import StepPlan
 from quire_proto.gateway_link import Sampling
 from quire_proto.step.token_chain import DomainChain
 from quire_proto.wire.u32 import pack
@@ -25,7 +26,7 @@ def scheduler(**changes: int) -> Scheduler:
     return Scheduler(SchedulerLimits(**{"max_sequences": 8, "max_batch_tokens": 16, "block_size": BLOCK, **changes}))
 
 
-def run(sched: Scheduler, wanted: Wanted) -> None:
+def run(sched: Scheduler, wanted: StepPlan) -> None:
     """Grant all that was wanted, compute it, and let each finished prompt grow by a token."""
     for s, tokens in wanted.extends:
         s.table = np.zeros(-(-tokens // BLOCK), np.int32)

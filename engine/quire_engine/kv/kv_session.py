@@ -20,7 +20,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from quire_engine.sequences.sequence import Request, Sequence
-from quire_engine.sequences.work import Work
+from quire_engine.sequences.step_plan import Work
 from quire_proto.client.client import KVClient
 from quire_proto.messages import (
     CLAIMED,

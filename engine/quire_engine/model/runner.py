@@ -22,7 +22,7 @@ from quire_engine.attention.hook import Backend
 from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_engine.sequences.sample_row import SampleRow
 from quire_engine.sequences.sequence import Sequence
-from quire_engine.sequences.work import Work
+from quire_engine.sequences.step_plan import Work
 from quire_engine.transfer import to_device
 
 from .device_queue import Lane, Pending, lane_of

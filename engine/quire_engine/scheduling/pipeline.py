@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.model.runner import Drawn, Launched, Runner
-from quire_engine.sequences.work import Work
+from quire_engine.sequences.step_plan import Work
 from quire_proto.wire.errors import QuireError
 
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from quire_engine.fairness.lines import Lines, rank
 from quire_engine.fairness.shares import Shares
@@ -36,7 +36,7 @@ from quire_engine.fairness.slots import branches, giver, slots
 from quire_engine.fairness.turns import Turns
 from quire_engine.fairness.victim import victim
 from quire_engine.sequences.sequence import Sequence
-from quire_engine.sequences.work import Work
+from quire_engine.sequences.step_plan import StepPlan, Work
 
 from .steady_batch import SteadyBatch
 
@@ -50,17 +50,6 @@ class SchedulerLimits:
     max_sequences: int
     max_batch_tokens: int
     block_size: int
-
-
-@dataclass(slots=True)
-class Wanted:
-    """What the next step would compute, what it needs from the kvstore for that, and what steps after it will."""
-
-    work: list[Work] = field(default_factory=list)
-    extends: list[tuple[Sequence, int]] = field(default_factory=list)
-    ahead: list[tuple[Sequence, int]] = field(default_factory=list)
-    admits: list[Sequence] = field(default_factory=list)
-    budget_left: int = 0
 
 
 class Scheduler:
@@ -118,7 +107,7 @@ class Scheduler:
         self._preempt(sequence)
         return True
 
-    def plan(self, expected_hit: dict[int, int], may_admit: bool, only: Container[int] | None = None) -> Wanted:
+    def plan(self, expected_hit: dict[int, int], may_admit: bool, only: Container[int] | None = None) -> StepPlan:
         """Choose the work of the next step.
 
         Args:
@@ -126,42 +115,42 @@ class Scheduler:
             may_admit: False while the kvstore asked to be left alone about allocations.
             only: waiting sequences (by arrival number) that may be admitted; None: all.
         """
-        wanted, prompts = self._same_again(), list[Sequence]()
-        if wanted is None:
-            wanted, prompts = self._decodes()
+        plan, prompts = self._same_again(), list[Sequence]()
+        if plan is None:
+            plan, prompts = self._decodes()
         left = self.slots_left() if may_admit and self._may_admit() and self.waiting else 0
         if prompts or left > 0:
-            self._share_out(wanted, prompts, max(0, left), expected_hit, only)
-        return wanted
+            self._share_out(plan, prompts, max(0, left), expected_hit, only)
+        return plan
 
-    def _same_again(self) -> Wanted | None:
+    def _same_again(self) -> StepPlan | None:
         """The work of the step before, if nothing has happened to the batch."""
         needs = self._steady.next(not self._hold) if self._steady else None
         if needs is None:
             return None
         left = self.limits.max_batch_tokens - len(self._again)
-        return Wanted(self._again.copy(), needs.extends, needs.ahead, budget_left=left)
+        return StepPlan(self._again.copy(), needs.extends, needs.ahead, budget_left=left)
 
-    def _decodes(self) -> tuple[Wanted, list[Sequence]]:
+    def _decodes(self) -> tuple[StepPlan, list[Sequence]]:
         """The work of those that decode, and the prompts being computed, by rank. Where the budget is too small for a
         token each, it is shared out as if all were prompts."""
-        wanted = Wanted(budget_left=self.limits.max_batch_tokens)
+        plan = StepPlan(budget_left=self.limits.max_batch_tokens)
         ranked, prompts = sorted(self.running, key=rank), []
-        enough = len(ranked) <= wanted.budget_left
+        enough = len(ranked) <= plan.budget_left
         for sequence in ranked:
             if sequence.remaining == 1 and enough:
-                self._take(wanted, sequence, wanted.budget_left)
+                self._take(plan, sequence, plan.budget_left)
             else:
                 prompts.append(sequence)
         self._steady = None
-        if ranked and not prompts and len(wanted.work) == len(ranked):
-            self._again, self._steady = wanted.work.copy(), SteadyBatch(ranked, self.limits.block_size)
-            wanted.ahead = self._steady.first(not self._hold).ahead
-        return wanted, prompts
+        if ranked and not prompts and len(plan.work) == len(ranked):
+            self._again, self._steady = plan.work.copy(), SteadyBatch(ranked, self.limits.block_size)
+            plan.ahead = self._steady.first(not self._hold).ahead
+        return plan, prompts
 
     def _share_out(
         self,
-        wanted: Wanted,
+        plan: StepPlan,
         prompts: list[Sequence],
         left: int,
         expected_hit: dict[int, int],
@@ -170,11 +159,11 @@ class Scheduler:
         """Spend the budget on prompts in turn, and ``left`` slots. What is for sequences to be admitted stays
         ``budget_left``."""
         turns, started = Turns(self.shares, prompts, self.waiting if left else None), set(prompts)
-        budget = wanted.budget_left
+        budget = plan.budget_left
         while budget > 0 and (sequence := turns.head()) is not None:
             tenant, cost = sequence.request.tenant, 0
             if sequence in started:
-                cost = self._take(wanted, sequence, budget)
+                cost = self._take(plan, sequence, budget)
             elif not left:
                 turns.close(tenant)  # behind its prompts, those that wait for a slot
                 continue
@@ -182,20 +171,20 @@ class Scheduler:
                 sequence.slots = min(branches(sequence), left)
                 left -= sequence.slots
                 cost = max(1, len(sequence.tokens) - expected_hit.get(sequence.arrival, 0))
-                wanted.admits.append(sequence)
+                plan.admits.append(sequence)
             budget -= cost
             turns.next(tenant, cost)
 
-    def _take(self, wanted: Wanted, sequence: Sequence, budget: int) -> int:
+    def _take(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
         """Give a running sequence what it can use of ``budget``; returns how much that is."""
         count = min(sequence.remaining, budget)
         if count == 0:
             return 0
-        wanted.budget_left -= count
-        wanted.work.append(Work(sequence, count))
+        plan.budget_left -= count
+        plan.work.append(Work(sequence, count))
         needed = sequence.launched + count
         if not sequence.writable or needed > len(sequence.table) * self.limits.block_size:
-            wanted.extends.append((sequence, needed))
+            plan.extends.append((sequence, needed))
         return count
 
     def _may_admit(self) -> bool:
@@ -205,27 +194,27 @@ class Scheduler:
         self._hold = 0
         return True
 
-    def admitted(self, sequence: Sequence, wanted: Wanted) -> None:
+    def admitted(self, sequence: Sequence, plan: StepPlan) -> None:
         """The kvstore gave the sequence its table: it joins the batch, in this step if budget is left."""
         self._steady = None
         sequence.favoured = False
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=lambda s: s.arrival)
-        count = min(sequence.remaining, wanted.budget_left)
+        count = min(sequence.remaining, plan.budget_left)
         if count:
-            wanted.budget_left -= count
-            wanted.work.append(Work(sequence, count))
+            plan.budget_left -= count
+            plan.work.append(Work(sequence, count))
 
-    def decided(self, wanted: Wanted) -> None:
+    def decided(self, plan: StepPlan) -> None:
         """The step will be launched as it is, but for what it may do more: prompts get the budget kept for sequences
         that were not admitted. All of it is put to the tenants' accounts."""
-        for item in wanted.work if wanted.admits else ():
+        for item in plan.work if plan.admits else ():
             table = len(item.sequence.table) * self.limits.block_size - item.sequence.launched
-            more = max(0, min(item.sequence.remaining, table, item.count + wanted.budget_left) - item.count)
+            more = max(0, min(item.sequence.remaining, table, item.count + plan.budget_left) - item.count)
             item.count += more
-            wanted.budget_left -= more
+            plan.budget_left -= more
         spent = Counter[str]()
-        for item in wanted.work:
+        for item in plan.work:
             spent[item.sequence.request.tenant] += item.count
         for tenant, tokens in spent.items():
             self.shares.charge(tenant, tokens)
@@ -235,19 +224,19 @@ class Scheduler:
         self._steady = None
         insort(self.running, sequence, key=lambda s: s.arrival)
 
-    def refused(self, sequence: Sequence, wanted: Wanted, account: str = "") -> Sequence | None:
+    def refused(self, sequence: Sequence, plan: StepPlan, account: str = "") -> Sequence | None:
         """No block for ``sequence``: it skips this step, and a victim is preempted and returned.
 
         If the shortage is only one ``account``'s, what others give up is no help: then the victim is the tenant's own.
         None if the sequence itself was preempted as another's victim a moment ago.
         """
         self._steady = None
-        _drop(wanted, sequence)
+        plan.drop(sequence)
         if sequence not in self.running:
             return None
         tenant = sequence.request.tenant
         gives = victim(self.shares, [s for s in self.running if not account or s.request.tenant == tenant])
-        _drop(wanted, gives)
+        plan.drop(gives)
         self._preempt(gives)
         if not account:
             self._hold = HOLD_STEPS
@@ -285,7 +274,3 @@ class Scheduler:
         self.waiting.clear()
         self.running, self.aside, self._hold, self._steady = [], [], 0, None
         return gone
-
-
-def _drop(wanted: Wanted, sequence: Sequence) -> None:
-    wanted.work = [work for work in wanted.work if work.sequence is not sequence]

@@ -14,7 +14,7 @@ from typing import TextIO
 import numpy as np
 
 from quire_engine.kv.kv_session import KvSession
-from quire_engine.sequences.work import Work
+from quire_engine.sequences.step_plan import Work
 
 from .scheduler import Scheduler
 

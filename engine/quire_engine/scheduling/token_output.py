@@ -14,7 +14,7 @@ from quire_engine.kv.kv_session import KvSession
 from quire_engine.model.runner import Drawn
 from quire_engine.model.sampler import Sampled
 from quire_engine.sequences.sequence import Sequence
-from quire_engine.sequences.work import Work
+from quire_engine.sequences.step_plan import Work
 from quire_proto.gateway_link import Output, TokenLogprob
 from quire_proto.wire.u32 import pack
 

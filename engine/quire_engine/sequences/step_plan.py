@@ -1,0 +1,48 @@
+"""StepPlan: what the next step would compute, and what it needs from the kvstore for that.
+
+The scheduler makes it, the session with the kvstore says it (``KvSession.sync``), and the answers change it: the step
+that is launched is what is left of ``work`` then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .sequence import Sequence
+
+Extends = list[tuple[Sequence, int]]
+
+
+@dataclass(slots=True)
+class Work:
+    """``count`` tokens of one sequence in this step."""
+
+    sequence: Sequence
+    count: int
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """One step as the scheduler wants it.
+
+    Attributes:
+        work: what is to be computed, once the answers are known.
+        extends: sequences that compute nothing in this step without the capacity named (tokens).
+        ahead: sequences that will want the capacity named in a later step, and take no harm if it is not there.
+        admits: waiting sequences that want a table.
+        budget_left: tokens of the step's budget that nothing has been given yet; those of ``admits`` come out of it.
+    """
+
+    work: list[Work] = field(default_factory=list)
+    extends: Extends = field(default_factory=list)
+    ahead: Extends = field(default_factory=list)
+    admits: list[Sequence] = field(default_factory=list)
+    budget_left: int = 0
+
+    def drop(self, sequence: Sequence) -> None:
+        """The sequence computes nothing in this step."""
+        self.work = [item for item in self.work if item.sequence is not sequence]
+
+    def drop_ended(self) -> None:
+        """Nor do sequences that have ended since the plan was made."""
+        self.work = [item for item in self.work if not item.sequence.ended]
