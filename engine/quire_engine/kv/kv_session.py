@@ -7,14 +7,10 @@ after the step that may name its blocks has completed (``RetireList``).
 What nobody waits for asks for no message: full blocks of generated tokens are sealed with whatever is said next, and
 the scheduler's looking ahead makes that once in many steps. Blocks of a prompt, which others may wait for, are
 sealed in the step after the one that computed them.
-
-What the cache will probably hold is guessed from the digests this engine has seen sealed: the scheduler admits by
-that guess, the kvstore's answer decides.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable
 
 import numpy as np
@@ -38,10 +34,10 @@ from quire_proto.step.step_builder import StepBuilder, results
 from quire_proto.wire.digests import DIGEST_BYTES, split
 from quire_proto.wire.u32 import unpack, unpack_rows
 
+from .known_digests import KnownDigests
 from .step_grants import StepGrants
 
 Extends = list[tuple[Sequence, int]]
-KNOWN_DIGESTS = 1 << 18
 SCRUB = -1  # in place of a copy's source: zero the target
 
 
@@ -50,13 +46,14 @@ class KvSession:
 
     Attributes:
         messages: messages sent, waits included.
-        computing: by digest, the sequence of this engine that is computing the block.
+        known: what is known of the prefix index without asking.
         step: number of the last step launched (-1: none).
     """
 
     def __init__(self, client: KVClient) -> None:
         self.client = client
         self.block_size = client.block_size
+        self.known = KnownDigests(client.block_size)
         self.messages = 0
         self.step = -1
         self._retire = RetireList()
@@ -65,8 +62,6 @@ class KvSession:
         self._sealing: dict[int, Sequence] = {}
         self._live: dict[int, Sequence] = {}  # those that have a table
         self._owing: dict[int, Sequence] = {}  # of these, those whose prompt is not computed and sealed yet
-        self.computing: dict[bytes, Sequence] = {}
-        self._known: set[bytes] = set()
         self._next_id = 1
 
     # --- what becomes of sequences ---------------------------------------------------------------------------
@@ -112,7 +107,7 @@ class KvSession:
             self._builder.fill(sequence.id, sequence.computed)
             self._owing.pop(sequence.id, None)
             self._retire.release(self.step, sequence.id)
-        self._computes_no_more(sequence)
+        self.known.give_up(sequence)
 
     def forgo(self, sequence: Sequence) -> None:
         """What was waited for, or had become the sequence's to compute, is no more."""
@@ -159,17 +154,6 @@ class KvSession:
         request.publication = found.id if found else ""
         request.publication_generation = found.generation if found else 0
         request.list_generation = self.client.publications.generation
-
-    def expected_hit(self, sequence: Sequence) -> int:
-        """Tokens of a waiting sequence that are probably computed already."""
-        chain = sequence.chain
-        unknown = bisect_left(range(chain.blocks), True, key=lambda i: chain.digests(i, i + 1) not in self._known)
-        return unknown * self.block_size
-
-    def _learn(self, digests: Iterable[bytes]) -> None:
-        if len(self._known) > KNOWN_DIGESTS:
-            self._known.clear()
-        self._known.update(digests)
 
     # --- the message -------------------------------------------------------------------------------------------
 
@@ -239,8 +223,7 @@ class KvSession:
             sequence.writable = sequence.patient = True
             sequence.known = len(sequence.tokens)
             self._live[sequence.id] = self._owing[sequence.id] = sequence
-            self._learn(split(sequence.chain.digests(0, sequence.sealed)))
-            self.computing.update(dict.fromkeys(split(sequence.chain.digests(sequence.sealed)), sequence))
+            self.known.admit(sequence)
             self._take_copies(answer, grants)
             grants.admitted.append(sequence)
         elif answer.code == CLAIMED:
@@ -279,12 +262,6 @@ class KvSession:
 
     # --- seals -------------------------------------------------------------------------------------------------
 
-    def _computes_no_more(self, sequence: Sequence) -> None:
-        promised = min(sequence.known // self.block_size, sequence.chain.blocks)
-        for digest in split(sequence.chain.digests(min(sequence.sealed, promised), promised)):
-            if self.computing.get(digest) is sequence:
-                del self.computing[digest]
-
     def _say_progress(self) -> None:
         """Everything that is full since the last message, and prompts that are complete."""
         size = self.block_size
@@ -316,23 +293,19 @@ class KvSession:
         """What is sealed is known; a canonical block takes the place of its duplicate."""
         known = []
         for seal, answer in zip(step.seals, reply.seals, strict=True):
-            self._forget_computing(split(seal.digests))
+            self.known.settle(split(seal.digests))
             if answer.code == OK:
                 known += split(seal.digests)
                 for index, block in unpack_rows(answer.canonical, 2):
                     self._swap(sealing[seal.sequence], seal.sequence, index, block)
         names = split(step.completed_digests)
-        self._forget_computing(names)
+        self.known.settle(names)
         if any(reply.completed):
             names = [name for name, code in zip(names, reply.completed, strict=True) if code == OK]
         known += names
         for number, index, block in unpack_rows(reply.canonical, 3):
             self._swap(sealing[number], number, index, block)
-        self._learn(known)
-
-    def _forget_computing(self, digests: list[bytes]) -> None:
-        for digest in digests if self.computing else ():
-            self.computing.pop(digest, None)
+        self.known.seal(known)
 
     def _swap(self, sequence: Sequence, number: int, index: int, block: int) -> None:
         """Move to the canonical block: the next step names it, the last one launched still the old one.

@@ -79,7 +79,7 @@ class Waiting:
         for sequence in sorted(candidates, key=lambda s: not s.asked):
             if left <= 0:
                 break
-            hit = self._kv.expected_hit(sequence)
+            hit = self._kv.known.hit(sequence)
             if sequence.patient and not sequence.asked and self._joins(sequence, hit // self._kv.block_size):
                 self._scheduler.set_aside(sequence)
                 continue
@@ -128,7 +128,7 @@ class Waiting:
                 # Whoever waited too long computes; who waited with it may wait for that.
                 group.asked.patient = state != "deadline"
                 self._close(group)
-        for group in [g for g in self._groups if g.asked is None and g.digest not in self._kv.computing]:
+        for group in [g for g in self._groups if g.asked is None and self._kv.known.owner(g.digest) is None]:
             self._close(group)
 
     def _end(self, group: WaitGroup, answer: Waited | QuireError) -> None:
@@ -148,7 +148,7 @@ class Waiting:
                     return False  # it is more urgent than the wait that was asked for: it asks itself
                 group.members.append(sequence)
                 return True
-        owner = self._kv.computing.get(self._first_missing(sequence, missing))
+        owner = self._kv.known.owner(self._first_missing(sequence, missing))
         if owner is None:
             return False
         owner.inherited = min(owner.inherited, sequence.request.priority)
@@ -157,9 +157,9 @@ class Waiting:
 
     def _group_of(self, owner: Sequence, sequence: Sequence, missing: int) -> WaitGroup:
         """The group that waits for the last block that a sequence of this engine is computing for this one."""
-        chain, computing = sequence.chain, self._kv.computing
+        chain, known = sequence.chain, self._kv.known
         theirs = range(missing, sequence.chain.blocks)
-        end = missing + bisect_left(theirs, True, key=lambda i: computing.get(chain.digests(i, i + 1)) is not owner)
+        end = missing + bisect_left(theirs, True, key=lambda i: known.owner(chain.digests(i, i + 1)) is not owner)
         digest = chain.digests(end - 1, end)
         for group in self._groups:
             if group.asked is None and group.digest == digest:
