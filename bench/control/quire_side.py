@@ -19,9 +19,10 @@ from typing import Any
 
 from bench.processes.kvprocess import cpu_ns
 from quire_engine.kv.kv_session import KvSession
+from quire_engine.kv.sequence_limits import longest
 from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from quire_engine.sequences.sequence import Request, Sequence
-from quire_engine.sequences.step_plan import Work
+from quire_engine.sequences.step_plan import StepPlan, Work
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.wire.u32 import pack
@@ -57,22 +58,22 @@ class Ours:
         self._arrivals += 1
         request = Request.of(Generate(str(self._arrivals), tenant, prompt, Sampling(4096)), frozenset())
         self.kv.match(request)
-        request.longest = self.kv.longest(request)
+        request.longest = longest(self.kv.client, request)
         chain = self.kv.client.chain(tenant, prompt)
         return Sequence(0, request, 0, chain.ids, chain, self._arrivals)
 
     def admit(self, prompts: list[bytes], tenant: str = TENANT) -> list[Sequence]:
         """Build, hash, look up, allocate: one message."""
         sequences = [self.build(prompt, tenant) for prompt in prompts]
-        granted = self.kv.exchange([], sequences)
-        if len(granted.admitted) != len(sequences):
+        grants = self.kv.sync(StepPlan(admits=sequences))
+        if len(grants.admitted) != len(sequences):
             raise RuntimeError("the pool is full")
         return sequences
 
     def index(self, sequences: list[Sequence]) -> None:
         """All prompt tokens are computed: fill marks and seals, one message."""
         self.kv.computed([Work(sequence, sequence.remaining) for sequence in sequences])
-        self.kv.exchange([], [])
+        self.kv.sync(StepPlan())
         self.kv.completed(self.kv.step)
 
     def step(self, sequences: list[Sequence], token: int) -> None:
@@ -80,8 +81,8 @@ class Ours:
         for sequence in sequences:
             sequence.append(token)
         wanted = self.scheduler.plan({}, False)
-        granted = self.kv.exchange(wanted.extends, [], wanted.ahead)
-        if granted.refused or granted.short_ahead or len(wanted.work) != len(sequences):
+        grants = self.kv.sync(wanted)
+        if grants.starved or grants.short_ahead or len(wanted.work) != len(sequences):
             raise RuntimeError("the pool is full")
         self.kv.computed(wanted.work)
         self.kv.completed(self.kv.step)
@@ -91,7 +92,7 @@ class Ours:
         for sequence in sequences:
             self.kv.finished(sequence)
         self.kv.completed(self.kv.step)
-        self.kv.exchange([], [])
+        self.kv.sync(StepPlan())
 
     # --- cases: wall times of single operations (us), CPU time of one (us), messages of one -----------------------
 
@@ -170,8 +171,8 @@ class Ours:
         def fork(parent: Sequence) -> None:
             branches = [self._branch(parent) for _ in range(children)]
             self.kv.forked(parent, branches)
-            self.kv.exchange([], [])
-            if self.kv.exchange([(branch, branch.computed + 1) for branch in branches], []).refused:
+            self.kv.sync(StepPlan())
+            if self.kv.sync(StepPlan(extends=[(branch, branch.computed + 1) for branch in branches])).starved:
                 raise RuntimeError("the pool is full")
             made.extend(branches)
 

@@ -18,6 +18,7 @@ import quire_engine.model.runner as runner_module
 from bench.models.sizes import SIZES, model_directory, words
 from bench.processes.kvprocess import KVProcess
 from bench.report.figures import Report, machine, median, say, table
+from quire_engine.kv.kv_session import KvSession
 from quire_engine.model.fused.layers import FusedGate
 from quire_engine.model.model import Model, load_model
 from quire_engine.model.runner import Runner
@@ -125,7 +126,7 @@ def _steps(model: Model, arguments: argparse.Namespace, case: Case) -> list[dict
     watch = Stopwatch()
     watch.wrap_modules(model.module, (*LINEAR, FusedGate), "GEMM")
     watch.wrap(model, "forward", "forward")
-    watch.wrap(runner_module, "choose", "sample")
+    watch.wrap(runner_module, "choose_tokens", "sample")
     try:
         with KVProcess(blocks, arguments.block_size, layout) as kvstore:
             engine = make_engine(model, kvstore.directory, limits, layout, script)
@@ -158,7 +159,8 @@ def _wrap(engine: Any, watch: Stopwatch) -> None:
 
     engine._make_runner = make
     watch.wrap(engine, "_plan", "schedule")
-    watch.wrap(engine, "_exchange", "kvstore")
+    watch.wrap(KvSession, "sync", "kvstore")
+    watch.wrap(engine, "_apply", "kvstore")
     watch.wrap(engine._outcome, "apply", "outcome")
     watch.wrap(type(engine._outbox), "flush", "deliver")
     watch.wrap_step(engine, "_step")

@@ -1,9 +1,15 @@
 """Engine: the loop that turns requests into tokens.
 
-One thread does it all, a step at a time: take what arrived (``intake``), let the scheduler choose, exchange one
-message with the kvstore (``kv``), launch the batch (``runner``), and apply and deliver the tokens of the oldest
-step in flight (``pipeline``, ``outcome``). On a CPU that is the step just launched; on a GPU it is the one before, so
-that planning and the message cost nothing while the device computes. The engine owns nothing that must survive it:
+One thread does it all, a step at a time, between receiving requests (``intake``) and sending tokens (``outbox``):
+
+    plan     the scheduler chooses what to compute and what that needs (``StepPlan``)
+    sync     one message to the kvstore at most, whose answers go into the tables (``KvSession``)
+    apply    what else the answers ask for, in one order (``StepGrants``)
+    launch   one packed batch to the device (``Runner``)
+    collect  the tokens of the oldest step in flight (``Pipeline``, ``Outcome``)
+
+On a CPU the step collected is the one just launched; on a GPU it is the one before, so that planning and the message
+cost nothing while the device computes. The engine owns nothing that must survive it:
 when its kvstore is lost, every request ends with an error that says so, and it attaches to the next one.
 
 Past its lease, or once the kvstore is gone, a finished step's tokens are dropped: nothing computed after the loss is
@@ -19,6 +25,8 @@ from functools import partial
 import structlog
 
 from quire_engine.kv.kv_session import KvSession
+from quire_engine.kv.sequence_limits import bounds
+from quire_engine.kv.step_grants import StepGrants
 from quire_engine.model.runner import Drawn, Runner
 from quire_engine.scheduling.backoff import EVERYBODY, Quiet
 from quire_engine.scheduling.front import Front
@@ -88,7 +96,7 @@ class Engine:
     def load(self) -> Load:
         """The present load, for the gateway; called from the front's thread."""
         kv = self._kv
-        longest, widest = kv.bounds() if kv else (0, 0)
+        longest, widest = bounds(kv.client) if kv else (0, 0)
         return Load(
             ready=kv is not None and not self._stopping,
             running=len(self._scheduler.running),
@@ -215,16 +223,20 @@ class Engine:
     # --- a step ------------------------------------------------------------------------------------------------
 
     def _step(self, kv: KvSession, pipeline: Pipeline) -> None:
-        """Launch a step if there is something to do, then take over the oldest if no more may be in flight."""
+        """Plan -> sync -> apply -> launch, if there is something to do; then collect the oldest step in flight if no
+        more may be."""
         self._give_slot(kv, pipeline)
         plan = self._plan()
         if plan.work or plan.admits or (kv.pending() and not len(pipeline)):
-            copies = self._exchange(kv, plan, pipeline)
+            said = kv.messages
+            grants = kv.sync(plan)
+            self._apply(grants, plan, kv, pipeline)
+            self._outbox.counters["messages"] += kv.messages - said
             self._step_log.write(kv, self._scheduler, plan.work)
-            pipeline.launch(plan.work, copies)
-            pipeline.settle(pipeline.depth - 1)
+            pipeline.launch(plan.work, grants.copies)
+            pipeline.collect(pipeline.depth - 1)
         else:
-            pipeline.settle(max(0, len(pipeline) - 1))
+            pipeline.collect(max(0, len(pipeline) - 1))
 
     def _take_over(self, kv: KvSession, work: list[Work], drawn: list[Drawn]) -> None:
         self._outcome.apply(kv, work, drawn)
@@ -237,7 +249,7 @@ class Engine:
         sequence = None if EVERYBODY in quiet else self._scheduler.giver(quiet)
         if sequence is None:
             return
-        pipeline.settle(0)  # what is preempted must have nothing in flight
+        pipeline.collect(0)  # what is preempted must have nothing in flight
         if self._scheduler.slots_left() <= 0 and not sequence.ended and self._scheduler.give_up(sequence):
             kv.preempted(sequence)
 
@@ -247,44 +259,46 @@ class Engine:
         hits = self._waiting.sift(quiet) if may_admit else {}
         return self._scheduler.plan(hits, may_admit, only=hits)
 
-    def _exchange(self, kv: KvSession, plan: StepPlan, pipeline: Pipeline) -> list[tuple[int, int, int]]:
-        """Ask the kvstore for what the step needs and fit the step to its answer; returns the copies to do."""
-        before = kv.messages
-        grants = kv.exchange(plan.extends, plan.admits, plan.ahead)
+    def _apply(self, grants: StepGrants, plan: StepPlan, kv: KvSession, pipeline: Pipeline) -> None:
+        """Act on the kvstore's answers, in the order that ``StepGrants`` gives, and settle what the step computes."""
+        scheduler = self._scheduler
         if grants.short_ahead:
-            self._scheduler.short_ahead()
+            scheduler.short_ahead()
         for sequence, block in grants.claimed:
             self._waiting.begin(sequence, block)
-        for number, priority in grants.urgent:
-            self._scheduler.inherit(number, priority)
-        self._outbox.counters["messages"] += kv.messages - before
+        for number, priority in grants.priorities:
+            scheduler.inherit(number, priority)
         for sequence in grants.admitted:
-            request = sequence.request
-            if request.cached_tokens < 0:
-                request.cached_tokens = min(sequence.computed, len(request.prompt) // 4)
-            self._scheduler.admitted(sequence, plan)
-        if grants.refused or grants.hopeless:
-            pipeline.settle(0)  # who gives its blocks up must have nothing in flight
-            plan.work = [item for item in plan.work if not item.sequence.ended]
+            self._note_cached(sequence)
+            scheduler.admitted(sequence, plan)
+        if grants.rejected or grants.starved:
+            pipeline.collect(0)
+            plan.drop_ended()
         for sequence in grants.unneeded:
-            self._scheduler.remove(sequence)
-        for sequence, code, reason in grants.hopeless:
-            self._end_hopeless(kv, plan, sequence, code, reason)
-        for sequence, account in grants.refused:
-            victim = self._scheduler.refused(sequence, plan, account)
+            scheduler.remove(sequence)
+        for sequence, code, reason in grants.rejected:
+            self._reject(kv, plan, sequence, code, reason)
+        for sequence, account in grants.starved:
+            victim = scheduler.starved(sequence, plan, account)
             if victim is not None:
                 kv.preempted(victim)
-        for account, ms in grants.retry_after_ms.items():
+        for account, ms in grants.backoff_ms.items():
             if self._quiet.hush(account, ms, time.monotonic()):
                 log.info("no_space", account=account or "(everybody)", retry_after_ms=ms)
-        self._scheduler.decided(plan)
-        return grants.copies
+        scheduler.decided(plan)
 
-    def _end_hopeless(self, kv: KvSession, plan: StepPlan, sequence: Sequence, code: str, reason: str) -> None:
+    @staticmethod
+    def _note_cached(sequence: Sequence) -> None:
+        """What of the prompt was a hit when the request was first admitted: the answer says so."""
+        request = sequence.request
+        if request.cached_tokens < 0:
+            request.cached_tokens = min(sequence.computed, len(request.prompt) // 4)
+
+    def _reject(self, kv: KvSession, plan: StepPlan, sequence: Sequence, code: str, reason: str) -> None:
         """There is no space for it and never will be; if it ran, its blocks come back."""
         if sequence.ended:
             return  # with the step that was in flight
-        plan.work = [item for item in plan.work if item.sequence is not sequence]
+        plan.drop(sequence)
         self._scheduler.remove(sequence)
         kv.finished(sequence)
         self._outbox.end(sequence, "error", code, reason)

@@ -15,6 +15,7 @@ from quire_engine.kv.step_grants import StepGrants
 from quire_engine.model.graphs import DecodeGraphs
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner
+from quire_engine.sequences.step_plan import StepPlan
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Abort
 from quire_proto.wire.u32 import pack
@@ -82,13 +83,13 @@ def test_tokens_are_the_same_and_nothing_is_given_up_early(bench: Bench, watch: 
 @pytest.mark.process
 def test_a_release_at_launch_would_be_seen(bench: Bench, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """With completion taken for granted at launch the same load gives blocks up while work still names them."""
-    exchange = KvSession.exchange
+    sync = KvSession.sync
 
-    def hasty(kv: KvSession, *wanted: Any) -> StepGrants:
+    def hasty(kv: KvSession, plan: StepPlan) -> StepGrants:
         kv._retire.completed = kv.step
-        return exchange(kv, *wanted)
+        return sync(kv, plan)
 
-    monkeypatch.setattr(KvSession, "exchange", hasty)
+    monkeypatch.setattr(KvSession, "sync", hasty)
     monkeypatch.setattr(KvSession, "completed", lambda *_: None)
     bench.ask("stop", words(20, 5), stop_token_ids=pack([bench.reference.greedy(words(20, 5), 4)[3]]))
     bench.end("stop")

@@ -99,7 +99,7 @@ def test_refusal_preempts_the_newest_and_holds_admissions() -> None:
     first, second = sched.running
     wanted = sched.plan({}, True)
     assert {s.arrival for s, _ in wanted.extends} == {1, 2}
-    assert sched.refused(first, wanted) is second
+    assert sched.starved(first, wanted) is second
     assert wanted.work == []
     assert list(sched.waiting) == [second]
     assert sched.preemptions == 1
@@ -114,7 +114,7 @@ def test_a_lone_sequence_preempts_itself() -> None:
     sched.add(sequence(1, 4))
     run(sched, sched.plan({}, True))
     (only,) = sched.running
-    assert sched.refused(only, sched.plan({}, True)) is only
+    assert sched.starved(only, sched.plan({}, True)) is only
     assert sched.running == []
 
 
@@ -156,7 +156,7 @@ def test_an_owner_is_as_urgent_as_its_waiters_until_it_has_computed() -> None:
     first.id, second.id = 7, 8
     sched.inherit(8, 0)
     sched.inherit(9, 0)
-    assert sched.refused(first, sched.plan({}, False)) is first
+    assert sched.starved(first, sched.plan({}, False)) is first
     run(sched, sched.plan(dict.fromkeys((1, 2), 28), True))
     while not second.decoding:
         run(sched, sched.plan({}, True))

@@ -186,7 +186,7 @@ def test_a_shortage_costs_the_tenant_that_has_most() -> None:
     loop.step()
     wanted = loop.scheduler.plan({}, False)
     first = loop.scheduler.running[0]
-    victim = loop.scheduler.refused(first, wanted)
+    victim = loop.scheduler.starved(first, wanted)
     assert victim is not None
     assert (victim.request.tenant, victim.arrival) == ("a", 3)
 
@@ -201,8 +201,8 @@ def test_the_oldest_of_all_is_no_victim() -> None:
     while last not in loop.scheduler.running:
         loop.step()
     wanted = loop.scheduler.plan({}, False)
-    assert loop.scheduler.refused(other, wanted) is last
-    assert loop.scheduler.refused(first, wanted) is other
+    assert loop.scheduler.starved(other, wanted) is last
+    assert loop.scheduler.starved(first, wanted) is other
 
 
 def test_what_no_client_waits_for_goes_last() -> None:

@@ -54,7 +54,7 @@ class Tenants(RuleBasedStateMachine):
         if len(scheduler.running) > 1:
             oldest = min(scheduler.running, key=lambda s: s.arrival)
             several = len({s.request.tenant for s in scheduler.running}) > 1
-            gave = scheduler.refused(scheduler.running[which % len(scheduler.running)], scheduler.plan({}, False))
+            gave = scheduler.starved(scheduler.running[which % len(scheduler.running)], scheduler.plan({}, False))
             assert gave is not None
             assert not (several and gave is oldest)
             gave.drop_memory()

@@ -48,7 +48,7 @@ class KnownDigests:
         self.seal(split(sequence.chain.digests(0, sequence.sealed)))
         self._computing.update(dict.fromkeys(split(sequence.chain.digests(sequence.sealed)), sequence))
 
-    def settle(self, digests: list[bytes]) -> None:
+    def answered(self, digests: list[bytes]) -> None:
         """The kvstore has answered for these: sealed or not, no sequence computes them any more."""
         for digest in digests if self._computing else ():
             self._computing.pop(digest, None)

@@ -11,12 +11,12 @@ sealed in the step after the one that computed them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from quire_engine.sequences.sequence import Request, Sequence
-from quire_engine.sequences.step_plan import Work
+from quire_engine.sequences.step_plan import StepPlan, Work
 from quire_proto.client.client import KVClient
 from quire_proto.messages import (
     CLAIMED,
@@ -28,16 +28,18 @@ from quire_proto.messages import (
     Allocated,
     Step,
     Stepped,
+    Wait,
+    Waited,
 )
 from quire_proto.step.retire import RetireList
-from quire_proto.step.step_builder import StepBuilder, results
+from quire_proto.step.step_builder import Results, StepBuilder, results
 from quire_proto.wire.digests import DIGEST_BYTES, split
+from quire_proto.wire.errors import QuireError
 from quire_proto.wire.u32 import unpack, unpack_rows
 
 from .known_digests import KnownDigests
 from .step_grants import StepGrants
 
-Extends = list[tuple[Sequence, int]]
 SCRUB = -1  # in place of a copy's source: zero the target
 
 
@@ -58,7 +60,7 @@ class KvSession:
         self.step = -1
         self._retire = RetireList()
         self._builder = StepBuilder(self._retire)
-        self._unsaid = False
+        self._pending = False
         self._sealing: dict[int, Sequence] = {}
         self._live: dict[int, Sequence] = {}  # those that have a table
         self._owing: dict[int, Sequence] = {}  # of these, those whose prompt is not computed and sealed yet
@@ -77,7 +79,7 @@ class KvSession:
             sequence = item.sequence
             if not sequence.ended:
                 sequence.computed += item.count
-        self._unsaid |= any(map(self._owes, self._owing.values()))
+        self._pending |= any(map(self._owes, self._owing.values()))
 
     def _owes(self, sequence: Sequence) -> bool:
         """Whether something of its prompt is there that others may wait for, and the kvstore does not know."""
@@ -91,7 +93,7 @@ class KvSession:
         for child in children:
             child.sealed = parent.sealed
             self._live[child.id] = child
-        self._unsaid = True
+        self._pending = True
 
     def finished(self, sequence: Sequence) -> None:
         """The sequence needs its blocks no more; what is full is sealed first and stays as cache.
@@ -100,7 +102,7 @@ class KvSession:
         """
         sequence.ended = True
         if sequence.asked:
-            self.forgo(sequence)
+            self.cancel_wait(sequence)
         if self._live.pop(sequence.id, None) is sequence:
             # Its last seals go out with the release.
             self._seal_full(sequence)
@@ -109,7 +111,7 @@ class KvSession:
             self._retire.release(self.step, sequence.id)
         self.known.give_up(sequence)
 
-    def forgo(self, sequence: Sequence) -> None:
+    def cancel_wait(self, sequence: Sequence) -> None:
         """What was waited for, or had become the sequence's to compute, is no more."""
         self._retire.release(self.step, sequence.id)
         sequence.asked = False
@@ -124,27 +126,9 @@ class KvSession:
         self._retire.complete(step)
         self.client.progress = step + 1
 
-    def longest(self, request: Request) -> int:
-        """The longest sequence the pool can hold for this request: all but what others' publications pin."""
-        return self._beside(sum(blocks for name, blocks in self._pinned().items() if name != request.publication))
-
-    def bounds(self) -> tuple[int, int]:
-        """:meth:`longest` of a request without a publication, and of the one that has the largest."""
-        pinned = self._pinned().values()
-        return self._beside(sum(pinned)), self._beside(sum(pinned) - max(pinned, default=0))
-
-    def _pinned(self) -> dict[str, int]:
-        """Blocks that each publication pins."""
-        size = 4 * self.block_size
-        return {publication.id: -(-len(publication.tokens) // size) for publication in self.client.publications}
-
-    def _beside(self, blocks: int) -> int:
-        """Tokens of a sequence beside so many blocks, less one block to copy to."""
-        return max(0, (self.client.num_blocks - blocks - 1) * self.block_size)
-
     def pending(self) -> bool:
         """Something must be said even if no work needs it."""
-        return self._unsaid or self._retire.waiting() > 0
+        return self._pending or self._retire.waiting() > 0
 
     # --- the cache as far as it is known ----------------------------------------------------------------------
 
@@ -157,46 +141,44 @@ class KvSession:
 
     # --- the message -------------------------------------------------------------------------------------------
 
-    def exchange(self, extends: Extends, admits: list[Sequence], ahead: Extends | None = None) -> StepGrants:
-        """Begin a step: say what is to be said, in one message at most, and take the answers over.
+    def sync(self, plan: StepPlan) -> StepGrants:
+        """Begin a step: say what became of the sequences and what ``plan`` needs, in one message at most.
 
-        Args:
-            extends: sequences that compute nothing in this step without the capacity named (tokens).
-            admits: sequences that want a table.
-            ahead: sequences that will want the capacity named in a later step, and take no harm if it is not there.
+        The answers are in the sequences' tables when it returns; what else they ask for is in the grants.
         """
         self.step += 1
         grants = StepGrants()
-        if not (extends or admits or self.pending()):
+        if not (plan.extends or plan.admits or self.pending()):
             return grants
-        ahead = ahead or []
-        self._say_progress()
-        for sequence, tokens in (*extends, *ahead):
-            self._builder.extend(sequence.id, tokens)
-        for sequence in admits:
-            self._builder.allocate(self._allocation(sequence))
-        step = self._builder.build()
-        sealing, self._sealing, self._unsaid = self._sealing, {}, False
+        step = self._message(plan)
+        sealing, self._sealing, self._pending = self._sealing, {}, False
         if step is None:
             return grants
         self.messages += 1
         reply = self.client.step(step)
         answers = results(step, reply)
-        grants.urgent = answers.priorities
         self._apply_seals(step, reply, sealing)
-        for sequence, _ in extends:
-            if (short := answers.shortages.get(sequence.id)) is not None:
-                grants.refuse(sequence, short)
-            else:
-                sequence.writable = True
-        grants.short_ahead = len(answers.shortages) > len(grants.refused) + len(grants.hopeless)
-        self._apply_blocks(reply)
-        self._take_copies(reply, grants)
+        self._apply_extends(plan, answers, reply, grants)
         if any(answer.code == RETRY for answer in reply.allocates):
             self._renew_publications(reply.publications_generation)
-        for sequence in admits:
+        for sequence in plan.admits:
             self._apply_allocate(sequence, answers.allocates[sequence.id], grants)
+        grants.priorities = answers.priorities
         return grants
+
+    def begin_wait(self, wait: Wait, seconds: float, done: Callable[[Waited | QuireError], None]) -> None:
+        """Wait at the kvstore for what another session computes; ``done`` is called on another thread."""
+        self.messages += 1
+        self.client.begin_wait(wait, seconds, done)
+
+    def _message(self, plan: StepPlan) -> Step | None:
+        """What is to be said, or None if that is nothing."""
+        self._say_progress()
+        for sequence, tokens in (*plan.extends, *plan.ahead):
+            self._builder.extend(sequence.id, tokens)
+        for sequence in plan.admits:
+            self._builder.allocate(self._allocation(sequence))
+        return self._builder.build()
 
     def _allocation(self, sequence: Sequence) -> Allocate:
         if not sequence.asked:
@@ -224,7 +206,7 @@ class KvSession:
             sequence.known = len(sequence.tokens)
             self._live[sequence.id] = self._owing[sequence.id] = sequence
             self.known.admit(sequence)
-            self._take_copies(answer, grants)
+            self._add_copies(answer, grants)
             grants.admitted.append(sequence)
         elif answer.code == CLAIMED:
             blocks = len(answer.claimed) // DIGEST_BYTES
@@ -237,12 +219,19 @@ class KvSession:
             grants.deny(sequence, answer)
 
     def _renew_publications(self, generation: int) -> None:
-        """Fetch the list once for all that were told to match again, if this one is older than the kvstore's."""
+        """Fetch the list once for all that were asked to match again, if this one is older than the kvstore's."""
         if self.client.publications.generation < generation:
             self.client.refresh_publications()
 
-    def _apply_blocks(self, reply: Stepped) -> None:
-        """New entries of tables, row by row; a table that another step reads keeps its old entries."""
+    def _apply_extends(self, plan: StepPlan, answers: Results, reply: Stepped, grants: StepGrants) -> None:
+        """What was granted is writable, and new entries of tables, row by row; a table that another step reads keeps
+        its old entries."""
+        for sequence, _ in plan.extends:
+            if (short := answers.shortages.get(sequence.id)) is not None:
+                grants.short(sequence, short)
+            else:
+                sequence.writable = True
+        grants.short_ahead = len(answers.shortages) > len(grants.starved) + len(grants.rejected)
         assert set(reply.extends) <= {OK, NO_SPACE}, "an extend of our own sequences"
         live = self._live
         for number, index, block in unpack_rows(reply.blocks, 3):
@@ -252,8 +241,9 @@ class KvSession:
             else:
                 sequence.table = sequence.table.copy()
                 sequence.table[index] = block
+        self._add_copies(reply, grants)
 
-    def _take_copies(self, answer: Allocated | Stepped, grants: StepGrants) -> None:
+    def _add_copies(self, answer: Allocated | Stepped, grants: StepGrants) -> None:
         """Scrubs before copies: the target of a copy may be a block to be scrubbed."""
         grants.copies += [(SCRUB, block, self.block_size) for block in unpack(answer.scrub)]
         for copy_id, src, dst, slots in unpack_rows(answer.copies, 4):
@@ -281,11 +271,11 @@ class KvSession:
             return
         self._sealing[sequence.id] = sequence
         # A subscriber could take a salted block for what requests without that salt can hit.
-        chain, told = sequence.chain, self.client.wants_tokens and not sequence.request.salt
-        if full == first + 1 and not told:
+        chain, announced = sequence.chain, self.client.wants_tokens and not sequence.request.salt
+        if full == first + 1 and not announced:
             self._builder.complete(sequence.id, first, sequence.computed, chain.digests(first, full))
         else:
-            tokens = chain.packed(first, full) if told else b""
+            tokens = chain.packed(first, full) if announced else b""
             self._builder.fill(sequence.id, sequence.computed)
             self._builder.seal(sequence.id, first, chain.digests(first, full), tokens)
 
@@ -293,13 +283,13 @@ class KvSession:
         """What is sealed is known; a canonical block takes the place of its duplicate."""
         known = []
         for seal, answer in zip(step.seals, reply.seals, strict=True):
-            self.known.settle(split(seal.digests))
+            self.known.answered(split(seal.digests))
             if answer.code == OK:
                 known += split(seal.digests)
                 for index, block in unpack_rows(answer.canonical, 2):
                     self._swap(sealing[seal.sequence], seal.sequence, index, block)
         names = split(step.completed_digests)
-        self.known.settle(names)
+        self.known.answered(names)
         if any(reply.completed):
             names = [name for name, code in zip(names, reply.completed, strict=True) if code == OK]
         known += names

@@ -10,6 +10,7 @@ from array import array
 from itertools import count
 
 from quire_engine.kv.kv_session import KvSession
+from quire_engine.kv.sequence_limits import longest
 from quire_engine.sequences.sequence import Request, Sequence
 from quire_proto.gateway_link import Abort, Generate
 
@@ -43,7 +44,7 @@ class Intake:
         request = Request.of(message, self._eos_ids)
         chain = kv.client.chain(request.tenant, request.prompt + message.emitted, request.salt)
         kv.match(request)
-        request.longest = min(self._max_model_len, kv.longest(request))
+        request.longest = min(self._max_model_len, longest(kv.client, request))
         problem = self._problem(request, chain.ids)
         if problem:
             self._outbox.fail(message.request, message.n, *problem)

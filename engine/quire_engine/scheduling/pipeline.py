@@ -55,7 +55,7 @@ class Pipeline:
             sequence.coming += 1
         self._flights.append(Flight(self._kv.step, work, launched))
 
-    def settle(self, leave: int) -> None:
+    def collect(self, leave: int) -> None:
         """Take steps over, waiting for each, until at most ``leave`` are in flight.
 
         Raises QuireError past the lease, ContextPoisoned if the device failed; the step's tokens are dropped then.

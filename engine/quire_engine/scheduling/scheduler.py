@@ -224,7 +224,7 @@ class Scheduler:
         self._steady = None
         insort(self.running, sequence, key=lambda s: s.arrival)
 
-    def refused(self, sequence: Sequence, plan: StepPlan, account: str = "") -> Sequence | None:
+    def starved(self, sequence: Sequence, plan: StepPlan, account: str = "") -> Sequence | None:
         """No block for ``sequence``: it skips this step, and a victim is preempted and returned.
 
         If the shortage is only one ``account``'s, what others give up is no help: then the victim is the tenant's own.

@@ -98,11 +98,10 @@ class Waiting:
         group = WaitGroup(digest, index, sequence, [sequence])
         self._groups.append(group)
         self._scheduler.set_aside(sequence)
-        self._kv.messages += 1
         request = sequence.request
         publication = "" if digest else request.publication
         wait = Wait(sequence.id, digest, publication, request.priority, request.publication_generation)
-        self._kv.client.begin_wait(wait, WAIT_S, lambda answer: self._end(group, answer))
+        self._kv.begin_wait(wait, WAIT_S, lambda answer: self._end(group, answer))
 
     def forget(self, sequence: Sequence) -> None:
         """A sequence that was set aside has ended; those that waited through it ask for themselves."""
@@ -123,7 +122,7 @@ class Waiting:
             state = answer.state if isinstance(answer, Waited) else "deadline"
             if group.asked.ended and state == "yours":
                 # It had ended before its wait reached the kvstore: others wait for what it will not compute.
-                self._kv.forgo(group.asked)
+                self._kv.cancel_wait(group.asked)
             if group in self._groups:
                 # Whoever waited too long computes; who waited with it may wait for that.
                 group.asked.patient = state != "deadline"
