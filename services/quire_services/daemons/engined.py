@@ -37,8 +37,7 @@ from quire_proto.wire.errors import DeviceFault, QuireError
 from quire_proto.wire.layout import Layout
 from quire_proto.wire.u32 import pack
 from quire_services.config.settings import Config
-from quire_services.process import flags, logs
-from quire_services.process import load_share as loading_share
+from quire_services.process import flags, load_share, logs
 from quire_services.process.gc_tuning import quieten_garbage_collection
 from quire_services.process.reason import complain
 from quire_services.process.refusal_line import refusal_line
@@ -91,7 +90,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: Attention) ->
     directory = Path(config.serve.model)
     layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
     attention.admit(layout)
-    with watched(loading_share.give):
+    with watched(load_share.give):
         model = load_model(directory, config.kvstore.dtype, attention.device)
     _prove(model, layout, attention)
     model.max_model_len = served_length(model.max_model_len, config.engine.max_model_len)

@@ -15,7 +15,7 @@ from quire_services.config.input_files import one_line
 
 VARIABLE = "SUPERVISOR_REASON_FD"
 _NAME = "reason"
-BYTES = 4096  # of the file; behind them lies how far it has come (``loading_share``)
+BYTES = 4096  # of the file; behind them lies how far it has come (``load_share``)
 
 
 def new() -> int:

@@ -16,8 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from quire_services.process import load_share as loading_share
-from quire_services.process import reason
+from quire_services.process import load_share, reason
 
 FIRST_DELAY = 0.1
 LAST_DELAY = 10.0
@@ -81,7 +80,7 @@ class Child:
     @property
     def loaded(self) -> float:
         """The share of what it loads that is loaded; 1 while it says nothing of loading."""
-        return loading_share.read(self._reason) if self.process else 1.0
+        return load_share.read(self._reason) if self.process else 1.0
 
     def start(self) -> None:
         """Start the process now."""
