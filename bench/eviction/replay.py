@@ -43,7 +43,7 @@ from quire_proto.messages import OK, Allocate, Seal, Step
 from quire_proto.wire.digests import DIGEST_BYTES, ROOT_PARENT
 from quire_proto.wire.u32 import pack
 from quire_services.config.input_files import one_line, read_bytes
-from quire_services.config.settings import Kvstore
+from quire_services.config.settings import KvstoreSettings
 from quire_services.process.flags import Parser
 
 from .belady import BeladyPolicy, uses
@@ -187,7 +187,7 @@ def main(argv: list[str]) -> int:
     parser = Parser(prog="quire bench replay", description="Hit rate of a trace, by capacity.")
     parser.add_argument("file", type=Path, help="trace, gzip JSON lines")
     parser.add_argument("--capacity-blocks", type=_positive, action="append", required=True, metavar="N")
-    parser.add_argument("--policy", choices=(*POLICIES, BELADY), default=Kvstore().policy)
+    parser.add_argument("--policy", choices=(*POLICIES, BELADY), default=KvstoreSettings().policy)
     parser.add_argument("--json", action="store_true", help="a JSON object a line instead of a table")
     arguments = parser.parse_args(argv)
     try:

@@ -13,7 +13,7 @@ import triton
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.triton import TritonAttention
 from quire_engine.backends import CPU, TRITON, Attention, BackendRefused, choose_backend
-from quire_services.config.settings import Config, Engine, Kvstore, Serve
+from quire_services.config.settings import Config, EngineSettings, KvstoreSettings, ServeSettings
 from quire_services.stack.processes import Stack
 from tests.kernels.batch import DEVICE
 
@@ -78,7 +78,7 @@ def test_the_stack_puts_arena_and_attention_on_one_side(
 ) -> None:
     """Where one of them is on the host by configuration, the other is not left to a probe."""
     monkeypatch.setenv("TRITON_INTERPRET", interpret)
-    config = Config(Serve(model="m"), Kvstore(arena=arena), Engine(attention=attention))
+    config = Config(ServeSettings(model="m"), KvstoreSettings(arena=arena), EngineSettings(attention=attention))
     stack = Stack(config, Path("run"))
     assert f"--arena={expected[0]}" in stack.kvstore.argv
     assert f"--attention={expected[1]}" in stack.engines[0].argv

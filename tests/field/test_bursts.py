@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from quire_services.gateway.counters import Counters
-from quire_services.gateway.http.edge import SOME, Edge
+from quire_services.gateway.http.edge import ARRIVALS_AT_ONCE, Edge
 
 BURST = 50
 
@@ -64,4 +64,4 @@ def test_between_two_looks_at_the_sockets_one_request_begins() -> None:
 def test_the_next_to_begin_is_another_tenants() -> None:
     """A request of another tenant waits until the burst before it has been looked at, not until it was served."""
     begun = asyncio.run(begins(["a"] * BURST + ["b"]))
-    assert [tenant for _, tenant in begun].index("b") <= BURST // SOME + 2
+    assert [tenant for _, tenant in begun].index("b") <= BURST // ARRIVALS_AT_ONCE + 2

@@ -144,7 +144,7 @@ def test_a_process_that_dies_of_full_memory_is_not_started_for_ever(
 ) -> None:
     """After the third SIGBUS, however long apart, the stack ends and its reason names /dev/shm; other ends go on."""
     run_dir = RunDir(tmp_path / "run")
-    stack = serve.Serve(Config(), run_dir)
+    stack = serve.StackRun(Config(), run_dir)
     stack._was_ready = True
     child, other = Child("engine-1", ["true"]), Child("engine-2", ["true"])
     with stack._supervisor:

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from quire_services.gateway.readers.reader_process import MEMORY
+from quire_services.gateway.readers.reader_process import READER_MEMORY
 from tests.gateway.conftest import GatewayProcess, model  # noqa: F401 - fixture
 from tests.gateway.peer import PeerEngine, wait_for
 from tests.gateway.served import Wire, post
@@ -187,7 +187,7 @@ def test_a_body_takes_bounded_memory(gateway: GatewayProcess, engine: PeerEngine
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
     assert peaks.pop(gateway.process.pid) < 350 * MIB
-    assert max(peaks.values()) < MEMORY + 200 * MIB
+    assert max(peaks.values()) < READER_MEMORY + 200 * MIB
     assert ask(gateway, PLAIN, body(prompt="the fox")).status_code == 200
 
 

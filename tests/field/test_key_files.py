@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from quire_services.config.config import load
+from quire_services.config.config import load_config
 from quire_services.gateway.api_keys import Keys
 
 KEYS = '[[tenants]]\nname = "acme"\nkeys = ["sk-1"]\n'
@@ -17,7 +17,7 @@ KEYS = '[[tenants]]\nname = "acme"\nkeys = ["sk-1"]\n'
 def warnings(file: Path | None) -> list[str]:
     """The warnings of a gateway that starts with a file and reads it again."""
     with capture_logs() as lines:
-        keys = Keys(load({"config": str(file)} if file else {}, {}).tenants, file)
+        keys = Keys(load_config({"config": str(file)} if file else {}, {}).tenants, file)
         at_start = len(lines)
         if file:
             file.write_text(file.read_text().replace("sk-1", "sk-2"))
@@ -63,6 +63,6 @@ def test_keys_out_of_a_pipe(tmp_path: Path) -> None:
     os.close(writing)
     file = Path(f"/dev/fd/{reading}")
     with capture_logs() as lines:
-        Keys(load({"config": str(file)}, {}).tenants, file)
+        Keys(load_config({"config": str(file)}, {}).tenants, file)
     os.close(reading)
     assert lines == []

@@ -121,9 +121,9 @@ def test_readable_on_a_terminal_and_json_elsewhere() -> None:
 @pytest.mark.source("ggml-org/llama.cpp#5700")
 def test_nothing_is_said_twice_on_a_terminal() -> None:
     """What the supervisor says in its own words its processes leave out, on a terminal; alone they say it."""
-    told = on_a_terminal(LINES.format(form="auto"), **{reason.VARIABLE: "9"})
+    told = on_a_terminal(LINES.format(form="auto"), **{reason.REASON_VARIABLE: "9"})
     assert ("listening" in told, "odd" in told) == (False, True)
-    told = on_a_terminal(LINES.format(form="json"), **{reason.VARIABLE: "9"})
+    told = on_a_terminal(LINES.format(form="json"), **{reason.REASON_VARIABLE: "9"})
     assert "listening" in told
 
 

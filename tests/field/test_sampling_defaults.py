@@ -12,7 +12,7 @@ import pytest
 
 from quire_proto.gateway_link import Sampling
 from quire_proto.wire.u32 import unpack
-from quire_services.gateway.openai.sampling_defaults import DefaultsError, SamplingDefaults, load
+from quire_services.gateway.openai.sampling_defaults import DefaultsError, SamplingDefaults, load_sampling_defaults
 from tests.gateway.conftest import GatewayProcess, refused, write_tokenizer
 from tests.gateway.peer import PeerEngine
 
@@ -81,13 +81,13 @@ def test_the_start_says_them_in_one_line(stack: Stack) -> None:
 @pytest.mark.source("vllm-project/vllm#11164")
 def test_where_they_come_from(tmp_path: Path) -> None:
     """The model's file, no file, another directory's, or none by setting."""
-    assert load("auto", tmp_path) == SamplingDefaults()
+    assert load_sampling_defaults("auto", tmp_path) == SamplingDefaults()
     (tmp_path / "generation_config.json").write_text('{"top_k": 1, "temperature": 2.5, "eos_token_id": 3}')
-    found = load("auto", tmp_path)
+    found = load_sampling_defaults("auto", tmp_path)
     assert (found.top_k, found.temperature, found.max_tokens) == (1, 2.5, None)
     assert found.end_ids == {3}
-    assert load("none", tmp_path) == SamplingDefaults()
-    assert load(str(tmp_path), tmp_path / "other") == found
+    assert load_sampling_defaults("none", tmp_path) == SamplingDefaults()
+    assert load_sampling_defaults(str(tmp_path), tmp_path / "other") == found
 
 
 @pytest.mark.source("found in our own trials")
@@ -105,7 +105,7 @@ def test_a_file_that_makes_no_sense(tmp_path: Path, text: str, reason: str) -> N
     """One line names the file, the place and the way out."""
     (tmp_path / "generation_config.json").write_text(text)
     with pytest.raises(DefaultsError, match="generation-config none") as found:
-        load("auto", tmp_path)
+        load_sampling_defaults("auto", tmp_path)
     assert reason in str(found.value)
     assert str(tmp_path / "generation_config.json") in str(found.value)
 

@@ -13,7 +13,7 @@ from threading import Thread
 
 import pytest
 
-from quire_services.config.settings import Gateway
+from quire_services.config.settings import GatewaySettings
 from quire_services.process import port_check, reason
 from quire_services.stack import causes, serve, supervisor
 from quire_services.stack.child import Child
@@ -56,7 +56,7 @@ def test_a_port_in_use_is_said_before_anything_starts(quire: Quire, tmp_path: Pa
 @pytest.mark.source("Kitura/BlueSocket#94")
 def test_port_zero_is_one_that_is_free() -> None:
     """The stack knows which before anything starts: its run directory and its readiness go by it."""
-    assert port_check.check(Gateway(port=0)) > 0
+    assert port_check.check(GatewaySettings(port=0)) > 0
 
 
 @pytest.mark.source("yhirose/cpp-httplib#506")
@@ -70,9 +70,9 @@ def test_what_is_wrong_with_an_address() -> None:
             with pytest.raises(
                 port_check.PortTaken, match=f"{host}:{port}: Address already in use; choose another port"
             ):
-                port_check.check(Gateway(host=host, port=port))
+                port_check.check(GatewaySettings(host=host, port=port))
     with pytest.raises(port_check.PortTaken, match=r"192\.0\.2\.1:0: .*; gateway\.host must be an address of this"):
-        port_check.check(Gateway(host="192.0.2.1", port=0))
+        port_check.check(GatewaySettings(host="192.0.2.1", port=0))
     assert [port_check.netloc(host, 80) for host in ("::1", "a.b")] == ["[::1]:80", "a.b:80"]
 
 
@@ -121,10 +121,10 @@ def test_every_death_has_its_cause() -> None:
         signal.SIGSYS: "seccomp",
     }
     for number, cause in words.items():
-        assert number.name in causes.how(-number)
-        assert cause in causes.how(-number)
-    assert causes.how(3) == "ended with exit code 3"
-    assert "40" in causes.how(-40)
+        assert number.name in causes.how_it_ended(-number)
+        assert cause in causes.how_it_ended(-number)
+    assert causes.how_it_ended(3) == "ended with exit code 3"
+    assert "40" in causes.how_it_ended(-40)
 
 
 @pytest.mark.process
@@ -168,7 +168,7 @@ def test_the_reason_is_the_last_line(tmp_path: Path, model: Path) -> None:
 @pytest.mark.source("IBM/text-generation-inference#34")
 def test_a_reason_goes_to_the_supervisor_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child's last reason is read after its end; a number that names another file writes nothing into it."""
-    code = "from quire_services.process import reason; reason.give('first'); reason.give('no\\nway')"
+    code = "from quire_services.process import reason; reason.report_reason('first'); reason.report_reason('no\\nway')"
     with Supervisor(lambda *_: None) as watching:
         child = watching.start(Child("c", [sys.executable, "-c", code], keep=False))
         until(lambda: child.code is not None, watching)
@@ -176,8 +176,8 @@ def test_a_reason_goes_to_the_supervisor_only(tmp_path: Path, monkeypatch: pytes
 
     other = tmp_path / "other"
     fd = os.open(other, os.O_RDWR | os.O_CREAT)
-    monkeypatch.setenv(reason.VARIABLE, str(fd))
-    reason.give("not for this file")
+    monkeypatch.setenv(reason.REASON_VARIABLE, str(fd))
+    reason.report_reason("not for this file")
     assert os.fstat(fd).st_size == 0
     os.close(fd)
 

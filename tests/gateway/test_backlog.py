@@ -73,8 +73,8 @@ def test_tokens_of_a_long_backlog_are_joined_and_stay_in_order() -> None:
     assert tokens(pieces, 0) == [*range(10_000), 7]
     assert tokens(pieces, 1) == [*range(10_000)]
     assert [output.finish for piece in pieces for _, output in piece if output.index == 0][-1] == "length"
-    assert sum(map(len, pieces)) == backlog.LOOSE + 1
-    assert size < 80_004 + (backlog.LOOSE + 1) * 500
+    assert sum(map(len, pieces)) == backlog.MAX_SEPARATE_OUTPUTS + 1
+    assert size < 80_004 + (backlog.MAX_SEPARATE_OUTPUTS + 1) * 500
     assert one.call.backlog.size == 0
 
 
@@ -86,7 +86,7 @@ def test_log_probabilities_keep_their_tokens() -> None:
 
     assert tokens(pieces) == [*range(1000)]
     assert all(len(output.logprobs) == 1 for piece in pieces for _, output in piece)
-    assert max(map(len, pieces)) <= backlog.PIECE / 500
+    assert max(map(len, pieces)) <= backlog.PIECE_BYTES / 500
 
 
 def test_the_longest_of_the_tenant_with_most_is_given_up() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_services.config.config import ConfigError, load, load_tenants
+from quire_services.config.config import ConfigError, load_config, load_tenants
 from quire_services.config.settings import Config, Published, Tenant
 
 FULL = """
@@ -32,13 +32,13 @@ def _written(folder: Path, text: str) -> dict[str, str]:
 
 def test_defaults_need_no_source() -> None:
     """Without flags, environment and file the defaults hold."""
-    assert load({}, {}) == Config()
+    assert load_config({}, {}) == Config()
 
 
 def test_flags_beat_environment_beats_file(tmp_path: Path) -> None:
     """The three sources are taken in this order, each for the keys it names."""
     flags = {**_written(tmp_path, FULL), "gateway.port": "8300"}
-    config = load(flags, {"QUIRE_GATEWAY_PORT": "8200", "QUIRE_KVSTORE_BLOCKS": "200", "HOME": "/root"})
+    config = load_config(flags, {"QUIRE_GATEWAY_PORT": "8200", "QUIRE_KVSTORE_BLOCKS": "200", "HOME": "/root"})
 
     assert (config.gateway.port, config.kvstore.blocks, config.serve.engines) == (8300, 200, 2)
 
@@ -47,12 +47,12 @@ def test_file_is_found_through_the_environment(tmp_path: Path) -> None:
     """QUIRE_CONFIG names the file where no flag does."""
     named = _written(tmp_path, FULL)["config"]
 
-    assert load({}, {"QUIRE_CONFIG": named}).serve.engines == 2
+    assert load_config({}, {"QUIRE_CONFIG": named}).serve.engines == 2
 
 
 def test_tables_become_values(tmp_path: Path) -> None:
     """Tenants and published prompts are read; paths are relative to the file, ids default to the file's stem."""
-    config = load(_written(tmp_path, FULL), {})
+    config = load_config(_written(tmp_path, FULL), {})
 
     assert config.tenants == (Tenant("acme", ("k1", "k2")),)
     assert config.published == (Published(tmp_path / "prompts/agent.txt", "public", "agent"),)
@@ -89,7 +89,7 @@ def test_mistakes_name_key_and_source(
 ) -> None:
     """Every mistake is one line that says which key is wrong and where it was written."""
     with pytest.raises(ConfigError) as caught:
-        load({**_written(tmp_path, text), **flags}, environ)
+        load_config({**_written(tmp_path, text), **flags}, environ)
 
     message = str(caught.value)
     assert "\n" not in message
@@ -100,7 +100,7 @@ def test_a_shared_key_is_refused_without_printing_it(tmp_path: Path) -> None:
     """One API key must name one tenant; the complaint does not show the key."""
     text = "[[tenants]]\nname='a'\nkeys=['secret-7']\n[[tenants]]\nname='b'\nkeys=['secret-7']"
     with pytest.raises(ConfigError, match="tenants a and b") as caught:
-        load(_written(tmp_path, text), {})
+        load_config(_written(tmp_path, text), {})
 
     assert "secret-7" not in str(caught.value)
 
@@ -108,4 +108,4 @@ def test_a_shared_key_is_refused_without_printing_it(tmp_path: Path) -> None:
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     """A configuration file that is not there is named."""
     with pytest.raises(ConfigError, match=r"gone\.toml: No such file"):
-        load({"config": str(tmp_path / "gone.toml")}, {})
+        load_config({"config": str(tmp_path / "gone.toml")}, {})

@@ -15,7 +15,7 @@ from quire_kvstore.host.state_dir import StateDir, StateError
 from quire_kvstore.server import quota as quota_op
 from quire_kvstore.sharing.publications import PublicationList
 from quire_services.cli.prepare import read
-from quire_services.config.config import ConfigError, load
+from quire_services.config.config import ConfigError, load_config
 from quire_services.gateway.published_prompts.prompt_files import PromptError, read_system, read_tools
 from tests.support.store import Store
 
@@ -135,7 +135,7 @@ def test_configurations(tmp_path: Path, content: bytes) -> None:
     """A configuration is read or refused by name; the loader raises nothing else."""
     file = written(tmp_path, "quire.toml", content)
     try:
-        config = load({"config": str(file)}, {})
+        config = load_config({"config": str(file)}, {})
     except ConfigError as error:
         one_line(error)
     else:

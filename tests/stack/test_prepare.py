@@ -10,8 +10,8 @@ import pytest
 
 from bench.models.tiny import make_model
 from quire_services.cli.prepare import PrepareError, prepare
-from quire_services.config.config import load
-from quire_services.config.settings import Config, Published, Serve
+from quire_services.config.config import load_config
+from quire_services.config.settings import Config, Published, ServeSettings
 from quire_services.gateway.published_prompts.prompt_files import PromptError
 from quire_services.gateway.published_prompts.published import common_prefix, render
 from quire_services.gateway.templates.chat_template import PromptEncoder
@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _config(model: Path, *prompts: Path) -> Config:
     published = tuple(Published(file, "public", file.stem) for file in prompts)
-    return replace(load({}, {}), serve=Serve(model=str(model)), published=published)
+    return replace(load_config({}, {}), serve=ServeSettings(model=str(model)), published=published)
 
 
 def test_a_published_prompt_is_what_every_chat_begins_with(model: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from quire_kvstore.host.root_key import root_key
 from quire_kvstore.host.state_dir import StateDir
 from quire_services.gateway.admin import token as admin_token
-from quire_services.stack.prepared_file import FILE as PREPARED
+from quire_services.stack.prepared_file import PREPARED_FILE
 from quire_services.stack.rundir import LOCK, NAMES, RunDir, RunDirError
 from quire_services.stack.state_tree import STATE
 from tests.stack.complaints import prepared
@@ -168,11 +168,11 @@ def test_the_token_is_known_by_its_digest(tmp_path: Path) -> None:
     """The token that the stack made goes; one of the operator's own in its place stays."""
     run_dir = RunDir(tmp_path / "run")
     run_dir.make_token()
-    file = tmp_path / "run" / admin_token.FILE
+    file = tmp_path / "run" / admin_token.TOKEN_FILE
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.read_text().strip() not in (tmp_path / "run" / LOCK).read_text()
     file.write_text("the operator's own token")
-    assert run_dir.close() == [admin_token.FILE]
+    assert run_dir.close() == [admin_token.TOKEN_FILE]
 
 
 def test_two_at_once(tmp_path: Path) -> None:
@@ -181,5 +181,5 @@ def test_two_at_once(tmp_path: Path) -> None:
     prepared(tmp_path / "run")
     with pytest.raises(RunDirError, match=f"another stack .pid {os.getpid()}. runs in"):
         RunDir(tmp_path / "run")
-    assert (tmp_path / "run" / PREPARED).exists()
+    assert (tmp_path / "run" / PREPARED_FILE).exists()
     first.close()

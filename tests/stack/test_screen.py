@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_services.config.settings import Config, Serve
+from quire_services.config.settings import Config, ServeSettings
 from quire_services.process import load_share, reason
 from quire_services.process.screen import ERASE, Screen, bar
 from quire_services.stack.child import Child
@@ -58,8 +58,8 @@ def test_a_bar_fills() -> None:
 def test_a_child_tells_how_far_it_is_and_why_it_ended() -> None:
     """Both through one file; a child that tells nothing is taken to have loaded all there is."""
     code = (
-        "import time; from quire_services.process import load_share, reason; reason.give('first, and long'); "
-        "load_share.give(1, 4); time.sleep(60)"
+        "import time; from quire_services.process import load_share, reason; reason.report_reason('first, and long'); "
+        "load_share.report_load_share(1, 4); time.sleep(60)"
     )
     with Supervisor(lambda *_: None) as watching:
         child = Child("c", [sys.executable, "-c", code])
@@ -74,13 +74,13 @@ def test_a_child_tells_how_far_it_is_and_why_it_ended() -> None:
 
 def test_no_supervisor_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was started by hand writes into no file."""
-    monkeypatch.delenv(reason.VARIABLE, raising=False)
-    assert reason.handed() == -1
-    load_share.give(1, 2)
+    monkeypatch.delenv(reason.REASON_VARIABLE, raising=False)
+    assert reason.reason_fd() == -1
+    load_share.report_load_share(1, 2)
 
 
 def test_all_processes_log_in_one_form(tmp_path: Path) -> None:
     """The form that was asked of the stack is the form of each."""
-    stack = Stack(Config(Serve(model="m", log_format="json")), tmp_path)
+    stack = Stack(Config(ServeSettings(model="m", log_format="json")), tmp_path)
     for child in (stack.kvstore, stack.gateway, *stack.engines):
         assert "--log-format=json" in child.argv

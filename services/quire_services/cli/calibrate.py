@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         "--text", action="append", type=Path, default=[], metavar="FILE", help="text like the requests; may be repeated"
     )
     arguments = parser.parse_args(argv)
-    config = flags.read(parser, arguments)
+    config = flags.read_config(parser, arguments)
     if not config.serve.model:
         parser.error("--model is needed")
     directory = Path(config.serve.model)

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
         command.add_argument("--json", action="store_true", help="as one JSON array")
         flags.add(command, "serve", "gateway", only=("run_dir", "port"))
     arguments = parser.parse_args(argv)
-    run_dir = flags.read(parser, arguments).run_dir
+    run_dir = flags.read_config(parser, arguments).run_dir
     show = as_json if arguments.json else table
     if arguments.command == "list":
         return ask(parser.prog, run_dir, lambda reader: show(reader.groups()))

@@ -17,7 +17,7 @@ from quire_proto.client.client import KVReader
 from quire_proto.messages import Publication
 from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_proto.wire.u32 import pack
-from quire_services.config.config import NAME
+from quire_services.config.config import IDENTIFIER
 from quire_services.gateway.published_prompts.prompt_files import PromptError, read_system, read_tools
 from quire_services.gateway.published_prompts.published import Rendered, render
 from quire_services.gateway.published_prompts.row import row
@@ -32,13 +32,13 @@ def main(argv: list[str]) -> int:
     """Entry of ``quire prefix``; returns the exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    run_dir = flags.read(parser, arguments).run_dir
+    run_dir = flags.read_config(parser, arguments).run_dir
     if arguments.command == "list":
         return ask(parser.prog, run_dir, lambda reader: _list(reader, arguments.json))
     if arguments.command == "unpublish":
         return ask(parser.prog, run_dir, lambda reader: _unpublish(reader, arguments.id))
     identity = arguments.id or arguments.file.stem
-    if not NAME.fullmatch(identity):
+    if not IDENTIFIER.fullmatch(identity):
         parser.error(f"{identity!r} cannot be an id, which has 1 to 64 letters, digits or ._-: choose one with --id")
     try:
         rendered = _rendered(arguments, run_dir)

@@ -32,16 +32,16 @@ class PrepareError(Exception):
     """The model or a prompt cannot be used; one line says why."""
 
 
-ONLY = ("model", "block_size", "dtype", "kv_cache_dtype", "max_model_len")
+PREPARE_SETTINGS = ("model", "block_size", "dtype", "kv_cache_dtype", "max_model_len")
 
 
 def main(argv: list[str]) -> int:
     """Entry of ``quire prepare``; returns the exit code."""
     parser = flags.Parser(prog="quire prepare", description=(__doc__ or "").partition("\n")[0])
-    flags.add(parser, "serve", "kvstore", "engine", only=ONLY)
+    flags.add(parser, "serve", "kvstore", "engine", only=PREPARE_SETTINGS)
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write")
     arguments = parser.parse_args(argv)
-    config = flags.read(parser, arguments)
+    config = flags.read_config(parser, arguments)
     without_torch()
     try:
         prepared = prepare(config)

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="everything, as one JSON object")
     parser.add_argument("--session", metavar="NAME", help="only whether this session is ready (exit code 1 if not)")
     arguments = parser.parse_args(argv)
-    run_dir = flags.read(parser, arguments).run_dir
+    run_dir = flags.read_config(parser, arguments).run_dir
     try:
         stats, tenants = ask(run_dir)
     except (QuireError, OSError) as error:

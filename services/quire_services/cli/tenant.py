@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from quire_proto.client.client import KVReader
 from quire_proto.messages.tenants import TenantUsage
-from quire_services.config.config import MOST
+from quire_services.config.config import MAX_NUMBER
 from quire_services.config.input_files import one_line
 from quire_services.process import flags
 from quire_services.process.kvstore_call import ask
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     for command in (show, change):
         flags.add(command, "serve", "gateway", only=("run_dir", "port"))
     arguments = parser.parse_args(argv)
-    run_dir = flags.read(parser, arguments).run_dir
+    run_dir = flags.read_config(parser, arguments).run_dir
     return ask(parser.prog, run_dir, lambda reader: _answer(reader, arguments))
 
 
@@ -85,6 +85,6 @@ def _blocks(text: str) -> int:
         number = int(text)
     except ValueError:
         number = -1
-    if not 0 <= number <= MOST:
-        raise ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 to {MOST}")
+    if not 0 <= number <= MAX_NUMBER:
+        raise ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 to {MAX_NUMBER}")
     return number

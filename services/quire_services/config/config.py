@@ -25,9 +25,9 @@ from quire_kvstore.sharing.groups import RESERVED
 from .input_files import read_bytes
 from .settings import SECTIONS, Config, Published, Tenant
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-MAX_BYTES = 1 << 22  # of a configuration
-MOST = 2**31 - 1  # of a number without a bound of its own
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_CONFIG_BYTES = 1 << 22  # of a configuration
+MAX_NUMBER = 2**31 - 1  # of a number without a bound of its own
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _KINDS = {"str": "a string of one line", "int": "a whole number", "float": "a number", "bool": "true or false"}
 
@@ -36,7 +36,7 @@ class ConfigError(Exception):
     """The configuration is wrong; the message is one line for the person who wrote it."""
 
 
-def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Config:
+def load_config(flags: Mapping[str, str], environ: Mapping[str, str]) -> Config:
     """The configuration from all sources; raises ConfigError.
 
     Args:
@@ -76,7 +76,7 @@ def load_tenants(file: Path) -> tuple[Tenant, ...]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_bytes(file, MAX_BYTES).decode())
+        return tomllib.loads(read_bytes(file, MAX_CONFIG_BYTES).decode())
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number or a nesting without end
@@ -144,7 +144,7 @@ def _convert(key: str, spec: Field[Any], value: Any, source: str) -> Any:
         raise ConfigError(f"{key}: {value!r} is none of {', '.join(limits['among'])} (from {source})")
     if limits["at_least"] is not None and not converted >= limits["at_least"]:  # nan is neither
         raise ConfigError(f"{key}: {converted} is less than {limits['at_least']} (from {source})")
-    most = MOST if limits["at_most"] is None else limits["at_most"]
+    most = MAX_NUMBER if limits["at_most"] is None else limits["at_most"]
     if kind in ("int", "float") and not converted <= most:
         raise ConfigError(f"{key}: {converted} is more than {most} (from {source})")
     return converted
@@ -187,7 +187,7 @@ def _rows(name: str, rows: Any, file: Path | None, required: set[str], optional:
 
 
 def _identifier(key: str, value: str, file: Path | None) -> str:
-    if not NAME.fullmatch(value):
+    if not IDENTIFIER.fullmatch(value):
         raise ConfigError(f"{key}: {value!r} must be 1 to 64 letters, digits or ._- (from {file})")
     return value
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 SILENCE_S = 5.0
 PREPARED_BYTES = 1 << 28  # of a prepared file, which holds the tokens of all published prompts
-MAX_CHARS = 500
+MAX_LINE_CHARS = 500
 _PIECE = 1 << 20
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -52,4 +52,4 @@ def _read(fd: int, most: int) -> bytes:
 def one_line(text: str) -> str:
     """A complaint as a terminal can show it: no control characters, no halves of surrogate pairs, not too long."""
     line = _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text.strip())
-    return line if len(line) <= MAX_CHARS else f"{line[: MAX_CHARS // 2]} ... {line[-MAX_CHARS // 2 :]}"
+    return line if len(line) <= MAX_LINE_CHARS else f"{line[: MAX_LINE_CHARS // 2]} ... {line[-MAX_LINE_CHARS // 2 :]}"

@@ -24,7 +24,7 @@ def setting(
 
 
 @dataclass(frozen=True, slots=True)
-class Serve:
+class ServeSettings:
     """What concerns the whole stack of one host."""
 
     model: str = setting("", "directory of the model (safetensors, as transformers saves it)")
@@ -38,7 +38,7 @@ class Serve:
 
 
 @dataclass(frozen=True, slots=True)
-class Kvstore:
+class KvstoreSettings:
     """The pool. Its size is explicit and never derived from the memory that happens to be free."""
 
     blocks: int = setting(4096, "blocks in the pool", at_least=1, at_most=2**31 - 1)
@@ -90,7 +90,7 @@ class Kvstore:
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineSettings:
     """What each engine is started with."""
 
     attention: str = setting(
@@ -109,7 +109,7 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
+class GatewaySettings:
     """The HTTP side."""
 
     host: str = setting("127.0.0.1", "address to listen on")
@@ -179,10 +179,10 @@ class Published:
 class Config:
     """The whole configuration, as read once at start."""
 
-    serve: Serve = Serve()
-    kvstore: Kvstore = Kvstore()
-    engine: Engine = Engine()
-    gateway: Gateway = Gateway()
+    serve: ServeSettings = ServeSettings()
+    kvstore: KvstoreSettings = KvstoreSettings()
+    engine: EngineSettings = EngineSettings()
+    gateway: GatewaySettings = GatewaySettings()
     tenants: tuple[Tenant, ...] = ()
     published: tuple[Published, ...] = ()
     file: Path | None = None
@@ -193,7 +193,12 @@ class Config:
         return Path(self.serve.run_dir).absolute() if self.serve.run_dir else default_run_dir(self.gateway.port)
 
 
-SECTIONS: dict[str, type] = {"serve": Serve, "kvstore": Kvstore, "engine": Engine, "gateway": Gateway}
+SECTIONS: dict[str, type] = {
+    "serve": ServeSettings,
+    "kvstore": KvstoreSettings,
+    "engine": EngineSettings,
+    "gateway": GatewaySettings,
+}
 
 
 def default_run_dir(port: int) -> Path:

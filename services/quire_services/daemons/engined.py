@@ -42,7 +42,7 @@ from quire_services.process.gc_tuning import quieten_garbage_collection
 from quire_services.process.reason import complain
 from quire_services.process.refusal_line import refusal_line
 
-ONLY = (
+ENGINE_SETTINGS = (
     "model", "run_dir", "dtype", "kv_cache_dtype", "block_size", "attention", "max_batch_tokens", "max_sequences",
     "max_model_len", "threads", "step_log", "prefill", "port", "log_format",
 )  # fmt: skip
@@ -55,10 +55,10 @@ log = structlog.get_logger()
 def main(argv: list[str] | None = None) -> int:
     """Run an engine; returns the exit code."""
     parser = flags.Parser(prog="quire engine", description="Run one engine: a model over the shared pool.")
-    flags.add(parser, "serve", "kvstore", "engine", "gateway", only=ONLY)
+    flags.add(parser, "serve", "kvstore", "engine", "gateway", only=ENGINE_SETTINGS)
     parser.add_argument("--name", default=f"engine-{os.getpid()}", help="name in logs and status")
     arguments = parser.parse_args(argv)
-    config = flags.read(parser, arguments)
+    config = flags.read_config(parser, arguments)
     if not config.serve.model:
         parser.error("--model is needed")
     logs.configure(arguments.name, form=config.serve.log_format)
@@ -90,7 +90,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: Attention) ->
     directory = Path(config.serve.model)
     layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
     attention.admit(layout)
-    with watched(load_share.give):
+    with watched(load_share.report_load_share):
         model = load_model(directory, config.kvstore.dtype, attention.device)
     _prove(model, layout, attention)
     model.max_model_len = served_length(model.max_model_len, config.engine.max_model_len)

@@ -42,8 +42,7 @@ from quire_services.gateway.http.protocol import Bounds
 from quire_services.gateway.http.server import BindError, HttpServer, bind, is_loopback, listen
 from quire_services.gateway.http_app import make_app
 from quire_services.gateway.link_server import LinkServer, SocketTaken
-from quire_services.gateway.openai import sampling_defaults
-from quire_services.gateway.openai.sampling_defaults import DefaultsError, SamplingDefaults
+from quire_services.gateway.openai.sampling_defaults import DefaultsError, SamplingDefaults, load_sampling_defaults
 from quire_services.gateway.readers.reader_pool import ReaderPool
 from quire_services.gateway.readers.reader_process import Nursery
 from quire_services.gateway.readers.request_reader import RequestReader
@@ -61,7 +60,7 @@ class StartError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the gateway; the exit status."""
-    config, instance = parse(argv)
+    config, instance = gateway_config(argv)
     logs.configure("gateway", form=config.serve.log_format)
     without_torch()
     log_like_everyone()
@@ -80,18 +79,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parse(argv: Sequence[str] | None) -> tuple[settings.Config, str]:
+def gateway_config(argv: Sequence[str] | None) -> tuple[settings.Config, str]:
     """Flags, environment and file as configuration, and this gateway's name; a mistake ends the process with 2."""
     parser = flags.Parser(prog="quire gateway", description="the OpenAI-compatible HTTP side of the stack")
     add_flags(parser)
     parser.add_argument("--instance", default=secrets.token_hex(8), help="name at /health (default: a random one)")
     arguments = parser.parse_args(argv)
-    return flags.read(parser, arguments), arguments.instance
+    return flags.read_config(parser, arguments), arguments.instance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The gateway's flags."""
-    own = (field.name for field in fields(settings.Gateway))
+    own = (field.name for field in fields(settings.GatewaySettings))
     flags.add(parser, "serve", "gateway", only=("model", "run_dir", "log_format", *own))
 
 
@@ -147,7 +146,7 @@ def _gateway(config: settings.Config) -> Gateway:
 
 def _defaults(source: str, model: Path) -> SamplingDefaults:
     """What requests leave unsaid, told in one line if a file says it. Raises DefaultsError."""
-    defaults = sampling_defaults.load(source, model)
+    defaults = load_sampling_defaults(source, model)
     if defaults.said:
         log.info("sampling_defaults", source=source, **dict(defaults.said))
     if defaults.not_served:
@@ -155,7 +154,9 @@ def _defaults(source: str, model: Path) -> SamplingDefaults:
     return defaults
 
 
-async def _serve(gateway: Gateway, apps: list[ASGIApp], ports: list[socket.socket], settings: settings.Gateway) -> None:
+async def _serve(
+    gateway: Gateway, apps: list[ASGIApp], ports: list[socket.socket], settings: settings.GatewaySettings
+) -> None:
     """Serve each application on its port until a signal says stop, then drain."""
     most, drain_s = most_connections(settings.max_connections, raise_file_limit()), settings.drain_s
     servers = [HttpServer(app, drain_s, Bounds(Connections(most), settings.write_timeout_s)) for app in apps]

@@ -50,7 +50,7 @@ from quire_services.config.input_files import PREPARED_BYTES, read_bytes
 from quire_services.process import flags, logs, reason
 from quire_services.process.gc_tuning import quieten_garbage_collection
 
-FLAGS = ("run_dir", "port", "log_format", *(spec.name for spec in fields(settings.Kvstore)))
+KVSTORE_SETTINGS = ("run_dir", "port", "log_format", *(spec.name for spec in fields(settings.KvstoreSettings)))
 
 log = structlog.get_logger()
 
@@ -113,10 +113,10 @@ def run(config: KvstoreConfig) -> int:
 def main(argv: list[str] | None = None) -> int:
     """The command line; flags, environment and file as for every command."""
     parser = flags.Parser(prog="quire kvstore", description="Serve one pool of KV-cache blocks.")
-    flags.add(parser, "serve", "kvstore", "gateway", only=FLAGS)
+    flags.add(parser, "serve", "kvstore", "gateway", only=KVSTORE_SETTINGS)
     parser.add_argument("--prepared", type=Path, help="layout and published prompts (default: in the run directory)")
     arguments = parser.parse_args(argv)
-    config = flags.read(parser, arguments)
+    config = flags.read_config(parser, arguments)
     pool, run_dir = config.kvstore, config.run_dir
     return run(
         KvstoreConfig(

@@ -29,7 +29,7 @@ from quire_services.config.settings import Tenant
 from quire_services.gateway.http.errors import bad_key
 
 DEFAULT_TENANT = "default"
-POLL_S = 0.5
+KEY_FILE_POLL_S = 0.5
 log = structlog.get_logger()
 
 
@@ -70,7 +70,7 @@ class Keys:
             return
         seen = None  # reads once more at the start: the file may have changed since it was loaded
         while True:
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(KEY_FILE_POLL_S)
             stamp = _stamp(self._file)
             if stamp != seen:
                 seen = stamp

@@ -19,9 +19,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from quire_proto.gateway_link import Output
 
-MOST = 64 << 20  # bytes of all backlogs
-LOOSE = 256  # outputs of one call that may wait as they came
-PIECE = 64 << 10
+MAX_BACKLOG_BYTES = 64 << 20  # bytes of all backlogs
+MAX_SEPARATE_OUTPUTS = 256  # outputs of one call that may wait as they came
+PIECE_BYTES = 64 << 10
 _OUTPUT, _LOGPROB, _ALTERNATIVE = 450, 150, 40  # bytes that each takes in this process, as measured
 
 
@@ -41,7 +41,7 @@ class Backlogs:
         most: bytes that they may take together.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MAX_BACKLOG_BYTES) -> None:
         self._most, self._total = most, 0
         self._unread: set[Backlog[Any]] = set()
 
@@ -86,7 +86,7 @@ class Backlog(Generic[G]):
 
     def put(self, source: G, output: Output) -> None:
         """Add what has come."""
-        size = self._join(output) if len(self._items) >= LOOSE and not output.logprobs else 0
+        size = self._join(output) if len(self._items) >= MAX_SEPARATE_OUTPUTS and not output.logprobs else 0
         if not size:
             size = _size(output)
             box = [(source, output)]
@@ -131,7 +131,7 @@ class Backlog(Generic[G]):
     def _take(self) -> list[tuple[G, Output]]:
         out: list[tuple[G, Output]] = []
         size = 0
-        while self._items and size < PIECE:
+        while self._items and size < PIECE_BYTES:
             box = self._items.popleft()
             (_, output) = box[0]
             if self._last.get((output.request, output.index)) is box:

@@ -27,7 +27,13 @@ from quire_services.gateway.openai.sampling import sampling, stop_strings
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
 from quire_services.gateway.openai.types import Body, ChatBody, CompletionBody
 from quire_services.gateway.readers.reader_pool import ReaderPool
-from quire_services.gateway.readers.request_bytes import MOST, SHORT_BYTES, RequestBytes, default_limit, until_gone
+from quire_services.gateway.readers.request_bytes import (
+    MAX_BODY_LIMIT,
+    SHORT_BODY_BYTES,
+    RequestBytes,
+    default_limit,
+    until_gone,
+)
 from quire_services.gateway.readers.request_reader import ReadRequest, RequestReader
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.choices import Choice
@@ -43,7 +49,7 @@ from .engines import Engines, Limits
 from .generations import Call
 from .responses import Answer, Shape
 
-SOME = 64
+PROMPTS_AT_ONCE = 64
 TURN_S = 0.005
 SHORT_WAITING, SHORT_WAIT_S = 1 << 20, 60.0  # short bodies are bounded by connections, and wait milliseconds
 
@@ -99,7 +105,7 @@ class Gateway:
         """A request as it was read."""
         tenant = _record(request).tenant
         async with self.bytes.of(request, tenant, self._most_bytes) as raw:
-            if len(raw) > SHORT_BYTES:
+            if len(raw) > SHORT_BODY_BYTES:
                 yield await until_gone(request.receive, self.readers.read(api, raw, tenant, self._limits()))
                 return
             await self._turn.take(tenant, 1)
@@ -126,7 +132,7 @@ class Gateway:
         """Of a body."""
         if self.max_body_bytes:
             return self.max_body_bytes
-        return MOST if self.engines.why_not() else default_limit(self._limits().max_model_len)
+        return MAX_BODY_LIMIT if self.engines.why_not() else default_limit(self._limits().max_model_len)
 
     async def _call(self, read: ReadRequest, request: Request, logprobs: int) -> Call:
         """The generations of a request, not yet sent."""
@@ -134,7 +140,7 @@ class Gateway:
         param = "messages" if isinstance(body, ChatBody) else "prompt"
         call = Call(self.backlogs)
         for place, tokens in enumerate(read.prompts):
-            if place % SOME == SOME - 1:
+            if place % PROMPTS_AT_ONCE == PROMPTS_AT_ONCE - 1:
                 await asyncio.sleep(0)  # a thousand prompts take 40 ms
             how = sampling(body, len(tokens), logprobs, limits, param, self.otherwise)
             how = self.ends.added(how, stop_strings(body), limits.vocab_size)
@@ -160,7 +166,7 @@ class Gateway:
         eos = frozenset(unpack(self.engines.eos_token_ids()))
         out = []
         for place, generation in enumerate(call.generations):
-            if place % SOME == SOME - 1:
+            if place % PROMPTS_AT_ONCE == PROMPTS_AT_ONCE - 1:
                 await asyncio.sleep(0)  # they are as many as the prompts
             silent = eos | set(unpack(generation.sampling.stop_token_ids))
             for index in range(generation.n):

@@ -36,7 +36,7 @@ def processors(out: TextIO) -> list[structlog.typing.Processor]:
 
 def told_by_supervisor(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Drop what the supervisor says, where there is one."""
-    if reason.VARIABLE in os.environ and event.get("event") in TOLD:
+    if reason.REASON_VARIABLE in os.environ and event.get("event") in TOLD:
         raise structlog.DropEvent
     return event
 

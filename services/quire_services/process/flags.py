@@ -11,7 +11,7 @@ import os
 from dataclasses import fields
 from typing import NoReturn
 
-from quire_services.config.config import ConfigError, load
+from quire_services.config.config import ConfigError, load_config
 from quire_services.config.input_files import one_line
 from quire_services.config.settings import SECTIONS, Config
 
@@ -58,10 +58,10 @@ def spelled(config: Config, section: str, *, but: tuple[str, ...] = ()) -> list[
     ]
 
 
-def read(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Config:
+def read_config(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Config:
     """The configuration of parsed arguments, the environment and the file; a mistake ends the process with 2."""
     given = {key: value for key, value in vars(arguments).items() if key == "config" or "." in key}
     try:
-        return load(given, os.environ)
+        return load_config(given, os.environ)
     except ConfigError as error:
         parser.error(str(error))

@@ -85,7 +85,7 @@ def _named(service: str) -> structlog.typing.Processor:
 
 def _to_the_supervisor(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     if event.get("level") in ("error", "critical") and "reason" in event:
-        reason.give(str(event["reason"]))
+        reason.report_reason(str(event["reason"]))
     return event
 
 

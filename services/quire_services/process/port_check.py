@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from quire_services.config.settings import Gateway
+from quire_services.config.settings import GatewaySettings
 
 ADMIN_HOST = "127.0.0.1"
 _ADVICE = {
@@ -23,7 +23,7 @@ class PortTaken(Exception):
     """An address cannot be listened on; one line says which setting and why."""
 
 
-def check(gateway: Gateway) -> int:
+def check(gateway: GatewaySettings) -> int:
     """The port of the API: the configured one, or for 0 one that is free. Raises PortTaken."""
     port = _listen("gateway.port", gateway.host, gateway.port)
     if gateway.admin_port:

@@ -13,32 +13,32 @@ from contextlib import suppress
 
 from quire_services.config.input_files import one_line
 
-VARIABLE = "SUPERVISOR_REASON_FD"
+REASON_VARIABLE = "SUPERVISOR_REASON_FD"
 _NAME = "reason"
-BYTES = 4096  # of the file; behind them lies how far it has come (``load_share``)
+REASON_BYTES = 4096  # of the file; behind them lies how far it has come (``load_share``)
 
 
-def new() -> int:
+def new_reason_file() -> int:
     """A place for a child's reason: a descriptor that the child has to inherit under ``VARIABLE``."""
     return os.memfd_create(_NAME, os.MFD_CLOEXEC)
 
 
-def read(fd: int) -> str:
+def reason_of(fd: int) -> str:
     """What the child said, as one line; "" if nothing."""
-    return one_line(os.pread(fd, BYTES, 0).rstrip(b"\0").decode(errors="replace"))
+    return one_line(os.pread(fd, REASON_BYTES, 0).rstrip(b"\0").decode(errors="replace"))
 
 
-def give(text: str) -> None:
+def report_reason(text: str) -> None:
     """Tell the supervisor, if there is one."""
     with suppress(OSError):
-        if (fd := handed()) >= 0:
-            os.pwrite(fd, one_line(text).encode(errors="replace")[:BYTES].ljust(BYTES, b"\0"), 0)
+        if (fd := reason_fd()) >= 0:
+            os.pwrite(fd, one_line(text).encode(errors="replace")[:REASON_BYTES].ljust(REASON_BYTES, b"\0"), 0)
 
 
-def handed() -> int:
+def reason_fd() -> int:
     """The descriptor that the supervisor handed to this process, -1 if there is none."""
     with suppress(OSError, ValueError):
-        fd = int(os.environ.get(VARIABLE, ""))
+        fd = int(os.environ.get(REASON_VARIABLE, ""))
         # A grandchild inherits the variable without the file: the number may be anything there.
         if os.readlink(f"/proc/self/fd/{fd}").startswith(f"/memfd:{_NAME}"):
             return fd
@@ -47,5 +47,5 @@ def handed() -> int:
 
 def complain(who: str, text: str) -> None:
     """Say in one line on stderr why a command cannot go on, and tell the supervisor."""
-    give(text)
+    report_reason(text)
     sys.stderr.write(f"{who}: {one_line(text)}\n")

@@ -17,7 +17,7 @@ _CAUSES = {
 }
 
 
-def how(code: int) -> str:
+def how_it_ended(code: int) -> str:
     """An exit code as subprocess gives it (negative: the signal), as a clause."""
     if code >= 0:
         return f"ended with exit code {code}"

@@ -80,16 +80,16 @@ class Child:
     @property
     def loaded(self) -> float:
         """The share of what it loads that is loaded; 1 while it says nothing of loading."""
-        return load_share.read(self._reason) if self.process else 1.0
+        return load_share.load_share_of(self._reason) if self.process else 1.0
 
     def start(self) -> None:
         """Start the process now."""
         assert self.process is None, f"{self.name} runs already"
-        self._reason = reason.new()
+        self._reason = reason.new_reason_file()
         self.process = subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
-            env={**self.defaults, **os.environ, reason.VARIABLE: str(self._reason)},
+            env={**self.defaults, **os.environ, reason.REASON_VARIABLE: str(self._reason)},
             pass_fds=[self._reason],
             process_group=0,
             preexec_fn=die_with(os.getpid(), self._death_signal),  # the supervisor has one thread
@@ -105,7 +105,7 @@ class Child:
             return None
         code = self.process.returncode
         self.signal(signal.SIGKILL)  # whatever it may have left in its group
-        self.reason = reason.read(self._reason)
+        self.reason = reason.reason_of(self._reason)
         os.close(self.pidfd)
         os.close(self._reason)
         self.process, self.pidfd, self._reason, self.code = None, -1, -1, code

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quire_services.config.input_files import PREPARED_BYTES, read_bytes
 
-FILE = "prepared.json"
+PREPARED_FILE = "prepared.json"
 KEYS = {"model_dir", "layout", "published"}
 
 

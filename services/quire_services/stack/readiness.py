@@ -18,8 +18,8 @@ from quire_proto.wire.errors import QuireError
 
 from .child import Child
 
-TIMEOUT = 1.0
-MOST_BYTES = 1 << 16  # of an answer; another's server may send anything
+READINESS_TIMEOUT_S = 1.0
+MAX_HEALTH_BYTES = 1 << 16  # of an answer; another's server may send anything
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
@@ -54,17 +54,17 @@ class Readiness:
         if not (self._run_dir / "kvstore.sock").exists():
             return None
         try:
-            with KVReader(self._run_dir, timeout=TIMEOUT) as reader:
+            with KVReader(self._run_dir, timeout=READINESS_TIMEOUT_S) as reader:
                 return reader.stats()
         except (QuireError, OSError):
             return None
 
     def _gateway_answers(self) -> bool:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT)
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=READINESS_TIMEOUT_S)
         try:
             connection.request("GET", "/health")
             answer = connection.getresponse()
-            return answer.status == 200 and json.loads(answer.read(MOST_BYTES)).get("instance") == self._instance
+            return answer.status == 200 and json.loads(answer.read(MAX_HEALTH_BYTES)).get("instance") == self._instance
         except (OSError, ValueError, AttributeError, http.client.HTTPException):
             return False
         finally:

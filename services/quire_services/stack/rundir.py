@@ -35,11 +35,11 @@ LOCK = "serve.lock"
 SOCKETS = ("kvstore.sock", "attach.sock", "gateway.sock", LIVE, REPLAY)
 KVSTORE_OWN = (ROSTER, MAPPERS_FILE)  # those of a dead stack are for the next kvstore
 _DOCUMENTS: dict[str, Callable[[Path], bool]] = {
-    prepared_file.FILE: prepared_file.is_prepared,
+    prepared_file.PREPARED_FILE: prepared_file.is_prepared,
     ROSTER: is_roster,
     MAPPERS_FILE: is_mappers,
 }
-NAMES = (*SOCKETS, *_DOCUMENTS, admin_token.FILE)
+NAMES = (*SOCKETS, *_DOCUMENTS, admin_token.TOKEN_FILE)
 MARK, MARK_BYTES = "quire serve", 4096
 MAX_SUN_PATH = 107
 
@@ -78,10 +78,10 @@ class RunDir:
 
     def make_token(self) -> None:
         """Make the token of the admin API. The marker knows its digest before it is there."""
-        word = admin_token.new()
+        word = admin_token.new_token()
         self._mark["token"] = _digest(word)
         self._save()
-        admin_token.write(self.path / admin_token.FILE, word)
+        admin_token.write_token(self.path / admin_token.TOKEN_FILE, word)
 
     def close(self) -> list[str]:
         """Remove everything of ours, and a directory that we made if it is then empty; returns what else lies there."""
@@ -198,7 +198,7 @@ class RunDir:
                 return kind == stat.S_IFSOCK
             if kind != stat.S_IFREG:
                 return False
-            if name == admin_token.FILE:
+            if name == admin_token.TOKEN_FILE:
                 return bool(_digest(file.read_text().strip()) == self._mark["token"])
             return _DOCUMENTS[name](file)
         except (OSError, ValueError):

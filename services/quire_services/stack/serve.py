@@ -26,7 +26,7 @@ from quire_services.process import flags, port_check
 from quire_services.process.screen import Screen, bar
 from quire_services.process.standard_streams import print_line
 
-from .causes import how
+from .causes import how_it_ended
 from .child import Child
 from .processes import Stack
 from .readiness import Readiness
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     """Entry of ``quire serve``; returns the exit code."""
     parser = flags.Parser(prog="quire serve", description="Run kvstore, engines and gateway on this host.")
     flags.add(parser, "serve", "kvstore", "engine", "gateway")
-    config = flags.read(parser, parser.parse_args(argv))
+    config = flags.read_config(parser, parser.parse_args(argv))
     try:
         if not (Path(config.serve.model) / "config.json").is_file():
             parser.error(f"serve.model: {config.serve.model!r} is no model directory (it holds no config.json)")
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         run_dir = RunDir(config.run_dir, own_state=not config.kvstore.state_dir)
     except (port_check.PortTaken, RunDirError, OSError) as error:
         parser.error(str(error))
-    serve = Serve(config, run_dir)
+    serve = StackRun(config, run_dir)
     try:
         return serve.run()
     finally:
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
             print_line(f"quire serve: {one_line(serve.failure)}", sys.stderr)
 
 
-class Serve:
+class StackRun:
     """One life of a stack.
 
     Attributes:
@@ -97,7 +97,7 @@ class Serve:
                         f"ready: http://{port_check.netloc(config.gateway.host, config.gateway.port)}/v1 ({took:.1f} s)"
                     )
                     if config.gateway.admin_port:
-                        token = config.gateway.admin_token_file or self._run_dir.path / admin_token.FILE
+                        token = config.gateway.admin_token_file or self._run_dir.path / admin_token.TOKEN_FILE
                         self.screen.line(
                             f"admin API: http://127.0.0.1:{config.gateway.admin_port}/admin (token in {token})"
                         )
@@ -166,14 +166,14 @@ class Serve:
         if hopeless or self._bus_errors[child.name] >= STARTS:  # a new process writes to the same full memory
             self._give_up(child, code)
             return
-        self.screen.line(f"{child.name} {how(code)}; starting it again in {delay:.1f} s")
+        self.screen.line(f"{child.name} {how_it_ended(code)}; starting it again in {delay:.1f} s")
         self._waiting[child.name] = child
 
     def _give_up(self, child: Child, code: int) -> None:
         times = f", {child.starts} times" if child.starts > 1 else ""
         when = "" if self._was_ready else " before the stack was ready"
-        self.screen.line(f"{child.name} {how(code)}{times}{when}: stopping")
-        self.failure = f"{child.name}: {child.reason or how(code) + times}"
+        self.screen.line(f"{child.name} {how_it_ended(code)}{times}{when}: stopping")
+        self.failure = f"{child.name}: {child.reason or how_it_ended(code) + times}"
 
     def _stop(self) -> None:
         self.screen.line("stopping ...")

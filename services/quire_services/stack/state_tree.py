@@ -18,8 +18,8 @@ from quire_kvstore.host.state_dir import StateDir, StateError
 
 STATE = "state"  # its name in the run directory
 MARKER = ".stack"
-FOLDER = "publications"
-DOCUMENTS = ("groups", "quotas")
+PUBLICATIONS_DIR = "publications"
+KVSTORE_DOCUMENTS = ("groups", "quotas")
 
 
 class StateTree:
@@ -44,8 +44,11 @@ class StateTree:
         """Remove what the kvstore wrote, and what is then empty, if it is marked with ``word``."""
         if not self._marked(word):
             return
-        folder = self.path / FOLDER
-        names = [*DOCUMENTS, *(StateDir(self.path).names(FOLDER) if _plain(folder, stat.S_IFDIR) else ())]
+        folder = self.path / PUBLICATIONS_DIR
+        names = [
+            *KVSTORE_DOCUMENTS,
+            *(StateDir(self.path).names(PUBLICATIONS_DIR) if _plain(folder, stat.S_IFDIR) else ()),
+        ]
         for name in names:
             file = self.path / f"{name}.json"
             if _plain(file, stat.S_IFREG) and self._is_document(name):

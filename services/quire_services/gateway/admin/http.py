@@ -27,7 +27,7 @@ from quire_proto.client.client import KVReader
 from quire_proto.messages.sharing import Groups
 from quire_proto.wire.errors import BadRequest, Conflict, NotFound, NotPermitted, QuireError, RemoteError
 from quire_proto.wire.u32 import pack
-from quire_services.config.config import NAME
+from quire_services.config.config import IDENTIFIER
 from quire_services.gateway.generate import Gateway
 from quire_services.gateway.http.errors import ApiError, invalid, unavailable
 from quire_services.gateway.http_app import map_errors
@@ -36,7 +36,7 @@ from quire_services.gateway.published_prompts.published import Rendered, render
 from quire_services.gateway.published_prompts.row import row
 from quire_services.process.kvstore_call import TIMEOUT
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _STATUS: dict[type[RemoteError], int] = {BadRequest: 400, NotPermitted: 403, NotFound: 404, Conflict: 409}
 
 
@@ -44,7 +44,7 @@ class PublishBody(BaseModel):
     """``POST /admin/publications``. A field that nobody knows is an error: here a misspelt one would share too much."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
-    id: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+    id: Annotated[str, Field(pattern=f"^{IDENTIFIER.pattern}$")]
     domain: str
     system: Annotated[str, Field(min_length=1)]
     tools: list[dict[str, Any]] | None = None
@@ -55,7 +55,7 @@ def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
     app = FastAPI(title="Quire admin", docs_url=None, redoc_url=None, openapi_url=None)
     map_errors(app)
 
-    async def ask(question: Callable[[KVReader], T]) -> T:
+    async def ask(question: Callable[[KVReader], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(None, _ask, run_dir, question)
 
     @app.post("/admin/publications")
@@ -91,7 +91,7 @@ def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
     return app
 
 
-def _ask(run_dir: Path, question: Callable[[KVReader], T]) -> T:
+def _ask(run_dir: Path, question: Callable[[KVReader], _T]) -> _T:
     """Ask the kvstore; its refusals and its absence as ApiError. On a thread of its own: the loop must not wait."""
     if not (run_dir / "kvstore.sock").exists():
         raise unavailable("no kvstore answers")

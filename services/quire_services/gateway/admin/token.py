@@ -17,8 +17,8 @@ from quire_services.config.input_files import read_bytes
 from quire_services.gateway.api_keys import bearer_digest, key_digest
 from quire_services.gateway.http.errors import bad_key
 
-FILE = "admin.token"
-MIN_CHARS, MAX_BYTES = 16, 4096
+TOKEN_FILE = "admin.token"
+MIN_TOKEN_CHARS, MAX_TOKEN_BYTES = 16, 4096
 OPERATOR = "(operator)"
 
 
@@ -35,10 +35,10 @@ class AdminToken:
     """
 
     def __init__(self, run_dir: Path, named: str) -> None:
-        self.file = Path(named) if named else run_dir / FILE
+        self.file = Path(named) if named else run_dir / TOKEN_FILE
         try:
             if not named and not self.file.exists():
-                write(self.file, new())
+                write_token(self.file, new_token())
             self._digest = key_digest(_read(self.file))
         except (OSError, ValueError) as error:
             raise TokenError(f"admin token {str(self.file)!r}: {getattr(error, 'strerror', None) or error}") from None
@@ -50,12 +50,12 @@ class AdminToken:
         return OPERATOR
 
 
-def new() -> str:
+def new_token() -> str:
     """A token that cannot be guessed."""
     return secrets.token_urlsafe(32)
 
 
-def write(file: Path, word: str) -> None:
+def write_token(file: Path, word: str) -> None:
     """Make the file, whole or not at all."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
@@ -69,7 +69,7 @@ def _read(file: Path) -> str:
     info = file.stat()
     if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
         raise ValueError("must be readable by its owner only (chmod 600)")
-    token = read_bytes(file, MAX_BYTES).decode("ascii", errors="replace").strip()
-    if len(token) < MIN_CHARS or not token.isascii() or not token.isprintable() or " " in token:
-        raise ValueError(f"must hold one line of {MIN_CHARS} to {MAX_BYTES} letters, digits or marks")
+    token = read_bytes(file, MAX_TOKEN_BYTES).decode("ascii", errors="replace").strip()
+    if len(token) < MIN_TOKEN_CHARS or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError(f"must hold one line of {MIN_TOKEN_CHARS} to {MAX_TOKEN_BYTES} letters, digits or marks")
     return token

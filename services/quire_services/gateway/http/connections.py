@@ -19,7 +19,7 @@ from typing import Protocol
 import structlog
 
 SPARE_FILES = 128  # kept for everything that is no connection
-MOST = 4096
+DEFAULT_CONNECTIONS = 4096
 SAY_AGAIN_S = 60.0
 log = structlog.get_logger()
 
@@ -106,5 +106,6 @@ def raise_file_limit() -> int:
 
 
 def most_connections(asked: int, files: int) -> int:
-    """How many connections there may be: as many as asked for, or by default ``MOST``, and as the files allow."""
-    return max(1, min(asked or MOST, files - SPARE_FILES))
+    """How many connections there may be: as many as asked for, by default
+    ``DEFAULT_CONNECTIONS``, and as the files allow."""
+    return max(1, min(asked or DEFAULT_CONNECTIONS, files - SPARE_FILES))

@@ -34,8 +34,8 @@ from .request_log import Record
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 OPEN_PATHS = {"/health"}
-SOME = 16  # heads that are looked at between two looks at the sockets: whose they are costs little
-MOST_WAITING, WAIT_S = 1 << 20, 60.0  # requests are bounded by connections, and wait milliseconds each
+ARRIVALS_AT_ONCE = 16  # heads that are looked at between two looks at the sockets: whose they are costs little
+MAX_WAITING_REQUESTS, REQUEST_WAIT_S = 1 << 20, 60.0  # requests are bounded by connections, and wait milliseconds each
 LOGGED_CHARS = 200  # of what a client says, in a line of the log
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 log = structlog.get_logger()
@@ -52,8 +52,10 @@ class Edge:
 
     def __init__(self, app: ASGIApp, who: Callable[[Headers], str], counters: Counters) -> None:
         self._app, self._who, self._counters = app, who, counters
-        self._arrivals = Shares(SOME, SOME, most_waiting=MOST_WAITING, wait_s=WAIT_S)
-        self._turn = Shares(1, 1, most_waiting=MOST_WAITING, wait_s=WAIT_S)
+        self._arrivals = Shares(
+            ARRIVALS_AT_ONCE, ARRIVALS_AT_ONCE, most_waiting=MAX_WAITING_REQUESTS, wait_s=REQUEST_WAIT_S
+        )
+        self._turn = Shares(1, 1, most_waiting=MAX_WAITING_REQUESTS, wait_s=REQUEST_WAIT_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

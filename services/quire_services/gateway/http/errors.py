@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 RETRY_AFTER_S = 1
-MAX_CHARS = 500  # of a message, which may quote what a client sent
+MAX_MESSAGE_CHARS = 500  # of a message, which may quote what a client sent
 
 
 class ApiError(Exception):
@@ -26,7 +26,7 @@ class ApiError(Exception):
     def __init__(self, status: int, message: str, *, type: str, param: str | None = None, code: str | None = None):
         super().__init__(message)
         self.status = status
-        self.message = message if len(message) <= MAX_CHARS else message[:MAX_CHARS] + "..."
+        self.message = message if len(message) <= MAX_MESSAGE_CHARS else message[:MAX_MESSAGE_CHARS] + "..."
         self.type = type
         self.param = param
         self.code = code

@@ -14,7 +14,7 @@ _TAGS = {"str", "int", "float", "bool", "dict", "list"}
 B = TypeVar("B", bound=BaseModel)
 
 
-def parse(raw: bytes | bytearray) -> Any:
+def parse_json(raw: bytes | bytearray) -> Any:
     """The value that a body says. Raises ApiError 400."""
     try:
         return json.loads(raw)

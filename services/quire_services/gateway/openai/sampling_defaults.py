@@ -18,8 +18,8 @@ from quire_services.config.input_files import read_bytes
 from .body_values import Real, Whole
 
 AUTO, NONE = "auto", "none"
-FILE = "generation_config.json"
-MOST_BYTES = 1 << 20
+GENERATION_CONFIG = "generation_config.json"
+MAX_GENERATION_CONFIG_BYTES = 1 << 20
 # What would change answers, and the values that do not.
 _NOT_SERVED = {"repetition_penalty": (None, 1), "no_repeat_ngram_size": (None, 0), "typical_p": (None, 1)}
 
@@ -65,14 +65,14 @@ class _File(BaseModel):
     eos_token_id: Annotated[list[Annotated[Whole, Field(ge=0)]], BeforeValidator(_listed)] = []
 
 
-def load(source: str, model: Path) -> SamplingDefaults:
+def load_sampling_defaults(source: str, model: Path) -> SamplingDefaults:
     """The defaults from ``auto`` (the model's directory, which need not have the file), ``none``, or a directory.
     Raises DefaultsError."""
     if source == NONE:
         return SamplingDefaults()
-    file = (model if source == AUTO else Path(source)) / FILE
+    file = (model if source == AUTO else Path(source)) / GENERATION_CONFIG
     try:
-        found = _File.model_validate_json(read_bytes(file, MOST_BYTES))
+        found = _File.model_validate_json(read_bytes(file, MAX_GENERATION_CONFIG_BYTES))
     except FileNotFoundError:
         if source == AUTO:
             return SamplingDefaults()

@@ -14,7 +14,7 @@ from typing import Any
 
 from quire_services.config.input_files import one_line, read_bytes
 
-MAX_BYTES = 32 * 1024 * 1024  # as for a request's body
+MAX_PROMPT_BYTES = 32 * 1024 * 1024  # as for a request's body
 
 
 class PromptError(Exception):
@@ -47,7 +47,7 @@ def checked_tools(value: object, what: str) -> list[dict[str, Any]]:
 
 def _text(file: Path, what: str) -> str:
     try:
-        return read_bytes(file, MAX_BYTES).decode()
+        return read_bytes(file, MAX_PROMPT_BYTES).decode()
     except OSError as error:
         raise PromptError(f"{what} {file}: {error.strerror}") from None
     except UnicodeDecodeError:

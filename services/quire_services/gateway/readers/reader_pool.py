@@ -28,10 +28,10 @@ from quire_services.gateway.turns.shares import Shares
 from .reader_process import HEAD, Nursery, too_large
 from .request_reader import ReadRequest, refusal, unpacked
 
-SHORT_BYTES = 256 << 10
+SHORT_LANE_BYTES = 256 << 10
 WORK_S = 60.0  # for one body
-MOST_WAITING = 64  # bodies of one tenant in a lane
-NICE = 5  # of the long lane
+MAX_WAITING_IN_LANE = 64  # bodies of one tenant in a lane
+LONG_LANE_NICENESS = 5  # of the long lane
 log = structlog.get_logger()
 
 
@@ -45,11 +45,11 @@ class ReaderPool:
 
     def __init__(self, nursery: Nursery, wide: int) -> None:
         self._nursery = nursery
-        self._lanes = (_Lane(nursery, wide, 0), _Lane(nursery, wide, NICE))
+        self._lanes = (_Lane(nursery, wide, 0), _Lane(nursery, wide, LONG_LANE_NICENESS))
 
     async def read(self, api: str, raw: bytes | bytearray, tenant: str, limits: Limits) -> ReadRequest:
         """As ``RequestReader.read``. Raises ApiError; cancelling ends the work."""
-        lane = self._lanes[len(raw) > SHORT_BYTES]
+        lane = self._lanes[len(raw) > SHORT_LANE_BYTES]
         asked = orjson.dumps({"api": api, "tenant": tenant, "limits": astuple(limits)})
         head, data = await lane.ask(tenant, asked, raw)
         if "error" in head:
@@ -70,7 +70,7 @@ class ReaderPool:
 class _Lane:
     def __init__(self, nursery: Nursery, wide: int, niceness: int) -> None:
         self._nursery, self._niceness = nursery, niceness
-        self._turns = Shares(wide, wide, most_waiting=MOST_WAITING, wait_s=2 * WORK_S)
+        self._turns = Shares(wide, wide, most_waiting=MAX_WAITING_IN_LANE, wait_s=2 * WORK_S)
         self._idle: list[_Reader] = []
 
     async def ask(self, tenant: str, head: bytes, raw: bytes | bytearray) -> tuple[dict[str, Any], bytes]:

@@ -34,15 +34,15 @@ from quire_services.process.gc_tuning import set_aside
 
 from .request_reader import RequestReader, packed, refused
 
-MEMORY = 512 << 20  # of one reader, beyond what the nursery has
-RETIRE = 128 << 20  # a reader that has grown by so much is replaced: allocators keep what they have
+READER_MEMORY = 512 << 20  # of one reader, beyond what the nursery has
+READER_GROWTH = 128 << 20  # a reader that has grown by so much is replaced: allocators keep what they have
 HEAD = struct.Struct("<II?")
 log = structlog.get_logger()
 
 
 def too_large() -> ApiError:
     """413: reading it would take more memory than one body may."""
-    return body_too_large(f"reading the body takes more than the {MEMORY >> 20} MiB that one body may use")
+    return body_too_large(f"reading the body takes more than the {READER_MEMORY >> 20} MiB that one body may use")
 
 
 class Nursery:
@@ -127,12 +127,12 @@ def _serve(its: socket.socket, reader: RequestReader, niceness: int) -> None:
     os.nice(niceness)
     at_first = _status("VmData")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (at_first + MEMORY, at_first + MEMORY))
+    resource.setrlimit(resource.RLIMIT_DATA, (at_first + READER_MEMORY, at_first + READER_MEMORY))
     while (asked := _receive(its)) is not None:
         head, raw = asked
         answer = _answer(reader, head, raw)
         del asked, head, raw
-        _send(its, *answer, _status("VmData") > at_first + RETIRE)
+        _send(its, *answer, _status("VmData") > at_first + READER_GROWTH)
         del answer
 
 

@@ -18,42 +18,42 @@ from starlette.types import Receive
 from quire_services.gateway.http.errors import ApiError, ClientGone, body_too_large
 from quire_services.gateway.turns.shares import Shares
 
-SHORT_BYTES = 16384  # received and read at once
-BUDGET = 64 << 20
-SLOWEST = 64 << 10  # bytes a second, beyond the first seconds
-FIRST_S = 30.0
-MOST_WAITING = 64
-WAIT_S = 30.0
-PER_TOKEN, LEAST, MOST = 64, 4 << 20, 32 << 20  # of the default limit of a body
-T = TypeVar("T")
+SHORT_BODY_BYTES = 16384  # received and read at once
+BODY_BUDGET = 64 << 20
+MIN_BODY_RATE = 64 << 10  # bytes a second, beyond the first seconds
+BODY_GRACE_S = 30.0
+MAX_WAITING_BODIES = 64
+BUDGET_WAIT_S = 30.0
+BODY_BYTES_PER_TOKEN, MIN_BODY_LIMIT, MAX_BODY_LIMIT = 64, 4 << 20, 32 << 20  # of the default limit of a body
+_T = TypeVar("_T")
 
 
 def default_limit(max_model_len: int) -> int:
     """Bytes that a body may have if nothing is configured: ample for a prompt of the model's length."""
-    return min(max(PER_TOKEN * max_model_len, LEAST), MOST)
+    return min(max(BODY_BYTES_PER_TOKEN * max_model_len, MIN_BODY_LIMIT), MAX_BODY_LIMIT)
 
 
 class RequestBytes:
     """Receives bodies."""
 
     def __init__(self) -> None:
-        self._budget = Shares(BUDGET, BUDGET // 2, most_waiting=MOST_WAITING, wait_s=WAIT_S)
+        self._budget = Shares(BODY_BUDGET, BODY_BUDGET // 2, most_waiting=MAX_WAITING_BODIES, wait_s=BUDGET_WAIT_S)
 
     @asynccontextmanager
     async def of(self, request: Request, tenant: str, limit: Callable[[], int]) -> AsyncIterator[bytearray]:
         """A request's body, which is counted until the end of the block. Raises ApiError and ClientGone."""
         length, body = int(request.headers.get("content-length") or -1), bytearray()
-        if length > SHORT_BYTES and length > limit():
+        if length > SHORT_BODY_BYTES and length > limit():
             raise _too_large(limit())
-        complete = await _receive(request, body, SHORT_BYTES)
-        if complete and len(body) <= SHORT_BYTES:
+        complete = await _receive(request, body, SHORT_BODY_BYTES)
+        if complete and len(body) <= SHORT_BODY_BYTES:
             yield body
             return
         most = limit()
         amount = max(length, len(body)) if length >= 0 or complete else most
         async with self._budget.of(tenant, amount):
             try:
-                async with asyncio.timeout(FIRST_S + amount / SLOWEST):
+                async with asyncio.timeout(BODY_GRACE_S + amount / MIN_BODY_RATE):
                     complete = complete or await _receive(request, body, amount)
             except TimeoutError:
                 raise ApiError(
@@ -64,7 +64,7 @@ class RequestBytes:
             yield body
 
 
-async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def until_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
     """What ``work`` comes to; it is cancelled when the client hangs up. Raises ClientGone then."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
     try:

@@ -19,7 +19,7 @@ from quire_services.gateway.engines import Limits
 from quire_services.gateway.http.errors import ApiError, invalid, unknown_model
 from quire_services.gateway.openai.chat import chat_tokens, check_chat
 from quire_services.gateway.openai.completions import MAX_CHOICES, check_completion, prompt_tokens, prompts
-from quire_services.gateway.openai.json_body import checked, parse
+from quire_services.gateway.openai.json_body import checked, parse_json
 from quire_services.gateway.openai.parameters import CHAT, PLAIN
 from quire_services.gateway.openai.sampling import check_prompt, refuse_unsupported, stop_strings, truncated
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
@@ -65,7 +65,7 @@ class RequestReader:
 
     def read(self, api: str, raw: bytes | bytearray, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
         """Read a body of an API (``CHAT`` or ``PLAIN``). Raises ApiError, also what ``limits`` raises."""
-        document = parse(raw)
+        document = parse_json(raw)
         if isinstance(document, dict):
             _count(document)
         read = self._chat(document, tenant, limits) if api == CHAT else self._completion(document, limits)

@@ -13,14 +13,16 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .tool_turns import TOOL_ROLES, Message
+from .tool_turns import TOOL_ROLES, TemplateMessage
 
-Render = Callable[[list[Message], list[Any] | None, Any], str]
+Render = Callable[[list[TemplateMessage], list[Any] | None, Any], str]
 
 _WORD = "q" + secrets.token_hex(6)
 
 
-def lost(messages: Sequence[Message], tools: Sequence[Any] | None, documents: Any, render: Render) -> str | None:
+def lost(
+    messages: Sequence[TemplateMessage], tools: Sequence[Any] | None, documents: Any, render: Render
+) -> str | None:
     """The first tool, document, call or answer that ``render`` leaves out, as a path in the request; None if all are
     there.
 
@@ -58,7 +60,7 @@ def _marked_tool(tool: Any, path: str, places: list[str]) -> Any:
     return {**tool, "name": f"{_WORD}x{len(places) - 1}x"}
 
 
-def _marked(message: Message, path: str, places: list[str]) -> Message:
+def _marked(message: TemplateMessage, path: str, places: list[str]) -> TemplateMessage:
     """The message with words of ours in it; ``places`` gets the path of each."""
 
     def word(of: str) -> str:

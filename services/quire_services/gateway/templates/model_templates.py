@@ -21,7 +21,7 @@ from quire_services.gateway.http.errors import invalid
 from .lost_turns import Render, lost
 from .plain_form import PlainForm, plain_form
 from .template_probe import Traits, probe
-from .tool_turns import Message, has_tool_turns, shaped
+from .tool_turns import TemplateMessage, has_tool_turns, shaped
 
 TRIPS = (jinja2.TemplateError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError)
 PROCESSOR_FILE = "chat_template.json"  # where models that also see or hear keep theirs
@@ -68,7 +68,7 @@ class ChatTemplate:
         )
         return cls(source, special, plain, replace(traits, notes=notes + traits.notes), reads)
 
-    def render(self, messages: list[Message], tools: list[Any] | None, options: dict[str, Any]) -> str:
+    def render(self, messages: list[TemplateMessage], tools: list[Any] | None, options: dict[str, Any]) -> str:
         """The text of a conversation. Raises ApiError for one that the template refuses or would not show whole."""
         if tools and not self.traits.shows_tools:
             raise invalid("the model's chat template writes no tools: it would not know them", "tools", "no_tools")
@@ -79,7 +79,7 @@ class ChatTemplate:
             raise invalid(f"the model's chat template does not read {unread[0]!r}", param, "unread_in_template")
         documents = options.get(DOCUMENTS)
 
-        def text(said: list[Message], known: list[Any] | None, given: Any) -> str:
+        def text(said: list[TemplateMessage], known: list[Any] | None, given: Any) -> str:
             variables = self.special | options | ({DOCUMENTS: given} if given else {})
             none = (
                 [] if given else self.plain.none
@@ -126,7 +126,7 @@ class Templates:
     def __bool__(self) -> bool:
         return bool(self._named)
 
-    def render(self, messages: list[Message], tools: list[Any] | None, options: dict[str, Any]) -> str:
+    def render(self, messages: list[TemplateMessage], tools: list[Any] | None, options: dict[str, Any]) -> str:
         """The text of a conversation, by the template that is for it. Raises ApiError."""
         if not self._named:
             raise invalid("this model has no chat template: use /v1/completions", "messages", "no_chat_template")
@@ -166,7 +166,9 @@ def _reads(source: str) -> frozenset[str]:
     return frozenset(find_undeclared_variables(environment.parse(source)))
 
 
-def _lost(messages: list[Message], tools: list[Any] | None, documents: Any, text: Render, written: str) -> str | None:
+def _lost(
+    messages: list[TemplateMessage], tools: list[Any] | None, documents: Any, text: Render, written: str
+) -> str | None:
     """The first tool, document, call or answer that is not in the text, as a path; None if all are there."""
     try:
         return lost(messages, tools, documents, text)
@@ -185,7 +187,7 @@ def _name(one: Any) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _rendered(source: str, messages: list[Message], tools: list[Any] | None, variables: dict[str, Any]) -> str:
+def _rendered(source: str, messages: list[TemplateMessage], tools: list[Any] | None, variables: dict[str, Any]) -> str:
     """What transformers' own renderer makes of it. (Not through the tokenizer's method, which takes a message's
     ``content: null`` away: some templates ask whether it is null.)"""
     from transformers.utils.chat_template_utils import render_jinja_template  # slow to import: only who loads pays

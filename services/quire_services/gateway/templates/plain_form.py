@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .tool_turns import Message
+from .tool_turns import TemplateMessage
 
 _SYSTEM, _WORD = "qzxsystem", "qzxquestion"
 _QUESTION = {"role": "user", "content": _WORD}
@@ -31,7 +31,7 @@ class PlainForm:
     none: list[Any] | None = None
     parts: bool = False
 
-    def written(self, messages: list[Message]) -> list[Message]:
+    def written(self, messages: list[TemplateMessage]) -> list[TemplateMessage]:
         """The same conversation in this form."""
         if not self.parts:
             return messages
@@ -44,7 +44,7 @@ class PlainForm:
 
 
 def plain_form(
-    render: Callable[[list[Message], list[Any] | None], str], trips: tuple[type[Exception], ...]
+    render: Callable[[list[TemplateMessage], list[Any] | None], str], trips: tuple[type[Exception], ...]
 ) -> tuple[PlainForm, tuple[str, ...]]:
     """The form in which a template writes a system message and a question, or the question alone, and what somebody who
     serves the model should know of it; ``trips`` is what the template may raise."""

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .tool_turns import ABSENT, Form, Message, shaped
+from .tool_turns import ABSENT, Form, TemplateMessage, shaped
 
-Render = Callable[[list[Message], list[Any] | None], str]
+Render = Callable[[list[TemplateMessage], list[Any] | None], str]
 
 # Words that no template contains; nothing in them is changed by trimming, escaping or quoting.
 _TOOL, _TEXT, _NAME, _KEY, _VALUE, _ANSWER = "qzxtool", "qzxtext", "qzxname", "qzxkey", "qzxvalue", "qzxanswer"
@@ -44,7 +44,7 @@ class Traits:
 def probe(render: Render, trips: tuple[type[Exception], ...]) -> Traits:
     """Try a template; ``trips`` is what it may raise."""
 
-    def text(messages: list[Message], tools: list[Any] | None) -> str:
+    def text(messages: list[TemplateMessage], tools: list[Any] | None) -> str:
         try:
             return render(messages, tools)
         except trips:
@@ -79,7 +79,7 @@ def _shows_tools(text: Render) -> bool:
     return any(_TOOL in found for found in texts) or not any(texts)
 
 
-def _turn(calls: int, content: str = "") -> list[Message]:
+def _turn(calls: int, content: str = "") -> list[TemplateMessage]:
     """A sample: a question, calls, their answers."""
     made = [
         {

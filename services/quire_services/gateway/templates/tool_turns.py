@@ -19,7 +19,7 @@ from typing import Any
 
 from .call_ids import nine_characters
 
-Message = dict[str, Any]
+TemplateMessage = dict[str, Any]
 ABSENT = "absent"
 TOOL_ROLES = ("tool", "function")
 
@@ -45,18 +45,18 @@ class Form:
     one_by_one: bool = False
 
 
-def has_tool_turns(messages: Sequence[Message]) -> bool:
+def has_tool_turns(messages: Sequence[TemplateMessage]) -> bool:
     """Whether somebody calls a tool or a tool answers."""
     return any(message.get("tool_calls") or message.get("role") in TOOL_ROLES for message in messages)
 
 
-def shaped(messages: list[Message], form: Form) -> list[Message]:
+def shaped(messages: list[TemplateMessage], form: Form) -> list[TemplateMessage]:
     """The same conversation in this form. Raises ValueError for arguments that are not JSON."""
     if not has_tool_turns(messages):
         return messages
     ids = nine_characters(_ids(messages)) if form.nine else {}
     names = _names(messages) if form.named else {}
-    out: list[Message] = []
+    out: list[TemplateMessage] = []
     place = 0
     while place < len(messages):
         message = messages[place]
@@ -73,12 +73,12 @@ def shaped(messages: list[Message], form: Form) -> list[Message]:
     return out
 
 
-def _calls(message: Message, form: Form, ids: dict[str, str]) -> list[Message]:
+def _calls(message: TemplateMessage, form: Form, ids: dict[str, str]) -> list[TemplateMessage]:
     """The messages that one with calls becomes."""
     calls = [_call(call, form, ids) for call in message["tool_calls"]]
     text = message.get("content")
     rest = {key: value for key, value in message.items() if key not in ("content", "tool_calls")}
-    turns: list[Message] = []
+    turns: list[TemplateMessage] = []
     if text and form.apart:
         turns.append({**rest, "content": text})
         text, rest = "", {"role": message["role"]}
@@ -90,9 +90,9 @@ def _calls(message: Message, form: Form, ids: dict[str, str]) -> list[Message]:
     return turns + [{"role": message["role"], **empty, "tool_calls": [call]} for call in calls[1:]]
 
 
-def _interleaved(turns: list[Message], answers: list[Message]) -> list[Message]:
+def _interleaved(turns: list[TemplateMessage], answers: list[TemplateMessage]) -> list[TemplateMessage]:
     """Each message with a call, followed by the answers to it; answers to none of them at the end."""
-    out: list[Message] = []
+    out: list[TemplateMessage] = []
     for turn in turns:
         asked = [call.get("id") for call in turn.get("tool_calls", ())]
         mine = [answer for answer in answers if answer.get("tool_call_id") in asked]
@@ -122,7 +122,7 @@ def _arguments(given: Any, as_text: bool) -> Any:
     return json.dumps(given, ensure_ascii=False) if as_text and not isinstance(given, str) else given
 
 
-def _answer(message: Message, ids: dict[str, str], names: dict[str, str]) -> Message:
+def _answer(message: TemplateMessage, ids: dict[str, str], names: dict[str, str]) -> TemplateMessage:
     """A message without calls; of a tool's answer, the id and the name as the form wants them."""
     called = message.get("tool_call_id")
     if not _is_answer(message) or not isinstance(called, str):
@@ -131,11 +131,11 @@ def _answer(message: Message, ids: dict[str, str], names: dict[str, str]) -> Mes
     return {**message, "tool_call_id": ids.get(called, called), **named}
 
 
-def _is_answer(message: Message) -> bool:
+def _is_answer(message: TemplateMessage) -> bool:
     return message.get("role") in TOOL_ROLES
 
 
-def _ids(messages: list[Message]) -> list[str]:
+def _ids(messages: list[TemplateMessage]) -> list[str]:
     """Ids of calls and answers, as they come."""
     found: list[Any] = []
     for message in messages:
@@ -144,7 +144,7 @@ def _ids(messages: list[Message]) -> list[str]:
     return [identity for identity in found if isinstance(identity, str)]
 
 
-def _names(messages: list[Message]) -> dict[str, str]:
+def _names(messages: list[TemplateMessage]) -> dict[str, str]:
     """Id of a call -> name of the tool."""
     calls = [call for message in messages for call in message.get("tool_calls") or ()]
     pairs = [(call.get("id"), (call.get("function") or {}).get("name")) for call in calls]

@@ -13,8 +13,8 @@ from quire_engine.fairness.shares import WEIGHT
 from quire_proto.client.client import KVReader
 from quire_proto.wire.errors import QuireError
 
-POLL_S = 1.0
-TIMEOUT_S = 1.0
+WEIGHTS_POLL_S = 1.0
+WEIGHTS_TIMEOUT_S = 1.0
 
 
 class Weights:
@@ -31,14 +31,14 @@ class Weights:
         """Follow the kvstore of a run directory, until cancelled."""
         while True:
             self._weights = await asyncio.to_thread(_read, run_dir, self._weights)
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(WEIGHTS_POLL_S)
 
 
 def _read(run_dir: Path, last: dict[str, int]) -> dict[str, int]:
     if not (run_dir / "kvstore.sock").exists():
         return last
     try:
-        with KVReader(run_dir, timeout=TIMEOUT_S) as reader:
+        with KVReader(run_dir, timeout=WEIGHTS_TIMEOUT_S) as reader:
             rows = reader.tenants().tenants
     except (QuireError, OSError):
         return last
