@@ -13,7 +13,6 @@ import pytest
 import structlog
 
 from quire_services import cli
-from quire_services.cli import status
 from quire_services.config import input_files
 from quire_services.process import kvstore_call
 from tests.kvstore.service_fixture import LAYOUT
@@ -60,8 +59,7 @@ class Quire:
 def command(capture: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> Iterator[Quire]:
     """The command, less patient than it is; how it logs is undone."""
     patch.setattr(input_files, "SILENCE_S", 0.1)
-    patch.setattr(kvstore_call, "TIMEOUT", 0.3)
-    patch.setattr(status, "TIMEOUT", 0.3)
+    patch.setattr(kvstore_call, "ANSWER_TIMEOUT_S", 0.3)
     patch.delenv("QUIRE_CONFIG", raising=False)
     root, before = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level

@@ -14,7 +14,7 @@ from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir, StateError
 from quire_kvstore.server import quota as quota_op
 from quire_kvstore.sharing.publications import PublicationList
-from quire_services.cli.prepare import read
+from quire_services.cli.prefix import served_model
 from quire_services.config.config import ConfigError, load_config
 from quire_services.gateway.published_prompts.prompt_files import PromptError, read_system, read_tools
 from tests.support.store import Store
@@ -149,7 +149,7 @@ def test_prepared_files(tmp_path: Path, content: bytes) -> None:
     """What ``quire prefix`` reads of a running stack."""
     file = written(tmp_path, "prepared.json", content)
     try:
-        read(file)
+        served_model(file)
     except PromptError as error:
         one_line(error, str(file))
 

@@ -11,8 +11,8 @@ import pytest
 
 from quire_kvstore.host.root_key import root_key
 from quire_kvstore.host.state_dir import StateDir
+from quire_services.config.prepared_file import PREPARED_FILE
 from quire_services.gateway.admin import token as admin_token
-from quire_services.stack.prepared_file import PREPARED_FILE
 from quire_services.stack.rundir import LOCK, NAMES, RunDir, RunDirError
 from quire_services.stack.state_tree import STATE
 from tests.stack.complaints import prepared

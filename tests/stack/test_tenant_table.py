@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quire_proto.messages.tenants import TenantUsage
-from quire_services.cli.tenant import table
+from quire_services.cli.tenant import tenants_table
 
 HEAD = "tenant held cached limit guarantee weight requests prompt tokens from cache"
 
@@ -15,7 +15,7 @@ def test_the_table_has_a_line_an_account_in_columns() -> None:
         TenantUsage("acme", 1234, 20000, 7, 1000, 250, 40960, 0, 300),
         TenantUsage("x" * 200, 0, 0, 0, 0, 0),
     ]
-    lines = table(rows).splitlines()
+    lines = tenants_table(rows).splitlines()
 
     assert len({len(line) for line in lines}) == 1, "every line is as wide as the others"
     assert " ".join(lines[0].split()) == HEAD

@@ -11,7 +11,9 @@ from dataclasses import asdict
 
 from quire_proto.messages.sharing import Groups
 from quire_services.process import flags
-from quire_services.process.kvstore_call import ask
+from quire_services.process.kvstore_call import print_answer
+
+from .text_table import text_table
 
 
 def main(argv: list[str]) -> int:
@@ -28,22 +30,21 @@ def main(argv: list[str]) -> int:
         flags.add(command, "serve", "gateway", only=("run_dir", "port"))
     arguments = parser.parse_args(argv)
     run_dir = flags.read_config(parser, arguments).run_dir
-    show = as_json if arguments.json else table
+    show = _as_json if arguments.json else _as_table
     if arguments.command == "list":
-        return ask(parser.prog, run_dir, lambda reader: show(reader.groups()))
+        return print_answer(parser.prog, run_dir, lambda reader: show(reader.groups()))
     group, tenant = arguments.group, arguments.tenant
     if arguments.command == "join":
-        return ask(parser.prog, run_dir, lambda reader: show(reader.join(tenant, group)))
-    return ask(parser.prog, run_dir, lambda reader: show(reader.leave(tenant, group)))
+        return print_answer(parser.prog, run_dir, lambda reader: show(reader.join(tenant, group)))
+    return print_answer(parser.prog, run_dir, lambda reader: show(reader.leave(tenant, group)))
 
 
-def as_json(groups: Groups) -> str:
+def _as_json(groups: Groups) -> str:
     """Every membership as an object."""
     return json.dumps([asdict(member) for member in groups.members], indent=2)
 
 
-def table(groups: Groups) -> str:
+def _as_table(groups: Groups) -> str:
     """Memberships for a person."""
-    lines = [f"{'group':<28}{'tenant':<28}{'generation':>10}"]
-    lines += [f"{m.group:<28}{m.tenant:<28}{m.generation:>10}" for m in groups.members]
-    return "\n".join(lines)
+    columns = {"group": "<28", "tenant": "<28", "generation": ">10"}
+    return text_table(columns, [(member.group, member.tenant, member.generation) for member in groups.members])

@@ -14,18 +14,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from quire_proto.client.client import KVReader
-from quire_proto.messages import Publication
 from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_proto.wire.u32 import pack
 from quire_services.config.config import IDENTIFIER
+from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
 from quire_services.gateway.published_prompts.prompt_files import PromptError, read_system, read_tools
 from quire_services.gateway.published_prompts.published import Rendered, render
 from quire_services.gateway.published_prompts.row import row
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, without_torch
 from quire_services.process import flags
-from quire_services.process.kvstore_call import ask
+from quire_services.process.kvstore_call import print_answer
 
-from .prepare import read
+from .text_table import publications_table
 
 
 def main(argv: list[str]) -> int:
@@ -34,9 +34,9 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     run_dir = flags.read_config(parser, arguments).run_dir
     if arguments.command == "list":
-        return ask(parser.prog, run_dir, lambda reader: _list(reader, arguments.json))
+        return print_answer(parser.prog, run_dir, lambda reader: _list(reader, arguments.json))
     if arguments.command == "unpublish":
-        return ask(parser.prog, run_dir, lambda reader: _unpublish(reader, arguments.id))
+        return print_answer(parser.prog, run_dir, lambda reader: _unpublish(reader, arguments.id))
     identity = arguments.id or arguments.file.stem
     if not IDENTIFIER.fullmatch(identity):
         parser.error(f"{identity!r} cannot be an id, which has 1 to 64 letters, digits or ._-: choose one with --id")
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
         rendered = _rendered(arguments, run_dir)
     except (PromptError, LoadError, NotPrivate) as error:
         parser.error(str(error))
-    return ask(parser.prog, run_dir, lambda reader: _publish(reader, arguments, identity, rendered))
+    return print_answer(parser.prog, run_dir, lambda reader: _publish(reader, arguments, identity, rendered))
 
 
 def _parser() -> flags.Parser:
@@ -74,12 +74,23 @@ def _rendered(arguments: Namespace, run_dir: Path) -> Rendered:
     tools = read_tools(arguments.tools) if arguments.tools else None
     with suppress(OSError):  # none: what is missing in it is said next
         insist_on_private(run_dir)
-    model, longest = read(run_dir / "prepared.json")
+    model, longest = served_model(run_dir / PREPARED_FILE)
     without_torch()
     try:
         return render(PromptEncoder.load(model), system, tools, longest)
     except PromptError as error:
         raise PromptError(f"published prompt {arguments.file}: {error}") from None
+
+
+def served_model(file: Path) -> tuple[Path, int]:
+    """The model's directory and its longest sequence, in tokens, as a prepared file says. Raises PromptError."""
+    try:
+        content = read_prepared(file)
+        return Path(str(content["model_dir"])), int(content["max_model_len"])
+    except FileNotFoundError:
+        raise PromptError(f"no stack runs in {file.parent}: there is no {file.name}") from None
+    except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
+        raise PromptError(f"{file}: not a prepared file: {error}") from None
 
 
 def _publish(reader: KVReader, arguments: Namespace, identity: str, rendered: Rendered) -> str:
@@ -98,11 +109,4 @@ def _unpublish(reader: KVReader, identity: str) -> str:
 
 def _list(reader: KVReader, as_json: bool) -> str:
     published = reader.fetch_publications().publications
-    return json.dumps([row(p) for p in published], indent=2) if as_json else table(published)
-
-
-def table(published: tuple[Publication, ...]) -> str:
-    """Publications for a person."""
-    lines = [f"{'publication':<28}{'domain':<24}{'state':<10}{'tokens':>8}"]
-    lines += [f"{p.id:<28}{p.domain:<24}{p.state:<10}{len(p.tokens) // 4:>8}" for p in published]
-    return "\n".join(lines)
+    return json.dumps([row(p) for p in published], indent=2) if as_json else publications_table(published)

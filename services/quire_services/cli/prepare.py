@@ -2,24 +2,18 @@
 
 The kvstore holds a layout and publications but imports no transformers: it starts in well under a second and a
 restart must not wait for a model library. So this process, which ends when it is done, reads the model's
-configuration and tokenizer once and writes
-
-    {"model", "model_dir", "max_model_len", "layout": {...}, "published": [{"id", "domain", "tokens": [...]}]}
-
-The file appears whole or not at all (written beside its place, then renamed).
+configuration and tokenizer once and writes ``prepared_file``, which appears whole or not at all.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from quire_engine.files.model_name import model_name
-from quire_services.config.input_files import PREPARED_BYTES, read_bytes
+from quire_services.config.prepared_file import write_prepared
 from quire_services.config.settings import Config, Published
 from quire_services.gateway.published_prompts.prompt_files import PromptError, read_system, read_tools
 from quire_services.gateway.published_prompts.published import render
@@ -49,7 +43,7 @@ def main(argv: list[str]) -> int:
         reason.complain("quire prepare", str(error))
         return 2
     try:
-        write(arguments.out, prepared)
+        write_prepared(arguments.out, prepared)
     except (OSError, ValueError) as error:
         parser.error(f"argument --out: {str(arguments.out)!r}: {getattr(error, 'strerror', None) or error}")
     return 0
@@ -104,22 +98,3 @@ def _record(
     for note in rendered.notes:
         print(f"quire prepare: published prompt {prompt.file}: {note}", file=sys.stderr)  # noqa: T201 - for a person
     return {"id": prompt.id, "domain": prompt.domain, "tokens": rendered.tokens}
-
-
-def read(file: Path) -> tuple[Path, int]:
-    """The model's directory and its longest sequence, in tokens, as a prepared file says. Raises PromptError."""
-    try:
-        content = json.loads(read_bytes(file, PREPARED_BYTES))
-        return Path(str(content["model_dir"])), int(content["max_model_len"])
-    except FileNotFoundError:
-        raise PromptError(f"no stack runs in {file.parent}: there is no {file.name}") from None
-    except (OSError, ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
-        raise PromptError(f"{file}: not a prepared file: {error}") from None
-
-
-def write(file: Path, content: dict[str, Any]) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    beside.write_text(json.dumps(content), encoding="utf-8")
-    beside.chmod(0o600)
-    beside.replace(file)

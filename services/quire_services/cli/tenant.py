@@ -15,9 +15,11 @@ from quire_proto.messages.tenants import TenantUsage
 from quire_services.config.config import MAX_NUMBER
 from quire_services.config.input_files import one_line
 from quire_services.process import flags
-from quire_services.process.kvstore_call import ask
+from quire_services.process.kvstore_call import print_answer
 
-MAX_NAME = 40  # characters of a tenant's name that are shown
+from .text_table import text_table
+
+MAX_NAME_CHARS = 40  # characters of a tenant's name that are shown
 
 
 def main(argv: list[str]) -> int:
@@ -40,13 +42,13 @@ def main(argv: list[str]) -> int:
         flags.add(command, "serve", "gateway", only=("run_dir", "port"))
     arguments = parser.parse_args(argv)
     run_dir = flags.read_config(parser, arguments).run_dir
-    return ask(parser.prog, run_dir, lambda reader: _answer(reader, arguments))
+    return print_answer(parser.prog, run_dir, lambda reader: _answer(reader, arguments))
 
 
 def _answer(reader: KVReader, arguments: Namespace) -> str:
     rows = reader.tenants().tenants
     if arguments.command == "list":
-        return json.dumps([asdict(row) for row in rows], indent=2) if arguments.json else table(rows)
+        return json.dumps([asdict(row) for row in rows], indent=2) if arguments.json else tenants_table(rows)
     now = next((row for row in rows if row.tenant == arguments.tenant), None)
     limit, guarantee, weight = (now.limit, now.guarantee, now.weight) if now else (0, 0, 100)
     quota = reader.quota(
@@ -55,23 +57,21 @@ def _answer(reader: KVReader, arguments: Namespace) -> str:
         guarantee=guarantee if arguments.guarantee is None else arguments.guarantee,
         weight=weight if arguments.weight is None else arguments.weight,
     )
-    return table([quota])
+    return tenants_table([quota])
 
 
-def table(rows: tuple[TenantUsage, ...] | list[TenantUsage]) -> str:
+def tenants_table(rows: tuple[TenantUsage, ...] | list[TenantUsage]) -> str:
     """Accounts for a person, in blocks of the pool; the quarantine and share domains have no quota."""
-    head = ("tenant", "held", "cached", "limit", "guarantee", "weight", "requests", "prompt tokens", "from cache")
-    lines = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) + 2 for column in range(len(head))]
-    return "\n".join(
-        line[0].ljust(widths[0]) + "".join(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        for line in lines
-    )
+    titles = ("tenant", "held", "cached", "limit", "guarantee", "weight", "requests", "prompt tokens", "from cache")
+    lines = [_cells(row) for row in rows]
+    widths = [max(map(len, column)) + 2 for column in zip(titles, *lines, strict=True)]
+    columns = {title: f"{'>' if place else '<'}{widths[place]}" for place, title in enumerate(titles)}
+    return text_table(columns, lines)
 
 
 def _cells(row: TenantUsage) -> tuple[str, ...]:
     tenant = one_line(row.tenant)
-    name = tenant if len(tenant) <= MAX_NAME else tenant[: MAX_NAME - 3] + "..."
+    name = tenant if len(tenant) <= MAX_NAME_CHARS else tenant[: MAX_NAME_CHARS - 3] + "..."
     held, cached = f"{row.held:,}", f"{row.cached:,}"
     if row.tenant.startswith("("):
         return (name, held, cached, *["-"] * 6)

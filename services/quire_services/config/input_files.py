@@ -1,4 +1,5 @@
-"""Files that people name: read whole, within bounds of size and time, and complained of in one line.
+"""Files that people name: read whole, within bounds of size and time, and complained of in one line; and files of
+our own, written whole for their owner alone.
 
 Whatever a path turns out to be is answered soon. A pipe is read until its writers have closed it, as in
 ``--file <(command)``, but nobody waits longer than ``SILENCE_S`` for its next bytes; a device without end stops at the
@@ -14,7 +15,6 @@ import select
 from pathlib import Path
 
 SILENCE_S = 5.0
-PREPARED_BYTES = 1 << 28  # of a prepared file, which holds the tokens of all published prompts
 MAX_LINE_CHARS = 500
 _PIECE = 1 << 20
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -47,6 +47,16 @@ def _read(fd: int, most: int) -> bytes:
         pieces.append(piece)
         size += len(piece)
     raise OSError(errno.EFBIG, f"more than {most} bytes")
+
+
+def write_private(file: Path, text: str) -> None:
+    """Replace a file as a whole: a reader sees the old one or the new one, and only its owner can read it. Raises
+    OSError, or ValueError for a path that cannot be one."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as out:
+        out.write(text)
+    draft.replace(file)
 
 
 def one_line(text: str) -> str:

@@ -50,12 +50,9 @@ from quire_services.gateway.templates.chat_template import LoadError, PromptEnco
 from quire_services.process import flags, logs
 from quire_services.process.gc_tuning import set_aside
 from quire_services.process.port_check import ADMIN_HOST
+from quire_services.process.reason import StartError
 
 log = structlog.get_logger()
-
-
-class StartError(Exception):
-    """The gateway cannot start; the message says why."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

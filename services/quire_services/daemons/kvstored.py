@@ -9,7 +9,6 @@ status 0. A second one ends at once with 128 + signal; the next start removes wh
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -46,9 +45,10 @@ from quire_proto.wire.codec import CodecError, from_map
 from quire_proto.wire.layout import Layout
 from quire_services.config import settings
 from quire_services.config.event_stream import NO_EVENTS, EventsConfig, streaming
-from quire_services.config.input_files import PREPARED_BYTES, read_bytes
+from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
 from quire_services.process import flags, logs, reason
 from quire_services.process.gc_tuning import quieten_garbage_collection
+from quire_services.process.reason import StartError
 
 KVSTORE_SETTINGS = ("run_dir", "port", "log_format", *(spec.name for spec in fields(settings.KvstoreSettings)))
 
@@ -96,10 +96,6 @@ class KvstoreConfig:
     log_format: str = "auto"
 
 
-class StartError(Exception):
-    """The configuration cannot be served; the message says why."""
-
-
 def run(config: KvstoreConfig) -> int:
     """Serve until a signal; returns the exit status (0, or 1 with one line on stderr)."""
     logs.configure("kvstore", form=config.log_format)
@@ -122,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
         KvstoreConfig(
             run_dir=run_dir,
             state_dir=Path(pool.state_dir or run_dir),
-            prepared=arguments.prepared or run_dir / "prepared.json",
+            prepared=arguments.prepared or run_dir / PREPARED_FILE,
             blocks=pool.blocks,
             lease_ms=pool.lease_ms,
             fence_grace_ms=pool.fence_grace_ms,
@@ -249,11 +245,11 @@ class _Signals:
 
 def _prepared(path: Path) -> tuple[Layout, list[Any]]:
     try:
-        value = json.loads(read_bytes(path, PREPARED_BYTES))
+        value = read_prepared(path)
         return from_map(Layout, value["layout"]), list(value.get("published", []))
     except OSError as exc:
         raise StartError(f"prepared file {path}: {exc.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, CodecError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, CodecError) as exc:
         raise StartError(f"{path}: not a prepared file: {exc}") from None
 
 

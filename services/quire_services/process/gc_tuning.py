@@ -18,9 +18,7 @@ PASSES = 1_000_000  # over what is new, between two over everything: practically
 
 def quieten_garbage_collection() -> None:
     """Call once, when everything that stays is there."""
-    gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # or what extension modules still own at the end is reported as leaked
+    set_aside()
     gc.set_threshold(NEW_OBJECTS, SURVIVORS, PASSES)
 
 
@@ -28,4 +26,4 @@ def set_aside() -> None:
     """Take what lives now out of all passes, for a process that goes on collecting as CPython does."""
     gc.collect()
     gc.freeze()
-    atexit.register(gc.unfreeze)
+    atexit.register(gc.unfreeze)  # or what extension modules still own at the end is reported as leaked

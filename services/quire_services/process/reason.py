@@ -18,6 +18,10 @@ _NAME = "reason"
 REASON_BYTES = 4096  # of the file; behind them lies how far it has come (``load_share``)
 
 
+class StartError(Exception):
+    """A process cannot start as it is configured; the message says why."""
+
+
 def new_reason_file() -> int:
     """A place for a child's reason: a descriptor that the child has to inherit under ``VARIABLE``."""
     return os.memfd_create(_NAME, os.MFD_CLOEXEC)

@@ -13,6 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from quire_services.config.prepared_file import PREPARED_FILE
 from quire_services.config.settings import Config
 from quire_services.process import flags
 
@@ -44,7 +45,7 @@ class Stack:
     """The children of one stack, none of them started.
 
     Attributes:
-        prepare: writes ``prepared.json`` and ends.
+        prepare: writes the prepared file and ends.
         kvstore, gateway, engines: run until stopped.
         instance: what this stack's gateway calls itself at /health, so that no other is taken for it.
     """
@@ -54,7 +55,7 @@ class Stack:
         file = [f"--config={config.file}"] if config.file else []
         model = [f"--model={Path(config.serve.model).absolute()}"]
         here = [f"--run-dir={run_dir}", f"--log-format={config.serve.log_format}", *file]
-        prepared = run_dir / "prepared.json"
+        prepared = run_dir / PREPARED_FILE
         pool = [f"--{name.replace('_', '-')}={getattr(config.kvstore, name)}" for name in LAYOUT]
         longest = f"--max-model-len={config.engine.max_model_len}"
         self.prepare = Child(

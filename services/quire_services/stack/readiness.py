@@ -12,9 +12,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from quire_proto.client.client import KVReader
 from quire_proto.messages import Stats
 from quire_proto.wire.errors import QuireError
+from quire_services.process.kvstore_call import kvstore_reader
 
 from .child import Child
 
@@ -51,10 +51,8 @@ class Readiness:
         return ready
 
     def _stats(self) -> Stats | None:
-        if not (self._run_dir / "kvstore.sock").exists():
-            return None
         try:
-            with KVReader(self._run_dir, timeout=READINESS_TIMEOUT_S) as reader:
+            with kvstore_reader(self._run_dir, READINESS_TIMEOUT_S) as reader:
                 return reader.stats()
         except (QuireError, OSError):
             return None

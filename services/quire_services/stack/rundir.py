@@ -26,16 +26,16 @@ from quire_kvstore.host.arena import ROSTER, ArenaError, Roster, is_roster
 from quire_kvstore.host.device_mappers import MAPPERS_FILE, is_mappers
 from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_services.config.event_stream import LIVE, REPLAY
+from quire_services.config.prepared_file import PREPARED_FILE, is_prepared
 from quire_services.gateway.admin import token as admin_token
 
-from . import prepared_file
 from .state_tree import STATE, StateTree
 
 LOCK = "serve.lock"
 SOCKETS = ("kvstore.sock", "attach.sock", "gateway.sock", LIVE, REPLAY)
 KVSTORE_OWN = (ROSTER, MAPPERS_FILE)  # those of a dead stack are for the next kvstore
 _DOCUMENTS: dict[str, Callable[[Path], bool]] = {
-    prepared_file.PREPARED_FILE: prepared_file.is_prepared,
+    PREPARED_FILE: is_prepared,
     ROSTER: is_roster,
     MAPPERS_FILE: is_mappers,
 }

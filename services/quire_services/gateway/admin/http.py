@@ -34,7 +34,7 @@ from quire_services.gateway.http_app import map_errors
 from quire_services.gateway.published_prompts.prompt_files import PromptError, checked_tools
 from quire_services.gateway.published_prompts.published import Rendered, render
 from quire_services.gateway.published_prompts.row import row
-from quire_services.process.kvstore_call import TIMEOUT
+from quire_services.process.kvstore_call import ANSWER_TIMEOUT_S, kvstore_reader
 
 _T = TypeVar("_T")
 _STATUS: dict[type[RemoteError], int] = {BadRequest: 400, NotPermitted: 403, NotFound: 404, Conflict: 409}
@@ -93,11 +93,11 @@ def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
 
 def _ask(run_dir: Path, question: Callable[[KVReader], _T]) -> _T:
     """Ask the kvstore; its refusals and its absence as ApiError. On a thread of its own: the loop must not wait."""
-    if not (run_dir / "kvstore.sock").exists():
-        raise unavailable("no kvstore answers")
     try:
-        with KVReader(run_dir, timeout=TIMEOUT) as reader:
+        with kvstore_reader(run_dir, ANSWER_TIMEOUT_S) as reader:
             return question(reader)
+    except FileNotFoundError:
+        raise unavailable("no kvstore answers") from None
     except RemoteError as error:
         status = _STATUS.get(type(error))
         if status is None:

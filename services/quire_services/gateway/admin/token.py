@@ -13,7 +13,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from quire_services.config.input_files import read_bytes
+from quire_services.config.input_files import read_bytes, write_private
 from quire_services.gateway.api_keys import bearer_digest, key_digest
 from quire_services.gateway.http.errors import bad_key
 
@@ -58,11 +58,7 @@ def new_token() -> str:
 def write_token(file: Path, word: str) -> None:
     """Make the file, whole or not at all."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w") as out:
-        out.write(word + "\n")
-    draft.replace(file)
+    write_private(file, word + "\n")
 
 
 def _read(file: Path) -> str:

@@ -15,13 +15,13 @@ from typing import Any
 
 from .tool_turns import TOOL_ROLES, TemplateMessage
 
-Render = Callable[[list[TemplateMessage], list[Any] | None, Any], str]
+RenderWithDocuments = Callable[[list[TemplateMessage], list[Any] | None, Any], str]
 
 _WORD = "q" + secrets.token_hex(6)
 
 
 def lost(
-    messages: Sequence[TemplateMessage], tools: Sequence[Any] | None, documents: Any, render: Render
+    messages: Sequence[TemplateMessage], tools: Sequence[Any] | None, documents: Any, render: RenderWithDocuments
 ) -> str | None:
     """The first tool, document, call or answer that ``render`` leaves out, as a path in the request; None if all are
     there.

@@ -18,7 +18,7 @@ from jinja2.meta import find_undeclared_variables
 
 from quire_services.gateway.http.errors import invalid
 
-from .lost_turns import Render, lost
+from .lost_turns import RenderWithDocuments, lost
 from .plain_form import PlainForm, plain_form
 from .template_probe import Traits, probe
 from .tool_turns import TemplateMessage, has_tool_turns, shaped
@@ -167,7 +167,7 @@ def _reads(source: str) -> frozenset[str]:
 
 
 def _lost(
-    messages: list[TemplateMessage], tools: list[Any] | None, documents: Any, text: Render, written: str
+    messages: list[TemplateMessage], tools: list[Any] | None, documents: Any, text: RenderWithDocuments, written: str
 ) -> str | None:
     """The first tool, document, call or answer that is not in the text, as a path; None if all are there."""
     try:

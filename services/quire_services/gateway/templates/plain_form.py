@@ -7,11 +7,10 @@ a list.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .tool_turns import TemplateMessage
+from .tool_turns import RenderChat, TemplateMessage
 
 _SYSTEM, _WORD = "qzxsystem", "qzxquestion"
 _QUESTION = {"role": "user", "content": _WORD}
@@ -43,9 +42,7 @@ class PlainForm:
         ]
 
 
-def plain_form(
-    render: Callable[[list[TemplateMessage], list[Any] | None], str], trips: tuple[type[Exception], ...]
-) -> tuple[PlainForm, tuple[str, ...]]:
+def plain_form(render: RenderChat, trips: tuple[type[Exception], ...]) -> tuple[PlainForm, tuple[str, ...]]:
     """The form in which a template writes a system message and a question, or the question alone, and what somebody who
     serves the model should know of it; ``trips`` is what the template may raise."""
     refusal: Exception | None = None

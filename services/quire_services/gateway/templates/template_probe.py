@@ -8,13 +8,11 @@ first form is kept in which the tool's name, the arguments and the answer all st
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .tool_turns import ABSENT, Form, TemplateMessage, shaped
-
-Render = Callable[[list[TemplateMessage], list[Any] | None], str]
+from .tool_turns import ABSENT, Form, RenderChat, TemplateMessage, shaped
 
 # Words that no template contains; nothing in them is changed by trimming, escaping or quoting.
 _TOOL, _TEXT, _NAME, _KEY, _VALUE, _ANSWER = "qzxtool", "qzxtext", "qzxname", "qzxkey", "qzxvalue", "qzxanswer"
@@ -41,7 +39,7 @@ class Traits:
     notes: tuple[str, ...]
 
 
-def probe(render: Render, trips: tuple[type[Exception], ...]) -> Traits:
+def probe(render: RenderChat, trips: tuple[type[Exception], ...]) -> Traits:
     """Try a template; ``trips`` is what it may raise."""
 
     def text(messages: list[TemplateMessage], tools: list[Any] | None) -> str:
@@ -72,7 +70,7 @@ def probe(render: Render, trips: tuple[type[Exception], ...]) -> Traits:
     return Traits(form, shows_tools, True, tuple(notes))
 
 
-def _shows_tools(text: Render) -> bool:
+def _shows_tools(text: RenderChat) -> bool:
     """Whether the tools' names appear in some chat; of a template that refuses every sample it is not known: yes."""
     system = {"role": "system", "content": "t"}
     texts = [text(chat, _TOOLS) for chat in ([_USER], [system, _USER], [_USER, *_LATER], _turn(1))]
@@ -108,7 +106,7 @@ def _forms() -> Iterator[Form]:
         yield Form(arguments_as_text=as_text, no_content=no_content, nine=nine, named=named)
 
 
-def _single(text: Render) -> Form | None:
+def _single(text: RenderChat) -> Form | None:
     """The first form in which a call and its answer are written, one in which they are written well before others."""
     found = []
     for tools in (_TOOLS, None):
@@ -128,7 +126,7 @@ def _spoilt(written: str, nothing: str) -> bool:
     return any(word in written for word in spoilt) or written.count("None") > nothing.count("None")
 
 
-def _beside(text: Render, form: Form) -> tuple[Form, bool]:
+def _beside(text: RenderChat, form: Form) -> tuple[Form, bool]:
     """The form with text beside calls where the template writes both; whether it does."""
     turn, words = _turn(1, _TEXT), [_TEXT, *_words(1)]
     apart = replace(form, apart=True)
@@ -142,7 +140,7 @@ def _beside(text: Render, form: Form) -> tuple[Form, bool]:
     return (form if together else apart), False
 
 
-def _several(text: Render, form: Form) -> tuple[Form, bool]:
+def _several(text: RenderChat, form: Form) -> tuple[Form, bool]:
     """The form with several calls in a message as the template writes all of them; whether it does."""
     for candidate in (form, replace(form, one_by_one=True)):
         if any(_holds(text(shaped(_turn(3), candidate), tools), *_words(3)) for tools in (_TOOLS, None)):

@@ -13,13 +13,14 @@ conversation that goes on begins with the same text.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .call_ids import nine_characters
 
 TemplateMessage = dict[str, Any]
+RenderChat = Callable[[list[TemplateMessage], list[Any] | None], str]  # messages and tools to text
 ABSENT = "absent"
 TOOL_ROLES = ("tool", "function")
 

@@ -10,8 +10,8 @@ import asyncio
 from pathlib import Path
 
 from quire_engine.fairness.shares import WEIGHT
-from quire_proto.client.client import KVReader
 from quire_proto.wire.errors import QuireError
+from quire_services.process.kvstore_call import kvstore_reader
 
 WEIGHTS_POLL_S = 1.0
 WEIGHTS_TIMEOUT_S = 1.0
@@ -35,10 +35,8 @@ class Weights:
 
 
 def _read(run_dir: Path, last: dict[str, int]) -> dict[str, int]:
-    if not (run_dir / "kvstore.sock").exists():
-        return last
     try:
-        with KVReader(run_dir, timeout=WEIGHTS_TIMEOUT_S) as reader:
+        with kvstore_reader(run_dir, WEIGHTS_TIMEOUT_S) as reader:
             rows = reader.tenants().tenants
     except (QuireError, OSError):
         return last
