@@ -192,7 +192,7 @@ def _split(steps: list[dict[str, float]]) -> dict[str, float]:
 def _detokenise(size: str) -> float:
     from tokenizers import Tokenizer
 
-    from quire_services.gateway.text.detokenize import Detokenizer
+    from quire_services.gateway.text.detokenizer import Detokenizer
 
     tokenizer = Tokenizer.from_file(str(model_directory(size) / "tokenizer.json"))
     decoder = Detokenizer(tokenizer, [8, 9, 10])

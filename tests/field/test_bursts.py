@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from quire_services.gateway.counters import Counters
-from quire_services.gateway.http.edge import ARRIVALS_AT_ONCE, Edge
+from quire_services.gateway.edge import ARRIVALS_AT_ONCE, Edge
 
 BURST = 50
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from quire_services.config.config import load_config
+from quire_services.config.loader import load_config
 from quire_services.gateway.api_keys import Keys
 
 KEYS = '[[tenants]]\nname = "acme"\nkeys = ["sk-1"]\n'

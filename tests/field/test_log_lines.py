@@ -59,7 +59,7 @@ def test_probes_are_not_logged() -> None:
 import asyncio, os
 from quire_services.process import logs
 from quire_services.gateway.counters import Counters
-from quire_services.gateway.http.edge import Edge
+from quire_services.gateway.edge import Edge
 logs.configure("gateway")
 async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 503, "headers": []})

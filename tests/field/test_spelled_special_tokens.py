@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_services.gateway.published_prompts.published import common_prefix, render
+from quire_services.gateway.published_prompts.rendered_prompt import common_prefix, render
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from tests.gateway.conftest import SPECIAL, TEMPLATE
 from tests.gateway.templates import encoder, said

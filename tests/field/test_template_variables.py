@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from quire_services.gateway.http.errors import ApiError
+from quire_services.gateway.openai.bodies import ChatBody
 from quire_services.gateway.openai.chat import chat_tokens
-from quire_services.gateway.openai.types import ChatBody
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from tests.gateway.conftest import TEMPLATE
 from tests.gateway.templates import encoder

@@ -7,7 +7,7 @@ import time
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from quire_services.gateway.text.detokenize import REPLACEMENT, Detokenizer
+from quire_services.gateway.text.detokenizer import REPLACEMENT, Detokenizer
 from quire_services.gateway.text.token_bytes import byte_alphabet
 
 

@@ -10,8 +10,8 @@ import pytest
 from quire_services.config.settings import Tenant
 from quire_services.gateway.api_keys import Keys
 from quire_services.gateway.counters import Counters
-from quire_services.gateway.http.edge import Edge
-from quire_services.gateway.http.origin import tenants, with_origins
+from quire_services.gateway.edge import Edge
+from quire_services.gateway.origin import tenants, with_origins
 from tests.gateway.served import echo, served
 
 APP = "https://app.example"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
 from quire_services.gateway.openai.parameters import TABLE
-from quire_services.gateway.openai.types import ChatBody, CompletionBody
 from tests.gateway.conftest import GatewayProcess
 from tests.gateway.peer import PeerEngine
 from tests.gateway.test_errors import CHAT, JSON, PLAIN, chat, error_of, plain

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from quire_services.gateway import awake
-from quire_services.gateway.awake import STALL_S, TICK_S, AwakeClock
+from quire_services.gateway import awake_clock as awake
+from quire_services.gateway.awake_clock import STALL_S, TICK_S, AwakeClock
 
 
 class Wall:

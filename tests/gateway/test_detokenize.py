@@ -7,7 +7,7 @@ import random
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from quire_services.gateway.text.detokenize import Detokenizer
+from quire_services.gateway.text.detokenizer import Detokenizer
 from quire_services.gateway.text.token_bytes import TokenBytes, byte_alphabet
 
 

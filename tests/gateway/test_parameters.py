@@ -13,9 +13,9 @@ from openai.types.chat import completion_create_params as chat_params
 from tokenizers import Tokenizer
 
 from quire_proto.wire.u32 import unpack
+from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
 from quire_services.gateway.openai.parameters import BY_NAME, CHAT, PLAIN, TABLE, Parameter
 from quire_services.gateway.openai.parameters_page import page
-from quire_services.gateway.openai.types import ChatBody, CompletionBody
 from tests.gateway.conftest import GatewayProcess, write_tokenizer
 from tests.gateway.peer import PeerEngine
 from tests.gateway.test_errors import CHAT as CHAT_PATH

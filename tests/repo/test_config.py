@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_services.config.config import ConfigError, load_config, load_tenants
+from quire_services.config.loader import ConfigError, load_config, load_tenants
 from quire_services.config.settings import Config, Published, Tenant
 
 FULL = """

@@ -15,7 +15,7 @@ from quire_kvstore.host.state_dir import StateDir, StateError
 from quire_kvstore.server import quota as quota_op
 from quire_kvstore.sharing.publications import PublicationList
 from quire_services.cli.prefix import served_model
-from quire_services.config.config import ConfigError, load_config
+from quire_services.config.loader import ConfigError, load_config
 from quire_services.gateway.published_prompts.prompt_files import PromptError, read_system, read_tools
 from tests.support.store import Store
 

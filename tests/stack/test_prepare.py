@@ -10,10 +10,10 @@ import pytest
 
 from bench.models.tiny import make_model
 from quire_services.cli.prepare import PrepareError, prepare
-from quire_services.config.config import load_config
+from quire_services.config.loader import load_config
 from quire_services.config.settings import Config, Published, ServeSettings
 from quire_services.gateway.published_prompts.prompt_files import PromptError
-from quire_services.gateway.published_prompts.published import common_prefix, render
+from quire_services.gateway.published_prompts.rendered_prompt import common_prefix, render
 from quire_services.gateway.templates.chat_template import PromptEncoder
 
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from quire_services.gateway.openai.bodies import ChatBody
 from quire_services.gateway.openai.chat import chat_tokens
-from quire_services.gateway.openai.types import ChatBody
 from quire_services.gateway.published_prompts.prompt_files import PromptError
-from quire_services.gateway.published_prompts.published import render
+from quire_services.gateway.published_prompts.rendered_prompt import render
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from tests.gateway.conftest import write_tokenizer
 

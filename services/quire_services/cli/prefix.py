@@ -16,11 +16,11 @@ from pathlib import Path
 from quire_proto.client.client import KVReader
 from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_proto.wire.u32 import pack
-from quire_services.config.config import IDENTIFIER
+from quire_services.config.loader import IDENTIFIER
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
 from quire_services.gateway.published_prompts.prompt_files import PromptError, read_system, read_tools
-from quire_services.gateway.published_prompts.published import Rendered, render
-from quire_services.gateway.published_prompts.row import row
+from quire_services.gateway.published_prompts.prompt_row import row
+from quire_services.gateway.published_prompts.rendered_prompt import Rendered, render
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, without_torch
 from quire_services.process import flags
 from quire_services.process.kvstore_call import print_answer

@@ -16,7 +16,7 @@ from quire_engine.files.model_name import model_name
 from quire_services.config.prepared_file import write_prepared
 from quire_services.config.settings import Config, Published
 from quire_services.gateway.published_prompts.prompt_files import PromptError, read_system, read_tools
-from quire_services.gateway.published_prompts.published import render
+from quire_services.gateway.published_prompts.rendered_prompt import render
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, without_torch
 from quire_services.process import flags, reason
 from quire_services.process.refusal_line import refusal_line

@@ -13,7 +13,7 @@ from typing import Any
 
 from quire_proto.messages import Stats
 from quire_proto.messages.tenants import Tenants
-from quire_services.gateway.published_prompts.row import row
+from quire_services.gateway.published_prompts.prompt_row import row
 from quire_services.process import flags
 from quire_services.process.kvstore_call import answer_of
 

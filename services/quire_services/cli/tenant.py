@@ -12,8 +12,8 @@ from dataclasses import asdict
 
 from quire_proto.client.client import KVReader
 from quire_proto.messages.tenants import TenantUsage
-from quire_services.config.config import MAX_NUMBER
 from quire_services.config.input_files import one_line
+from quire_services.config.loader import MAX_NUMBER
 from quire_services.process import flags
 from quire_services.process.kvstore_call import print_answer
 

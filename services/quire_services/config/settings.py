@@ -1,6 +1,6 @@
 """Settings: every key of the configuration, with default, bounds and one line of help.
 
-Owns the names. The loader (``config``), the command line flags and the documentation of a key all come from the
+Owns the names. The ``loader``, the command line flags and the documentation of a key all come from the
 fields below, so a key is added here and nowhere else. Field names are unique over all sections, because a flag is
 named after its field alone: ``kvstore.block_size`` is ``--block-size`` and ``QUIRE_KVSTORE_BLOCK_SIZE``.
 All classes are frozen: configuration is read once, in ``services``, and passed down as values.

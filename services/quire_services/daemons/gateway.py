@@ -30,19 +30,19 @@ from quire_services.config import settings
 from quire_services.gateway.admin.http import make_admin_app
 from quire_services.gateway.admin.token import AdminToken, TokenError
 from quire_services.gateway.api_keys import Keys
-from quire_services.gateway.awake import clock
+from quire_services.gateway.awake_clock import clock
 from quire_services.gateway.counters import Counters
+from quire_services.gateway.edge import Edge
 from quire_services.gateway.engines import Engines
 from quire_services.gateway.generate import Gateway
 from quire_services.gateway.http.connections import Connections, most_connections, raise_file_limit
-from quire_services.gateway.http.edge import Edge
 from quire_services.gateway.http.errors import unavailable
-from quire_services.gateway.http.origin import listed, tenants, with_origins
 from quire_services.gateway.http.protocol import Bounds
 from quire_services.gateway.http.server import BindError, HttpServer, bind, is_loopback, listen
 from quire_services.gateway.http_app import make_app
 from quire_services.gateway.link_server import LinkServer, SocketTaken
 from quire_services.gateway.openai.sampling_defaults import DefaultsError, SamplingDefaults, load_sampling_defaults
+from quire_services.gateway.origin import listed, tenants, with_origins
 from quire_services.gateway.readers.reader_pool import ReaderPool
 from quire_services.gateway.readers.reader_process import Nursery
 from quire_services.gateway.readers.request_reader import RequestReader

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import structlog
 
-from quire_services.config.config import ConfigError, load_tenants
+from quire_services.config.loader import ConfigError, load_tenants
 from quire_services.config.settings import Tenant
 from quire_services.gateway.http.errors import bad_key
 

@@ -16,17 +16,17 @@ from __future__ import annotations
 import asyncio
 import select
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from quire_proto.gateway_link import Abort, Generate, Hello, Load, Message, Outputs, encode
 from quire_services.gateway.http.errors import queue_full, unavailable
+from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.turns.admission import Admission
 from quire_services.gateway.turns.weights import Weights
 
-from .awake import clock
+from .awake_clock import clock
 from .generations import Call, Generation
 
 SILENT_S = 10.0
@@ -127,20 +127,6 @@ class Engine:
     def _send(self, message: Message) -> None:
         if not self._writer.is_closing():
             self._writer.write(encode(message))
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the engines can take.
-
-    ``max_model_len``: tokens of a sequence, prompt and answer, that any request may have; ``widest``: of the request
-    whose publication leaves it most, since what a publication pins is there for those that begin with it;
-    ``vocab_size``: of the model.
-    """
-
-    max_model_len: int
-    vocab_size: int
-    widest: int
 
 
 class Engines:

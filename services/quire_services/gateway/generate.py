@@ -19,25 +19,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quire_proto.wire.u32 import unpack
+from quire_services.gateway.http.hang_up import until_gone
 from quire_services.gateway.http.request_log import Record
+from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.chat import ChatShape
 from quire_services.gateway.openai.completions import CompletionShape
+from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.parameters import CHAT, PLAIN
 from quire_services.gateway.openai.sampling import sampling, stop_strings
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
-from quire_services.gateway.openai.types import Body, ChatBody, CompletionBody
 from quire_services.gateway.readers.reader_pool import ReaderPool
 from quire_services.gateway.readers.request_bytes import (
     MAX_BODY_LIMIT,
     SHORT_BODY_BYTES,
     RequestBytes,
     default_limit,
-    until_gone,
 )
 from quire_services.gateway.readers.request_reader import ReadRequest, RequestReader
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.choices import Choice
-from quire_services.gateway.text.detokenize import Detokenizer
+from quire_services.gateway.text.detokenizer import Detokenizer
 from quire_services.gateway.text.end_tokens import EndTokens
 from quire_services.gateway.text.token_bytes import TokenBytes
 from quire_services.gateway.turns.shares import Shares
@@ -45,7 +46,7 @@ from quire_services.gateway.turns.shares import Shares
 from .api_keys import Keys
 from .backlog import Backlogs
 from .counters import Counters
-from .engines import Engines, Limits
+from .engines import Engines
 from .generations import Call
 from .responses import Answer, Shape
 

@@ -1,7 +1,7 @@
 """Routes of the gateway and the mapping of every error to the OpenAI shape.
 
 Only what HTTP is about is here: paths, bodies, statuses. What a request does is in ``generate``; who may ask, and
-what is logged, in ``http_edge``.
+what is logged, in ``edge``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from starlette.responses import JSONResponse
 
 from quire_proto import __version__
 from quire_services.gateway.http.errors import ApiError, ClientGone, invalid, unknown_model
+from quire_services.gateway.http.hang_up import CLIENT_GONE
+from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
 from quire_services.gateway.openai.json_body import complaint
-from quire_services.gateway.openai.types import ChatBody, CompletionBody
 
 from .generate import Gateway
-from .responses import CLIENT_GONE
 
 _SCHEMAS = "#/components/schemas/"
 

@@ -21,12 +21,12 @@ from starlette.types import Receive, Scope, Send
 
 from quire_proto.gateway_link import Output
 from quire_services.gateway.http.errors import ApiError, ClientGone
+from quire_services.gateway.http.hang_up import CLIENT_GONE, hang_up
 from quire_services.gateway.http.request_log import Record
 from quire_services.gateway.text.choices import Choice, Delta
 
 from .generations import Arrival, Call, Generation
 
-CLIENT_GONE = 499
 GRACE_S = 0.2
 PING = b": ping\n\n"  # a comment: clients skip it (WHATWG HTML, server-sent events)
 Deltas = list[tuple[Choice, Delta]]
@@ -202,8 +202,7 @@ class EventStream(Response):
 
 async def _watch(receive: Receive, call: Call) -> None:
     """End the call when the client hangs up."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await hang_up(receive)
     call.hang_up()
 
 

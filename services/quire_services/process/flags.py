@@ -1,6 +1,6 @@
 """Flags: the settings of some sections as command line options, and one line for every mistake.
 
-A flag is named after its field; its text goes unparsed into ``config.load``, which checks all sources alike.
+A flag is named after its field; its text goes unparsed into ``loader``, which checks all sources alike.
 ``Parser`` says what is wrong in one line and exits with 2, without the usage page: ``--help`` shows that.
 """
 
@@ -11,8 +11,8 @@ import os
 from dataclasses import fields
 from typing import NoReturn
 
-from quire_services.config.config import ConfigError, load_config
 from quire_services.config.input_files import one_line
+from quire_services.config.loader import ConfigError, load_config
 from quire_services.config.settings import SECTIONS, Config
 
 from . import reason

@@ -27,13 +27,13 @@ from quire_proto.client.client import KVReader
 from quire_proto.messages.sharing import Groups
 from quire_proto.wire.errors import BadRequest, Conflict, NotFound, NotPermitted, QuireError, RemoteError
 from quire_proto.wire.u32 import pack
-from quire_services.config.config import IDENTIFIER
+from quire_services.config.loader import IDENTIFIER
 from quire_services.gateway.generate import Gateway
 from quire_services.gateway.http.errors import ApiError, invalid, unavailable
 from quire_services.gateway.http_app import map_errors
 from quire_services.gateway.published_prompts.prompt_files import PromptError, checked_tools
-from quire_services.gateway.published_prompts.published import Rendered, render
-from quire_services.gateway.published_prompts.row import row
+from quire_services.gateway.published_prompts.prompt_row import row
+from quire_services.gateway.published_prompts.rendered_prompt import Rendered, render
 from quire_services.process.kvstore_call import ANSWER_TIMEOUT_S, kvstore_reader
 
 _T = TypeVar("_T")

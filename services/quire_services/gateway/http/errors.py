@@ -95,11 +95,9 @@ def bad_key() -> ApiError:
     return ApiError(401, "missing or wrong API key", type="authentication_error", code="invalid_api_key")
 
 
-def queue_full() -> ApiError:
+def queue_full(message: str = "too many of your requests are waiting; try again later") -> ApiError:
     """429: too many requests of this tenant wait already."""
-    return ApiError(
-        429, "too many of your requests are waiting; try again later", type="rate_limit_error", code="queue_full"
-    )
+    return ApiError(429, message, type="rate_limit_error", code="queue_full")
 
 
 def unavailable(reason: str) -> ApiError:

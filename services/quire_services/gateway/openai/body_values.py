@@ -68,7 +68,7 @@ Tokens = Annotated[int, BeforeValidator(tokens), Field(ge=-1)]
 def refuse_depth(body: dict[str, Any]) -> None:
     """Raise ApiError 400 for the first field that is nested deeper than ``MAX_DEPTH``."""
     for name, value in body.items():
-        if name != "prompt" and too_deep(value):  # a prompt's forms are flat: ``openai_completions`` looks at each id
+        if name != "prompt" and too_deep(value):  # a prompt's forms are flat: ``completions`` looks at each id
             raise invalid(f"{name!r} is nested deeper than {MAX_DEPTH} levels", name)
 
 

@@ -10,9 +10,9 @@ from quire_services.gateway.templates.chat_template import PromptEncoder, templa
 from quire_services.gateway.text.choices import Choice, Delta
 from quire_services.gateway.text.token_bytes import TokenBytes
 
+from .bodies import ChatBody, Message
 from .chat_tools import check_tools, tools_of
 from .logprob_shapes import chat_logprobs
-from .types import ChatBody, Message
 
 
 def chat_tokens(body: ChatBody, encoder: PromptEncoder, tenant: str) -> list[int]:

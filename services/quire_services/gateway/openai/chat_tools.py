@@ -9,7 +9,7 @@ from typing import Any
 
 from quire_services.gateway.http.errors import ApiError, invalid, unsupported
 
-from .types import ChatBody
+from .bodies import ChatBody
 
 
 def tools_of(body: ChatBody) -> list[dict[str, Any]] | None:

@@ -10,8 +10,8 @@ from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.choices import Choice, Delta
 from quire_services.gateway.text.token_bytes import TokenBytes
 
+from .bodies import CompletionBody
 from .logprob_shapes import characters, completion_logprobs
-from .types import CompletionBody
 
 MAX_CHOICES = 1024
 _FORMS = "'prompt' must be a string, a list of strings, a list of token ids or a list of lists of token ids"

@@ -5,7 +5,7 @@ its value is one that changes nothing. An answer that silently ignores what was 
 that is in no table is ignored: clients send new ones before servers know them.
 
 ``docs/operate/parameters.md`` is this table (``parameters_page`` prints it). A parameter that is served is a
-field of the body of its API (``openai_types``), where its type and range are checked.
+field of the body of its API (``bodies``), where its type and range are checked.
 """
 
 from __future__ import annotations

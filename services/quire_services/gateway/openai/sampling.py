@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 from quire_proto.gateway_link import Sampling
 from quire_proto.wire.u32 import pack
-from quire_services.gateway.engines import Limits
 from quire_services.gateway.http.errors import foreign, invalid, too_long, unsupported
 
+from .bodies import MAX_STOP_CHARS, MAX_STOPS, Body, ChatBody
 from .body_values import INT64
+from .limits import Limits
 from .parameters import BY_NAME
 from .sampling_defaults import SamplingDefaults
-from .types import MAX_STOP_CHARS, MAX_STOPS, Body, ChatBody
 
 COMPLETION_TOKENS = 16  # OpenAI's default for plain completions
 

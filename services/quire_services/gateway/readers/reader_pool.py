@@ -21,8 +21,8 @@ import orjson
 import structlog
 
 from quire_proto.wire.u32 import unpack
-from quire_services.gateway.engines import Limits
 from quire_services.gateway.http.errors import body_too_large, unavailable
+from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.turns.shares import Shares
 
 from .reader_process import HEAD, Nursery, too_large

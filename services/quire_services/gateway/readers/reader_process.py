@@ -28,8 +28,8 @@ import orjson
 import structlog
 
 from quire_proto.wire.u32 import pack
-from quire_services.gateway.engines import Limits
 from quire_services.gateway.http.errors import ApiError, body_too_large
+from quire_services.gateway.openai.limits import Limits
 from quire_services.process.gc_tuning import set_aside
 
 from .request_reader import RequestReader, packed, refused

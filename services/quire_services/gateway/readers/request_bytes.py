@@ -8,12 +8,10 @@ So bodies in flight never take more memory than the budget and the short ones, w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.types import Receive
 
 from quire_services.gateway.http.errors import ApiError, ClientGone, body_too_large
 from quire_services.gateway.turns.shares import Shares
@@ -25,7 +23,6 @@ BODY_GRACE_S = 30.0
 MAX_WAITING_BODIES = 64
 BUDGET_WAIT_S = 30.0
 BODY_BYTES_PER_TOKEN, MIN_BODY_LIMIT, MAX_BODY_LIMIT = 64, 4 << 20, 32 << 20  # of the default limit of a body
-_T = TypeVar("_T")
 
 
 def default_limit(max_model_len: int) -> int:
@@ -62,24 +59,6 @@ class RequestBytes:
             if not complete or len(body) > most:
                 raise _too_large(most)
             yield body
-
-
-async def until_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
-    """What ``work`` comes to; it is cancelled when the client hangs up. Raises ClientGone then."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        gone.cancel()
-        task.cancel()
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _receive(request: Request, body: bytearray, most: int) -> bool:

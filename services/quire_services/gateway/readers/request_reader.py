@@ -15,15 +15,15 @@ from typing import Any
 
 import orjson
 
-from quire_services.gateway.engines import Limits
 from quire_services.gateway.http.errors import ApiError, invalid, unknown_model
+from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.chat import chat_tokens, check_chat
 from quire_services.gateway.openai.completions import MAX_CHOICES, check_completion, prompt_tokens, prompts
 from quire_services.gateway.openai.json_body import checked, parse_json
+from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.parameters import CHAT, PLAIN
 from quire_services.gateway.openai.sampling import check_prompt, refuse_unsupported, stop_strings, truncated
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
-from quire_services.gateway.openai.types import Body, ChatBody, CompletionBody
 from quire_services.gateway.templates.chat_template import PromptEncoder
 
 MAX_SENT_BACK = 4 << 20  # characters or tokens of prompts that are sent back, over all choices

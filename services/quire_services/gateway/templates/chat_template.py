@@ -18,11 +18,11 @@ from typing import Any
 
 from quire_engine.files.refused import first_line
 from quire_services.gateway.http.errors import invalid
-from quire_services.gateway.openai.content_parts import text_of
 from quire_services.gateway.text.prompt_cache import Segments, token_ids
 from quire_services.gateway.text.spelled_tokens import SpelledTokens
 from quire_services.gateway.text.tokenizer_file import own_tokenizer
 
+from .content_parts import text_of
 from .model_templates import DOCUMENTS, TemplateInvalid, Templates, template_of_processor
 
 

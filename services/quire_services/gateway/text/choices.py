@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from quire_proto.gateway_link import Output, TokenLogprob
 from quire_proto.wire.u32 import unpack
 
-from .detokenize import Detokenizer
+from .detokenizer import Detokenizer
 from .stop_strings import StopStrings
 
 

@@ -15,7 +15,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from quire_services.gateway.http.errors import ApiError, unavailable
+from quire_services.gateway.http.errors import queue_full, unavailable
 
 Waiter = tuple[int, "asyncio.Future[None]"]
 
@@ -52,9 +52,7 @@ class Shares:
             return
         queue = self._waiting.setdefault(tenant, deque())
         if len(queue) >= self._most_waiting:
-            raise ApiError(
-                429, "too many requests of this tenant wait to be read", type="rate_limit_error", code="queue_full"
-            )
+            raise queue_full("too many requests of this tenant wait to be read")
         waiter: Waiter = (amount, asyncio.get_running_loop().create_future())
         queue.append(waiter)
         self._serve()

@@ -2,7 +2,7 @@
 
 A request id, the tenant, a limit on the body, one line in the access log, one count - here once, so that no route can
 forget it. The tenant comes from the API key and from nowhere else. Everything but ``/health`` needs a key. Where no key
-is needed, the web pages of strangers are kept out (``http_origin``). The admin API has an edge of its own, whose only
+is needed, the web pages of strangers are kept out (``origin``). The admin API has an edge of its own, whose only
 "tenant" is the operator.
 
 Requests begin in turn, one between two looks at the sockets, tenant by tenant. So a thousand that arrive in one moment
@@ -24,13 +24,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quire_services.gateway.counters import Counters
-from quire_services.gateway.http_app import error_response
-from quire_services.gateway.responses import CLIENT_GONE
+from quire_services.gateway.http.errors import ApiError, invalid
+from quire_services.gateway.http.hang_up import CLIENT_GONE
+from quire_services.gateway.http.request_log import Record
 from quire_services.gateway.turns.shares import Shares
 
-from .errors import ApiError, invalid
-from .request_log import Record
+from .counters import Counters
+from .http_app import error_response
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 OPEN_PATHS = {"/health"}

@@ -3,7 +3,7 @@
 Types are strict (``"5"`` is not a number, ``8.0`` is one: ``body_values``) and ranges are checked here; a field that is
 ``null`` means its default. Fields that nobody knows are accepted and ignored, because clients send new ones before
 servers know them; fields that are known and would change the answer, but are not served, are refused by name
-(``openai_params``).
+(``parameters``).
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from quire_services.gateway.api_keys import Keys
+from quire_services.gateway.http.errors import ApiError
 
-from .errors import ApiError
+from .api_keys import Keys
 
 EXPOSED = ("x-request-id", "x-quire-engine", "retry-after")
 
