@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quire_services.config.loader import ConfigError, load_config, load_tenants
-from quire_services.config.settings import Config, Published, Tenant
+from quire_services.config.settings import Config, PublishedPrompt, Tenant
 
 FULL = """
 [serve]
@@ -55,7 +55,7 @@ def test_tables_become_values(tmp_path: Path) -> None:
     config = load_config(_written(tmp_path, FULL), {})
 
     assert config.tenants == (Tenant("acme", ("k1", "k2")),)
-    assert config.published == (Published(tmp_path / "prompts/agent.txt", "public", "agent"),)
+    assert config.published == (PublishedPrompt(tmp_path / "prompts/agent.txt", "public", "agent"),)
     assert load_tenants(tmp_path / "quire.toml") == config.tenants
 
 

@@ -11,9 +11,9 @@ import pytest
 from bench.models.tiny import make_model
 from quire_services.cli.prepare import PrepareError, prepare
 from quire_services.config.loader import load_config
-from quire_services.config.settings import Config, Published, ServeSettings
-from quire_services.gateway.published_prompts.prompt_files import PromptError
-from quire_services.gateway.published_prompts.rendered_prompt import common_prefix, render
+from quire_services.config.settings import Config, PublishedPrompt, ServeSettings
+from quire_services.gateway.published_prompts.prompt_files import PublishedPromptError
+from quire_services.gateway.published_prompts.rendered_prompt import common_prefix, render_prompt
 from quire_services.gateway.templates.chat_template import PromptEncoder
 
 
@@ -26,7 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(model: Path, *prompts: Path) -> Config:
-    published = tuple(Published(file, "public", file.stem) for file in prompts)
+    published = tuple(PublishedPrompt(file, "public", file.stem) for file in prompts)
     return replace(load_config({}, {}), serve=ServeSettings(model=str(model)), published=published)
 
 
@@ -48,7 +48,7 @@ def test_a_model_without_a_template_publishes_plain_text(model: Path, tmp_path: 
     shutil.copytree(model, tmp_path / "plain", ignore=shutil.ignore_patterns("chat_template.jinja", "*.safetensors"))
     encoder = PromptEncoder.load(tmp_path / "plain")
 
-    assert encoder.decode(render(encoder, "w1 w2 w3 ", None, 64).tokens) == "w1 w2 w3"
+    assert encoder.decode(render_prompt(encoder, "w1 w2 w3 ", None, 64).tokens) == "w1 w2 w3"
 
 
 def test_layout_and_length_are_the_models(model: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_prompt_that_cannot_be_published_is_refused(
     prompt = tmp_path / "agent.txt"
     if content is not None:
         prompt.write_bytes(content)
-    with pytest.raises(PromptError, match=r"agent\.txt.*" + words):
+    with pytest.raises(PublishedPromptError, match=r"agent\.txt.*" + words):
         prepare(_config(model, prompt))
 
 

@@ -18,14 +18,14 @@ from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_proto.wire.u32 import pack
 from quire_services.config.loader import IDENTIFIER
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
-from quire_services.gateway.published_prompts.prompt_files import PromptError, read_system, read_tools
-from quire_services.gateway.published_prompts.prompt_row import row
-from quire_services.gateway.published_prompts.rendered_prompt import Rendered, render
+from quire_services.gateway.published_prompts.prompt_files import PublishedPromptError, read_system, read_tools
+from quire_services.gateway.published_prompts.prompt_row import prompt_row
+from quire_services.gateway.published_prompts.rendered_prompt import RenderedPrompt, render_prompt
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, without_torch
 from quire_services.process import flags
 from quire_services.process.kvstore_call import print_answer
 
-from .text_table import publications_table
+from .text_table import prompts_table
 
 
 def main(argv: list[str]) -> int:
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         parser.error(f"{identity!r} cannot be an id, which has 1 to 64 letters, digits or ._-: choose one with --id")
     try:
         rendered = _rendered(arguments, run_dir)
-    except (PromptError, LoadError, NotPrivate) as error:
+    except (PublishedPromptError, LoadError, NotPrivate) as error:
         parser.error(str(error))
     return print_answer(parser.prog, run_dir, lambda reader: _publish(reader, arguments, identity, rendered))
 
@@ -68,7 +68,7 @@ def _common(command: ArgumentParser) -> None:
     flags.add(command, "serve", "gateway", only=("run_dir", "port"))
 
 
-def _rendered(arguments: Namespace, run_dir: Path) -> Rendered:
+def _rendered(arguments: Namespace, run_dir: Path) -> RenderedPrompt:
     """The prompt as tokens of the model that the stack in ``run_dir`` serves. Raises PromptError or LoadError."""
     system = read_system(arguments.file)
     tools = read_tools(arguments.tools) if arguments.tools else None
@@ -77,9 +77,9 @@ def _rendered(arguments: Namespace, run_dir: Path) -> Rendered:
     model, longest = served_model(run_dir / PREPARED_FILE)
     without_torch()
     try:
-        return render(PromptEncoder.load(model), system, tools, longest)
-    except PromptError as error:
-        raise PromptError(f"published prompt {arguments.file}: {error}") from None
+        return render_prompt(PromptEncoder.load(model), system, tools, longest)
+    except PublishedPromptError as error:
+        raise PublishedPromptError(f"published prompt {arguments.file}: {error}") from None
 
 
 def served_model(file: Path) -> tuple[Path, int]:
@@ -88,12 +88,12 @@ def served_model(file: Path) -> tuple[Path, int]:
         content = read_prepared(file)
         return Path(str(content["model_dir"])), int(content["max_model_len"])
     except FileNotFoundError:
-        raise PromptError(f"no stack runs in {file.parent}: there is no {file.name}") from None
+        raise PublishedPromptError(f"no stack runs in {file.parent}: there is no {file.name}") from None
     except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
-        raise PromptError(f"{file}: not a prepared file: {error}") from None
+        raise PublishedPromptError(f"{file}: not a prepared file: {error}") from None
 
 
-def _publish(reader: KVReader, arguments: Namespace, identity: str, rendered: Rendered) -> str:
+def _publish(reader: KVReader, arguments: Namespace, identity: str, rendered: RenderedPrompt) -> str:
     reply = reader.publish(identity, arguments.domain, pack(rendered.tokens))
     if arguments.json:
         fields = {"id": identity, "domain": arguments.domain, "state": reply.state, "tokens": reply.tokens}
@@ -109,4 +109,4 @@ def _unpublish(reader: KVReader, identity: str) -> str:
 
 def _list(reader: KVReader, as_json: bool) -> str:
     published = reader.fetch_publications().publications
-    return json.dumps([row(p) for p in published], indent=2) if as_json else publications_table(published)
+    return json.dumps([prompt_row(p) for p in published], indent=2) if as_json else prompts_table(published)

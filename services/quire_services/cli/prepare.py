@@ -14,9 +14,9 @@ from typing import Any
 
 from quire_engine.files.model_name import model_name
 from quire_services.config.prepared_file import write_prepared
-from quire_services.config.settings import Config, Published
-from quire_services.gateway.published_prompts.prompt_files import PromptError, read_system, read_tools
-from quire_services.gateway.published_prompts.rendered_prompt import render
+from quire_services.config.settings import Config, PublishedPrompt
+from quire_services.gateway.published_prompts.prompt_files import PublishedPromptError, read_system, read_tools
+from quire_services.gateway.published_prompts.rendered_prompt import render_prompt
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, without_torch
 from quire_services.process import flags, reason
 from quire_services.process.refusal_line import refusal_line
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     without_torch()
     try:
         prepared = prepare(config)
-    except (PrepareError, PromptError, LoadError) as error:
+    except (PrepareError, PublishedPromptError, LoadError) as error:
         reason.complain("quire prepare", str(error))
         return 2
     try:
@@ -85,16 +85,16 @@ def _published(directory: Path, config: Config, max_model_len: int) -> list[dict
         return []
     files = [(p, read_system(p.file), read_tools(p.tools) if p.tools else None) for p in config.published]
     encoder = PromptEncoder.load(directory)
-    return [_record(encoder, *each, max_model_len) for each in files]
+    return [_prepared_prompt(encoder, *each, max_model_len) for each in files]
 
 
-def _record(
-    encoder: PromptEncoder, prompt: Published, system: str, tools: list[Any] | None, max_model_len: int
+def _prepared_prompt(
+    encoder: PromptEncoder, prompt: PublishedPrompt, system: str, tools: list[Any] | None, max_model_len: int
 ) -> dict[str, Any]:
     try:
-        rendered = render(encoder, system, tools, max_model_len)
-    except PromptError as error:
-        raise PromptError(f"published prompt {prompt.file}: {error}") from None
+        rendered = render_prompt(encoder, system, tools, max_model_len)
+    except PublishedPromptError as error:
+        raise PublishedPromptError(f"published prompt {prompt.file}: {error}") from None
     for note in rendered.notes:
         print(f"quire prepare: published prompt {prompt.file}: {note}", file=sys.stderr)  # noqa: T201 - for a person
     return {"id": prompt.id, "domain": prompt.domain, "tokens": rendered.tokens}

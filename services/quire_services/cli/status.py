@@ -13,12 +13,12 @@ from typing import Any
 
 from quire_proto.messages import Stats
 from quire_proto.messages.tenants import Tenants
-from quire_services.gateway.published_prompts.prompt_row import row
+from quire_services.gateway.published_prompts.prompt_row import prompt_row
 from quire_services.process import flags
 from quire_services.process.kvstore_call import answer_of
 
 from .tenant import tenants_table
-from .text_table import publications_table, text_table
+from .text_table import prompts_table, text_table
 
 
 def main(argv: list[str]) -> int:
@@ -46,7 +46,7 @@ def _as_json(stats: Stats, tenants: Tenants) -> dict[str, Any]:
     """The reply as plain JSON values: bytes in hex, publications with their length instead of their tokens."""
     content = asdict(stats)
     content["boot"] = stats.boot.hex()
-    content["publications"] = [row(publication) for publication in stats.publications]
+    content["publications"] = [prompt_row(publication) for publication in stats.publications]
     content["tenants"] = [asdict(tenant) for tenant in tenants.tenants]
     return content
 
@@ -70,7 +70,7 @@ def _as_table(stats: Stats, tenants: Tenants) -> str:
         rows = [(s.name, s.state, s.pid, s.sequences, s.blocks, s.progress) for s in stats.sessions]
         lines += ["", text_table(columns, rows)]
     if stats.publications:
-        lines += ["", publications_table(stats.publications)]
+        lines += ["", prompts_table(stats.publications)]
     if tenants.tenants:
         lines += ["", tenants_table(tenants.tenants)]
     return "\n".join(lines)

@@ -15,7 +15,7 @@ def text_table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> 
     )
 
 
-def publications_table(publications: Iterable[Publication]) -> str:
-    """Published prompts, with their length instead of their tokens."""
+def prompts_table(publications: Iterable[Publication]) -> str:
+    """Published prompts, each with its length instead of its tokens."""
     columns = {"publication": "<28", "domain": "<24", "state": "<10", "tokens": ">8"}
     return text_table(columns, [(p.id, p.domain, p.state, len(p.tokens) // 4) for p in publications])

@@ -23,7 +23,7 @@ from typing import Any
 from quire_kvstore.sharing.groups import RESERVED
 
 from .input_files import read_bytes
-from .settings import SECTIONS, Config, Published, Tenant
+from .settings import SECTIONS, Config, PublishedPrompt, Tenant
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_CONFIG_BYTES = 1 << 22  # of a configuration
@@ -218,8 +218,8 @@ def _groups(tenant: str, groups: Any, file: Path | None) -> tuple[str, ...]:
     return tuple(_identifier("tenants.groups", group, file) for group in groups)
 
 
-def _published(rows: Any, file: Path | None) -> tuple[Published, ...]:
-    published: list[Published] = []
+def _published(rows: Any, file: Path | None) -> tuple[PublishedPrompt, ...]:
+    published: list[PublishedPrompt] = []
     for row in _rows("published", rows, file, {"file"}, {"domain", "id", "tools"}):
         assert file is not None  # rows come from a file
         prompt = file.parent / row["file"]
@@ -228,5 +228,5 @@ def _published(rows: Any, file: Path | None) -> tuple[Published, ...]:
         tools = file.parent / row["tools"] if "tools" in row else None
         if any(identity == other.id for other in published):
             raise ConfigError(f"published.id: {identity!r} is there twice (from {file})")
-        published.append(Published(prompt, domain, identity, tools))
+        published.append(PublishedPrompt(prompt, domain, identity, tools))
     return tuple(published)

@@ -165,7 +165,7 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedPrompt:
     """A system prompt that is shared on purpose: a text file, put into a share domain under an id, with the tools that
     every request with it sends, if any."""
 
@@ -184,7 +184,7 @@ class Config:
     engine: EngineSettings = EngineSettings()
     gateway: GatewaySettings = GatewaySettings()
     tenants: tuple[Tenant, ...] = ()
-    published: tuple[Published, ...] = ()
+    published: tuple[PublishedPrompt, ...] = ()
     file: Path | None = None
 
     @property

@@ -31,9 +31,9 @@ from quire_services.config.loader import IDENTIFIER
 from quire_services.gateway.generate import Gateway
 from quire_services.gateway.http.errors import ApiError, invalid, unavailable
 from quire_services.gateway.http_app import map_errors
-from quire_services.gateway.published_prompts.prompt_files import PromptError, checked_tools
-from quire_services.gateway.published_prompts.prompt_row import row
-from quire_services.gateway.published_prompts.rendered_prompt import Rendered, render
+from quire_services.gateway.published_prompts.prompt_files import PublishedPromptError, checked_tools
+from quire_services.gateway.published_prompts.prompt_row import prompt_row
+from quire_services.gateway.published_prompts.rendered_prompt import RenderedPrompt, render_prompt
 from quire_services.process.kvstore_call import ANSWER_TIMEOUT_S, kvstore_reader
 
 _T = TypeVar("_T")
@@ -69,7 +69,7 @@ def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
     @app.get("/admin/publications")
     async def publications() -> dict[str, Any]:
         listed = await ask(lambda reader: reader.fetch_publications())
-        return _list([_publication(row(publication)) for publication in listed.publications])
+        return _list([_publication(prompt_row(publication)) for publication in listed.publications])
 
     @app.delete("/admin/publications/{identity}")
     async def unpublish(identity: str) -> dict[str, Any]:
@@ -107,14 +107,14 @@ def _ask(run_dir: Path, question: Callable[[KVReader], _T]) -> _T:
         raise unavailable(str(error)) from None
 
 
-def _rendered(gateway: Gateway, body: PublishBody, longest: int) -> Rendered:
+def _rendered(gateway: Gateway, body: PublishBody, longest: int) -> RenderedPrompt:
     try:
         tools = None if body.tools is None else checked_tools(body.tools, "tools")
-    except PromptError as error:
+    except PublishedPromptError as error:
         raise invalid(str(error), "tools") from None
     try:
-        return render(gateway.encoder, body.system, tools, longest)
-    except PromptError as error:
+        return render_prompt(gateway.encoder, body.system, tools, longest)
+    except PublishedPromptError as error:
         raise invalid(str(error), "system") from None
 
 

@@ -1,4 +1,4 @@
-"""A publication as people and the admin API see it."""
+"""A published prompt, which the wire calls a publication, as people and the admin API see it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from quire_proto.messages import Publication
 
 
-def row(publication: Publication) -> dict[str, Any]:
-    """A publication as JSON values, with its length instead of its tokens."""
+def prompt_row(publication: Publication) -> dict[str, Any]:
+    """A published prompt as JSON values, with its length instead of its tokens."""
     return {
         "id": publication.id,
         "domain": publication.domain,

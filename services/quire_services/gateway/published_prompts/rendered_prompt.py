@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from quire_services.gateway.http.errors import ApiError
 from quire_services.gateway.templates.chat_template import PromptEncoder
 
-from .prompt_files import PromptError
+from .prompt_files import PublishedPromptError
 
 Chat = list[dict[str, Any]]
 Tools = list[dict[str, Any]]
@@ -41,7 +41,7 @@ _TURNS: dict[str, Chat] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class RenderedPrompt:
     """A prompt ready to be published.
 
     Attributes:
@@ -60,7 +60,7 @@ def common_prefix(rows: Sequence[R]) -> R:
     return low[: next((place for place, (one, other) in pairs if one != other), len(low))]
 
 
-def render(encoder: PromptEncoder, system: str, tools: Tools | None, longest: int) -> Rendered:
+def render_prompt(encoder: PromptEncoder, system: str, tools: Tools | None, longest: int) -> RenderedPrompt:
     """The tokens that every chat with this system message, and with these tools, begins with.
 
     Of a model without a chat template: the tokens that every plain prompt beginning with the text begins with.
@@ -69,37 +69,39 @@ def render(encoder: PromptEncoder, system: str, tools: Tools | None, longest: in
     """
     rendered = _rendered(encoder, system, tools)
     if len(rendered.tokens) >= longest:
-        raise PromptError(f"{len(rendered.tokens)} tokens do not fit a model of {longest}")
+        raise PublishedPromptError(f"{len(rendered.tokens)} tokens do not fit a model of {longest}")
     return rendered
 
 
-def _rendered(encoder: PromptEncoder, system: str, tools: Tools | None) -> Rendered:
+def _rendered(encoder: PromptEncoder, system: str, tools: Tools | None) -> RenderedPrompt:
     try:
         texts, notes = _chats(encoder, system, tools)
         tokens = _common_tokens([encoder.encode_sealed(text) for text in texts])
     except ApiError as error:
         if error.code != "no_chat_template":
-            raise PromptError(error.message) from error
+            raise PublishedPromptError(error.message) from error
         return _plain(encoder, system, tools)
-    return Rendered(tokens, notes)
+    return RenderedPrompt(tokens, notes)
 
 
-def _plain(encoder: PromptEncoder, text: str, tools: Tools | None) -> Rendered:
+def _plain(encoder: PromptEncoder, text: str, tools: Tools | None) -> RenderedPrompt:
     if tools:
-        raise PromptError("this model has no chat template: there is no place for tools")
+        raise PublishedPromptError("this model has no chat template: there is no place for tools")
     try:
         rows = [encoder.encode(text.rstrip("\n") + user) for user in _users(encoder)]
     except ApiError as error:
-        raise PromptError(error.message) from error
-    return Rendered(_common_tokens(rows))
+        raise PublishedPromptError(error.message) from error
+    return RenderedPrompt(_common_tokens(rows))
 
 
 def _common_tokens(rows: list[list[int]]) -> list[int]:
     if len({tuple(row) for row in rows}) < 2:
-        raise PromptError("the tokenizer makes the same tokens of every user message: the prompt's end is unknown")
+        raise PublishedPromptError(
+            "the tokenizer makes the same tokens of every user message: the prompt's end is unknown"
+        )
     tokens = common_prefix(rows)
     if not tokens:
-        raise PromptError("chats with this system message have not a single first token in common")
+        raise PublishedPromptError("chats with this system message have not a single first token in common")
     return tokens
 
 
