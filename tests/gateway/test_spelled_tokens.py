@@ -18,7 +18,7 @@ from quire_services.gateway.text.spelled_tokens import SpelledTokens
 from quire_services.gateway.text.word_pattern import any_of
 from tests.gateway.conftest import SPECIAL, TEMPLATE
 from tests.gateway.templates import TOOL, encoder, said
-from tests.gateway.test_segments import TEXTS, plain, tokenizer
+from tests.gateway.test_prompt_cache import TEXTS, plain, tokenizer
 
 KINDS = ["bytes", "metaspace first", "prepended", "words"]
 MESSAGES = st.lists(st.sampled_from([*SPECIAL, "hi", " ", "\n", "<", "|>", "é", "the quick"]), max_size=8).map("".join)

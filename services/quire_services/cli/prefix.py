@@ -69,7 +69,7 @@ def _common(command: ArgumentParser) -> None:
 
 
 def _rendered(arguments: Namespace, run_dir: Path) -> RenderedPrompt:
-    """The prompt as tokens of the model that the stack in ``run_dir`` serves. Raises PromptError or LoadError."""
+    """The prompt as tokens of the model that the stack in ``run_dir`` serves. Raises PublishedPromptError or LoadError."""
     system = read_system(arguments.file)
     tools = read_tools(arguments.tools) if arguments.tools else None
     with suppress(OSError):  # none: what is missing in it is said next
@@ -83,7 +83,7 @@ def _rendered(arguments: Namespace, run_dir: Path) -> RenderedPrompt:
 
 
 def served_model(file: Path) -> tuple[Path, int]:
-    """The model's directory and its longest sequence, in tokens, as a prepared file says. Raises PromptError."""
+    """The model's directory and its longest sequence, in tokens, as a prepared file says. Raises PublishedPromptError."""
     try:
         content = read_prepared(file)
         return Path(str(content["model_dir"])), int(content["max_model_len"])

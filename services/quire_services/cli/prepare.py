@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 
 def prepare(config: Config) -> dict[str, Any]:
-    """The content of the file for this configuration; raises PrepareError or PromptError."""
+    """The content of the file for this configuration; raises PrepareError or PublishedPromptError."""
     directory = Path(config.serve.model).absolute()
     if not config.serve.model:
         raise PrepareError("no model: say --model DIR")

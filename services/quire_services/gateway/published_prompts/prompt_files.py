@@ -22,7 +22,7 @@ class PublishedPromptError(Exception):
 
 
 def read_system(file: Path) -> str:
-    """The text of a system message; raises PromptError if there is none."""
+    """The text of a system message; raises PublishedPromptError if there is none."""
     text = _text(file, "published prompt")
     if not text.strip():
         raise PublishedPromptError(f"published prompt {file}: it is empty")
@@ -30,7 +30,7 @@ def read_system(file: Path) -> str:
 
 
 def read_tools(file: Path) -> list[dict[str, Any]]:
-    """The tools of a JSON file, a list as in a request's ``tools``; raises PromptError."""
+    """The tools of a JSON file, a list as in a request's ``tools``; raises PublishedPromptError."""
     text = _text(file, "tools")
     try:
         return checked_tools(json.loads(text, parse_constant=_no_number), f"tools {file}")
@@ -39,7 +39,7 @@ def read_tools(file: Path) -> list[dict[str, Any]]:
 
 
 def checked_tools(value: object, what: str) -> list[dict[str, Any]]:
-    """``value`` if it is a list of tools that is not empty; raises PromptError that begins with ``what``."""
+    """``value`` if it is a list of tools that is not empty; raises PublishedPromptError that begins with ``what``."""
     if not isinstance(value, list) or not value or not all(isinstance(tool, dict) for tool in value):
         raise PublishedPromptError(
             f"{what}: must be a list of tools as in a chat request, each an object, at least one"

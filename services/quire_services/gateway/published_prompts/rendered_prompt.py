@@ -64,7 +64,7 @@ def render_prompt(encoder: PromptEncoder, system: str, tools: Tools | None, long
     """The tokens that every chat with this system message, and with these tools, begins with.
 
     Of a model without a chat template: the tokens that every plain prompt beginning with the text begins with.
-    Raises PromptError if the template refuses a system message, if nothing is common, or if the model, which takes
+    Raises PublishedPromptError if the template refuses a system message, if nothing is common, or if the model, which takes
     at most ``longest`` tokens, has no room for it and an answer.
     """
     rendered = _rendered(encoder, system, tools)

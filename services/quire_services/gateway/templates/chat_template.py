@@ -18,7 +18,7 @@ from typing import Any
 
 from quire_engine.files.refused import first_line
 from quire_services.gateway.http.errors import invalid
-from quire_services.gateway.text.prompt_cache import Segments, token_ids
+from quire_services.gateway.text.prompt_cache import PromptCache, token_ids
 from quire_services.gateway.text.spelled_tokens import SpelledTokens
 from quire_services.gateway.text.tokenizer_file import own_tokenizer
 
@@ -48,7 +48,7 @@ class PromptEncoder:
         self.backend: Any = backend or tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
-        self._segments = Segments(self.backend)
+        self._prompt_cache = PromptCache(self.backend)
         try:
             self._templates = Templates(tokenizer.chat_template, dict(tokenizer.special_tokens_map))
         except TemplateInvalid as error:
@@ -117,7 +117,7 @@ class PromptEncoder:
         if add_special_tokens:
             return self.encode(text)
         _insist_on_unicode(text)
-        return self._segments.encode(text, tenant)
+        return self._prompt_cache.encode(text, tenant)
 
     def _around(self, ids: list[int]) -> list[int]:
         """These tokens with those around them that the tokenizer puts around every text."""

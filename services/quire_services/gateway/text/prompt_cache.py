@@ -1,4 +1,4 @@
-"""Segments: the long parts of conversations are encoded once for a tenant.
+"""Prompt cache: the long segments of conversations are encoded once for a tenant.
 
 Agents send one system prompt with every request, and a conversation sends all its turns again. Encoding them anew each
 time costs a millisecond or more for 2,000 tokens, on the cores that prefill needs.
@@ -24,11 +24,11 @@ from typing import Any
 
 from .word_pattern import any_of
 
-LONG = 512  # characters from which a segment is worth keeping
-KEPT = 1 << 20  # characters kept for a tenant: with its tokens, about 3 MB
+LONG_SEGMENT_CHARS = 512  # characters from which a segment is worth keeping
+KEPT_CHARS = 1 << 20  # characters kept for a tenant: with its tokens, about 3 MB
 
 
-class Segments:
+class PromptCache:
     """Encodes texts with special tokens in them.
 
     Args:
@@ -36,11 +36,11 @@ class Segments:
         long, kept: bounds, in characters.
     """
 
-    def __init__(self, backend: Any, long: int = LONG, kept: int = KEPT) -> None:
+    def __init__(self, backend: Any, long: int = LONG_SEGMENT_CHARS, kept: int = KEPT_CHARS) -> None:
         self._backend = backend
         self._marks = _marks(backend)
         self._long = long
-        self._tenants: defaultdict[str, _Kept] = defaultdict(lambda: _Kept(kept))
+        self._tenants: defaultdict[str, _TenantSegments] = defaultdict(lambda: _TenantSegments(kept))
         self._lock = threading.Lock()  # a loop and a thread encode
 
     def encode(self, text: str, tenant: str | None) -> list[int]:
@@ -73,7 +73,7 @@ def token_ids(backend: Any, text: str, *, add_special_tokens: bool) -> list[int]
     return ids
 
 
-class _Kept:
+class _TenantSegments:
     """Segments of one tenant, the least recently used given up first."""
 
     def __init__(self, most: int) -> None:

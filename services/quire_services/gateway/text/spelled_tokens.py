@@ -28,7 +28,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from quire_services.gateway.http.errors import invalid
 
-from .prompt_cache import Segments
+from .prompt_cache import PromptCache
 from .word_pattern import any_of
 
 _TAG = re.compile(r"</?\w+>")
@@ -59,7 +59,7 @@ class SpelledTokens:
         # Those that are also words of the model, but for what stands for characters that it does not know.
         words = {i for spelling, i in guarded.items() if backend.model.token_to_id(spelling) == i}
         self._words = words.difference(twin.encode("\u0378\U000e1234", add_special_tokens=False).ids)
-        self._segments = Segments(twin)
+        self._prompt_cache = PromptCache(twin)
         # Normalised text may spell what the text does not: then the twin reads every message.
         self._always = backend.normalizer is not None and any(added[i].normalized for i in guarded.values())
         sample = " a".join(["", *guarded, " b\n"])
@@ -94,7 +94,7 @@ class SpelledTokens:
 
     def encode(self, text: str, tenant: str | None) -> list[int]:
         """Token ids of a sealed text. Raises ApiError if the tokenizer makes a special token of plain text."""
-        own = self._segments.encode(text, tenant)
+        own = self._prompt_cache.encode(text, tenant)
         if not self._words.isdisjoint(own):
             raise invalid("the messages spell a special token that this model's tokenizer cannot tell from text")
         return [self._ids.get(token, token) for token in own]

@@ -1,4 +1,4 @@
-"""Segments: the same tokens as encoding everything, without encoding everything."""
+"""Prompt cache: the same tokens as encoding everything, without encoding everything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from quire_services.gateway.text.prompt_cache import Segments
+from quire_services.gateway.text.prompt_cache import PromptCache
 
 SPECIAL = ["<bos>", "<end>", "<end><x>", "<x><y>", "<|a|>"]  # one hides the beginning of another
 CORPUS = ["the cat  sat on the mat, the the end", "<en d> é ü 語 it's 12 x", "a b c" * 20]
@@ -85,9 +85,9 @@ def plain(kind: str, text: str) -> list[int]:
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 def test_the_same_tokens(kind, texts):
     """Whatever is between special tokens, and whether it was kept or not: the tokens of the whole text."""
-    segments = Segments(tokenizer(kind), LONG, 60)
+    prompt_cache = PromptCache(tokenizer(kind), LONG, 60)
     for text in [*texts, *texts]:
-        assert segments.encode(text, "t") == plain(kind, text)
+        assert prompt_cache.encode(text, "t") == plain(kind, text)
 
 
 class Counting:
@@ -110,28 +110,28 @@ SYSTEM, TURN, MORE = "<bos>" + "the cat " * 20, "<end>hi<end>you", "<end>" + "on
 def test_a_long_part_is_encoded_once_for_each_tenant():
     """What a tenant sent before is not encoded again, in whatever text it comes; another tenant's is."""
     counting = Counting(tokenizer("bytes"))
-    segments = Segments(counting, 50)
-    segments.encode(SYSTEM + TURN, "a")
+    prompt_cache = PromptCache(counting, 50)
+    prompt_cache.encode(SYSTEM + TURN, "a")
     assert counting.seen == [SYSTEM, TURN]
     counting.seen.clear()
-    segments.encode(SYSTEM + "<end>bye" + MORE, "a")
-    segments.encode(SYSTEM + TURN + MORE, "a")
+    prompt_cache.encode(SYSTEM + "<end>bye" + MORE, "a")
+    prompt_cache.encode(SYSTEM + TURN + MORE, "a")
     assert counting.seen == ["<end>bye", MORE, TURN]
     counting.seen.clear()
-    segments.encode(SYSTEM + TURN, "b")
+    prompt_cache.encode(SYSTEM + TURN, "b")
     assert counting.seen == [SYSTEM, TURN]
 
 
 def test_the_least_recently_used_goes_first():
     """A tenant's parts have a bound in characters; one that is larger than all of it is not kept at all."""
     counting = Counting(tokenizer("bytes"))
-    segments = Segments(counting, 20, len(SYSTEM) + len(MORE))
+    prompt_cache = PromptCache(counting, 20, len(SYSTEM) + len(MORE))
     for text in (SYSTEM, MORE, SYSTEM, "<end>" + "x" * 30, SYSTEM, MORE):
-        segments.encode(text, "a")
+        prompt_cache.encode(text, "a")
     assert counting.seen == [SYSTEM, MORE, "<end>" + "x" * 30, MORE]
     counting.seen.clear()
     for _ in range(2):
-        segments.encode("<end>" + "y" * 1000, "a")
+        prompt_cache.encode("<end>" + "y" * 1000, "a")
     assert len(counting.seen) == 2
 
 
@@ -146,7 +146,7 @@ def test_tokenizers_that_look_around_are_not_cut(how):
     else:
         inner.add_special_tokens([AddedToken("<y>", **{how: True})])
     counting = Counting(inner)
-    segments = Segments(counting, 50)
+    prompt_cache = PromptCache(counting, 50)
     for _ in range(2):
-        segments.encode(SYSTEM + TURN, "a")
+        prompt_cache.encode(SYSTEM + TURN, "a")
     assert counting.seen == [SYSTEM + TURN] * 2
