@@ -26,7 +26,7 @@ from quire_engine.sequences.step_plan import StepPlan, Work
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.wire.u32 import pack
-from quire_services.process.gc_tuning import quieten_garbage_collection
+from quire_services.process.gc_tuning import tune_gc
 
 VOCAB = 32_000
 TENANT = "bench"
@@ -257,7 +257,7 @@ class Ours:
 def main() -> None:
     """Serve requests from stdin: arguments are the run directory and the kvstore's process id."""
     ours = Ours(sys.argv[1], int(sys.argv[2]))
-    quieten_garbage_collection()  # as an engine's process does
+    tune_gc()  # as an engine's process does
     for line in sys.stdin:
         request = json.loads(line)
         answer = getattr(ours, f"case_{request.pop('case')}")(**request)

@@ -22,7 +22,7 @@ from quire_proto.wire.envelope import Request, decode_reply
 from quire_proto.wire.handles import ShmHandle
 from quire_proto.wire.layout import Layout
 from quire_proto.wire.u32 import pack
-from quire_services.process.gc_tuning import quieten_garbage_collection
+from quire_services.process.gc_tuning import tune_gc
 
 BLOCK_SIZE, PORTIONS = 16, (256, 2048)
 LAYOUT = Layout("ids", "w0", "{}", "", "float32", BLOCK_SIZE, 1, 1, 8)
@@ -57,7 +57,7 @@ class _Client:
 
 def longest_turns(policy: str, blocks: int, tokens: int, prompts: int) -> dict[str, list[float]]:
     """By op, the longest turn of each request (ms), of so many prompts in a pool that is full of cache."""
-    quieten_garbage_collection()  # as the kvstore's process does
+    tune_gc()  # as the kvstore's process does
     client, each = _Client(policy, blocks), tokens // BLOCK_SIZE
     filling = blocks // each + 2
     for prompt in range(filling + prompts):

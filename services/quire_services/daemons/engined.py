@@ -38,7 +38,7 @@ from quire_proto.wire.layout import Layout
 from quire_proto.wire.u32 import pack
 from quire_services.config.settings import Config
 from quire_services.process import flags, load_share, logs
-from quire_services.process.gc_tuning import quieten_garbage_collection
+from quire_services.process.gc_tuning import tune_gc
 from quire_services.process.reason import complain
 from quire_services.process.refusal_line import refusal_line
 
@@ -112,7 +112,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: Attention) ->
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, stop)
     engine.front.start()
-    quieten_garbage_collection()
+    tune_gc()
     try:
         engine.run()
     finally:

@@ -48,7 +48,7 @@ from quire_services.gateway.readers.reader_process import Nursery
 from quire_services.gateway.readers.request_reader import RequestReader
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, log_like_everyone, without_torch
 from quire_services.process import flags, logs
-from quire_services.process.gc_tuning import set_aside
+from quire_services.process.gc_tuning import freeze_objects
 from quire_services.process.port_check import ADMIN_HOST
 from quire_services.process.reason import StartError
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if config.gateway.admin_port:
                 ports.append(unused.enter_context(bind(ADMIN_HOST, config.gateway.admin_port)))
             gateway = _gateway(config)
-            set_aside()
+            freeze_objects()
             return uvloop.run(_run(config, gateway, ports, instance))
     except (StartError, LoadError, DefaultsError, SocketTaken, BindError, TokenError) as error:
         log.error("cannot_start", reason=str(error))

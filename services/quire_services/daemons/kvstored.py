@@ -47,7 +47,7 @@ from quire_services.config import settings
 from quire_services.config.event_stream import NO_EVENTS, EventsConfig, streaming
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
 from quire_services.process import flags, logs, reason
-from quire_services.process.gc_tuning import quieten_garbage_collection
+from quire_services.process.gc_tuning import tune_gc
 from quire_services.process.reason import StartError
 
 KVSTORE_SETTINGS = ("run_dir", "port", "log_format", *(spec.name for spec in fields(settings.KvstoreSettings)))
@@ -209,7 +209,7 @@ def _loop(server: Server, service: Service, arena: Arena, config: KvstoreConfig,
             arena=service.arena.type,
             run_dir=str(config.run_dir),
         )
-        quieten_garbage_collection()
+        tune_gc()
         server.serve()
     finally:
         if taken:

@@ -11,18 +11,18 @@ from __future__ import annotations
 import atexit
 import gc
 
-NEW_OBJECTS = 2_000  # between two passes over what is new: a tenth of a millisecond each
-SURVIVORS = 1  # such passes, between two over what survived one: less than a millisecond
-PASSES = 1_000_000  # over what is new, between two over everything: practically none
+YOUNG_THRESHOLD = 2_000  # between two passes over what is new: a tenth of a millisecond each
+MIDDLE_THRESHOLD = 1  # such passes, between two over what survived one: less than a millisecond
+OLD_THRESHOLD = 1_000_000  # over what is new, between two over everything: practically none
 
 
-def quieten_garbage_collection() -> None:
+def tune_gc() -> None:
     """Call once, when everything that stays is there."""
-    set_aside()
-    gc.set_threshold(NEW_OBJECTS, SURVIVORS, PASSES)
+    freeze_objects()
+    gc.set_threshold(YOUNG_THRESHOLD, MIDDLE_THRESHOLD, OLD_THRESHOLD)
 
 
-def set_aside() -> None:
+def freeze_objects() -> None:
     """Take what lives now out of all passes, for a process that goes on collecting as CPython does."""
     gc.collect()
     gc.freeze()

@@ -30,7 +30,7 @@ import structlog
 from quire_proto.wire.u32 import pack
 from quire_services.gateway.http.errors import ApiError, body_too_large
 from quire_services.gateway.openai.limits import Limits
-from quire_services.process.gc_tuning import set_aside
+from quire_services.process.gc_tuning import freeze_objects
 
 from .request_reader import RequestReader, packed, refused
 
@@ -102,7 +102,7 @@ def _close_all_but(kept: int) -> None:
 
 def _tend(control: socket.socket, reader: RequestReader) -> None:
     """Fork readers as long as somebody asks."""
-    set_aside()
+    freeze_objects()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
     while True:
         asked, fds, _, _ = socket.recv_fds(control, 1, 1)
