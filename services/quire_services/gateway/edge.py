@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quire_services.gateway.http.errors import ApiError, invalid
 from quire_services.gateway.http.hang_up import CLIENT_GONE
-from quire_services.gateway.http.request_log import Record
+from quire_services.gateway.http.request_log import RequestRecord
 from quire_services.gateway.turns.shares import Shares
 
 from .counters import Counters
@@ -62,7 +62,7 @@ class Edge:
         assert scope["type"] == "http"  # websockets and lifespan are off
         await _between_looks(self._arrivals, "")
         headers = Headers(scope=scope)
-        record = Record(_request_id(headers), secrets.token_hex(12))
+        record = RequestRecord(_request_id(headers), secrets.token_hex(12))
         scope["record"] = record
         began = time.monotonic()
 
@@ -82,7 +82,7 @@ class Edge:
         finally:
             self._finish(scope, record, time.monotonic() - began)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, headers: Headers, record: Record) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, headers: Headers, record: RequestRecord) -> None:
         try:
             if scope["path"] not in OPEN_PATHS:
                 record.tenant = self._who(headers)
@@ -96,7 +96,7 @@ class Edge:
             scope = {**scope, "method": "GET"}
         await self._app(scope, _limited(receive), send)
 
-    def _finish(self, scope: Scope, record: Record, seconds: float) -> None:
+    def _finish(self, scope: Scope, record: RequestRecord, seconds: float) -> None:
         """Count and log a request that is over."""
         counters = self._counters
         if not record.outcome:

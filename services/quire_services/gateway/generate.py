@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from quire_proto.wire.u32 import unpack
 from quire_services.gateway.http.hang_up import until_gone
-from quire_services.gateway.http.request_log import Record
+from quire_services.gateway.http.request_log import RequestRecord
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.chat import ChatShape
 from quire_services.gateway.openai.completions import CompletionShape
@@ -177,7 +177,7 @@ class Gateway:
         return out
 
 
-def _record(request: Request) -> Record:
+def _record(request: Request) -> RequestRecord:
     """What the edge keeps of a request."""
-    record: Record = request.scope["record"]
+    record: RequestRecord = request.scope["record"]
     return record

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from quire_proto.gateway_link import Output
 from quire_services.gateway.http.errors import ApiError, ClientGone
 from quire_services.gateway.http.hang_up import CLIENT_GONE, hang_up
-from quire_services.gateway.http.request_log import Record
+from quire_services.gateway.http.request_log import RequestRecord
 from quire_services.gateway.text.choices import Choice, Delta
 
 from .generations import Arrival, Call, Generation
@@ -70,7 +70,7 @@ class Answer:
         choices: list[Choice],
         shape: Shape,
         model: str,
-        record: Record,
+        record: RequestRecord,
         ping_s: float = 0,
         counted: bool = False,
     ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(slots=True)
-class Record:
+class RequestRecord:
     """One HTTP request. ``outcome`` is empty until something other than the status decides it.
 
     Attributes:
