@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from quire_services.config.loader import load_config
-from quire_services.gateway.api_keys import Keys
+from quire_services.gateway.api_keys import ApiKeys
 
 KEYS = '[[tenants]]\nname = "acme"\nkeys = ["sk-1"]\n'
 
@@ -17,7 +17,7 @@ KEYS = '[[tenants]]\nname = "acme"\nkeys = ["sk-1"]\n'
 def warnings(file: Path | None) -> list[str]:
     """The warnings of a gateway that starts with a file and reads it again."""
     with capture_logs() as lines:
-        keys = Keys(load_config({"config": str(file)} if file else {}, {}).tenants, file)
+        keys = ApiKeys(load_config({"config": str(file)} if file else {}, {}).tenants, file)
         at_start = len(lines)
         if file:
             file.write_text(file.read_text().replace("sk-1", "sk-2"))
@@ -48,7 +48,7 @@ def test_a_file_without_keys_may_be_read_by_all(tmp_path: Path) -> None:
     file.chmod(0o644)
     assert warnings(file) == []
     assert warnings(None) == []
-    keys = Keys((), file)
+    keys = ApiKeys((), file)
     file.write_text(KEYS)
     with capture_logs() as lines:
         keys._reload(file)
@@ -63,6 +63,6 @@ def test_keys_out_of_a_pipe(tmp_path: Path) -> None:
     os.close(writing)
     file = Path(f"/dev/fd/{reading}")
     with capture_logs() as lines:
-        Keys(load_config({"config": str(file)}, {}).tenants, file)
+        ApiKeys(load_config({"config": str(file)}, {}).tenants, file)
     os.close(reading)
     assert lines == []

@@ -8,20 +8,20 @@ import httpx
 import pytest
 
 from quire_services.config.settings import Tenant
-from quire_services.gateway.api_keys import Keys
+from quire_services.gateway.api_keys import ApiKeys
 from quire_services.gateway.counters import Counters
 from quire_services.gateway.edge import Edge
-from quire_services.gateway.origin import tenants, with_origins
+from quire_services.gateway.origin import tenant_resolver, with_origins
 from tests.gateway.served import echo, served
 
 APP = "https://app.example"
-KEYED = Keys((Tenant("acme", ("sk-one",)),), None)
-OPEN = Keys((), None)
+KEYED = ApiKeys((Tenant("acme", ("sk-one",)),), None)
+OPEN = ApiKeys((), None)
 
 
-def ports(keys: Keys, *origins: str) -> Iterator[str]:
+def ports(keys: ApiKeys, *origins: str) -> Iterator[str]:
     """The address of an edge around an application that says what it got."""
-    edge = Edge(echo, tenants(keys, ("quire.example",)), Counters())
+    edge = Edge(echo, tenant_resolver(keys, ("quire.example",)), Counters())
     with served(with_origins(edge, origins)) as port:
         yield f"http://127.0.0.1:{port}/v1/chat/completions"
 

@@ -29,7 +29,7 @@ from quire_proto.private_dir import NotPrivate
 from quire_services.config import settings
 from quire_services.gateway.admin.http import make_admin_app
 from quire_services.gateway.admin.token import AdminToken, TokenError
-from quire_services.gateway.api_keys import Keys
+from quire_services.gateway.api_keys import ApiKeys
 from quire_services.gateway.awake_clock import clock
 from quire_services.gateway.counters import Counters
 from quire_services.gateway.edge import Edge
@@ -42,7 +42,7 @@ from quire_services.gateway.http.server import BindError, HttpServer, bind, is_l
 from quire_services.gateway.http_app import make_app
 from quire_services.gateway.link_server import LinkServer, SocketTaken
 from quire_services.gateway.openai.sampling_defaults import DefaultsError, SamplingDefaults, load_sampling_defaults
-from quire_services.gateway.origin import listed, tenants, with_origins
+from quire_services.gateway.origin import listed, tenant_resolver, with_origins
 from quire_services.gateway.readers.reader_pool import ReaderPool
 from quire_services.gateway.readers.reader_process import Nursery
 from quire_services.gateway.readers.request_reader import RequestReader
@@ -92,8 +92,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.socket], instance: str) -> int:
-    who = tenants(gateway.keys, listed(config.gateway.allowed_hosts))
-    edge = Edge(make_app(gateway, instance), who, gateway.counters)
+    tenant_of = tenant_resolver(gateway.api_keys, listed(config.gateway.allowed_hosts))
+    edge = Edge(make_app(gateway, instance), tenant_of, gateway.counters)
     apps: list[ASGIApp] = [with_origins(edge, listed(config.gateway.allowed_origins))]
     if config.gateway.admin_port:
         token = AdminToken(config.run_dir, config.gateway.admin_token_file)
@@ -105,8 +105,8 @@ async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.soc
         raise StartError(f"cannot listen for engines in {config.run_dir}: {error}") from None
     for port in ports:
         listen(port)
-    beside = [asyncio.ensure_future(gateway.keys.watch()), asyncio.ensure_future(clock.run())]
-    if not gateway.keys.open:  # without keys there is one tenant
+    beside = [asyncio.ensure_future(gateway.api_keys.watch()), asyncio.ensure_future(clock.run())]
+    if not gateway.api_keys.open:  # without keys there is one tenant
         beside.append(asyncio.ensure_future(gateway.engines.weights.watch(config.run_dir)))
     try:
         await _serve(gateway, apps, ports, config.gateway)
@@ -123,8 +123,8 @@ def _gateway(config: settings.Config) -> Gateway:
     if not config.serve.model:
         raise StartError("say which model: --model DIR")
     model = Path(config.serve.model).absolute()
-    keys = Keys(config.tenants, config.file)
-    if keys.open and not is_loopback(config.gateway.host):
+    api_keys = ApiKeys(config.tenants, config.file)
+    if api_keys.open and not is_loopback(config.gateway.host):
         raise StartError(
             f"--host {config.gateway.host} can be reached by others, but no API key is configured: "
             "add [[tenants]] with keys to the configuration file, or listen on 127.0.0.1"
@@ -138,7 +138,7 @@ def _gateway(config: settings.Config) -> Gateway:
     reader = RequestReader(name, encoder, defaults)
     readers = ReaderPool(Nursery.start(reader), max(1, (os.cpu_count() or 1) // 8))
     engines = Engines(gateway.max_queue)
-    return Gateway(name, encoder, engines, keys, reader, readers, defaults, gateway.max_body_bytes, gateway.ping_s)
+    return Gateway(name, encoder, engines, api_keys, reader, readers, defaults, gateway.max_body_bytes, gateway.ping_s)
 
 
 def _defaults(source: str, model: Path) -> SamplingDefaults:

@@ -33,7 +33,7 @@ KEY_FILE_POLL_S = 0.5
 log = structlog.get_logger()
 
 
-class Keys:
+class ApiKeys:
     """The keys in force.
 
     Args:

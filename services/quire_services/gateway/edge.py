@@ -46,12 +46,12 @@ class Edge:
 
     Args:
         app: the application.
-        who: the tenant of a request's headers; raises ApiError.
+        tenant_of: the tenant of a request's headers; raises ApiError.
         counters: where requests are counted.
     """
 
-    def __init__(self, app: ASGIApp, who: Callable[[Headers], str], counters: Counters) -> None:
-        self._app, self._who, self._counters = app, who, counters
+    def __init__(self, app: ASGIApp, tenant_of: Callable[[Headers], str], counters: Counters) -> None:
+        self._app, self._tenant_of, self._counters = app, tenant_of, counters
         self._arrivals = Shares(
             ARRIVALS_AT_ONCE, ARRIVALS_AT_ONCE, most_waiting=MAX_WAITING_REQUESTS, wait_s=REQUEST_WAIT_S
         )
@@ -85,7 +85,7 @@ class Edge:
     async def _serve(self, scope: Scope, receive: Receive, send: Send, headers: Headers, record: RequestRecord) -> None:
         try:
             if scope["path"] not in OPEN_PATHS:
-                record.tenant = self._who(headers)
+                record.tenant = self._tenant_of(headers)
                 await _between_looks(self._turn, record.tenant)
             if scope["method"] == "POST":
                 _insist_on_json(headers)

@@ -43,7 +43,7 @@ from quire_services.gateway.text.end_tokens import EndTokens
 from quire_services.gateway.text.token_bytes import TokenBytes
 from quire_services.gateway.turns.shares import Shares
 
-from .api_keys import Keys
+from .api_keys import ApiKeys
 from .backlog import Backlogs
 from .counters import Counters
 from .engines import Engines
@@ -63,7 +63,7 @@ class Gateway:
     model: str
     encoder: PromptEncoder
     engines: Engines
-    keys: Keys
+    api_keys: ApiKeys
     reader: RequestReader
     readers: ReaderPool
     otherwise: SamplingDefaults = field(default_factory=SamplingDefaults)

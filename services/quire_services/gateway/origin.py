@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from quire_services.gateway.http.errors import ApiError
 
-from .api_keys import Keys
+from .api_keys import ApiKeys
 
 EXPOSED = ("x-request-id", "x-quire-engine", "retry-after")
 
@@ -37,22 +37,22 @@ def with_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     )
 
 
-def tenants(keys: Keys, hosts: Sequence[str]) -> Callable[[Headers], str]:
+def tenant_resolver(api_keys: ApiKeys, hosts: Sequence[str]) -> Callable[[Headers], str]:
     """What finds the tenant of a request's headers. ``hosts``: names that a gateway without keys has beside the usual
     ones. It raises ApiError 401, or 403 for a host that is not ours."""
     named = {host.lower() for host in hosts}
 
-    def who(headers: Headers) -> str:
-        if keys.open and not _is_ours(headers.get("host", "localhost"), named):
+    def tenant_of(headers: Headers) -> str:
+        if api_keys.open and not _is_ours(headers.get("host", "localhost"), named):
             raise ApiError(
                 403,
                 f"the host {headers.get('host', '')[:80]!r} is not one of this gateway's: name it with --allowed-hosts",
                 type="permission_error",
                 code="host_not_allowed",
             )
-        return keys.tenant(headers.get("authorization"))
+        return api_keys.tenant(headers.get("authorization"))
 
-    return who
+    return tenant_of
 
 
 def _is_ours(host: str, named: set[str]) -> bool:
