@@ -16,7 +16,7 @@ from quire_kvstore.server import quota as quota_op
 from quire_kvstore.sharing.publications import PublicationList
 from quire_services.cli.prefix import served_model
 from quire_services.config.loader import ConfigError, load_config
-from quire_services.gateway.published_prompts.prompt_files import PublishedPromptError, read_system, read_tools
+from quire_services.gateway.published_prompts.prompt_files import PublishError, read_system, read_tools
 from tests.support.store import Store
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -99,11 +99,11 @@ def test_tools_and_system_messages(tmp_path: Path, content: bytes) -> None:
     file = written(tmp_path, "prompt", content)
     try:
         assert all(isinstance(tool, dict) for tool in read_tools(file))
-    except PublishedPromptError as error:
+    except PublishError as error:
         one_line(error, str(file))
     try:
         assert read_system(file).encode() == content
-    except PublishedPromptError as error:
+    except PublishError as error:
         one_line(error, str(file))
 
 
@@ -111,14 +111,14 @@ def test_tools_and_system_messages(tmp_path: Path, content: bytes) -> None:
 def test_paths_that_are_none(tmp_path: Path, name: str) -> None:
     """A directory, nothing, an impossible name."""
     for reader in (read_tools, read_system):
-        with pytest.raises(PublishedPromptError) as caught:
+        with pytest.raises(PublishError) as caught:
             reader(tmp_path / name)
         one_line(caught.value)
 
 
 def test_a_file_without_end(tmp_path: Path) -> None:
     """No more is read than a prompt may have."""
-    with pytest.raises(PublishedPromptError, match="more than"):
+    with pytest.raises(PublishError, match="more than"):
         read_system(Path("/dev/zero"))
 
 
@@ -150,7 +150,7 @@ def test_prepared_files(tmp_path: Path, content: bytes) -> None:
     file = written(tmp_path, "prepared.json", content)
     try:
         served_model(file)
-    except PublishedPromptError as error:
+    except PublishError as error:
         one_line(error, str(file))
 
 

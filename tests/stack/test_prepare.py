@@ -12,7 +12,7 @@ from bench.models.tiny import make_model
 from quire_services.cli.prepare import PrepareError, prepare
 from quire_services.config.loader import load_config
 from quire_services.config.settings import Config, PublishedPrompt, ServeSettings
-from quire_services.gateway.published_prompts.prompt_files import PublishedPromptError
+from quire_services.gateway.published_prompts.prompt_files import PublishError
 from quire_services.gateway.published_prompts.rendered_prompt import common_prefix, render_prompt
 from quire_services.gateway.templates.chat_template import PromptEncoder
 
@@ -71,7 +71,7 @@ def test_a_prompt_that_cannot_be_published_is_refused(
     prompt = tmp_path / "agent.txt"
     if content is not None:
         prompt.write_bytes(content)
-    with pytest.raises(PublishedPromptError, match=r"agent\.txt.*" + words):
+    with pytest.raises(PublishError, match=r"agent\.txt.*" + words):
         prepare(_config(model, prompt))
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from quire_services.gateway.openai.bodies import ChatBody
 from quire_services.gateway.openai.chat import chat_tokens
-from quire_services.gateway.published_prompts.prompt_files import PublishedPromptError
+from quire_services.gateway.published_prompts.prompt_files import PublishError
 from quire_services.gateway.published_prompts.rendered_prompt import render_prompt
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from tests.gateway.conftest import write_tokenizer
@@ -108,7 +108,7 @@ def test_every_chat_begins_with_it_whatever_it_says(
     encoder = encoder_of(PLAIN)
     try:
         tokens = render_prompt(encoder, system + "\n" * newline, None, LONGEST).tokens
-    except PublishedPromptError:
+    except PublishError:
         return
     assert chat(encoder, ("system", system), ("user", user))[: len(tokens)] == tokens
 
@@ -125,7 +125,7 @@ def test_a_template_that_moves_the_message_is_told_of(encoder_of: Callable[[str]
 
 def test_tools_that_the_template_does_not_write_are_refused(encoder_of: Callable[[str], PromptEncoder]) -> None:
     """No chat with them would be answered."""
-    with pytest.raises(PublishedPromptError, match="writes no tools"):
+    with pytest.raises(PublishError, match="writes no tools"):
         render_prompt(encoder_of(PLAIN), SYSTEM, [TOOL], LONGEST)
 
 
@@ -149,7 +149,7 @@ def test_one_that_does_not_fit_is_refused(encoder_of: Callable[[str], PromptEnco
     length = len(render_prompt(encoder, SYSTEM, None, LONGEST).tokens)
 
     assert render_prompt(encoder, SYSTEM, None, length + 1).tokens
-    with pytest.raises(PublishedPromptError, match=f"{length} tokens do not fit a model of {length}"):
+    with pytest.raises(PublishError, match=f"{length} tokens do not fit a model of {length}"):
         render_prompt(encoder, SYSTEM, None, length)
 
 
@@ -157,5 +157,5 @@ def test_a_template_that_refuses_system_messages_refuses_them_here(
     encoder_of: Callable[[str], PromptEncoder],
 ) -> None:
     """With the template's own words."""
-    with pytest.raises(PublishedPromptError, match="a user first"):
+    with pytest.raises(PublishError, match="a user first"):
         render_prompt(encoder_of(USER_FIRST.replace("messages[1]", "messages[0]")), SYSTEM, None, LONGEST)

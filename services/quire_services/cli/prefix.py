@@ -18,7 +18,7 @@ from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_proto.wire.u32 import pack
 from quire_services.config.loader import IDENTIFIER
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
-from quire_services.gateway.published_prompts.prompt_files import PublishedPromptError, read_system, read_tools
+from quire_services.gateway.published_prompts.prompt_files import PublishError, read_system, read_tools
 from quire_services.gateway.published_prompts.prompt_row import prompt_row
 from quire_services.gateway.published_prompts.rendered_prompt import RenderedPrompt, render_prompt
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, without_torch
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         parser.error(f"{identity!r} cannot be an id, which has 1 to 64 letters, digits or ._-: choose one with --id")
     try:
         rendered = _rendered(arguments, run_dir)
-    except (PublishedPromptError, LoadError, NotPrivate) as error:
+    except (PublishError, LoadError, NotPrivate) as error:
         parser.error(str(error))
     return print_answer(parser.prog, run_dir, lambda reader: _publish(reader, arguments, identity, rendered))
 
@@ -69,7 +69,7 @@ def _common(command: ArgumentParser) -> None:
 
 
 def _rendered(arguments: Namespace, run_dir: Path) -> RenderedPrompt:
-    """The prompt as tokens of the model that the stack in ``run_dir`` serves. Raises PublishedPromptError or LoadError."""
+    """The prompt as tokens of the model that the stack in ``run_dir`` serves. Raises PublishError or LoadError."""
     system = read_system(arguments.file)
     tools = read_tools(arguments.tools) if arguments.tools else None
     with suppress(OSError):  # none: what is missing in it is said next
@@ -78,19 +78,19 @@ def _rendered(arguments: Namespace, run_dir: Path) -> RenderedPrompt:
     without_torch()
     try:
         return render_prompt(PromptEncoder.load(model), system, tools, longest)
-    except PublishedPromptError as error:
-        raise PublishedPromptError(f"published prompt {arguments.file}: {error}") from None
+    except PublishError as error:
+        raise PublishError(f"published prompt {arguments.file}: {error}") from None
 
 
 def served_model(file: Path) -> tuple[Path, int]:
-    """The model's directory and its longest sequence, in tokens, as a prepared file says. Raises PublishedPromptError."""
+    """The model's directory and its longest sequence, in tokens, as a prepared file says. Raises PublishError."""
     try:
         content = read_prepared(file)
         return Path(str(content["model_dir"])), int(content["max_model_len"])
     except FileNotFoundError:
-        raise PublishedPromptError(f"no stack runs in {file.parent}: there is no {file.name}") from None
+        raise PublishError(f"no stack runs in {file.parent}: there is no {file.name}") from None
     except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
-        raise PublishedPromptError(f"{file}: not a prepared file: {error}") from None
+        raise PublishError(f"{file}: not a prepared file: {error}") from None
 
 
 def _publish(reader: KVReader, arguments: Namespace, identity: str, rendered: RenderedPrompt) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from quire_engine.files.model_name import model_name
 from quire_services.config.prepared_file import write_prepared
 from quire_services.config.settings import Config, PublishedPrompt
-from quire_services.gateway.published_prompts.prompt_files import PublishedPromptError, read_system, read_tools
+from quire_services.gateway.published_prompts.prompt_files import PublishError, read_system, read_tools
 from quire_services.gateway.published_prompts.rendered_prompt import render_prompt
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, without_torch
 from quire_services.process import flags, reason
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     without_torch()
     try:
         prepared = prepare(config)
-    except (PrepareError, PublishedPromptError, LoadError) as error:
+    except (PrepareError, PublishError, LoadError) as error:
         reason.complain("quire prepare", str(error))
         return 2
     try:
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 
 def prepare(config: Config) -> dict[str, Any]:
-    """The content of the file for this configuration; raises PrepareError or PublishedPromptError."""
+    """The content of the file for this configuration; raises PrepareError or PublishError."""
     directory = Path(config.serve.model).absolute()
     if not config.serve.model:
         raise PrepareError("no model: say --model DIR")
@@ -93,8 +93,8 @@ def _prepared_prompt(
 ) -> dict[str, Any]:
     try:
         rendered = render_prompt(encoder, system, tools, max_model_len)
-    except PublishedPromptError as error:
-        raise PublishedPromptError(f"published prompt {prompt.file}: {error}") from None
+    except PublishError as error:
+        raise PublishError(f"published prompt {prompt.file}: {error}") from None
     for note in rendered.notes:
         print(f"quire prepare: published prompt {prompt.file}: {note}", file=sys.stderr)  # noqa: T201 - for a person
     return {"id": prompt.id, "domain": prompt.domain, "tokens": rendered.tokens}

@@ -31,7 +31,7 @@ from quire_services.config.loader import IDENTIFIER
 from quire_services.gateway.generate import Gateway
 from quire_services.gateway.http.errors import ApiError, invalid, unavailable
 from quire_services.gateway.http_app import map_errors
-from quire_services.gateway.published_prompts.prompt_files import PublishedPromptError, checked_tools
+from quire_services.gateway.published_prompts.prompt_files import PublishError, checked_tools
 from quire_services.gateway.published_prompts.prompt_row import prompt_row
 from quire_services.gateway.published_prompts.rendered_prompt import RenderedPrompt, render_prompt
 from quire_services.process.kvstore_call import ANSWER_TIMEOUT_S, kvstore_reader
@@ -110,11 +110,11 @@ def _ask(run_dir: Path, question: Callable[[KVReader], _T]) -> _T:
 def _rendered(gateway: Gateway, body: PublishBody, longest: int) -> RenderedPrompt:
     try:
         tools = None if body.tools is None else checked_tools(body.tools, "tools")
-    except PublishedPromptError as error:
+    except PublishError as error:
         raise invalid(str(error), "tools") from None
     try:
         return render_prompt(gateway.encoder, body.system, tools, longest)
-    except PublishedPromptError as error:
+    except PublishError as error:
         raise invalid(str(error), "system") from None
 
 

@@ -17,33 +17,31 @@ from quire_services.config.input_files import one_line, read_bytes
 MAX_PROMPT_BYTES = 32 * 1024 * 1024  # as for a request's body
 
 
-class PublishedPromptError(Exception):
+class PublishError(Exception):
     """A prompt cannot be published; one line says why."""
 
 
 def read_system(file: Path) -> str:
-    """The text of a system message; raises PublishedPromptError if there is none."""
+    """The text of a system message; raises PublishError if there is none."""
     text = _text(file, "published prompt")
     if not text.strip():
-        raise PublishedPromptError(f"published prompt {file}: it is empty")
+        raise PublishError(f"published prompt {file}: it is empty")
     return text
 
 
 def read_tools(file: Path) -> list[dict[str, Any]]:
-    """The tools of a JSON file, a list as in a request's ``tools``; raises PublishedPromptError."""
+    """The tools of a JSON file, a list as in a request's ``tools``; raises PublishError."""
     text = _text(file, "tools")
     try:
         return checked_tools(json.loads(text, parse_constant=_no_number), f"tools {file}")
     except (ValueError, RecursionError) as error:
-        raise PublishedPromptError(f"tools {file}: not JSON: {one_line(str(error))}") from None
+        raise PublishError(f"tools {file}: not JSON: {one_line(str(error))}") from None
 
 
 def checked_tools(value: object, what: str) -> list[dict[str, Any]]:
-    """``value`` if it is a list of tools that is not empty; raises PublishedPromptError that begins with ``what``."""
+    """``value`` if it is a list of tools that is not empty; raises PublishError that begins with ``what``."""
     if not isinstance(value, list) or not value or not all(isinstance(tool, dict) for tool in value):
-        raise PublishedPromptError(
-            f"{what}: must be a list of tools as in a chat request, each an object, at least one"
-        )
+        raise PublishError(f"{what}: must be a list of tools as in a chat request, each an object, at least one")
     return value
 
 
@@ -51,9 +49,9 @@ def _text(file: Path, what: str) -> str:
     try:
         return read_bytes(file, MAX_PROMPT_BYTES).decode()
     except OSError as error:
-        raise PublishedPromptError(f"{what} {file}: {error.strerror}") from None
+        raise PublishError(f"{what} {file}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise PublishedPromptError(f"{what} {file}: not UTF-8 text") from None
+        raise PublishError(f"{what} {file}: not UTF-8 text") from None
 
 
 def _no_number(name: str) -> None:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from quire_services.gateway.http.errors import ApiError
 from quire_services.gateway.templates.chat_template import PromptEncoder
 
-from .prompt_files import PublishedPromptError
+from .prompt_files import PublishError
 
 Chat = list[dict[str, Any]]
 Tools = list[dict[str, Any]]
@@ -64,12 +64,12 @@ def render_prompt(encoder: PromptEncoder, system: str, tools: Tools | None, long
     """The tokens that every chat with this system message, and with these tools, begins with.
 
     Of a model without a chat template: the tokens that every plain prompt beginning with the text begins with.
-    Raises PublishedPromptError if the template refuses a system message, if nothing is common, or if the model, which takes
+    Raises PublishError if the template refuses a system message, if nothing is common, or if the model, which takes
     at most ``longest`` tokens, has no room for it and an answer.
     """
     rendered = _rendered(encoder, system, tools)
     if len(rendered.tokens) >= longest:
-        raise PublishedPromptError(f"{len(rendered.tokens)} tokens do not fit a model of {longest}")
+        raise PublishError(f"{len(rendered.tokens)} tokens do not fit a model of {longest}")
     return rendered
 
 
@@ -79,29 +79,27 @@ def _rendered(encoder: PromptEncoder, system: str, tools: Tools | None) -> Rende
         tokens = _common_tokens([encoder.encode_sealed(text) for text in texts])
     except ApiError as error:
         if error.code != "no_chat_template":
-            raise PublishedPromptError(error.message) from error
+            raise PublishError(error.message) from error
         return _plain(encoder, system, tools)
     return RenderedPrompt(tokens, notes)
 
 
 def _plain(encoder: PromptEncoder, text: str, tools: Tools | None) -> RenderedPrompt:
     if tools:
-        raise PublishedPromptError("this model has no chat template: there is no place for tools")
+        raise PublishError("this model has no chat template: there is no place for tools")
     try:
         rows = [encoder.encode(text.rstrip("\n") + user) for user in _users(encoder)]
     except ApiError as error:
-        raise PublishedPromptError(error.message) from error
+        raise PublishError(error.message) from error
     return RenderedPrompt(_common_tokens(rows))
 
 
 def _common_tokens(rows: list[list[int]]) -> list[int]:
     if len({tuple(row) for row in rows}) < 2:
-        raise PublishedPromptError(
-            "the tokenizer makes the same tokens of every user message: the prompt's end is unknown"
-        )
+        raise PublishError("the tokenizer makes the same tokens of every user message: the prompt's end is unknown")
     tokens = common_prefix(rows)
     if not tokens:
-        raise PublishedPromptError("chats with this system message have not a single first token in common")
+        raise PublishError("chats with this system message have not a single first token in common")
     return tokens
 
 
