@@ -27,7 +27,7 @@ async def wait_in(it: Shares, order: list[str], tenant: str, amount: int = 1) ->
     """A task that notes its tenant when its turn comes."""
 
     async def wait() -> None:
-        await it.take(tenant, amount)
+        await it.acquire(tenant, amount)
         order.append(tenant)
 
     task = asyncio.ensure_future(wait())
@@ -40,11 +40,11 @@ def test_tenants_take_turns() -> None:
 
     async def run() -> list[str]:
         it, order = shares(1, 1), list[str]()
-        await it.take("acme", 1)
+        await it.acquire("acme", 1)
         for tenant in ("acme", "acme", "acme", "borea", "acme"):
             await wait_in(it, order, tenant)
         for tenant in ("acme", "acme", "borea", "acme", "acme"):
-            it.give(tenant, 1)
+            it.release(tenant, 1)
             await settle()
         return order
 
@@ -56,15 +56,15 @@ def test_a_large_part_is_not_overtaken_for_ever() -> None:
 
     async def run() -> list[str]:
         it, order = shares(10, 8), list[str]()
-        await it.take("acme", 8)
+        await it.acquire("acme", 8)
         await wait_in(it, order, "acme", 1)
         await wait_in(it, order, "borea", 2)
         await wait_in(it, order, "cairn", 8)
         await wait_in(it, order, "borea", 1)
         seen = [*order]
-        it.give("acme", 8)
+        it.release("acme", 8)
         await settle()
-        it.give("borea", 2)
+        it.release("borea", 2)
         await settle()
         return [*seen, "-", *order[1:]]
 
@@ -78,15 +78,15 @@ def test_too_many_and_too_long_are_refused() -> None:
 
     async def run() -> list[int]:
         it, codes = shares(1, 1, most_waiting=1, wait_s=0.02), []
-        await it.take("acme", 1)
-        waiting = asyncio.ensure_future(it.take("acme", 1))
+        await it.acquire("acme", 1)
+        waiting = asyncio.ensure_future(it.acquire("acme", 1))
         await asyncio.sleep(0)
-        for attempt in (it.take("acme", 1), waiting):
+        for attempt in (it.acquire("acme", 1), waiting):
             with pytest.raises(ApiError) as caught:
                 await attempt
             codes.append(caught.value.status)
-        it.give("acme", 1)
-        await it.take("borea", 1)
+        it.release("acme", 1)
+        await it.acquire("borea", 1)
         return codes
 
     assert asyncio.run(run()) == [429, 503]
@@ -111,9 +111,9 @@ def test_nothing_is_lost_however_waiters_leave(moves: list[tuple[str, str, int]]
 
         for move, tenant, amount in moves:
             if move == "take":
-                tasks.append((tenant, amount, asyncio.ensure_future(it.take(tenant, amount))))
+                tasks.append((tenant, amount, asyncio.ensure_future(it.acquire(tenant, amount))))
             elif move == "give" and held:
-                it.give(*held.pop())
+                it.release(*held.pop())
             elif move == "cancel" and tasks:
                 tasks[amount % len(tasks)][2].cancel()
             elif move == "settle":
@@ -124,12 +124,12 @@ def test_nothing_is_lost_however_waiters_leave(moves: list[tuple[str, str, int]]
             await settle()
             collect()
             while held:
-                it.give(*held.pop())
+                it.release(*held.pop())
         await settle()
         collect()
         assert not tasks
         for one in held:
-            it.give(*one)
-        await asyncio.wait_for(asyncio.gather(it.take("a", 3), it.take("b", 3)), 1)
+            it.release(*one)
+        await asyncio.wait_for(asyncio.gather(it.acquire("a", 3), it.acquire("b", 3)), 1)
 
     asyncio.run(run())

@@ -126,9 +126,9 @@ class Backlog(Generic[G]):
         if not self._items and self._error is not None:
             error, self._error = self._error, None
             raise error
-        return self._take()
+        return self._drain()
 
-    def _take(self) -> list[tuple[G, Output]]:
+    def _drain(self) -> list[tuple[G, Output]]:
         out: list[tuple[G, Output]] = []
         size = 0
         while self._items and size < PIECE_BYTES:

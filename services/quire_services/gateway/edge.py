@@ -128,8 +128,8 @@ class Edge:
 
 async def _between_looks(turns: Shares, tenant: str) -> None:
     """Wait for a turn, and keep it until the loop has looked at the sockets again. Raises ApiError."""
-    await turns.take(tenant, 1)
-    asyncio.get_running_loop().call_soon(turns.give, tenant, 1)
+    await turns.acquire(tenant, 1)
+    asyncio.get_running_loop().call_soon(turns.release, tenant, 1)
 
 
 def _insist_on_json(headers: Headers) -> None:

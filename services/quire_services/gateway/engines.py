@@ -89,7 +89,7 @@ class Engine:
             if generation := self.generations.get(output.request):
                 generation.deliver(output)
 
-    def take(self, generation: Generation, weight: int) -> None:
+    def submit(self, generation: Generation, weight: int) -> None:
         """Send a generation to this engine, with its tenant's weight."""
         generation.carrier, generation.engine = self, self.hello.engine
         self.generations[generation.id] = generation
@@ -178,7 +178,7 @@ class Engines:
         busy = {engine: engine.busyness() for engine in usable}
         for generation in call.generations:
             engine = self._pick(busy)
-            engine.take(generation, weight)
+            engine.submit(generation, weight)
             busy[engine] += generation.n
 
     def limits(self) -> Limits:

@@ -48,7 +48,7 @@ from .backlog import Backlogs
 from .counters import Counters
 from .engines import Engines
 from .generations import Call
-from .responses import Answer, Shape
+from .responses import CallResponse, Shape
 
 PROMPTS_AT_ONCE = 64
 TURN_S = 0.005
@@ -90,7 +90,7 @@ class Gateway:
             assert isinstance(body, ChatBody)
             call = await self._call(read, request, (body.top_logprobs or 0) + 1 if body.logprobs else 0)
             shape = ChatShape(body, self.names, read.prompts[0], "".join(read.texts))
-        return await self._answer(call, body, request, shape)
+        return await self._respond(call, body, request, shape)
 
     async def complete(self, request: Request) -> Response:
         """Answer ``/v1/completions``. Raises ApiError and ClientGone."""
@@ -99,7 +99,7 @@ class Gateway:
             assert isinstance(body, CompletionBody)
             call = await self._call(read, request, 0 if body.logprobs is None else body.logprobs + 1)
             shape = CompletionShape(body, self.names, read.texts, read.prompts)
-        return await self._answer(call, body, request, shape)
+        return await self._respond(call, body, request, shape)
 
     @asynccontextmanager
     async def _read(self, api: str, request: Request) -> AsyncIterator[ReadRequest]:
@@ -109,22 +109,22 @@ class Gateway:
             if len(raw) > SHORT_BODY_BYTES:
                 yield await until_gone(request.receive, self.readers.read(api, raw, tenant, self._limits()))
                 return
-            await self._turn.take(tenant, 1)
+            await self._turn.acquire(tenant, 1)
             began = time.monotonic()
             try:
                 read = self.reader.read(api, raw, tenant, self._limits)
             finally:
-                self._give_turn(tenant, time.monotonic() - began)
+                self._release_turn(tenant, time.monotonic() - began)
             yield read
 
-    def _give_turn(self, tenant: str, spent_s: float) -> None:
+    def _release_turn(self, tenant: str, spent_s: float) -> None:
         """Let the next short body be read: now, or after a look at the sockets if reading has taken a while."""
         self._spent_s += spent_s
         if self._spent_s < TURN_S:
-            self._turn.give(tenant, 1)
+            self._turn.release(tenant, 1)
         else:
             self._spent_s = 0.0
-            asyncio.get_running_loop().call_soon(self._turn.give, tenant, 1)
+            asyncio.get_running_loop().call_soon(self._turn.release, tenant, 1)
 
     def _limits(self) -> Limits:
         return self.engines.limits()
@@ -148,7 +148,7 @@ class Gateway:
             call.add(record.tenant, tokens, how, body.n or 1, body.cache_salt or "")
         return call
 
-    async def _answer(self, call: Call, body: Body, request: Request, shape: Shape) -> Response:
+    async def _respond(self, call: Call, body: Body, request: Request, shape: Shape) -> Response:
         record = _record(request)
         choices = await self._choices(call, body)
         self.engines.submit(call)
@@ -157,8 +157,8 @@ class Gateway:
         record.prompt_tokens = sum(len(generation.tokens) for generation in call.generations)
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         counted = with_usage and bool(body.stream_options and body.stream_options.continuous_usage_stats)
-        answer = Answer(call, choices, shape, body.model, record, self.ping_s, counted)
-        return await answer.respond(request.receive, bool(body.stream), with_usage)
+        response = CallResponse(call, choices, shape, body.model, record, self.ping_s, counted)
+        return await response.send_to(request.receive, bool(body.stream), with_usage)
 
     async def _choices(self, call: Call, body: Body) -> list[Choice]:
         stops = stop_strings(body)

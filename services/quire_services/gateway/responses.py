@@ -1,4 +1,4 @@
-"""Answers: from the outputs of a call to the HTTP response, streamed or whole.
+"""Responses: from the outputs of a call to the HTTP response, streamed or whole.
 
 A stream's first output is awaited for ``GRACE_S``, so that what fails early fails with an HTTP status; then the headers
 are sent, and a comment whenever nothing else was for a while, because proxies end connections on which nothing moves.
@@ -51,8 +51,8 @@ class Shape(Protocol):
         """A whole choice object."""
 
 
-class Answer:
-    """One call on its way to the client.
+class CallResponse:
+    """The response to one call.
 
     Args:
         call: submitted generations.
@@ -83,7 +83,7 @@ class Answer:
         self._counted = counted
         self._first = shape.about_prompt  # what the first object of a stream has besides
 
-    async def respond(self, receive: Receive, stream: bool, with_usage: bool) -> Response:
+    async def send_to(self, receive: Receive, stream: bool, with_usage: bool) -> Response:
         """The response; the call is closed when it has been sent. Raises ApiError if nothing could be sent."""
         watch = asyncio.ensure_future(_watch(receive, self._call))
         handed_over = False

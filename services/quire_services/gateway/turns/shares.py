@@ -38,13 +38,13 @@ class Shares:
     @asynccontextmanager
     async def of(self, tenant: str, amount: int = 1) -> AsyncIterator[None]:
         """Hold a part. Raises ApiError 429 or 503 if there is none."""
-        await self.take(tenant, amount)
+        await self.acquire(tenant, amount)
         try:
             yield
         finally:
-            self.give(tenant, amount)
+            self.release(tenant, amount)
 
-    async def take(self, tenant: str, amount: int) -> None:
+    async def acquire(self, tenant: str, amount: int) -> None:
         """Take a part, in turn."""
         assert amount <= self._each
         if not self._waiting and self._fits(tenant, amount):
@@ -65,7 +65,7 @@ class Shares:
                 raise unavailable("too many long requests are being read; try again later") from None
             raise
 
-    def give(self, tenant: str, amount: int) -> None:
+    def release(self, tenant: str, amount: int) -> None:
         """Give a part back."""
         self._free += amount
         self._held[tenant] -= amount
@@ -75,7 +75,7 @@ class Shares:
 
     def _leave(self, tenant: str, waiter: Waiter) -> None:
         if waiter[1].done() and not waiter[1].cancelled():  # granted in the same moment
-            self.give(tenant, waiter[0])
+            self.release(tenant, waiter[0])
             return
         queue = self._waiting.get(tenant, deque())
         if waiter in queue:  # its turn may have come after it was cancelled
