@@ -78,7 +78,7 @@ def ask(gateway: GatewayProcess, path: str, content: bytes, who: dict[str, str] 
 
 
 def tree(gateway: GatewayProcess) -> list[psutil.Process]:
-    """The gateway's children: the nursery and its readers."""
+    """The gateway's children: the fork server and its readers."""
     return psutil.Process(gateway.process.pid).children(recursive=True)
 
 

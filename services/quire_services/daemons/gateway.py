@@ -1,7 +1,7 @@
 """Gateway process: the OpenAI API on one side, the engines on the other.
 
-Life: read the tokenizer, fork the nursery of readers, listen for engines, then for clients - an open port means it is
-ready to answer, with 503 while no engine is. First signal: no new connections, running requests have ``drain_s``
+Life: read the tokenizer, start the fork server of the readers, listen for engines, then for clients - an open port means
+it is ready to answer, with 503 while no engine is. First signal: no new connections, running requests have ``drain_s``
 seconds, what is left then ends with an error and is aborted at its engine. Second signal: exit at once. Nothing but
 JSON log lines is printed. With an admin port the same process serves the admin API there, to the loopback only.
 """
@@ -44,7 +44,7 @@ from quire_services.gateway.link_server import LinkServer, SocketTaken
 from quire_services.gateway.openai.sampling_defaults import DefaultsError, SamplingDefaults, load_sampling_defaults
 from quire_services.gateway.origin import listed, tenant_resolver, with_origins
 from quire_services.gateway.readers.reader_pool import ReaderPool
-from quire_services.gateway.readers.reader_process import Nursery
+from quire_services.gateway.readers.reader_process import ForkServer
 from quire_services.gateway.readers.request_reader import RequestReader
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, log_like_everyone, without_torch
 from quire_services.process import flags, logs
@@ -136,7 +136,7 @@ def _gateway(config: settings.Config) -> Gateway:
     name = config.gateway.served_model_name or model_name(model)
     gateway = config.gateway
     reader = RequestReader(name, encoder, defaults)
-    readers = ReaderPool(Nursery.start(reader), max(1, (os.cpu_count() or 1) // 8))
+    readers = ReaderPool(ForkServer.start(reader), max(1, (os.cpu_count() or 1) // 8))
     engines = Engines(gateway.max_queue)
     return Gateway(name, encoder, engines, api_keys, reader, readers, defaults, gateway.max_body_bytes, gateway.ping_s)
 

@@ -25,7 +25,7 @@ from quire_services.gateway.http.errors import body_too_large, unavailable
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.turns.shares import Shares
 
-from .reader_process import HEAD, Nursery, too_large
+from .reader_process import HEAD, ForkServer, too_large
 from .request_reader import ReadRequest, refusal, unpacked
 
 SHORT_LANE_BYTES = 256 << 10
@@ -39,13 +39,13 @@ class ReaderPool:
     """Reads bodies in other processes.
 
     Args:
-        nursery: where readers come from.
+        fork_server: where readers come from.
         wide: readers in each lane.
     """
 
-    def __init__(self, nursery: Nursery, wide: int) -> None:
-        self._nursery = nursery
-        self._lanes = (_Lane(nursery, wide, 0), _Lane(nursery, wide, LONG_LANE_NICENESS))
+    def __init__(self, fork_server: ForkServer, wide: int) -> None:
+        self._fork_server = fork_server
+        self._lanes = (_Lane(fork_server, wide, 0), _Lane(fork_server, wide, LONG_LANE_NICENESS))
 
     async def read(self, api: str, raw: bytes | bytearray, tenant: str, limits: Limits) -> ReadRequest:
         """As ``RequestReader.read``. Raises ApiError; cancelling ends the work."""
@@ -64,12 +64,12 @@ class ReaderPool:
         """End all readers."""
         for lane in self._lanes:
             lane.close()
-        self._nursery.close()
+        self._fork_server.close()
 
 
 class _Lane:
-    def __init__(self, nursery: Nursery, wide: int, niceness: int) -> None:
-        self._nursery, self._niceness = nursery, niceness
+    def __init__(self, fork_server: ForkServer, wide: int, niceness: int) -> None:
+        self._fork_server, self._niceness = fork_server, niceness
         self._turns = Shares(wide, wide, most_waiting=MAX_WAITING_IN_LANE, wait_s=2 * WORK_S)
         self._idle: list[_Reader] = []
 
@@ -99,7 +99,7 @@ class _Lane:
             if not reader.ended():
                 return reader
             reader.kill()
-        forking = asyncio.ensure_future(asyncio.to_thread(self._nursery.fork, self._niceness))
+        forking = asyncio.ensure_future(asyncio.to_thread(self._fork_server.fork, self._niceness))
         try:
             ours, pidfd = await asyncio.shield(forking)
         except asyncio.CancelledError:

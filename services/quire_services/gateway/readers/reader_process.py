@@ -4,8 +4,8 @@ Parsing, templates and tokenizers hold the interpreter's lock for as long as a b
 of its own a body costs the others nothing but the core it runs on, its memory is bounded by the kernel, and it ends
 when its client hangs up, whatever it is doing, because a process can be killed.
 
-The gateway forks a *nursery* once, before it has threads or a loop: a process that holds the tokenizer and does
-nothing but fork readers, in a millisecond each, that share its pages. Nursery and readers end when their socket does,
+The gateway starts a *fork server* once, before it has threads or a loop: a process that holds the tokenizer and does
+nothing but fork readers, in a millisecond each, that share its pages. It and its readers end when their socket does,
 that is with the gateway, however it ends, and ignore the signals of a terminal and of a stop: what is being read when
 the gateway drains is read to its end.
 
@@ -34,7 +34,7 @@ from quire_services.process.gc_tuning import freeze_objects
 
 from .request_reader import RequestReader, packed, refused
 
-READER_MEMORY = 512 << 20  # of one reader, beyond what the nursery has
+READER_MEMORY = 512 << 20  # of one reader, beyond what the fork server has
 READER_GROWTH = 128 << 20  # a reader that has grown by so much is replaced: allocators keep what they have
 HEAD = struct.Struct("<II?")
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ def too_large() -> ApiError:
     return body_too_large(f"reading the body takes more than the {READER_MEMORY >> 20} MiB that one body may use")
 
 
-class Nursery:
+class ForkServer:
     """The parent's end. ``fork`` blocks for some milliseconds; threads may call it."""
 
     def __init__(self, control: socket.socket) -> None:
@@ -53,20 +53,20 @@ class Nursery:
         self._one = threading.Lock()
 
     @classmethod
-    def start(cls, reader: RequestReader) -> Nursery:
-        """Fork the nursery. Call before there are threads."""
+    def start(cls, reader: RequestReader) -> ForkServer:
+        """Fork the fork server. Call before there are threads."""
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with warnings.catch_warnings():
             # Libraries' idle threads (BLAS) are no danger: the child runs none of their code.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
-            _leave_after(_tend, its, reader)
+            _leave_after(_fork_readers, its, reader)
         its.close()
         return cls(ours)
 
     def fork(self, niceness: int) -> tuple[socket.socket, int]:
-        """A new reader: its socket, and a pidfd to kill it. Raises OSError if the nursery is gone."""
+        """A new reader: its socket, and a pidfd to kill it. Raises OSError if the fork server is gone."""
         ours, its = socket.socketpair()
         with its, self._one:
             socket.send_fds(self._control, [bytes([niceness])], [its.fileno()])
@@ -100,7 +100,7 @@ def _close_all_but(kept: int) -> None:
     os.closerange(kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
-def _tend(control: socket.socket, reader: RequestReader) -> None:
+def _fork_readers(control: socket.socket, reader: RequestReader) -> None:
     """Fork readers as long as somebody asks."""
     freeze_objects()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
