@@ -1,10 +1,10 @@
 """Gateway process: the OpenAI API on one side, the engines on the other.
 
-Life: read the tokenizer, start the fork server of the readers, listen for engines, then for clients - an open port means
-it is ready to answer, with 503 while no engine is. First signal: no new connections, running requests have ``drain_s``
-seconds, what is left then ends with an error and is aborted at its engine. Second signal: exit at once. Nothing but
-JSON log lines is printed. With an admin port the same process serves the admin API there, to the loopback only.
-"""
+Life: read the tokenizer, start the fork server of the readers, listen for engines, then for clients - an open port
+means it is ready to answer, with 503 while no engine is. First signal: no new connections, running requests have
+``drain_s`` seconds, what is left then ends with an error and is aborted at its engine. Second signal: exit at once.
+Nothing but JSON log lines is printed. With an admin port the same process serves the admin API there, to the loopback
+only. """
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def _gateway(config: settings.Config) -> Gateway:
 def _defaults(source: str, model: Path) -> SamplingDefaults:
     """What requests leave unsaid, told in one line if a file says it. Raises DefaultsError."""
     defaults = load_sampling_defaults(source, model)
-    if defaults.said:
-        log.info("sampling_defaults", source=source, **dict(defaults.said))
+    if defaults.given:
+        log.info("sampling_defaults", source=source, **dict(defaults.given))
     if defaults.not_served:
         log.warning("sampling_defaults", not_served=", ".join(defaults.not_served))
     return defaults

@@ -57,8 +57,13 @@ SHORT_WAITING, SHORT_WAIT_S = 1 << 20, 60.0  # short bodies are bounded by conne
 
 @dataclass(slots=True)
 class Gateway:
-    """All that a request needs: ``model`` is the name in the API, ``otherwise`` holds what requests leave unsaid, and
-    ``max_body_bytes`` and ``ping_s`` are as in ``settings``."""
+    """All that a request needs.
+
+    Attributes:
+        model: its name in the API.
+        defaults: what stands in for parameters that requests leave out.
+        max_body_bytes, ping_s: as in ``settings``.
+    """
 
     model: str
     encoder: PromptEncoder
@@ -66,7 +71,7 @@ class Gateway:
     api_keys: ApiKeys
     reader: RequestReader
     readers: ReaderPool
-    otherwise: SamplingDefaults = field(default_factory=SamplingDefaults)
+    defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
     max_body_bytes: int = 0
     ping_s: float = 0
     backlogs: Backlogs = field(default_factory=Backlogs)
@@ -81,7 +86,7 @@ class Gateway:
     def __post_init__(self) -> None:
         self._turn = Shares(1, 1, most_waiting=SHORT_WAITING, wait_s=SHORT_WAIT_S)
         self.names = TokenBytes(self.encoder.backend)
-        self.ends = EndTokens(self.encoder.backend, self.encoder.end_ids | self.otherwise.end_ids)
+        self.ends = EndTokens(self.encoder.backend, self.encoder.end_ids | self.defaults.end_ids)
 
     async def chat(self, request: Request) -> Response:
         """Answer ``/v1/chat/completions``. Raises ApiError and ClientGone."""
@@ -143,7 +148,7 @@ class Gateway:
         for place, tokens in enumerate(read.prompts):
             if place % PROMPTS_AT_ONCE == PROMPTS_AT_ONCE - 1:
                 await asyncio.sleep(0)  # a thousand prompts take 40 ms
-            how = sampling(body, len(tokens), logprobs, limits, param, self.otherwise)
+            how = sampling(body, len(tokens), logprobs, limits, param, self.defaults)
             how = self.ends.added(how, stop_strings(body), limits.vocab_size)
             call.add(record.tenant, tokens, how, body.n or 1, body.cache_salt or "")
         return call

@@ -44,15 +44,15 @@ def stop_strings(body: Body) -> tuple[str, ...]:
     return stops
 
 
-def to_generate(body: Body, otherwise: SamplingDefaults) -> tuple[int | None, int | None]:
+def to_generate(body: Body, defaults: SamplingDefaults) -> tuple[int | None, int | None]:
     """(tokens to generate as the client says, -1 for all that there is room for, None if it does not say; what is
     generated then, None for all that there is room for)."""
     if isinstance(body, ChatBody):
         return (
             body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
-            otherwise.max_tokens,
+            defaults.max_tokens,
         )
-    return body.max_tokens, min(COMPLETION_TOKENS, otherwise.max_tokens or COMPLETION_TOKENS)
+    return body.max_tokens, min(COMPLETION_TOKENS, defaults.max_tokens or COMPLETION_TOKENS)
 
 
 def check_prompt(tokens: Sequence[int], limits: Limits, param: str) -> None:
@@ -65,12 +65,12 @@ def check_prompt(tokens: Sequence[int], limits: Limits, param: str) -> None:
         raise invalid(f"token id {max(tokens)} is outside the vocabulary of {limits.vocab_size}", param)
 
 
-def truncated(tokens: Sequence[int], body: Body, limits: Limits, otherwise: SamplingDefaults) -> Sequence[int]:
+def truncated(tokens: Sequence[int], body: Body, limits: Limits, defaults: SamplingDefaults) -> Sequence[int]:
     """What stays of a prompt that may be truncated: as many tokens as the request says, -1 for all that leave room for
     those to generate, at the side it says."""
     keep = body.truncate_prompt_tokens
     if keep == -1:
-        asked, default = to_generate(body, otherwise)
+        asked, default = to_generate(body, defaults)
         keep = max(1, limits.max_model_len - max(1, (default if asked is None else asked) or 1))
     if keep is None or keep >= len(tokens):
         return tokens
@@ -78,7 +78,7 @@ def truncated(tokens: Sequence[int], body: Body, limits: Limits, otherwise: Samp
 
 
 def sampling(
-    body: Body, prompt: int, logprobs: int, limits: Limits, param: str, otherwise: SamplingDefaults
+    body: Body, prompt: int, logprobs: int, limits: Limits, param: str, defaults: SamplingDefaults
 ) -> Sampling:
     """How the tokens of one prompt's continuations are chosen. Raises ApiError 400.
 
@@ -88,9 +88,9 @@ def sampling(
         logprobs: 0 for none, else the number of alternatives + 1.
         limits: what the engines can take.
         param: the field that holds the prompt.
-        otherwise: what holds for other parameters that the request does not say.
+        defaults: what stands in for other parameters that the request leaves out.
     """
-    asked, default = to_generate(body, otherwise)
+    asked, default = to_generate(body, defaults)
     if asked is not None and prompt + asked > limits.widest:
         raise too_long(prompt, asked, limits.max_model_len, param)
     # A prompt beyond what any request may have is its engine's to judge: it knows what the prompt begins with.
@@ -104,14 +104,14 @@ def sampling(
     stop_ids = body.stop_token_ids or []
     if stop_ids and max(stop_ids) >= limits.vocab_size:
         raise invalid(f"token id {max(stop_ids)} is outside the vocabulary", "stop_token_ids")
-    top_p = otherwise.top_p if body.top_p is None else body.top_p
-    temperature = otherwise.temperature if body.temperature is None else body.temperature
+    top_p = defaults.top_p if body.top_p is None else body.top_p
+    temperature = defaults.temperature if body.temperature is None else body.temperature
     return Sampling(
         max_tokens=max_tokens,
         temperature=temperature if top_p else 0.0,  # the smallest nucleus is the most likely token alone
-        top_k=otherwise.top_k if body.top_k is None else max(body.top_k, 0),
+        top_k=defaults.top_k if body.top_k is None else max(body.top_k, 0),
         top_p=top_p or 1.0,
-        min_p=otherwise.min_p if body.min_p is None else body.min_p,
+        min_p=defaults.min_p if body.min_p is None else body.min_p,
         seed=secrets.randbits(63) if body.seed is None else body.seed & INT64,
         stop_token_ids=pack(stop_ids),
         ignore_eos=bool(body.ignore_eos),

@@ -35,7 +35,7 @@ class SamplingDefaults:
     Attributes:
         max_tokens: tokens to generate; None: as many as there is room for.
         end_ids: tokens that end an answer.
-        said: the values that the file gives, as told at start.
+        given: the values that the file gives, as logged at the start.
         not_served: parameters that the file gives and that have no effect here.
     """
 
@@ -45,7 +45,7 @@ class SamplingDefaults:
     min_p: float = 0.0
     max_tokens: int | None = None
     end_ids: frozenset[int] = frozenset()
-    said: tuple[tuple[str, float], ...] = ()
+    given: tuple[tuple[str, float], ...] = ()
     not_served: tuple[str, ...] = ()
 
 
@@ -89,12 +89,12 @@ def load_sampling_defaults(source: str, model: Path) -> SamplingDefaults:
 
 def _defaults(found: _File) -> SamplingDefaults:
     names = ("temperature", "top_k", "top_p", "min_p", "max_new_tokens")
-    said = {name: value for name in names if (value := getattr(found, name)) is not None}
-    values = {"max_tokens" if name == "max_new_tokens" else name: value for name, value in said.items()}
+    given = {name: value for name in names if (value := getattr(found, name)) is not None}
+    values = {"max_tokens" if name == "max_new_tokens" else name: value for name, value in given.items()}
     if "top_k" in values:
         values["top_k"] = max(values["top_k"], 0)
     more = found.model_extra or {}
     not_served = tuple(name for name, neutral in _NOT_SERVED.items() if more.get(name) not in neutral)
     return SamplingDefaults(
-        **values, end_ids=frozenset(found.eos_token_id), said=tuple(said.items()), not_served=not_served
+        **values, end_ids=frozenset(found.eos_token_id), given=tuple(given.items()), not_served=not_served
     )

@@ -57,11 +57,11 @@ class RequestReader:
     Args:
         model: its name in the API.
         encoder: its tokenizer and template.
-        otherwise: what requests leave unsaid.
+        defaults: what stands in for parameters that requests leave out.
     """
 
-    def __init__(self, model: str, encoder: PromptEncoder, otherwise: SamplingDefaults) -> None:
-        self._model, self._encoder, self._otherwise = model, encoder, otherwise
+    def __init__(self, model: str, encoder: PromptEncoder, defaults: SamplingDefaults) -> None:
+        self._model, self._encoder, self._defaults = model, encoder, defaults
 
     def read(self, api: str, raw: bytes | bytearray, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
         """Read a body of an API (``CHAT`` or ``PLAIN``). Raises ApiError, also what ``limits`` raises."""
@@ -76,7 +76,7 @@ class RequestReader:
         body = checked(ChatBody, document)
         found = self._admit(body, CHAT, limits)
         check_chat(body)
-        tokens = truncated(chat_tokens(body, self._encoder, tenant), body, found, self._otherwise)
+        tokens = truncated(chat_tokens(body, self._encoder, tenant), body, found, self._defaults)
         check_prompt(tokens, found, "messages")
         return ReadRequest(
             body, [tokens], found, [self._encoder.decode(list(tokens))] if body.return_prompt_text else []
@@ -90,7 +90,7 @@ class RequestReader:
         if len(given) * (body.n or 1) > MAX_CHOICES:
             raise invalid(f"at most {MAX_CHOICES} choices in one request", "prompt")
         batch = prompt_tokens(given, self._encoder, body.add_special_tokens is not False)
-        left = [truncated(tokens, body, found, self._otherwise) for tokens in batch]
+        left = [truncated(tokens, body, found, self._defaults) for tokens in batch]
         for tokens in left:
             check_prompt(tokens, found, "prompt")
         return ReadRequest(body, left, found, self._echoes(given, batch, left) if body.echo else [])
