@@ -4,7 +4,7 @@ Life: read the tokenizer, start the fork server of the readers, listen for engin
 means it is ready to answer, with 503 while no engine is. First signal: no new connections, running requests have
 ``drain_s`` seconds, what is left then ends with an error and is aborted at its engine. Second signal: exit at once.
 Nothing but JSON log lines is printed. With an admin port the same process serves the admin API there, to the loopback
-only. """
+only."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from quire_services.gateway.text.spelled_tokens import SpelledTokens
 from quire_services.gateway.text.tokenizer_file import own_tokenizer
 
 from .content_parts import text_of
-from .model_templates import DOCUMENTS, TemplateInvalid, Templates, template_of_processor
+from .model_templates import DOCUMENTS_VARIABLE, TemplateInvalid, Templates, template_of_processor
 
 
 class LoadError(Exception):
@@ -60,7 +60,7 @@ class PromptEncoder:
         self.notes: tuple[str, ...] = self._templates.notes
         # Names that are arguments of transformers' renderer and so cannot be variables of the template.
         arguments = inspect.signature(tokenizer.apply_chat_template).parameters
-        self._reserved = {"messages", "conversations", *arguments} - {DOCUMENTS}
+        self._reserved = {"messages", "conversations", *arguments} - {DOCUMENTS_VARIABLE}
 
     @classmethod
     def load(cls, model: Path, spelled_as_text: bool = True) -> PromptEncoder:

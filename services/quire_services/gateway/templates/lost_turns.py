@@ -20,7 +20,7 @@ RenderWithDocuments = Callable[[list[TemplateMessage], list[Any] | None, Any], s
 _WORD = "q" + secrets.token_hex(6)
 
 
-def lost(
+def lost_path(
     messages: Sequence[TemplateMessage], tools: Sequence[Any] | None, documents: Any, render: RenderWithDocuments
 ) -> str | None:
     """The first tool, document, call or answer that ``render`` leaves out, as a path in the request; None if all are

@@ -1,6 +1,6 @@
 """The chat templates of a model: where they come from, which one a chat takes, and rendering without silent loss.
 
-A model has one template, several by name (``default``, ``tool_use``), or none. They are read and tried once, at load:
+A model has one template, several by name (``default``, ``tool_use``), or none. They are read and probed once, at load:
 one that is not valid is refused there and not at the first request.
 
 Invariant: a conversation is rendered with all its tool calls, their answers and its tools, or refused.
@@ -18,17 +18,25 @@ from jinja2.meta import find_undeclared_variables
 
 from quire_services.gateway.http.errors import invalid
 
-from .lost_turns import RenderWithDocuments, lost
+from .lost_turns import RenderWithDocuments, lost_path
 from .plain_form import PlainForm, plain_form
-from .template_probe import Traits, probe
-from .tool_turns import TemplateMessage, has_tool_turns, shaped
+from .template_probe import TemplateTraits, probe_template
+from .tool_turns import TemplateMessage, has_tool_turns, in_tool_form
 
-TRIPS = (jinja2.TemplateError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError)
+TEMPLATE_ERRORS = (
+    jinja2.TemplateError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
 PROCESSOR_FILE = "chat_template.json"  # where models that also see or hear keep theirs
 DEFAULT, TOOL_USE, RAG = "default", "tool_use", "rag"
-DOCUMENTS = "documents"
+DOCUMENTS_VARIABLE = "documents"
 EFFORT, THINKING = "reasoning_effort", "enable_thinking"
-_PARAMETERS = (DOCUMENTS, EFFORT)  # variables that are parameters of the API by themselves
+_PARAMETERS = (DOCUMENTS_VARIABLE, EFFORT)  # variables that are parameters of the API by themselves
 
 
 class TemplateInvalid(Exception):
@@ -50,11 +58,11 @@ class ChatTemplate:
     source: str
     special: dict[str, Any]
     plain: PlainForm
-    traits: Traits
+    traits: TemplateTraits
     reads: frozenset[str]
 
     @classmethod
-    def tried(cls, name: str, source: object, special: dict[str, Any]) -> ChatTemplate:
+    def probed(cls, name: str, source: object, special: dict[str, Any]) -> ChatTemplate:
         """A template and what it does; raises TemplateInvalid."""
         if not isinstance(source, str):
             raise TemplateInvalid(f"the chat template {name!r} is not text")
@@ -62,9 +70,10 @@ class ChatTemplate:
             reads = _reads(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateInvalid(f"the chat template {name!r} is not valid, line {error.lineno}: {error}") from None
-        plain, notes = plain_form(lambda messages, tools: _rendered(source, messages, tools, special), TRIPS)
-        traits = probe(
-            lambda messages, tools: _rendered(source, plain.written(messages), tools or plain.none, special), TRIPS
+        plain, notes = plain_form(lambda messages, tools: _rendered(source, messages, tools, special), TEMPLATE_ERRORS)
+        traits = probe_template(
+            lambda messages, tools: _rendered(source, plain.written(messages), tools or plain.none, special),
+            TEMPLATE_ERRORS,
         )
         return cls(source, special, plain, replace(traits, notes=notes + traits.notes), reads)
 
@@ -77,19 +86,18 @@ class ChatTemplate:
         if unread := [name for name, value in options.items() if value and name not in self.reads]:
             param = unread[0] if unread[0] in _PARAMETERS else "chat_template_kwargs"
             raise invalid(f"the model's chat template does not read {unread[0]!r}", param, "unread_in_template")
-        documents = options.get(DOCUMENTS)
+        documents = options.get(DOCUMENTS_VARIABLE)
 
         def text(said: list[TemplateMessage], known: list[Any] | None, given: Any) -> str:
-            variables = self.special | options | ({DOCUMENTS: given} if given else {})
-            none = (
-                [] if given else self.plain.none
-            )  # templates that write documents as a tool's answers walk over tools
-            return _rendered(self.source, self.plain.written(shaped(said, self.traits.form)), known or none, variables)
+            variables = self.special | options | ({DOCUMENTS_VARIABLE: given} if given else {})
+            # Templates that write documents as a tool's answers walk over the tools.
+            none = [] if given else self.plain.none
+            written = self.plain.written(in_tool_form(said, self.traits.form))
+            return _rendered(self.source, written, known or none, variables)
 
         try:
             written = text(messages, tools, documents)
-        # A template is a program of the model's maker: it refuses by raising, or trips over input it did not expect.
-        except TRIPS as error:
+        except TEMPLATE_ERRORS as error:
             raise invalid(f"the model's chat template refused the messages: {error}", "messages") from None
         if path := _lost(messages, tools, documents, text, written):
             reason = f"the model's chat template leaves out {path}: it would not know of it"
@@ -116,7 +124,7 @@ class Templates:
 
     def __init__(self, found: str | dict[str, Any] | None, special: dict[str, Any]) -> None:
         named = found if isinstance(found, dict) else {DEFAULT: found} if found else {}
-        self._named = {name: ChatTemplate.tried(name, source, special) for name, source in named.items()}
+        self._named = {name: ChatTemplate.probed(name, source, special) for name, source in named.items()}
         self.source = "\n".join(template.source for template in self._named.values())
         main = self._named.get(TOOL_USE) or self._named.get(DEFAULT)
         self.notes = main.traits.notes if main else ()
@@ -133,7 +141,7 @@ class Templates:
         default, tooled = self._named.get(DEFAULT), self._named.get(TOOL_USE)
         needs = bool(tools) or (has_tool_turns(messages) and not (default and default.traits.shows_calls))
         grounded = self._named.get(RAG)
-        if grounded and options.get(DOCUMENTS) and not needs:
+        if grounded and options.get(DOCUMENTS_VARIABLE) and not needs:
             return grounded.render(messages, tools, options)
         if tooled and needs:
             return tooled.render(messages, tools, options)
@@ -171,8 +179,8 @@ def _lost(
 ) -> str | None:
     """The first tool, document, call or answer that is not in the text, as a path; None if all are there."""
     try:
-        return lost(messages, tools, documents, text)
-    except TRIPS:  # it looks at the names or arguments themselves: then at least those names must be there
+        return lost_path(messages, tools, documents, text)
+    except TEMPLATE_ERRORS:  # it looks at the names or arguments themselves: then at least those names must be there
         named = [(f"tools[{number}]", tool) for number, tool in enumerate(tools or ())]
         for number, message in enumerate(messages):
             calls = enumerate(message.get("tool_calls") or ())

@@ -42,16 +42,16 @@ class PlainForm:
         ]
 
 
-def plain_form(render: RenderChat, trips: tuple[type[Exception], ...]) -> tuple[PlainForm, tuple[str, ...]]:
+def plain_form(render: RenderChat, errors: tuple[type[Exception], ...]) -> tuple[PlainForm, tuple[str, ...]]:
     """The form in which a template writes a system message and a question, or the question alone, and what somebody who
-    serves the model should know of it; ``trips`` is what the template may raise."""
+    serves the model should know of it; ``errors``: what the template may raise."""
     refusal: Exception | None = None
     silent = False
     for chat in _CHATS:
         for form in (PlainForm(none, parts) for parts in (False, True) for none in _NONES):
             try:
                 text = render(form.written(chat), form.none)
-            except trips as error:
+            except errors as error:
                 refusal = refusal or error
                 continue
             if all(message["content"] in text for message in chat):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .tool_turns import ABSENT, Form, RenderChat, TemplateMessage, shaped
+from .tool_turns import ABSENT, RenderChat, TemplateMessage, ToolForm, in_tool_form
 
 # Words that no template contains; nothing in them is changed by trimming, escaping or quoting.
 _TOOL, _TEXT, _NAME, _KEY, _VALUE, _ANSWER = "qzxtool", "qzxtext", "qzxname", "qzxkey", "qzxvalue", "qzxanswer"
@@ -23,7 +23,7 @@ _LATER = [{"role": "assistant", "content": "r"}, {"role": "user", "content": "s"
 
 
 @dataclass(frozen=True, slots=True)
-class Traits:
+class TemplateTraits:
     """What a template does with tools.
 
     Attributes:
@@ -33,19 +33,19 @@ class Traits:
         notes: what somebody who serves the model should know, a sentence each.
     """
 
-    form: Form
+    form: ToolForm
     shows_tools: bool
     shows_calls: bool
     notes: tuple[str, ...]
 
 
-def probe(render: RenderChat, trips: tuple[type[Exception], ...]) -> Traits:
-    """Try a template; ``trips`` is what it may raise."""
+def probe_template(render: RenderChat, errors: tuple[type[Exception], ...]) -> TemplateTraits:
+    """Try a template; ``errors``: what it may raise."""
 
     def text(messages: list[TemplateMessage], tools: list[Any] | None) -> str:
         try:
             return render(messages, tools)
-        except trips:
+        except errors:
             return ""
 
     shows_tools = _shows_tools(text)
@@ -53,11 +53,11 @@ def probe(render: RenderChat, trips: tuple[type[Exception], ...]) -> Traits:
     if form is None:
         note = "the chat template writes no tool calls" + ("" if shows_tools else " and no tools")
         try:
-            render(shaped(_turn(1), Form()), None)
+            render(in_tool_form(_turn(1), ToolForm()), None)
             why = ""
-        except trips as error:
+        except errors as error:
             why = f" ({error})"
-        return Traits(Form(), shows_tools, False, (f"{note}{why}: chats with them are refused",))
+        return TemplateTraits(ToolForm(), shows_tools, False, (f"{note}{why}: chats with them are refused",))
     form, beside = _beside(text, form)
     form, several = _several(text, form)
     notes = []
@@ -67,7 +67,7 @@ def probe(render: RenderChat, trips: tuple[type[Exception], ...]) -> Traits:
         notes.append("the chat template leaves out what an assistant says beside tool calls")
     if not several:
         notes.append("the chat template does not write several tool calls of one message: such chats are refused")
-    return Traits(form, shows_tools, True, tuple(notes))
+    return TemplateTraits(form, shows_tools, True, tuple(notes))
 
 
 def _shows_tools(text: RenderChat) -> bool:
@@ -99,20 +99,20 @@ def _holds(text: str, *words: str) -> bool:
     return all(word in text for word in words)
 
 
-def _forms() -> Iterator[Form]:
+def _forms() -> Iterator[ToolForm]:
     """Forms of a single call, the common ones first."""
     choices = itertools.product((False, True), (False, True), (False, True), ("", None, ABSENT))
     for nine, named, as_text, no_content in choices:
-        yield Form(arguments_as_text=as_text, no_content=no_content, nine=nine, named=named)
+        yield ToolForm(arguments_as_text=as_text, no_content=no_content, nine=nine, named=named)
 
 
-def _single(text: RenderChat) -> Form | None:
+def _single(text: RenderChat) -> ToolForm | None:
     """The first form in which a call and its answer are written, one in which they are written well before others."""
     found = []
     for tools in (_TOOLS, None):
         nothing = text([_USER], tools)
         for form in _forms():
-            written = text(shaped(_turn(1), form), tools)
+            written = text(in_tool_form(_turn(1), form), tools)
             if _holds(written, *_words(1)):
                 if not _spoilt(written, nothing):
                     return form
@@ -126,23 +126,23 @@ def _spoilt(written: str, nothing: str) -> bool:
     return any(word in written for word in spoilt) or written.count("None") > nothing.count("None")
 
 
-def _beside(text: RenderChat, form: Form) -> tuple[Form, bool]:
+def _beside(text: RenderChat, form: ToolForm) -> tuple[ToolForm, bool]:
     """The form with text beside calls where the template writes both; whether it does."""
     turn, words = _turn(1, _TEXT), [_TEXT, *_words(1)]
     apart = replace(form, apart=True)
     for tools in (_TOOLS, None):
-        if _holds(text(shaped(turn, form), tools), *words):
+        if _holds(text(in_tool_form(turn, form), tools), *words):
             return form, True
         later = [*turn, *_LATER]
-        if all(_holds(text(shaped(chat, apart), tools), *words) for chat in (turn, later)):
+        if all(_holds(text(in_tool_form(chat, apart), tools), *words) for chat in (turn, later)):
             return apart, True
-    together = any(_holds(text(shaped(turn, form), tools), *_words(1)) for tools in (_TOOLS, None))
+    together = any(_holds(text(in_tool_form(turn, form), tools), *_words(1)) for tools in (_TOOLS, None))
     return (form if together else apart), False
 
 
-def _several(text: RenderChat, form: Form) -> tuple[Form, bool]:
+def _several(text: RenderChat, form: ToolForm) -> tuple[ToolForm, bool]:
     """The form with several calls in a message as the template writes all of them; whether it does."""
     for candidate in (form, replace(form, one_by_one=True)):
-        if any(_holds(text(shaped(_turn(3), candidate), tools), *_words(3)) for tools in (_TOOLS, None)):
+        if any(_holds(text(in_tool_form(_turn(3), candidate), tools), *_words(3)) for tools in (_TOOLS, None)):
             return candidate, True
     return form, False

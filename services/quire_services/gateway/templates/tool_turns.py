@@ -1,9 +1,9 @@
 """Tool turns: messages in which an assistant calls tools and tools answer, in the form that a chat template reads.
 
 Clients of the API write such turns in one way. Templates do not read them in one way: some want the arguments as an
-object and some as text, some show the calls only where there is no content, some know one call a message, some take
-ids of nine characters only. ``Form`` is what can differ, ``shaped`` writes messages in a form; which form a template
-wants is found out by trying (``template_probe``).
+object and some as text, some show the calls only where there is no content, some know one call a message, some take ids
+of nine characters only. ``ToolForm`` is what can differ, ``in_tool_form`` writes messages in a form; which form a
+template wants is found out by trying (``template_probe``).
 
 Invariants: nothing a client said is left out in any form. Messages without tool turns are not touched. The form of a
 message depends on it and on those before it (and for calls that are told one by one, on their answers), so that a
@@ -26,7 +26,7 @@ TOOL_ROLES = ("tool", "function")
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ToolForm:
     """How tool turns are written.
 
     Attributes:
@@ -51,7 +51,7 @@ def has_tool_turns(messages: Sequence[TemplateMessage]) -> bool:
     return any(message.get("tool_calls") or message.get("role") in TOOL_ROLES for message in messages)
 
 
-def shaped(messages: list[TemplateMessage], form: Form) -> list[TemplateMessage]:
+def in_tool_form(messages: list[TemplateMessage], form: ToolForm) -> list[TemplateMessage]:
     """The same conversation in this form. Raises ValueError for arguments that are not JSON."""
     if not has_tool_turns(messages):
         return messages
@@ -74,7 +74,7 @@ def shaped(messages: list[TemplateMessage], form: Form) -> list[TemplateMessage]
     return out
 
 
-def _calls(message: TemplateMessage, form: Form, ids: dict[str, str]) -> list[TemplateMessage]:
+def _calls(message: TemplateMessage, form: ToolForm, ids: dict[str, str]) -> list[TemplateMessage]:
     """The messages that one with calls becomes."""
     calls = [_call(call, form, ids) for call in message["tool_calls"]]
     text = message.get("content")
@@ -102,7 +102,7 @@ def _interleaved(turns: list[TemplateMessage], answers: list[TemplateMessage]) -
     return out + answers
 
 
-def _call(call: Any, form: Form, ids: dict[str, str]) -> Any:
+def _call(call: Any, form: ToolForm, ids: dict[str, str]) -> Any:
     function = call.get("function")
     out = {**call, "id": ids.get(call["id"], call["id"])} if isinstance(call.get("id"), str) else dict(call)
     if isinstance(function, dict):
