@@ -1,7 +1,8 @@
 """``quire group``: which tenants may share what is published to a group. ``join``, ``leave``, ``list``.
 
 For a stack that runs; members may also be declared in the configuration (``groups`` in ``[[tenants]]``), and those
-leave there. Whoever leaves shares nothing of the group from that moment on. A group exists as long as it has members.
+leave there. A tenant that leaves shares nothing of the group from that moment on. A group exists as long as it has
+members.
 """
 
 from __future__ import annotations

@@ -53,9 +53,9 @@ def _parser() -> flags.Parser:
     publish = commands.add_parser("publish", help="share a system message")
     publish.add_argument("--file", type=Path, required=True, metavar="TXT", help="the system message")
     publish.add_argument("--tools", type=Path, metavar="JSON", help="tools that every chat with it sends, as a list")
-    publish.add_argument("--domain", required=True, metavar="public|GROUP", help="who may share it")
+    publish.add_argument("--domain", required=True, metavar="public|GROUP", help="where it may be shared")
     publish.add_argument("--id", metavar="NAME", help="what to call it (default: the file's name without its ending)")
-    unpublish = commands.add_parser("unpublish", help="no new request shares it; who does goes on")
+    unpublish = commands.add_parser("unpublish", help="no new request shares it; those that do go on")
     unpublish.add_argument("id", metavar="NAME")
     show = commands.add_parser("list", help="what is published, and whether it is computed")
     for command in (publish, unpublish, show):

@@ -1,9 +1,9 @@
-"""The event stream of a kvstore as its configuration asks for it: where it is bound, and what it may tell there.
+"""The event stream of a kvstore as its configuration asks for it: where it is bound, and what it may publish there.
 
-Sockets are for whoever can reach them: PUB asks nobody who he is. In the run directory (``ipc``) that is the user of
-the stack, who can read the pool itself; at a loopback address it is every user of the host. So everybody's tokens are
-told in the run directory only, and no address that other hosts reach is bound: a router elsewhere is fed by a relay
-on this host, which may encrypt and authenticate as it likes.
+A PUB socket authenticates no subscriber: every process that reaches it can listen. In the run directory (``ipc``) those
+are the stack user's own, which can read the pool itself; at a loopback address, those of every user of the host. So the
+tokens of all tenants are published in the run directory only, and no address that other hosts reach is bound: a router
+elsewhere is fed by a relay on this host, which may encrypt and authenticate as it likes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 our own, written whole for their owner alone.
 
 Whatever a path turns out to be is answered soon. A pipe is read until its writers have closed it, as in
-``--file <(command)``, but nobody waits longer than ``SILENCE_S`` for its next bytes; a device without end stops at the
+``--file <(command)``, but no longer than ``SILENCE_S`` is spent on its next bytes; a device without end stops at the
 limit. Every failure is an OSError whose ``strerror`` says what is wrong, so that callers have one thing to catch.
 """
 
@@ -23,7 +23,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def read_bytes(file: Path, most: int) -> bytes:
     """The content of a file of at most ``most`` bytes; raises OSError."""
     try:
-        # Without O_NONBLOCK the open itself would wait for somebody to write to a pipe.
+        # Without O_NONBLOCK the open itself would wait for a writer of a pipe.
         fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a path that cannot be one, with a null byte in it
         raise OSError(errno.EINVAL, str(error)) from None

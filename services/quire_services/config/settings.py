@@ -73,7 +73,7 @@ class KvstoreSettings:
     events_topic: str = setting("", "topic of the events")
     events_tokens: str = setting(
         "none",
-        "whose token ids are in the events: nobody's, what is published to all, or everybody's (ipc only)",
+        "whose token ids are in the events: none, what is published to all, or those of all tenants (ipc only)",
         among=("none", "public", "all"),
     )
     events_hashes: str = setting(

@@ -161,7 +161,7 @@ async def _serve(
 
     def stop() -> None:
         if gateway.engines.draining:
-            os._exit(1)  # the second signal: somebody does not want to wait
+            os._exit(1)  # the second signal: do not wait
         log.info("draining", requests=len(gateway.engines.calls()), seconds=drain_s)
         gateway.engines.draining = True
         for server in servers:

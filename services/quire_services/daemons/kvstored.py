@@ -182,7 +182,7 @@ def _serve(config: KvstoreConfig) -> int:
 
 
 def _settle(mappers: Mappers, config: KvstoreConfig) -> tuple[Listener | None, tuple[Accepted, ...]]:
-    """Before memory is allocated: see off who may still write to an earlier device arena."""
+    """Before memory is allocated: see off the processes that may still write to an earlier device arena."""
     if not mappers.old:
         return None, ()
     listener = Listener(config.run_dir)

@@ -1,8 +1,8 @@
 """API keys: which tenant a request belongs to.
 
 Keys are kept as SHA-256 digests and compared in constant time with every key there is, so that neither the time nor
-the order says how much of a guess was right. Without any key there is one tenant, ``default``, open to all who reach
-the port - which is why the gateway then listens on the loopback only.
+the order says how much of a guess was right. Without any key there is one tenant, ``default``, open to every client
+that reaches the port - which is why the gateway then listens on the loopback only.
 
 Keys are read again when the file changes. A file that cannot be used changes nothing: the old keys stay and the log
 says why. That includes a file without keys, which may be one that is just being written: a gateway that asked for
@@ -84,7 +84,7 @@ class ApiKeys:
             return
         digests = _digests(tenants)
         if self._digests and not digests:
-            log.error("keys_kept", reason=f"{file} has no keys; restart the gateway to open it to everyone")
+            log.error("keys_kept", reason=f"{file} has no keys; restart the gateway to open it to all")
         elif digests != self._digests:
             self._digests = digests
             log.info("keys_reloaded", tenants=len(tenants), keys=len(digests))

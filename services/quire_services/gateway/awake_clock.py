@@ -1,8 +1,8 @@
 """Awake time: a clock that stands still while the loop does.
 
 Silence of others is measured with it. When the loop has been held up - by the machine, a suspended laptop, a stopped
-process - what others said meanwhile lies unread in their sockets: by the clock on the wall they have been silent, and
-it was us who did not listen.
+process - what others said meanwhile lies unread in their sockets: by the clock on the wall they have been silent, but
+it was this process that did not listen.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 An answer that comes faster than it is read leaves outputs behind. From ``LOOSE`` on, tokens without log-probabilities
 are joined to those of their continuation that wait already, so that such an answer costs little more than its tokens.
 Log-probabilities are too many for that. When all backlogs together are larger than the bound, the tenant that leaves
-most unread loses its longest: that answer ends with an error, and nobody else's does.
+most unread loses its longest: that answer ends with an error, and no other does.
 
 Invariants: the sum of all sizes never stays above the bound; what is handed out at once is small (``PIECE`` bytes and
 one output), and the loop serves others in between.

@@ -1,4 +1,4 @@
-"""Counters of the gateway, since it started: plain numbers in one place, read by whoever reports them.
+"""Counters of the gateway, since it started: plain numbers in one place.
 
 Invariant: every answered request is counted once, under one outcome.
 """

@@ -1,4 +1,4 @@
-"""Engines: who is connected, how busy each is, and which one gets the next request.
+"""Engines: which are connected, how busy each is, and which one gets the next request.
 
 The least loaded engine wins, counted in continuations: what it last reported plus what was sent to it since, and
 never less than what this gateway knows to be open there. Reports come twice a second, far too seldom for a burst;

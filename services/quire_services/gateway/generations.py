@@ -28,7 +28,7 @@ Arrival = tuple["Generation", Output]
 
 
 class Carrier(Protocol):
-    """Whoever carries a generation: the engine it was sent to."""
+    """What carries a generation: the engine it was sent to."""
 
     def abort(self, generation: Generation, index: int | None) -> None:
         """Stop one continuation, or all of them."""

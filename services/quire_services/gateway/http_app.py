@@ -1,7 +1,7 @@
 """Routes of the gateway and the mapping of every error to the OpenAI shape.
 
-Only what HTTP is about is here: paths, bodies, statuses. What a request does is in ``generate``; who may ask, and
-what is logged, in ``edge``.
+Only what HTTP is about is here: paths, bodies, statuses. What a request does is in ``generate``; what it may ask for,
+and what is logged of it, in ``edge``.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ async def _validation_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _client_gone(_: Request, __: Exception) -> Response:
-    """Nobody reads it; the access log does."""
+    """For the access log: no client reads it."""
     return Response(status_code=CLIENT_GONE)
 
 

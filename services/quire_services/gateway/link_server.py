@@ -84,7 +84,7 @@ class LinkServer:
                 self._engines.remove(engine)
             self._connections.discard(writer)
             writer.close()
-            if not refused and (self._server is None or self._server.is_serving()):  # else it is us who end it
+            if not refused and (self._server is None or self._server.is_serving()):  # else this side ends it
                 log.info("engine_disconnected", engine=engine.hello.engine if engine else "", reason=reason)
 
 

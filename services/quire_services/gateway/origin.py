@@ -1,4 +1,4 @@
-"""Origin and Host: which web pages may talk to the gateway through somebody's browser.
+"""Origin and Host: which web pages may talk to the gateway through a user's browser.
 
 A page of another origin asks first (CORS, a preflight without credentials) and is answered only if the operator named
 its origin. A gateway without keys is reached by everything that runs on its host, the browser included, and a page

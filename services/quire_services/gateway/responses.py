@@ -3,7 +3,7 @@
 A stream's first output is awaited for ``GRACE_S``, so that what fails early fails with an HTTP status; then the headers
 are sent, and a comment whenever nothing else was for a while, because proxies end connections on which nothing moves.
 What fails later is an error event, after which the stream ends without ``[DONE]``. A client that hangs up ends its call
-at once, streamed or not: somebody listens for that from the moment the call is submitted.
+at once, streamed or not: its connection is watched from the moment the call is submitted.
 
 Invariant: however an answer ends, its call is closed: nothing is left running at an engine.
 """
@@ -96,7 +96,7 @@ class CallResponse:
             return events
         except ClientGone:
             self._record.outcome = "client_gone"
-            return Response(status_code=CLIENT_GONE)  # nobody reads it; the access log does
+            return Response(status_code=CLIENT_GONE)  # for the access log: no client reads it
         finally:
             if not handed_over:
                 watch.cancel()

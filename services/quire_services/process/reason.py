@@ -49,7 +49,7 @@ def reason_fd() -> int:
     return -1
 
 
-def complain(who: str, text: str) -> None:
+def complain(command: str, text: str) -> None:
     """Say in one line on stderr why a command cannot go on, and tell the supervisor."""
     report_reason(text)
-    sys.stderr.write(f"{who}: {one_line(text)}\n")
+    sys.stderr.write(f"{command}: {one_line(text)}\n")

@@ -1,7 +1,7 @@
 """What ``quire serve`` shows a person: lines of progress on stdout, and on a terminal what it waits for meanwhile.
 
 The processes of the stack log to the same terminal. So a text that is to pass is left with the cursor in front of it,
-and whoever prints a line next, of whichever process, erases it first.
+and the next line printed, by any of the processes, erases it first.
 """
 
 from __future__ import annotations

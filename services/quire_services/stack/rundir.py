@@ -1,7 +1,7 @@
 """The run directory of a stack: private, locked by the supervisor, and left as it was found.
 
 What may be removed is known by what this stack made, never by a name. A marker file, which also carries the lock, says
-that a directory is a stack's. Where there is none, a file under a name that we need is somebody's: the start is
+that a directory is a stack's. Where there is none, a file under a name that we need is not ours: the start is
 refused and nothing is touched. Where there is one, each name still has to hold what a stack puts there: a socket, a
 document with our keys, the token whose digest the marker repeats. What does not stays, and is said.
 

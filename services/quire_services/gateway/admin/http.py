@@ -1,4 +1,4 @@
-"""Admin API: publish, unpublish and groups over HTTP, for operators who cannot run the ``quire`` command beside it.
+"""Admin API: publish, unpublish and groups over HTTP, for operators that cannot run the ``quire`` command on its host.
 
     POST   /admin/publications                          {"id", "domain", "system", "tools"?}
     GET    /admin/publications
@@ -9,7 +9,7 @@
 
 On a port of its own, on the loopback, under a token of its own: no tenant's key opens it, and the port that serves
 tenants knows none of these paths. It does what ``quire prefix`` and ``quire group`` do, by asking the kvstore; nothing
-is kept here. Errors have the OpenAI shape. Who may do what is the kvstore's business alone.
+is kept here. Errors have the OpenAI shape. What is permitted is the kvstore's decision alone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _STATUS: dict[type[RemoteError], int] = {BadRequest: 400, NotPermitted: 403, Not
 
 
 class PublishBody(BaseModel):
-    """``POST /admin/publications``. A field that nobody knows is an error: here a misspelt one would share too much."""
+    """``POST /admin/publications``. An unknown field is an error: here a misspelt one would share too much."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     id: Annotated[str, Field(pattern=f"^{IDENTIFIER.pattern}$")]

@@ -27,7 +27,7 @@ class TokenError(Exception):
 
 
 class AdminToken:
-    """Who may use the admin API.
+    """Access to the admin API.
 
     Args:
         run_dir: where a token is made if ``named`` is empty.
@@ -44,7 +44,7 @@ class AdminToken:
             raise TokenError(f"admin token {str(self.file)!r}: {getattr(error, 'strerror', None) or error}") from None
 
     def operator(self, headers: Mapping[str, str]) -> str:
-        """Who asks, for the log; raises ApiError 401."""
+        """What the log calls the caller; raises ApiError 401 without the token."""
         if not hmac.compare_digest(bearer_digest(headers.get("authorization")), self._digest):
             raise bad_key()
         return OPERATOR

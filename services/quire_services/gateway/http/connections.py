@@ -1,8 +1,8 @@
-"""Connections: how many there are, and who makes room when there are too many.
+"""Connections: how many there are, and which one makes room when there are too many.
 
 A connection is idle while no request of it is being answered: one that has just been opened, that sends its head
 drop by drop, or that waits for its next request. When there are as many as may be, an idle one is closed for each that
-comes: the one that has been idle longest, of the address that has most. So silence never keeps anybody out, and a
+comes: the one that has been idle longest, of the address that has most. So silence never keeps a client out, and a
 proxy in front, whose connections all have one address, is served as far as there is room. Only if all are at work is
 the new one refused.
 

@@ -49,7 +49,7 @@ class ApiError(Exception):
 
 
 class ClientGone(Exception):
-    """The client hung up: there is nobody to answer."""
+    """The client hung up: no answer would be read."""
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:

@@ -1,11 +1,11 @@
 """HTTP protocol: uvicorn's httptools connection, with bounds, timeouts and the rules that it leaves out.
 
-What is added to the library, each because somebody's client or somebody's attack needs it:
+What is added to the library, each because some client or some attack needs it:
 
 - a head is at most ``MAX_HEAD_BYTES`` long, of ``MAX_HEADERS`` headers, its target at most
   ``MAX_TARGET_BYTES``, and comes within ``HEAD_S`` seconds (431, 414, 408);
 - a body's next bytes come within ``BODY_S`` seconds (408), what is sent is read within the write timeout;
-- a message whose length can be read in two ways is refused (RFC 9112, 6.3), as somebody may read it the other way: the
+- a message whose length can be read in two ways is refused (RFC 9112, 6.3), as a proxy may read it the other way: the
   parser does it, but for codings that it does not know;
 - an upgrade to another protocol is ignored, as RFC 9110 (7.8) allows, and the request's body is read: Java's client
   offers h2c with every first request;
@@ -264,7 +264,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 def _end_with_the_connection(cycle: RequestResponseCycle) -> None:
-    """Have an answer without a length end with the connection: who speaks HTTP/1.0 knows no chunks."""
+    """Have an answer without a length end with the connection: a client of HTTP/1.0 knows no chunks."""
     send = cycle.send
 
     async def unchunked(message: Any) -> None:

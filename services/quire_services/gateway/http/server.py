@@ -1,4 +1,4 @@
-"""An HTTP server inside somebody else's loop: bound sockets, and uvicorn without its own signals and logs."""
+"""An HTTP server inside a loop that it does not own: bound sockets, and uvicorn without its own signals and logs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BindError(Exception):
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn that leaves signals alone: whoever runs it drains first. ``serve(sockets=[...])`` ends soon after
+    """uvicorn that leaves signals alone: its process drains first. ``serve(sockets=[...])`` ends soon after
     ``should_exit`` is set, running requests having had ``drain_s`` seconds and a bit."""
 
     def __init__(self, app: ASGIApp, drain_s: float, bounds: Bounds) -> None:

@@ -1,7 +1,7 @@
 """Request bodies of the OpenAI API.
 
 Types are strict (``"5"`` is not a number, ``8.0`` is one: ``body_values``) and ranges are checked here; a field that is
-``null`` means its default. Fields that nobody knows are accepted and ignored, because clients send new ones before
+``null`` means its default. Unknown fields are accepted and ignored, because clients send new ones before
 servers know them; fields that are known and would change the answer, but are not served, are refused by name
 (``parameters``).
 """

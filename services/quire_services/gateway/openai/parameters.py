@@ -46,7 +46,7 @@ class Parameter:
         return any(value == same and isinstance(value, bool) == isinstance(same, bool) for same in self.neutral)
 
     def known_to(self, api: str) -> bool:
-        """Whether somebody has it in this API."""
+        """Whether OpenAI or vLLM has it in this API."""
         return api in (*self.openai, *self.vllm)
 
 

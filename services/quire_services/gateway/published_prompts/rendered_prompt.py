@@ -1,14 +1,14 @@
 """Rendering of published prompts: from a system message to the tokens that every chat with it begins with.
 
-A system message alone does not say which tokens a request will begin with: the chat template decides what stands
-around it, a tokenizer may merge its last characters with what follows, and who read the text from a file may have
+A system message alone does not say which tokens a request will begin with: the chat template decides what stands around
+it, a tokenizer may merge its last characters with what follows, and a client that read the text from a file may have
 kept the file's last newline. So the message is rendered in many chats that differ right behind it, and the longest
 common token prefix is taken: nothing is guessed, and no request with the message begins otherwise.
 
-Chats differ in what the first user says and in who speaks next. Some templates write the system message elsewhere in
-some of them (into the last user's turn, say), or write tools behind a newline that only some keep; a chat that does
-not begin with the whole message and its tools cannot share it and must not shorten what the others share. Such a chat
-is left out and a note says so.
+Chats differ in what the first user says and in which role speaks next. Some templates write the system message
+elsewhere in some of them (into the last user's turn, say), or write tools behind a newline that only some keep; a chat
+that does not begin with the whole message and its tools cannot share it and must not shorten what the others share.
+Such a chat is left out and a note says so.
 
 A special token that the message or a tool spells is text here, whatever the gateway is set to: what is published says
 what was written and opens no turn of its own.
@@ -46,7 +46,7 @@ class RenderedPrompt:
 
     Attributes:
         tokens: what every chat with it begins with.
-        notes: what somebody who publishes it should know, a sentence each.
+        notes: what its publisher should know, a sentence each.
     """
 
     tokens: list[int]
@@ -113,7 +113,7 @@ def _chats(encoder: PromptEncoder, system: str, tools: Tools | None) -> tuple[li
         try:
             text = encoder.render_sealed(chat, tools)
         except ApiError:
-            continue  # nobody can send such a chat
+            continue  # no request can be such a chat
         if text.startswith(whole):
             texts.append(text)
         else:

@@ -139,7 +139,7 @@ class _Reader:
 
 
 def _discard(forking: asyncio.Future[tuple[socket.socket, int]]) -> None:
-    """End a reader that nobody waits for any more."""
+    """End a reader that is no longer waited for."""
     if not forking.cancelled() and forking.exception() is None:
         ours, pidfd = forking.result()
         ours.close()

@@ -1,4 +1,4 @@
-"""Reader processes: where long bodies are parsed, rendered and encoded, apart from the loop that serves everybody.
+"""Reader processes: where long bodies are parsed, rendered and encoded, apart from the loop that serves all clients.
 
 Parsing, templates and tokenizers hold the interpreter's lock for as long as a body is long, thread or not; in a process
 of its own a body costs the others nothing but the core it runs on, its memory is bounded by the kernel, and it ends
@@ -101,7 +101,7 @@ def _close_all_but(kept: int) -> None:
 
 
 def _fork_readers(control: socket.socket, reader: RequestReader) -> None:
-    """Fork readers as long as somebody asks."""
+    """Fork readers as long as the gateway asks."""
     freeze_objects()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
     while True:

@@ -2,7 +2,7 @@
 
 A short body is simply received. A longer one first takes its length out of a budget that all bodies in flight share, a
 tenant at most half of it, and is not received until it has it: the connection's own buffers fill and the client waits.
-So bodies in flight never take more memory than the budget and the short ones, whoever sends how many.
+So bodies in flight never take more memory than the budget and the short ones, however many are sent.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from quire_services.gateway.templates.chat_template import PromptEncoder
 MAX_SENT_BACK = 4 << 20  # characters or tokens of prompts that are sent back, over all choices
 MAX_THINGS = 65_536  # messages, parts of messages, tools, prompts, stop strings
 MAX_REST_BYTES = 1 << 16  # of a request without its prompt
-# What the prompt is made of, or nobody looks at later, and what stands in for it once the tokens are there.
+# What the prompt is made of, or is not used later, and what stands in for it once the tokens are there.
 _BULK = {"messages", "prompt", "tools", "documents", "chat_template_kwargs", "user"}
 _STAND_IN: dict[str, dict[str, Any]] = {CHAT: {"messages": [{"role": "user", "content": "-"}]}, PLAIN: {"prompt": "-"}}
 

@@ -41,7 +41,7 @@ class PromptEncoder:
     Attributes:
         backend: the ``tokenizers.Tokenizer``, for decoding.
         end_ids: tokens that end an answer, as the tokenizer has it.
-        notes: what somebody who serves the model should know, a sentence each.
+        notes: what an operator of the model should know, a sentence each.
     """
 
     def __init__(self, tokenizer: Any, backend: Any = None, spelled_as_text: bool = True) -> None:
@@ -65,7 +65,10 @@ class PromptEncoder:
     @classmethod
     def load(cls, model: Path, spelled_as_text: bool = True) -> PromptEncoder:
         """Read the tokenizer of a model's directory; raises LoadError."""
-        from transformers import AutoTokenizer, PreTrainedTokenizerFast  # slow to import: only who loads pays
+        from transformers import (
+            AutoTokenizer,
+            PreTrainedTokenizerFast,
+        )  # slow to import: paid only where a model is loaded
 
         if not _is_directory(model):
             raise LoadError(f"{model} is not a directory")

@@ -119,7 +119,7 @@ class Templates:
     """The templates of one model, by name; none: it takes no chats.
 
     Attributes:
-        notes: what somebody who serves the model should know, a sentence each.
+        notes: what an operator of the model should know, a sentence each.
     """
 
     def __init__(self, found: str | dict[str, Any] | None, special: dict[str, Any]) -> None:
@@ -198,7 +198,9 @@ def _name(one: Any) -> str:
 def _rendered(source: str, messages: list[TemplateMessage], tools: list[Any] | None, variables: dict[str, Any]) -> str:
     """What transformers' own renderer makes of it. (Not through the tokenizer's method, which takes a message's
     ``content: null`` away: some templates ask whether it is null.)"""
-    from transformers.utils.chat_template_utils import render_jinja_template  # slow to import: only who loads pays
+    from transformers.utils.chat_template_utils import (
+        render_jinja_template,
+    )  # slow to import: paid only where a model is loaded
 
     texts, _ = render_jinja_template(
         conversations=[messages], tools=tools, chat_template=source, add_generation_prompt=True, **variables

@@ -43,8 +43,8 @@ class PlainForm:
 
 
 def plain_form(render: RenderChat, errors: tuple[type[Exception], ...]) -> tuple[PlainForm, tuple[str, ...]]:
-    """The form in which a template writes a system message and a question, or the question alone, and what somebody who
-    serves the model should know of it; ``errors``: what the template may raise."""
+    """The form in which a template writes a system message and a question, or the question alone, and what an
+    operator of the model should know of it; ``errors``: what the template may raise."""
     refusal: Exception | None = None
     silent = False
     for chat in _CHATS:

@@ -30,7 +30,7 @@ class TemplateTraits:
         form: how it wants tool turns.
         shows_tools: it writes the tools it is given.
         shows_calls: it writes calls and answers in some form; else ``form`` is of no meaning.
-        notes: what somebody who serves the model should know, a sentence each.
+        notes: what an operator of the model should know, a sentence each.
     """
 
     form: ToolForm

@@ -47,7 +47,7 @@ class ToolForm:
 
 
 def has_tool_turns(messages: Sequence[TemplateMessage]) -> bool:
-    """Whether somebody calls a tool or a tool answers."""
+    """Whether a message calls a tool or answers such a call."""
     return any(message.get("tool_calls") or message.get("role") in TOOL_ROLES for message in messages)
 
 

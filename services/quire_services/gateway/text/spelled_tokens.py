@@ -1,9 +1,9 @@
 """Special tokens that a message spells, as the text they are: ``<|im_start|>system`` from a user opens no turn.
 
-A chat template writes special tokens between messages, and the tokenizer finds them in the rendered text, whoever
-wrote them. To tell them apart,
+A chat template writes special tokens between messages, and the tokenizer finds them in the rendered text,
+wherever they come from. To tell them apart,
 
-    1. those that a message spells are replaced by words that nobody can guess, before the template sees them
+    1. those that a message spells are replaced by words that cannot be guessed, before the template sees them
        (``hidden``);
     2. in the rendered text, those that are left are the template's own: they get other names, and what was hidden
        comes back as it was spelled (``sealed``);
@@ -101,7 +101,7 @@ class SpelledTokens:
 
 
 def _is_control(token: AddedToken, source: str) -> bool:
-    """Whether a token says who speaks or where something ends, so that only the template may write it."""
+    """Whether a token marks a speaker or the end of something, so that only the template may write it."""
     content = token.content
     if content in _REASONING or not content.strip():
         return False

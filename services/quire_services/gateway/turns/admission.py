@@ -1,7 +1,7 @@
 """Admission: how many requests of a tenant may wait at once.
 
-The queue has a size. While there is place, any tenant may have all of it. Once it is full, a tenant is refused only
-if it has its portion of it already, by weight among the tenants that wait: so whoever floods it fills it for itself,
+The queue has a size. While there is place, any tenant may have all of it. Once it is full, a tenant is refused only if
+it has its portion of it already, by weight among the tenants that wait: so a tenant that floods it fills it for itself,
 and the others are let in beside the flood.
 
 Invariants: a tenant of which nothing waits is never refused; n tenants have at most 1 + 1/2 + ... + 1/n times the size

@@ -1,6 +1,6 @@
 """Shares: a quantity that tenants take parts of, and wait for in turn.
 
-One tenant may hold at most ``each`` of the ``total``. Who waits, waits behind the others of its tenant; tenants take
+One tenant may hold at most ``each`` of the ``total``. A request waits behind the others of its tenant; tenants take
 turns. When it is a tenant's turn and only the total is short, all wait until there is enough for it: a large part is
 not overtaken for ever by small ones.
 
