@@ -1,1 +1,1 @@
-"""Entry points, configuration, signals and HTTP."""
+"""The ``quire`` command, the processes of a stack, and the gateway: what reads configuration and catches signals."""

@@ -1,1 +1,4 @@
-"""Configuration: settings, their loader, and files that people name."""
+"""Configuration: the settings, their loader, the files that they name, and the file that ``quire prepare`` writes.
+
+Owns the names and bounds of every setting. Imports nothing else of this package.
+"""

@@ -1,1 +1,4 @@
-"""What every process of ours shares: flags, logs, standard streams, reasons for ending, calls of the kvstore."""
+"""What each process of a stack has: flags, logs, standard streams, a last reason for its supervisor, a tuned collector.
+
+Here, and not beside the daemons, because the gateway's rooms use it too.
+"""

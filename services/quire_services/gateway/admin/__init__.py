@@ -1,1 +1,1 @@
-"""The admin API."""
+"""The admin API: its routes and its token. What it is asked, the kvstore decides."""

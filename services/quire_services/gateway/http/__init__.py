@@ -1,1 +1,4 @@
-"""HTTP: connections, bounds, origins, errors, and what is done for every request."""
+"""HTTP below the routes: connections and their bounds, errors, hang-ups, what is recorded of a request.
+
+The lowest room of the gateway: it knows neither tenants nor tokens.
+"""

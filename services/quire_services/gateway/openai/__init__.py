@@ -1,1 +1,1 @@
-"""OpenAI's API: bodies, parameters, and the shapes of answers."""
+"""OpenAI's API: bodies and their parameters, what is refused, and the objects of answers, for chat and completions."""

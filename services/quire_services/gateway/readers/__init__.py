@@ -1,1 +1,1 @@
-"""Readers: how bodies come in and are read, short ones here, long ones in processes of their own."""
+"""How a body becomes a checked request with its tokens: short ones in the loop, long ones in forked readers."""

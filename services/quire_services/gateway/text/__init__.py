@@ -1,1 +1,1 @@
-"""Text: tokens to text and back, end tokens, stop strings."""
+"""Text and tokens, below any API: encoding with a prompt cache, decoding as it streams, end tokens, stop strings."""
