@@ -158,7 +158,7 @@ class Model:
             hit, computed, tail = hit[:whole], whole * self.size, 0
             missing, scope = self.short(account, own, hit)
         if missing:
-            assert (reply.code, reply.missing, reply.scope, reply.blocks) == (m.NO_SPACE, missing, scope, b"")
+            self.refused(reply, missing, scope, account)
             return
         assert (reply.code, reply.computed) == (m.OK, computed), "the longest indexed prefix, as a plain loop finds it"
         table = list(unpack(reply.blocks))
@@ -170,6 +170,11 @@ class Model:
         if item.publication:
             self.anchor(row, item, whole)
         rows[item.sequence] = row
+
+    def refused(self, reply: m.Allocated | m.Extended, missing: int, scope: str, account: str) -> None:
+        """There is no space: what is missing where, and for whom if it is not missing for all."""
+        said = (reply.code, reply.missing, reply.scope, reply.account, reply.blocks)
+        assert said == (m.NO_SPACE, missing, scope, "" if scope == "pool" else account, b"")
 
     def refusal(self, who: bytes, item: m.Allocate) -> int:
         """Why an allocate is refused whatever is free."""
@@ -204,7 +209,7 @@ class Model:
         need = want - have + shared
         missing, scope = self.short(row.tenant, need, [])
         if missing:
-            assert (reply.code, reply.missing, reply.scope, reply.blocks) == (m.NO_SPACE, missing, scope, b"")
+            self.refused(reply, missing, scope, row.tenant)
             return
         fresh = list(unpack(reply.blocks))
         assert (reply.code, reply.first) == (m.OK, have - shared)

@@ -93,6 +93,10 @@ class Promises:
         return self.reserve + (0 if account.startswith("(") else now.pending)
 
     def compare(self, state: Any) -> None:
-        """The store has the same quotas."""
+        """The store has the same quotas, and its policy finds the cached blocks of an account in its group alone."""
         real = {name: (q.limit, q.guarantee, q.weight) for name, q in state.accounts.quotas().items()}
         assert real == {name: (q.limit, q.guarantee, q.weight) for name, q in self.quotas.items()}, "quotas"
+        books, groups = state.books, Counter(int(state.books.groups[block]) for block in state.pool.policy.cached())
+        for group in {int(books.group_of[number]) for number in range(len(state.accounts))}:
+            members = [number for number in range(len(state.accounts)) if books.group_of[number] == group]
+            assert groups[group] == sum(int(books.cached[number]) for number in members), "cached blocks of a group"

@@ -44,6 +44,11 @@ class SequenceRules:
         self.next_number += 1
         return self.next_number
 
+    def orders(self) -> tuple[list[int], list[int], list[int]]:
+        """What a refusal leaves alone beside all that the model compares: which blocks go next, and who may write."""
+        state = self.world.store.state
+        return state.pool.free_ids().tolist(), state.pool.cached_ids(), state.appender.tolist()
+
     @precondition(lambda self: self.active())
     @rule(who=PICK, tenant=st.sampled_from("ab"), begin=BEGINNINGS, more=st.integers(0, 5), ahead=st.integers(0, 4))
     def allocate(self, who: int, tenant: str, begin: list[int], more: int, ahead: int) -> None:
@@ -58,8 +63,10 @@ class SequenceRules:
         item = m.Allocate(
             number, tenant, len(tokens), chain.digests(), name, generation, len(tokens) + ahead, list_generation=last
         )
+        before = self.orders()
         reply: m.Allocated = engine.ok("allocate", item, m.Allocated)
         self.model.allocated(engine.id, item, reply, self.world.store)
+        assert reply.code == m.OK or self.orders() == before
         if reply.code == m.OK:
             engine.allocated(number, item, chain, reply, known.domain if known else "")
 
@@ -71,8 +78,10 @@ class SequenceRules:
 
     def do_extend(self, engine: Engine, number: int, branch: Branch, tokens: int) -> None:
         item = m.Extend(number, tokens)
+        before = self.orders()
         reply: m.Extended = engine.ok("extend", item, m.Extended)
         self.model.extended(engine.id, item, reply, self.world.store)
+        assert reply.code == m.OK or self.orders() == before
         if reply.code == m.OK:
             branch.extended(reply)
 
@@ -195,12 +204,15 @@ class SequenceRules:
     def misuse(self, which: int, at: int) -> None:
         """Requests that contradict the state are refused and change nothing."""
         engine, number, branch = self.pick(which)
-        past: list[tuple[str, Any, type]] = [
-            ("fork", m.Fork(number, pack([1 << 31]), branch.fill + 1 + at), m.Forked),
-            ("allocate", m.Allocate(number, "a", 1), m.Allocated),
-            ("seal", m.Seal(number, branch.fill // SIZE, bytes(range(32))), m.Sealed),
+        before = self.orders()
+        past: list[tuple[str, Any, type, tuple[int, ...]]] = [
+            ("fork", m.Fork(number, pack([1 << 31]), branch.fill + 1 + at), m.Forked, (m.CONFLICT,)),
+            ("allocate", m.Allocate(number, "a", 1), m.Allocated, (m.CONFLICT,)),
+            ("seal", m.Seal(number, len(branch.table), bytes(32)), m.Sealed, (m.CONFLICT,)),
+            ("seal", m.Seal(number, branch.fill // SIZE, bytes(range(32))), m.Sealed, (m.CONFLICT, m.UNPUBLISHED)),
         ]
-        for op, body, reply in past:
-            assert engine.ok(op, body, reply).code in (m.CONFLICT, m.UNPUBLISHED)
+        for op, body, reply, codes in past:
+            assert engine.ok(op, body, reply).code in codes
         bad = engine.ok("step", m.Step(fills=pack((number, branch.writable + 1))), m.Stepped)
         assert list(bad.fills) == [m.CONFLICT]
+        assert self.orders() == before

@@ -56,9 +56,9 @@ class SessionRules:
                 self.pass_time(self.engines.index(silent), LEASE_MS // 2, False)
 
     @precondition(lambda self: any(holder.rows for holder in self.model.holders.values()))
-    @rule(leases=st.integers(1, 3))
+    @rule(leases=st.sampled_from([1, 2, 3, 50, 3000]))
     def stand_still(self, leases: int) -> None:
-        """The whole machine stops for some leases: no heartbeat is sent and nobody is fenced for it."""
+        """The whole machine stops for some leases, or for minutes: no heartbeat is sent and nobody is fenced for it."""
         self.pass_time(0, leases * LEASE_MS, True)
 
     def pass_time(self, silent: int, passed: int, gap: bool) -> None:

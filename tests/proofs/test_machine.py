@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import invariant, run_state_machine_as_test
 
 from tests.proofs.machine import StoreMachine
+from tests.proofs.model_density import compare_density
 
 STEPS = 50
 LONG = 10_000
@@ -16,6 +17,11 @@ class DensityMachine(StoreMachine):
     """The same with the default eviction policy."""
 
     policy = "density"
+
+    @invariant()
+    def policy_agrees(self) -> None:
+        """What the policy knows is what pool and index know."""
+        compare_density(self.world.store.state)
 
 
 def run(machine: type[StoreMachine], examples: int, shrink: bool = True) -> None:
@@ -37,8 +43,8 @@ def run(machine: type[StoreMachine], examples: int, shrink: bool = True) -> None
 
 @pytest.mark.parametrize("machine", [StoreMachine, DensityMachine])
 def test_store_and_model_agree(machine: type[StoreMachine]) -> None:
-    """A few hundred steps of everything that can happen."""
-    run(machine, 12)
+    """Some two thousand steps of everything that can happen."""
+    run(machine, 40)
 
 
 @pytest.mark.slow

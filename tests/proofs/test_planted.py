@@ -7,9 +7,10 @@ import pytest
 from tests.proofs.machine import StoreMachine
 from tests.proofs.planted import BUGS, Patch
 from tests.proofs.planted_claims import CLAIM_BUGS
+from tests.proofs.planted_density import DENSITY_BUGS
 from tests.proofs.planted_quotas import QUOTA_BUGS
 from tests.proofs.planted_sharing import SHARING_BUGS
-from tests.proofs.test_machine import run
+from tests.proofs.test_machine import DensityMachine, run
 
 EXAMPLES = 500
 
@@ -23,3 +24,13 @@ def test_the_machine_finds_a_planted_bug(bug: Patch, monkeypatch: pytest.MonkeyP
     with pytest.raises(AssertionError) as found:
         run(StoreMachine, EXAMPLES, shrink=False)
     print(f"{bug.__name__}: {str(found.value).splitlines()[:1]}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", DENSITY_BUGS, ids=lambda bug: bug.__name__)
+def test_the_machine_finds_a_bug_in_eviction_by_density(bug: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the policy that it is planted in."""
+    bug(monkeypatch)
+
+    with pytest.raises(AssertionError):
+        run(DensityMachine, EXAMPLES, shrink=False)
