@@ -97,22 +97,27 @@ class Engine:
 
         return Item("releases", numbers, told, "free")
 
-    def _copied(self, _: Words, number: int) -> Item:
+    def _copied(self, words: Words, number: int) -> Item:
+        """All that it did and has not told yet, or ``ids=``."""
+        if given := words.option("ids", ""):
+            return Item("copies_done", [whole(part, "ids=") for part in given.split(",")], _codes)
         branch = self.branch(number)
         self._copy(branch)
         done, branch.unacknowledged = branch.unacknowledged, []
-        return Item("copies_done", done, lambda results, __: codes(results))
+        return Item("copies_done", done, _codes)
 
     def _swap(self, words: Words, number: int) -> Item:
         """To the canonical blocks it was told of, or to those of ``rows=INDEX:BLOCK,…``."""
-        branch, given = self.branch(number), words.option("rows", "")
-        rows = [tuple(whole(part, "rows=") for part in row.split(":")) for row in given.split(",")] if given else []
-        rows, branch.canonical = (rows, branch.canonical) if rows else (branch.canonical, [])
+        given = words.option("rows", "")
+        if given:
+            rows = [tuple(whole(part, "rows=") for part in row.split(":")) for row in given.split(",")]
+        else:
+            rows, self.branch(number).canonical = self.branch(number).canonical, []
 
         def told(results: bytes, __: m.Stepped) -> str:
             for (index, block), code in zip(rows, results, strict=True):
                 if code == m.OK:
-                    branch.table[index] = block
+                    self.branch(number).table[index] = block
             return codes(results)
 
         return Item("swaps", [(number, *row) for row in rows], told)
@@ -244,6 +249,10 @@ ITEMS: dict[str, Callable[..., Item]] = {
     "extend": Engine._extend,
     "allocate": Engine._allocate,
 }
+
+
+def _codes(results: bytes, _: m.Stepped) -> str:
+    return codes(results)
 
 
 def _key(tenant: str) -> bytes:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count, takewhile
+from itertools import count, groupby, takewhile
 from pathlib import Path
 from typing import Any
 
 from quire_proto import messages as m
 from quire_proto.messages import handoff as h
 from quire_proto.wire.digests import DIGEST_BYTES
-from quire_proto.wire.envelope import decode_reply
+from quire_proto.wire.envelope import Reply, decode_reply
 from quire_proto.wire.u32 import pack
 from tests.scenarios.administration import Administration
 from tests.scenarios.client import Client, answer, refusal
@@ -154,7 +154,7 @@ class Scenario:
         """What happens beside requests: waits that end, processes that are killed."""
         if self._store is None:
             return []
-        texts = [self._late(reply) for _, reply in self._store.turn()]
+        texts = self._late([decode_reply(frame) for _, frame in self._store.turn()])
         for client in self._clients.values():
             if client.process.killed:
                 texts.append(f"killed {client.name}")
@@ -162,9 +162,16 @@ class Scenario:
                 self._store.attend()
         return texts
 
-    def _late(self, frame: bytes) -> str:
-        reply = decode_reply(frame)
-        return f"answered {self._waits.pop(reply.number)} {refusal(reply) if reply.code else reply.body['state']}"
+    def _late(self, replies: list[Reply]) -> list[str]:
+        """Waits that ended, those that ended alike in one."""
+
+        def end(reply: Reply) -> str:
+            return refusal(reply) if reply.code else str(reply.body["state"])
+
+        return [
+            f"answered {' '.join(self._waits.pop(reply.number) for reply in alike)} {how}"
+            for how, alike in groupby(replies, end)
+        ]
 
     def _after(self, words: Words) -> str:
         texts: list[str] = []
