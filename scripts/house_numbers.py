@@ -161,12 +161,15 @@ def public_names(path: Path) -> Iterator[str]:
 
 
 def duplicates_of(package: str, modules: dict[str, Path]) -> dict[str, list[str]]:
-    """Public names that two modules or more define: name -> modules."""
+    """Public names that two modules or more define: name -> modules.
+
+    Benches are programs that are read one by one: their constants may be alike.
+    """
     shared = BENCH_NAMES if package == "bench" else SHARED_NAMES
     owners: dict[str, set[str]] = defaultdict(set)
     for module, path in modules.items():
         for name in public_names(path):
-            if not name.startswith("_") and name not in shared:
+            if not name.startswith("_") and name not in shared and not (package == "bench" and name.isupper()):
                 owners[name].add(module)
     return {name: sorted(where) for name, where in sorted(owners.items()) if len(where) > 1}
 

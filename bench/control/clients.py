@@ -25,7 +25,7 @@ def control_side(name: str, kvstore: KVProcess) -> Side:
     return Side(name, command, {"PYTHONPATH": str(ROOT)})
 
 
-def measure(blocks: int, block_size: int, pairs: int, steps: int, sequences: int) -> list[dict[str, Any]]:
+def measure_clients(blocks: int, block_size: int, pairs: int, steps: int, sequences: int) -> list[dict[str, Any]]:
     """One row a number of clients: medians over ``pairs`` rounds, in which the numbers of clients take turns."""
     samples: dict[int, list[dict[str, float]]] = {count: [] for count in COUNTS}
     with contextlib.ExitStack() as stack:

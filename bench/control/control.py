@@ -16,8 +16,7 @@ from bench.processes.kvprocess import KVProcess
 from bench.processes.side import PEERS, Side, peer_python
 from bench.report.figures import Report, machine, median, percentile, say, table
 
-from .clients import control_side
-from .clients import measure as measure_clients
+from .clients import control_side, measure_clients
 
 Case = dict[str, Any]
 HEADER = [
@@ -64,7 +63,7 @@ def run(arguments: argparse.Namespace) -> Report:
     chosen = {name: case for name, case in cases(arguments.quick).items() if arguments.only in name}
     with _sides(arguments, report) as (ours, peer):
         samples = {name: _pairs(name, case, ours, peer, arguments.pairs) for name, case in chosen.items()}
-    report.figures["cases"] = {name: summary(pairs) for name, pairs in samples.items()}
+    report.figures["cases"] = {name: case_summary(pairs) for name, pairs in samples.items()}
     report.tables.append(("One operation, microseconds", _table(report.figures["cases"])))
     if not arguments.only or arguments.only in "clients":
         steps, sequences = (32, 4) if arguments.quick else (256, 64)
@@ -113,7 +112,7 @@ def _pairs(name: str, case: Case, ours: Side, peer: Side | None, pairs: int) -> 
     return found[1:]
 
 
-def summary(samples: list[dict[str, Any]]) -> dict[str, Any]:
+def case_summary(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over the pairs; ``ratio`` is ours / peer, taken within each pair."""
     ours = [sample["ours"] for sample in samples]
     found: dict[str, Any] = {"ours": _medians(ours)}

@@ -18,8 +18,7 @@ from bench.processes.side import Side
 from bench.report.figures import Report, machine, median, say, table
 from bench.report.plots import lines
 
-from .clients import control_side
-from .clients import measure as measure_clients
+from .clients import control_side, measure_clients
 
 Curve = list[tuple[float, float]]
 BLOCK_SIZE = 16

@@ -28,7 +28,7 @@ VOCAB = 32_000
 LONGEST = 1 << 17
 
 
-class Peer:
+class ManagerSide:
     """One manager and its requests."""
 
     def __init__(self, blocks: int, block_size: int, algorithm: str) -> None:
@@ -124,14 +124,14 @@ def timed(operations: list[Any]) -> dict[str, Any]:
 def main() -> None:
     """Serve requests from stdin."""
     answers = sys.stdout
-    peer: Peer | None = None
+    peer: ManagerSide | None = None
     for line in sys.stdin:
         request = json.loads(line)
         case = request.pop("case")
         with contextlib.redirect_stdout(sys.stderr):
             if case == "start":
                 algorithm = "sha256"
-                peer = Peer(request["blocks"], request["block_size"], algorithm)
+                peer = ManagerSide(request["blocks"], request["block_size"], algorithm)
                 gc.collect()
                 gc.freeze()  # as its engine's process does
                 answer = {"vllm": __version__, "hash": algorithm, "block_size": request["block_size"]}

@@ -46,7 +46,7 @@ PARTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class StepCase:
     """``sequences`` prompts of ``prompt`` tokens, all but ``own`` of them the same; ``output`` tokens each."""
 
     sequences: int
@@ -63,11 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
 
 
-def cases(quick: bool) -> dict[str, Case]:
+def step_cases(quick: bool) -> dict[str, StepCase]:
     """What is measured: shared prompts and private ones, as the serve bench sends them."""
     if quick:
-        return {"shared": Case(4, 64, 8, 8)}
-    return {"shared-prompt": Case(64, 1810, 10, 48), "private": Case(32, 860, 860, 48)}
+        return {"shared": StepCase(4, 64, 8, 8)}
+    return {"shared-prompt": StepCase(64, 1810, 10, 48), "private": StepCase(32, 860, 860, 48)}
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> Report:
     report.settings["clock"] = "CPU time of the engine's thread" if torch.get_num_threads() == 1 else "wall"
     model = load_model(model_directory(arguments.model))
     detokenise = report.figures["detokenise_us_per_token"] = _detokenise(arguments.model)
-    for name, case in cases(arguments.quick).items():
+    for name, case in step_cases(arguments.quick).items():
         say(f"{name} ...")
         steps = _steps(model, arguments, case)
         found = {
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> Report:
     return report
 
 
-def _arrivals(case: Case, vocabulary: int) -> Arrivals:
+def _arrivals(case: StepCase, vocabulary: int) -> Arrivals:
     """The first request comes alone, so that the others find the shared part computed."""
     rng = Random(7)
 
@@ -118,7 +118,7 @@ def _arrivals(case: Case, vocabulary: int) -> Arrivals:
     return [(0.0, first), *others]
 
 
-def _steps(model: Model, arguments: argparse.Namespace, case: Case) -> list[dict[str, float]]:
+def _steps(model: Model, arguments: argparse.Namespace, case: StepCase) -> list[dict[str, float]]:
     layout = layout_of_model(model_directory(arguments.model), arguments.block_size)
     blocks = (case.sequences + 2) * -(-(case.prompt + case.output + 16) // arguments.block_size)
     script = Script(_arrivals(case, model.vocab_size), batch=case.sequences)

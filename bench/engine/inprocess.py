@@ -33,7 +33,7 @@ from quire_proto.wire.layout import Layout
 
 
 @dataclass(slots=True)
-class Seen:
+class TokenTimes:
     """One request: when it was due (seconds from the start), and when its tokens came."""
 
     due: float
@@ -56,7 +56,7 @@ class Script:
         self._batch = batch
         self._running = 0
         self._began = 0.0
-        self.seen = {message.request: Seen(due) for due, message in self._coming}
+        self.seen = {message.request: TokenTimes(due) for due, message in self._coming}
         self.stop: Callable[[], None] = lambda: None
 
     @property

@@ -39,8 +39,8 @@ MODES = ("static", "continuous", "quire")
 AT_ONCE = 0.0  # rate: all requests are there from the start
 MOST_SEQUENCES = 256
 NORMALISED = "s / token: end-to-end time of a request over its output tokens (normalised latency)."
-Curve = list[tuple[float, float]]
-Samples = dict[tuple[str, float], list[dict[str, float]]]  # by mode and rate
+RateCurve = list[tuple[float, float]]
+RateSamples = dict[tuple[str, float], list[dict[str, float]]]  # by mode and rate
 SHOWN = {
     "running": "running",
     "output_tokens_per_s": "tokens/s",
@@ -73,13 +73,13 @@ def run(arguments: argparse.Namespace) -> Report:
     report.settings["reserved_slots"] = arguments.budget // arguments.longest
     model = load_model(model_directory(arguments.model))
     rates = sorted(float(rate) for rate in arguments.rates.split(","))
-    samples: Samples = {}
+    samples: RateSamples = {}
     for pair in range(arguments.pairs):
         for rate in rates:
             for mode in MODES if pair % 2 == 0 else MODES[::-1]:
                 say(f"round {pair + 1}, rate {rate or 'all at once'}: {mode} ...")
                 samples.setdefault((mode, rate), []).append(_one(model, arguments, mode, rate, pair))
-            fill(report, samples)
+            fill_report(report, samples)
             report.write(arguments.save)  # a run takes long: what is measured is kept
     if arguments.save:
         _plot(arguments.save, _medians(samples), rates)
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> Report:
     return report
 
 
-def fill(report: Report, samples: Samples) -> None:
+def fill_report(report: Report, samples: RateSamples) -> None:
     """Put everything that was measured so far into the report."""
     figures = _medians(samples)
     report.figures["runs"] = [
@@ -112,7 +112,7 @@ def fill(report: Report, samples: Samples) -> None:
         report.tables.append(("requests/s at equal normalised latency", _sustained_table(sustained)))
 
 
-def equal_latency(curves: dict[str, Curve]) -> list[dict[str, Any]]:
+def equal_latency(curves: dict[str, RateCurve]) -> list[dict[str, Any]]:
     """The rate each mode takes at the latencies that static batches have at the measured rates.
 
     ``over_static`` is that of blocks by that of static batches; ``at_least``: blocks took even the highest rate.
@@ -126,7 +126,7 @@ def equal_latency(curves: dict[str, Curve]) -> list[dict[str, Any]]:
     return rows
 
 
-def rate_at(points: Curve, latency: float) -> float | None:
+def rate_at(points: RateCurve, latency: float) -> float | None:
     """The highest rate of a curve of (rate, latency) with no more than ``latency``, interpolated; None if even the
     lowest rate has more."""
     best = None
@@ -139,11 +139,11 @@ def rate_at(points: Curve, latency: float) -> float | None:
     return best
 
 
-def _medians(samples: Samples) -> dict[tuple[str, float], dict[str, float]]:
+def _medians(samples: RateSamples) -> dict[tuple[str, float], dict[str, float]]:
     return {key: {name: median(s[name] for s in found) for name in found[0]} for key, found in samples.items()}
 
 
-def _curves(figures: dict[tuple[str, float], dict[str, float]], name: str) -> dict[str, Curve]:
+def _curves(figures: dict[tuple[str, float], dict[str, float]], name: str) -> dict[str, RateCurve]:
     """A figure of each mode by rate, without the run of all requests at once."""
     return {mode: sorted((r, found[name]) for (m, r), found in figures.items() if m == mode and r) for mode in MODES}
 

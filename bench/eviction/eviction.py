@@ -24,7 +24,7 @@ ROUNDS = 60
 
 
 @dataclass(slots=True)
-class Side:
+class FullPool:
     """One policy with a full pool: tables by number, and the free blocks."""
 
     policy: EvictionPolicy
@@ -116,8 +116,8 @@ def _measure(size: int, rounds: int) -> dict[str, tuple[list[float], list[float]
     return times
 
 
-def _full(name: str, size: int) -> Side:
-    side = Side(make_policy(name, size), free=list(range(size)))
+def _full(name: str, size: int) -> FullPool:
+    side = FullPool(make_policy(name, size), free=list(range(size)))
     while len(side.free) >= TABLE_BLOCKS:
         side.policy.now += 0.1
         side.serve_new()

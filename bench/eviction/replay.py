@@ -63,7 +63,7 @@ class TraceError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class TraceRequest:
     """One line of a trace: arrival (s), generated tokens, digests of the prompt's blocks."""
 
     ts: float
@@ -77,7 +77,7 @@ class Trace:
 
     name: str
     block_tokens: int
-    requests: list[Request]
+    requests: list[TraceRequest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Line:
     evictions: int
 
 
-def read(file: Path) -> Trace:
+def read_trace(file: Path) -> Trace:
     """Read a trace. Raises TraceError."""
     number = 1
     try:
@@ -122,7 +122,7 @@ def _text(file: Path) -> str:
     return content.decode()
 
 
-def _request(row: dict[str, Any], names: dict[int, Name]) -> Request:
+def _request(row: dict[str, Any], names: dict[int, Name]) -> TraceRequest:
     digests = []
     parent = ROOT_PARENT
     counts = [count for _, count in row["b"]]
@@ -144,7 +144,7 @@ def _request(row: dict[str, Any], names: dict[int, Name]) -> Request:
     output = int(row["out"])
     if not 0 <= output <= MAX_OUTPUT:
         raise ValueError(f"out is 0 to {MAX_OUTPUT}, not {output}")
-    return Request(ts, output, digests)
+    return TraceRequest(ts, output, digests)
 
 
 def replay(trace: Trace, capacity: int, policy: str) -> Line:
@@ -164,7 +164,7 @@ def _policy(trace: Trace, capacity: int, name: str) -> EvictionPolicy:
     return make_policy(name, capacity + 1)
 
 
-def _serve(state: State, session: Session, request: Request, capacity: int) -> int:
+def _serve(state: State, session: Session, request: TraceRequest, capacity: int) -> int:
     """One request from arrival to end; returns its hits, in blocks."""
     lifecycle.tick(state, round(request.ts * 1000))
     digests = request.digests[:capacity]
@@ -191,7 +191,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="a JSON object a line instead of a table")
     arguments = parser.parse_args(argv)
     try:
-        trace = read(arguments.file)
+        trace = read_trace(arguments.file)
     except TraceError as error:
         print(f"quire bench replay: {one_line(str(error))}", file=sys.stderr)
         return 1

@@ -70,7 +70,7 @@ def fit(measured: list[Point]) -> Weights | None:
     return best[1] if best else None
 
 
-def write(arch: str, weights: Weights, source: str, table: Path = TABLE) -> None:
+def write_group_row(arch: str, weights: Weights, source: str, table: Path = TABLE) -> None:
     """Replace the architecture's row."""
     content = json.loads(table.read_text(encoding="utf-8"))
     row = {"arch": arch, "margin": weights.margin, "fixed_bytes": weights.fixed_bytes, "source": source}
@@ -93,7 +93,7 @@ def main() -> int:
     if weights is None:
         print(f"fit_groups: {len(measured)} steps, and no weights keep within {MOST_LOST}", file=sys.stderr)
         return 1
-    write(gpu["arch"], weights, f"{len(measured)} steps on {gpu['name']}, {result['date']}")
+    write_group_row(gpu["arch"], weights, f"{len(measured)} steps on {gpu['name']}, {result['date']}")
     print(f"fit_groups: {weights} for {gpu['arch']} from {len(measured)} steps, written to {TABLE}")
     return 0
 

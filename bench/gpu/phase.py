@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from bench.report.figures import say
+
+Row = dict[str, Any]  # of figures, by the name of their column
 
 
 @dataclass(slots=True)
@@ -78,8 +81,3 @@ class Phase:
         """Exit code of the phase."""
         self.save()
         return 1 if self.failures else 0
-
-
-def say(text: str) -> None:
-    """A line for whoever watches."""
-    print(text, file=sys.stderr, flush=True)

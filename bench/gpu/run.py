@@ -129,7 +129,7 @@ def _figures(file: Path) -> dict[str, Any]:
     return found
 
 
-def write(result: dict[str, Any], folders: list[Path], name: str) -> None:
+def write_result(result: dict[str, Any], folders: list[Path], name: str) -> None:
     """The result so far, for programs and for people."""
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def main() -> int:
             if part.name in (options.only or part.name):
                 left = began + TOTAL_S - time.monotonic() if found else float("inf")
                 result["phases"][part.name] = run_phase(part, options.device, env, Path(scratch), max(1.0, left))
-                write(result, folders(options.device, options.out), "gpu")
+                write_result(result, folders(options.device, options.out), "gpu")
     return int(any(phase["state"] == "failed" for phase in result["phases"].values()))
 
 

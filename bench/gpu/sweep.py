@@ -68,7 +68,7 @@ class Inputs:
         self.out = torch.empty(rows, heads, head_dim, dtype=wide, device=device)
 
 
-def milliseconds(plan: AttentionPlan, inputs: Inputs, regime: str, launch: Launch) -> float | None:
+def launch_milliseconds(plan: AttentionPlan, inputs: Inputs, regime: str, launch: Launch) -> float | None:
     """Median time of one launch, None if it cannot be made."""
     device = inputs.query.device
     sm_count = torch.cuda.get_device_properties(device).multi_processor_count
@@ -101,7 +101,7 @@ def best_row(head_dim: int, group: int, dtype: str, regime: str, device: torch.d
     """The table's row for one combination."""
     plan = workload(regime)
     inputs = Inputs(plan, head_dim, group, getattr(torch, dtype), device)
-    timed = [(milliseconds(plan, inputs, regime, launch), launch) for launch in candidates(regime, group)]
+    timed = [(launch_milliseconds(plan, inputs, regime, launch), launch) for launch in candidates(regime, group)]
     found = sorted(((time, launch) for time, launch in timed if time is not None), key=lambda pair: pair[0])
     if not found:
         return None
@@ -122,7 +122,7 @@ def best_row(head_dim: int, group: int, dtype: str, regime: str, device: torch.d
     }
 
 
-def write(rows: list[dict[str, Any]]) -> None:
+def write_launch_rows(rows: list[dict[str, Any]]) -> None:
     """Replace the rows with the same keys, one row a line."""
     table = json.loads(TABLE.read_text(encoding="utf-8"))
     keys = ("arch", "head_dim", "group", "dtype", "regime")
@@ -145,7 +145,7 @@ def main() -> int:
     device = torch.device("cuda", torch.cuda.current_device())
     combinations = product(options.head_dim, options.group, options.dtype, options.regime)
     found = [row for values in combinations if (row := best_row(*values, device)) is not None]
-    write(found)
+    write_launch_rows(found)
     print(f"sweep: {len(found)} rows written to {TABLE}")
     return 0
 

@@ -21,7 +21,7 @@ REQUEST_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Endpoint:
     """Where requests go. ``key`` and ``extra`` (fields of the body) depend on the tenant."""
 
     host: str
@@ -31,7 +31,7 @@ class Target:
     extra: Callable[[int], dict[str, Any]]
 
 
-def play(agents: tuple[Agent, ...], *targets: Target, limit_s: float | None = None) -> list[list[Answer]]:
+def play(agents: tuple[Agent, ...], *targets: Endpoint, limit_s: float | None = None) -> list[list[Answer]]:
     """Run all agents to their end; the answers of each agent's turns. Raises OutOfTime where that takes too long.
 
     Several targets are dealt out in turn, each to one agent of every tenant.
@@ -55,7 +55,7 @@ def play(agents: tuple[Agent, ...], *targets: Target, limit_s: float | None = No
 
 
 def play_cold(
-    publish: Callable[[], None], agents: tuple[Agent, ...], *targets: Target, limit_s: float | None = None
+    publish: Callable[[], None], agents: tuple[Agent, ...], *targets: Endpoint, limit_s: float | None = None
 ) -> list[list[Answer]]:
     """The same, with the publishing of prompts inside what is timed: every agent's first answer waited for it."""
     began = time.perf_counter()
@@ -65,7 +65,7 @@ def play_cold(
     return [[replace(turns[0], began=turns[0].began - spent), *turns[1:]] for turns in answers]
 
 
-async def _live(agent: Agent, target: Target) -> list[Answer]:
+async def _live(agent: Agent, target: Endpoint) -> list[Answer]:
     await asyncio.sleep(agent.start_s)
     messages = [{"role": "system", "content": agent.system}] if agent.system else []
     answers = []
@@ -79,7 +79,7 @@ async def _live(agent: Agent, target: Target) -> list[Answer]:
     return answers
 
 
-def _body(agent: Agent, messages: list[dict[str, str]], target: Target) -> dict[str, Any]:
+def _body(agent: Agent, messages: list[dict[str, str]], target: Endpoint) -> dict[str, Any]:
     # No seed for those that are drawn: vLLM's CPU build ends with "CPU Generator does not use offset" when a request
     # with one is prefilled in parts.
     sampling: dict[str, Any] = {"temperature": 0.0 if agent.greedy else 1.0}
@@ -95,7 +95,7 @@ def _body(agent: Agent, messages: list[dict[str, str]], target: Target) -> dict[
     }
 
 
-def summary(answers: list[list[Answer]]) -> dict[str, float]:
+def play_summary(answers: list[list[Answer]]) -> dict[str, float]:
     """Times in seconds, from the first request's sending to the last answer's end."""
     flat = [answer for turns in answers for answer in turns]
     span = max(a.ended for a in flat) - min(a.began for a in flat)

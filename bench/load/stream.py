@@ -91,10 +91,10 @@ async def complete(host: str, port: int, key: str, body: dict[str, Any], timeout
         await asyncio.wait_for(recorder.done, timeout_s)
     finally:
         transport.abort()
-    return read(bytes(recorder.received), recorder.marks, began)
+    return read_answer(bytes(recorder.received), recorder.marks, began)
 
 
-def read(received: bytes, marks: list[tuple[int, float]], began: float) -> Answer:
+def read_answer(received: bytes, marks: list[tuple[int, float]], began: float) -> Answer:
     """Parse a recorded answer; raises StreamError."""
     head, found, _ = received.partition(HEAD_END)
     if not found or b" 200 " not in head.split(b"\r\n", 1)[0]:

@@ -18,12 +18,12 @@ SENTENCE = "The quick brown fox jumps over the lazy dog. "
 HOLD_S = 8.0  # how long those stay that send or read nothing
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
-Answers = Counter[str]
-Send = Callable[[], Awaitable[Answers]]
+StatusCounts = Counter[str]
+Send = Callable[[], Awaitable[StatusCounts]]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class AttackedGateway:
     """The gateway, the attacker's key, the model's name, and the token that is half a character."""
 
     port: int
@@ -75,51 +75,51 @@ async def hold(port: int, request: bytes, seconds: float) -> str:
     return "held"
 
 
-def all_at_once(target: Target, requests: list[bytes]) -> Send:
+def all_at_once(target: AttackedGateway, requests: list[bytes]) -> Send:
     """Each on a connection of its own, all at the same time."""
 
-    async def send() -> Answers:
+    async def send() -> StatusCounts:
         return Counter(await asyncio.gather(*(answer(target.port, request) for request in requests)))
 
     return send
 
 
-def held(target: Target, requests: list[bytes]) -> Send:
+def held(target: AttackedGateway, requests: list[bytes]) -> Send:
     """The same without reading an answer."""
 
-    async def send() -> Answers:
+    async def send() -> StatusCounts:
         return Counter(await asyncio.gather(*(hold(target.port, request, HOLD_S) for request in requests)))
 
     return send
 
 
-def chat_12mb(t: Target) -> Send:
+def chat_12mb(t: AttackedGateway) -> Send:
     """vllm-project/vllm#24910."""
     return all_at_once(t, [t.json(CHAT, messages=[{"role": "user", "content": SENTENCE * (12_000_000 // 45)}])])
 
 
-def prompt_31mb(t: Target) -> Send:
+def prompt_31mb(t: AttackedGateway) -> Send:
     """One text as long as a body may be."""
     return all_at_once(t, [t.json(COMPLETIONS, prompt=SENTENCE * (31_000_000 // 45))])
 
 
-def empty_messages(t: Target) -> Send:
+def empty_messages(t: AttackedGateway) -> Send:
     """800,000 messages without a word."""
     return all_at_once(t, [t.json(CHAT, messages=[{"role": "user", "content": ""}] * 800_000)])
 
 
-def content_parts(t: Target) -> Send:
+def content_parts(t: AttackedGateway) -> Send:
     """300,000 parts of one message."""
     parts = [{"type": "text", "text": "a"}] * 300_000
     return all_at_once(t, [t.json(CHAT, messages=[{"role": "user", "content": parts}])])
 
 
-def token_ids(t: Target) -> Send:
+def token_ids(t: AttackedGateway) -> Send:
     """Two million token ids."""
     return all_at_once(t, [t.json(COMPLETIONS, prompt=[7] * 2_000_000)])
 
 
-def hung_up(t: Target) -> Send:
+def hung_up(t: AttackedGateway) -> Send:
     """Six chats of 4 MB, each sent whole and given up."""
     request = t.json(CHAT, messages=[{"role": "user", "content": SENTENCE * (4_000_000 // 45)}])
 
@@ -134,13 +134,13 @@ def hung_up(t: Target) -> Send:
             return "cut"
         return "hung up"
 
-    async def send() -> Answers:
+    async def send() -> StatusCounts:
         return Counter(await asyncio.gather(*(one() for _ in range(6))))
 
     return send
 
 
-def nested(t: Target) -> Send:
+def nested(t: AttackedGateway) -> Send:
     """JSON a hundred thousand levels deep, and tool arguments of a thousand."""
     deep = f'{{"model":"{t.model}","prompt":"x","max_tokens":1,"x":{"[" * 100_000}{"]" * 100_000}}}'.encode()
     call = {
@@ -156,7 +156,7 @@ def nested(t: Target) -> Send:
     return all_at_once(t, [t.request(COMPLETIONS, deep), t.json(CHAT, messages=messages)] * 10)
 
 
-def trickle(t: Target) -> Send:
+def trickle(t: AttackedGateway) -> Send:
     """Two hundred bodies of which half comes at once and then a byte at a time."""
     start = t.request(COMPLETIONS, b'{"prompt":"' + b"x" * 50_000, length=100_000)
 
@@ -172,57 +172,57 @@ def trickle(t: Target) -> Send:
             return "cut"
         return "held"
 
-    async def send() -> Answers:
+    async def send() -> StatusCounts:
         return Counter(await asyncio.gather(*(one() for _ in range(200))))
 
     return send
 
 
-def half_characters(t: Target) -> Send:
+def half_characters(t: AttackedGateway) -> Send:
     """Answers of tokens that no decoder can show: four of 6,000."""
     fields = {"prompt": [t.half], "max_tokens": 6000, "stream": True, "ignore_eos": True, "temperature": 0}
     return all_at_once(t, [t.json(COMPLETIONS, **fields)] * 4)
 
 
-def long_headers(t: Target) -> Send:
+def long_headers(t: AttackedGateway) -> Send:
     """Heads of 100 KB, two hundred at a time."""
     headers = "".join(f"X-{i}: {'h' * 990}\r\n" for i in range(100))
     return all_at_once(t, [t.request(COMPLETIONS, b"{}", headers=headers)] * 200)
 
 
-def long_paths(t: Target) -> Send:
+def long_paths(t: AttackedGateway) -> Send:
     """Five hundred requests without a key, for a path of 54 kB."""
     return all_at_once(t, [t.request("/v1/" + "p" * 54_000, b"", key=False)] * 500)
 
 
-def unread(t: Target) -> Send:
+def unread(t: AttackedGateway) -> Send:
     """Two streams of 64 answers with log probabilities, none of which is read."""
     fields = {"n": 64, "max_tokens": 1500, "stream": True, "ignore_eos": True, "logprobs": True, "top_logprobs": 20}
     return held(t, [t.json(CHAT, messages=[{"role": "user", "content": "x"}], **fields)] * 2)
 
 
-def requests_1200(t: Target) -> Send:
+def requests_1200(t: AttackedGateway) -> Send:
     """1,200 small requests."""
     return all_at_once(t, [t.json(COMPLETIONS, prompt=f"{i}: {SENTENCE * 5}", max_tokens=32) for i in range(1200)])
 
 
-def prompts_1024(t: Target) -> Send:
+def prompts_1024(t: AttackedGateway) -> Send:
     """One request of 1,024 prompts."""
     return all_at_once(t, [t.json(COMPLETIONS, prompt=[f"{i}: {SENTENCE * 5}" for i in range(1024)], max_tokens=32)])
 
 
-def many_choices(t: Target) -> Send:
+def many_choices(t: AttackedGateway) -> Send:
     """Twenty requests of 64 answers each."""
     fields = {"n": 64, "max_tokens": 64, "ignore_eos": True}
     return all_at_once(t, [t.json(COMPLETIONS, prompt=f"{i}: {SENTENCE}", **fields) for i in range(20)])
 
 
-def silent(t: Target) -> Send:
+def silent(t: AttackedGateway) -> Send:
     """1,100 connections that say nothing, or half a head."""
     return held(t, [b"", b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-A: "] * 550)
 
 
-BODIES: dict[str, Callable[[Target], Send]] = {
+BODIES: dict[str, Callable[[AttackedGateway], Send]] = {
     "chat of 12 MB": chat_12mb,
     "prompt of 31 MB": prompt_31mb,
     "800,000 empty messages": empty_messages,
@@ -236,7 +236,7 @@ BODIES: dict[str, Callable[[Target], Send]] = {
     "paths of 54 kB, no key": long_paths,
     "two unread streams, n=64": unread,
 }
-FLOODS: dict[str, Callable[[Target], Send]] = {
+FLOODS: dict[str, Callable[[AttackedGateway], Send]] = {
     "1,200 requests": requests_1200,
     "1,024 prompts in one": prompts_1024,
     "20 requests of n=64": many_choices,

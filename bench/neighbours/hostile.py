@@ -24,8 +24,8 @@ from bench.processes.side import ROOT, Side, SideError
 from bench.report.figures import Report, median, say, table
 from bench.servers.server import Server, free_port, status
 
-from .attacks import BODIES, FLOODS, Answers, Send, Target
-from .hostile_model import fragment, model_directory
+from .attacks import BODIES, FLOODS, AttackedGateway, Send, StatusCounts
+from .hostile_model import fragment, hostile_model_directory
 
 BOUND_MS = 100.0
 ATTACKER, VICTIM = "key-of-the-attacker", "key-of-the-victim"
@@ -46,7 +46,7 @@ COLUMNS = {
 }
 
 
-class Stack(Server):
+class AttackedStack(Server):
     """``quire serve`` of this environment, or of the packages in another checkout."""
 
     name = "quire"
@@ -158,19 +158,19 @@ def _fill(report: Report, rows: list[dict[str, Any]]) -> None:
 
 def _measure(make: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """One attack on a stack of its own: medians over the rounds."""
-    model = model_directory()
-    with Stack(model, arguments.engines, arguments.source) as stack:
-        send = make(Target(stack.port, ATTACKER, model.name, fragment(model)))
+    model = hostile_model_directory()
+    with AttackedStack(model, arguments.engines, arguments.source) as stack:
+        send = make(AttackedGateway(stack.port, ATTACKER, model.name, fragment(model)))
         command = [sys.executable, "-m", "bench.neighbours.victim", str(stack.port), VICTIM, model.name]
         with Side("victim", command, {"PYTHONPATH": str(ROOT)}) as victim:
             time.sleep(1.0)  # the first requests of all: imports, first compilations
             rounds: list[dict[str, Any]] = []
             while len(rounds) < arguments.rounds and (not rounds or not rounds[-1]["stands"]):
                 rounds.append(_round(stack, victim, send, arguments))
-    return summary(rounds)
+    return attack_summary(rounds)
 
 
-def _round(stack: Stack, victim: Side, send: Send, arguments: argparse.Namespace) -> dict[str, Any]:
+def _round(stack: AttackedStack, victim: Side, send: Send, arguments: argparse.Namespace) -> dict[str, Any]:
     """Quiet, then attacked."""
     victim.ask(op="begin")
     time.sleep(arguments.quiet_s)
@@ -194,7 +194,7 @@ def _round(stack: Stack, victim: Side, send: Send, arguments: argparse.Namespace
     }
 
 
-def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+def attack_summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians of what is measured, the largest memory; None if the gateway was gone. What is told is told once."""
     found: dict[str, Any] = {"rounds": rounds}
     for name, last in rounds[-1].items():
@@ -218,9 +218,9 @@ def _milliseconds(seen: dict[str, Any]) -> dict[str, Any]:
     return {**times, **seen, "refused": ", ".join(filter(None, counts)) or "-"}
 
 
-async def _limited(send: Send, limit_s: float) -> Answers:
+async def _limited(send: Send, limit_s: float) -> StatusCounts:
     try:
         async with asyncio.timeout(limit_s):
             return await send()
     except TimeoutError:
-        return Answers({"no end": 1})
+        return StatusCounts({"no end": 1})

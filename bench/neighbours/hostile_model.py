@@ -30,7 +30,7 @@ TEMPLATE = (
 )
 
 
-def model_directory() -> Path:
+def hostile_model_directory() -> Path:
     """The directory of the model, made if it is not there (half a minute)."""
     directory = MODELS / "hostile"
     if not (directory / "done").exists():

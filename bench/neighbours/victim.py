@@ -25,7 +25,7 @@ STREAM_TOKENS = 4000
 
 
 @dataclass(slots=True)
-class Seen:
+class Waits:
     """Seconds, and counts.
 
     ``refused``: small requests by status other than 200; ``broken``: streams that were cut; ``stands``: what had not
@@ -49,7 +49,7 @@ class Victim:
 
     def __init__(self, port: int, key: str, model: str) -> None:
         self._port, self._key, self._model = port, key, model
-        self.seen = Seen()
+        self.seen = Waits()
         self.last = {"stream": 0.0, "health": 0.0, "request": 0.0}  # when each went on last
 
     @asynccontextmanager
@@ -148,7 +148,7 @@ class Victim:
             self.seen.lag_s = max(self.seen.lag_s, time.perf_counter() - began - LAG_EACH_S)
 
 
-async def serve(victim: Victim) -> None:
+async def answer_requests(victim: Victim) -> None:
     """Answer requests on stdin until it is closed."""
     loops = [asyncio.ensure_future(loop()) for loop in (victim.stream, victim.health, victim.requests, victim.lag)]
     lines = asyncio.StreamReader()
@@ -156,7 +156,7 @@ async def serve(victim: Victim) -> None:
     while line := await lines.readline():
         request = json.loads(line)
         if request["op"] == "begin":
-            victim.seen = Seen()
+            victim.seen = Waits()
         else:
             await victim.gone_on(request["within_s"])
         print(json.dumps(asdict(victim.seen)), flush=True)
@@ -165,4 +165,4 @@ async def serve(victim: Victim) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(Victim(int(sys.argv[1]), sys.argv[2], sys.argv[3])))
+    uvloop.run(answer_requests(Victim(int(sys.argv[1]), sys.argv[2], sys.argv[3])))

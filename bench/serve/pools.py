@@ -18,7 +18,7 @@ import contextlib
 from typing import Any
 
 from bench.load.agents import WORKLOADS, Workload, make
-from bench.load.generator import play, play_cold, summary
+from bench.load.generator import play, play_cold, play_summary
 from bench.models.sizes import SIZES, kv_bytes_per_token, model_directory, words
 from bench.report.figures import Report, machine, median, say, table
 from bench.servers.quire import Quire
@@ -89,7 +89,7 @@ def _one(arguments: argparse.Namespace, way: str, workload: Workload) -> dict[st
             with contextlib.ExitStack() as sampling:
                 peaks = [sampling.enter_context(Peak(server)) for server in servers]
                 answers = play_cold(publish, agents, *targets) if phase == "cold" else play(agents, *targets)
-            figures = summary(answers)
+            figures = play_summary(answers)
             figures["hit_rate"] = 1 - figures["prompt_tokens_computed"] / figures["prompt_tokens"]
             found[phase] = {**figures, "peak_kv_mib": sum(peak.bytes for peak in peaks) / 2**20}
     return found

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.engine.floor import Floor
 from bench.load.agents import TENANTS, Agent, Workload, make
-from bench.load.generator import play, play_cold, summary
+from bench.load.generator import play, play_cold, play_summary
 from bench.load.stream import Answer
 from bench.models.sizes import MAX_LEN, kv_bytes_per_token, model_directory, words
 from bench.servers.kept import Kept
@@ -28,7 +28,7 @@ from bench.servers.vllm import Vllm
 from .samples import OURS, Figures
 
 Answers = list[list[Answer]]
-Phase = tuple[str, Figures, Answers]
+PhaseFigures = tuple[str, Figures, Answers]
 COMPARED = 4  # agents whose answers are compared before anything is timed
 COMPARED_TOKENS = 32
 OFTEN_S = 0.02  # the last blocks of short answers are not held for long
@@ -92,7 +92,7 @@ class Sides:
             server.publish(workload.shared)
             return play(agents, server.target(way == "isolated"), limit_s=limit)
 
-    def measure(self, side: str, workload: Workload) -> Iterator[Phase]:
+    def measure(self, side: str, workload: Workload) -> Iterator[PhaseFigures]:
         """Figures and answers of the cold agents, then of the warm ones, each as soon as it is there."""
         name, _, way = side.partition(" ")
         if name == "transformers":
@@ -139,7 +139,7 @@ class Sides:
             held.append(peak.bytes)
         return {"prompt_kv_mib": (2 * held[0] - held[1]) / 2**20}
 
-    def _without_server(self, mode: str, workload: Workload) -> Phase:
+    def _without_server(self, mode: str, workload: Workload) -> PhaseFigures:
         """Only cold: neither mode keeps anything between calls."""
         peer, limit = self._transformers.get(), self._arguments.limit
         peer.play(mode, self._warm_up(), limit)
@@ -151,7 +151,7 @@ class Sides:
         return "cold", figures, answers
 
     def _summary(self, answers: Answers) -> Figures:
-        figures = summary(answers)
+        figures = play_summary(answers)
         shares = {name: floor.seconds(answers) / figures["span_s"] for name, floor in self._floors.items()}
         return figures | shares
 

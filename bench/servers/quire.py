@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.load.agents import TENANTS
-from bench.load.generator import Target
+from bench.load.generator import Endpoint
 from quire_proto.client.client import KVReader
 from quire_proto.messages import Stats
 
@@ -64,9 +64,9 @@ class Quire(Server):
         """The gateway is healthy: an engine is attached."""
         return status(self._port, "/health") == 200
 
-    def target(self, isolated: bool) -> Target:  # noqa: ARG002 - always so
+    def target(self, isolated: bool) -> Endpoint:  # noqa: ARG002 - always so
         """Tenants are always isolated; the published prompts are shared on purpose."""
-        return Target(HOST, self._port, self._model, self._key, lambda _: {})
+        return Endpoint(HOST, self._port, self._model, self._key, lambda _: {})
 
     def publish(self, prompts: tuple[str, ...]) -> None:
         """Put prompts into the public domain; raises OSError."""

@@ -23,7 +23,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any, Self
 
-from bench.load.generator import Target
+from bench.load.generator import Endpoint
 from bench.processes.side import SideError
 from quire_proto.wire.errors import QuireError
 
@@ -133,7 +133,7 @@ class Server:
         """Whether requests are answered."""
         raise NotImplementedError
 
-    def target(self, isolated: bool) -> Target:
+    def target(self, isolated: bool) -> Endpoint:
         """Where requests go; ``isolated``: no tenant may profit from another's private prompt."""
         raise NotImplementedError
 
@@ -170,9 +170,9 @@ class Elsewhere(Server):
         """Leave it alone."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def target(self, isolated: bool) -> Target:
+    def target(self, isolated: bool) -> Endpoint:
         """One key for all tenants, whose salts tell them apart."""
-        return Target(
+        return Endpoint(
             self._host,
             self._port,
             self._model,

@@ -24,7 +24,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 
 PAGE = 256  # its default
-Answer = dict[str, Any]
+Generated = dict[str, Any]
 
 
 class Clock:
@@ -41,7 +41,7 @@ class Clock:
         """Nothing."""
 
 
-class Peer:
+class LoadedModel:
     """The loaded model."""
 
     def __init__(self, directory: str, kv_bytes: int, token_bytes: int) -> None:
@@ -49,13 +49,13 @@ class Peer:
         self._tokenizer = AutoTokenizer.from_pretrained(directory)
         self._pages = max(8, kv_bytes // (PAGE * token_bytes))
 
-    def play(self, mode: str, agents: list[dict[str, Any]]) -> list[list[Answer]]:
+    def play(self, mode: str, agents: list[dict[str, Any]]) -> list[list[Generated]]:
         """Each agent's answers, turn by turn."""
         began = time.perf_counter()
         histories: list[list[dict[str, str]]] = [
             [{"role": "system", "content": agent["system"]}] if agent["system"] else [] for agent in agents
         ]
-        answers: list[list[Answer]] = [[] for _ in agents]
+        answers: list[list[Generated]] = [[] for _ in agents]
         for turn in range(max(len(agent["turns"]) for agent in agents)):
             live = [i for i, agent in enumerate(agents) if turn < len(agent["turns"])]
             prompts = []
@@ -77,7 +77,7 @@ class Peer:
         length = agent["max_tokens"]
         return GenerationConfig(max_new_tokens=length, min_new_tokens=length, do_sample=not agent["greedy"], top_k=0)
 
-    def _one_by_one(self, prompts: list[list[int]], agents: list[dict[str, Any]]) -> list[Answer]:
+    def _one_by_one(self, prompts: list[list[int]], agents: list[dict[str, Any]]) -> list[Generated]:
         found = []
         for prompt, agent in zip(prompts, agents, strict=True):
             clock = Clock() if agent["n"] == 1 else None
@@ -92,7 +92,7 @@ class Peer:
             found.append(self._answer(prompt, [row[len(prompt) :].tolist() for row in out], times, now, 0))
         return found
 
-    def _batch(self, prompts: list[list[int]], agents: list[dict[str, Any]]) -> list[Answer]:
+    def _batch(self, prompts: list[list[int]], agents: list[dict[str, Any]]) -> list[Generated]:
         first = agents[0]
         copies = [prompt for prompt in prompts for _ in range(first["n"])]
         cache = ContinuousBatchingConfig(num_blocks=self._pages, max_batch_tokens=2048)
@@ -111,7 +111,7 @@ class Peer:
 
     def _answer(
         self, prompt: list[int], rows: list[list[int]], times: list[float], ended: float, cached: int
-    ) -> Answer:
+    ) -> Generated:
         return {
             "ended": ended,
             "tokens": times,
@@ -125,12 +125,12 @@ class Peer:
 def main() -> None:
     """Read requests from stdin until it ends."""
     out, sys.stdout = sys.stdout, sys.stderr  # what the library prints is no answer
-    peer: Peer | None = None
+    peer: LoadedModel | None = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
             if peer is None:
-                peer = Peer(request["directory"], request["kv_bytes"], request["token_bytes"])
+                peer = LoadedModel(request["directory"], request["kv_bytes"], request["token_bytes"])
                 torch.set_num_threads(os.cpu_count() or 1)
                 answer = {"transformers": transformers.__version__, "threads": torch.get_num_threads()}
             else:

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import Self
 
-from bench.load.generator import Target
+from bench.load.generator import Endpoint
 from bench.processes.side import PEERS, SideError, peer_python
 
 from .server import HOST, Server, free_port, get, status
@@ -62,9 +62,9 @@ class Vllm(Server):
         """Its health page."""
         return status(self._port, "/health") == 200
 
-    def target(self, isolated: bool) -> Target:
+    def target(self, isolated: bool) -> Endpoint:
         """Isolated: one ``cache_salt`` a tenant, as its documentation advises; open: none."""
-        return Target(
+        return Endpoint(
             HOST, self._port, self._model, lambda _: "none", lambda t: {"cache_salt": f"tenant-{t}"} if isolated else {}
         )
 

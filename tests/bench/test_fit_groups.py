@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.gpu.fit_groups import FIXED, Point, fit, write
+from bench.gpu.fit_groups import FIXED, Point, fit, write_group_row
 from quire_kernels.group_rule import START, GroupRule, Weights
 
 RULE = GroupRule(kv_heads=8, group=4, head_dim=128, itemsize=2, block_m=64, sm_count=132, weights=START)
@@ -48,7 +48,7 @@ def test_the_row_is_replaced(tmp_path: Path) -> None:
     table.write_text(json.dumps({"note": "kept", "rows": [{"arch": "sm_80", "margin": 1, "fixed_bytes": 0}]}))
 
     for margin in (1.0, 2.0):
-        write("sm_90", Weights(margin, 5), "here", table)
+        write_group_row("sm_90", Weights(margin, 5), "here", table)
 
     content = json.loads(table.read_text())
     assert content["note"] == "kept"

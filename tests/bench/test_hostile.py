@@ -11,7 +11,7 @@ from dataclasses import asdict
 import pytest
 
 from bench.neighbours import hostile
-from bench.neighbours.attacks import BODIES, FLOODS, Target, answer
+from bench.neighbours.attacks import BODIES, FLOODS, AttackedGateway, answer
 from bench.neighbours.victim import Victim
 
 
@@ -21,7 +21,7 @@ def test_rounds_become_medians_and_the_largest_memory() -> None:
         {"gap_ms": gap, "peak_mib": peak, "memory_mib": None if gap == 9.0 else peak, "answers": "1 x 400"}
         for gap, peak in ((9.0, 100.0), (1.0, 300.0), (2.0, 200.0))
     ]
-    found = hostile.summary(rounds)
+    found = hostile.attack_summary(rounds)
     assert (found["gap_ms"], found["peak_mib"], found["answers"]) == (2.0, 300.0, "1 x 400")
     assert found["memory_mib"] is None
     assert found["rounds"] == rounds
@@ -72,7 +72,7 @@ def test_an_answer_is_its_status(said: bytes, expected: str) -> None:
 
     async def ask() -> str:
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            target = Target(server.sockets[0].getsockname()[1], "key", "m", 1)
+            target = AttackedGateway(server.sockets[0].getsockname()[1], "key", "m", 1)
             return await answer(target.port, target.request("/v1/completions", b"{}"))
 
     assert asyncio.run(ask()) == expected

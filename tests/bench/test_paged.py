@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.engine.paged import MODES, SHOWN, Samples, equal_latency, fill, rate_at
+from bench.engine.paged import MODES, SHOWN, RateSamples, equal_latency, fill_report, rate_at
 from bench.report.figures import Report
 
 
@@ -41,13 +41,13 @@ def test_equal_latency_compares_with_static_batches() -> None:
 
 def test_report_of_rounds_so_far() -> None:
     """A run cut short has tables of the rates it came to, each with the number of its rounds."""
-    samples: Samples = {}
+    samples: RateSamples = {}
     for number, mode in enumerate(MODES):
         samples[mode, 0.0] = [dict.fromkeys(SHOWN, 10.0 * (number + 1)), dict.fromkeys(SHOWN, 20.0 * (number + 1))]
         samples[mode, 0.5] = [dict.fromkeys(SHOWN, 1.0)]
     report = Report("paged", {})
-    fill(report, samples)
-    fill(report, samples)
+    fill_report(report, samples)
+    fill_report(report, samples)
 
     assert report.figures["quire_over_static"] == 3.0
     headings = [heading for heading, _ in report.tables]

@@ -11,7 +11,7 @@ import pytest
 
 from bench.engine.floor import Floor
 from bench.load.agents import WORKLOADS, make
-from bench.load.stream import Answer, StreamError, read
+from bench.load.stream import Answer, StreamError, read_answer
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -35,7 +35,7 @@ def test_stream_is_read_with_the_times_of_its_pieces() -> None:
     for number, event in enumerate(events):
         received += event
         marks.append((len(received), float(number)))
-    answer = read(received + b"0\r\n\r\n", [*marks, (len(received) + 5, 9.0)], began=-1.0)
+    answer = read_answer(received + b"0\r\n\r\n", [*marks, (len(received) + 5, 9.0)], began=-1.0)
 
     assert answer.tokens == {0: [1.0, 2.0]}
     assert answer.texts == {0: "w1 w2"}
@@ -45,7 +45,7 @@ def test_stream_is_read_with_the_times_of_its_pieces() -> None:
 def test_refusal_is_an_error() -> None:
     """An answer that is not 200 is reported with what the server said."""
     with pytest.raises(StreamError, match="too many"):
-        read(b"HTTP/1.1 429 Too Many\r\n\r\ntoo many", [(10, 0.0)], began=0.0)
+        read_answer(b"HTTP/1.1 429 Too Many\r\n\r\ntoo many", [(10, 0.0)], began=0.0)
 
 
 def test_floor_counts_what_was_computed() -> None:

@@ -24,7 +24,7 @@ def saved(folder: Path, requests: list[Request]) -> replay.Trace:
     """The requests as a file, read again."""
     file = folder / "trace.jsonl.gz"
     trace_format.write(file, requests, trace="made", part="test", block_tokens=16, desc="")
-    return replay.read(file)
+    return replay.read_trace(file)
 
 
 def ids(request: Request) -> list[int]:

@@ -17,11 +17,11 @@ import torch
 
 from bench.gpu.kernels.cases import BLOCK, Bench, Heads
 from bench.gpu.kernels.clock import milliseconds
-from bench.gpu.phase import Phase, say
+from bench.gpu.phase import Phase, Row
+from bench.report.figures import say
 
 RESERVE_S = 5.0
 WORKSPACE = 256 << 20
-Row = dict[str, Any]
 
 
 def decodes(bench: Bench, heads: Heads, batch: int, keys: int) -> list[Callable[[], Any]] | None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.gpu.phase import Row
 from bench.gpu.processes.stack import write_model
 from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_engine.attention.triton import TritonAttention
@@ -25,7 +26,6 @@ from quire_engine.model.model import load_model
 from quire_engine.transfer import to_device
 
 BLOCK = 16
-Row = dict[str, Any]
 
 
 class Steps:
@@ -50,7 +50,7 @@ class Steps:
         arena = torch.empty(shape, dtype=self._model.module.dtype, device=device).normal_()
         backend = TritonAttention(arena, self._model.heads)
         self._model.use(backend)
-        self._kept = Kept(CudaCapture(device) if device.type == "cuda" else lambda launch: launch)
+        self._kept = LastReplay(CudaCapture(device) if device.type == "cuda" else lambda launch: launch)
         self._graphs = DecodeGraphs(self._model, backend, max(batches), self._kept)
 
     def row(self, batch: int) -> Row:
@@ -95,7 +95,7 @@ class Steps:
         return float(begin.elapsed_time(end)) / self._repeats
 
 
-class Kept:
+class LastReplay:
     """A capture that keeps the replay it made last."""
 
     def __init__(self, capture: Capture) -> None:

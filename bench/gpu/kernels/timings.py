@@ -21,13 +21,13 @@ import torch
 from bench.gpu.kernels.cases import BLOCK, Bench, Heads, decode, prefill, shared
 from bench.gpu.kernels.clock import copy_ceiling, matmul_ceiling, milliseconds
 from bench.gpu.kernels.steps import Steps
-from bench.gpu.phase import Phase, say
+from bench.gpu.phase import Phase, Row
 from bench.gpu.processes.throughput import DRY, SIZES
+from bench.report.figures import say
 
 OWN = 64  # private tokens behind a shared prefix
 RESERVE_S = 10.0
 FP8 = torch.float8_e4m3fn
-Row = dict[str, Any]
 
 
 class Grid:

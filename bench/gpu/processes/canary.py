@@ -21,7 +21,7 @@ from contextlib import contextmanager
 
 import torch
 
-from bench.gpu.phase import say
+from bench.report.figures import say
 from quire_engine.attach import arena_of, gpu_uuid, quiesce
 from quire_proto.client.client import KVClient
 from quire_proto.wire.errors import NoSpace, QuireError

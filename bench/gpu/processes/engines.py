@@ -17,11 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.phase import Phase, say
+from bench.gpu.phase import Phase
 from bench.gpu.processes.late_writes import observe
-from bench.gpu.processes.link import Answer
+from bench.gpu.processes.link import EngineAnswer
 from bench.gpu.processes.stack import Stack, wait_for, write_model
 from bench.models.tiny import FIRST_WORD
+from bench.report.figures import say
 from quire_proto.client.client import KVReader
 from tests.e2e.reference import Reference
 
@@ -43,14 +44,14 @@ def expected_tokens(model: Path, prompts: int) -> Expected:
     return Reference(model).decisive(prompt, TOKENS, prompts)
 
 
-def ended(answer: Answer) -> Answer:
+def ended(answer: EngineAnswer) -> EngineAnswer:
     """Wait for it."""
     if not answer.ended.wait(ANSWER_S):
         raise RuntimeError(f"{answer.name} at {answer.engine} has {len(answer.tokens)} tokens after {ANSWER_S:.0f} s")
     return answer
 
 
-def right(answer: Answer, expected: Expected) -> bool:
+def right(answer: EngineAnswer, expected: Expected) -> bool:
     """Whether an answer that ran to its end has transformers' tokens."""
     return answer.tokens == expected[answer.prompt]
 
@@ -94,7 +95,7 @@ class Chaos:
     def __init__(self, stack: Stack, expected: Expected) -> None:
         self._stack, self._expected = stack, expected
         self._draw = random.Random(3)
-        self._open: list[Answer] = []
+        self._open: list[EngineAnswer] = []
         self.counts: dict[str, int] = {}
         self.wrong: list[str] = []
 

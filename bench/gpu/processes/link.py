@@ -19,7 +19,7 @@ from quire_proto.wire.u32 import pack, unpack
 
 
 @dataclass(slots=True)
-class Answer:
+class EngineAnswer:
     """One request and what came back; times from ``time.monotonic``."""
 
     name: str
@@ -39,7 +39,7 @@ class Answer:
 class _Engine:
     connection: socket.socket
     ready: bool = False
-    open: dict[str, Answer] = field(default_factory=dict)
+    open: dict[str, EngineAnswer] = field(default_factory=dict)
 
 
 class Gateway:
@@ -59,11 +59,11 @@ class Gateway:
         with self._lock:
             return {name for name, engine in self._engines.items() if engine.ready}
 
-    def ask(self, engine: str, prompt: Sequence[int], tokens: int) -> Answer:
+    def ask(self, engine: str, prompt: Sequence[int], tokens: int) -> EngineAnswer:
         """Send a greedy request of exactly ``tokens`` tokens; at once ``lost`` if the engine is not there."""
         with self._lock:
             self._asked += 1
-            answer = Answer(f"request-{self._asked}", engine, tuple(prompt))
+            answer = EngineAnswer(f"request-{self._asked}", engine, tuple(prompt))
             there = self._engines.get(engine)
             if there is None:
                 _end(answer, "lost")
@@ -73,7 +73,7 @@ class Gateway:
         self._send(there, Generate(answer.name, "tenant", pack(prompt), how))
         return answer
 
-    def abort(self, answer: Answer) -> None:
+    def abort(self, answer: EngineAnswer) -> None:
         """Stop a request: its answer ends here as ``aborted``, an engine says nothing more about it."""
         with self._lock:
             there = self._engines.get(answer.engine)
@@ -139,6 +139,6 @@ def _deliver(engine: _Engine, item: Output) -> None:
         del engine.open[answer.name]
 
 
-def _end(answer: Answer, finish: str) -> None:
+def _end(answer: EngineAnswer, finish: str) -> None:
     answer.finish = finish
     answer.ended.set()

@@ -12,9 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.phase import Phase, say
+from bench.gpu.phase import Phase
 from bench.gpu.processes.stack import Stack, write_model
 from bench.models.tiny import FIRST_WORD
+from bench.report.figures import say
 
 ANSWER_S = 120.0
 SIZES: dict[str, Any] = {"layers": 12, "hidden": 1024, "heads": 16, "kv_heads": 4, "head_dim": 64, "vocab": 8000}
