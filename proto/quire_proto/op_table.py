@@ -1,12 +1,14 @@
-"""The op table of the client: for each op its body, its reply, and whether it is ordered.
+"""The op table: for each op its body, its reply, its order, and what it needs of its peer. There is no other.
 
-Adding an op is one line here and one method in ``calls``; a test compares the two.
+The client builds its calls on it, the kvstore its checks. Adding an op is one line here, one method in ``calls`` and
+one handler in the kvstore; tests compare the three.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
 
 from quire_proto.messages import handoff as h
 from quire_proto.messages import sharing as a
@@ -17,41 +19,74 @@ from . import messages as m
 R = TypeVar("R")
 
 
+class Needs(StrEnum):
+    """What an op needs of the peer that asks for it."""
+
+    ANY_PEER = "any peer"  # it may name no session
+    SESSION = "session"  # one that is not fenced
+    WRITABLE = "writable"  # such a session, attached with the side socket's token
+    ACTIVE = "active"  # a writable one that is ready
+    ENDING = "ending"  # any session, even a fenced one
+
+
 @dataclass(frozen=True, slots=True)
 class Op(Generic[R]):
-    """One op. An ``ordered`` one is applied strictly in the order of its session's numbers; for the others the number
-    only correlates the reply. A ``deferred`` one is answered when something has happened: no reply yet is no sign of a
-    lost one."""
+    """One op.
+
+    Attributes:
+        ordered: whether it is applied strictly in the order of its session's numbers; for the others the number only
+            correlates the reply.
+        deferred: whether it is answered when something has happened: no reply yet is no sign of a lost one.
+    """
 
     name: str
     body: type
     reply: type[R]
+    needs: Needs
     ordered: bool = False
     deferred: bool = False
 
 
-ATTACH = Op("attach", m.Attach, m.Attached)
-HEARTBEAT = Op("heartbeat", m.Heartbeat, m.Alive)
-READY = Op("ready", m.Empty, m.Empty, ordered=True)
-DETACH = Op("detach", m.Empty, m.Detached, ordered=True)
-STEP = Op("step", m.Step, m.Stepped, ordered=True)
-ALLOCATE = Op("allocate", m.Allocate, m.Allocated, ordered=True)
-EXTEND = Op("extend", m.Extend, m.Extended, ordered=True)
-FORK = Op("fork", m.Fork, m.Forked, ordered=True)
-SEAL = Op("seal", m.Seal, m.Sealed, ordered=True)
-FREE = Op("free", m.Free, m.Freed, ordered=True)
-OFFER = Op("offer", h.Offer, h.Offered, ordered=True)
-ADOPT = Op("adopt", h.Adopt, h.Adopted, ordered=True)
-DOMAIN = Op("domain", m.Domain, m.DomainKey)
-WAIT = Op("wait", m.Wait, m.Waited, deferred=True)
-PUBLICATIONS = Op("publications", m.Empty, m.Publications)
-LOOKUP = Op("lookup", m.Lookup, m.Found)
-STATS = Op("stats", m.Empty, m.Stats)
-TENANTS = Op("tenants", m.Empty, t.Tenants)
-QUOTA = Op("quota", t.SetQuota, t.TenantUsage)
-PUBLISH = Op("publish", a.Publish, a.Published)
-UNPUBLISH = Op("unpublish", a.Unpublish, m.Empty)
-GROUPS = Op("groups", m.Empty, a.Groups)
-JOIN = Op("join", a.Join, a.Groups)
-LEAVE = Op("leave", a.Leave, a.Groups)
-EVENTS = Op("events", m.Empty, m.Events)
+OPS: dict[str, Op[Any]] = {}
+
+
+def _op(
+    name: str,
+    body: type,
+    reply: type[R],
+    needs: Needs = Needs.ANY_PEER,
+    *,
+    ordered: bool = False,
+    deferred: bool = False,
+) -> Op[R]:
+    """Enter an op into the table."""
+    op = Op(name, body, reply, needs, ordered, deferred)
+    OPS[name] = op
+    return op
+
+
+ATTACH = _op("attach", m.Attach, m.Attached)
+HEARTBEAT = _op("heartbeat", m.Heartbeat, m.Alive, Needs.SESSION)
+READY = _op("ready", m.Empty, m.Empty, Needs.WRITABLE, ordered=True)
+DETACH = _op("detach", m.Empty, m.Detached, Needs.ENDING, ordered=True)
+STEP = _op("step", m.Step, m.Stepped, Needs.ACTIVE, ordered=True)
+ALLOCATE = _op("allocate", m.Allocate, m.Allocated, Needs.ACTIVE, ordered=True)
+EXTEND = _op("extend", m.Extend, m.Extended, Needs.ACTIVE, ordered=True)
+FORK = _op("fork", m.Fork, m.Forked, Needs.ACTIVE, ordered=True)
+SEAL = _op("seal", m.Seal, m.Sealed, Needs.ACTIVE, ordered=True)
+FREE = _op("free", m.Free, m.Freed, Needs.ACTIVE, ordered=True)
+OFFER = _op("offer", h.Offer, h.Offered, Needs.ACTIVE, ordered=True)
+ADOPT = _op("adopt", h.Adopt, h.Adopted, Needs.ACTIVE, ordered=True)
+DOMAIN = _op("domain", m.Domain, m.DomainKey, Needs.WRITABLE)
+WAIT = _op("wait", m.Wait, m.Waited, Needs.ACTIVE, deferred=True)
+PUBLICATIONS = _op("publications", m.Empty, m.Publications)
+LOOKUP = _op("lookup", m.Lookup, m.Found)
+STATS = _op("stats", m.Empty, m.Stats)
+TENANTS = _op("tenants", m.Empty, t.Tenants)
+QUOTA = _op("quota", t.SetQuota, t.TenantUsage)
+PUBLISH = _op("publish", a.Publish, a.Published)
+UNPUBLISH = _op("unpublish", a.Unpublish, m.Empty)
+GROUPS = _op("groups", m.Empty, a.Groups)
+JOIN = _op("join", a.Join, a.Groups)
+LEAVE = _op("leave", a.Leave, a.Groups)
+EVENTS = _op("events", m.Empty, m.Events)

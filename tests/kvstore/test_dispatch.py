@@ -8,9 +8,10 @@ import msgpack
 import pytest
 
 from quire_kvstore.ops import query, step
-from quire_kvstore.server.op_table import OPS
+from quire_kvstore.server.handlers import HANDLERS
 from quire_kvstore.server.task import Task
 from quire_proto import messages as m
+from quire_proto.op_table import OPS
 from quire_proto.wire.codec import from_map
 from quire_proto.wire.envelope import VERSION, decode_reply
 from quire_proto.wire.errors import BY_CODE
@@ -291,6 +292,11 @@ def test_a_malformed_frame_gets_an_error_with_the_number_if_readable(
     assert (reply.number, reply.code) == (number, code)
     assert code in BY_CODE
     assert reply.boot == wire.service.boot
+
+
+def test_every_op_has_a_handler() -> None:
+    """What the op table names is carried out, and nothing else."""
+    assert set(HANDLERS) == set(OPS)
 
 
 @pytest.mark.parametrize("op", ["stats", "step"])

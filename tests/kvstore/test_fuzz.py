@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from quire_kvstore.server.op_table import OPS
 from quire_kvstore.server.task import Task
 from quire_kvstore.sharing.change_log import Journal
 from quire_proto import messages as m
+from quire_proto.op_table import OPS
 from quire_proto.wire.envelope import decode_reply
 from quire_proto.wire.errors import BY_CODE
 from tests.kvstore.fuzzing import TARGET, Fuzzer

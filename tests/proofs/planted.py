@@ -19,13 +19,14 @@ from quire_kvstore.ops import free as releasing
 from quire_kvstore.ops import handoff as offering
 from quire_kvstore.ops import lifecycle as leasing
 from quire_kvstore.server import admin as administration
+from quire_kvstore.server import dispatch, handlers
 from quire_kvstore.server import liveness as processes
-from quire_kvstore.server import op_table as ops
 from quire_kvstore.sessions import reply_window as window
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.prefix_index import PrefixIndex
 from quire_kvstore.state import State
 from quire_proto import messages as m
+from quire_proto.op_table import Op
 from quire_proto.step import retire
 from quire_proto.step import token_chain as proto_chain
 from quire_proto.wire import digests
@@ -64,7 +65,7 @@ def domain_key_ignored(patch: pytest.MonkeyPatch) -> None:
     def domain_key(root_key: bytes, domain: str, generation: int) -> bytes:
         return real(root_key, "", 0)
 
-    patch.setattr(ops, "domain_key", domain_key)
+    patch.setattr(handlers, "domain_key", domain_key)
 
 
 def last_token_not_hashed(patch: pytest.MonkeyPatch) -> None:
@@ -187,9 +188,9 @@ def fork_takes_the_appender(patch: pytest.MonkeyPatch) -> None:
 
 def fenced_session_may_act(patch: pytest.MonkeyPatch) -> None:
     """A fenced session's requests are still executed."""
-    real = ops.permit
+    real = dispatch.permit
 
-    def check(op: ops.Op, session: Session | None) -> None:
+    def check(op: Op[Any], session: Session | None) -> None:
         if session is None or session.state != "fenced":
             real(op, session)
 

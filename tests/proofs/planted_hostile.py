@@ -10,7 +10,7 @@ from quire_kvstore.events.catalogue import Catalogue
 from quire_kvstore.ops import allocate as claiming
 from quire_kvstore.ops import extend as growing
 from quire_kvstore.ops import fork as forking
-from quire_kvstore.server import op_table as ops
+from quire_kvstore.server import handlers
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.sharing import groups
 from quire_kvstore.sharing.claims import DEADLINE, Claims, Waiter
@@ -75,7 +75,7 @@ def hit_beyond_anothers_limit(patch: pytest.MonkeyPatch) -> None:
 def priority_that_no_row_can_hold(patch: pytest.MonkeyPatch) -> None:
     """Priorities are taken as they come, and told in rows of 32 bits."""
     patch.setattr(growing, "U32_MAX", 1 << 62)
-    patch.setattr(ops, "U32_MAX", 1 << 62)
+    patch.setattr(handlers, "U32_MAX", 1 << 62)
 
 
 def publication_s_name_is_anybody_s(patch: pytest.MonkeyPatch) -> None:

@@ -16,15 +16,13 @@ import pytest
 
 import quire_kv
 from quire_kv import AsyncKVClient, KVClient, KVReader, Step, StepBuilder, pack, results, unpack
-from quire_proto import op_table as ops
 from quire_proto.client.client import KVClient as Behind
-from quire_proto.op_table import Op
+from quire_proto.op_table import OPS
 from quire_proto.step.retire import RetireList
 from quire_proto.wire.u32 import unpack_rows
 from tests.proto.harness import Kvstore
 from tests.repo.scripts import script
 
-OPS = {op.name: op for op in vars(ops).values() if isinstance(op, Op)}
 LIFE = {"attach", "ready", "heartbeat"}  # what makes and keeps a session: the constructor, and a thread
 NAMED = {"publications": "fetch_publications"}  # ``publications`` is the list as last fetched
 CLIENTS = [KVClient, AsyncKVClient]

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from quire_proto import messages
-from quire_proto import op_table as ops
 from quire_proto.client.requests import UNORDERED_FROM
 from quire_proto.messages import (
     Allocate,
@@ -26,7 +25,7 @@ from quire_proto.messages import (
 from quire_proto.messages import handoff as handover
 from quire_proto.messages import sharing as administration
 from quire_proto.messages import tenants as tenancy
-from quire_proto.op_table import Op
+from quire_proto.op_table import OPS, Needs
 from quire_proto.wire import envelope, errors, handles, layout
 from quire_proto.wire.codec import from_map, pack, to_map
 from quire_proto.wire.digests import chain, domain_key, salted
@@ -177,15 +176,42 @@ def test_the_digest_vector_is_in_the_document() -> None:
         assert value.hex() in DOCUMENT
 
 
+NEEDS = {
+    Needs.ANY_PEER: "any peer",
+    Needs.SESSION: "session",
+    Needs.WRITABLE: "writable session",
+    Needs.ACTIVE: "ready session",
+    Needs.ENDING: "session, fenced ones too",
+}
+
+
+def test_the_ops_are_in_the_document_as_in_the_table() -> None:
+    """Body, reply, order and needs of each op are what the document's table says."""
+
+    def shown(body: type) -> str:
+        return f"`{body.__name__}`" if dataclasses.fields(body) else "no fields"
+
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| (yes|no) \| ([^|]+) \|$", DOCUMENT, re.M)
+
+    assert {name: tuple(row) for name, *row in rows} == {
+        op.name: (
+            shown(op.body),
+            shown(op.reply) + (", deferred" if op.deferred else ""),
+            "yes" if op.ordered else "no",
+            NEEDS[op.needs],
+        )
+        for op in OPS.values()
+    }
+
+
 def test_every_code_and_op_is_in_the_document() -> None:
     """Error codes, item codes, ops and the version are those of the code."""
     codes = set(re.findall(r"^\| `([A-Z_]+)` \| (?:yes|no) \|", DOCUMENT, re.M))
     item_codes = dict(re.findall(r"^\| (\d) \| `([A-Z_]+)` \|", DOCUMENT, re.M))
     told = set(re.findall(r"^### `(\w+)`", DOCUMENT, re.M))
-    known = {op.name for op in vars(ops).values() if isinstance(op, Op)}
 
     assert codes == set(errors.BY_CODE)
     assert item_codes == {str(getattr(messages, name)): name for name in item_codes.values()}
     assert len(item_codes) == 7
-    assert told == known
+    assert told == set(OPS)
     assert f"Protocol version {envelope.VERSION}" in DOCUMENT

@@ -26,15 +26,16 @@ import structlog
 from quire_kvstore.errors import Refusal
 from quire_kvstore.ops.lifecycle import tick
 from quire_kvstore.sessions.reply_window import ReplyWindow, Rest
-from quire_kvstore.sessions.session import Session
+from quire_kvstore.sessions.session import FENCED, READY, Session
 from quire_kvstore.sharing.claims import STALE, Ticket
 from quire_proto.limits import check_body
 from quire_proto.messages import Waited
+from quire_proto.op_table import OPS, Needs, Op
 from quire_proto.wire.codec import CodecError, from_map, to_map, unpack
 from quire_proto.wire.envelope import Reply, Request, decode_request
 from quire_proto.wire.errors import LimitError
 
-from .op_table import OPS, Op, permit
+from .handlers import HANDLERS
 from .service import Service
 from .task import Task
 
@@ -121,7 +122,7 @@ class Dispatch:
         task.attached = self._session(request)
         return self._begin(task, request, op)
 
-    def _in_order(self, task: Task, request: Request, op: Op) -> bytes | None:
+    def _in_order(self, task: Task, request: Request, op: Op[Any]) -> bytes | None:
         """Begin or continue the session's next request, or repeat what was answered to an earlier one."""
         window, frame = self._window(request), task.frames[0]
         repeated = window.repeated(request.number, frame)
@@ -157,7 +158,7 @@ class Dispatch:
         assert session is not None, "the session was named"
         return session.window
 
-    def _answer(self, task: Task, request: Request, op: Op, running: Rest | None) -> bytes | None:
+    def _answer(self, task: Task, request: Request, op: Op[Any], running: Rest | None) -> bytes | None:
         """The reply to an ordered request: errors are replies too, so that the number is consumed."""
         try:
             if running is None:
@@ -169,14 +170,14 @@ class Dispatch:
         except Exception:
             return self._failed(task)
 
-    def _begin(self, task: Task, request: Request, op: Op) -> bytes | None:
+    def _begin(self, task: Task, request: Request, op: Op[Any]) -> bytes | None:
         """Judge a request by itself and execute it, or its first slice."""
         body = self._body(request, op)
         permit(op, task.attached)
         waited_ms = task.now_ms - task.received_ms
         if request.deadline_ms and waited_ms > request.deadline_ms:
             raise Refusal("DEADLINE", f"{waited_ms} ms in the queue; the deadline was {request.deadline_ms} ms")
-        return self._go_on(task, request, lambda: op.handler(self.service, task, body))
+        return self._go_on(task, request, lambda: HANDLERS[op.name](self.service, task, body))
 
     def _go_on(self, task: Task, request: Request, work: Rest | Callable[[], Any]) -> bytes | None:
         """Execute, if in slices then one: the one place where every op is counted and timed."""
@@ -194,7 +195,7 @@ class Dispatch:
             return None
         return Reply(self.service.boot, request.number, "", to_map(result)).encode()
 
-    def _body(self, request: Request, op: Op) -> Any:
+    def _body(self, request: Request, op: Op[Any]) -> Any:
         try:
             body: Any = from_map(op.body, request.body)
             check_body(body, self.service.limits, self.service.layout.block_size)
@@ -225,6 +226,20 @@ class Dispatch:
 
     def _error(self, number: int, code: str, message: str, detail: dict[str, object] | None = None) -> bytes:
         return Reply(self.service.boot, number, code, {"message": message, "detail": detail or {}}).encode()
+
+
+def permit(op: Op[Any], session: Session | None) -> None:
+    """Raise Refusal if this session may not use the op."""
+    if op.needs is Needs.ANY_PEER:
+        return
+    if session is None:
+        raise Refusal("NOT_PERMITTED", "this op needs a session: attach first")
+    if session.state == FENCED and op.needs is not Needs.ENDING:
+        raise Refusal("STALE_SESSION", "the session was fenced: detach, attach again and recompute")
+    if op.needs in (Needs.WRITABLE, Needs.ACTIVE) and not session.writable:
+        raise Refusal("NOT_PERMITTED", "this session only reads: it attached without the side socket's token")
+    if op.needs is Needs.ACTIVE and session.state != READY:
+        raise Refusal("NOT_PERMITTED", "the session is not ready: map the arena, then send ready")
 
 
 def _number(frames: list[bytes]) -> int:

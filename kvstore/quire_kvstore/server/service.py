@@ -1,6 +1,6 @@
 """Service: one boot of a kvstore. The store, and what the store must not know: keys, ids, layout, peers, time.
 
-Everything a handler (``op_table``) needs beside its task. Randomness comes in through ``new_id``, time with the task:
+Everything a handler (``handlers``) needs beside its task. Randomness comes in through ``new_id``, time with the task:
 tests are repeatable.
 """
 

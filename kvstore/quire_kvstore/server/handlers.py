@@ -1,25 +1,22 @@
-"""The op table: every op, the type of its body, what it demands, and its handler. One line an op.
+"""Handlers: what carries each op out, by its name. What an op needs is in ``quire_proto.op_table``.
 
-Checks named here are made once, in ``dispatch``; a handler is only its logic.
+``dispatch`` makes the checks that the table demands, once for all ops; a handler is only its logic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from quire_kvstore.blocks.pool import STATES
 from quire_kvstore.errors import Refusal
 from quire_kvstore.events.catalogue import ALL
 from quire_kvstore.ops import allocate, extend, fork, free, handoff, lifecycle, query, seal, step, wait
-from quire_kvstore.ops.slices import Pace, Slices
-from quire_kvstore.sessions.session import FENCED, READY, Session
+from quire_kvstore.ops.slices import Pace
 from quire_kvstore.tenants.accounts import A_TENANT, is_tenant
 from quire_proto import messages as m
 from quire_proto.messages import handoff as h
-from quire_proto.messages import sharing as a
-from quire_proto.messages.tenants import SetQuota, Tenants
+from quire_proto.messages.tenants import Tenants
 from quire_proto.wire.digests import DIGEST_BYTES, domain_key
 from quire_proto.wire.envelope import ID_BYTES
 from quire_proto.wire.u32 import U32_MAX
@@ -30,39 +27,9 @@ from .service import Service
 from .task import Task
 
 MAX_NAME_CHARS = 256
-ANYBODY, SESSION, WRITABLE, ACTIVE, ENDING = "anybody", "session", "writable", "active", "ending"
-
-
-@dataclass(frozen=True, slots=True)
-class Op:
-    """One op.
-
-    Attributes:
-        ordered: whether it is applied in the order of the session's numbers.
-        needs: who may use it. ``anybody``; a ``session`` that is not fenced; a ``writable`` one; an ``active`` one
-            (writable and ready); an ``ending`` one (any session, even a fenced one).
-        handler: (service, task, body) -> reply body. A handler that returns None has deferred its reply; one of an
-            ordered op may return the slices of an op (``slices``), which return the reply body.
-    """
-
-    body: type
-    ordered: bool
-    needs: str
-    handler: Callable[[Service, Any, Any], Any]
-
-
-def permit(op: Op, session: Session | None) -> None:
-    """Raise Refusal if this session may not use the op."""
-    if op.needs == ANYBODY:
-        return
-    if session is None:
-        raise Refusal("NOT_PERMITTED", "this op needs a session: attach first")
-    if session.state == FENCED and op.needs != ENDING:
-        raise Refusal("STALE_SESSION", "the session was fenced: detach, attach again and recompute")
-    if op.needs in (WRITABLE, ACTIVE) and not session.writable:
-        raise Refusal("NOT_PERMITTED", "this session only reads: it attached without the side socket's token")
-    if op.needs == ACTIVE and session.state != READY:
-        raise Refusal("NOT_PERMITTED", "the session is not ready: map the arena, then send ready")
+# (service, task, body) -> reply body. A handler that returns None has deferred its reply; one may return the slices of
+# an op (``slices``), which return the reply body.
+_Handler = Callable[[Service, Task, Any], Any]
 
 
 def _attach(service: Service, task: Task, body: m.Attach) -> m.Attached:
@@ -100,24 +67,12 @@ def _heartbeat(service: Service, task: Task, body: m.Heartbeat) -> m.Alive:
     return m.Alive(service.lease_ms, service.state.publications.generation)
 
 
-def _allocate(service: Service, task: Task, body: m.Allocate) -> Slices[m.Allocated]:
-    return allocate.allocate(service.state, task.session, body, Pace(service.state))
-
-
-def _free(service: Service, task: Task, body: m.Free) -> Slices[m.Freed]:
-    return free.free(service.state, task.session, body.sequences)
-
-
 def _detach(service: Service, task: Task, __: m.Empty) -> m.Detached:
     return m.Detached(free.reclaim(service.state, task.session))
 
 
 def _offer(service: Service, task: Task, body: h.Offer) -> h.Offered:
     return h.Offered(handoff.offer(service.state, task.session, body, service.fresh_id(), task.now_ms).id)
-
-
-def _adopt(service: Service, task: Task, body: h.Adopt) -> h.Adopted:
-    return handoff.adopt(service.state, task.session, body.offer, body.sequence)
 
 
 def _domain(service: Service, _: Task, body: m.Domain) -> m.DomainKey:
@@ -186,35 +141,30 @@ def _events(service: Service, _: Task, __: m.Empty) -> m.Events:
     return service.events
 
 
-OPS: dict[str, Op] = {
-    "attach": Op(m.Attach, False, ANYBODY, _attach),
-    "ready": Op(m.Empty, True, WRITABLE, _ready),
-    "heartbeat": Op(m.Heartbeat, False, SESSION, _heartbeat),
-    "detach": Op(m.Empty, True, ENDING, _detach),
-    "step": Op(m.Step, True, ACTIVE, lambda service, task, body: step.step(service.state, task.session, body)),
-    "allocate": Op(m.Allocate, True, ACTIVE, _allocate),
-    "extend": Op(m.Extend, True, ACTIVE, lambda service, task, body: extend.extend(service.state, task.session, body)),
-    "fork": Op(m.Fork, True, ACTIVE, lambda service, task, body: fork.fork(service.state, task.session, body)),
-    "seal": Op(m.Seal, True, ACTIVE, lambda service, task, body: seal.seal(service.state, task.session, body)),
-    "free": Op(m.Free, True, ACTIVE, _free),
-    "offer": Op(h.Offer, True, ACTIVE, _offer),
-    "adopt": Op(
-        h.Adopt,
-        True,
-        ACTIVE,
-        lambda service, task, body: handoff.adopt(service.state, task.session, body.offer, body.sequence),
-    ),
-    "domain": Op(m.Domain, False, WRITABLE, _domain),
-    "publications": Op(m.Empty, False, ANYBODY, _publications),
-    "lookup": Op(m.Lookup, False, ANYBODY, _lookup),
-    "stats": Op(m.Empty, False, ANYBODY, _stats),
-    "tenants": Op(m.Empty, False, ANYBODY, _tenants),
-    "quota": Op(SetQuota, False, ANYBODY, set_quota),
-    "wait": Op(m.Wait, False, ACTIVE, _wait),
-    "publish": Op(a.Publish, False, ANYBODY, admin.on_publish),
-    "unpublish": Op(a.Unpublish, False, ANYBODY, admin.on_unpublish),
-    "groups": Op(m.Empty, False, ANYBODY, admin.on_groups),
-    "join": Op(a.Join, False, ANYBODY, admin.on_join),
-    "leave": Op(a.Leave, False, ANYBODY, admin.on_leave),
-    "events": Op(m.Empty, False, ANYBODY, _events),
+HANDLERS: dict[str, _Handler] = {
+    "attach": _attach,
+    "ready": _ready,
+    "heartbeat": _heartbeat,
+    "detach": _detach,
+    "step": lambda service, task, body: step.step(service.state, task.session, body),
+    "allocate": lambda service, task, body: allocate.allocate(service.state, task.session, body, Pace(service.state)),
+    "extend": lambda service, task, body: extend.extend(service.state, task.session, body),
+    "fork": lambda service, task, body: fork.fork(service.state, task.session, body),
+    "seal": lambda service, task, body: seal.seal(service.state, task.session, body),
+    "free": lambda service, task, body: free.free(service.state, task.session, body.sequences),
+    "offer": _offer,
+    "adopt": lambda service, task, body: handoff.adopt(service.state, task.session, body.offer, body.sequence),
+    "domain": _domain,
+    "publications": _publications,
+    "lookup": _lookup,
+    "stats": _stats,
+    "tenants": _tenants,
+    "quota": set_quota,
+    "wait": _wait,
+    "publish": admin.on_publish,
+    "unpublish": admin.on_unpublish,
+    "groups": admin.on_groups,
+    "join": admin.on_join,
+    "leave": admin.on_leave,
+    "events": _events,
 }
