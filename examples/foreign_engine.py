@@ -10,8 +10,6 @@ of it is already computed, and finds the writer's bytes in the arena. The "model
 whose bits fill keys and values: what a real engine would compute, it makes up, but every byte can be checked.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess
@@ -19,7 +17,8 @@ import sys
 from collections.abc import Iterator
 from hashlib import shake_128
 
-from quire_kv import Allocated, KVClient, NoSpace, RetireList, StepBuilder, Stepped, pack, results, unpack, unpack_rows
+import quire_kv
+from quire_kv import KVClient, NoSpace, RetireList, StepBuilder, pack_u32, results, unpack_rows, unpack_u32
 
 TENANT = "foreign"
 
@@ -52,9 +51,9 @@ class Engine:
         for plane, part in enumerate(self.parts(self.tables[sequence][index], slot, 1)):
             yield part, shake_128(f"{token} {position} {plane}".encode()).digest(self.width)
 
-    def prepare(self, reply: Allocated | Stepped) -> None:
+    def prepare(self, reply: quire_kv.Allocated | quire_kv.Stepped) -> None:
         """Zero what may hold another tenant's content, do the copies, and record that they ran in this step."""
-        for part in (part for block in unpack(reply.scrub) for part in self.parts(block, 0, self.block_size)):
+        for part in (part for block in unpack_u32(reply.scrub) for part in self.parts(block, 0, self.block_size)):
             self.arena[part] = bytes(self.block_size * self.width)
         for copy_id, src, dst, slots in unpack_rows(reply.copies, 4):
             for source, target in zip(self.parts(src, 0, slots), self.parts(dst, 0, slots), strict=True):
@@ -78,12 +77,12 @@ class Engine:
 
     def allocate(self, sequence: int, tokens: list[int]) -> int:
         """A table for a new sequence; returns how many tokens are already computed."""
-        digests = self.client.chain(TENANT, pack(tokens)).digests()
+        digests = self.client.chain(TENANT, pack_u32(tokens)).digests()
         try:
             reply = self.client.allocate(sequence, TENANT, len(tokens), digests)
         except NoSpace as full:
             sys.exit(str(full))
-        self.tables[sequence] = list(unpack(reply.blocks))
+        self.tables[sequence] = list(unpack_u32(reply.blocks))
         self.prepare(reply)
         return reply.computed
 
@@ -105,7 +104,7 @@ def write(engine: Engine, prompt: list[int]) -> dict[str, object]:
     """Compute a prompt, seal it, fork it, and let both branches go on in a block they share."""
     cached = engine.allocate(1, prompt)
     engine.compute(1, prompt, cached)
-    engine.builder.seal(1, 0, engine.client.chain(TENANT, pack(prompt)).digests())
+    engine.builder.seal(1, 0, engine.client.chain(TENANT, pack_u32(prompt)).digests())
     engine.step()
 
     engine.builder.fork(1, [2], len(prompt))

@@ -25,7 +25,7 @@ from quire_engine.sequences.sequence import Request, Sequence
 from quire_engine.sequences.step_plan import StepPlan, Work
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Generate, Sampling
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from quire_services.process.gc_tuning import tune_gc
 
 VOCAB = 32_000
@@ -49,7 +49,7 @@ class Ours:
 
     def prompt(self, count: int) -> bytes:
         """A new random prompt, packed as the gateway sends it."""
-        return pack(self._random.choices(range(VOCAB), k=count))
+        return pack_u32(self._random.choices(range(VOCAB), k=count))
 
     # --- what the engine does -----------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from quire_engine.model.model import Model, load_model
 from quire_engine.model.runner import Runner
 from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_proto.gateway_link import Generate, Sampling
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 
 from .floor import LINEAR, decode_floor
 from .inprocess import Script, layout_of_model, make_engine
@@ -110,10 +110,12 @@ def _arrivals(case: StepCase, vocabulary: int) -> Arrivals:
         return [rng.randrange(7, vocabulary) for _ in range(count)]
 
     shared = tokens(case.prompt - case.own)
-    first = Generate("first", "t", pack([*shared, *tokens(case.own)]), Sampling(1, temperature=0.0, ignore_eos=True))
+    first = Generate(
+        "first", "t", pack_u32([*shared, *tokens(case.own)]), Sampling(1, temperature=0.0, ignore_eos=True)
+    )
     sampling = Sampling(case.output, temperature=0.0, ignore_eos=True)
     others = [
-        (0.001, Generate(str(i), "t", pack([*shared, *tokens(case.own)]), sampling)) for i in range(case.sequences)
+        (0.001, Generate(str(i), "t", pack_u32([*shared, *tokens(case.own)]), sampling)) for i in range(case.sequences)
     ]
     return [(0.0, first), *others]
 

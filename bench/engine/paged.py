@@ -31,7 +31,7 @@ from bench.report.plots import lines
 from quire_engine.model.model import Model, load_model
 from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_proto.gateway_link import Generate, Sampling
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 
 from .inprocess import Script, layout_of_model, make_engine
 
@@ -181,7 +181,7 @@ def arrivals(arguments: argparse.Namespace, rate: float, seed: int, vocabulary: 
         now += rng.expovariate(rate) if rate else 0.0
         prompt = lognormal(rng, 950 * scale, 0.62, 8, arguments.longest // 2)
         output = lognormal(rng, 140 * scale, 0.9, 4, arguments.longest // 2 - 1)
-        tokens = pack(rng.randrange(7, vocabulary) for _ in range(prompt))
+        tokens = pack_u32(rng.randrange(7, vocabulary) for _ in range(prompt))
         sampling = Sampling(output, temperature=0.0, ignore_eos=True)
         found.append((now, Generate(str(number), "bench", tokens, sampling)))
     return found

@@ -41,7 +41,7 @@ from quire_kvstore.sessions.session import Peer, Session
 from quire_kvstore.state import State
 from quire_proto.messages import OK, Allocate, Seal, Step
 from quire_proto.wire.digests import DIGEST_BYTES, ROOT_PARENT
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from quire_services.config.input_files import one_line, read_bytes
 from quire_services.config.settings import KvstoreSettings
 from quire_services.process.flags import Parser
@@ -172,13 +172,13 @@ def _serve(state: State, session: Session, request: TraceRequest, capacity: int)
     reply = finish(allocate(state, session, Allocate(0, NAME, tokens + 1, b"".join(digests)), Pace(state)))
     assert reply.code == OK, "an idle pool has room for its own size"
     hits = reply.computed // state.block_size
-    sealed = Step(fills=pack((0, tokens)), seals=(Seal(0, hits, b"".join(digests[hits:])),))
+    sealed = Step(fills=pack_u32((0, tokens)), seals=(Seal(0, hits, b"".join(digests[hits:])),))
     filled = finish(step(state, session, sealed))
     assert filled.fills == bytes([OK]), "all written"
     assert all(seal.code == OK for seal in filled.seals), "all sealed"
     # Generated tokens take no blocks here; their number reaches the policy all the same.
     session.sequences[0].prompt = tokens - request.output
-    finish(free(state, session, pack([0])))
+    finish(free(state, session, pack_u32([0])))
     return hits
 
 

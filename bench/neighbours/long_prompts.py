@@ -25,7 +25,7 @@ from bench.report.figures import Report, percentile, say, table
 from quire_kvstore.blocks.policies import POLICIES
 from quire_proto import messages as m
 from quire_proto.client.client import KVClient
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 
 from .turns import longest_turns
 
@@ -78,13 +78,13 @@ def _live(client: KVClient, number: int, blocks: int, ms: dict[str, list[float]]
         ms[name].append((time.perf_counter() - began) * 1000)
 
     timed("allocate", m.Step(allocates=(m.Allocate(number, "long", blocks * BLOCK_SIZE + 1, digests),)))
-    timed("fill", m.Step(fills=pack([number, blocks * BLOCK_SIZE + 1])))
+    timed("fill", m.Step(fills=pack_u32([number, blocks * BLOCK_SIZE + 1])))
     for first in range(0, blocks, PORTION):
         names = digests[32 * first : 32 * (first + PORTION)]
         timed(f"seal {PORTION} blocks", m.Step(seals=(m.Seal(number, first, names),)))
-    timed("fork 3", m.Step(forks=(m.Fork(number, pack(children), blocks * BLOCK_SIZE),)))
-    timed("free 3 forks", m.Step(releases=pack(children)))
-    timed("free", m.Step(releases=pack([number])))
+    timed("fork 3", m.Step(forks=(m.Fork(number, pack_u32(children), blocks * BLOCK_SIZE),)))
+    timed("free 3 forks", m.Step(releases=pack_u32(children)))
+    timed("free", m.Step(releases=pack_u32([number])))
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -140,7 +140,7 @@ def _steps(client: KVClient, seconds: float) -> list[float]:
     found: list[float] = []
     end = time.perf_counter() + seconds
     while (began := time.perf_counter()) < end:
-        client.step(m.Step(extends=pack([n for i in range(SEQUENCES) for n in (i, BLOCK_SIZE)])))
+        client.step(m.Step(extends=pack_u32([n for i in range(SEQUENCES) for n in (i, BLOCK_SIZE)])))
         found.append((time.perf_counter() - began) * 1000)
         time.sleep(0.002)
     return found

@@ -34,7 +34,7 @@ from quire_kvstore.state import State
 from quire_kvstore.tenants.quotas import Quota
 from quire_proto.messages import NO_SPACE, OK, Allocate, Seal, Step
 from quire_proto.wire.digests import DIGEST_BYTES, split
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 
 A, B = "a", "b"
 TOKEN_S = 0.02  # an answer's token: how long a request holds its blocks
@@ -117,7 +117,7 @@ class Run:
         while self._ends and self._ends[0][0] <= now:
             ended, number = heappop(self._ends)
             lifecycle.tick(self.state, round(ended * 1000))
-            finish(free(self.state, self.session, pack([number])))
+            finish(free(self.state, self.session, pack_u32([number])))
             for tenant in (B, A):
                 self._admit(tenant, ended)
 
@@ -139,7 +139,7 @@ class Run:
                 continue
             self._number += 1
             seal = Seal(number, reply.computed, ask.digests[reply.computed * DIGEST_BYTES :])
-            finish(step(self.state, self.session, Step(fills=pack((number, blocks)), seals=(seal,))))
+            finish(step(self.state, self.session, Step(fills=pack_u32((number, blocks)), seals=(seal,))))
             tally.hits += reply.computed
             tally.waited.append(now - ask.ts)
             heappush(self._ends, (now + ask.output * TOKEN_S, number))

@@ -21,7 +21,7 @@ from quire_proto.wire.codec import to_map
 from quire_proto.wire.envelope import Request, decode_reply
 from quire_proto.wire.handles import ShmHandle
 from quire_proto.wire.layout import Layout
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from quire_services.process.gc_tuning import tune_gc
 
 BLOCK_SIZE, PORTIONS = 16, (256, 2048)
@@ -69,17 +69,17 @@ def longest_turns(policy: str, blocks: int, tokens: int, prompts: int) -> dict[s
 
 def _live(client: _Client, blocks: int, portion: int) -> None:
     client.now_ms += 40
-    digests, tokens, children = secrets.token_bytes(32 * blocks), blocks * BLOCK_SIZE, pack([1, 2, 3])
+    digests, tokens, children = secrets.token_bytes(32 * blocks), blocks * BLOCK_SIZE, pack_u32([1, 2, 3])
     prompt = m.Step(allocates=(m.Allocate(0, "long", tokens + 1, digests),))
     client.ask("allocate", "step", prompt)
-    client.ask("fill", "step", m.Step(fills=pack([0, tokens + 1])))
+    client.ask("fill", "step", m.Step(fills=pack_u32([0, tokens + 1])))
     for first in range(0, blocks, portion):
         names = digests[32 * first : 32 * (first + portion)]
         name = f"seal {portion} blocks" if len(names) == 32 * portion else "seal the rest"
         client.ask(name, "step", m.Step(seals=(m.Seal(0, first, names),)))
     client.ask("fork 3", "step", m.Step(forks=(m.Fork(0, children, tokens),)))
     client.ask("free 3 forks", "step", m.Step(releases=children))
-    client.ask("free", "step", m.Step(releases=pack([0])))
+    client.ask("free", "step", m.Step(releases=pack_u32([0])))
     client.now_ms += 10
     client.ask("allocate, all cached", "step", prompt)
-    client.ask("free what was cached", "step", m.Step(releases=pack([0])))
+    client.ask("free what was cached", "step", m.Step(releases=pack_u32([0])))

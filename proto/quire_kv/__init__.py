@@ -1,15 +1,15 @@
 """The client library: attach to a kvstore, share its blocks, write keys and values into its arena.
 
-    from quire_kv import KVClient, NoSpace, pack, unpack
+    from quire_kv import KVClient, NoSpace, pack_u32, unpack_u32
 
     with KVClient(run_dir, name="mine") as client:             # attaches, maps the arena, keeps the lease
         arena = client.map()                                   # shape and element: client.layout
-        chain = client.chain("acme", pack(tokens))             # names of the full blocks, for this tenant alone
+        chain = client.chain("acme", pack_u32(tokens))         # names of the full blocks, for this tenant alone
         try:
             table = client.allocate(1, "acme", len(tokens), chain.digests())
         except NoSpace as full:                                # nothing changed; full.retry_after_ms
             ...
-        # compute tokens[table.computed:], write them into unpack(table.blocks), wait until that is done
+        # compute tokens[table.computed:], write them into unpack_u32(table.blocks), wait until that is done
         client.fill(1, len(tokens))                            # written: the fill mark
         client.seal(1, 0, chain.digests())                     # full blocks: others of the tenant hit them now
         client.free([1])                                       # what is sealed stays as cache
@@ -78,7 +78,7 @@ from quire_proto.wire.errors import (
     Unpublished,
 )
 from quire_proto.wire.layout import DTYPE_BYTES, Layout
-from quire_proto.wire.u32 import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 
 __all__ = [
     "CLAIMED",
@@ -133,8 +133,8 @@ __all__ = [
     "Wait",
     "Waited",
     "__version__",
-    "pack",
+    "pack_u32",
     "results",
-    "unpack",
     "unpack_rows",
+    "unpack_u32",
 ]

@@ -11,12 +11,11 @@ seen at once and by name: the kernel closes the stream of a killed process.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from quire_proto.wire.codec import CodecError, Whole, from_map, pack, to_map, unpack
+from quire_proto.wire.arrays import U32s
+from quire_proto.wire.codec import CodecError, decode, encode, from_map, to_map
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-U32s = Annotated[bytes, Whole(4)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +142,15 @@ _TYPES: dict[str, type] = {
 }  # fmt: skip
 
 
-def encode(message: Message) -> bytes:
+def encode_message(message: Message) -> bytes:
     """A message with its length prefix."""
-    body = pack(to_map(message))
+    body = encode(to_map(message))
     return len(body).to_bytes(4, "little") + body
 
 
-def decode(body: bytes) -> Message:
+def decode_message(body: bytes) -> Message:
     """The bytes after the length prefix as a message; raises CodecError."""
-    value = unpack(body, MAX_MESSAGE_BYTES)
+    value = decode(body, MAX_MESSAGE_BYTES)
     tag = value.get("type") if isinstance(value, dict) else None
     cls = _TYPES.get(tag) if isinstance(tag, str) else None
     if cls is None:

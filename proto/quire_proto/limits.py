@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from quire_proto.wire.envelope import MAX_FRAME_BYTES
 from quire_proto.wire.errors import LimitError
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 
 from .messages import Allocate, Extend, Fork, Free, Limits, Step
 
@@ -52,5 +52,5 @@ def _most_tokens(body: object) -> int:
     if isinstance(body, Extend):
         return body.tokens
     if isinstance(body, Step):
-        return max([*unpack(body.extends)[1::2], *map(_most_tokens, body.allocates)], default=0)
+        return max([*unpack_u32(body.extends)[1::2], *map(_most_tokens, body.allocates)], default=0)
     return 0

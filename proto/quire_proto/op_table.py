@@ -16,7 +16,7 @@ from quire_proto.messages import tenants as t
 
 from . import messages as m
 
-R = TypeVar("R")
+_R = TypeVar("_R")
 
 
 class Needs(StrEnum):
@@ -30,7 +30,7 @@ class Needs(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Op(Generic[R]):
+class Op(Generic[_R]):
     """One op.
 
     Attributes:
@@ -41,7 +41,7 @@ class Op(Generic[R]):
 
     name: str
     body: type
-    reply: type[R]
+    reply: type[_R]
     needs: Needs
     ordered: bool = False
     deferred: bool = False
@@ -53,12 +53,12 @@ OPS: dict[str, Op[Any]] = {}
 def _op(
     name: str,
     body: type,
-    reply: type[R],
+    reply: type[_R],
     needs: Needs = Needs.ANY_PEER,
     *,
     ordered: bool = False,
     deferred: bool = False,
-) -> Op[R]:
+) -> Op[_R]:
     """Enter an op into the table."""
     op = Op(name, body, reply, needs, ordered, deferred)
     OPS[name] = op

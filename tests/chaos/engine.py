@@ -25,7 +25,7 @@ from quire_proto.step.retire import RetireList
 from quire_proto.step.step_builder import Results, StepBuilder, results
 from quire_proto.step.token_chain import DomainChain
 from quire_proto.wire.errors import QuireError
-from quire_proto.wire.u32 import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 from tests.chaos.arena import LAYOUT, PUBLIC, Arena, ForeignBytes
 from tests.proofs.extends import extends_of
 
@@ -55,14 +55,14 @@ class Row:
     @property
     def tokens(self) -> list[int]:
         """Tokens so far."""
-        return list(unpack(self.chain.tokens))
+        return list(unpack_u32(self.chain.tokens))
 
     def granted(self, reply: m.Allocated | m.Extended, first: int) -> None:
         """Take blocks over, and what must be done before they are written."""
-        self.table[first:] = [*unpack(reply.blocks)] if reply.blocks else self.table[first:]
+        self.table[first:] = [*unpack_u32(reply.blocks)] if reply.blocks else self.table[first:]
         self.writable = len(self.table) * SIZE
         self.copies += unpack_rows(reply.copies, 4)
-        self.scrubs += unpack(reply.scrub)
+        self.scrubs += unpack_u32(reply.scrub)
 
 
 @dataclass
@@ -159,7 +159,7 @@ class Engine:
         if self.rng.random() < 0.4:
             tokens = PUBLISHED + tokens
         tokens += [self.rng.randrange(2) for _ in range(self.rng.randint(0, SIZE))]
-        packed = pack(tokens)
+        packed = pack_u32(tokens)
         found = self.client.match(tenant, packed)
         self.next += 1
         row = Row(self.next, tenant, self.client.chain(tenant, packed), len(tokens) + self.rng.randint(1, PROMPT), 0)
@@ -189,7 +189,7 @@ class Engine:
         self._completed(step, reply)
         for fork, forked in said.forks:
             assert forked.code == m.OK, f"fork: {forked.code}"
-            child = self.asked.pop(unpack(fork.children)[0])
+            child = self.asked.pop(unpack_u32(fork.children)[0])
             self.rows[child.number] = child
         for number, extended in extends_of(step, reply).items():
             assert extended.code in (m.OK, m.NO_SPACE), f"extend: {extended.code}"
@@ -212,7 +212,7 @@ class Engine:
         for (number, index, _), code in zip(unpack_rows(step.completed, 3), reply.completed, strict=True):
             assert code in (m.OK, m.UNPUBLISHED), f"completed: {code}"
             rows = [(at, block) for sequence, at, block in unpack_rows(reply.canonical, 3) if sequence == number]
-            sealed = m.Sealed(code, int(code == m.OK), pack(chain.from_iterable(rows)))
+            sealed = m.Sealed(code, int(code == m.OK), pack_u32(chain.from_iterable(rows)))
             self._sealed(self.rows.get(number), m.Seal(number, index, b""), sealed)
 
     def _sealed(self, row: Row | None, seal: m.Seal, sealed: m.Sealed) -> None:

@@ -16,7 +16,7 @@ import pytest
 from quire_proto.client.client import KVClient
 from quire_proto.memory.cuda_mapping import DeviceMemory
 from quire_proto.messages import Allocate, Step
-from quire_proto.wire.codec import unpack
+from quire_proto.wire.codec import decode
 from quire_proto.wire.errors import DeviceFault, LayoutMismatch, MapError
 from tests.cuda_arena.recorder import BASE_BELOW, Recorder
 from tests.cuda_arena.stack import CHILD, SIZE, Kvstore, until
@@ -78,7 +78,7 @@ def test_a_hello_carries_one_descriptor_or_none(kvstore: Kvstore, arena: str) ->
         client.settimeout(10)
         client.connect(str(kvstore.run_dir / "attach.sock"))
         packet, ancillary, flags, _ = client.recvmsg(4096, socket.CMSG_SPACE(64))
-    assert set(unpack(packet, 4096)) == {"version", "boot", "token"}
+    assert set(decode(packet, 4096)) == {"version", "boot", "token"}
     assert not flags & socket.MSG_CTRUNC
     assert [(level, kind, len(data)) for level, kind, data in ancillary] == (
         [(socket.SOL_SOCKET, socket.SCM_RIGHTS, 4)] if arena == "cuda-vmm-fd" else []

@@ -12,7 +12,7 @@ import pytest
 from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
 from quire_proto.wire.errors import QuireError
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.e2e.stack import Stack, running, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
@@ -30,8 +30,8 @@ def declare(stack: Stack) -> None:
         for tenant in ("bob", "eve"):
             kvstore.join(tenant, "research")
         kvstore.leave("eve", "research")
-        kvstore.publish("everybody", "public", pack(PUBLIC))
-        kvstore.publish("team", "research", pack(TEAM))
+        kvstore.publish("everybody", "public", pack_u32(PUBLIC))
+        kvstore.publish("team", "research", pack_u32(TEAM))
         kvstore.quota("bob", limit=500, guarantee=100, weight=7)
 
 

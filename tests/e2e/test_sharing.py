@@ -12,7 +12,7 @@ import pytest
 
 from bench.models.tiny import make_model
 from quire_proto.client.client import KVClient
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 from tests.e2e.stack import Stack, running, wait_for
 
 SYSTEM = " ".join(f"w{(7 * i) % 230}" for i in range(500))
@@ -47,7 +47,7 @@ def published(stack: Stack) -> tuple[int, list[int], list[int]]:
     """Tokens, physical blocks and their references, as the kvstore has them."""
     with KVClient(stack.run_dir, name="test") as client:
         found = client.lookup(publication="agent")
-    return found.tokens, list(unpack(found.blocks)), list(unpack(found.references))
+    return found.tokens, list(unpack_u32(found.blocks)), list(unpack_u32(found.references))
 
 
 def on_both_engines(stack: Stack, tenant: str, text: str, **options: Any) -> dict[str, dict[str, Any]]:

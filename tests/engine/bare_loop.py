@@ -12,14 +12,14 @@ from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from quire_engine.sequences.sequence import Request, Sequence
 from quire_proto.gateway_link import Sampling
 from quire_proto.step.token_chain import DomainChain
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 
 BLOCK, SLOTS, BUDGET = 4, 8, 16
 
 
 def sequence(tenant: str, arrival: int, prompt: int, answer: int = 8, *, n: int = 1, priority: int = 0) -> Sequence:
     tokens = list(range(prompt))
-    request = Request(f"r{arrival}", tenant, pack(tokens), Sampling(answer), n, priority, array("I"), frozenset())
+    request = Request(f"r{arrival}", tenant, pack_u32(tokens), Sampling(answer), n, priority, array("I"), frozenset())
     request.longest = 1 << 20
     return Sequence(0, request, 0, array("I", tokens), DomainChain(b"k", BLOCK, tokens), arrival)
 

@@ -25,7 +25,7 @@ from quire_engine.scheduling.step_log import StepLog
 from quire_proto.client.client import KVClient, KVReader
 from quire_proto.gateway_link import Generate, Outputs, Sampling
 from quire_proto.messages import Stats
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.e2e.reference import Reference
 from tests.e2e.stack import wait_for
 
@@ -60,7 +60,7 @@ class Queues:
             key = (item.request, item.index)
             assert key not in self.ends, "an output after the end"
             self.cached.setdefault(key, item.cached_tokens)  # the first output says it
-            self.tokens.setdefault(key, []).extend(unpack(item.tokens))
+            self.tokens.setdefault(key, []).extend(unpack_u32(item.tokens))
             if item.finish:
                 self.ends[key] = item
 
@@ -77,8 +77,8 @@ class Queues:
     ) -> None:
         """Send a request; greedy, eight tokens, unless told otherwise."""
         how = Sampling(**{"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **sampling})
-        done = pack(emitted or [])
-        self.inbox.put(Generate(name, tenant, pack(prompt), how, n=n, priority=priority, emitted=done, salt=salt))
+        done = pack_u32(emitted or [])
+        self.inbox.put(Generate(name, tenant, pack_u32(prompt), how, n=n, priority=priority, emitted=done, salt=salt))
 
     def end(self, name: str, index: int = 0) -> Any:
         """The last output of a continuation, waited for."""

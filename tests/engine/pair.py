@@ -22,7 +22,7 @@ from quire_engine.sequences.step_plan import Work
 from quire_proto.client.client import KVClient, KVReader
 from quire_proto.gateway_link import Abort
 from quire_proto.messages import Stats
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.e2e.reference import Reference
 from tests.e2e.stack import wait_for
 from tests.engine.loop import BLOCKS, Queues, engine_on, kvstore
@@ -136,7 +136,6 @@ CLAIMANT = """
 import sys, time
 from pathlib import Path
 from quire_proto.client.client import KVClient
-from quire_proto.wire.u32 import unpack
 with KVClient(Path(sys.argv[1]), name="claimant") as client:
     tokens = bytes.fromhex(sys.argv[2])
     chain = client.chain("tenant", tokens)
@@ -148,7 +147,7 @@ with KVClient(Path(sys.argv[1]), name="claimant") as client:
 
 def claimant(run_dir: Path, prompt: list[int]) -> subprocess.Popen[str]:
     """A process that owns the blocks of a prompt and computes nothing."""
-    command = [sys.executable, "-c", CLAIMANT, str(run_dir), pack(prompt).hex()]
+    command = [sys.executable, "-c", CLAIMANT, str(run_dir), pack_u32(prompt).hex()]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "claimed\n"

@@ -21,7 +21,7 @@ from quire_engine.model.runner import Launched, Runner
 from quire_engine.sequences.step_plan import Work
 from quire_proto.client.client import KVClient
 from quire_proto.messages import Step, Stepped
-from quire_proto.wire.u32 import unpack, unpack_rows
+from quire_proto.wire.u32 import unpack_rows, unpack_u32
 
 R = TypeVar("R")
 
@@ -78,14 +78,14 @@ class Watch:
         """Note what of this message comes too early."""
         flying = self.unfinished()
         for named in flying:
-            for sequence in unpack(step.releases):
+            for sequence in unpack_u32(step.releases):
                 if sequence in named.sequences:
                     self.too_early.append(f"release of {sequence}")
             for sequence, index, block in unpack_rows(step.swaps, 3):
                 table = named.sequences.get(sequence, (0, []))[1]
                 if index < len(table) and table[index] != block:
                     self.too_early.append(f"swap of {sequence}")
-            for copy_id in unpack(step.copies_done):
+            for copy_id in unpack_u32(step.copies_done):
                 if self.copies[copy_id] in named.copies:
                     self.too_early.append(f"copy {copy_id}")
             marks = [(row[0], row[2]) for row in unpack_rows(step.completed, 3)]

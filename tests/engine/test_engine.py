@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from quire_proto.gateway_link import Abort
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.e2e.stack import wait_for
 from tests.engine.loop import BLOCKS, VOCAB, Bench, running, words
 
@@ -55,10 +55,10 @@ def test_stop_tokens_end_a_sequence_unless_too_early(bench: Bench) -> None:
     """A stop token ends the continuation, and is not chosen before min_tokens."""
     prompt = words(20, 5)
     stop = bench.reference.greedy(prompt, 4)[3]
-    bench.ask("stop", prompt, stop_token_ids=pack([stop]))
+    bench.ask("stop", prompt, stop_token_ids=pack_u32([stop]))
     assert bench.end("stop").finish == "stop"
     assert bench.front.tokens["stop", 0] == bench.reference.greedy(prompt, 4)
-    bench.ask("later", prompt, stop_token_ids=pack([stop]), min_tokens=6)
+    bench.ask("later", prompt, stop_token_ids=pack_u32([stop]), min_tokens=6)
     bench.end("later")
     assert stop not in bench.front.tokens["later", 0][:6]
 

@@ -10,7 +10,7 @@ import pytest
 
 from quire_proto.client.client import KVClient, KVReader
 from quire_proto.messages import RETRY, Stepped
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.e2e.stack import wait_for
 from tests.engine.loop import Bench, running, words
 from tests.engine.pair import Gate
@@ -40,7 +40,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     GATE.open()
     with running(tmp_path, GATE.runner, Listening) as bench, KVReader(bench.run_dir) as kvstore:
         kvstore.join("tenant", "research")
-        kvstore.publish("p", "research", pack(PROMPT))
+        kvstore.publish("p", "research", pack_u32(PROMPT))
         wait_for(lambda: kvstore.lookup(publication="p").tokens == len(PROMPT), 30, "the engine computed it")
         yield bench
 
@@ -98,7 +98,7 @@ def test_a_publication_that_changes_while_a_request_waits_is_matched_again(bench
     """Unpublished, or another prompt under its id: RETRY, a private sequence, the right tokens; the new one is hit."""
     with KVReader(bench.run_dir) as kvstore:
         held_up(bench, "meanwhile", [*PROMPT, 9])
-        kvstore.publish("p", "research", pack(OTHER))
+        kvstore.publish("p", "research", pack_u32(OTHER))
         GATE.open()
         bench.end("meanwhile")
 
@@ -113,7 +113,7 @@ def test_what_is_published_while_a_request_waits_is_found(bench: Bench) -> None:
     """A request that was matched with an older list than the engine has by now is matched again, not computed alone."""
     with KVReader(bench.run_dir) as kvstore:
         held_up(bench, "meanwhile", [*OTHER, 9])
-        kvstore.publish("q", "research", pack(OTHER))
+        kvstore.publish("q", "research", pack_u32(OTHER))
         client = bench.engine._kv.client  # type: ignore[union-attr]
         wait_for(lambda: client.publications_stale, 20, "a heartbeat brought the news")
         step_until(lambda: not client.publications_stale, "the engine has the list")

@@ -18,7 +18,7 @@ from quire_engine.model.runner import Runner
 from quire_engine.sequences.step_plan import StepPlan
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Abort
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.e2e.stack import wait_for
 from tests.engine.loop import Bench, running, words
 from tests.engine.slow_device import Watch, WorkerLane
@@ -44,7 +44,7 @@ def everything(bench: Bench) -> None:
     """Shared and private prompts, stop tokens, a fork, aborts, and more sequences than the pool holds."""
     stopping = words(20, 5)
     stop = bench.reference.greedy(stopping, 4)[3]
-    bench.ask("stop", stopping, stop_token_ids=pack([stop]))
+    bench.ask("stop", stopping, stop_token_ids=pack_u32([stop]))
     bench.ask("fork", words(40, 9), n=3, max_tokens=12)  # three branches fill one block with the same: duplicates
     bench.ask("part", words(40, 11), n=3, max_tokens=40, temperature=1.0)
     bench.ask("gone", words(60, 3), max_tokens=200)
@@ -91,7 +91,7 @@ def test_a_release_at_launch_would_be_seen(bench: Bench, watch: Watch, monkeypat
 
     monkeypatch.setattr(KvSession, "sync", hasty)
     monkeypatch.setattr(KvSession, "completed", lambda *_: None)
-    bench.ask("stop", words(20, 5), stop_token_ids=pack([bench.reference.greedy(words(20, 5), 4)[3]]))
+    bench.ask("stop", words(20, 5), stop_token_ids=pack_u32([bench.reference.greedy(words(20, 5), 4)[3]]))
     bench.end("stop")
     bench.ask("fork", words(40, 9), n=3)
     bench.end("fork", 2)

@@ -11,14 +11,14 @@ from quire_engine.sequences.sequence import Request, Sequence
 from quire_engine.sequences.step_plan import StepPlan
 from quire_proto.gateway_link import Sampling
 from quire_proto.step.token_chain import DomainChain
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 
 BLOCK = 4
 
 
 def sequence(arrival: int, prompt: int, *, n: int = 1, priority: int = 0) -> Sequence:
     tokens = list(range(prompt))
-    request = Request(f"r{arrival}", "t", pack(tokens), Sampling(8), n, priority, array("I"), frozenset())
+    request = Request(f"r{arrival}", "t", pack_u32(tokens), Sampling(8), n, priority, array("I"), frozenset())
     return Sequence(0, request, 0, array("I", tokens), DomainChain(b"k", BLOCK, tokens), arrival)
 
 

@@ -10,7 +10,7 @@ import pytest
 from quire_engine.scheduling import waiters as waiting
 from quire_proto.client.client import KVReader
 from quire_proto.step.retire import RetireList
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.e2e.stack import wait_for
 from tests.engine.loop import words
 from tests.engine.pair import Pair, claimant, pair
@@ -253,7 +253,7 @@ def test_a_lost_wait_ends_in_computing(two: Pair, monkeypatch: pytest.MonkeyPatc
 def published(two: Pair, prompt: list[int]) -> None:
     """The gated engine computes a publication of this prompt, and the other one has heard of it."""
     with KVReader(two.run_dir) as operator:
-        operator.publish("agent", "public", pack(prompt))
+        operator.publish("agent", "public", pack_u32(prompt))
     kv = two.other_engine._kv
     assert kv is not None
     wait_for(lambda: kv.client.publications_stale, 30, "the other engine hears of it")

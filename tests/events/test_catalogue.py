@@ -14,7 +14,7 @@ from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.change_log import Journal
 from quire_proto.messages import Seal
 from quire_proto.wire.digests import DIGEST_BYTES, chain, domain_key, split
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.events.subscriber import AllBlocksCleared, BlockRemoved, BlockStored, Told, View
 from tests.kvstore.driver import Driver
 from tests.kvstore.test_machine import PUBLISHED, StoreMachine
@@ -126,7 +126,7 @@ def test_tokens_are_told_only_if_everybodys_are_wanted() -> None:
         session = one.driver.attach()
         one.driver.allocate(session, 1, PROMPT, "acme")
         one.driver.write(session, 1, 10)
-        sealed = one.driver.store.seal(session, Seal(1, 0, one.driver.digests("acme", PROMPT), pack(PROMPT[:8])))
+        sealed = one.driver.store.seal(session, Seal(1, 0, one.driver.digests("acme", PROMPT), pack_u32(PROMPT[:8])))
         assert sealed.code == 0
         (event,) = one.read()
 
@@ -214,7 +214,7 @@ def test_tokens_of_not_all_blocks_are_refused() -> None:
     session = one.driver.attach()
     one.driver.allocate(session, 1, PROMPT, "acme")
     one.driver.write(session, 1, 10)
-    short = Seal(1, 0, one.driver.digests("acme", PROMPT), pack(PROMPT[:4]))
+    short = Seal(1, 0, one.driver.digests("acme", PROMPT), pack_u32(PROMPT[:4]))
 
     assert one.driver.store.seal(session, short).code == 2
     assert not one.journal

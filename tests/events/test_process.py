@@ -13,7 +13,7 @@ from quire_proto import messages as m
 from quire_proto.client.client import KVReader
 from quire_proto.wire.codec import from_map
 from quire_proto.wire.digests import split
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from quire_services.config.event_stream import EventsConfig, endpoints
 from tests.engine.loop import running
 from tests.events.subscriber import AllBlocksCleared, BlockStored, Subscriber
@@ -45,7 +45,7 @@ def sealed(run_dir: Path, opened: list[Client | Subscriber]) -> Client:
     opened.append(client)
     assert not client.attach().wants_tokens
     assert client.ask("allocate", m.Allocate(1, "acme", 9, DIGESTS), ordered=True).code == ""
-    step = m.Step(fills=pack([1, 9]), seals=(m.Seal(1, 0, DIGESTS),))
+    step = m.Step(fills=pack_u32([1, 9]), seals=(m.Seal(1, 0, DIGESTS),))
     assert from_map(m.Stepped, client.ask("step", step, ordered=True).body).seals[0].code == m.OK
     return client
 

@@ -15,7 +15,7 @@ from quire_proto.messages import handoff as h
 from quire_proto.messages import sharing as a
 from quire_proto.messages.tenants import SetQuota
 from quire_proto.wire.envelope import Reply, decode_reply
-from quire_proto.wire.u32 import U32_MAX, pack
+from quire_proto.wire.u32 import U32_MAX, pack_u32
 from tests.kvstore.driver import Driver
 from tests.kvstore.service_fixture import Wire
 from tests.kvstore.slow_disk import SlowDisk
@@ -76,18 +76,18 @@ def test_an_heir_that_waits_for_something_else_gives_its_claim_to_the_next() -> 
     for who in (1, 3):
         assert sessions.code(who, "allocate", asks(2, X, 1)) == m.CLAIMED
         assert sessions.says(who, "wait", m.Wait(2, X)) is None
-    sessions.says(0, "free", m.Free(pack([1])))
+    sessions.says(0, "free", m.Free(pack_u32([1])))
     assert sessions.answers == [(1, "yours")]
     assert sessions.code(2, "allocate", asks(3, Y)) == m.OK
 
     assert sessions.says(1, "wait", m.Wait(2, Y)) is None
 
     assert sessions.answers[1:] == [(3, "yours")]
-    sessions.says(2, "free", m.Free(pack([3])))
+    sessions.says(2, "free", m.Free(pack_u32([3])))
     assert sessions.answers[2:] == [(1, "yours")]
-    sessions.says(1, "free", m.Free(pack([2])))
+    sessions.says(1, "free", m.Free(pack_u32([2])))
     assert sessions.code(0, "allocate", asks(9, X)) == m.OK
-    step = sessions.says(0, "step", m.Step(fills=pack([9, 4]), seals=(m.Seal(9, 0, X),)))
+    step = sessions.says(0, "step", m.Step(fills=pack_u32([9, 4]), seals=(m.Seal(9, 0, X),)))
     assert step is not None
     assert (step.code, step.body["seals"]) == ("", [{"code": m.OK, "sealed": 1}])
 
@@ -103,7 +103,7 @@ def test_a_number_that_waits_is_in_use(op: str) -> None:
     assert sessions.says(1, "wait", m.Wait(2, X)) is None
 
     if op == "fork":
-        assert sessions.code(1, "fork", m.Fork(5, pack([2]), 0)) == m.CONFLICT
+        assert sessions.code(1, "fork", m.Fork(5, pack_u32([2]), 0)) == m.CONFLICT
     else:
         assert sessions.code(2, "allocate", m.Allocate(7, "t", 4)) == m.OK
         offered = sessions.says(2, "offer", h.Offer(7, sessions._ids[1], 1000))
@@ -112,7 +112,7 @@ def test_a_number_that_waits_is_in_use(op: str) -> None:
         assert refused is not None
         assert refused.code == "CONFLICT"
 
-    sessions.says(0, "free", m.Free(pack([1])))
+    sessions.says(0, "free", m.Free(pack_u32([1])))
     assert sessions.answers == [(1, "yours")]
 
 
@@ -158,7 +158,7 @@ def test_a_scrub_that_was_owed_is_not_forgotten_with_a_fork() -> None:
 @pytest.mark.parametrize(
     ("op", "body"),
     [
-        ("publish", a.Publish("q", "public", pack(range(8)))),
+        ("publish", a.Publish("q", "public", pack_u32(range(8)))),
         ("unpublish", a.Unpublish("kept")),
         ("join", a.Join("t", "g")),
         ("leave", a.Leave("u", "g")),
@@ -171,7 +171,7 @@ def test_what_is_saved_holds_though_its_session_ended(tmp_path: Path, op: str, b
     state_dir = wire.service.state_dir = StateDir(tmp_path)
     keep = wire.service.declarations = Declarations(state_dir)
     wire.open()
-    for first, it in (("publish", a.Publish("kept", "public", pack([1]))), ("join", a.Join("u", "g"))):
+    for first, it in (("publish", a.Publish("kept", "public", pack_u32([1]))), ("join", a.Join("u", "g"))):
         assert wire.ask(first, 1 << 62, it).code == ""
     disk = wire.service.disk = SlowDisk()
     frame = wire.frame(op, 1 << 62, body)
@@ -230,7 +230,7 @@ def test_a_session_cannot_use_up_the_offers_of_all() -> None:
     sessions = Sessions(3)
     for who in (0, 2):
         assert sessions.code(who, "allocate", m.Allocate(0, "t", 1)) == m.OK
-    assert sessions.code(0, "fork", m.Fork(0, pack(range(1, 258)), 0)) == m.OK
+    assert sessions.code(0, "fork", m.Fork(0, pack_u32(range(1, 258)), 0)) == m.OK
     codes = [sessions.says(0, "offer", h.Offer(n, sessions._ids[1], 9999)) for n in range(1, 258)]
     assert [reply.code for reply in codes if reply] == [""] * 256 + ["CONFLICT"]
     assert sessions.code(2, "offer", h.Offer(0, sessions._ids[1], 9999)) == m.OK

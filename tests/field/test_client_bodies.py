@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 from tests.gateway.conftest import GatewayProcess, gateway, model, tokenizer  # noqa: F401 - fixtures
 from tests.gateway.peer import PeerEngine
 
@@ -42,7 +42,9 @@ class Client:
 
     def prompt(self) -> str:
         """What the engine was given last."""
-        text: str = self.gateway.tokenizer().decode(unpack(self.engine.requests[-1].tokens), skip_special_tokens=False)
+        text: str = self.gateway.tokenizer().decode(
+            unpack_u32(self.engine.requests[-1].tokens), skip_special_tokens=False
+        )
         return text
 
 
@@ -102,7 +104,7 @@ def test_minus_one_is_no_limit(client: Client, name: str) -> None:
     """All that there is room for, which without it only chat would get."""
     assert client.chat(**{"max_tokens": None, name: -1}).status_code == 200
     chat = client.engine.requests[-1]
-    assert chat.sampling.max_tokens == 512 - len(unpack(chat.tokens))
+    assert chat.sampling.max_tokens == 512 - len(unpack_u32(chat.tokens))
     if name == "max_tokens":
         assert client.plain(max_tokens=-1.0, prompt=[5] * 100).status_code == 200
         assert client.engine.requests[-1].sampling.max_tokens == 412

@@ -11,7 +11,7 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 from tests.gateway.conftest import GatewayProcess, write_tokenizer
 from tests.gateway.peer import PeerEngine
 
@@ -46,7 +46,7 @@ def test_an_end_token_that_only_the_tokenizer_names(stack: tuple[openai.OpenAI, 
     """It ends the answer and is no part of it, but not where ends are to be ignored."""
     words = stack[2].encode("fox").ids
     assert answer(stack, [*words, END, *words]) == ("fox", "stop")
-    assert list(unpack(stack[1].requests[-1].sampling.stop_token_ids)) == [END]
+    assert list(unpack_u32(stack[1].requests[-1].sampling.stop_token_ids)) == [END]
     text, reason = answer(stack, [*words, END], ignore_eos=True)
     assert (text[:6], reason) == ("foxfox", "length")
 

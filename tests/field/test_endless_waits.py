@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from quire_proto.client.client import KVReader
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.e2e.stack import wait_for
 from tests.engine.loop import BLOCKS, engine_on, kvstore, words
 
@@ -29,7 +29,7 @@ def pool(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
 def publish(run_dir: Path, model_dir: Path) -> None:
     """Publish a prompt of ``PINNED`` blocks and have a second engine compute it."""
     with KVReader(run_dir) as reader:
-        reader.publish("big", "public", pack(words(PINNED * 16, 7)))
+        reader.publish("big", "public", pack_u32(words(PINNED * 16, 7)))
 
         def ready() -> bool:
             return reader.fetch_publications().publications[0].state == "ready"

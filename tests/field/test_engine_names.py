@@ -23,7 +23,7 @@ from quire_engine.scheduling.front import Front
 from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
 from quire_proto.client.client import KVClient
-from quire_proto.gateway_link import Hello, Load, Refused, decode, encode
+from quire_proto.gateway_link import Hello, Load, Refused, decode_message, encode_message
 from quire_proto.wire.errors import KvstoreUnreachable, NameTaken
 from quire_services.gateway.engines import Engine, Engines
 from quire_services.gateway.link_server import LinkServer
@@ -54,7 +54,7 @@ def on_a_link(path: Path, test: Callable[[Engines], Awaitable[None]]) -> None:
 
 async def refusal(reader: asyncio.StreamReader) -> str:
     """Why a connection was ended."""
-    message = decode(await reader.readexactly(int.from_bytes(await reader.readexactly(4), "little")))
+    message = decode_message(await reader.readexactly(int.from_bytes(await reader.readexactly(4), "little")))
     assert await reader.read() == b""
     assert isinstance(message, Refused)
     return message.reason
@@ -67,7 +67,7 @@ def test_the_gateway_keeps_the_first(tmp_path: Path) -> None:
 
     async def test(engines: Engines) -> None:
         _, first = await asyncio.open_unix_connection(str(path))
-        first.write(encode(HELLO))
+        first.write(encode_message(HELLO))
         while engines.summary()["connected"] != 1:
             await asyncio.sleep(0.005)
         for hello, why in (
@@ -75,12 +75,12 @@ def test_the_gateway_keeps_the_first(tmp_path: Path) -> None:
             (replace(HELLO, engine="e", vocab_size=5), "serves"),
         ):
             reader, second = await asyncio.open_unix_connection(str(path))
-            second.write(encode(hello))
+            second.write(encode_message(hello))
             assert re.search(why, await refusal(reader))
             second.close()
         assert engines.summary()["connected"] == 1
         assert not first.is_closing()
-        first.write(encode(Load(True, 0, 0, {})))
+        first.write(encode_message(Load(True, 0, 0, {})))
         while engines.summary()["ready"] != 1:
             await asyncio.sleep(0.005)
         first.transport.abort()
@@ -99,7 +99,7 @@ def test_a_new_process_takes_the_name_of_a_dead_one_at_once(tmp_path: Path) -> N
         old_writer.transport.pause_reading()  # type: ignore[attr-defined]
         assert engines.add(Engine(HELLO, old_writer)) == ""
         assert "pid 1" in engines.add(Engine(replace(HELLO, pid=2), old_writer))
-        ends[1].sendall(encode(Load(True, 0, 0, {})))
+        ends[1].sendall(encode_message(Load(True, 0, 0, {})))
         ends[1].close()
         assert not old_writer.is_closing()
         assert engines.add(Engine(replace(HELLO, pid=2), old_writer)) == ""
@@ -120,7 +120,7 @@ def test_an_engine_that_is_sent_away_does_not_storm_back(tmp_path: Path, refused
         asked += 1
         await reader.readexactly(4)
         if refused:
-            writer.write(encode(Refused("another has the name")))
+            writer.write(encode_message(Refused("another has the name")))
             await writer.drain()
         writer.close()
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from quire_proto.gateway_link import Sampling
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 from quire_services.gateway.openai.sampling_defaults import DefaultsError, SamplingDefaults, load_sampling_defaults
 from tests.gateway.conftest import GatewayProcess, refused, write_tokenizer
 from tests.gateway.peer import PeerEngine
@@ -57,7 +57,7 @@ def test_they_hold_where_a_request_says_nothing(stack: Stack, api: str) -> None:
     """All of the file's in both APIs, null being nothing said; its end tokens end answers."""
     assert values(asked(stack, api)) == pytest.approx(SAID)
     assert values(asked(stack, api, temperature=None, top_k=None)) == pytest.approx(SAID)
-    assert set(unpack(asked(stack, api).stop_token_ids)) >= {1, 7}
+    assert set(unpack_u32(asked(stack, api).stop_token_ids)) >= {1, 7}
 
 
 @pytest.mark.source("vllm-project/vllm#11164", "Blaizzy/mlx-vlm#1331")

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 
 from quire_proto.gateway_link import TokenLogprob
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from quire_services.gateway.openai.logprob_shapes import chat_logprobs, completion_logprobs
 from quire_services.gateway.text.token_bytes import TokenBytes, byte_alphabet
 
@@ -31,7 +31,7 @@ def fallback() -> TokenBytes:
 
 def entry(logprob: float, *alternatives: int) -> TokenLogprob:
     """A token's log-probability and its alternatives'."""
-    return TokenLogprob(logprob, pack(alternatives), tuple(-0.5 - place for place in range(len(alternatives))))
+    return TokenLogprob(logprob, pack_u32(alternatives), tuple(-0.5 - place for place in range(len(alternatives))))
 
 
 @pytest.mark.source("sgl-project/sglang#32290", "vllm-project/vllm#44319", "ollama/ollama#13497")

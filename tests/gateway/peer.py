@@ -24,10 +24,10 @@ from quire_proto.gateway_link import (
     Output,
     Outputs,
     TokenLogprob,
-    decode,
-    encode,
+    decode_message,
+    encode_message,
 )
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 
 DEADLINE_S = 20.0
 
@@ -61,14 +61,14 @@ class PeerEngine:
         self._branches: list[Branch] = []
         self._ended = threading.Event()
         self._socket = connect(path)
-        self.send(Hello(name, "test", max_model_len, vocab, pack([eos]), os.getpid()))
+        self.send(Hello(name, "test", max_model_len, vocab, pack_u32([eos]), os.getpid()))
         self.load(ready=True)
         threading.Thread(target=self._read, daemon=True).start()
         threading.Thread(target=self._work, daemon=True).start()
 
     def send(self, message: Message) -> None:
         """Send a message."""
-        self._socket.sendall(encode(message))
+        self._socket.sendall(encode_message(message))
 
     def load(self, *, ready: bool, running: int = 0, waiting: int = 0, longest: int = 0, widest: int = 0) -> None:
         """Report the load."""
@@ -97,7 +97,7 @@ class PeerEngine:
         stream = self._socket.makefile("rb")
         with contextlib.suppress(OSError, ValueError):
             while header := stream.read(4):
-                self._take(decode(stream.read(int.from_bytes(header, "little"))))
+                self._take(decode_message(stream.read(int.from_bytes(header, "little"))))
 
     def _take(self, message: Message) -> None:
         with self._lock:
@@ -129,19 +129,19 @@ class PeerEngine:
 
     def _token(self, branch: Branch) -> Output:
         how = branch.request.sampling
-        prompt = unpack(branch.request.tokens)
+        prompt = unpack_u32(branch.request.tokens)
         token = prompt[(branch.done + branch.index) % len(prompt)]
         branch.done += 1
-        stops = set(unpack(how.stop_token_ids)) | (set() if how.ignore_eos else {self._eos})
+        stops = set(unpack_u32(how.stop_token_ids)) | (set() if how.ignore_eos else {self._eos})
         finish = "length" if branch.done >= how.max_tokens else ""
         if token in stops and branch.done > how.min_tokens:
             finish = "stop"
         logprobs: tuple[TokenLogprob, ...] = ()
         if how.logprobs:
             others = [(token + k) % self._vocab for k in range(how.logprobs - 1)]
-            logprobs = (TokenLogprob(-0.5, pack(others), tuple(-0.5 - k for k in range(len(others)))),)
+            logprobs = (TokenLogprob(-0.5, pack_u32(others), tuple(-0.5 - k for k in range(len(others)))),)
         cached = self.cached_tokens if branch.done == 1 else 0
-        return Output(branch.request.request, branch.index, pack([token]), logprobs, finish, cached)
+        return Output(branch.request.request, branch.index, pack_u32([token]), logprobs, finish, cached)
 
 
 def connect(path: Path) -> socket.socket:

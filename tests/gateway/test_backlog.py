@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from quire_proto.gateway_link import Output, Sampling, TokenLogprob
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 from quire_services.gateway import backlog
 from quire_services.gateway.backlog import Backlogs
 from quire_services.gateway.generations import Arrival, Call, Generation
@@ -25,7 +25,7 @@ def generation(backlogs: Backlogs, tenant: str = "acme", n: int = 1) -> Generati
 def feed(one: Generation, tokens: range, index: int = 0, logprobs: tuple[TokenLogprob, ...] = ()) -> None:
     """Deliver an output for each token."""
     for token in tokens:
-        one.deliver(Output(one.id, index, pack([token]), logprobs))
+        one.deliver(Output(one.id, index, pack_u32([token]), logprobs))
 
 
 def take(one: Generation) -> list[Arrival]:
@@ -40,7 +40,7 @@ def read(one: Generation) -> list[list[Arrival]]:
 
 def tokens(pieces: list[list[Arrival]], index: int = 0) -> list[int]:
     """Of one continuation."""
-    return [t for piece in pieces for _, output in piece if output.index == index for t in unpack(output.tokens)]
+    return [t for piece in pieces for _, output in piece if output.index == index for t in unpack_u32(output.tokens)]
 
 
 def test_few_outputs_stay_as_they_came() -> None:
@@ -51,7 +51,7 @@ def test_few_outputs_stay_as_they_came() -> None:
         feed(one, range(token + 10, token + 11), 1)
 
     ((*piece,),) = read(one)
-    assert [(output.index, *unpack(output.tokens)) for _, output in piece] == [
+    assert [(output.index, *unpack_u32(output.tokens)) for _, output in piece] == [
         (0, 0),
         (1, 10),
         (0, 1),
@@ -66,7 +66,7 @@ def test_tokens_of_a_long_backlog_are_joined_and_stay_in_order() -> None:
     one = generation(Backlogs(), n=2)
     feed(one, range(10_000), 0)
     feed(one, range(10_000), 1)
-    one.deliver(Output(one.id, 0, pack([7]), finish="length"))
+    one.deliver(Output(one.id, 0, pack_u32([7]), finish="length"))
     size = one.call.backlog.size
     pieces = read(one)
 

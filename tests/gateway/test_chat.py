@@ -8,7 +8,7 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 from tests.gateway.peer import PeerEngine
 
 MESSAGES: list[Any] = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "the quick fox"}]
@@ -39,7 +39,7 @@ def test_the_prompt_is_what_the_chat_template_says(
     messages: list[Any] = [{"role": "developer", "content": "rules"}, {"role": "user", "content": parts}]
     client.chat.completions.create(model="tiny", messages=messages, max_tokens=1)
 
-    sent = list(unpack(engine.requests[0].tokens))
+    sent = list(unpack_u32(engine.requests[0].tokens))
     assert tokenizer.decode(sent, skip_special_tokens=False) == "<bos><|system|>rules<|user|>one\ntwo<|assistant|>"
     assert sent[:2] == [0, 2]
 
@@ -56,7 +56,7 @@ def test_parameters_reach_the_engine(client: openai.OpenAI, engine: PeerEngine) 
     how, default, unlimited = (request.sampling for request in engine.requests)
     assert (how.temperature, how.top_p, how.top_k, how.min_p) == (0.5, 0.75, 7, 0.25)
     assert (how.max_tokens, how.min_tokens, how.ignore_eos) == (3, 2, True)
-    assert list(unpack(how.stop_token_ids)) == [9, 300]
+    assert list(unpack_u32(how.stop_token_ids)) == [9, 300]
     assert how.seed == 2**63 - 1
     assert (default.temperature, default.top_p, default.top_k, default.min_p, default.logprobs) == (1, 1, 0, 0, 0)
     assert default.seed != unlimited.seed

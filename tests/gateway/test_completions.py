@@ -8,7 +8,7 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 from tests.gateway.peer import PeerEngine
 
 FOX = "the quick brown fox"
@@ -23,7 +23,7 @@ def test_a_prompt_has_four_forms(client: openai.OpenAI, engine: PeerEngine, toke
     answer = client.completions.create(model="tiny", prompt=prompt, max_tokens=len(fox), temperature=0)
 
     expected = [fox, dog] if form in ("strings", "lists") else [fox]
-    assert [list(unpack(request.tokens)) for request in engine.requests] == expected
+    assert [list(unpack_u32(request.tokens)) for request in engine.requests] == expected
     assert answer.object == "text_completion"
     assert answer.choices[0].text == FOX
     assert answer.usage.prompt_tokens == sum(map(len, expected))

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from quire_proto.gateway_link import Hello, decode, encode
+from quire_proto.gateway_link import Hello, decode_message, encode_message
 from tests.gateway.conftest import GatewayProcess, Start, refused
 from tests.gateway.peer import PeerEngine, connect, wait_for
 
@@ -133,9 +133,9 @@ def test_bytes_that_are_not_the_link_close_only_that_connection(
 def test_an_engine_with_another_model_is_refused(gateway: GatewayProcess, engine: PeerEngine) -> None:
     """Two models behind one name would answer by chance."""
     with connect(gateway.run_dir / "gateway.sock") as stream:
-        stream.sendall(encode(Hello("stranger", "another", 512, 320, b"", 1)))
+        stream.sendall(encode_message(Hello("stranger", "another", 512, 320, b"", 1)))
         refused = stream.makefile("rb").read()
-        assert "peer-1 serves" in decode(refused[4:]).reason  # type: ignore[union-attr]
+        assert "peer-1 serves" in decode_message(refused[4:]).reason  # type: ignore[union-attr]
     assert gateway.health()["engines"]["connected"] == 1
 
 

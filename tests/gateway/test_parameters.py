@@ -12,7 +12,7 @@ from openai.types import completion_create_params as plain_params
 from openai.types.chat import completion_create_params as chat_params
 from tokenizers import Tokenizer
 
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
 from quire_services.gateway.openai.parameters import BY_NAME, CHAT, PLAIN, TABLE, Parameter
 from quire_services.gateway.openai.parameters_page import page
@@ -142,7 +142,7 @@ def test_the_prompt_comes_back_as_tokens_and_as_text(client: openai.OpenAI, engi
     extra = {"return_token_ids": True, "return_prompt_text": True}
     ask: Any = {"model": "tiny", "messages": [USER], "max_tokens": 2, "extra_body": extra}
     whole = client.chat.completions.create(**ask).model_extra
-    tokens = unpack(engine.requests[-1].tokens).tolist()
+    tokens = unpack_u32(engine.requests[-1].tokens).tolist()
     assert whole == {"prompt_token_ids": tokens, "prompt_text": "<bos><|user|>hi<|assistant|>"}
     told = [chunk.model_extra for chunk in client.chat.completions.create(**ask, stream=True)]
     assert told == [whole, *[{}] * (len(told) - 1)]
@@ -186,7 +186,7 @@ def test_a_prompt_is_truncated(
     """So many tokens stay, at the side that was said, and the echo is of those."""
     prompt = [5, 6, 7, 8, 9, 10]
     answer = client.completions.create(model="tiny", prompt=prompt, max_tokens=1, echo=True, extra_body=changes)
-    assert unpack(engine.requests[-1].tokens).tolist() == left
+    assert unpack_u32(engine.requests[-1].tokens).tolist() == left
     assert answer.choices[0].text.startswith(tokenizer.decode(left, skip_special_tokens=False))
 
 
@@ -196,7 +196,7 @@ def test_minus_one_truncates_to_what_there_is_room_for(client: openai.OpenAI, en
         ask: Any = {"max_tokens": asked} if asked else {}
         extra = {"truncate_prompt_tokens": -1}
         client.completions.create(model="tiny", prompt=[5] * 600, extra_body=extra, **ask)
-        assert len(unpack(engine.requests[-1].tokens)) == left
+        assert len(unpack_u32(engine.requests[-1].tokens)) == left
     with pytest.raises(openai.BadRequestError, match="empty"):
         client.completions.create(model="tiny", prompt="hi", extra_body={"truncate_prompt_tokens": 0})
 
@@ -218,6 +218,6 @@ def test_special_tokens_are_added_as_asked(tmp_path: Path) -> None:
         for path, body, own, default in ((CHAT_PATH, chat, 1, 0), (PLAIN_PATH, plain, 0, 1)):
             for asked, added in ((True, 1), (False, 0), (None, default)):
                 assert process.http.post(path, json=body(add_special_tokens=asked)).status_code == 200
-                assert unpack(peer.requests[-1].tokens).tolist().count(0) == own + added
+                assert unpack_u32(peer.requests[-1].tokens).tolist().count(0) == own + added
     finally:
         process.stop()

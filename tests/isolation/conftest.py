@@ -16,7 +16,7 @@ import pytest
 from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
 from quire_proto.messages import Publication
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.e2e.stack import Stack, running, wait_for
 
 TENANTS = {"ann": ["research"], "bob": ["research"], "cat": [], "eve": [], "scout": []}
@@ -64,7 +64,7 @@ class House:
         name = f"settled-{self.settlings}"
         marker = [FIRST_WORD + self.settlings, *range(FIRST_WORD, FIRST_WORD + BLOCK)]
         with KVReader(self.stack.run_dir) as kvstore:
-            kvstore.publish(name, "public", pack(marker))
+            kvstore.publish(name, "public", pack_u32(marker))
             wait_for(lambda: kvstore.lookup(publication=name).tokens, 90, "the marker is computed")
             body = {"model": "m", "prompt": [*marker, FIRST_WORD], "max_tokens": 1}
             knowing: set[str] = set()

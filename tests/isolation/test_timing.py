@@ -19,7 +19,7 @@ import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.e2e.stack import Stack, running, wait_for
 from tests.isolation.medians import interval, verdict
 
@@ -107,7 +107,7 @@ class Prober:
         self._count += 1
         name = f"known-{self._count}"
         with KVReader(self._stack.run_dir) as reader:
-            reader.publish(name, "both", pack(prompt[: LENGTH - 20]))
+            reader.publish(name, "both", pack_u32(prompt[: LENGTH - 20]))
             wait_for(lambda: reader.lookup(publication=name).tokens, 60, "the publication is computed")
         return name
 

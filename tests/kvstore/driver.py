@@ -16,7 +16,7 @@ from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import Peer, Session
 from quire_proto import messages as m
 from quire_proto.wire.digests import DIGEST_BYTES, chain
-from quire_proto.wire.u32 import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 from tests.support.store import Store
 
 
@@ -112,7 +112,7 @@ class Driver:
         )
         reply = self.store.allocate(session, item)
         if reply.code == m.OK:
-            table = list(unpack(reply.blocks))
+            table = list(unpack_u32(reply.blocks))
             branch = Branch(tenant, list(tokens), table, reply.computed, len(table) * self.size)
             self._owe(branch, reply.copies)
             self.branches[session.id][number] = branch
@@ -123,7 +123,7 @@ class Driver:
         reply = self.store.extend(session, m.Extend(number, tokens))
         if reply.code == m.OK:
             branch = self.branch(session, number)
-            branch.table[reply.first :] = list(unpack(reply.blocks))
+            branch.table[reply.first :] = list(unpack_u32(reply.blocks))
             branch.capacity = max(branch.capacity, len(branch.table) * self.size if reply.blocks else branch.capacity)
             self._owe(branch, reply.copies)
         return reply
@@ -136,7 +136,7 @@ class Driver:
         for position in range(branch.fill, upto):
             block = branch.table[position // self.size]
             self.arena[block, position % self.size] = value_of(branch.tokens, position)
-        reply = self.store.step(session, m.Step(fills=pack((number, upto))))
+        reply = self.store.step(session, m.Step(fills=pack_u32((number, upto))))
         if reply.fills[0] == m.OK:
             branch.fill = upto
         return reply.fills[0]
@@ -145,11 +145,11 @@ class Driver:
         """Acknowledge the copies done; their codes."""
         branch = self.branch(session, number)
         done, branch.unacknowledged = branch.unacknowledged, []
-        return list(self.store.step(session, m.Step(copies_done=pack(done))).copies_done)
+        return list(self.store.step(session, m.Step(copies_done=pack_u32(done))).copies_done)
 
     def fork(self, session: Session, parent: int, child: int, at: int) -> int:
         """Fork one child."""
-        code = self.store.fork(session, m.Fork(parent, pack([child]), at)).code
+        code = self.store.fork(session, m.Fork(parent, pack_u32([child]), at)).code
         if code == m.OK:
             own = self.branch(session, parent)
             self._copy(own)  # the engine runs copies before anything that reads their target
@@ -164,7 +164,7 @@ class Driver:
         digests = self.digests(branch.tenant, branch.tokens[: branch.fill])[first * DIGEST_BYTES :]
         reply = self.store.seal(session, m.Seal(number, first, digests))
         for index, block in unpack_rows(reply.canonical, 2) if swap else []:
-            assert self.store.step(session, m.Step(swaps=pack((number, index, block)))).swaps == bytes([m.OK])
+            assert self.store.step(session, m.Step(swaps=pack_u32((number, index, block)))).swaps == bytes([m.OK])
             branch.table[index] = block
         return reply
 
@@ -172,7 +172,7 @@ class Driver:
         """Free sequences; their codes."""
         for number in numbers:
             self.branches[session.id].pop(number, None)
-        return list(self.store.free(session, pack(numbers)).codes)
+        return list(self.store.free(session, pack_u32(numbers)).codes)
 
     def gone(self, session: Session) -> int:
         """The process is dead."""

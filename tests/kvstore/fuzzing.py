@@ -13,22 +13,28 @@ from quire_proto.messages import sharing as a
 from quire_proto.messages.tenants import SetQuota
 from quire_proto.wire.codec import to_map
 from quire_proto.wire.envelope import VERSION
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 
 TARGET = (3).to_bytes(16, "big")  # id of the first session of a ``Wire``
 BODIES: list[tuple[str, Any]] = [
     ("attach", m.Attach(bytes(16), bytes(16), "x")),
     ("ready", m.Empty()),
     ("heartbeat", m.Heartbeat(3)),
-    ("step", m.Step(pack([4]), pack([1]), pack([1, 0, 3]), pack([1, 5]), (m.Seal(1, 0, bytes(32)),))),
-    ("step", m.Step(completed=pack([1, 0, 5]), completed_digests=bytes(32))),
-    ("step", m.Step(completed=pack([1, 1, 8, 1, 2, 12]), completed_digests=bytes(range(64)), extends=pack([1, 21]))),
-    ("step", m.Step(forks=(m.Fork(1, pack([7]), 3),), extends=pack([1, 9]), allocates=(m.Allocate(9, "t", 3),))),
+    ("step", m.Step(pack_u32([4]), pack_u32([1]), pack_u32([1, 0, 3]), pack_u32([1, 5]), (m.Seal(1, 0, bytes(32)),))),
+    ("step", m.Step(completed=pack_u32([1, 0, 5]), completed_digests=bytes(32))),
+    (
+        "step",
+        m.Step(completed=pack_u32([1, 1, 8, 1, 2, 12]), completed_digests=bytes(range(64)), extends=pack_u32([1, 21])),
+    ),
+    (
+        "step",
+        m.Step(forks=(m.Fork(1, pack_u32([7]), 3),), extends=pack_u32([1, 9]), allocates=(m.Allocate(9, "t", 3),)),
+    ),
     ("allocate", m.Allocate(5, "t", 9, bytes(64), "p", 1, 12)),
     ("extend", m.Extend(1, 12)),
-    ("fork", m.Fork(1, pack([3, 4]), 2)),
+    ("fork", m.Fork(1, pack_u32([3, 4]), 2)),
     ("seal", m.Seal(1, 0, bytes(32))),
-    ("free", m.Free(pack([9, 3]))),
+    ("free", m.Free(pack_u32([9, 3]))),
     ("detach", m.Empty()),
     ("offer", h.Offer(1, TARGET, 5)),
     ("adopt", h.Adopt(bytes(16), 5)),
@@ -39,13 +45,13 @@ BODIES: list[tuple[str, Any]] = [
     ("tenants", m.Empty()),
     ("quota", SetQuota("t", 40, 0, 3)),
     ("wait", m.Wait(1, bytes(32))),
-    ("publish", a.Publish("q", "public", pack([1, 2]))),
+    ("publish", a.Publish("q", "public", pack_u32([1, 2]))),
     ("unpublish", a.Unpublish("q")),
     ("groups", m.Empty()),
     ("join", a.Join("t", "g")),
     ("leave", a.Leave("t", "g")),
     ("events", m.Empty()),
-    ("seal", m.Seal(1, 0, bytes(32), pack([1, 2, 3, 4]))),
+    ("seal", m.Seal(1, 0, bytes(32), pack_u32([1, 2, 3, 4]))),
 ]
 ODD: list[Any] = [
     None, True, -1, 0, 1, 2**31, 2**32, 2**63 - 1, 2**64 - 1, 1.5, float("nan"), "", "x" * 300, b"", bytes(3), bytes(4),

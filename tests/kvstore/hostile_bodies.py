@@ -19,7 +19,7 @@ from quire_proto.messages import handoff as h
 from quire_proto.messages import sharing as a
 from quire_proto.messages.tenants import SetQuota
 from quire_proto.wire.digests import chain, domain_key, split
-from quire_proto.wire.u32 import U32_MAX, pack
+from quire_proto.wire.u32 import U32_MAX, pack_u32
 from tests.kvstore.driver import key_of
 
 SIZE, NUMBERS = 2, 6
@@ -58,7 +58,7 @@ class Bodies:
         if kind < 0.82:
             return "seal", self._seal(own)
         if kind < 0.88:
-            return "free", m.Free(pack(self._number() for _ in range(chance.randrange(1, 4))))
+            return "free", m.Free(pack_u32(self._number() for _ in range(chance.randrange(1, 4))))
         if kind < 0.94:
             return "offer", h.Offer(self._number(), chance.choice(others), chance.choice((1, 50, 1000)))
         if kind < 0.99:
@@ -82,7 +82,7 @@ class Bodies:
         """A declaration."""
         chance = self._random
         tenant, group = chance.choice((*TENANTS, INNOCENT)), chance.choice(GROUPS)
-        tokens = pack(chance.choice(PROMPTS)[: chance.randrange(0, 7)])
+        tokens = pack_u32(chance.choice(PROMPTS)[: chance.randrange(0, 7)])
         guarantee = chance.choice((0, 0, 1, 2))
         limit = chance.choice((0, guarantee, guarantee + 1, 3, self._state.pool.size))
         body: Any = chance.choice(
@@ -102,8 +102,8 @@ class Bodies:
         chance = self._random
         completed, names = self._completed(own)
         return m.Step(
-            releases=pack(self._number() for _ in range(chance.randrange(2))),
-            copies_done=pack(c for c in [*own.copies, chance.randrange(5)] if chance.random() < 0.5),
+            releases=pack_u32(self._number() for _ in range(chance.randrange(2))),
+            copies_done=pack_u32(c for c in [*own.copies, chance.randrange(5)] if chance.random() < 0.5),
             swaps=self._swaps(own),
             fills=self._rows(own, lambda q: (chance.randint(q.fill, q.writable) if q else 3,)),
             seals=tuple(self._seal(own) for _ in range(chance.randrange(3))),
@@ -119,7 +119,7 @@ class Bodies:
         for _ in range(self._random.randrange(4)):
             number = self._number()
             rows += (number, *rest(own.sequences.get(number)))
-        return pack(rows)
+        return pack_u32(rows)
 
     def _allocate(self) -> m.Allocate:
         chance = self._random
@@ -162,7 +162,7 @@ class Bodies:
             index = sequence.sealed if sequence and self._random.random() < 0.9 else self._random.randrange(4)
             rows += (number, index, (index + 1) * SIZE)
             names += self._names(sequence, index, 1)
-        return pack(rows), b"".join(names)
+        return pack_u32(rows), b"".join(names)
 
     def _names(self, sequence: Sequence | None, first: int, count: int) -> list[bytes]:
         chance = self._random
@@ -178,12 +178,12 @@ class Bodies:
         for number, sequence in own.sequences.items():
             for index, block in sequence.pins.items():
                 rows += (number, index, self._random.choice((block, int(sequence.table[index]), 0)))
-        return pack(rows)
+        return pack_u32(rows)
 
     def _fork(self, own: Session) -> m.Fork:
         number = self._number()
         sequence = own.sequences.get(number)
-        children = pack(self._number() for _ in range(self._random.randrange(1, 3)))
+        children = pack_u32(self._number() for _ in range(self._random.randrange(1, 3)))
         fill = sequence.fill if sequence else 2
         return m.Fork(number, children, fill if self._random.random() < 0.6 else self._random.randint(0, fill))
 

@@ -16,7 +16,7 @@ import numpy as np
 from quire_proto import messages as m
 from quire_proto.wire.codec import from_map
 from quire_proto.wire.envelope import Reply
-from quire_proto.wire.u32 import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 from tests.kvstore.driver import value_of
 from tests.kvstore.hostile_bodies import INNOCENT, PROMPTS, SIZE, digests_of
 
@@ -91,14 +91,14 @@ class Innocent:
             work.waits += 1
             self._next = "wait", m.Wait(work.number, answer.claimed[-32:])
         elif answer.code == m.OK:
-            work.table, work.fill = list(unpack(answer.blocks)), answer.computed
+            work.table, work.fill = list(unpack_u32(answer.blocks)), answer.computed
             work.sealed = answer.computed // SIZE
             self._moved(work, answer)
             self._compute(work, len(work.tokens))
             names = digests_of(INNOCENT, work.tokens, len(work.tokens) // SIZE)[work.sealed :]
             seal = m.Seal(work.number, work.sealed, b"".join(names))
-            done, work.copies = pack(work.copies), []
-            step = m.Step(copies_done=done, fills=pack((work.number, work.fill)), seals=(seal,))
+            done, work.copies = pack_u32(work.copies), []
+            step = m.Step(copies_done=done, fills=pack_u32((work.number, work.fill)), seals=(seal,))
             self._next = "step", step
 
     def _after_wait(self, body: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ class Innocent:
         child.table = work.table[: -(-child.fill // SIZE)]
         self._number += 1
         self._live.append(child)
-        self._next = "fork", m.Fork(work.number, pack([child.number]), child.fill)
+        self._next = "fork", m.Fork(work.number, pack_u32([child.number]), child.fill)
 
     def _after_fork(self, body: dict[str, Any]) -> None:
         assert body["code"] == m.OK
@@ -124,19 +124,19 @@ class Innocent:
         answer, child = from_map(m.Extended, body), self._live[1]
         assert answer.code in (m.OK, m.NO_SPACE)
         if answer.code == m.OK:
-            child.table[answer.first :] = list(unpack(answer.blocks))
+            child.table[answer.first :] = list(unpack_u32(answer.blocks))
             self._moved(child, answer)
             child.tokens.append(2)
             self._compute(child, child.fill + 1)
         self.check()
-        self._next = "free", m.Free(pack(work.number for work in self._live))
+        self._next = "free", m.Free(pack_u32(work.number for work in self._live))
         self._live = []
 
     def _after_free(self, body: dict[str, Any]) -> None:
         assert set(body["codes"]) == {m.OK}
 
     def _moved(self, work: Work, answer: m.Allocated | m.Extended) -> None:
-        for block in unpack(answer.scrub):
+        for block in unpack_u32(answer.scrub):
             self._arena[block] = 0
         for copy_id, src, dst, slots in unpack_rows(answer.copies, 4):
             self._arena[dst, :slots] = self._arena[src, :slots]

@@ -8,7 +8,7 @@ import numpy as np
 
 from quire_kvstore.sessions.session import Session
 from quire_proto import messages as m
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 from tests.kvstore.driver import Branch, Driver
 
 
@@ -53,6 +53,6 @@ class ScrubbingDriver(Driver):
         super()._copy(branch)
 
     def _scrub(self, blocks: bytes) -> None:
-        for block in unpack(blocks):
+        for block in unpack_u32(blocks):
             self.arena[block] = 0
             self.writer[block] = ""

@@ -15,10 +15,10 @@ from quire_proto import messages as m
 from quire_proto.messages import sharing as a
 from quire_proto.wire.digests import domain_key
 from quire_proto.wire.envelope import Reply
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.kvstore.service_fixture import Wire
 
-SIX = pack([9, 8, 7, 6, 5, 4])  # a block of four and a tail of two
+SIX = pack_u32([9, 8, 7, 6, 5, 4])  # a block of four and a tail of two
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def allocate(wire: Wire, number: int, tenant: str, tokens: int, identity: str, o
     """Allocate under a publication, then acknowledge all as computed; the reply of the allocate."""
     item = m.Allocate(number, tenant, tokens, b"", identity, old or generation(wire, identity))
     reply = wire.ask("allocate", 2 * number, item).body
-    wire.ask("step", 2 * number + 1, m.Step(fills=pack((number, tokens))))
+    wire.ask("step", 2 * number + 1, m.Step(fills=pack_u32((number, tokens))))
     wire.store.check_invariants()
     return reply
 
@@ -80,7 +80,7 @@ def test_the_same_again_changes_nothing(wire: Wire) -> None:
     allocate(wire, 1, "ann", 7, "x")
 
     assert publish(wire).body == {**first, "state": "ready"}
-    other = publish(wire, tokens=SIX + pack([1])).body
+    other = publish(wire, tokens=SIX + pack_u32([1])).body
     assert (other["tokens"], other["state"]) == (7, "pending")
     assert other["generation"] > first["generation"]
     assert allocate(wire, 2, "bob", 8, "x", old=first["generation"])["code"] == m.RETRY
@@ -92,13 +92,13 @@ def test_unpublishing_stops_new_matches_and_gives_the_pins_back(wire: Wire) -> N
     publish(wire)
     named = generation(wire, "x")
     allocate(wire, 1, "ann", 9, "x")
-    shared = list(unpack(allocate(wire, 2, "bob", 9, "x")["blocks"]))
+    shared = list(unpack_u32(allocate(wire, 2, "bob", 9, "x")["blocks"]))
 
     assert wire.ask("unpublish", 1 << 62, a.Unpublish("x")).code == ""
 
     assert allocate(wire, 3, "bob", 9, "x", old=named)["code"] == m.RETRY
     assert int(wire.store.state.pool.refs[shared[0]]) == 2
-    wire.ask("free", 8, m.Free(pack([1, 2])))
+    wire.ask("free", 8, m.Free(pack_u32([1, 2])))
     assert wire.store.state.pool.counts()["free"] == wire.store.state.pool.size
     assert wire.ask("unpublish", 1 << 62, a.Unpublish("x")).code == "NOT_FOUND"
 
@@ -109,11 +109,11 @@ def test_a_sequence_outlives_its_publication(wire: Wire) -> None:
     chain = wire_chain(range(12))
     item = m.Allocate(1, "ann", 12, chain, "x", generation(wire, "x"))
     assert wire.ask("allocate", 2, item).body["code"] == m.OK
-    publish(wire, tokens=SIX + pack([1]))
+    publish(wire, tokens=SIX + pack_u32([1]))
 
-    assert wire.ask("step", 3, m.Step(fills=pack((1, 12)))).body["fills"] == bytes([m.OK])
+    assert wire.ask("step", 3, m.Step(fills=pack_u32((1, 12)))).body["fills"] == bytes([m.OK])
     assert wire.ask("seal", 4, m.Seal(1, 0, chain)).body["code"] == m.OK
-    assert wire.ask("fork", 5, m.Fork(1, pack([2]), 5)).body["code"] == m.OK
+    assert wire.ask("fork", 5, m.Fork(1, pack_u32([2]), 5)).body["code"] == m.OK
     record = wire.store.state.publications.get("x")
     assert record is not None
     assert record.table is None
@@ -183,8 +183,8 @@ def test_the_pin_budget_holds(wire: Wire) -> None:
     assert publish(wire).code == ""
     refused = publish(wire, "y")
     assert (refused.code, refused.body["detail"]) == ("CONFLICT", {"missing": 2})
-    assert publish(wire, tokens=pack(range(8))).code == ""
-    assert publish(wire, tokens=pack(range(9))).code == "CONFLICT"
+    assert publish(wire, tokens=pack_u32(range(8))).code == ""
+    assert publish(wire, tokens=pack_u32(range(9))).code == "CONFLICT"
     wire.ask("unpublish", 1 << 62, a.Unpublish("p"))
     assert publish(wire, "y").code == ""
 
@@ -272,10 +272,10 @@ def test_exactly_one_computes_it_without_a_request(wire: Wire) -> None:
     assert [prefill(1, 3), prefill(2, 4)] == [m.OK, m.CONFLICT]
     usage = {row.tenant: row.held for row in wire.store.usage()}
     assert usage == {"(public)": 2, "(quarantine)": 0}
-    wire.ask("free", 5, m.Free(pack([1])))
+    wire.ask("free", 5, m.Free(pack_u32([1])))
     assert prefill(2, 6) == m.OK
-    wire.ask("step", 7, m.Step(fills=pack((2, 6))))
-    wire.ask("free", 8, m.Free(pack([2])))
+    wire.ask("step", 7, m.Step(fills=pack_u32((2, 6))))
+    wire.ask("free", 8, m.Free(pack_u32([2])))
     assert prefill(3, 9) == m.CONFLICT
     assert wire.ask("lookup", 1 << 62, m.Lookup("x")).body["tokens"] == 6
     assert wire.ask("allocate", 10, m.Allocate(4, "", 6)).body["code"] == m.CONFLICT

@@ -9,7 +9,7 @@ from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.claims import Ticket
 from quire_proto import messages as m
 from quire_proto.wire.digests import DIGEST_BYTES, split
-from quire_proto.wire.u32 import pack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows
 from tests.kvstore.driver import Driver
 
 PROMPT = [1] * 17  # four full blocks of 4 and a token
@@ -267,7 +267,7 @@ def test_a_claim_on_a_publication_is_not_one_on_its_successor() -> None:
     for number in (2, 3):
         assert agents.ask(one, number, [5] * 6 + [7] * 9, tenant="b", publication="p").code == m.CLAIMED
     assert agents.wait(one, 2, publication="p") is None
-    publishing.publish(state, "p", "public", pack([4] * 6))
+    publishing.publish(state, "p", "public", pack_u32([4] * 6))
     agents.store.check_invariants()
     assert agents.answers() == [(2, "sealed")]
     new = state.publications.get("p")
@@ -319,7 +319,7 @@ def test_many_waiters_of_one_prompt_cost_one_seal_each_block(agents: Agents) -> 
     assert sorted(agents.answers()) == [(number, "sealed") for number in range(1, 200)]
     assert all(agents.ask(sessions[number % 4], number).computed == 16 for number in range(1, 200))
     assert (agents.store.counters.seals, agents.store.counters.duplicates) == (4, 0)
-    assert agents.store.step(sessions[0], m.Step(releases=pack([0]))).releases == bytes([m.OK])
+    assert agents.store.step(sessions[0], m.Step(releases=pack_u32([0]))).releases == bytes([m.OK])
 
 
 def test_two_heirs_never_wait_for_each_others_blocks() -> None:

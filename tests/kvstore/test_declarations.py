@@ -13,12 +13,12 @@ from quire_proto import messages as m
 from quire_proto.messages import sharing as a
 from quire_proto.messages.tenants import SetQuota
 from quire_proto.wire.envelope import Reply, decode_reply
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.kvstore.service_fixture import Wire
 from tests.kvstore.slow_disk import SlowDisk
 
 NUMBER = 1 << 62
-PROMPT = a.Publish("q", "public", pack(range(8)))
+PROMPT = a.Publish("q", "public", pack_u32(range(8)))
 
 
 class Slow(Wire):

@@ -7,7 +7,7 @@ import pytest
 from quire_kvstore.server.task import Task
 from quire_proto import messages as m
 from quire_proto.wire.envelope import decode_reply
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.kvstore.service_fixture import Wire
 
 
@@ -35,7 +35,7 @@ def test_a_deferred_reply_goes_to_whoever_asked_last(wire: Wire) -> None:
     assert wire.ask("free", 4, m.Free(b"")).code == ""
     assert wire.dispatch.handle(Task(b"b", [frame], 0), 0) is None
     assert wire.dispatch.deferred(0) == []
-    assert wire.ask("free", 5, m.Free(pack([1]))).code == ""
+    assert wire.ask("free", 5, m.Free(pack_u32([1]))).code == ""
     ((peer, reply),) = wire.dispatch.deferred(0)
     assert (peer, decode_reply(reply).body, decode_reply(reply).number) == (b"b", {"state": "yours"}, 1 << 62)
     assert wire.dispatch.deferred(0) == []

@@ -15,7 +15,7 @@ from quire_proto.op_table import OPS
 from quire_proto.wire.codec import from_map
 from quire_proto.wire.envelope import VERSION, decode_reply
 from quire_proto.wire.errors import BY_CODE
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.kvstore.service_fixture import LAYOUT, LEASE_MS, Wire
 
 
@@ -37,7 +37,7 @@ def test_a_resend_gets_the_same_bytes_and_changes_nothing(wire: Wire) -> None:
     """The second copy of a request is answered from the window."""
     frame = wire.frame("allocate", 2, allocate(1))
     first = wire.dispatch.handle(Task(b"a", [frame], 0), 0)
-    wire.ask("free", 3, m.Free(pack([1])))
+    wire.ask("free", 3, m.Free(pack_u32([1])))
 
     assert wire.dispatch.handle(Task(b"b", [frame], 9), 9) == first
     assert wire.store.counters.resends == 1
@@ -237,7 +237,7 @@ def test_domain_keys_differ_by_tenant_and_are_stable(wire: Wire) -> None:
 def test_stats_adds_up(wire: Wire) -> None:
     """Blocks by state, slots, counters, ops and sessions are those of the store."""
     wire.ask("allocate", 2, allocate(1, 6))
-    wire.ask("step", 3, m.Step(fills=pack([1, 6])))
+    wire.ask("step", 3, m.Step(fills=pack_u32([1, 6])))
 
     stats = from_map(m.Stats, wire.ask("stats", 0, session=b"").body)
 

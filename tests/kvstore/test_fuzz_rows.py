@@ -9,7 +9,7 @@ from typing import Any
 from quire_kvstore.sharing.change_log import Journal
 from quire_proto import messages as m
 from quire_proto.wire.codec import from_map
-from quire_proto.wire.u32 import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 from tests.kvstore.service_fixture import LAYOUT, Wire
 from tests.kvstore.test_fuzz import snapshot
 
@@ -38,7 +38,7 @@ class Rows:
             if self._random.random() < 0.4:
                 extends += (number, (len(sequence.table) + 1) * SIZE)
         digests = b"".join(self._digest() for _ in range(len(completed) // 3))
-        body = {"completed": pack(completed), "completed_digests": digests, "extends": pack(extends)}
+        body = {"completed": pack_u32(completed), "completed_digests": digests, "extends": pack_u32(extends)}
         if self._random.random() < 0.6:
             body = {name: self._damaged(data) for name, data in body.items()}
         return body
@@ -48,7 +48,7 @@ class Rows:
 
     def _damaged(self, data: bytes) -> bytes:
         kind = self._random.randrange(6)
-        numbers = list(unpack(data))
+        numbers = list(unpack_u32(data))
         if not numbers or kind == 0:
             return data
         at = self._random.randrange(len(numbers))
@@ -62,20 +62,20 @@ class Rows:
             numbers += numbers[-3:]  # a row twice
         else:
             self._random.shuffle(numbers)
-        return pack(numbers)
+        return pack_u32(numbers)
 
 
 def fill(wire: Wire) -> None:
     """Begin anew: no sequence but ``SEQUENCES`` new ones, the last of which shares all its blocks."""
     session = wire.store.state.sessions.get(wire.session)
     assert session is not None
-    for numbers in (pack(session.sequences), b""):
+    for numbers in (pack_u32(session.sequences), b""):
         assert wire.ask("free", session.window.next_number, m.Free(numbers)).code == ""
     for number in range(SEQUENCES - 1):
         assert wire.ask("allocate", session.window.next_number, m.Allocate(number, "t", 9)).code == ""
-    fills = m.Step(fills=pack([0, 9]))
+    fills = m.Step(fills=pack_u32([0, 9]))
     assert wire.ask("step", session.window.next_number, fills).code == ""
-    forked = m.Fork(0, pack([SEQUENCES - 1]), 9)
+    forked = m.Fork(0, pack_u32([SEQUENCES - 1]), 9)
     assert wire.ask("fork", session.window.next_number, forked).code == ""
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from quire_kvstore.server.task import Task
 from quire_proto import messages as m
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.kvstore.fuzzing import Fuzzer
 from tests.kvstore.service_fixture import Wire
 
@@ -37,7 +37,7 @@ def life(number: int) -> None:
     wire.open(b"another-session.", pid=3)
     for i in range(20):
         assert wire.ask("allocate", 2 * i + 2, m.Allocate(i, "t", 4)).code == ""
-        assert wire.ask("free", 2 * i + 3, m.Free(pack([i]))).code == ""
+        assert wire.ask("free", 2 * i + 3, m.Free(pack_u32([i]))).code == ""
     wire.store.check_invariants()
 
 

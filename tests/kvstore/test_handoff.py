@@ -8,7 +8,7 @@ from quire_kvstore.errors import Refusal
 from quire_kvstore.sessions.session import Session
 from quire_proto import messages as m
 from quire_proto.messages.handoff import Adopt, Adopted, Offer
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.kvstore.driver import Driver
 from tests.kvstore.service_fixture import Wire
 
@@ -53,9 +53,9 @@ def test_an_adopted_sequence_goes_on_in_the_target(driver: Driver) -> None:
 
     reply = adopt(driver, source, target)
 
-    assert (list(unpack(reply.blocks)), reply.fill, reply.capacity, reply.sealed) == (table, 10, 16, 2)
+    assert (list(unpack_u32(reply.blocks)), reply.fill, reply.capacity, reply.sealed) == (table, 10, 16, 2)
     assert (reply.tenant, source.sequences, driver.store.counters.adopted) == ("a", {}, 1)
-    assert driver.store.free(source, pack([1])).codes == bytes([m.NO_SUCH])
+    assert driver.store.free(source, pack_u32([1])).codes == bytes([m.NO_SUCH])
     assert driver.write(target, 7, 14, 3) == m.OK
     assert driver.seal(target, 7).sealed == 1
     assert driver.fork(target, 7, 8, 13) == m.OK
@@ -69,7 +69,12 @@ def test_an_offered_sequence_is_frozen(driver: Driver) -> None:
     """Every change of it is a conflict; a second offer of it too."""
     source, target = offered(driver)
     store = driver.store
-    step = m.Step(fills=pack([1, 11]), swaps=pack([1, 0, 0]), extends=pack([1, 20]), forks=(m.Fork(1, pack([2]), 4),))
+    step = m.Step(
+        fills=pack_u32([1, 11]),
+        swaps=pack_u32([1, 0, 0]),
+        extends=pack_u32([1, 20]),
+        forks=(m.Fork(1, pack_u32([2]), 4),),
+    )
 
     reply = store.step(source, step)
 
@@ -161,6 +166,6 @@ def test_offer_and_adopt_on_the_wire() -> None:
 
     assert (first.code, first.body["tenant"]) == ("", "t")
     assert wire.send(frame) == first
-    assert wire.ask("free", 4, m.Free(pack([1])), session=source).body == {"codes": bytes([m.NO_SUCH])}
+    assert wire.ask("free", 4, m.Free(pack_u32([1])), session=source).body == {"codes": bytes([m.NO_SUCH])}
     assert wire.ask("adopt", 3, Adopt(offer, 6), session=target).code == "NOT_FOUND"
     wire.store.check_invariants()

@@ -6,7 +6,7 @@ import pytest
 
 from quire_kvstore.sharing.publications import PublicationList
 from quire_proto import messages as m
-from quire_proto.wire.u32 import unpack, unpack_rows
+from quire_proto.wire.u32 import unpack_rows, unpack_u32
 from tests.kvstore.driver import Driver
 
 TEN = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]  # two blocks and a tail of two
@@ -41,7 +41,7 @@ def test_it_becomes_ready_when_its_tokens_are_computed(driver: Driver) -> None:
 
     found = driver.store.lookup(m.Lookup(publication="ten"))
     assert found is not None
-    assert (10, driver.branch(session, 1).table[:3]) == (found.tokens, list(unpack(found.blocks)))
+    assert (10, driver.branch(session, 1).table[:3]) == (found.tokens, list(unpack_u32(found.blocks)))
     driver.free(session, 1)
     assert driver.counts() == {"total": 32, "free": 29, "held": 3, "cached": 0, "quarantined": 0}
     driver.check()
@@ -49,14 +49,14 @@ def test_it_becomes_ready_when_its_tokens_are_computed(driver: Driver) -> None:
 
 def test_every_tenant_shares_it_and_copies_the_tail(driver: Driver) -> None:
     """Other tenants compute nothing of it; the frozen tail is copied before the first write."""
-    blocks = list(unpack(computed_once(driver).blocks))
+    blocks = list(unpack_u32(computed_once(driver).blocks))
     session = driver.attach()
 
     reply = driver.allocate(session, 1, [*TEN, 8, 8], tenant="second", publication="ten")
 
-    assert (10, blocks[:2]) == (reply.computed, list(unpack(reply.blocks))[:2])
+    assert (10, blocks[:2]) == (reply.computed, list(unpack_u32(reply.blocks))[:2])
     [(_, src, dst, slots)] = unpack_rows(reply.copies, 4)
-    assert (blocks[2], unpack(reply.blocks)[2], 2) == (src, dst, slots)
+    assert (blocks[2], unpack_u32(reply.blocks)[2], 2) == (src, dst, slots)
     driver.write(session, 1, 12)
     driver.check()
 
@@ -170,7 +170,7 @@ def test_two_that_compute_it_at_once_leave_one_publication(driver: Driver) -> No
     assert [driver.seal(one, 1).code, driver.seal(two, 1).code] == [m.OK, m.OK]
     found = driver.store.lookup(m.Lookup(publication="ten"))
     assert found is not None
-    assert driver.branch(two, 1).table[:3] == list(unpack(found.blocks))
+    assert driver.branch(two, 1).table[:3] == list(unpack_u32(found.blocks))
     driver.check()
 
 

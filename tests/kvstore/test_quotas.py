@@ -12,7 +12,7 @@ from quire_kvstore.sessions.session import Session
 from quire_kvstore.tenants.quotas import Quota, level
 from quire_proto import messages as m
 from quire_proto.messages.tenants import SetQuota
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.kvstore.driver import Driver
 from tests.kvstore.service_fixture import Wire
 
@@ -328,14 +328,14 @@ def test_a_mark_that_stays_where_it_is_proves_no_scrub() -> None:
     assert driver.allocate(session, 2, [1] * 5, "a").code == m.OK
     driver.write(session, 2, 5)
     driver.fork(session, 2, 3, 5)
-    target = unpack(driver.extend(session, 3, 6).scrub)
+    target = unpack_u32(driver.extend(session, 3, 6).scrub)
     assert len(target) == 1
 
-    reply = driver.store.step(session, m.Step(fills=pack([3, 5])))
+    reply = driver.store.step(session, m.Step(fills=pack_u32([3, 5])))
     assert reply.fills == bytes([m.OK])
     used = set(driver.sequence(session, 2).table.tolist())
     driver.gone(session)
 
     again = driver.allocate(driver.attach(), 1, [2] * 16, "a")
-    assert set(unpack(again.scrub)) == {0, 1, 2, 3} - used
-    assert set(target) <= set(unpack(again.scrub))
+    assert set(unpack_u32(again.scrub)) == {0, 1, 2, 3} - used
+    assert set(target) <= set(unpack_u32(again.scrub))

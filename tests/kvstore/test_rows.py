@@ -11,7 +11,7 @@ from quire_kvstore.sessions.session import Session
 from quire_proto import messages as m
 from quire_proto.messages.handoff import Offer
 from quire_proto.wire.digests import DIGEST_BYTES, chain
-from quire_proto.wire.u32 import pack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows
 from tests.kvstore.driver import Driver, key_of
 from tests.support.store import Store
 
@@ -74,15 +74,15 @@ def test_rows_of_a_step_are_as_good_as_single_ops(
     reply = store.step(
         session,
         m.Step(
-            completed=pack([n for row in completed for n in row[:3]]),
+            completed=pack_u32([n for row in completed for n in row[:3]]),
             completed_digests=b"".join(digests),
-            extends=pack([n for row in extends for n in row]),
+            extends=pack_u32([n for row in extends for n in row]),
         ),
     )
 
     codes, canonical = [], []
     for (number, index, tokens, _), digest in zip(completed, digests, strict=True):
-        code = single.step(twin, m.Step(fills=pack([number, tokens]))).fills[0]
+        code = single.step(twin, m.Step(fills=pack_u32([number, tokens]))).fills[0]
         if code == m.OK:
             answer = single.seal(twin, m.Seal(number, index, digest))
             code = answer.code
@@ -119,9 +119,9 @@ def test_a_decoding_batch_grows_and_seals_in_one_step() -> None:
     reply = driver.store.step(
         session,
         m.Step(
-            completed=pack([n for number in range(8) for n in (number, 2, 12)]),
+            completed=pack_u32([n for number in range(8) for n in (number, 2, 12)]),
             completed_digests=b"".join(digests),
-            extends=pack([n for number in range(8) for n in (number, 13)]),
+            extends=pack_u32([n for number in range(8) for n in (number, 13)]),
         ),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from quire_proto import messages as m
-from quire_proto.wire.u32 import pack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows
 from tests.kvstore.driver import Driver
 
 PROMPT = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
@@ -82,7 +82,7 @@ def test_a_declined_swap_keeps_the_chain(driver: Driver) -> None:
     driver.seal(one, 1)
     driver.seal(two, 1, swap=False)
     own = driver.branch(two, 1).table[0]
-    assert bytes([m.OK]) == driver.store.step(two, m.Step(swaps=pack((1, 0, own)))).swaps
+    assert bytes([m.OK]) == driver.store.step(two, m.Step(swaps=pack_u32((1, 0, own)))).swaps
     driver.free(one, 1)
 
     driver.write(two, 1, 12, token=3)
@@ -97,7 +97,7 @@ def test_a_swap_to_any_other_block_is_a_conflict(driver: Driver) -> None:
     session = driver.attach()
     driver.allocate(session, 1, PROMPT)
 
-    reply = driver.store.step(session, m.Step(swaps=pack((1, 0, 9, 1, 50, 0, 4, 0, 0))))
+    reply = driver.store.step(session, m.Step(swaps=pack_u32((1, 0, 9, 1, 50, 0, 4, 0, 0))))
 
     assert list(reply.swaps) == [m.CONFLICT, m.CONFLICT, m.NO_SUCH]
 

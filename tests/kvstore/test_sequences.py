@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from quire_proto import messages as m
-from quire_proto.wire.u32 import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 from tests.kvstore.driver import Driver
 
 PROMPT = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
@@ -22,7 +22,7 @@ def test_allocate_reserves_and_computes_nothing_at_first(driver: Driver) -> None
 
     reply = driver.allocate(session, 1, PROMPT, reserve=17)
 
-    assert (reply.code, reply.computed, list(unpack(reply.blocks))) == (m.OK, 0, [0, 1, 2, 3, 4])
+    assert (reply.code, reply.computed, list(unpack_u32(reply.blocks))) == (m.OK, 0, [0, 1, 2, 3, 4])
 
 
 def test_a_sealed_prefix_is_a_hit_for_the_tenant_only(driver: Driver) -> None:
@@ -48,8 +48,8 @@ def test_at_least_one_token_is_left_to_compute(driver: Driver) -> None:
 
     reply = driver.allocate(session, 2, PROMPT[:8])
 
-    own = unpack(reply.blocks)[1]
-    assert (reply.computed, list(unpack(reply.blocks))) == (7, [sealed[0], own])
+    own = unpack_u32(reply.blocks)[1]
+    assert (reply.computed, list(unpack_u32(reply.blocks))) == (7, [sealed[0], own])
     assert [row[1:] for row in unpack_rows(reply.copies, 4)] == [(sealed[1], own, 3)]
     assert driver.write(session, 2, 8) == m.OK
     assert list(unpack_rows(driver.seal(session, 2).canonical, 2)) == [(1, sealed[1])]
@@ -141,7 +141,7 @@ def test_a_child_copies_the_shared_tail_before_it_writes(driver: Driver) -> None
 
     [(_, src, dst, slots)] = unpack_rows(reply.copies, 4)
     assert (tail, 2) == (src, slots)
-    assert (2, [dst]) == (reply.first, list(unpack(reply.blocks)))
+    assert (2, [dst]) == (reply.first, list(unpack_u32(reply.blocks)))
     driver.write(session, 2, 11, token=99)
     driver.write(session, 1, 11, token=77)
     driver.check()
@@ -162,7 +162,7 @@ def test_the_source_of_a_copy_stays_pinned_until_acknowledged(driver: Driver) ->
 
     assert driver.acknowledge(session, 2) == [m.OK]
     assert driver.counts()["held"] == 3
-    assert bytes([m.NO_SUCH]) == driver.store.step(session, m.Step(copies_done=pack([1]))).copies_done
+    assert bytes([m.NO_SUCH]) == driver.store.step(session, m.Step(copies_done=pack_u32([1]))).copies_done
 
 
 def test_a_freed_child_lets_go_of_its_copy(driver: Driver) -> None:
@@ -245,7 +245,7 @@ def test_a_fill_outside_the_own_slots_is_a_conflict(driver: Driver) -> None:
     driver.write(session, 1, 10)
     driver.fork(session, 1, 2, 10)
 
-    reply = driver.store.step(session, m.Step(fills=pack((1, 9, 1, 13, 2, 11, 7, 1, 1, 12))))
+    reply = driver.store.step(session, m.Step(fills=pack_u32((1, 9, 1, 13, 2, 11, 7, 1, 1, 12))))
 
     assert list(reply.fills) == [m.CONFLICT, m.CONFLICT, m.CONFLICT, m.NO_SUCH, m.OK]
 
@@ -257,7 +257,7 @@ def test_an_impossible_fork_is_a_conflict(driver: Driver, at: int, children: lis
     driver.allocate(session, 1, PROMPT)
     driver.write(session, 1, 10)
 
-    assert driver.store.fork(session, m.Fork(1, pack(children), at)).code == m.CONFLICT
+    assert driver.store.fork(session, m.Fork(1, pack_u32(children), at)).code == m.CONFLICT
     assert list(session.sequences) == [1]
     driver.check()
 
@@ -276,7 +276,7 @@ def test_a_step_applies_releases_before_allocates(driver: Driver) -> None:
     session = driver.attach()
     driver.allocate(session, 1, [1] * 64)
 
-    reply = driver.store.step(session, m.Step(releases=pack([1]), allocates=(m.Allocate(2, "a", 64),)))
+    reply = driver.store.step(session, m.Step(releases=pack_u32([1]), allocates=(m.Allocate(2, "a", 64),)))
 
     assert (bytes([m.OK]), m.OK) == (reply.releases, reply.allocates[0].code)
     assert list(session.sequences) == [2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from quire_proto import messages as m
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.kvstore.driver import Driver
 
 PROMPT = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
@@ -107,4 +107,4 @@ def test_copy_ids_are_never_shared_by_two_copies(driver: Driver) -> None:
     driver.extend(session, 3, 11)
 
     assert session.copies == {0xFFFF_FFFF: 2, 1: 3}
-    assert bytes([m.OK] * 2) == driver.store.step(session, m.Step(copies_done=pack([1, 0xFFFF_FFFF]))).copies_done
+    assert bytes([m.OK] * 2) == driver.store.step(session, m.Step(copies_done=pack_u32([1, 0xFFFF_FFFF]))).copies_done

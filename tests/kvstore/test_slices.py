@@ -14,7 +14,7 @@ from quire_proto import messages as m
 from quire_proto.messages.tenants import SetQuota
 from quire_proto.wire.codec import from_map
 from quire_proto.wire.envelope import decode_reply
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.kvstore.service_fixture import LEASE_MS, Wire
 
 SLICE, SLICES, SIZE = 4, 8, 4
@@ -31,9 +31,9 @@ class Staged(Wire):
         self.open()
         self.digests = secrets.token_bytes(32 * BLOCKS)
         assert self.ask("allocate", 2, m.Allocate(1, "t", SIZE * BLOCKS, self.digests)).code == ""
-        step = m.Step(fills=pack([1, SIZE * BLOCKS]), seals=(m.Seal(1, 0, self.digests),))
+        step = m.Step(fills=pack_u32([1, SIZE * BLOCKS]), seals=(m.Seal(1, 0, self.digests),))
         assert self.ask("step", 3, step).code == ""
-        assert self.ask("free", 4, m.Free(pack([1]))).code == ""
+        assert self.ask("free", 4, m.Free(pack_u32([1]))).code == ""
         assert self.store.state.pool.cached == BLOCKS
 
     @property
@@ -120,7 +120,7 @@ def test_a_hit_that_ends_inside_a_block_is_copied_when_all_is_there(wire: Staged
 
     assert turns > 1
     assert (body(answer).computed, len(body(answer).copies) // 16) == (SIZE * 6 - 1, 1)
-    assert wire.ask("free", 6, m.Free(pack([2]))).code == ""
+    assert wire.ask("free", 6, m.Free(pack_u32([2]))).code == ""
     wire.store.check_invariants()
 
 
@@ -201,8 +201,8 @@ def test_many_are_given_up_a_few_at_a_time(wire: Staged) -> None:
     many = list(range(10, 26))
     _, answer = wire.rest(wire.frame("allocate", 5, m.Allocate(9, "t", SIZE * 8)))
     assert body(answer).code == m.OK
-    wire.ask("step", 6, m.Step(fills=pack([9, SIZE * 8]), forks=(m.Fork(9, pack(many), SIZE * 8),)))
-    turns, answer = wire.rest(wire.frame("free", 7, m.Free(pack(many))))
+    wire.ask("step", 6, m.Step(fills=pack_u32([9, SIZE * 8]), forks=(m.Fork(9, pack_u32(many), SIZE * 8),)))
+    turns, answer = wire.rest(wire.frame("free", 7, m.Free(pack_u32(many))))
 
     assert turns == len(many) * 8 // 32 - 1
     assert from_map(m.Freed, decode_reply(answer).body).codes == bytes(len(many))

@@ -17,7 +17,7 @@ from quire_proto.step.retire import RetireList
 from quire_proto.step.token_chain import DomainChain
 from quire_proto.wire.codec import from_map, to_map
 from quire_proto.wire.envelope import Reply, Request, decode_reply
-from quire_proto.wire.u32 import unpack, unpack_rows
+from quire_proto.wire.u32 import unpack_rows, unpack_u32
 from tests.proofs.stamps import Slots
 from tests.proofs.world import SIZE, World
 
@@ -44,23 +44,23 @@ class Branch:
     @property
     def tokens(self) -> list[int]:
         """Tokens so far."""
-        return list(unpack(self.chain.tokens))
+        return list(unpack_u32(self.chain.tokens))
 
     def granted(self, reply: m.Allocated) -> None:
         """Take the table of a new sequence over."""
-        self.table = list(unpack(reply.blocks))
+        self.table = list(unpack_u32(reply.blocks))
         self.fill = self.written = self.launched = reply.computed
         self.writable = len(self.table) * SIZE
         self.copies = [tuple(row) for row in unpack_rows(reply.copies, 4)]
-        self.scrubs = list(unpack(reply.scrub))
+        self.scrubs = list(unpack_u32(reply.scrub))
 
     def extended(self, reply: m.Extended) -> None:
         """Remember a longer table. Work launched before goes on with the old one, which it may still write."""
         if reply.blocks:
-            self.table[reply.first :] = list(unpack(reply.blocks))
+            self.table[reply.first :] = list(unpack_u32(reply.blocks))
             self.writable = len(self.table) * SIZE
             self.copies += [tuple(row) for row in unpack_rows(reply.copies, 4)]
-            self.scrubs += list(unpack(reply.scrub))
+            self.scrubs += list(unpack_u32(reply.scrub))
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quire_proto import messages as m
-from quire_proto.wire.u32 import unpack, unpack_rows
+from quire_proto.wire.u32 import unpack_rows, unpack_u32
 from tests.proofs.model_contents import Contents
 from tests.proofs.model_quotas import Counts, Promises
 from tests.proofs.model_sharing import Record, Sharing
@@ -161,11 +161,11 @@ class Model:
             self.refused(reply, missing, scope, account)
             return
         assert (reply.code, reply.computed) == (m.OK, computed), "the longest indexed prefix, as a plain loop finds it"
-        table = list(unpack(reply.blocks))
+        table = list(unpack_u32(reply.blocks))
         assert table[:whole] == hit[:whole], "the shared blocks are those of the prefix"
         row = Row(account, table, computed, len(table) * self.size, digests_of(item.digests)[:whole])
         self.take(row, table[whole:], own, hit, store)
-        self.contents.granted(row, table[whole:], unpack(reply.scrub).tolist())
+        self.contents.granted(row, table[whole:], unpack_u32(reply.scrub).tolist())
         self.owe(row, reply.copies, (hit[whole], table[whole], tail) if tail else None)
         if item.publication:
             self.anchor(row, item, whole)
@@ -211,12 +211,12 @@ class Model:
         if missing:
             self.refused(reply, missing, scope, row.tenant)
             return
-        fresh = list(unpack(reply.blocks))
+        fresh = list(unpack_u32(reply.blocks))
         assert (reply.code, reply.first) == (m.OK, have - shared)
         if row.fill % self.size and not shared:
             self.writer[row.table[last]] = row
         self.take(row, fresh, need, [], store)
-        self.contents.granted(row, fresh, unpack(reply.scrub).tolist())
+        self.contents.granted(row, fresh, unpack_u32(reply.scrub).tolist())
         self.owe(row, reply.copies, (row.table[last], fresh[0], row.fill % self.size) if shared else None)
         row.table[reply.first :] = fresh
         row.writable = want * self.size

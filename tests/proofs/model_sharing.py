@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quire_proto import messages as m
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 
 PUBLIC = "public"
 
@@ -99,7 +99,7 @@ class Sharing:
             r.id: (r.domain, r.packed, r.generation, None if r.table is None else r.table.tolist())
             for r in state.publications.all()
         }
-        mine = {r.id: (r.domain, pack(r.tokens), r.generation, r.table) for r in self.records.values()}
+        mine = {r.id: (r.domain, pack_u32(r.tokens), r.generation, r.table) for r in self.records.values()}
         assert real == mine, "publications"
         assert state.publications.generation == self.generation, "the list moves with its changes, and only with them"
         assert set(state.groups.members()) == self.members, "members of groups"

@@ -30,7 +30,7 @@ from quire_proto.op_table import Op
 from quire_proto.step import retire
 from quire_proto.step import token_chain as proto_chain
 from quire_proto.wire import digests
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -121,7 +121,7 @@ def copy_source_unpinned(patch: pytest.MonkeyPatch) -> None:
 
     def copy(state: State, session: Session, number: int, sequence: Any, src: int, dst: int, slots: int) -> bytes:
         row = real(state, session, number, sequence, src, dst, slots)
-        copy_id = unpack(row)[0]
+        copy_id = unpack_u32(row)[0]
         del sequence.copies[copy_id], session.copies[copy_id]
         state.pool.release(np.array([src], np.int64))
         return row

@@ -14,7 +14,7 @@ from quire_proto import messages as m
 from quire_proto.step.token_chain import DomainChain
 from quire_proto.wire.codec import from_map, to_map
 from quire_proto.wire.envelope import Request, decode_reply, decode_request
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_claims import ClaimModel
 from tests.proofs.rules_sequences import BEGINNINGS, PICK
@@ -121,7 +121,7 @@ class ClaimRules:
         engine, number = asked.engine, asked.item.sequence
         if engine.branches and self.model.waits((engine.id, number)):
             parents = list(engine.branches)
-            fork = m.Fork(parents[parent % len(parents)], pack([self.number(), number]), 0)
+            fork = m.Fork(parents[parent % len(parents)], pack_u32([self.number(), number]), 0)
             assert engine.ok("fork", fork, m.Forked).code == m.CONFLICT
 
     @precondition(lambda self: any(wait for claim in self.model.claims.values() for wait in claim.waits))
@@ -148,7 +148,7 @@ class ClaimRules:
         """Wait no more: a claim that had passed to it passes on."""
         asked = self.waiting()[which % len(self.waiting())]
         self.asked.remove(asked)
-        reply: m.Freed = asked.engine.ok("free", m.Free(pack([asked.item.sequence])), m.Freed)
+        reply: m.Freed = asked.engine.ok("free", m.Free(pack_u32([asked.item.sequence])), m.Freed)
         assert reply.codes[0] == self.model.free(asked.engine.id, asked.item.sequence)
 
     @precondition(lambda self: self.active())

@@ -17,7 +17,7 @@ from quire_proto.messages import sharing as a
 from quire_proto.step.token_chain import DomainChain
 from quire_proto.wire.codec import from_map, to_map
 from quire_proto.wire.envelope import Reply, Request
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_publishing import PublishingModel
 from tests.proofs.rules_sequences import PICK
@@ -61,7 +61,7 @@ class PublishingRules:
     def do_publish(self, name: str, domain: str, prompt: list[int], tenant: str) -> None:
         self.world.share(domain, prompt)
         code = self.model.publish(name, domain, prompt, tenant)
-        reply = self.administer("publish", a.Publish(name, domain, pack(prompt), tenant))
+        reply = self.administer("publish", a.Publish(name, domain, pack_u32(prompt), tenant))
         assert reply.code == code
         if not code:
             self.model.published(name, domain, prompt, from_map(a.Published, reply.body).generation)
@@ -103,7 +103,7 @@ class PublishingRules:
         self, engine: Engine, tenant: str, known: m.Publication, more: list[int], last: int, how: str
     ) -> None:
         """Begun to be kept, waited for if another computes it, or served to its end and given up."""
-        tokens = list(unpack(known.tokens)) + more
+        tokens = list(unpack_u32(known.tokens)) + more
         if how == "wait":
             self.do_ask(engine, tenant, tokens, 0, known, last)
             return
@@ -147,7 +147,7 @@ class PublishingRules:
         """A pending publication is computed for its domain, before anybody has asked for it."""
         engine, number = self.active()[who % len(self.active())], self.number()
         known = engine.listed.publications[which % len(engine.listed.publications)]
-        tokens = list(unpack(known.tokens))
+        tokens = list(unpack_u32(known.tokens))
         item = m.Allocate(number, "", len(tokens), b"", known.id, known.generation)
         reply: m.Allocated = engine.ok("allocate", item, m.Allocated)
         self.model.allocated(engine.id, item, reply, self.world.store)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from quire_proto import messages as m
-from quire_proto.wire.u32 import pack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_moves import FullModel
 from tests.proofs.world import SIZE, World
@@ -118,7 +118,7 @@ class SequenceRules:
         """What the retire list says is due: copies done and releases."""
         copies, releases = engine.retire.take_copies(), engine.retire.take_releases()
         live = [copy for copy in copies if any(copy in r.copies for r in self.model.holders[engine.id].rows.values())]
-        reply: m.Stepped = engine.ok("step", m.Step(pack(releases), pack(live)), m.Stepped)
+        reply: m.Stepped = engine.ok("step", m.Step(pack_u32(releases), pack_u32(live)), m.Stepped)
         assert list(reply.releases) == [self.model.free(engine.id, number) for number in releases]
         for code, copy in zip(reply.copies_done, live, strict=True):
             freed = code == m.NO_SUCH  # with its sequence, a moment before in the same step
@@ -126,7 +126,7 @@ class SequenceRules:
 
     def fill(self, engine: Engine, number: int, branch: Branch) -> None:
         """Acknowledge what is written."""
-        reply: m.Stepped = engine.ok("step", m.Step(fills=pack((number, branch.written))), m.Stepped)
+        reply: m.Stepped = engine.ok("step", m.Step(fills=pack_u32((number, branch.written))), m.Stepped)
         assert reply.fills[0] == self.model.fill(engine.id, number, branch.written)
         if reply.fills[0] == m.OK:
             branch.fill = branch.written
@@ -143,7 +143,7 @@ class SequenceRules:
             return
         item = m.Seal(number, first, branch.chain.digests(first, end))
         if end == first + 1 and number % 2:  # as a batch that decodes says it
-            rows = m.Step(completed=pack((number, first, branch.fill)), completed_digests=item.digests)
+            rows = m.Step(completed=pack_u32((number, first, branch.fill)), completed_digests=item.digests)
             said: m.Stepped = engine.ok("step", rows, m.Stepped)
             answer = said.completed[0], [row[1:] for row in unpack_rows(said.canonical, 3)]
         else:
@@ -154,7 +154,7 @@ class SequenceRules:
         self.model.trimmed(self.world.store)
         # At a step boundary only: while work is under way it names the old block.
         for index, block in canonical if swap and not any(w.branch is branch for w in engine.work) else []:
-            swapped: m.Stepped = engine.ok("step", m.Step(swaps=pack((number, index, block))), m.Stepped)
+            swapped: m.Stepped = engine.ok("step", m.Step(swaps=pack_u32((number, index, block))), m.Stepped)
             assert swapped.swaps[0] == self.model.swap(engine.id, number, index, block) == m.OK
             branch.table[index] = block
 
@@ -167,7 +167,7 @@ class SequenceRules:
 
     def do_fork(self, engine: Engine, parent: int, branch: Branch, at: int) -> None:
         child = self.number()
-        reply: m.Forked = engine.ok("fork", m.Fork(parent, pack([child]), at), m.Forked)
+        reply: m.Forked = engine.ok("fork", m.Fork(parent, pack_u32([child]), at), m.Forked)
         assert reply.code == self.model.fork(engine.id, parent, child, at)
         if reply.code == m.OK:
             self.do_copies(engine, branch)
@@ -206,13 +206,13 @@ class SequenceRules:
         engine, number, branch = self.pick(which)
         before = self.orders()
         past: list[tuple[str, Any, type, tuple[int, ...]]] = [
-            ("fork", m.Fork(number, pack([1 << 31]), branch.fill + 1 + at), m.Forked, (m.CONFLICT,)),
+            ("fork", m.Fork(number, pack_u32([1 << 31]), branch.fill + 1 + at), m.Forked, (m.CONFLICT,)),
             ("allocate", m.Allocate(number, "a", 1), m.Allocated, (m.CONFLICT,)),
             ("seal", m.Seal(number, len(branch.table), bytes(32)), m.Sealed, (m.CONFLICT,)),
             ("seal", m.Seal(number, branch.fill // SIZE, bytes(range(32))), m.Sealed, (m.CONFLICT, m.UNPUBLISHED)),
         ]
         for op, body, reply, codes in past:
             assert engine.ok(op, body, reply).code in codes
-        bad = engine.ok("step", m.Step(fills=pack((number, branch.writable + 1))), m.Stepped)
+        bad = engine.ok("step", m.Step(fills=pack_u32((number, branch.writable + 1))), m.Stepped)
         assert list(bad.fills) == [m.CONFLICT]
         assert self.orders() == before

@@ -11,7 +11,7 @@ from quire_kvstore.sessions.reply_window import WINDOW
 from quire_proto import messages as m
 from quire_proto.messages import handoff as h
 from quire_proto.wire.envelope import decode_reply
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.proofs.engine import Branch, Engine
 from tests.proofs.model_moves import FullModel
 from tests.proofs.rules_sequences import PICK
@@ -42,7 +42,7 @@ class WireRules:
         """A request that overtook an earlier one is not executed and not consumed."""
         engine = self.engines[who % len(self.engines)]
         numbers = tuple(engine.branches)
-        reply = self.world.ask(engine.frame("free", m.Free(pack(numbers)), engine.number + ahead))
+        reply = self.world.ask(engine.frame("free", m.Free(pack_u32(numbers)), engine.number + ahead))
         assert (reply.code, reply.body["detail"]) == ("OUT_OF_ORDER", {"expected": engine.number + 1})
 
     @precondition(lambda self: self.engines)
@@ -50,7 +50,7 @@ class WireRules:
     def reuse(self, who: int) -> None:
         """A used number with other bytes is an error."""
         engine = self.engines[who % len(self.engines)]
-        frame = engine.frame("free", m.Free(pack([1 << 30])), engine.number)
+        frame = engine.frame("free", m.Free(pack_u32([1 << 30])), engine.number)
         assert self.world.ask(frame).code == "NUMBER_REUSED"
 
 
@@ -103,7 +103,7 @@ class OfferRules:
         number = self.number()
         adopted: h.Adopted = target.ok("adopt", h.Adopt(name, number), h.Adopted)
         row = self.model.adopted(name, number)
-        table = list(unpack(adopted.blocks))
+        table = list(unpack_u32(adopted.blocks))
         assert (table, adopted.fill, adopted.capacity, adopted.sealed) == (
             row.table, row.fill, row.writable, len(row.names)
         )  # fmt: skip
@@ -126,6 +126,6 @@ class OfferRules:
         source_id, number, _, _ = self.model.offers[name]
         source = next(e for e in self.active() if e.id == source_id)
         row = self.model.holders[source_id].rows[number]
-        step = m.Step(fills=pack((number, row.fill)), extends=pack((number, row.writable + 1)))
+        step = m.Step(fills=pack_u32((number, row.fill)), extends=pack_u32((number, row.writable + 1)))
         reply: m.Stepped = source.ok("step", step, m.Stepped)
         assert (reply.fills[0], reply.extends[0]) == (m.CONFLICT, m.CONFLICT)

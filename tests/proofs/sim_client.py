@@ -16,7 +16,7 @@ from quire_proto.client.requests import UNORDERED_FROM, Answer, Pending, Session
 from quire_proto.messages import Alive, Attach, Attached, Domain, DomainKey, Empty, Heartbeat, Publications
 from quire_proto.op_table import ATTACH, DETACH, DOMAIN, HEARTBEAT, PUBLICATIONS, READY, Op
 from quire_proto.step.publication_matcher import PublicationList
-from quire_proto.wire.codec import unpack
+from quire_proto.wire.codec import decode
 from quire_proto.wire.errors import NotPermitted, StaleSession
 from tests.proofs.engine import Device
 from tests.proofs.sim import Process, Sim
@@ -160,7 +160,7 @@ class SimClient(Process):
         if slots is None or side.closed:
             self._hang_up()
             return
-        said = unpack(hello, len(hello))
+        said = decode(hello, len(hello))
         assert isinstance(said, dict)
         self.sim.failpoint("client: connected the side socket", KILL_RARE)
         self.session = Session(said["boot"])

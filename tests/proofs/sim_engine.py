@@ -16,7 +16,7 @@ from quire_proto import messages as m
 from quire_proto.op_table import LOOKUP, STEP, WAIT
 from quire_proto.step.step_builder import StepBuilder, results
 from quire_proto.step.token_chain import DomainChain
-from quire_proto.wire.u32 import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 from tests.proofs.engine import Branch, Device, Work
 from tests.proofs.extends import extends_of
 from tests.proofs.sim import Sim
@@ -238,13 +238,15 @@ class SimEngine(SimClient):
                 del self.rows[number].swapping[index]
         for number, code in said.fills.items():
             if number in self.rows and code == m.OK:
-                fills = unpack(step.fills)
+                fills = unpack_u32(step.fills)
                 self.rows[number].fill = fills[2 * fills[::2].index(number) + 1]
         for seal, sealed in said.seals:
             self._sealed(seal, sealed)
         for (number, index, fill), code in zip(unpack_rows(step.completed, 3), reply.completed, strict=True):
             rows = [(at, block) for sequence, at, block in unpack_rows(reply.canonical, 3) if sequence == number]
-            self._sealed(m.Seal(number, index, b""), m.Sealed(code, int(code == m.OK), pack(chain.from_iterable(rows))))
+            self._sealed(
+                m.Seal(number, index, b""), m.Sealed(code, int(code == m.OK), pack_u32(chain.from_iterable(rows)))
+            )
             if number in self.rows:
                 self.rows[number].fill = max(self.rows[number].fill, fill)
         for fork, forked in said.forks:
@@ -264,14 +266,14 @@ class SimEngine(SimClient):
             row.may_seal = False
             return
         row.sealed = max(row.sealed, seal.first + sealed.sealed)
-        numbers = unpack(sealed.canonical)
+        numbers = unpack_u32(sealed.canonical)
         for index, block in zip(numbers[::2], numbers[1::2], strict=True):
             if row.table[index] != block:
                 self.device.retire.swap(row.last_step, row.number, index, block)
                 row.swapping[index], row.table[index] = row.table[index], block
 
     def _forked(self, fork: m.Fork) -> None:
-        (number,), parent = unpack(fork.children), self.rows.get(fork.parent)
+        (number,), parent = unpack_u32(fork.children), self.rows.get(fork.parent)
         if parent is None:
             self.device.retire.release(self.device.step, number)
             return

@@ -12,7 +12,7 @@ from quire_proto.client.requests import Pending, Session
 from quire_proto.messages import sharing as a
 from quire_proto.op_table import PUBLISH, UNPUBLISH, Op
 from quire_proto.wire.errors import NotFound
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.proofs.documents import Documents
 from tests.proofs.sim import Process, Sim
 from tests.proofs.sim_kvstore import SimKvstore
@@ -78,7 +78,7 @@ class Operator(Process):
             assert (record is not None) == self.published, "an acknowledged declaration is lost"
 
     def _publish(self) -> None:
-        self._ask(PUBLISH, a.Publish("q", "public", pack(PROMPT)))
+        self._ask(PUBLISH, a.Publish("q", "public", pack_u32(PROMPT)))
 
     def _unpublish(self) -> None:
         self._ask(UNPUBLISH, a.Unpublish("q"))

@@ -13,7 +13,7 @@ from quire_proto.client.aio import AsyncKVClient
 from quire_proto.messages import OK
 from quire_proto.wire.envelope import decode_request
 from quire_proto.wire.errors import KvstoreUnreachable, LimitError, LocalError, StaleSession
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.proto.harness import Kvstore, Proxy, wait_until
 
 pytestmark = pytest.mark.process
@@ -39,9 +39,9 @@ def test_the_same_methods_are_awaited(shared_kvstore: Kvstore, run: Run) -> None
 
     async def main() -> None:
         async with await AsyncKVClient.connect(shared_kvstore.run_dir, name="async") as client:
-            chain = await client.chain("async", pack(range(9)))
+            chain = await client.chain("async", pack_u32(range(9)))
             reply = await client.allocate(sequence=1, tenant="async", tokens=9, digests=chain.digests())
-            assert (reply.code, len(unpack(reply.blocks))) == (OK, 3)
+            assert (reply.code, len(unpack_u32(reply.blocks))) == (OK, 3)
             assert [s.name for s in (await client.stats()).sessions] == ["async"]
             client.map()[:2] = b"ok"
             await client.refresh_publications()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import quire_kv
-from quire_kv import AsyncKVClient, KVClient, KVReader, Step, StepBuilder, pack, results, unpack
+from quire_kv import AsyncKVClient, KVClient, KVReader, Step, StepBuilder, pack_u32, results, unpack_u32
 from quire_proto.client.client import KVClient as Behind
 from quire_proto.op_table import OPS
 from quire_proto.step.retire import RetireList
@@ -128,13 +128,13 @@ TOKENS = list(range(10))  # blocks of 4: two full ones and a tail
 def test_a_sequence_lives_by_single_calls(shared_kvstore: Kvstore) -> None:
     """Allocate, fill, seal, fork, copy, free, without a step built by hand; a second allocate hits what was sealed."""
     with KVClient(shared_kvstore.run_dir) as client:
-        chain = client.chain("single", pack(TOKENS))
+        chain = client.chain("single", pack_u32(TOKENS))
         table = client.allocate(1, "single", 10, chain.digests())
         assert client.fill(1, 10).fills == bytes(1)
         assert client.seal(1, 0, chain.digests()).sealed == 2
         client.fork(1, [2], 10)
         ((copy, src, _, slots),) = unpack_rows(client.extend(2, 11).copies, 4)
-        assert (src, slots) == (unpack(table.blocks)[2], 2)
+        assert (src, slots) == (unpack_u32(table.blocks)[2], 2)
         client.copies_done([copy])
         assert client.allocate(3, "single", 10, chain.digests()).computed == 8
         client.free([1, 2, 3])
@@ -143,8 +143,8 @@ def test_a_sequence_lives_by_single_calls(shared_kvstore: Kvstore) -> None:
 def test_a_duplicate_is_swapped_by_a_single_call(shared_kvstore: Kvstore) -> None:
     """Seal names the canonical block of another session's, and ``swap`` puts it into the table."""
     with KVClient(shared_kvstore.run_dir) as first, KVClient(shared_kvstore.run_dir) as second:
-        digests = first.chain("twice", pack(TOKENS)).digests()
-        blocks = [unpack(client.allocate(1, "twice", 10, digests).blocks)[0] for client in (first, second)]
+        digests = first.chain("twice", pack_u32(TOKENS)).digests()
+        blocks = [unpack_u32(client.allocate(1, "twice", 10, digests).blocks)[0] for client in (first, second)]
         for client in (first, second):
             client.fill(1, 10)
         first.seal(1, 0, digests)
@@ -152,7 +152,7 @@ def test_a_duplicate_is_swapped_by_a_single_call(shared_kvstore: Kvstore) -> Non
         second.swap(1, 0, blocks[0])
         with pytest.raises(quire_kv.Conflict, match="swap 1"):
             second.swap(1, 0, blocks[1])
-        assert second.lookup(digests=digests[:32]).references != pack([1])
+        assert second.lookup(digests=digests[:32]).references != pack_u32([1])
 
 
 ALL, SECOND = "all digests", "the second digest"  # placeholders: a chain is known to a session only
@@ -185,7 +185,7 @@ def filled_in(arguments: tuple[Any, ...], digests: bytes) -> list[Any]:
 def test_the_blocking_client_raises_every_code(shared_kvstore: Kvstore) -> None:
     """A call about one thing that was not done raises the error of its code, and the session goes on."""
     with KVClient(shared_kvstore.run_dir) as client:
-        digests = client.chain("codes", pack(TOKENS)).digests()
+        digests = client.chain("codes", pack_u32(TOKENS)).digests()
         client.allocate(1, "codes", 10, digests)
         client.allocate(2, "codes", 10)
         client.fill(2, 10)
@@ -201,7 +201,7 @@ def test_the_asyncio_client_raises_every_code(shared_kvstore: Kvstore) -> None:
 
     async def main() -> None:
         async with await AsyncKVClient.connect(shared_kvstore.run_dir) as client:
-            digests = (await client.chain("codes", pack(TOKENS))).digests()
+            digests = (await client.chain("codes", pack_u32(TOKENS))).digests()
             await client.allocate(1, "codes", 10, digests)
             await client.allocate(2, "codes", 10)
             await client.fill(2, 10)
@@ -217,7 +217,7 @@ def test_the_asyncio_client_raises_every_code(shared_kvstore: Kvstore) -> None:
 def test_an_error_says_what_to_do_about_it(shared_kvstore: Kvstore) -> None:
     """NoSpace has the numbers of the reply, Claimed the digests to wait for, NotFound the numbers it is about."""
     with KVClient(shared_kvstore.run_dir) as client:
-        digests = client.chain("said", pack(TOKENS)).digests()
+        digests = client.chain("said", pack_u32(TOKENS)).digests()
         client.allocate(1, "said", 10, digests)
         with pytest.raises(quire_kv.NoSpace, match=r"allocate: 3 blocks missing \(pool\)") as full:
             client.allocate(2, "said", 4 * 32)
@@ -252,4 +252,4 @@ def test_in_a_step_codes_are_results(shared_kvstore: Kvstore) -> None:
         assert told.fills == {7: quire_kv.NO_SUCH, 1: quire_kv.OK}
         assert told.shortages[1].scope == "pool"
         assert told.allocates[1].code == quire_kv.CONFLICT
-        assert client.step(Step(releases=pack([7]))).releases == bytes([quire_kv.NO_SUCH])
+        assert client.step(Step(releases=pack_u32([7]))).releases == bytes([quire_kv.NO_SUCH])

@@ -11,7 +11,7 @@ import pytest
 
 from quire_proto.client.client import KVClient, KVReader
 from quire_proto.messages import OK, Empty, Fork, Step
-from quire_proto.op_table import Op
+from quire_proto.op_table import Needs, Op
 from quire_proto.wire.errors import (
     BadRequest,
     KvstoreUnreachable,
@@ -23,7 +23,7 @@ from quire_proto.wire.errors import (
     QuireError,
     StaleSession,
 )
-from quire_proto.wire.u32 import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 from tests.proto.harness import LAYOUT, Kvstore, Proxy, wait_until
 
 pytestmark = pytest.mark.process
@@ -52,19 +52,19 @@ def test_a_session_comes_and_goes(shared_kvstore: Kvstore) -> None:
 def test_named_methods_cover_a_sequence_s_life(shared_kvstore: Kvstore) -> None:
     """Allocate, extend, fork with its copy, seal, hit and free, each by its own method."""
     with KVClient(shared_kvstore.run_dir) as client:
-        chain = client.chain("life", pack(range(10)))
+        chain = client.chain("life", pack_u32(range(10)))
         table = client.allocate(sequence=1, tenant="life", tokens=10, digests=chain.digests())
-        assert len(unpack(table.blocks)) == 3
+        assert len(unpack_u32(table.blocks)) == 3
         assert client.extend(sequence=1, tokens=10).code == OK
-        assert client.step(Step(fills=pack([1, 10]))).fills == bytes([OK])
+        assert client.step(Step(fills=pack_u32([1, 10]))).fills == bytes([OK])
         assert client.seal(sequence=1, first=0, digests=chain.digests()).sealed == 2
         assert client.fork(parent=1, children=[2, 3], tokens=10).code == OK
         ((_, src, dst, slots),) = unpack_rows(client.extend(sequence=2, tokens=11).copies, 4)
-        assert (src, slots) == (unpack(table.blocks)[2], 2)
-        assert dst not in unpack(table.blocks)
+        assert (src, slots) == (unpack_u32(table.blocks)[2], 2)
+        assert dst not in unpack_u32(table.blocks)
         again = client.allocate(sequence=4, tenant="life", tokens=10, digests=chain.digests())
         assert again.computed == 8
-        other = client.chain("somebody-else", pack(range(10)))
+        other = client.chain("somebody-else", pack_u32(range(10)))
         private = client.allocate(sequence=5, tenant="somebody-else", tokens=10, digests=other.digests())
         assert private.computed == 0
         assert client.lookup(digests=chain.digests()).tokens == 8
@@ -79,11 +79,11 @@ def test_named_methods_cover_a_sequence_s_life(shared_kvstore: Kvstore) -> None:
 def test_the_publication_list_is_there_from_the_start(shared_kvstore: Kvstore) -> None:
     """Attach brings the list, requests are matched against it, and it can be fetched again."""
     with KVClient(shared_kvstore.run_dir) as client:
-        found = client.publications.match(pack(range(100, 120)))
+        found = client.publications.match(pack_u32(range(100, 120)))
         assert found is not None
         assert (found.id, client.publications_stale) == ("system", False)
         client.refresh_publications()
-        assert client.publications.match(pack(range(100, 105))) is None
+        assert client.publications.match(pack_u32(range(100, 105))) is None
 
 
 def test_reading_needs_no_session(shared_kvstore: Kvstore) -> None:
@@ -122,7 +122,7 @@ def test_limits_are_checked_before_sending(shared_kvstore: Kvstore) -> None:
 def test_a_refused_request_does_not_disturb_the_numbers(shared_kvstore: Kvstore) -> None:
     """An error reply consumes its number like any reply: the next request is in order."""
     with KVClient(shared_kvstore.run_dir) as client:
-        malformed = Op("fork", Fork, Empty, ordered=True)
+        malformed = Op("fork", Fork, Empty, Needs.ACTIVE, ordered=True)
         with pytest.raises(BadRequest, match="children"):
             client.call(malformed, Fork(1, b"abc", 0))
         assert client.allocate(sequence=1, tenant="a", tokens=4).code == OK
@@ -136,7 +136,7 @@ def test_a_lost_frame_is_sent_again_and_applied_once(shared_kvstore: Kvstore, pr
     with KVClient(proxy.run_dir, resend=0.2) as client:
         (proxy.lose_requests if lost == "request" else proxy.lose_replies).append("allocate")
         reply = client.allocate(sequence=1, tenant="a", tokens=9)
-        assert (reply.code, len(unpack(reply.blocks))) == (OK, 3)
+        assert (reply.code, len(unpack_u32(reply.blocks))) == (OK, 3)
 
     sent = [frame for op, frame in proxy.seen if op == "allocate"]
     after = shared_kvstore.stats().counters
@@ -173,9 +173,8 @@ def test_a_second_copy_of_a_reply_is_ignored(shared_kvstore: Kvstore, proxy_to: 
     proxy.double_replies += ["allocate", "extend"]
     with KVClient(proxy.run_dir) as client:
         for sequence in range(4):
-            assert len(unpack(client.allocate(sequence=sequence, tenant="a", tokens=4 * (sequence + 1)).blocks)) == (
-                sequence + 1
-            )
+            table = client.allocate(sequence=sequence, tenant="a", tokens=4 * (sequence + 1))
+            assert len(unpack_u32(table.blocks)) == sequence + 1
             assert client.extend(sequence=sequence, tokens=4 * (sequence + 2)).first == sequence + 1
 
 

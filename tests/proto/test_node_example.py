@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_kv import KVClient, pack, unpack
+from quire_kv import KVClient, pack_u32, unpack_u32
 from tests.proto.harness import LAYOUT, Kvstore, wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "node"
@@ -84,7 +84,7 @@ def test_an_engine_in_node_shares_with_one_in_python(start_kvstore: Callable[...
         "references_left": 0,
     }
     with KVClient(kvstore.run_dir) as client:
-        digests = client.chain("node", pack(PROMPT)).digests()
+        digests = client.chain("node", pack_u32(PROMPT)).digests()
         table = client.allocate(1, "node", len(PROMPT), digests)
         assert table.computed == 2 * LAYOUT.block_size
         assert kvstore.stats().counters["fenced"] == 0
@@ -93,7 +93,7 @@ def test_an_engine_in_node_shares_with_one_in_python(start_kvstore: Callable[...
         width = LAYOUT.head_dim * 4  # float32
         for plane in range(LAYOUT.num_layers * 2 * LAYOUT.num_kv_heads):
             for position, token in enumerate(PROMPT[: table.computed]):
-                block = unpack(table.blocks)[position // LAYOUT.block_size]
+                block = unpack_u32(table.blocks)[position // LAYOUT.block_size]
                 start = ((plane * 32 + block) * LAYOUT.block_size + position % LAYOUT.block_size) * width
                 expected = shake_128(f"{token} {position} {plane}".encode()).digest(width)
                 assert arena[start : start + width] == expected, (plane, position)

@@ -12,7 +12,7 @@ from quire_proto.client.attach_socket import SideSocket
 from quire_proto.client.requests import UNORDERED_FROM, Pending, Session
 from quire_proto.messages import Empty, Extend, Extended, Limits
 from quire_proto.op_table import EXTEND, STATS
-from quire_proto.wire.codec import pack
+from quire_proto.wire.codec import encode
 from quire_proto.wire.envelope import VERSION, Reply, decode_request
 from quire_proto.wire.errors import BadRequest, KvstoreUnreachable, OutOfOrder, QuireError, RemoteError, StaleSession
 
@@ -126,10 +126,10 @@ def test_a_wrong_reply_is_an_error_of_its_request(session: Session, frame: bytes
 @pytest.mark.parametrize(
     ("hello", "reason"),
     [
-        (pack({"version": VERSION + 1, "boot": BOOT, "token": BOOT}), "BAD_VERSION"),
-        (pack({"version": VERSION, "boot": b"short", "token": BOOT}), "boot"),
-        (pack({"version": VERSION, "boot": BOOT}), "token"),
-        (pack([1, BOOT, BOOT]), "expected a map"),
+        (encode({"version": VERSION + 1, "boot": BOOT, "token": BOOT}), "BAD_VERSION"),
+        (encode({"version": VERSION, "boot": b"short", "token": BOOT}), "boot"),
+        (encode({"version": VERSION, "boot": BOOT}), "token"),
+        (encode([1, BOOT, BOOT]), "expected a map"),
         (b"\xc1", "hello"),
     ],
 )
@@ -160,7 +160,7 @@ def test_the_end_of_the_side_socket_is_seen_at_once(tmp_path: Path) -> None:
         client = threading.Thread(target=lambda: sides.append(SideSocket(tmp_path, 5.0)))
         client.start()
         connection, _ = listener.accept()
-        connection.send(pack({"version": VERSION, "boot": BOOT, "token": b"t" * 16}))
+        connection.send(encode({"version": VERSION, "boot": BOOT, "token": b"t" * 16}))
         client.join()
         (side,) = sides
         assert (side.boot, side.token, side.closed()) == (BOOT, b"t" * 16, False)

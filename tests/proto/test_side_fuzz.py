@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from quire_proto.client.attach_socket import MAX_HELLO_BYTES, SideSocket
-from quire_proto.wire.codec import pack
+from quire_proto.wire.codec import encode
 from quire_proto.wire.envelope import VERSION
 from quire_proto.wire.errors import KvstoreUnreachable, QuireError, RemoteError
 
-HELLO = pack({"version": VERSION, "boot": b"b" * 16, "token": b"t" * 16})
+HELLO = encode({"version": VERSION, "boot": b"b" * 16, "token": b"t" * 16})
 HELLOS = 300
 
 

@@ -16,11 +16,11 @@ from quire_proto.messages import CLAIMED, OK, Allocate, Seal, Step, Wait, Waited
 from quire_proto.op_table import ALLOCATE
 from quire_proto.wire.digests import DIGEST_BYTES
 from quire_proto.wire.errors import Claimed, LocalError, QuireError, RemoteError, StaleSession
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.proto.harness import Kvstore, Proxy, wait_until
 
 pytestmark = pytest.mark.process
-PROMPT = pack(range(17))
+PROMPT = pack_u32(range(17))
 
 
 def own(client: KVClient, tenant: str) -> bytes:
@@ -32,7 +32,7 @@ def own(client: KVClient, tenant: str) -> bytes:
 
 def fill_and_seal(client: KVClient, digests: bytes) -> None:
     """The prompt of sequence 1 is computed."""
-    assert client.step(Step(fills=pack([1, 17]), seals=(Seal(1, 0, digests),))).fills == bytes([OK])
+    assert client.step(Step(fills=pack_u32([1, 17]), seals=(Seal(1, 0, digests),))).fills == bytes([OK])
 
 
 def ask(client: KVClient, number: int, digests: bytes, tenant: str) -> int:

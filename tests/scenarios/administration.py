@@ -9,7 +9,7 @@ from typing import Any
 from quire_proto import messages as m
 from quire_proto.messages import sharing as s
 from quire_proto.messages.tenants import SetQuota, Tenants, TenantUsage
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.scenarios.client import Client, answer
 from tests.scenarios.reply_text import reply_text, selected
 from tests.scenarios.words import Words, tokens
@@ -55,7 +55,7 @@ class Administration:
         return self._ask("publications", m.Empty(), told)
 
     def _publish(self, words: Words) -> str:
-        prompt = pack(tokens(words.option("tokens")))
+        prompt = pack_u32(tokens(words.option("tokens")))
         body = s.Publish(words.name("an id"), words.option("domain"), prompt, words.option("tenant", ""))
         return self._ask("publish", body)
 

@@ -15,7 +15,7 @@ from typing import Any
 from quire_proto import messages as m
 from quire_proto.messages.handoff import Adopted
 from quire_proto.wire.digests import DIGEST_BYTES, chain, domain_key, salted
-from quire_proto.wire.u32 import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 from tests.scenarios.reply_text import codes, reply_text
 from tests.scenarios.step_items import Item, extended
 from tests.scenarios.words import ScenarioError, Words, tokens, whole
@@ -63,7 +63,7 @@ class Engine:
 
     def adopted(self, number: int, source: Branch, reply: Adopted) -> None:
         """A sequence of another engine is ours."""
-        source.table, source.fill, source.sealed = list(unpack(reply.blocks)), reply.fill, reply.sealed
+        source.table, source.fill, source.sealed = list(unpack_u32(reply.blocks)), reply.fill, reply.sealed
         self.branches[number] = source
 
     def check(self, tables: dict[int, list[int]]) -> None:
@@ -177,14 +177,14 @@ class Engine:
                     self.branches[child] = Branch(own.tenant, own.key, own.tokens[:at], table, at, sealed)
             return reply_text(reply)
 
-        return Item("forks", [m.Fork(number, pack(children), at)], told, "fork")
+        return Item("forks", [m.Fork(number, pack_u32(children), at)], told, "fork")
 
     def _extend(self, words: Words, number: int) -> Item:
         def told(results: Any, reply: m.Stepped) -> str:
             answer = results[0] if isinstance(results[0], m.Extended) else extended(results[0], number, reply)
             if answer.code == m.OK and answer.blocks:
                 branch = self.branch(number)
-                branch.table[answer.first :] = unpack(answer.blocks)
+                branch.table[answer.first :] = unpack_u32(answer.blocks)
                 self._owe(branch, answer)
             return reply_text(answer)
 
@@ -215,7 +215,7 @@ class Engine:
             self.claimed[number] = (reply.claimed or digests)[-DIGEST_BYTES:]
             if reply.code == m.OK:
                 sealed = reply.computed // self._size
-                branch = Branch(tenant, key, prompt, list(unpack(reply.blocks)), reply.computed, sealed)
+                branch = Branch(tenant, key, prompt, list(unpack_u32(reply.blocks)), reply.computed, sealed)
                 self._owe(branch, reply)
                 self.branches[number] = branch
             return reply_text(reply, digests)
@@ -224,7 +224,7 @@ class Engine:
 
     def _owe(self, branch: Branch, reply: m.Allocated | m.Extended) -> None:
         branch.undone += unpack_rows(reply.copies, 4)
-        branch.scrubs += unpack(reply.scrub)
+        branch.scrubs += unpack_u32(reply.scrub)
 
     def _copy(self, branch: Branch) -> None:
         for block in branch.scrubs:

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from quire_proto import messages as m
 from quire_proto.wire.codec import Whole
-from quire_proto.wire.u32 import unpack, unpack_rows
+from quire_proto.wire.u32 import unpack_rows, unpack_u32
 from tests.scenarios.words import ScenarioError
 
 CODES = ("OK", "NO_SUCH", "CONFLICT", "NO_SPACE", "UNPUBLISHED", "RETRY", "CLAIMED")
@@ -77,5 +77,5 @@ def _packed(size: int, value: bytes, chain: bytes) -> str:
     if size == 16:
         return ",".join(f"#{copy}:{src}>{dst}:{slots}" for copy, src, dst, slots in unpack_rows(value, 4))
     if size == 4:
-        return ranges(unpack(value))
+        return ranges(unpack_u32(value))
     return ",".join(":".join(map(str, row)) for row in unpack_rows(value, size // 4))

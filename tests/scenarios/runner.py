@@ -15,7 +15,7 @@ from quire_proto import messages as m
 from quire_proto.messages import handoff as h
 from quire_proto.wire.digests import DIGEST_BYTES
 from quire_proto.wire.envelope import Reply, decode_reply
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from tests.scenarios.administration import Administration
 from tests.scenarios.client import Client, answer, refusal
 from tests.scenarios.engine import ITEMS, Engine, Slots
@@ -252,7 +252,7 @@ class Scenario:
         item = client.engine.item(words)
         if item.op == "free":
             return self._ordered(
-                client, "free", m.Free(pack(item.rows)), words, lambda r: item.told(r.codes, m.Stepped())
+                client, "free", m.Free(pack_u32(item.rows)), words, lambda r: item.told(r.codes, m.Stepped())
             )
         if item.op:
             body = m.Extend(*item.rows[0]) if item.op == "extend" else item.rows[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quire_proto import messages as m
-from quire_proto.wire.u32 import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 
 PACKED = {"releases": 1, "copies_done": 1, "swaps": 3, "fills": 2, "extends": 2}  # numbers a row
 SECTIONS = ("releases", "copies_done", "swaps", "fills", "seals", "forks", "extends", "allocates")
@@ -35,7 +35,7 @@ def step_of(items: list[Item]) -> m.Step:
         if width > 1:
             rows = [number for row in rows for number in row]
         if rows:
-            fields[section] = pack(rows) if width else tuple(rows)
+            fields[section] = pack_u32(rows) if width else tuple(rows)
     return m.Step(**fields)
 
 
@@ -64,7 +64,7 @@ def extended(code: int, number: int, reply: m.Stepped) -> m.Extended:
     return m.Extended(
         code,
         first=rows[0][0] if rows else 0,
-        blocks=pack(blocks),
-        copies=pack(number for row in copies for number in row),
-        scrub=pack(block for block in unpack(reply.scrub) if block in blocks),
+        blocks=pack_u32(blocks),
+        copies=pack_u32(number for row in copies for number in row),
+        scrub=pack_u32(block for block in unpack_u32(reply.scrub) if block in blocks),
     )

@@ -25,7 +25,7 @@ from bench.report.figures import say
 from quire_engine.attach import arena_of, gpu_uuid, quiesce
 from quire_proto.client.client import KVClient
 from quire_proto.wire.errors import NoSpace, QuireError
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 
 SHARE = 0.4  # of the pool at a time
 HOLD_S = 0.15
@@ -45,14 +45,14 @@ class Canary:
         """Take blocks, fill, watch, give back. ``arena`` as bytes."""
         count = max(1, int(SHARE * client.num_blocks))
         tokens = [random.randrange(1 << 16) for _ in range(count * client.block_size)]
-        digests = client.chain("canary", pack(tokens)).digests()
+        digests = client.chain("canary", pack_u32(tokens)).digests()
         try:
             answer = client.allocate(sequence=1, tenant="canary", tokens=len(tokens), digests=digests)
         except NoSpace:
             self.refused += 1
             time.sleep(PAUSE_S)
             return
-        blocks = torch.tensor(unpack(answer.blocks), device=arena.device)
+        blocks = torch.tensor(unpack_u32(answer.blocks), device=arena.device)
         value = random.randrange(1, 255)
         arena[:, :, :, blocks] = value
         quiesce(arena)

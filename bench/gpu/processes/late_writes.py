@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from bench.gpu.processes.canary import attached
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 
 WATCH_S = 1.0
 SPIN_CYCLES = 300_000  # about 0.2 ms of a GPU between two writes
@@ -32,9 +32,9 @@ START_S = 60.0
 def victim(run_dir: str) -> None:
     """Count up in a block until killed; says which block once it has begun."""
     with attached(run_dir) as (client, arena):
-        digests = client.chain("victim", pack(list(range(client.block_size)))).digests()
+        digests = client.chain("victim", pack_u32(list(range(client.block_size)))).digests()
         answer = client.allocate(sequence=1, tenant="victim", tokens=client.block_size, digests=digests)
-        block = unpack(answer.blocks)[0]
+        block = unpack_u32(answer.blocks)[0]
         counter = arena[0, 0, 0, block, 0, :4].view(torch.int32)
         counter.zero_()
         print(block, flush=True)

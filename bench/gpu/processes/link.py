@@ -14,8 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quire_proto.gateway_link import Abort, Generate, Hello, Load, Message, Output, Outputs, Sampling, decode, encode
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.gateway_link import (
+    Abort,
+    Generate,
+    Hello,
+    Load,
+    Message,
+    Output,
+    Outputs,
+    Sampling,
+    decode_message,
+    encode_message,
+)
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 
 
 @dataclass(slots=True)
@@ -70,7 +81,7 @@ class Gateway:
                 return answer
             there.open[answer.name] = answer
         how = Sampling(tokens, temperature=0.0, ignore_eos=True)
-        self._send(there, Generate(answer.name, "tenant", pack(prompt), how))
+        self._send(there, Generate(answer.name, "tenant", pack_u32(prompt), how))
         return answer
 
     def abort(self, answer: EngineAnswer) -> None:
@@ -91,7 +102,7 @@ class Gateway:
 
     def _send(self, engine: _Engine, message: Message) -> None:
         with contextlib.suppress(OSError):  # its reader sees the end and ends the answers
-            engine.connection.sendall(encode(message))
+            engine.connection.sendall(encode_message(message))
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -103,7 +114,7 @@ class Gateway:
         engine, name = _Engine(connection), ""
         with connection, connection.makefile("rb") as stream, contextlib.suppress(OSError):
             while len(head := stream.read(4)) == 4:
-                message = decode(stream.read(int.from_bytes(head, "little")))
+                message = decode_message(stream.read(int.from_bytes(head, "little")))
                 if isinstance(message, Hello):
                     name = message.engine
                     with self._lock:
@@ -131,7 +142,7 @@ def _deliver(engine: _Engine, item: Output) -> None:
         return
     answer.last = time.monotonic()
     answer.first = answer.first or answer.last
-    answer.tokens += unpack(item.tokens)
+    answer.tokens += unpack_u32(item.tokens)
     answer.cached_tokens = max(answer.cached_tokens, item.cached_tokens)
     if item.finish:
         answer.code = item.code

@@ -35,7 +35,7 @@ from quire_proto.step.retire import RetireList
 from quire_proto.step.step_builder import Results, StepBuilder, results
 from quire_proto.wire.digests import DIGEST_BYTES, split
 from quire_proto.wire.errors import QuireError
-from quire_proto.wire.u32 import unpack, unpack_rows
+from quire_proto.wire.u32 import unpack_rows, unpack_u32
 
 from .known_digests import KnownDigests
 from .step_grants import StepGrants
@@ -245,7 +245,7 @@ class KvSession:
 
     def _add_copies(self, answer: Allocated | Stepped, grants: StepGrants) -> None:
         """Scrubs before copies: the target of a copy may be a block to be scrubbed."""
-        grants.copies += [(SCRUB, block, self.block_size) for block in unpack(answer.scrub)]
+        grants.copies += [(SCRUB, block, self.block_size) for block in unpack_u32(answer.scrub)]
         for copy_id, src, dst, slots in unpack_rows(answer.copies, 4):
             grants.copies.append((src, dst, slots))
             self._retire.copy_done(self.step, copy_id)

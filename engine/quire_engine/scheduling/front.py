@@ -27,8 +27,8 @@ from quire_proto.gateway_link import (
     Message,
     Outputs,
     Refused,
-    decode,
-    encode,
+    decode_message,
+    encode_message,
 )
 from quire_proto.wire.codec import CodecError
 
@@ -98,7 +98,7 @@ class Front:
         self._thread.join(timeout=2)
 
     def _submit(self, message: Message) -> None:
-        data = encode(message)
+        data = encode_message(message)
         with contextlib.suppress(RuntimeError):  # the loop is closed: the engine is stopping
             self._loop.call_soon_threadsafe(self._write, data)
 
@@ -145,14 +145,14 @@ class Front:
         self._writer = writer
         ticker = asyncio.ensure_future(self._report_forever())
         try:
-            writer.write(encode(self._hello))
-            writer.write(encode(self._load()))
+            writer.write(encode_message(self._hello))
+            writer.write(encode_message(self._load()))
             log.info("gateway_connected")
             while True:
                 length = int.from_bytes(await reader.readexactly(4), "little")
                 if length > MAX_MESSAGE_BYTES:
                     raise CodecError("TOO_LARGE", f"a message of {length} bytes")
-                message = decode(await reader.readexactly(length))
+                message = decode_message(await reader.readexactly(length))
                 if isinstance(message, Refused):
                     return message.reason
                 if isinstance(message, (Generate, Abort)):
@@ -169,4 +169,4 @@ class Front:
     async def _report_forever(self) -> None:
         while True:
             await asyncio.sleep(LOAD_PERIOD_S)
-            self._write(encode(self._load()))
+            self._write(encode_message(self._load()))

@@ -22,7 +22,7 @@ from quire_proto.gateway_link import Sampling
 from quire_proto.messages import Publication
 from quire_proto.step.token_chain import DomainChain
 from quire_proto.wire.errors import NotFound
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 
 from .scheduler import Scheduler
 
@@ -74,7 +74,7 @@ class Prefill:
         return fits
 
     def _sequence(self, publication: Publication) -> Sequence:
-        tokens: array[int] = unpack(publication.tokens)
+        tokens: array[int] = unpack_u32(publication.tokens)
         request = Request(
             id="",
             tenant="",

@@ -16,7 +16,7 @@ from quire_engine.model.sampler import Sampled
 from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import Work
 from quire_proto.gateway_link import Output, TokenLogprob
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 
 from .outbox import Outbox
 from .scheduler import Scheduler
@@ -94,8 +94,8 @@ class Outcome:
         finish = self._finish(sequence, sampled.token)
         logprobs: tuple[TokenLogprob, ...] = ()
         if request.sampling.logprobs:
-            logprobs = (TokenLogprob(sampled.logprob, pack(sampled.top_ids), sampled.top_logprobs),)
-        tokens, cached = pack([sampled.token]), max(0, request.cached_tokens)
+            logprobs = (TokenLogprob(sampled.logprob, pack_u32(sampled.top_ids), sampled.top_logprobs),)
+        tokens, cached = pack_u32([sampled.token]), max(0, request.cached_tokens)
         self._outbox.put(Output(request.id, sequence.index, tokens, logprobs, finish, cached))
         return bool(finish)
 

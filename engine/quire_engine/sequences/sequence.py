@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.step.token_chain import DomainChain
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 
 from .sample_row import SampleRow
 
@@ -61,7 +61,7 @@ class Request:
     @classmethod
     def of(cls, message: Generate, eos_ids: frozenset[int]) -> Request:
         """The request of a ``generate`` message."""
-        own = frozenset(unpack(message.sampling.stop_token_ids))
+        own = frozenset(unpack_u32(message.sampling.stop_token_ids))
         return cls(
             id=message.request,
             tenant=message.tenant,
@@ -69,7 +69,7 @@ class Request:
             sampling=message.sampling,
             n=message.n,
             priority=message.priority,
-            emitted=unpack(message.emitted),
+            emitted=unpack_u32(message.emitted),
             stop_ids=own if message.sampling.ignore_eos else own | eos_ids,
             salt=message.salt,
         )

@@ -23,7 +23,7 @@ from typing import Any
 from quire_kvstore.sharing.change_log import Changes, Made, Prompt, Stored
 from quire_kvstore.sharing.groups import PUBLIC
 from quire_proto.wire.digests import ROOT_PARENT, chain, domain_key, split
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 
 NONE, ALL = "none", "all"
 TOKENS = (NONE, PUBLIC, ALL)
@@ -197,7 +197,7 @@ class Catalogue:
             "type": "BlockStored",
             "block_hashes": [self._form.name(digest) for digest in run],
             "parent_block_hash": None if parent is None else self._form.name(parent),
-            "token_ids": unpack(b"".join(block.tokens for block in told)).tolist(),
+            "token_ids": unpack_u32(b"".join(block.tokens for block in told)).tolist(),
             "block_size": self._form.block_size,
             "lora_id": None,
             "medium": self._form.medium,

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from quire_kvstore.sessions.session import Peer
 from quire_proto.private_dir import free_socket_name
-from quire_proto.wire.codec import pack
+from quire_proto.wire.codec import encode
 from quire_proto.wire.envelope import VERSION
 
 ATTACH_SOCKET = "attach.sock"
@@ -67,7 +67,7 @@ class Connection:
 
     def send_hello(self, boot: bytes, arena_fd: int = -1) -> bool:
         """Send boot id and token, and the arena's descriptor if there is one; False if the peer is gone already."""
-        hello = pack({"version": VERSION, "boot": boot, "token": self.peer.token})
+        hello = encode({"version": VERSION, "boot": boot, "token": self.peer.token})
         try:
             # Without descriptors this is a plain send.
             socket.send_fds(self.socket, [hello], [arena_fd] if arena_fd >= 0 else [], socket.MSG_NOSIGNAL)

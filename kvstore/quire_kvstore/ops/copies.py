@@ -12,7 +12,7 @@ from quire_kvstore.sessions.sequence import Copy, Sequence
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.state import State
 from quire_proto.messages import NO_SUCH, OK
-from quire_proto.wire.u32 import U32_MAX, pack
+from quire_proto.wire.u32 import U32_MAX, pack_u32
 
 
 def ask_copy(state: State, session: Session, number: int, sequence: Sequence, src: int, dst: int, slots: int) -> bytes:
@@ -24,7 +24,7 @@ def ask_copy(state: State, session: Session, number: int, sequence: Sequence, sr
     session.copies[copy_id] = number
     sequence.copies[copy_id] = Copy(src, dst, slots)
     state.counters.copies += 1
-    return pack((copy_id, src, dst, slots))
+    return pack_u32((copy_id, src, dst, slots))
 
 
 def copy_done(state: State, session: Session, copy_id: int) -> int:

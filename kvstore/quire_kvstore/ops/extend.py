@@ -21,7 +21,7 @@ from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.state import State
 from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, Extend, Extended, Shortage
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 
 from .admission import make_room, no_space, shortage
 from .copies import ask_copy
@@ -171,7 +171,7 @@ def _one(state: State, session: Session, number: int, tokens: int, found: Extens
         short = Shortage(number, answer.missing, answer.scope, answer.retry_after_ms, answer.account)
         found.shortages.append(short)
     if answer.code == OK and answer.blocks:
-        for place, block in enumerate(unpack(answer.blocks), answer.first):
+        for place, block in enumerate(unpack_u32(answer.blocks), answer.first):
             found.blocks += (number, place, block)
         found.copies += answer.copies
         found.scrub += answer.scrub

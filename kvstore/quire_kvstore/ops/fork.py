@@ -13,7 +13,7 @@ from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import MAX_SEQUENCES, Session
 from quire_kvstore.state import State
 from quire_proto.messages import CONFLICT, NO_SUCH, OK, Fork, Forked
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 
 
 def fork(state: State, session: Session, item: Fork) -> Forked:
@@ -21,7 +21,7 @@ def fork(state: State, session: Session, item: Fork) -> Forked:
     parent = session.sequences.get(item.parent)
     if parent is None:
         return Forked(NO_SUCH)
-    children = unpack(item.children)
+    children = unpack_u32(item.children)
     taken = len(set(children)) != len(children) or any(state.in_use(session, child) for child in children)
     if parent.offer or taken or item.tokens > parent.fill or len(session.sequences) + len(children) > MAX_SEQUENCES:
         return Forked(CONFLICT)

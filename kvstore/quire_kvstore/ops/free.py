@@ -18,7 +18,7 @@ from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import FENCED, Session
 from quire_kvstore.state import NO_APPENDER, State
 from quire_proto.messages import NO_SUCH, OK, Freed
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 
 from .admission import trim_all
 from .handoff import cancel
@@ -41,7 +41,7 @@ def release(state: State, session: Session, number: int) -> int:
 
 def free(state: State, session: Session, packed_sequences: bytes) -> Slices[Freed]:
     """Give up sequences; one code each."""
-    return Freed((yield from release_rows(state, session, unpack(packed_sequences), Pace(state))))
+    return Freed((yield from release_rows(state, session, unpack_u32(packed_sequences), Pace(state))))
 
 
 def release_rows(state: State, session: Session, numbers: Iterable[int], pace: Pace) -> Slices[bytes]:

@@ -18,7 +18,7 @@ from quire_kvstore.sharing.prefix_index import Entry
 from quire_kvstore.state import NO_APPENDER, State
 from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, UNPUBLISHED, Seal, Sealed
 from quire_proto.wire.digests import ROOT_PARENT, split
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 
 from .admission import trim_all
 from .fill import fill_sequence
@@ -48,7 +48,7 @@ def seal(state: State, session: Session, item: Seal) -> Sealed:
     _tell(state, sequence, entries, digests, item.tokens)
     if canonical:
         trim_all(state)
-    return Sealed(OK, sealed=len(digests), canonical=pack(canonical))
+    return Sealed(OK, sealed=len(digests), canonical=pack_u32(canonical))
 
 
 def complete_rows(state: State, session: Session, rows: bytes, digests: bytes) -> tuple[bytes, bytes]:
@@ -78,7 +78,7 @@ def complete_rows(state: State, session: Session, rows: bytes, digests: bytes) -
     _enter(state, named)
     if replaced:
         trim_all(state)
-    return bytes(codes), pack(replaced)
+    return bytes(codes), pack_u32(replaced)
 
 
 def _seal(state: State, sequence: Sequence, first: int, digests: list[bytes]) -> tuple[int, list[Entry], list[int]]:

@@ -13,7 +13,7 @@ from quire_kvstore.sessions.session import Session
 from quire_kvstore.state import State
 from quire_proto.messages import Step, Stepped
 from quire_proto.wire.digests import DIGEST_BYTES
-from quire_proto.wire.u32 import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 
 from .allocate import allocate
 from .copies import copy_done
@@ -29,8 +29,8 @@ def step(state: State, session: Session, item: Step) -> Slices[Stepped]:
     """Apply all sections."""
     pace = Pace(state)
     state.counters.steps += 1
-    releases = yield from release_rows(state, session, unpack(item.releases), pace)
-    copies_done = bytes([copy_done(state, session, copy_id) for copy_id in unpack(item.copies_done)])
+    releases = yield from release_rows(state, session, unpack_u32(item.releases), pace)
+    copies_done = bytes([copy_done(state, session, copy_id) for copy_id in unpack_u32(item.copies_done)])
     swaps = bytes([swap(state, session, *_three(row)) for row in unpack_rows(item.swaps, 3)])
     fills = bytes([fill(state, session, row[0], row[1]) for row in unpack_rows(item.fills, 2)])
     seals = []
@@ -55,12 +55,12 @@ def step(state: State, session: Session, item: Step) -> Slices[Stepped]:
         canonical=canonical,
         forks=forks,
         extends=bytes(extended.codes),
-        blocks=pack(extended.blocks),
+        blocks=pack_u32(extended.blocks),
         copies=extended.copies,
         scrub=extended.scrub,
         shortages=tuple(extended.shortages),
         allocates=tuple(allocates),
-        priorities=pack(concat.from_iterable(state.claims.take_urgent(session.id))),
+        priorities=pack_u32(concat.from_iterable(state.claims.take_urgent(session.id))),
         publications_generation=state.publications.generation,
     )
 

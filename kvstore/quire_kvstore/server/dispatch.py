@@ -31,7 +31,7 @@ from quire_kvstore.sharing.claims import STALE, Ticket
 from quire_proto.limits import check_body
 from quire_proto.messages import Waited
 from quire_proto.op_table import OPS, Needs, Op
-from quire_proto.wire.codec import CodecError, from_map, to_map, unpack
+from quire_proto.wire.codec import CodecError, decode, from_map, to_map
 from quire_proto.wire.envelope import Reply, Request, decode_request
 from quire_proto.wire.errors import LimitError
 
@@ -245,7 +245,7 @@ def permit(op: Op[Any], session: Session | None) -> None:
 def _number(frames: list[bytes]) -> int:
     """The number of a request whose envelope is wrong, if it can be read at all, else 0."""
     try:
-        parts = unpack(frames[0], len(frames[0]))
+        parts = decode(frames[0], len(frames[0]))
         number = parts[3]
     except (CodecError, IndexError, KeyError, TypeError):
         return 0

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from quire_kvstore.blocks.ids import Ids
 from quire_proto.messages import Publication
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 
 from .groups import FIRST_GENERATION, PUBLIC, is_group, is_name
 
@@ -72,7 +72,7 @@ class PublicationList:
 
     def add(self, identity: str, domain: str, tokens: list[int] | bytes, *, live: bool = False) -> Record:
         """Enter a publication under the list's present generation; raises ValueError for one that cannot be."""
-        packed = tokens if isinstance(tokens, bytes) else pack(tokens)
+        packed = tokens if isinstance(tokens, bytes) else pack_u32(tokens)
         if domain != PUBLIC and not is_group(domain):
             raise ValueError(f"publication {identity!r}: {domain!r} is no share domain")
         if not packed or len(packed) % 4:

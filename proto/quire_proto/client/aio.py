@@ -31,7 +31,7 @@ from .requests import Pending, Session
 from .socket import address, connect
 from .waits import LATE_S
 
-R = TypeVar("R")
+_R = TypeVar("_R")
 
 
 class AsyncKVClient(AsyncSessionCalls, SessionBase):
@@ -97,7 +97,7 @@ class AsyncKVClient(AsyncSessionCalls, SessionBase):
 
         return lost
 
-    async def call(self, op: Op[R], body: object) -> R:
+    async def call(self, op: Op[_R], body: object) -> _R:
         """Send one request and await its reply; errors as of ``KVClient.call``."""
         if self._closed:
             raise LocalError("the client is closed")
@@ -127,10 +127,10 @@ class AsyncKVClient(AsyncSessionCalls, SessionBase):
         body = Wait(sequence, digest, publication, priority, publication_generation)
         return await self._request(WAIT, body, timeout)
 
-    def _request(self, op: Op[R], body: object, timeout: float | None = None) -> asyncio.Future[R]:
+    def _request(self, op: Op[_R], body: object, timeout: float | None = None) -> asyncio.Future[_R]:
         timeout = self._timeout if timeout is None else timeout
         pending = self._session.request(op, body, timeout)
-        future: asyncio.Future[R] = self._loop.create_future()
+        future: asyncio.Future[_R] = self._loop.create_future()
         self._waiting[pending.number] = future
         self._send(pending.frame)
 
@@ -140,7 +140,7 @@ class AsyncKVClient(AsyncSessionCalls, SessionBase):
 
         timer = self._loop.call_later(timeout + LATE_S if op.deferred else timeout, expired)
 
-        def done(_: asyncio.Future[R]) -> None:
+        def done(_: asyncio.Future[_R]) -> None:
             timer.cancel()
             self._waiting.pop(pending.number, None)
             if not op.ordered and future.cancelled():

@@ -16,11 +16,11 @@ import struct
 import time
 
 from quire_proto.private_dir import NotPrivate
-from quire_proto.wire.codec import CodecError, unpack
+from quire_proto.wire.codec import CodecError, decode
 from quire_proto.wire.envelope import ID_BYTES, VERSION
 from quire_proto.wire.errors import KvstoreUnreachable, remote_error
 
-SOCKET_NAME = "attach.sock"
+ATTACH_SOCKET = "attach.sock"
 MAX_HELLO_BYTES = 4096
 MAX_FDS = 4  # one is expected; the kernel closes what finds no room here
 _RETRY_S = 0.02
@@ -43,7 +43,7 @@ class SideSocket:
 
         Raises KvstoreUnreachable, or BadRequest for a hello of another protocol version.
         """
-        path = os.path.join(os.path.abspath(run_dir), SOCKET_NAME)
+        path = os.path.join(os.path.abspath(run_dir), ATTACH_SOCKET)
         deadline = time.monotonic() + timeout
         while True:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
@@ -107,7 +107,7 @@ class SideSocket:
 
 def _parse(hello: bytes) -> tuple[bytes, bytes]:
     try:
-        value = unpack(hello, MAX_HELLO_BYTES)
+        value = decode(hello, MAX_HELLO_BYTES)
     except CodecError as exc:
         raise remote_error(exc.code, f"hello of the side socket: {exc.message}") from None
     if not isinstance(value, dict) or type(value.get("version")) is not int:

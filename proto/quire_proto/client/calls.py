@@ -18,17 +18,17 @@ from quire_proto import op_table as ops
 from quire_proto.messages import handoff as h
 from quire_proto.messages import sharing as a
 from quire_proto.messages import tenants as t
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 
 from .item_codes import done, each_done
 
-R = TypeVar("R")
+_R = TypeVar("_R")
 
 
 class ReadCalls:
     """Calls that need no session: reading, and administration."""
 
-    def call(self, op: ops.Op[R], body: object) -> R:
+    def call(self, op: ops.Op[_R], body: object) -> _R:
         """Send one request and return its reply, item codes as they are; raises a ``QuireError``."""
         raise NotImplementedError
 
@@ -90,7 +90,7 @@ class SessionCalls(ReadCalls):
     """Calls of a ready session, in the order of a sequence's life: ``allocate``, write, ``fill``, ``seal``, ``free``.
 
     Sequences are u32 numbers that the client chooses, unique among its live ones. Packed fields hold little-endian u32
-    (``pack``, ``unpack``, ``unpack_rows``). Lengths are in tokens, tables in blocks of ``block_size`` tokens.
+    (``pack_u32``, ``unpack_u32``, ``unpack_rows``). Lengths are in tokens, tables in blocks of ``block_size`` tokens.
     """
 
     def allocate(
@@ -162,7 +162,7 @@ class SessionCalls(ReadCalls):
         A ``step`` of this alone: look at ``priorities`` of what it returns if you use ``may_wait``.
         Raises NotFound, naming the ids that are not outstanding; the others count.
         """
-        named = pack(copies)
+        named = pack_u32(copies)
         reply = self.step(m.Step(copies_done=named))
         each_done("copies_done", named, reply.copies_done)
         return reply
@@ -182,8 +182,8 @@ class SessionCalls(ReadCalls):
             NotFound: no such sequence.
             Conflict: the mark falls, or is beyond the capacity.
         """
-        reply = self.step(m.Step(fills=pack((sequence, tokens))))
-        each_done("fill", pack((sequence,)), reply.fills)
+        reply = self.step(m.Step(fills=pack_u32((sequence, tokens))))
+        each_done("fill", pack_u32((sequence,)), reply.fills)
         return reply
 
     def seal(self, sequence: int, first: int, digests: bytes, tokens: bytes = b"") -> m.Sealed:
@@ -215,8 +215,8 @@ class SessionCalls(ReadCalls):
         Only when no work names the old block any more. Naming the present block declines, and ends the pin. A ``step``
         of this alone. Raises NotFound, or Conflict if it is not the canonical block of that index.
         """
-        reply = self.step(m.Step(swaps=pack((sequence, index, block))))
-        each_done("swap", pack((sequence,)), reply.swaps)
+        reply = self.step(m.Step(swaps=pack_u32((sequence, index, block))))
+        each_done("swap", pack_u32((sequence,)), reply.swaps)
         return reply
 
     def fork(self, parent: int, children: Iterable[int], tokens: int) -> m.Forked:
@@ -225,14 +225,14 @@ class SessionCalls(ReadCalls):
         Their tables equal the parent's up to there. A child may write once ``extend`` has granted it. Raises NotFound,
         or Conflict: a child is in use or named twice, or ``tokens`` is past the parent's fill mark.
         """
-        return done(ops.FORK, self.call(ops.FORK, m.Fork(parent, pack(children), tokens)))
+        return done(ops.FORK, self.call(ops.FORK, m.Fork(parent, pack_u32(children), tokens)))
 
     def free(self, sequences: Iterable[int]) -> m.Freed:
         """Give up sequences; what they sealed stays as cache. Only when no work names their blocks any more.
 
         Raises NotFound, naming the sequences that are not there; the others are freed all the same.
         """
-        named = pack(sequences)
+        named = pack_u32(sequences)
         reply = self.call(ops.FREE, m.Free(named))
         each_done("free", named, reply.codes)
         return reply

@@ -31,7 +31,7 @@ from .requests import Answer, Pending, Session
 from .socket import Wire, address
 from .waits import Then, Waits
 
-R = TypeVar("R")
+_R = TypeVar("_R")
 RunDir = str | os.PathLike[str]
 GOODBYE_S = 1.0
 
@@ -46,7 +46,7 @@ class _Caller:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._wire = Wire(self._context, self._to)
 
-    def call(self, op: Op[R], body: object) -> R:
+    def call(self, op: Op[_R], body: object) -> _R:
         """Send one request and return its reply, item codes as they are.
 
         Raises LimitError before sending, a RemoteError that the kvstore answered with, or KvstoreUnreachable.
@@ -56,7 +56,7 @@ class _Caller:
         self._check()
         return self._exchange(op, body, self._timeout)
 
-    def _exchange(self, op: Op[R], body: object, timeout: float) -> R:
+    def _exchange(self, op: Op[_R], body: object, timeout: float) -> _R:
         deadline = time.monotonic() + timeout
         fresh = not self._session.in_flight()  # else an interrupted call left a request behind: it goes first
         pending = self._session.request(op, body, timeout)
@@ -68,7 +68,7 @@ class _Caller:
             answer = self._await(pending, deadline)
             if answer is not None:
                 self._notice(answer)
-                reply: R = answer.result()
+                reply: _R = answer.result()
                 return reply
             if time.monotonic() >= deadline:
                 raise self._unanswered(pending)

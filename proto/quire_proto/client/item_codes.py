@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from quire_proto.messages import CLAIMED, CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, UNPUBLISHED, Allocated, Extended
 from quire_proto.op_table import Op
 from quire_proto.wire import errors
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 
 ITEM_CODES = {
     OK: "OK",
@@ -51,7 +51,7 @@ def done(op: Op[A], reply: A) -> A:
 
 def each_done(what: str, numbers: bytes, codes: bytes) -> None:
     """Raise the first code that is not OK, naming those of the (packed) ``numbers`` which it is about."""
-    named = unpack(numbers)
+    named = unpack_u32(numbers)
     if len(named) != len(codes):
         raise errors.Internal("INTERNAL", f"the reply to {what} has not one result an item")
     failed = [(number, code) for number, code in zip(named, codes, strict=True) if code != OK]

@@ -25,7 +25,7 @@ from quire_proto.wire.codec import CodecError, from_map, to_map
 from quire_proto.wire.envelope import MAX_FRAME_BYTES, Reply, Request, decode_reply
 
 UNORDERED_FROM = 1 << 52  # below 2^53: exact where numbers are doubles, in a proxy or a log reader as well
-MAX_DEADLINE_MS = 60_000
+LONGEST_CALL_MS = 60_000
 BUSY_MS, MAX_BUSY_MS = 100, 10_000  # if a BUSY does not say how long, and the longest that is believed
 
 
@@ -84,7 +84,7 @@ class Session:
         if self.session and op is not READY:
             check_body(body, self.limits, self.block_size)
         number = self._next_ordered if op.ordered else self._next_unordered
-        deadline_ms = min(MAX_DEADLINE_MS, max(1, int(timeout * 1000)))
+        deadline_ms = min(LONGEST_CALL_MS, max(1, int(timeout * 1000)))
         session = b"" if op is ATTACH else self.session
         try:
             frame = Request(self.boot, session, number, op.name, deadline_ms, to_map(body)).encode()

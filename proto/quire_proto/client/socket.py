@@ -17,7 +17,7 @@ from quire_proto.private_dir import insist_on_private
 from quire_proto.wire.envelope import MAX_FRAME_BYTES
 from quire_proto.wire.errors import KvstoreUnreachable
 
-SOCKET_NAME = "kvstore.sock"
+KVSTORE_SOCKET = "kvstore.sock"
 S = TypeVar("S", bound=zmq.Socket[Any])
 
 _OPTIONS = {
@@ -41,7 +41,7 @@ def address(run_dir: str | os.PathLike[str]) -> str:
     path = os.path.abspath(run_dir)
     with suppress(FileNotFoundError):
         insist_on_private(path)
-    return f"ipc://{os.path.join(path, SOCKET_NAME)}"
+    return f"ipc://{os.path.join(path, KVSTORE_SOCKET)}"
 
 
 def connect(dealer: S, to: str) -> S:

@@ -5,7 +5,7 @@ message may allocate a sequence and a retry names the same one. Packed fields ho
 PROTOCOL.md describes every field; fields of ops that come later are here already, so that version 1 stays version 1.
 """
 
-from .arrays import CLAIMED, CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, UNPUBLISHED, Digests, Pairs, Quads, Triples, U32s
+from .codes import CLAIMED, CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, UNPUBLISHED
 from .events import Events
 from .query import Domain, DomainKey, Found, Lookup, Publications, SessionInfo, Stats
 from .sequence import (
@@ -40,7 +40,6 @@ __all__ = [
     "Attach",
     "Attached",
     "Detached",
-    "Digests",
     "Domain",
     "DomainKey",
     "Empty",
@@ -55,10 +54,8 @@ __all__ = [
     "Heartbeat",
     "Limits",
     "Lookup",
-    "Pairs",
     "Publication",
     "Publications",
-    "Quads",
     "Seal",
     "Sealed",
     "SessionInfo",
@@ -66,8 +63,6 @@ __all__ = [
     "Stats",
     "Step",
     "Stepped",
-    "Triples",
-    "U32s",
     "Wait",
     "Waited",
 ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from quire_proto.wire.arrays import Digests, U32s
 from quire_proto.wire.layout import Layout
 
-from .arrays import Digests, U32s
 from .session import Publication
 
 

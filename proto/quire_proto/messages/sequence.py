@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .arrays import Digests, Pairs, Quads, U32s
+from quire_proto.wire.arrays import Digests, Pairs, Quads, U32s
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from quire_proto.wire.arrays import U32s
 from quire_proto.wire.handles import Handle
 from quire_proto.wire.layout import Layout
-
-from .arrays import U32s
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import U32s
+from quire_proto.wire.arrays import U32s
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .arrays import Digests, Pairs, Quads, Triples, U32s
+from quire_proto.wire.arrays import Digests, Pairs, Quads, Triples, U32s
+
 from .sequence import Allocate, Allocated, Fork, Forked, Seal, Sealed, Shortage
 
 

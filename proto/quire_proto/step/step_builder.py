@@ -14,7 +14,7 @@ from itertools import chain as concat
 from quire_proto.messages import Allocate, Allocated, Fork, Forked, Seal, Sealed, Shortage, Step, Stepped
 from quire_proto.wire.digests import DIGEST_BYTES
 from quire_proto.wire.errors import Internal
-from quire_proto.wire.u32 import pack, unpack, unpack_rows
+from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 
 from .retire import RetireList, Swap
 
@@ -64,7 +64,7 @@ class StepBuilder:
 
     def fork(self, parent: int, children: Iterable[int], tokens: int) -> None:
         """``children`` share the first ``tokens`` tokens of ``parent``."""
-        self._forks.append(Fork(parent, pack(children), tokens))
+        self._forks.append(Fork(parent, pack_u32(children), tokens))
 
     def extend(self, sequence: int, tokens: int) -> None:
         """Ask for capacity for ``tokens`` tokens in all."""
@@ -77,18 +77,18 @@ class StepBuilder:
     def build(self) -> Step | None:
         """The message with everything collected and every due release, or None if there is nothing to say."""
         mentioned = {*self._fills, *self._extends, *self._completed[::3], *(s.sequence for s in self._seals)}
-        mentioned.update(*(unpack(f.children) for f in self._forks), (f.parent for f in self._forks))
+        mentioned.update(*(unpack_u32(f.children) for f in self._forks), (f.parent for f in self._forks))
         releases = self._retire.take_releases(mentioned)
         step = Step(
-            releases=pack(releases),
-            copies_done=pack(self._retire.take_copies()),
-            swaps=pack(concat.from_iterable(self._retire.take_swaps(set(releases)))),
-            fills=pack(concat.from_iterable(self._fills.items())),
+            releases=pack_u32(releases),
+            copies_done=pack_u32(self._retire.take_copies()),
+            swaps=pack_u32(concat.from_iterable(self._retire.take_swaps(set(releases)))),
+            fills=pack_u32(concat.from_iterable(self._fills.items())),
             seals=tuple(self._seals),
-            completed=pack(self._completed),
+            completed=pack_u32(self._completed),
             completed_digests=b"".join(self._completed_digests),
             forks=tuple(self._forks),
-            extends=pack(concat.from_iterable(self._extends.items())),
+            extends=pack_u32(concat.from_iterable(self._extends.items())),
             allocates=tuple(self._allocates),
         )
         self._clear()
@@ -119,8 +119,8 @@ def results(step: Step, reply: Stepped) -> Results:
         if (len(reply.completed), len(reply.extends)) != (len(step.completed) // 12, len(step.extends) // 8):
             raise ValueError("completed or extends")
         return Results(
-            releases=dict(zip(unpack(step.releases), reply.releases, strict=True)),
-            copies_done=dict(zip(unpack(step.copies_done), reply.copies_done, strict=True)),
+            releases=dict(zip(unpack_u32(step.releases), reply.releases, strict=True)),
+            copies_done=dict(zip(unpack_u32(step.copies_done), reply.copies_done, strict=True)),
             swaps={(r[0], r[1], r[2]): c for r, c in zip(unpack_rows(step.swaps, 3), reply.swaps, strict=True)},
             fills={r[0]: c for r, c in zip(unpack_rows(step.fills, 2), reply.fills, strict=True)},
             seals=list(zip(step.seals, reply.seals, strict=True)),

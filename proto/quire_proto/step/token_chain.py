@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterable
 
 from quire_proto.wire.digests import DIGEST_BYTES, ROOT_PARENT, begin, chain, link
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 
 
 class DomainChain:
@@ -42,11 +42,11 @@ class DomainChain:
     @property
     def tokens(self) -> bytes:
         """All tokens, packed."""
-        return pack(self.ids)
+        return pack_u32(self.ids)
 
     def append(self, tokens: Iterable[int] | bytes) -> int:
         """Add tokens; returns the number of full blocks now."""
-        self.ids.extend(unpack(tokens) if isinstance(tokens, bytes) else tokens)
+        self.ids.extend(unpack_u32(tokens) if isinstance(tokens, bytes) else tokens)
         return self.blocks
 
     def digests(self, first: int = 0, end: int | None = None) -> bytes:
@@ -56,7 +56,7 @@ class DomainChain:
         assert 0 <= first <= end <= full, "digests of blocks that are not full"
         known = len(self._digests) // DIGEST_BYTES
         if known < end:
-            fresh = pack(self.ids[known * self.block_size : end * self.block_size])
+            fresh = pack_u32(self.ids[known * self.block_size : end * self.block_size])
             parent = self._digests[-DIGEST_BYTES:] or ROOT_PARENT
             if end == known + 1:  # a sequence that decodes
                 self._digests += link(begin(self._key), parent, fresh)
@@ -67,7 +67,7 @@ class DomainChain:
     def packed(self, first: int, end: int) -> bytes:
         """Tokens of the full blocks ``first`` to ``end`` (exclusive), packed."""
         assert 0 <= first <= end <= self.blocks, "tokens of blocks that are not full"
-        return pack(self.ids[first * self.block_size : end * self.block_size])
+        return pack_u32(self.ids[first * self.block_size : end * self.block_size])
 
     def fork(self, tokens: int) -> DomainChain:
         """A chain of the first ``tokens`` tokens."""

@@ -44,7 +44,7 @@ class Whole:
     size: int
 
 
-def unpack(data: bytes, max_bytes: int) -> Any:
+def decode(data: bytes, max_bytes: int) -> Any:
     """MessagePack bytes as plain values; raises CodecError for anything that is not exactly one value."""
     if len(data) > max_bytes:
         raise CodecError("TOO_LARGE", f"a frame of {len(data)} bytes; the limit is {max_bytes}")
@@ -57,7 +57,7 @@ def unpack(data: bytes, max_bytes: int) -> Any:
         raise CodecError("BAD_FRAME", f"not one MessagePack value: {str(exc)[:200]}") from None
 
 
-def pack(value: Any) -> bytes:
+def encode(value: Any) -> bytes:
     """Plain values as MessagePack bytes."""
     return typing.cast(bytes, msgpack.packb(value, use_bin_type=True))
 
@@ -105,7 +105,7 @@ def _struct(cls: Any) -> Decoder:
     decoders = {f.name: _decoder(hints[f.name]) for f in fields(cls)}
     required = [f.name for f in fields(cls) if _default(f) is MISSING]
 
-    def decode(value: Any, where: str) -> Any:
+    def read(value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise CodecError("BAD_FIELD", f"{where or 'body'}: expected a map, got {type(value).__name__}")
         given = {}
@@ -122,7 +122,7 @@ def _struct(cls: Any) -> Decoder:
         except ValueError as exc:  # a message's own __post_init__ checks
             raise CodecError("BAD_FIELD", f"{where or 'body'}: {exc}") from None
 
-    return decode
+    return read
 
 
 @cache
@@ -144,30 +144,30 @@ def _decoder(hint: Any) -> Decoder:
 def _many(item_hint: Any) -> Decoder:
     item = _decoder(item_hint)
 
-    def decode(value: Any, where: str) -> Any:
+    def read(value: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise CodecError("BAD_FIELD", f"{where}: expected an array, got {type(value).__name__}")
         return tuple(item(v, f"{where}[{i}]") for i, v in enumerate(value))
 
-    return decode
+    return read
 
 
 def _mapping(item_hint: Any) -> Decoder:
     item = _decoder(item_hint)
 
-    def decode(value: Any, where: str) -> Any:
+    def read(value: Any, where: str) -> Any:
         if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
             raise CodecError("BAD_FIELD", f"{where}: expected a map with string keys")
         return {k: item(v, f"{where}.{k}") for k, v in value.items()}
 
-    return decode
+    return read
 
 
 def _union(members: tuple[Any, ...]) -> Decoder:
     """A tagged union: the ``type`` field of each member has a default that is its tag. None is a member too."""
     structs = {_tag(m): _struct(m) for m in members if m is not type(None)}
 
-    def decode(value: Any, where: str) -> Any:
+    def read(value: Any, where: str) -> Any:
         if value is None and type(None) in members:
             return None
         tag = value.get("type") if isinstance(value, dict) else None
@@ -178,7 +178,7 @@ def _union(members: tuple[Any, ...]) -> Decoder:
             raise CodecError("BAD_FIELD", f"{where}: type must be one of {sorted(map(str, structs))}")
         return decoder(value, where)
 
-    return decode
+    return read
 
 
 def _tag(cls: Any) -> str | None:
@@ -186,13 +186,13 @@ def _tag(cls: Any) -> str | None:
 
 
 def _whole(size: int) -> Decoder:
-    def decode(value: Any, where: str) -> bytes:
+    def read(value: Any, where: str) -> bytes:
         data = _bytes(value, where)
         if len(data) % size:
             raise CodecError("BAD_FIELD", f"{where}: {len(data)} bytes are not whole elements of {size}")
         return data
 
-    return decode
+    return read
 
 
 def _int(value: Any, where: str) -> int:

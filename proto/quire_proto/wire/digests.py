@@ -17,7 +17,7 @@ import hmac
 from collections.abc import Sequence
 from functools import lru_cache
 
-from .u32 import pack
+from .u32 import pack_u32
 
 DIGEST_BYTES = 32
 ROOT_PARENT = bytes(DIGEST_BYTES)
@@ -43,7 +43,7 @@ def chain(key: bytes, tokens: Sequence[int] | bytes, block_size: int, parent: by
 
     ``tokens`` are ids, or the same ids already packed as little-endian u32. A partial last block gets no digest.
     """
-    data = tokens if isinstance(tokens, bytes) else pack(tokens)
+    data = tokens if isinstance(tokens, bytes) else pack_u32(tokens)
     step, begun, out = 4 * block_size, begin(key), []
     for start in range(0, len(data) - step + 1, step):
         parent = link(begun, parent, data[start : start + step])

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .codec import INT_MAX, CodecError, pack, unpack
+from .codec import INT_MAX, CodecError, decode, encode
 
 VERSION = 2
 ID_BYTES = 16
@@ -33,7 +33,7 @@ class Request:
 
     def encode(self) -> bytes:
         """The request as one frame."""
-        return pack([VERSION, self.boot, self.session, self.number, self.op, self.deadline_ms, self.body])
+        return encode([VERSION, self.boot, self.session, self.number, self.op, self.deadline_ms, self.body])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Reply:
 
     def encode(self) -> bytes:
         """The reply as one frame."""
-        return pack([VERSION, self.boot, self.number, self.code, self.body])
+        return encode([VERSION, self.boot, self.number, self.code, self.body])
 
 
 def decode_request(frame: bytes, max_bytes: int = MAX_FRAME_BYTES) -> Request:
@@ -77,7 +77,7 @@ def decode_reply(frame: bytes, max_bytes: int = MAX_FRAME_BYTES) -> Reply:
 
 
 def _array(frame: bytes, max_bytes: int, length: int) -> list[Any]:
-    parts = unpack(frame, max_bytes)
+    parts = decode(frame, max_bytes)
     if not isinstance(parts, list) or not parts:
         raise CodecError("BAD_FRAME", "the envelope is an array")
     _version(parts[0])

@@ -15,7 +15,7 @@ U32_MAX = 0xFFFF_FFFF
 _BIG_ENDIAN = sys.byteorder == "big"
 
 
-def pack(values: Iterable[int]) -> bytes:
+def pack_u32(values: Iterable[int]) -> bytes:
     """u32 values as little-endian bytes. Raises OverflowError for a value outside 0..2**32-1."""
     numbers = values if isinstance(values, array) and values.typecode == "I" and not _BIG_ENDIAN else array("I", values)
     if _BIG_ENDIAN:
@@ -23,7 +23,7 @@ def pack(values: Iterable[int]) -> bytes:
     return numbers.tobytes()
 
 
-def unpack(data: bytes) -> array[int]:
+def unpack_u32(data: bytes) -> array[int]:
     """Little-endian bytes as an array of u32. Raises ValueError if the length is not a multiple of 4."""
     numbers: array[int] = array("I")
     numbers.frombytes(data)
@@ -36,5 +36,5 @@ def unpack_rows(data: bytes, width: int) -> list[tuple[int, ...]]:
     """Packed rows of ``width`` numbers each, e.g. (copy id, src, dst, slots). ValueError on a partial row."""
     if len(data) % (4 * width):
         raise ValueError(f"{len(data)} bytes are not rows of {width} u32")
-    it = iter(unpack(data))
+    it = iter(unpack_u32(data))
     return list(zip(*[it] * width, strict=True))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from quire_proto.client.client import KVReader
 from quire_proto.private_dir import NotPrivate, insist_on_private
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from quire_services.config.loader import IDENTIFIER
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
 from quire_services.gateway.published_prompts.prompt_files import PublishError, read_system, read_tools
@@ -94,7 +94,7 @@ def served_model(file: Path) -> tuple[Path, int]:
 
 
 def _publish(reader: KVReader, arguments: Namespace, identity: str, rendered: RenderedPrompt) -> str:
-    reply = reader.publish(identity, arguments.domain, pack(rendered.tokens))
+    reply = reader.publish(identity, arguments.domain, pack_u32(rendered.tokens))
     if arguments.json:
         fields = {"id": identity, "domain": arguments.domain, "state": reply.state, "tokens": reply.tokens}
         return json.dumps(fields | {"generation": reply.generation, "notes": rendered.notes})

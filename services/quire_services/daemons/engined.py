@@ -35,7 +35,7 @@ from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Hello
 from quire_proto.wire.errors import DeviceFault, QuireError
 from quire_proto.wire.layout import Layout
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from quire_services.config.settings import Config
 from quire_services.process import flags, load_share, logs
 from quire_services.process.gc_tuning import tune_gc
@@ -160,7 +160,7 @@ def _hello(name: str, model: Model, layout: Layout) -> Hello:
         model=layout.model,
         max_model_len=model.max_model_len,
         vocab_size=model.vocab_size,
-        eos_token_ids=pack(sorted(model.eos_ids)),
+        eos_token_ids=pack_u32(sorted(model.eos_ids)),
         pid=os.getpid(),
     )
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from quire_proto.gateway_link import Abort, Generate, Hello, Load, Message, Outputs, encode
+from quire_proto.gateway_link import Abort, Generate, Hello, Load, Message, Outputs, encode_message
 from quire_services.gateway.http.errors import queue_full, unavailable
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.turns.admission import Admission
@@ -126,7 +126,7 @@ class Engine:
 
     def _send(self, message: Message) -> None:
         if not self._writer.is_closing():
-            self._writer.write(encode(message))
+            self._writer.write(encode_message(message))
 
 
 class Engines:

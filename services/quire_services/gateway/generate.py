@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 from quire_services.gateway.http.hang_up import until_gone
 from quire_services.gateway.http.request_log import RequestRecord
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
@@ -169,12 +169,12 @@ class Gateway:
         stops = stop_strings(body)
         spelled = self.ends.spelled(stops)
         skip = body.skip_special_tokens is not False
-        eos = frozenset(unpack(self.engines.eos_token_ids()))
+        eos = frozenset(unpack_u32(self.engines.eos_token_ids()))
         out = []
         for place, generation in enumerate(call.generations):
             if place % PROMPTS_AT_ONCE == PROMPTS_AT_ONCE - 1:
                 await asyncio.sleep(0)  # they are as many as the prompts
-            silent = eos | set(unpack(generation.sampling.stop_token_ids))
+            silent = eos | set(unpack_u32(generation.sampling.stop_token_ids))
             for index in range(generation.n):
                 detokenizer = Detokenizer(self.encoder.backend, generation.tokens, skip)
                 number = generation.first_choice + index

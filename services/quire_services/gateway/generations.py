@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from quire_proto.gateway_link import Generate, Output, Sampling
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 from quire_services.gateway.http.errors import ApiError, ClientGone, engine_error, unavailable, unread
 
 from .backlog import Backlog, Backlogs
@@ -73,7 +73,9 @@ class Generation:
 
     def message(self, weight: int) -> Generate:
         """The request as it is sent to an engine."""
-        return Generate(self.id, self.tenant, pack(self.tokens), self.sampling, self.n, salt=self.salt, weight=weight)
+        return Generate(
+            self.id, self.tenant, pack_u32(self.tokens), self.sampling, self.n, salt=self.salt, weight=weight
+        )
 
     def deliver(self, output: Output) -> None:
         """Take an output of the engine."""
@@ -88,7 +90,7 @@ class Generation:
         if output.index == 0:  # the others share the prompt of the first
             self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
         self.started = True
-        self.emitted[output.index].extend(unpack(output.tokens))
+        self.emitted[output.index].extend(unpack_u32(output.tokens))
         if output.finish:
             self._end(output.index)
         self.call.backlog.put(self, output)

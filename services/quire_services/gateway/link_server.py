@@ -16,7 +16,16 @@ from pathlib import Path
 
 import structlog
 
-from quire_proto.gateway_link import MAX_MESSAGE_BYTES, Hello, Load, Message, Outputs, Refused, decode, encode
+from quire_proto.gateway_link import (
+    MAX_MESSAGE_BYTES,
+    Hello,
+    Load,
+    Message,
+    Outputs,
+    Refused,
+    decode_message,
+    encode_message,
+)
 from quire_proto.private_dir import free_socket_name, insist_on_private
 from quire_proto.wire.codec import CodecError
 
@@ -70,7 +79,7 @@ class LinkServer:
             engine = Engine(hello, writer)
             if refused := self._engines.add(engine):
                 engine = None
-                writer.write(encode(Refused(refused)))
+                writer.write(encode_message(Refused(refused)))
                 log.warning("engine_refused", engine=hello.engine, engine_pid=hello.pid, reason=refused)
                 return
             log.info("engine_connected", engine=hello.engine, engine_pid=hello.pid, model=hello.model)
@@ -103,7 +112,7 @@ async def _read(reader: asyncio.StreamReader) -> Message:
     length = int.from_bytes(await reader.readexactly(4), "little")
     if length > MAX_MESSAGE_BYTES:
         raise CodecError("TOO_LARGE", f"a message of {length} bytes; the limit is {MAX_MESSAGE_BYTES}")
-    return decode(await reader.readexactly(length))
+    return decode_message(await reader.readexactly(length))
 
 
 def _remove_stale(path: Path) -> None:

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from quire_proto.client.client import KVReader
 from quire_proto.messages.sharing import Groups
 from quire_proto.wire.errors import BadRequest, Conflict, NotFound, NotPermitted, QuireError, RemoteError
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from quire_services.config.loader import IDENTIFIER
 from quire_services.gateway.generate import Gateway
 from quire_services.gateway.http.errors import ApiError, invalid, unavailable
@@ -62,7 +62,7 @@ def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
     async def publish(body: PublishBody) -> dict[str, Any]:
         longest = gateway.engines.limits().max_model_len
         rendered = await asyncio.get_running_loop().run_in_executor(None, _rendered, gateway, body, longest)
-        reply = await ask(lambda reader: reader.publish(body.id, body.domain, pack(rendered.tokens)))
+        reply = await ask(lambda reader: reader.publish(body.id, body.domain, pack_u32(rendered.tokens)))
         fields = {"id": body.id, "domain": body.domain, "state": reply.state, "tokens": reply.tokens}
         return _publication(fields | {"generation": reply.generation}) | {"notes": rendered.notes}
 

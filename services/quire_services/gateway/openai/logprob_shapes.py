@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from quire_proto.gateway_link import TokenLogprob
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 from quire_services.gateway.text.token_bytes import TokenBytes
 
 FLOOR = -9999.0
@@ -22,7 +22,7 @@ def chat_logprobs(
     called ``token_id:N``; their bytes stay."""
     content = []
     for token, entry in zip(tokens, found, strict=False):
-        alternatives = list(zip(unpack(entry.top_ids), entry.top_logprobs, strict=False))[:top]
+        alternatives = list(zip(unpack_u32(entry.top_ids), entry.top_logprobs, strict=False))[:top]
         content.append(
             _entry(token, entry.logprob, names, as_ids)
             | {"top_logprobs": [_entry(other, value, names, as_ids) for other, value in alternatives]}
@@ -44,7 +44,7 @@ def completion_logprobs(
     all are called ``token_id:N``."""
     out: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for token, entry in zip(tokens, found, strict=False):
-        alternatives = dict(list(zip(unpack(entry.top_ids), entry.top_logprobs, strict=False))[:top])
+        alternatives = dict(list(zip(unpack_u32(entry.top_ids), entry.top_logprobs, strict=False))[:top])
         keys = {token: _id(token) if as_ids else _key(token, names, ())}
         for other in alternatives:
             keys.setdefault(other, _id(other) if as_ids else _key(other, names, keys.values()))

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Sequence
 
 from quire_proto.gateway_link import Sampling
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from quire_services.gateway.http.errors import foreign, invalid, too_long, unsupported
 
 from .bodies import MAX_STOP_CHARS, MAX_STOPS, Body, ChatBody
@@ -113,7 +113,7 @@ def sampling(
         top_p=top_p or 1.0,
         min_p=defaults.min_p if body.min_p is None else body.min_p,
         seed=secrets.randbits(63) if body.seed is None else body.seed & INT64,
-        stop_token_ids=pack(stop_ids),
+        stop_token_ids=pack_u32(stop_ids),
         ignore_eos=bool(body.ignore_eos),
         min_tokens=min_tokens,
         logprobs=logprobs,

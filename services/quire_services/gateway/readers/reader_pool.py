@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 import structlog
 
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 from quire_services.gateway.http.errors import body_too_large, unavailable
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.turns.shares import Shares
@@ -56,7 +56,7 @@ class ReaderPool:
             raise refusal(head["error"]) if head["error"] else RuntimeError("a reader met a bug")
         prompts, at = [], 0
         for length in head["lengths"]:
-            prompts.append(unpack(data[4 * at : 4 * (at + length)]))
+            prompts.append(unpack_u32(data[4 * at : 4 * (at + length)]))
             at += length
         return ReadRequest(unpacked(api, head["body"]), prompts, limits, head["texts"])
 

@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 import structlog
 
-from quire_proto.wire.u32 import pack
+from quire_proto.wire.u32 import pack_u32
 from quire_services.gateway.http.errors import ApiError, body_too_large
 from quire_services.gateway.openai.limits import Limits
 from quire_services.process.gc_tuning import freeze_objects
@@ -142,7 +142,7 @@ def _answer(reader: RequestReader, head: dict[str, Any], raw: bytes) -> tuple[by
         read = reader.read(head["api"], raw, head["tenant"], lambda: limits)
         lengths = [len(prompt) for prompt in read.prompts]
         fields = {"body": orjson.Fragment(packed(read)), "lengths": lengths, "texts": read.texts}
-        return orjson.dumps(fields), b"".join(map(pack, read.prompts))
+        return orjson.dumps(fields), b"".join(map(pack_u32, read.prompts))
     except ApiError as error:
         return orjson.dumps({"error": refused(error)}), b""
     except MemoryError:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from quire_proto.gateway_link import Output, TokenLogprob
-from quire_proto.wire.u32 import unpack
+from quire_proto.wire.u32 import unpack_u32
 
 from .detokenizer import Detokenizer
 from .stop_strings import StopStrings
@@ -67,7 +67,7 @@ class Choice:
     def feed(self, output: Output) -> Delta:
         """Take an output of the engine."""
         delta = Delta()
-        tokens = unpack(output.tokens)
+        tokens = unpack_u32(output.tokens)
         for place, token in enumerate(tokens):
             self.tokens += 1
             delta.tokens.append(token)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from quire_proto.gateway_link import Sampling
-from quire_proto.wire.u32 import pack, unpack
+from quire_proto.wire.u32 import pack_u32, unpack_u32
 
 
 class EndTokens:
@@ -31,11 +31,11 @@ class EndTokens:
 
     def added(self, how: Sampling, stops: Sequence[str], vocab_size: int) -> Sampling:
         """``how``, with the tokenizer's end tokens (unless they are to be ignored) and those that ``stops`` spell."""
-        given = list(unpack(how.stop_token_ids))
+        given = list(unpack_u32(how.stop_token_ids))
         found = [self._special[stop] for stop in stops if stop in self._special]
         found += () if how.ignore_eos else sorted(self._end_ids)
         more = [token for token in dict.fromkeys(found) if token < vocab_size and token not in given]
-        return replace(how, stop_token_ids=pack([*given, *more])) if more else how
+        return replace(how, stop_token_ids=pack_u32([*given, *more])) if more else how
 
     def spelled(self, stops: Sequence[str]) -> Mapping[int, str]:
         """The special tokens that stop strings spell, alone or among other text."""

@@ -1,0 +1,5 @@
+"""Item codes: the result of one item of a step. "No space" is a result, not an error."""
+
+from __future__ import annotations
+
+OK, NO_SUCH, CONFLICT, NO_SPACE, UNPUBLISHED, RETRY, CLAIMED = range(7)
