@@ -35,11 +35,11 @@ from quire_kvstore.blocks.policies import POLICIES, make_policy
 from quire_kvstore.ops import lifecycle
 from quire_kvstore.ops.allocate import allocate
 from quire_kvstore.ops.free import free
-from quire_kvstore.ops.slices import Pace, finish
+from quire_kvstore.ops.slices import finish
 from quire_kvstore.ops.step import step
 from quire_kvstore.sessions.session import Peer, Session
 from quire_kvstore.state import State
-from quire_proto.messages import OK, Allocate, Seal, Step
+from quire_proto.messages import OK, Allocate, Free, Seal, Step
 from quire_proto.wire.digests import DIGEST_BYTES, ROOT_PARENT
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.input_files import one_line, read_bytes
@@ -166,10 +166,10 @@ def _policy(trace: Trace, capacity: int, name: str) -> EvictionPolicy:
 
 def _serve(state: State, session: Session, request: TraceRequest, capacity: int) -> int:
     """One request from arrival to end; returns its hits, in blocks."""
-    lifecycle.tick(state, round(request.ts * 1000))
+    state.tick(round(request.ts * 1000))
     digests = request.digests[:capacity]
     tokens = len(digests) * state.block_size
-    reply = finish(allocate(state, session, Allocate(0, NAME, tokens + 1, b"".join(digests)), Pace(state)))
+    reply = finish(allocate(state, session, Allocate(0, NAME, tokens + 1, b"".join(digests))))
     assert reply.code == OK, "an idle pool has room for its own size"
     hits = reply.computed // state.block_size
     sealed = Step(fills=pack_u32((0, tokens)), seals=(Seal(0, hits, b"".join(digests[hits:])),))
@@ -178,7 +178,7 @@ def _serve(state: State, session: Session, request: TraceRequest, capacity: int)
     assert all(seal.code == OK for seal in filled.seals), "all sealed"
     # Generated tokens take no blocks here; their number reaches the policy all the same.
     session.sequences[0].prompt = tokens - request.output
-    finish(free(state, session, pack_u32([0])))
+    finish(free(state, session, Free(pack_u32([0]))))
     return hits
 
 

@@ -26,13 +26,13 @@ from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.ops import lifecycle
 from quire_kvstore.ops.allocate import allocate
 from quire_kvstore.ops.free import free
-from quire_kvstore.ops.slices import Pace, finish
+from quire_kvstore.ops.slices import finish
 from quire_kvstore.ops.step import step
 from quire_kvstore.server.quota import declare
 from quire_kvstore.sessions.session import Peer
 from quire_kvstore.state import State
 from quire_kvstore.tenants.quotas import Quota
-from quire_proto.messages import NO_SPACE, OK, Allocate, Seal, Step
+from quire_proto.messages import NO_SPACE, OK, Allocate, Free, Seal, Step
 from quire_proto.wire.digests import DIGEST_BYTES, split
 from quire_proto.wire.u32 import pack_u32
 
@@ -116,8 +116,8 @@ class Run:
     def _until(self, now: float) -> None:
         while self._ends and self._ends[0][0] <= now:
             ended, number = heappop(self._ends)
-            lifecycle.tick(self.state, round(ended * 1000))
-            finish(free(self.state, self.session, pack_u32([number])))
+            self.state.tick(round(ended * 1000))
+            finish(free(self.state, self.session, Free(pack_u32([number]))))
             for tenant in (B, A):
                 self._admit(tenant, ended)
 
@@ -126,9 +126,9 @@ class Run:
         while queue:
             ask, number = queue[0], self._number
             blocks = len(ask.digests) // DIGEST_BYTES
-            lifecycle.tick(self.state, round(now * 1000))
+            self.state.tick(round(now * 1000))
             wanted = Allocate(number, tenant, blocks + 1, ask.digests)
-            reply = finish(allocate(self.state, self.session, wanted, Pace(self.state)))
+            reply = finish(allocate(self.state, self.session, wanted))
             if reply.code == NO_SPACE and reply.retry_after_ms:
                 return
             queue.popleft()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from quire_kvstore.blocks.charges import Books
 from quire_kvstore.blocks.eviction import EvictionPolicy
 from quire_kvstore.blocks.ids import Ids
 from quire_kvstore.blocks.pool import BlockPool
@@ -34,6 +33,7 @@ class State:
     """Everything the kvstore knows.
 
     Attributes:
+        books: whom each block is charged to.
         appender: uid of the one sequence that may write each block in place, or ``NO_APPENDER``.
         offers: offers that are open, by id (``ops/handoff``).
         standing: blocks that do not come back by themselves.
@@ -48,6 +48,7 @@ class State:
         self.publications = PublicationList()
         self.groups = Groups()
         self.quotas = Quotas(num_blocks)
+        self.books = self.pool.books
         self.accounts = Accounts(self.books, self.quotas)
         self.content = Content(num_blocks)
         self.counters = Counters()
@@ -58,10 +59,21 @@ class State:
         self.slice_blocks = SLICE_BLOCKS
         self._next_uid = 0
 
-    @property
-    def books(self) -> Books:
-        """Whom each block is charged to."""
-        return self.pool.books
+    def tick(self, now_ms: int) -> None:
+        """What time the next ops happen at: eviction asks, offers expire, claims pass on, waits end."""
+        self.pool.policy.now = now_ms / 1000
+        if self.offers:
+            for offer in [offer for offer in self.offers.values() if offer.until <= now_ms]:
+                self.close_offer(offer)
+        self.claims.now_ms = now_ms
+        self.claims.judge()
+
+    def close_offer(self, offer: OpenOffer) -> Sequence:
+        """End an offer, whatever its end; its sequence is free to be used again."""
+        del self.offers[offer.id]
+        sequence = offer.source.sequences[offer.number]
+        sequence.offer = b""
+        return sequence
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold ``tokens`` tokens."""

@@ -9,11 +9,11 @@ import pytest
 from quire_kvstore.events.catalogue import Catalogue
 from quire_kvstore.ops import allocate as claiming
 from quire_kvstore.ops import extend as growing
-from quire_kvstore.ops import fork as forking
 from quire_kvstore.server import handlers
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.sharing import groups
 from quire_kvstore.sharing.claims import DEADLINE, Claims, Waiter
+from quire_kvstore.state import State
 from tests.proofs.planted import Patch
 
 
@@ -33,7 +33,7 @@ def heir_keeps_its_claim_while_it_waits(patch: pytest.MonkeyPatch) -> None:
 
 def fork_into_a_waiting_number(patch: pytest.MonkeyPatch) -> None:
     """A child gets the number of a sequence that waits."""
-    patch.setattr(forking, "in_use", lambda _state, session, number: number in session.sequences)
+    patch.setattr(State, "in_use", lambda _state, session, number: number in session.sequences)
 
 
 def scrub_forgotten_with_a_fork(patch: pytest.MonkeyPatch) -> None:
@@ -51,14 +51,14 @@ def scrub_forgotten_with_a_fork(patch: pytest.MonkeyPatch) -> None:
 
 def declaration_dropped_with_its_session(patch: pytest.MonkeyPatch) -> None:
     """What is on its way to the disk is forgotten when the session that asked for it ends."""
-    real = Dispatch._go_on
+    real = Dispatch._execute
 
-    def go_on(self: Dispatch, request: Any, work: Any) -> Any:
-        if request.op not in ("step", "allocate", "free"):
+    def execute(self: Dispatch, task: Any, request: Any, op: Any, slices: Any) -> Any:
+        if op.name not in ("step", "allocate", "free"):
             self._session(request)
-        return real(self, request, work)
+        return real(self, task, request, op, slices)
 
-    patch.setattr(Dispatch, "_go_on", go_on)
+    patch.setattr(Dispatch, "_execute", execute)
 
 
 def group_called_like_the_quarantine(patch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def hit_beyond_anothers_limit(patch: pytest.MonkeyPatch) -> None:
 
 def priority_that_no_row_can_hold(patch: pytest.MonkeyPatch) -> None:
     """Priorities are taken as they come, and told in rows of 32 bits."""
-    patch.setattr(growing, "U32_MAX", 1 << 62)
+    patch.setattr(claiming, "U32_MAX", 1 << 62)
     patch.setattr(handlers, "U32_MAX", 1 << 62)
 
 

@@ -17,7 +17,7 @@ from quire_kvstore.ops import (
     step,
     wait,
 )
-from quire_kvstore.ops.slices import Pace, finish
+from quire_kvstore.ops.slices import finish
 from quire_kvstore.sessions.session import Peer, Session
 from quire_kvstore.sharing.claims import Ticket
 from quire_kvstore.state import State
@@ -42,7 +42,7 @@ class Store:
 
     def tick(self, now_ms: int) -> None:
         """What time the next operations happen at: eviction asks, offers expire, claims pass on, waits end."""
-        lifecycle.tick(self.state, now_ms)
+        self.state.tick(now_ms)
 
     # --- sessions -----------------------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class Store:
 
     def allocate(self, session: Session, item: m.Allocate) -> m.Allocated:
         """A table for a new sequence, or no change: no space, or another is computing what it lacks."""
-        return finish(allocate.allocate(self.state, session, item, Pace(self.state)))
+        return finish(allocate.allocate(self.state, session, item))
 
     def wait(self, session: Session, item: m.Wait, ticket: Ticket, until_ms: int) -> str | None:
         """How a wait ended, or None: then its answer will be among :meth:`take_answers`."""
@@ -110,7 +110,7 @@ class Store:
 
     def free(self, session: Session, sequences: bytes) -> m.Freed:
         """Give up sequences (packed numbers)."""
-        return finish(free.free(self.state, session, sequences))
+        return finish(free.free(self.state, session, m.Free(sequences)))
 
     def offer(self, session: Session, item: Offer, identity: bytes, now_ms: int) -> Offered:
         """Freeze a sequence and name it to another session. Raises Refusal."""

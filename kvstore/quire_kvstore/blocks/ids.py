@@ -1,4 +1,4 @@
-"""Ids of blocks: arrays of them, and how they are written into replies."""
+"""Ids of blocks, as arrays."""
 
 from __future__ import annotations
 
@@ -7,8 +7,3 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 NO_BLOCKS: Ids = np.empty(0, np.int64)
-
-
-def packed(blocks: Ids) -> bytes:
-    """Block ids as little-endian u32."""
-    return blocks.astype("<u4").tobytes()

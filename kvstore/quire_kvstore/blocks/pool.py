@@ -35,6 +35,7 @@ class BlockPool:
         refs: references of each block, those of fenced sessions included.
         quarantined_refs: references of fenced sessions.
         sealed: blocks whose content is final; at refcount 0 they become cached instead of free.
+        free, cached: how many blocks are.
         books: whom each block is charged to.
     """
 
@@ -45,25 +46,16 @@ class BlockPool:
         self.quarantined_refs = np.zeros(size, np.int32)
         self.sealed = np.zeros(size, np.bool_)
         self._stack: Ids = np.arange(size - 1, -1, -1, dtype=np.int64)
-        self._top = size
+        self.free = size
+        self.cached = 0
         self.policy: EvictionPolicy = LruPolicy() if policy is None else policy
         self.books = Books(size)
         self.policy.groups = self.books.groups
 
-    @property
-    def free(self) -> int:
-        """Number of free blocks."""
-        return self._top
-
-    @property
-    def cached(self) -> int:
-        """Number of cached blocks."""
-        return len(self.policy)
-
     def available(self, besides: Ids | None = None) -> int:
         """Blocks that :meth:`take` can give once the cached ones among ``besides`` are held."""
         lost = 0 if besides is None else len(besides) - int(np.count_nonzero(self.refs[besides]))
-        return self._top + len(self.policy) - lost
+        return self.free + self.cached - lost
 
     def victims(self, count: int, group: int = 0) -> list[int]:
         """The ``count`` cached blocks of an eviction group to evict next; the caller unseals them at once."""
@@ -74,14 +66,15 @@ class BlockPool:
         self.sealed[ids] = False
         evicted = ids[self.refs[ids] == 0]
         self.policy.dropped(ids)
+        self.cached -= len(evicted)
         self.books.evicted(evicted)
         self._push(evicted)
 
     def take(self, count: int, account: int = 0) -> Ids:
         """``count`` free blocks, ascending, with one reference each, charged to ``account``."""
-        assert count <= self._top, "taking more than is free"
-        self._top -= count
-        ids = np.sort(self._stack[self._top : self._top + count])
+        assert count <= self.free, "taking more than is free"
+        self.free -= count
+        ids = np.sort(self._stack[self.free : self.free + count])
         self.refs[ids] = 1
         self.books.granted(ids, account)
         return ids
@@ -93,6 +86,7 @@ class BlockPool:
         again = ids[self.refs[ids] == 0]
         if len(again):
             self.policy.retained(again)
+            self.cached -= len(again)
             self.books.resumed(again)
         if self.books.quarantined:
             fenced = self.quarantined_refs[ids]
@@ -118,6 +112,7 @@ class BlockPool:
         keep = self.sealed[gone]
         if bool(keep.any()):
             self.policy.released(gone[keep])
+            self.cached += int(np.count_nonzero(keep))
             self.books.rested(gone[keep])
         self.books.freed(gone[~keep])
         self._push(gone[~keep])
@@ -132,12 +127,12 @@ class BlockPool:
     def counts(self) -> dict[str, int]:
         """Number of blocks in each state, and ``total``."""
         quarantined = self.books.quarantined
-        held = self.size - self._top - len(self.policy) - quarantined
+        held = self.size - self.free - self.cached - quarantined
         return {
             "total": self.size,
-            "free": self._top,
+            "free": self.free,
             "held": held,
-            "cached": len(self.policy),
+            "cached": self.cached,
             "quarantined": quarantined,
         }
 
@@ -149,7 +144,7 @@ class BlockPool:
 
     def free_ids(self) -> Ids:
         """The free stack, the next block to be taken last."""
-        return self._stack[: self._top].copy()
+        return self._stack[: self.free].copy()
 
     def cached_ids(self) -> list[int]:
         """Cached blocks, in the policy's order."""
@@ -157,5 +152,5 @@ class BlockPool:
 
     def _push(self, ids: Ids) -> None:
         # Descending, so that what is freed together comes off the top as one ascending run.
-        self._stack[self._top : self._top + len(ids)] = np.sort(ids)[::-1]
-        self._top += len(ids)
+        self._stack[self.free : self.free + len(ids)] = np.sort(ids)[::-1]
+        self.free += len(ids)

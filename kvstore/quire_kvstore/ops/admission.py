@@ -84,16 +84,17 @@ def _never(state: State, account: int, count: int, shared: Ids) -> bool:
 
 def to_evict(state: State, account: int, count: int) -> int:
     """How many blocks :meth:`make_room` will evict."""
-    over = state.books.charged(account) + count - int(state.quotas.limit[account])
-    return max(count - state.pool.free, over, 0)
+    short = count - state.pool.free
+    if state.quotas.active:
+        short = max(short, state.books.charged(account) + count - int(state.quotas.limit[account]))
+    return max(short, 0)
 
 
 def make_room(state: State, account: int, count: int) -> None:
     """Evict until ``count`` blocks are free and the account may be charged for them."""
     if not state.quotas.active:
-        short = count - state.pool.free
-        if short > 0:
-            evict(state, short, 0)
+        if count > state.pool.free:
+            evict(state, count - state.pool.free, 0)
         return
     trim(state, account, count)
     while (short := count - state.pool.free) > 0:

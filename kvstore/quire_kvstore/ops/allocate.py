@@ -19,8 +19,7 @@ from itertools import takewhile
 import numpy as np
 
 from quire_kvstore.blocks.charges import NOBODY
-from quire_kvstore.blocks.ids import NO_BLOCKS, Ids, packed
-from quire_kvstore.sessions.scrub import owed
+from quire_kvstore.blocks.ids import NO_BLOCKS, Ids
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import MAX_SEQUENCES, Session
 from quire_kvstore.sharing.claims import Claim, Holder, publication_key
@@ -75,8 +74,12 @@ class _Grant:
     published: int
 
 
-def allocate(state: State, session: Session, item: Allocate, pace: Pace) -> Slices[Allocated]:
-    """A table; or a refusal, what another sequence is computing for this one, or no space."""
+def allocate(state: State, session: Session, item: Allocate, pace: Pace | None = None) -> Slices[Allocated]:
+    """A table; or a refusal, what another sequence is computing for this one, or no space.
+
+    ``pace`` is that of the request that it is an item of; None: it is the request.
+    """
+    pace = pace or Pace(state)
     holder = (session.id, item.sequence)
     record = state.publications.get(item.publication) if item.publication else None
     code = refusal(state, session, item, record)
@@ -152,7 +155,9 @@ def _look_up(state: State, item: Allocate, record: Record | None) -> _Prompt:
     # What was sealed behind a publication may be there without the blocks before it: what is lacked begins where the
     # hit ends, and not where a search for the first digest without a block happens to.
     if not pending and start < len(digests):
-        hit = _chargeable(state, item.tenant, state.index.longest(digests, start, len(digests)))
+        hit = state.index.longest(digests, start, len(digests))
+        if hit and state.quotas.active and state.books.quarantined:
+            hit = _chargeable(state, item.tenant, hit)
     present = start + len(hit)
     missing = digests[present:]
     if record is not None and pending:
@@ -165,8 +170,6 @@ def _chargeable(state: State, tenant: str, hit: list[int]) -> list[int]:
 
     A tenant's own digests lead to its own blocks, and its limit is judged with the rest. Made-up ones lead anywhere.
     """
-    if not (state.quotas.active and state.books.quarantined and hit):
-        return hit
     blocks, owners, account = np.array(hit, np.int64), state.books.owner[hit], state.accounts.find(tenant)
     refs = state.pool.refs[blocks]
     asleep = (refs > 0) & (refs == state.pool.quarantined_refs[blocks])
@@ -320,17 +323,12 @@ def _answer(state: State, session: Session, item: Allocate, grant: _Grant, claim
     if tail:
         source, target = int(grant.shared[whole]), int(fresh[0])
         copies = ask_copy(state, session, item.sequence, sequence, source, target, tail)
-    _count(state, item, grant)
-    scrub = owed(sequence, fresh)
-    return Allocated(OK, grant.computed, packed(sequence.table), copies, claimed, scrub)
-
-
-def _count(state: State, item: Allocate, grant: _Grant) -> None:
-    counters, sequence = state.counters, grant.sequence
-    account = state.accounts[sequence.account]
+    counters, account = state.counters, state.accounts[sequence.account]
     counters.allocates += 1
     counters.prompt_tokens += item.tokens
     counters.hit_tokens += sequence.fill
     counters.publication_tokens += min(grant.published, sequence.fill)
     account.prompt_tokens += item.tokens
     account.cached_tokens += sequence.fill
+    scrub = np.sort(sequence.scrubs).astype("<u4").tobytes()
+    return Allocated(OK, grant.computed, sequence.table.astype("<u4").tobytes(), copies, claimed, scrub)

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quire_kvstore.blocks.ids import packed
 from quire_kvstore.sessions.scrub import owed
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import Session
@@ -58,7 +57,7 @@ def extend(state: State, session: Session, item: Extend) -> Extended:
         _become_appender(state, sequence)
     sequence.table = np.concatenate((sequence.table[:first], fresh))
     sequence.writable = want * state.block_size
-    return Extended(OK, first=first, blocks=packed(fresh), copies=copies, scrub=owed(sequence, fresh))
+    return Extended(OK, first=first, blocks=fresh.astype("<u4").tobytes(), copies=copies, scrub=owed(sequence, fresh))
 
 
 def _shared_tail(state: State, sequence: Sequence) -> int | None:

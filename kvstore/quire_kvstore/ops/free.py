@@ -17,7 +17,7 @@ import numpy as np
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import FENCED, Session
 from quire_kvstore.state import NO_APPENDER, State
-from quire_proto.messages import NO_SUCH, OK, Freed
+from quire_proto.messages import NO_SUCH, OK, Free, Freed
 from quire_proto.wire.u32 import unpack_u32
 
 from .admission import trim_all
@@ -39,9 +39,9 @@ def release(state: State, session: Session, number: int) -> int:
     return OK
 
 
-def free(state: State, session: Session, packed_sequences: bytes) -> Slices[Freed]:
+def free(state: State, session: Session, item: Free) -> Slices[Freed]:
     """Give up sequences; one code each."""
-    return Freed((yield from release_rows(state, session, unpack_u32(packed_sequences), Pace(state))))
+    return Freed((yield from release_rows(state, session, unpack_u32(item.sequences), Pace(state))))
 
 
 def release_rows(state: State, session: Session, numbers: Iterable[int], pace: Pace) -> Slices[bytes]:

@@ -14,10 +14,8 @@ ready; an offered sequence is quiesced, it owes no copy.
 
 from __future__ import annotations
 
-from quire_kvstore.blocks.ids import packed
 from quire_kvstore.errors import Refusal
 from quire_kvstore.sessions.offer import OpenOffer
-from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import MAX_SEQUENCES, READY, Session
 from quire_kvstore.state import State
 from quire_proto.messages.handoff import Adopted, Offer
@@ -56,14 +54,14 @@ def adopt(state: State, session: Session, identity: bytes, number: int) -> Adopt
         raise Refusal("NOT_FOUND", "no such offer to this session: taken back, expired, or adopted before")
     if number > U32_MAX or state.in_use(session, number) or len(session.sequences) >= MAX_SEQUENCES:
         raise Refusal("CONFLICT", f"sequence {number} cannot be used here")
-    sequence = _end(state, made)
+    sequence = state.close_offer(made)
     del made.source.sequences[made.number]
     session.sequences[number] = sequence
     state.claims.move((made.source.id, made.number), (session.id, number))
     state.counters.adopted += 1
     return Adopted(
         tenant=state.accounts[sequence.account].name,
-        blocks=packed(sequence.table),
+        blocks=sequence.table.astype("<u4").tobytes(),
         fill=sequence.fill,
         capacity=sequence.writable,
         sealed=sequence.sealed,
@@ -74,23 +72,10 @@ def adopt(state: State, session: Session, identity: bytes, number: int) -> Adopt
 def cancel(state: State, session: Session) -> None:
     """The session can neither offer nor adopt any more: end its offers, either way."""
     for made in [made for made in state.offers.values() if session in (made.source, made.target)]:
-        _end(state, made)
-
-
-def expire(state: State, now_ms: int) -> None:
-    """Thaw what nobody adopted in time."""
-    for made in [made for made in state.offers.values() if made.until <= now_ms]:
-        _end(state, made)
+        state.close_offer(made)
 
 
 def prolong(state: State, gap_ms: int) -> None:
     """Forgive a gap in our own loop."""
     for made in list(state.offers.values()):
         state.offers[made.id] = OpenOffer(made.id, made.source, made.number, made.target, made.until + gap_ms)
-
-
-def _end(state: State, made: OpenOffer) -> Sequence:
-    del state.offers[made.id]
-    sequence = made.source.sequences[made.number]
-    sequence.offer = b""
-    return sequence

@@ -56,6 +56,8 @@ def _partition(state: State) -> None:
     assert len(set(free) | set(cached)) == len(free) + len(cached), "a block is free or cached twice"
     unreferenced = np.flatnonzero(pool.refs == 0).tolist()
     assert sorted(free + cached) == unreferenced, "unreferenced blocks are free or cached"
+    assert len(pool.policy) == pool.cached == len(cached), "cached blocks counted"
+    assert len(free) == pool.free, "free blocks counted"
     assert pool.sealed[cached].all(), "cached but not sealed"
     assert not pool.sealed[free].any(), "free but sealed"
     counts = pool.counts()

@@ -1,4 +1,4 @@
-"""The life of a session: attach, ready, heartbeats, leases, and what time it is for the store.
+"""The life of a session: attach, ready, heartbeats, leases.
 
 A lease that passed fences its session, because a process that was stopped for that long may go on any moment and
 write where it no longer may. It is never a reason to take blocks back: only the death of the process, or its
@@ -15,15 +15,6 @@ from quire_kvstore.state import State
 
 from . import handoff
 from .free import fence, reclaim
-
-
-def tick(state: State, now_ms: int) -> None:
-    """What time the next ops happen at: eviction asks, offers expire, claims pass on, waits end."""
-    state.pool.policy.now = now_ms / 1000
-    if state.offers:
-        handoff.expire(state, now_ms)
-    state.claims.now_ms = now_ms
-    state.claims.judge()
 
 
 def attach(state: State, identity: bytes, nonce: bytes, name: str, peer: Peer | None, lease_until: int) -> Session:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quire_kvstore.blocks.ids import Ids, packed
+from quire_kvstore.blocks.ids import Ids
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.state import State
 from quire_proto.messages import Found, Lookup, SessionInfo
@@ -37,7 +37,7 @@ def lookup_digests(state: State, item: Lookup) -> Found:
 
 
 def _found(state: State, blocks: Ids, tokens: int) -> Found:
-    return Found(tokens, packed(blocks), state.pool.refs[blocks].astype("<u4").tobytes())
+    return Found(tokens, blocks.astype("<u4").tobytes(), state.pool.refs[blocks].astype("<u4").tobytes())
 
 
 def slots(state: State) -> dict[str, int]:

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
 
 import structlog
 
 from quire_kvstore.errors import Refusal
-from quire_kvstore.ops.lifecycle import tick
 from quire_kvstore.sessions.reply_window import ReplyWindow, Rest
 from quire_kvstore.sessions.session import FENCED, READY, Session
 from quire_kvstore.sharing.claims import STALE, Ticket
@@ -35,7 +34,7 @@ from quire_proto.wire.codec import CodecError, decode, from_map, to_map
 from quire_proto.wire.envelope import Reply, Request, decode_request
 from quire_proto.wire.errors import LimitError
 
-from .handlers import HANDLERS
+from .handlers import HANDLERS, SEQUENCE_OPS
 from .service import Service
 from .task import Task
 
@@ -58,31 +57,28 @@ class Dispatch:
 
         A task with slices left is to be handled again, after others.
         """
-        counters = self.service.state.counters
-        tick(self.service.state, now_ms)
+        state = self.service.state
+        state.tick(now_ms)
         task.now_ms, task.blocked = now_ms, False
         try:
             if task.request is None:
-                task.request = self._envelope(task.frames)
+                if len(task.frames) != 1:
+                    raise CodecError("BAD_FRAME", f"a message is one frame, got {len(task.frames)}")
+                task.request = decode_request(task.frames[0], self.service.limits.frame_bytes)
             reply = self._route(task, task.request)
         except CodecError as exc:
-            counters.bad_frames += 1
+            state.counters.bad_frames += 1
             reply = self._error(_number(task.frames), exc.code, exc.message)
         except Refusal as exc:
             reply = self._refused(task, exc)
         except Exception:
             reply = self._failed(task)
-        counters.messages += task.slices is None
+        state.counters.messages += task.slices is None
         return reply
-
-    def _envelope(self, frames: list[bytes]) -> Request:
-        if len(frames) != 1:
-            raise CodecError("BAD_FRAME", f"a message is one frame, got {len(frames)}")
-        return decode_request(frames[0], self.service.limits.frame_bytes)
 
     def deferred(self, now_ms: int) -> list[tuple[bytes, bytes]]:
         """Replies that were deferred and are due now: (identity, frame)."""
-        tick(self.service.state, now_ms)
+        self.service.state.tick(now_ms)
         return [(ticket.peer, self._late(ticket, state)) for ticket, state in self.service.state.claims.take_answers()]
 
     def _late(self, ticket: Ticket, state: str) -> bytes:
@@ -116,27 +112,41 @@ class Dispatch:
         slices, task.slices = task.slices, None
         if op.ordered:
             return self._in_order(task, request, op)
-        if slices is not None:
-            # On its way to the disk it is carried out whatever became of who asked: else disk and memory would differ.
-            return self._go_on(task, request, slices)
-        task.attached = self._session(request)
-        return self._begin(task, request, op)
+        if slices is None:
+            task.attached = self._session(request)
+        # On its way to the disk it is carried out whatever became of its session: else disk and memory would differ.
+        return self._execute(task, request, op, slices)
 
     def _in_order(self, task: Task, request: Request, op: Op[Any]) -> bytes | None:
-        """Begin or continue the session's next request, or repeat what was answered to an earlier one."""
-        window, frame = self._window(request), task.frames[0]
+        """Begin or continue the session's next request, or repeat what was answered to an earlier one.
+
+        Errors are replies too, so that the number is consumed.
+        """
+        if not request.session:
+            raise Refusal("NOT_PERMITTED", "this op needs a session: attach first")
+        window, frame = self._departed.get(request.session), task.frames[0]
+        if window is None or request.number >= window.next_number:
+            session = self._session(request)
+            assert session is not None, "it is named"
+            task.attached, window = session, session.window
         repeated = window.repeated(request.number, frame)
         if repeated is not None:
             self.service.state.counters.resends += 1
             return repeated
-        task.attached = self._session(request)
-        reply = self._answer(task, request, op, window.running)
+        try:
+            if window.running is not None:
+                permit(op, task.attached)
+            reply = self._execute(task, request, op, window.running)
+        except Refusal as exc:
+            reply = self._refused(task, exc)
+        except Exception:
+            reply = self._failed(task)
         if task.slices is not None:
             window.begin(frame, task.slices)
             return None
         assert reply is not None, "ordered ops are answered at once"
         window.keep(request.number, frame, reply)
-        if self.service.state.sessions.get(request.session) is None:
+        if request.session not in self.service.state.sessions:
             self._depart(request.session, window)
         return reply
 
@@ -148,54 +158,29 @@ class Dispatch:
             raise Refusal("STALE_SESSION", "no such session: attach again and recompute")
         return session
 
-    def _window(self, request: Request) -> ReplyWindow:
-        if not request.session:
-            raise Refusal("NOT_PERMITTED", "this op needs a session: attach first")
-        departed = self._departed.get(request.session)
-        if departed is not None and request.number < departed.next_number:
-            return departed
-        session = self._session(request)
-        assert session is not None, "the session was named"
-        return session.window
-
-    def _answer(self, task: Task, request: Request, op: Op[Any], running: Rest | None) -> bytes | None:
-        """The reply to an ordered request: errors are replies too, so that the number is consumed."""
-        try:
-            if running is None:
-                return self._begin(task, request, op)
-            permit(op, task.attached)
-            return self._go_on(task, request, running)
-        except Refusal as exc:
-            return self._refused(task, exc)
-        except Exception:
-            return self._failed(task)
-
-    def _begin(self, task: Task, request: Request, op: Op[Any]) -> bytes | None:
-        """Judge a request by itself and execute it, or its first slice."""
-        body = self._body(request, op)
-        permit(op, task.attached)
-        waited_ms = task.now_ms - task.received_ms
-        if request.deadline_ms and waited_ms > request.deadline_ms:
-            raise Refusal("DEADLINE", f"{waited_ms} ms in the queue; the deadline was {request.deadline_ms} ms")
-        return self._go_on(task, request, lambda: HANDLERS[op.name](self.service, task, body))
-
-    def _go_on(self, task: Task, request: Request, work: Rest | Callable[[], Any]) -> bytes | None:
-        """Execute, if in slices then one: the one place where every op is counted and timed."""
+    def _execute(self, task: Task, request: Request, op: Op[Any], slices: Rest | None) -> bytes | None:
+        """Begin a request, or go on with it: the one place where every op is counted and timed."""
+        body = self._body(task, request, op) if slices is None else None
         began = time.perf_counter_ns()
-        result = work() if callable(work) else work
+        result: Any = slices
+        if slices is None and op.name in SEQUENCE_OPS:
+            result = SEQUENCE_OPS[op.name](self.service.state, task.attached, body)
+        elif slices is None:
+            result = HANDLERS[op.name](self.service, task, body)
         if isinstance(result, Generator):
             try:
                 task.blocked = next(result)
                 task.slices = result
             except StopIteration as end:
                 result = end.value
-        self.service.op_counts[request.op] += task.slices is None
+        self.service.op_counts[op.name] += task.slices is None
         self.service.state.counters.busy_us += (time.perf_counter_ns() - began) // 1000
         if task.slices is not None or result is None:
             return None
         return Reply(self.service.boot, request.number, "", to_map(result)).encode()
 
-    def _body(self, request: Request, op: Op[Any]) -> Any:
+    def _body(self, task: Task, request: Request, op: Op[Any]) -> Any:
+        """The body of a request that may begin; raises Refusal for one that may not."""
         try:
             body: Any = from_map(op.body, request.body)
             check_body(body, self.service.limits, self.service.layout.block_size)
@@ -203,6 +188,10 @@ class Dispatch:
             raise Refusal(exc.code, exc.message) from None
         except LimitError as exc:
             raise Refusal("TOO_LARGE", str(exc)) from None
+        permit(op, task.attached)
+        waited_ms = task.now_ms - task.received_ms
+        if request.deadline_ms and waited_ms > request.deadline_ms:
+            raise Refusal("DEADLINE", f"{waited_ms} ms in the queue; the deadline was {request.deadline_ms} ms")
         return body
 
     def _depart(self, session_id: bytes, window: ReplyWindow) -> None:
@@ -236,7 +225,7 @@ def permit(op: Op[Any], session: Session | None) -> None:
         raise Refusal("NOT_PERMITTED", "this op needs a session: attach first")
     if session.state == FENCED and op.needs is not Needs.ENDING:
         raise Refusal("STALE_SESSION", "the session was fenced: detach, attach again and recompute")
-    if op.needs in (Needs.WRITABLE, Needs.ACTIVE) and not session.writable:
+    if op.needs in (Needs.WRITABLE, Needs.ACTIVE) and session.peer is None:
         raise Refusal("NOT_PERMITTED", "this session only reads: it attached without the side socket's token")
     if op.needs is Needs.ACTIVE and session.state != READY:
         raise Refusal("NOT_PERMITTED", "the session is not ready: map the arena, then send ready")

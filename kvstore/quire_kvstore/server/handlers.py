@@ -12,7 +12,7 @@ from quire_kvstore.blocks.pool import STATES
 from quire_kvstore.errors import Refusal
 from quire_kvstore.events.catalogue import ALL
 from quire_kvstore.ops import allocate, extend, fork, free, handoff, lifecycle, query, seal, step, wait
-from quire_kvstore.ops.slices import Pace
+from quire_kvstore.state import State
 from quire_kvstore.tenants.accounts import A_TENANT, is_tenant
 from quire_proto import messages as m
 from quire_proto.messages import handoff as h
@@ -27,9 +27,6 @@ from .service import Service
 from .task import Task
 
 MAX_NAME_CHARS = 256
-# (service, task, body) -> reply body. A handler that returns None has deferred its reply; one may return the slices of
-# an op (``slices``), which return the reply body.
-_Handler = Callable[[Service, Task, Any], Any]
 
 
 def _attach(service: Service, task: Task, body: m.Attach) -> m.Attached:
@@ -141,17 +138,21 @@ def _events(service: Service, _: Task, __: m.Empty) -> m.Events:
     return service.events
 
 
-HANDLERS: dict[str, _Handler] = {
+# Ops on the sequences of its session: (state, session, body) -> reply body, or the slices that return it (``slices``).
+SEQUENCE_OPS: dict[str, Callable[[State, Any, Any], Any]] = {
+    "step": step.step,
+    "allocate": allocate.allocate,
+    "extend": extend.extend,
+    "fork": fork.fork,
+    "seal": seal.seal,
+    "free": free.free,
+}
+# All others: (service, task, body) -> the same, or None: the reply is deferred.
+HANDLERS: dict[str, Callable[[Service, Task, Any], Any]] = {
     "attach": _attach,
     "ready": _ready,
     "heartbeat": _heartbeat,
     "detach": _detach,
-    "step": lambda service, task, body: step.step(service.state, task.session, body),
-    "allocate": lambda service, task, body: allocate.allocate(service.state, task.session, body, Pace(service.state)),
-    "extend": lambda service, task, body: extend.extend(service.state, task.session, body),
-    "fork": lambda service, task, body: fork.fork(service.state, task.session, body),
-    "seal": lambda service, task, body: seal.seal(service.state, task.session, body),
-    "free": lambda service, task, body: free.free(service.state, task.session, body.sequences),
     "offer": _offer,
     "adopt": lambda service, task, body: handoff.adopt(service.state, task.session, body.offer, body.sequence),
     "domain": _domain,

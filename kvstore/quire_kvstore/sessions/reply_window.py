@@ -24,16 +24,21 @@ Rest = Generator[bool, None, object]
 
 
 class ReplyWindow:
-    """Replies of one session."""
+    """Replies of one session.
+
+    Attributes:
+        running: the slices that are left of the request with the next number; None: it was not begun.
+    """
 
     def __init__(self) -> None:
         self.next_number = 1
-        self._running: tuple[bytes, Rest] | None = None
+        self.running: Rest | None = None
+        self._frame = b""  # of the request that is running
         self._replies: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()
 
     def repeated(self, number: int, frame: bytes) -> bytes | None:
         """The cached reply of a resend, or None if ``number`` is to be executed now; raises Refusal otherwise."""
-        if number == self.next_number and (self._running is None or self._running[0] == frame):
+        if number == self.next_number and (self.running is None or self._frame == frame):
             return None
         if number == self.next_number:
             raise Refusal("NUMBER_REUSED", f"number {number} is being executed, with other bytes")
@@ -47,20 +52,15 @@ class ReplyWindow:
             raise Refusal("NUMBER_REUSED", f"number {number} was used for other bytes")
         return kept[1]
 
-    @property
-    def running(self) -> Rest | None:
-        """The slices that are left of the request with the next number."""
-        return None if self._running is None else self._running[1]
-
     def begin(self, frame: bytes, slices: Rest) -> None:
         """The request with the next number was begun."""
-        self._running = frame, slices
+        self._frame, self.running = frame, slices
 
     def keep(self, number: int, frame: bytes, reply: bytes) -> None:
         """Consume ``number``: its reply is this one from now on."""
         assert number == self.next_number, "numbers are consumed in order"
         self.next_number += 1
-        self._running = None
+        self._frame, self.running = b"", None
         self._replies[number] = (_hash(frame), reply)
         if len(self._replies) > WINDOW:
             self._replies.popitem(last=False)

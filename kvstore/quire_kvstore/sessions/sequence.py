@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quire_kvstore.blocks.ids import Ids
+from quire_kvstore.blocks.ids import NO_BLOCKS, Ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,9 @@ class Sequence:
     prompt: int = 0
     matched: int = 0
     chained: bool = True
-    scrubs: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    scrubs: Ids = field(default_factory=NO_BLOCKS.copy)
     offer: bytes = b""
-    room: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    room: Ids = field(default_factory=NO_BLOCKS.copy)
 
     def grow(self, fresh: list[int]) -> None:
         """Put blocks behind the table; what it grows into is its own, so that most blocks cost no copy of it."""

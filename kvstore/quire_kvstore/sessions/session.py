@@ -66,23 +66,16 @@ class Session:
         return sum(sequence.references() for sequence in self.sequences.values())
 
 
-class Sessions:
-    """All sessions, by id and by the nonce they attached with."""
+class Sessions(dict[bytes, Session]):
+    """All sessions by id, and by the nonce they attached with. Changed by :meth:`add` and :meth:`remove` alone."""
 
     def __init__(self) -> None:
-        self._by_id: dict[bytes, Session] = {}
+        super().__init__()
         self._by_nonce: dict[bytes, Session] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_id)
 
     def all(self) -> list[Session]:
         """Every session, in the order of attaching."""
-        return list(self._by_id.values())
-
-    def get(self, session_id: bytes) -> Session | None:
-        """The session of an id."""
-        return self._by_id.get(session_id)
+        return list(self.values())
 
     def of_nonce(self, nonce: bytes) -> Session | None:
         """The session that attached with this nonce."""
@@ -90,14 +83,14 @@ class Sessions:
 
     def of_peer(self, peer: Peer) -> list[Session]:
         """Sessions of a process (one token opens one session, so at most one)."""
-        return [session for session in self._by_id.values() if session.peer is peer]
+        return [session for session in self.values() if session.peer is peer]
 
     def add(self, session: Session) -> None:
         """Enter a session."""
-        self._by_id[session.id] = session
+        self[session.id] = session
         self._by_nonce[session.nonce] = session
 
     def remove(self, session: Session) -> None:
         """Forget a session."""
-        del self._by_id[session.id]
+        del self[session.id]
         del self._by_nonce[session.nonce]

@@ -126,7 +126,8 @@ class Claims:
 
         An heir's waiters come along; what they wait for and this claim lacks is theirs to ask for again.
         """
-        self._end_wait(holder, DEADLINE)
+        if holder in self._waiting:
+            self._end_wait(holder, DEADLINE)
         old = self._by_holder.get(holder)
         if old is not None:
             self._dissolve(old)

@@ -153,6 +153,8 @@ class PrefixIndex:
 
         The run hangs on ``digests[start - 1]``, or on the root.
         """
+        if start == end or digests[start] not in self._by_digest:
+            return []
         found = bisect_left(range(start, end), True, key=lambda i: digests[i] not in self._by_digest)
         run = digests[start : start + found]
         entries = [entry for entry in map(self._by_digest.get, run) if entry is not None]
