@@ -12,7 +12,7 @@ from tests.repo.scripts import script
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_FUNCTIONS, MAX_FILES = 45, 13  # of the kvstore, its server included
-MAX_OP_FUNCTIONS, MAX_OP_FILES = 32, 10  # of the op alone
+MAX_OP_FUNCTIONS, MAX_OP_FILES = 33, 11  # of the op alone
 allocate_path: Any = script("allocate_path")
 
 
