@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.stack.complaints import Quire
+    from tests.support.quire_command import Quire
 
 # Two cores and many processes: oversubscribed BLAS threads cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,8 +33,8 @@ def run_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quire(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Quire]:
-    """The ``quire`` command in this process; see ``tests.stack.complaints``."""
-    from tests.stack.complaints import command  # only where it is asked for: it imports all services
+    """The ``quire`` command in this process; see ``tests.support.quire_command``."""
+    from tests.support.quire_command import command  # only where it is asked for: it imports all services
 
     with command(capsys, monkeypatch) as run:
         yield run

@@ -20,10 +20,10 @@ from typing import Any
 from quire_proto.client.client import KVReader
 from quire_proto.messages import SessionInfo, Stats
 from quire_proto.wire.errors import QuireError
-from tests.chaos.arena import LAYOUT
 from tests.chaos.engine import PUBLISHED
+from tests.support.repository import ROOT
+from tests.support.stamped_arena import LAYOUT
 
-ROOT = Path(__file__).parents[2]
 LEASE_MS, GRACE_MS, BLOCKS = 1000, 500, 192
 PATIENCE_S = 30.0
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -26,8 +26,8 @@ from quire_proto.step.step_builder import Results, StepBuilder, results
 from quire_proto.step.token_chain import DomainChain
 from quire_proto.wire.errors import QuireError
 from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
-from tests.chaos.arena import LAYOUT, PUBLIC, Arena, ForeignBytes
 from tests.proofs.extends import extends_of
+from tests.support.stamped_arena import LAYOUT, PUBLIC, Arena, ForeignBytes
 
 FOREIGN = 3
 ROWS, PROMPT, GROW, PAUSE_S = 6, 40, 6, 0.002

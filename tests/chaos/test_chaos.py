@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.arena import LAYOUT, Arena, ForeignBytes, stamps
 from tests.chaos.run import run
+from tests.support.stamped_arena import LAYOUT, Arena, ForeignBytes, stamps
 
 MINUTES = 2.0
 SLACK = 5.0  # CI shares its machine with who knows whom

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
-from tests.e2e.stack import running, step_log
+from tests.support.stack import running, step_log
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from transformers import DynamicCache
 
 from bench.models.tiny import make_model
 from quire_engine.files.kv_scales import KvScales
-from tests.e2e.reference import Reference
-from tests.e2e.stack import running
+from tests.support.reference import Reference
+from tests.support.stack import running
 
 VOCAB, NEW, SHARED = 256, 8, 40
 LENGTHS = (SHARED + 5, SHARED + 9, 1, 16, 21, 37)  # the first two share a prefix, the last forks inside a block

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
-from tests.e2e.reference import Reference
-from tests.e2e.stack import Stack, running, wait_for
+from tests.support.reference import Reference
+from tests.support.stack import Stack, running, wait_for
 
 NEW = 300
 

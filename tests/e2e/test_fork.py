@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
-from tests.e2e.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running, wait_for
 
 
 @pytest.fixture(scope="module")

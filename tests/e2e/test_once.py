@@ -14,8 +14,8 @@ import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.messages import SessionInfo
-from tests.e2e.reference import Reference
-from tests.e2e.stack import Stack, running, wait_for
+from tests.support.reference import Reference
+from tests.support.stack import Stack, running, wait_for
 
 pytestmark = pytest.mark.process
 

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from bench.models.tiny import make_model
-from tests.e2e.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running, wait_for
 
 CONFIG = '[[tenants]]\nname = "ada"\nkeys = ["sk-ada"]\n'
 

@@ -10,8 +10,8 @@ import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
 from tests.e2e.poison import changed
-from tests.e2e.reference import Reference
-from tests.e2e.stack import running, wait_for
+from tests.support.reference import Reference
+from tests.support.stack import running, wait_for
 
 # What a kernel's failure looks like to the engine: the step is launched, and the wait for it says that all is lost.
 FAIL_ONCE = """

@@ -13,7 +13,7 @@ from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
 from quire_proto.wire.errors import QuireError
 from quire_proto.wire.u32 import pack_u32
-from tests.e2e.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 CONFIG = "".join(f'[[tenants]]\nname = "{n}"\nkeys = ["sk-{n}"]\n' for n in ("ann", "bob", "eve")).replace(

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
-from tests.e2e.reference import Reference
-from tests.e2e.stack import Stack, running, step_log, wait_for
+from tests.support.reference import Reference
+from tests.support.stack import Stack, running, step_log, wait_for
 
 NEW = 10
 # Head sizes 48 to 128; Mistral's window is shorter than most prompts; Gemma-2 has soft-cap and alternating windows.

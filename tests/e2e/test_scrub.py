@@ -12,7 +12,7 @@ from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner
 from quire_proto.client.client import KVClient
-from tests.engine.loop import BLOCKS, Bench, running, words
+from tests.support.engine_loop import BLOCKS, Bench, running, words
 
 pytestmark = pytest.mark.process
 SLOTS = 16

@@ -13,7 +13,7 @@ import pytest
 from bench.models.tiny import make_model
 from quire_proto.client.client import KVClient
 from quire_proto.wire.u32 import unpack_u32
-from tests.e2e.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running, wait_for
 
 SYSTEM = " ".join(f"w{(7 * i) % 230}" for i in range(500))
 TENANTS = "".join(f'[[tenants]]\nname = "{n}"\nkeys = ["sk-{n}"]\n' for n in ("ada", "bob", "eve"))

@@ -12,8 +12,8 @@ import pytest
 
 from bench.models.tiny import make_model
 from tests.e2e.poison import MESSAGE, poisoned
-from tests.e2e.reference import Reference
-from tests.e2e.stack import running, step_log
+from tests.support.reference import Reference
+from tests.support.stack import running, step_log
 
 NEW, VOCAB = 8, 256
 SHARED = 40  # tokens, two and a half blocks

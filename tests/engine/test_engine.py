@@ -8,8 +8,8 @@ import pytest
 
 from quire_proto.gateway_link import Abort
 from quire_proto.wire.u32 import pack_u32
-from tests.e2e.stack import wait_for
-from tests.engine.loop import BLOCKS, VOCAB, Bench, running, words
+from tests.support.engine_loop import BLOCKS, VOCAB, Bench, running, words
+from tests.support.stack import wait_for
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
 from quire_proto.messages import Publication
 from quire_proto.wire.u32 import pack_u32
-from tests.e2e.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running, wait_for
 
 TENANTS = {"ann": ["research"], "bob": ["research"], "cat": [], "eve": [], "scout": []}
 ENGINES = 2

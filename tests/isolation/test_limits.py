@@ -16,8 +16,8 @@ from bench.models.tiny import make_model
 from quire_proto.client.client import KVReader
 from quire_proto.messages.tenants import TenantUsage
 from quire_proto.wire.errors import QuireError
-from tests.e2e.stack import Stack, running, wait_for
 from tests.isolation.conftest import House
+from tests.support.stack import Stack, running, wait_for
 
 pytestmark = pytest.mark.process
 LIMIT = 20

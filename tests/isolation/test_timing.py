@@ -20,8 +20,8 @@ import pytest
 from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
 from quire_proto.wire.u32 import pack_u32
-from tests.e2e.stack import Stack, running, wait_for
 from tests.isolation.medians import interval, verdict
+from tests.support.stack import Stack, running, wait_for
 
 VOCAB, LENGTH = 256, 1200
 TENANTS = "".join(f'[[tenants]]\nname = "{n}"\nkeys = ["sk-{n}"]\ngroups = ["both"]\n' for n in ("victim", "prober"))

@@ -12,7 +12,7 @@ import pytest
 from quire_engine.attention.groups import find_groups
 from quire_engine.attention.plan import build_plan
 from quire_kernels.group_rule import FREE, START, GroupRule, weights_for
-from tests.engine_model.test_plan import visible_pairs
+from tests.engine.attention.test_plan import visible_pairs
 
 LLAMA = GroupRule(kv_heads=8, group=4, head_dim=128, itemsize=2, block_m=64, sm_count=132, weights=START)
 BLOCK = 16

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kvstore.raw import DEADLINE_S, Client, Process
+from tests.support.raw import DEADLINE_S, Client, Process
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 Start = Callable[..., Process]
 
 
@@ -51,7 +51,7 @@ def holder(run_dir: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
     def one() -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.kvstore.hold", str(run_dir)]
+        command = [sys.executable, "-m", "tests.support.hold_blocks", str(run_dir)]
         env = os.environ | {"PYTHONPATH": str(ROOT)}
         started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
         assert started[-1].stdout is not None

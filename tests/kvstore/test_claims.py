@@ -10,7 +10,7 @@ from quire_kvstore.sharing.claims import Ticket
 from quire_proto import messages as m
 from quire_proto.wire.digests import DIGEST_BYTES, split
 from quire_proto.wire.u32 import pack_u32, unpack_rows
-from tests.kvstore.driver import Driver
+from tests.support.driver import Driver
 
 PROMPT = [1] * 17  # four full blocks of 4 and a token
 SECOND = 1000

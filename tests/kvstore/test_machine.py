@@ -17,7 +17,7 @@ from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.sessions.session import FENCED, Session
 from quire_proto import messages as m
 from quire_proto.wire.digests import split
-from tests.kvstore.driver import Driver
+from tests.support.driver import Driver
 
 BLOCKS, SIZE = 20, 2
 PUBLISHED = [0, 1, 1, 0, 1]

@@ -12,8 +12,8 @@ from quire_kvstore.server.quota import declare
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.tenants.quotas import Quota
 from quire_proto import messages as m
-from tests.kvstore.scrubbing import ScrubbingDriver
 from tests.kvstore.test_machine import BLOCKS, PUBLISHED, SIZE, StoreMachine
+from tests.support.scrubbing_driver import ScrubbingDriver
 
 
 class QuotaMachine(StoreMachine):

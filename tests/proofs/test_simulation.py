@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.proofs.planted import BUGS, WIRE_BUGS, Patch, adopted_by_both, gap_not_forgiven
 from tests.proofs.simulation import Outcome, Violation, run
+from tests.support.repository import ROOT
 
 STEPS = 10_000
 # Not by this simulation: nothing is offered in it, and what a gap costs is a kill more, which is survived.
@@ -35,9 +35,8 @@ def test_a_short_simulation_holds() -> None:
 def test_a_seed_gives_one_run_in_any_process() -> None:
     """Two processes with other hash seeds come to the same steps, requests and trace."""
     command = [sys.executable, "-m", "tests.proofs.simulation", "--seed", "5", "--steps", "600"]
-    root = Path(__file__).parents[2]
     first, second = (
-        subprocess.check_output(command, env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(root)}, text=True)
+        subprocess.check_output(command, env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}, text=True)
         for seed in ("1", "2")
     )
     assert "trace" in first

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.proto.harness import Kvstore, Proxy
+from tests.support.harness import Kvstore, Proxy
 
 # Examples share two cores with real processes: their time says nothing.
 settings.register_profile("processes", deadline=None, suppress_health_check=[HealthCheck.too_slow])

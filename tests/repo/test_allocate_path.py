@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.repo.scripts import script
+from tests.support.repository import ROOT, script
 
-ROOT = Path(__file__).resolve().parents[2]
 MAX_FUNCTIONS, MAX_FILES = 45, 13  # of the kvstore, its server included
 MAX_OP_FUNCTIONS, MAX_OP_FILES = 33, 11  # of the op alone
 allocate_path: Any = script("allocate_path")

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.repo.scripts import script
+from tests.support.repository import script
 
 GOOD = {"one/__init__.py", "one/py.typed", "quire_kv-1.dist-info/licenses/LICENSE", "quire_kv-1.dist-info/METADATA"}
 EXPECTED = {"one/__init__.py", "one/py.typed"}

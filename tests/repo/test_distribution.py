@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.repository import ROOT
+
 NAME = "quire"  # of the stranger's distribution
 COMMAND = re.compile(
     r"\b(?:pip[\d.]*|pipx|uv|uvx|poetry|conda|mamba)\b.*?\b(?:install|add|download|wheel|run)\b([^`;&|]*)"

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.repo.scripts import script
+from tests.support.repository import ROOT, script
 
-ROOT = Path(__file__).resolve().parents[2]
 MAX_FLOORS, MAX_MODULES, MAX_OPS, MAX_LINES = 6, 12, 16, 400
 # Packages whose public names still stand in two modules; a package leaves this list once and for all.
 NAMES_TWICE = frozenset({"quire_proto", "quire_services"})

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.repository import ROOT
+
 quotes = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "quote_scenarios.py")))
 PAGES = quotes.pages()
 

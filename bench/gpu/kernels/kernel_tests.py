@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from bench.gpu.environment import ROOT
 from bench.gpu.phase import Phase
 
-DRY = ("tests/kernels/test_merge_partials.py", "tests/kernels/test_write_and_copy.py")
+DRY = ("tests/kernels/gpu/test_merge_partials.py", "tests/kernels/gpu/test_write_and_copy.py")
 RESERVE_S = 5.0
 RESULT = re.compile(r"(PASSED|FAILED|ERROR|SKIPPED)")
 

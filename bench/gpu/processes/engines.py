@@ -24,7 +24,7 @@ from bench.gpu.processes.stack import Stack, wait_for, write_model
 from bench.models.tiny import FIRST_WORD
 from bench.report.figures import say
 from quire_proto.client.client import KVReader
-from tests.e2e.reference import Reference
+from tests.support.reference import Reference
 
 VOCAB, TOKENS, ENGINES = 256, 8, ("engine-1", "engine-2")
 SHARED = 48  # tokens that all prompts begin with: three blocks

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.repo.pages.links import broken_links, code_named, files_of, is_named_rightly, pages_of, within
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 PAGES, FILES = pages_of(ROOT), files_of(ROOT)
 PAST = ("CHANGELOG.md", "bench/results/")  # these say what was
 NAMING = [page for page in PAGES if not str(page.relative_to(ROOT)).startswith(PAST)]

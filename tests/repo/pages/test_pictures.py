@@ -19,8 +19,8 @@ from quire_proto.gateway_link import Generate, Outputs
 from quire_proto.messages import Step
 from quire_proto.op_table import ALLOCATE, FORK, STEP
 from quire_proto.wire.layout import Layout
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 CONCEPTS = ROOT / "docs" / "concepts"
 KILLED = "killed engine: its blocks are back"
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from tests.repo.pages.links import links_of, target_of
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "kvstore" / "README.md"
 MOST_LINES = 2000
 SECTIONS = re.compile(r"sections (\d+) to (\d+)")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from tests.repo.pages.links import links_of
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "services" / "README.md").read_text()
 PACKAGE = ROOT / "services" / "quire_services"
 TOLERANCE = 0.1

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.repo.scripts import script
+from tests.support.repository import script
 
 walk: Any = script("walk")
 

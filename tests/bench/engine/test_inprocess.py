@@ -1,0 +1,52 @@
+"""The benches that run an engine in their own process: tiny settings, valid JSON, sums that add up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.support.repository import ROOT
+
+
+def bench(*arguments: str) -> dict[str, Any]:
+    """The figures of a bench run."""
+    command = [
+        sys.executable,
+        "-m",
+        "quire_services.cli",
+        "bench",
+        *arguments,
+        "--json",
+        "--threads=1",
+        "--model=tiny",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170, check=True)
+    figures: dict[str, Any] = json.loads(done.stdout)["figures"]
+    return figures
+
+
+@pytest.mark.process
+def test_engine_splits_a_step() -> None:
+    """The parts of a decode step are no more than the step."""
+    decode = bench("engine", "--quick")["shared"]["decode"]
+    others = ("step", "steps", "rows", "sequences", "wall", "share_of_floor", "detokenise")
+    parts = sum(value for name, value in decode.items() if name not in others)
+
+    assert decode["rows"] == 4
+    assert decode["detokenise"] > 0
+    assert 0 < parts <= decode["step"]
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_paged_compares_three_ways() -> None:
+    """Each way of handing out memory serves all requests; blocks run at least as many at a time."""
+    figures = bench("paged", "--pairs=1", "--requests=8", "--mean=60", "--longest=512", "--budget=2048", "--rates=0")
+    running = {row["mode"]: row["running"] for row in figures["runs"]}
+
+    assert set(running) == {"static", "continuous", "quire"}
+    assert running["quire"] >= running["static"]

@@ -1,0 +1,99 @@
+"""Fused layers: they compute what they computed, and only where they are proved to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.llama.configuration_llama import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+from quire_engine.model.fused.layers import FusedGate, FusedNorm, fuse
+from quire_engine.model.fused.linear import pack
+from quire_kernels.cpu import host_library
+from tests.support.host_library import need_host_library
+
+need_host_library()
+
+
+def norm(kind, width=64):
+    """A norm with a weight that is not all ones."""
+    layer = kind(width)
+    torch.nn.init.normal_(layer.weight, 1.0, 0.3)
+    return layer
+
+
+def mlp(act="silu", bias=False):
+    """A gated feed-forward layer, its products packed."""
+    torch.manual_seed(3)
+    config = LlamaConfig(hidden_size=48, num_attention_heads=3, intermediate_size=80, hidden_act=act, mlp_bias=bias)
+    layer = torch.nn.Sequential(LlamaMLP(config)).requires_grad_(False)
+    pack(layer)
+    return layer
+
+
+@pytest.mark.parametrize("rows", [1, 65, 700])
+def test_same_norm(rows):
+    """A norm that was replaced gives what it gave, for rows of any size."""
+    model = torch.nn.Sequential(norm(LlamaRMSNorm))
+    x = torch.randn(1, rows, 64) * torch.logspace(-2, 2, rows).unsqueeze(-1)
+    with torch.no_grad():
+        expected = model(x)
+        assert fuse(model) == 1
+        assert isinstance(model[0], FusedNorm)
+        torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 65, 700])
+def test_same_gate(rows, bias):
+    """A gated layer that was replaced gives what it gave, with its activation inside the products."""
+    model = mlp(bias=bias)
+    x = torch.randn(1, rows, 48)
+    with torch.no_grad():
+        expected = model(x)
+        assert fuse(model) == 1
+        assert isinstance(model[0], FusedGate)
+        torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+class Gated(LlamaRMSNorm):
+    """A norm that may be given a gate, which the fused one could not take."""
+
+    def forward(self, x, gate=None):
+        """Like its base, then times the gate."""
+        out = super().forward(x)
+        return out if gate is None else out * gate
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        norm(GemmaRMSNorm),  # weighs by 1 + weight
+        norm(Gated),
+        torch.nn.LayerNorm(64, bias=False),
+        norm(LlamaRMSNorm).to(torch.bfloat16),
+        norm(LlamaRMSNorm, 50),  # not a multiple of the vectors
+        mlp("gelu")[0],
+        LlamaMLP(LlamaConfig(hidden_size=48, num_attention_heads=3, intermediate_size=80)),  # not packed
+    ],
+    ids=["gemma", "gated", "layer norm", "bfloat16", "width", "gelu", "not packed"],
+)
+def test_others_stay(layer):
+    """A layer that looks alike and computes something else, or has no fused form, is left alone."""
+    model = torch.nn.Sequential(layer).requires_grad_(False)
+    assert fuse(model) == 0
+    assert model[0] is layer
+
+
+def test_without_a_compiler_norms_stay(monkeypatch):
+    """Where there is no compiled library, norms stay; what oneDNN fuses is fused all the same."""
+
+    def missing():
+        raise host_library.NoHostLibrary("no compiler")
+
+    monkeypatch.setattr("quire_kernels.cpu.cpu_norm.load", missing)
+    model = torch.nn.ModuleDict({"norm": norm(LlamaRMSNorm), "mlp": mlp()[0]}).requires_grad_(False)
+
+    assert fuse(model) == 1
+    assert isinstance(model["norm"], LlamaRMSNorm)

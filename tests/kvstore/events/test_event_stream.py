@@ -1,0 +1,149 @@
+"""The event stream of a real kvstore: asked for by flag or variable, read over its sockets, through restarts."""
+
+from __future__ import annotations
+
+import signal
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from quire_proto import messages as m
+from quire_proto.client.client import KVReader
+from quire_proto.wire.codec import from_map
+from quire_proto.wire.digests import split
+from quire_proto.wire.u32 import pack_u32
+from quire_services.config.event_stream import EventsConfig, endpoints
+from tests.kvstore.events.subscriber import AllBlocksCleared, BlockStored, Subscriber
+from tests.support.engine_loop import running
+from tests.support.raw import Client, Process
+
+pytestmark = pytest.mark.process
+DIGESTS = bytes(range(1, 65))
+
+
+@pytest.fixture
+def opened() -> Iterator[list[Client | Subscriber]]:
+    """Sockets to be closed."""
+    every: list[Client | Subscriber] = []
+    yield every
+    for one in every:
+        one.close()
+
+
+def subscribe(where: m.Events, opened: list[Client | Subscriber]) -> Subscriber:
+    reader = Subscriber(where.endpoint, where.replay, where.topic)
+    opened.append(reader)
+    reader.catch_up()
+    return reader
+
+
+def sealed(run_dir: Path, opened: list[Client | Subscriber]) -> Client:
+    """A client that has two blocks of tenant acme sealed."""
+    client = Client(run_dir)
+    opened.append(client)
+    assert not client.attach().wants_tokens
+    assert client.ask("allocate", m.Allocate(1, "acme", 9, DIGESTS), ordered=True).code == ""
+    step = m.Step(fills=pack_u32([1, 9]), seals=(m.Seal(1, 0, DIGESTS),))
+    assert from_map(m.Stepped, client.ask("step", step, ordered=True).body).seals[0].code == m.OK
+    return client
+
+
+def test_a_kvstore_tells_what_is_sealed(run_dir: Path, opened: list[Client | Subscriber]) -> None:
+    """``events`` names two sockets that are the user's own; a sealed chain comes out of them."""
+    process = Process(run_dir, "--events=ipc", "--events-topic=kv", "--events-hashes=bytes")
+    asker = Client(run_dir)
+    opened.append(asker)
+    where = from_map(m.Events, asker.ask("events", m.Empty()).body)
+    reader = subscribe(where, opened)
+    sealed(run_dir, opened)
+    first, second = split(DIGESTS)
+
+    reader.read_until(lambda view: set(view.parents) == {first, second}, "two names")
+    assert (where.topic, where.tokens, where.hashes) == ("kv", "none", "bytes")
+    assert reader.view.parents == {first: None, second: first}
+    assert reader.view.keys == {first: ("acme",), second: None}
+    for name in ("events.sock", "events-replay.sock"):
+        assert stat.S_IMODE((run_dir / name).stat().st_mode) == 0o600
+    assert process.end(signal.SIGTERM) == 0
+    reader.read_until(lambda view: not view.parents, "the end clears")
+    assert not list(run_dir.glob("events*"))
+
+
+def test_a_restart_is_seen_as_a_gap_that_clears(run_dir: Path, opened: list[Client | Subscriber]) -> None:
+    """A subscriber that slept through kill -9 and a new boot ends up with what the new one has."""
+    process = Process(run_dir, "--events=ipc")
+    asker = Client(run_dir)
+    opened.append(asker)
+    reader = subscribe(from_map(m.Events, asker.ask("events", m.Empty()).body), opened)
+    sealed(run_dir, opened)
+    reader.read_until(lambda view: len(view.parents) == 2, "two names")
+    process.end(signal.SIGKILL)
+    (run_dir / "kvstore.sock").unlink()
+    process = Process(run_dir, "--events=ipc")
+    last = reader.last
+    reader.catch_up()
+
+    assert not reader.view.parents
+    assert reader.last > last
+    assert process.end(signal.SIGTERM) == 0
+
+
+def test_engines_name_their_tokens_when_everybodys_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[Client | Subscriber]
+) -> None:
+    """A real engine's prompt and answer are told token by token, block by block, under the tenant's digests; what is
+    salted has names only, because no request without the salt can hit it."""
+    monkeypatch.setenv("QUIRE_KVSTORE_EVENTS", "ipc")
+    monkeypatch.setenv("QUIRE_KVSTORE_EVENTS_TOKENS", "all")
+    prompt = [7 + i % 200 for i in range(40)]
+    with running(tmp_path) as bench:
+        with KVReader(bench.run_dir) as kvstore:
+            reader = subscribe(kvstore.events(), opened)
+        bench.ask("a", prompt, max_tokens=24)
+        bench.end("a")
+        text = [*prompt, *bench.front.tokens["a", 0]]
+        reader.read_until(lambda view: len(view.parents) == 3, "64 tokens less the last one, in blocks of 16")
+        plain = list(reader.view.log)
+        bench.ask("b", prompt, max_tokens=24, salt="pepper")
+        bench.end("b")
+        reader.read_until(lambda view: len(view.parents) == 6, "the same blocks under the salt")
+
+    salted = [event for event in reader.view.log[len(plain) :] if isinstance(event, BlockStored)]
+    assert sum(len(event.block_hashes) for event in salted) == 3
+    assert not any(event.token_ids for event in salted)
+    stored = [event for event in plain if isinstance(event, BlockStored)]
+    assert [token for event in stored for token in event.token_ids] == text[:48]
+    assert stored[0].extra_keys is not None
+    assert stored[0].extra_keys[0] == ("tenant",)
+    assert isinstance(reader.view.log[0], AllBlocksCleared)
+
+
+@pytest.mark.parametrize(
+    ("where", "tokens", "named"),
+    [
+        ("tcp://0.0.0.0:5557", "none", "relay"),
+        ("tcp://*:5557", "none", "relay"),
+        ("tcp://10.0.0.1:5557", "none", "relay"),
+        ("tcp://127.0.0.1:0", "none", "relay"),
+        ("tcp://127.0.0.1:65535", "none", "relay"),
+        ("ipc:///tmp/x", "none", "neither"),
+        ("yes", "none", "neither"),
+        ("tcp://127.0.0.1:5557", "all", "events_tokens"),
+    ],
+)
+def test_places_that_others_reach_are_refused(run_dir: Path, where: str, tokens: str, named: str) -> None:
+    """One line on stderr that says what is allowed; nothing is bound."""
+    process = Process(run_dir, f"--events={where}", f"--events-tokens={tokens}")
+
+    assert process.process.wait(20) == 1
+    assert process.end(0) == 1
+    assert named in (run_dir / "log").read_text()
+
+
+def test_the_replay_port_follows_the_live_one(run_dir: Path) -> None:
+    """A loopback address gives both."""
+    found = endpoints(EventsConfig("tcp://127.0.0.1:5557"), run_dir)
+
+    assert (found.live, found.replay) == ("tcp://127.0.0.1:5557", "tcp://127.0.0.1:5558")

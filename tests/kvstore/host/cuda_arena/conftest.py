@@ -1,0 +1,35 @@
+"""Fixtures: a recorder in this process, kvstore processes with theirs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from quire_proto.memory import cuda_mapping
+from tests.kvstore.host.cuda_arena.recorder import Recorder
+from tests.kvstore.host.cuda_arena.stack import Kvstore
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+    """This process's driver; after the test nothing of it is held, and no descriptor is left open."""
+    recorder = Recorder()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", recorder)  # type: ignore[arg-type]
+    before = len(os.listdir("/proc/self/fd"))
+    yield recorder
+    assert +recorder.held == {}
+    assert cuda_mapping._opened == cuda_mapping._exported == {}
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def kvstore(tmp_path: Path) -> Iterator[Kvstore]:
+    """A run directory for kvstores; the last one is stopped after the test."""
+    kvstore = Kvstore(tmp_path / "run")
+    yield kvstore
+    if kvstore.process.poll() is None:
+        assert kvstore.stop() == 0

@@ -1,0 +1,37 @@
+"""Random clients that keep no rule: they harm nobody else, and each fault that they could reach is found if it is put
+back."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.kvstore.hostile.crowd import run
+from tests.proofs.planted import Patch
+from tests.proofs.planted_hostile import HOSTILE_BUGS
+
+TURNS = 400
+
+
+def test_clients_without_rules_harm_themselves_only() -> None:
+    """A few seeds: invariants after each message, nothing INTERNAL, an innocent that is served, nothing left behind."""
+    finished, codes = run(1, 6, TURNS)
+    assert finished > 20
+    assert {"", "STALE_SESSION", "OUT_OF_ORDER", "NUMBER_REUSED", "NOT_FOUND", "BAD_FIELD", "CONFLICT"} <= set(codes)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_many_crowds_harm_themselves_only() -> None:
+    """The same for 150 seeds."""
+    assert run(1000, 150, 600)[0] > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bug", HOSTILE_BUGS, ids=lambda bug: bug.__name__)
+def test_the_crowd_finds_a_planted_bug(bug: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seeds that hold for the real store fail for the broken one, and say how to repeat it."""
+    bug(monkeypatch)
+    with pytest.raises(AssertionError, match="seed ") as found:
+        run(1, 150, TURNS)
+    print(f"{bug.__name__}: {str(found.value).splitlines()[0][:160]}")

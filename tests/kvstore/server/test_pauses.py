@@ -1,0 +1,55 @@
+"""A kvstore that was stopped for longer than a lease judges nobody for it.
+
+The whole machine stands still here: the kvstore and its client. With only the kvstore stopped, a heartbeat would lie in
+its socket and renew the lease by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.raw import DEADLINE_S, Client, Process, until
+from tests.support.repository import ROOT
+
+pytestmark = pytest.mark.process
+LEASE_S, STOPPED_S = 2.0, 3.0
+
+
+def test_leases_survive_a_stopped_kvstore(tmp_path: Path) -> None:
+    """After a stop of several leases no session is fenced; its holder goes on beating in the same session."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir(mode=0o700)
+    kvstore = Process(run_dir, f"--lease-ms={int(LEASE_S * 1000)}")
+    command = [sys.executable, "-m", "tests.support.hold_blocks", str(run_dir)]
+    holder = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+    reader = Client(run_dir)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "holding\n"
+        for _ in range(2):
+            holder.send_signal(signal.SIGSTOP)
+            kvstore.process.send_signal(signal.SIGSTOP)
+            time.sleep(STOPPED_S)  # the stop itself, not a wait for anything
+            kvstore.process.send_signal(signal.SIGCONT)
+            assert reader.stats().counters["fenced"] == 0
+            holder.send_signal(signal.SIGCONT)
+            beats = reader.stats().ops.get("heartbeat", 0)
+            until(lambda beats=beats: reader.stats().ops.get("heartbeat", 0) > beats + 3, "it beats again")
+
+        stats = reader.stats()
+        assert (stats.counters["fenced"], stats.sessions[0].state, stats.blocks["held"]) == (0, "ready", 10)
+        assert [event["gap_ms"] > 1500 for event in kvstore.events() if event["event"] == "gap_in_loop"] == [True] * 2
+    finally:
+        reader.close()
+        holder.kill()
+        holder.wait(DEADLINE_S)
+        assert holder.stdout is not None
+        holder.stdout.close()
+        assert kvstore.end(signal.SIGTERM) == 0

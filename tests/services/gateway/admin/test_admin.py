@@ -1,0 +1,186 @@
+"""The admin API: its own port, its own token, and the kvstore's own answers in the OpenAI shape."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from quire_proto.client.client import KVReader
+from tests.services.gateway.conftest import GatewayProcess, Start, free_port, listens, refused
+from tests.support.peer_engine import wait_for
+from tests.support.raw import Process
+
+pytestmark = pytest.mark.process
+SYSTEM = "the quick brown fox jumps over the lazy dog"
+JSON = {"content-type": "application/json"}
+PROMPT = {"id": "agent", "domain": "public", "system": SYSTEM}
+
+
+class Admin:
+    """A gateway with an admin port, a kvstore beside it, and the operator's client."""
+
+    def __init__(self, gateway: GatewayProcess, port: int) -> None:
+        self.gateway, self.url = gateway, f"http://127.0.0.1:{port}"
+        self.token = (gateway.run_dir / "admin.token").read_text().strip()
+        self.http = httpx.Client(
+            base_url=self.url, headers={"authorization": f"Bearer {self.token}"}, timeout=30, trust_env=False
+        )
+
+    def error(self, status: int, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """The error object of a request that ends with ``status``."""
+        answer = self.http.request(method, path, **options)
+        assert answer.status_code == status, answer.text
+        error: dict[str, Any] = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        return error
+
+
+@pytest.fixture(scope="module")
+def running(model: Path) -> Iterator[Admin]:
+    port = free_port()
+    gateway = GatewayProcess(model, f"--admin-port={port}").wait()
+    kvstore = Process(gateway.run_dir)
+    wait_for(lambda: listens(port), "the admin port is open")
+    gateway.engine()
+    it = Admin(gateway, port)
+    yield it
+    it.http.close()
+    assert kvstore.end(15) == 0
+    assert gateway.stop() == 0
+
+
+@pytest.fixture
+def admin(running: Admin) -> Iterator[Admin]:
+    """The running one, as it was before the test."""
+    yield running
+    for member in running.http.get("/admin/groups").json()["data"]:
+        running.http.delete(f"/admin/groups/{member['group']}/members/{member['tenant']}")
+    running.http.delete("/admin/publications/agent")
+
+
+def test_a_prompt_is_published_listed_and_taken_back(admin: Admin) -> None:
+    """What the kvstore has is what is answered; the same again changes nothing."""
+    first = admin.http.post("/admin/publications", json=PROMPT).json()
+    again = admin.http.post("/admin/publications", json=PROMPT).json()
+
+    assert first == again
+    assert {key: first[key] for key in ("object", "id", "domain", "state", "notes")} == {
+        "object": "publication", "id": "agent", "domain": "public", "state": "pending", "notes": [],
+    }  # fmt: skip
+    with KVReader(admin.gateway.run_dir) as reader:
+        [there] = [p for p in reader.fetch_publications().publications if p.id == "agent"]
+    assert first["tokens"] == len(there.tokens) // 4 > 5
+    listed = admin.http.get("/admin/publications").json()
+    assert listed["object"] == "list"
+    assert [row["id"] for row in listed["data"]] == ["p", "agent"]
+
+    assert admin.http.delete("/admin/publications/agent").json() == {
+        "object": "publication", "id": "agent", "deleted": True,
+    }  # fmt: skip
+    assert [row["id"] for row in admin.http.get("/admin/publications").json()["data"]] == ["p"]
+
+
+def test_members_join_and_leave(admin: Admin) -> None:
+    """A member is one whoever asks; leaving gives the group another generation."""
+    assert admin.http.put("/admin/groups/sales/members/ann").json()["data"] == [
+        {"object": "member", "group": "sales", "tenant": "ann", "generation": 1}
+    ]
+    admin.http.put("/admin/groups/sales/members/bob")
+    left = admin.http.delete("/admin/groups/sales/members/bob").json()["data"]
+
+    assert left == [{"object": "member", "group": "sales", "tenant": "ann", "generation": 2}]
+    assert admin.http.get("/admin/groups").json()["data"] == left
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "param", "code"),
+    [
+        ({"id": "../x"}, 400, "id", None),
+        ({"domian": "x"}, 400, "domian", None),
+        ({"domain": 5}, 400, "domain", None),
+        ({"system": ""}, 400, "system", None),
+        ({"system": "\ud800"}, 400, "system", None),
+        ({"system": "x " * 600}, 400, "system", None),
+        ({"tools": []}, 400, "tools", None),
+        ({"tools": [5]}, 400, "tools[0]", None),
+        ({"domain": "nobody"}, 400, None, "bad_field"),
+        ({"id": "p", "domain": "research"}, 409, None, "conflict"),
+        ({"system": "quick brown fox " * 40}, 409, None, "conflict"),
+    ],
+)
+def test_a_wrong_publication_is_refused(
+    admin: Admin, changes: dict[str, Any], status: int, param: str | None, code: str | None
+) -> None:
+    """By field where one is wrong, by the kvstore's reason where it refuses; nothing is published."""
+    admin.http.put("/admin/groups/research/members/ann")
+    body = json.dumps(PROMPT | changes)
+    error = admin.error(status, "POST", "/admin/publications", content=body, headers=JSON)
+
+    assert (error["param"], error["code"]) == (param, code)
+    assert error["message"]
+    assert [row["id"] for row in admin.http.get("/admin/publications").json()["data"]] == ["p"]
+
+
+def test_what_is_not_there_is_not_found(admin: Admin) -> None:
+    """Unknown publications, unknown paths, and the tenants' paths on this port."""
+    assert admin.error(404, "DELETE", "/admin/publications/gone")["code"] == "not_found"
+    admin.error(404, "GET", "/v1/models")
+    admin.error(405, "PUT", "/admin/publications")
+    assert admin.gateway.http.get("/admin/publications").status_code == 404
+
+
+@pytest.mark.parametrize("header", [None, "Bearer", "Bearer x", "Basic {}", "Bearer {}x", "{}"])
+def test_only_the_token_opens_it(admin: Admin, header: str | None) -> None:
+    """Whatever else is sent is 401, on any path, and changes nothing."""
+    headers = {} if header is None else {"authorization": header.format(admin.token)}
+    for method, path in (("GET", "/admin/publications"), ("DELETE", "/admin/publications/p"), ("GET", "/health")):
+        with httpx.Client(base_url=admin.url, trust_env=False) as client:
+            answer = client.request(method, path, headers=headers)
+        assert answer.status_code == (404 if path == "/health" else 401)
+        assert answer.json()["error"]["type"]
+    assert [row["id"] for row in admin.http.get("/admin/publications").json()["data"]] == ["p"]
+
+
+def test_without_a_kvstore_it_is_unavailable(start: Start) -> None:
+    """503 with Retry-After, not an error of ours; and the token is the owner's alone, and never in the log."""
+    port = free_port()
+    gateway = start(f"--admin-port={port}")
+    wait_for(lambda: listens(port), "the admin port is open")
+    admin = Admin(gateway, port)
+    answer = admin.http.get("/admin/groups")
+    admin.http.close()
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert stat.S_IMODE((gateway.run_dir / "admin.token").stat().st_mode) == 0o600
+    assert admin.token not in gateway.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "reason"),
+    [
+        (None, 0o600, "No such file"),
+        (b"", 0o600, "one line"),
+        (b"short", 0o600, "one line"),
+        (b"a" * 20 + b"\n" + b"b" * 20, 0o600, "one line"),
+        (b"\xff" * 20, 0o600, "one line"),
+        (b"a" * 20, 0o644, "chmod 600"),
+    ],
+)
+def test_a_token_file_that_is_none_stops_the_start(
+    model: Path, tmp_path: Path, content: bytes | None, mode: int, reason: str
+) -> None:
+    """With its path and the reason."""
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+        file.chmod(mode)
+
+    told = refused(model, f"--admin-port={free_port()}", f"--admin-token-file={file}")
+    assert str(file) in told
+    assert reason in told

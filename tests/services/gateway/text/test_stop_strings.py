@@ -1,0 +1,97 @@
+"""Stop strings: the cut itself, and through the whole gateway."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import openai
+import pytest
+from tokenizers import Tokenizer
+
+from quire_services.gateway.text.stop_strings import StopStrings
+from tests.support.peer_engine import PeerEngine, wait_for
+
+
+def run(stops: list[str], pieces: list[str]) -> str:
+    """All text released for ``pieces``."""
+    cutter = StopStrings(stops)
+    out = ""
+    for piece in pieces:
+        out += cutter.push(piece)
+        if cutter.hit:
+            return out
+    return out + cutter.flush()
+
+
+def test_the_cut_does_not_depend_on_the_pieces() -> None:
+    """Whatever way a text falls into pieces, what comes out is the text before the first stop string."""
+    chance = random.Random(5)
+    for _ in range(500):
+        text = "".join(chance.choices("aab", k=chance.randint(0, 12)))
+        stops = ["".join(chance.choices("aab", k=chance.randint(1, 4))) for _ in range(chance.randint(1, 3))]
+        places = [text.find(stop) for stop in stops if stop in text]
+        marks = sorted(chance.choices(range(len(text) + 1), k=4))
+        pieces = [text[a:b] for a, b in itertools.pairwise([0, *marks, len(text)])]
+        found = run(stops, pieces)
+        # A stop string that completes earlier in the stream wins over one that begins earlier but completes later.
+        assert text.startswith(found)
+        assert not any(stop in found for stop in stops)
+        assert len(found) >= min(places, default=len(text))
+        if not places:
+            assert found == text
+    assert run(["bb"], ["aab", "a", "b", "ba"]) == "aaba"
+
+
+def test_only_what_may_become_a_stop_string_is_held_back() -> None:
+    """Text is released as soon as it cannot begin a stop string any more."""
+    cutter = StopStrings(["END", "\n\n"])
+
+    assert cutter.push("a") == "a"
+    assert cutter.push("bE") == "b"
+    assert cutter.push("Nx") == "ENx"
+    assert cutter.push("\n") == ""
+    assert cutter.flush() == "\n"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_string_over_several_tokens_ends_one_choice(
+    client: openai.OpenAI, engine: PeerEngine, tokenizer: Tokenizer, stream: bool
+) -> None:
+    """The text ends before it, the reason is stop, the engine is told to stop that continuation."""
+    text = "zebra quiz 🙂 over"
+    ids = tokenizer.encode(text).ids
+    arguments = {"model": "tiny", "prompt": ids, "max_tokens": 400, "stop": ["iz 🙂", "never"]}
+    if stream:
+        chunks = list(client.completions.create(**arguments, stream=True))
+        found = "".join(chunk.choices[0].text for chunk in chunks)
+        reason = chunks[-1].choices[0].finish_reason
+    else:
+        answer = client.completions.create(**arguments)
+        found, reason = answer.choices[0].text, answer.choices[0].finish_reason
+        assert answer.usage.completion_tokens == len(tokenizer.encode("zebra quiz 🙂").ids)
+
+    assert (found, reason) == ("zebra qu", "stop")
+    wait_for(lambda: len(engine.aborts) == 1, "the abort")
+    assert (engine.aborts[0].index, engine.aborts[0].every) == (0, False)
+
+
+def test_a_choice_that_stops_leaves_the_others_alone(client: openai.OpenAI, engine: PeerEngine) -> None:
+    """Only the continuation with the stop string ends early; its siblings run to their own end."""
+    prompt = list(range(5, 45))  # ids of single characters "!", '"', "#", ...
+    answer = client.completions.create(model="tiny", prompt=prompt, n=2, max_tokens=30, stop="!")
+
+    first, second = answer.choices
+    assert (first.text, first.finish_reason) == ("", "stop")
+    assert (len(second.text), second.finish_reason) == (30, "length")
+    assert answer.usage.completion_tokens == 31
+
+
+def test_min_tokens_comes_before_stop_strings(client: openai.OpenAI, engine: PeerEngine) -> None:
+    """A stop string within the first min_tokens tokens does not count."""
+    answer = client.completions.create(
+        model="tiny", prompt=[5, 6, 7], max_tokens=10, stop='"', extra_body={"min_tokens": 2}
+    )
+
+    assert answer.choices[0].text == '!"#!'
+    assert answer.choices[0].finish_reason == "stop"

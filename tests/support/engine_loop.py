@@ -1,0 +1,181 @@
+"""An engine's loop in this process, over a real kvstore process; the gateway's place is taken by a queue."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from bench.models.tiny import FIRST_WORD, make_model
+from quire_engine.attach import arena_of
+from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.engine import Engine
+from quire_engine.files.layout import layout_of
+from quire_engine.model.model import Model, load_model
+from quire_engine.model.runner import Runner
+from quire_engine.scheduling.scheduler import SchedulerLimits
+from quire_engine.scheduling.step_log import StepLog
+from quire_proto.client.client import KVClient, KVReader
+from quire_proto.gateway_link import Generate, Outputs, Sampling
+from quire_proto.messages import Stats
+from quire_proto.wire.u32 import pack_u32, unpack_u32
+from tests.support.reference import Reference
+from tests.support.stack import wait_for
+
+BLOCKS = 40
+VOCAB = 256
+
+
+class Queues:
+    """What the engine needs of its front, for a test that is its gateway."""
+
+    def __init__(self) -> None:
+        self.inbox: SimpleQueue[Any] = SimpleQueue()
+        self.tokens: dict[tuple[str, int], list[int]] = {}
+        self.ends: dict[tuple[str, int], Any] = {}
+        self.cached: dict[tuple[str, int], int] = {}
+
+    def receive(self, timeout_s: float) -> list[Any]:
+        try:
+            first = self.inbox.get(timeout=timeout_s) if timeout_s else self.inbox.get_nowait()
+        except Empty:
+            return []
+        return [m for m in [first, *(self.inbox.get_nowait() for _ in range(self.inbox.qsize()))] if m is not None]
+
+    def wake(self) -> None:
+        self.inbox.put(None)
+
+    def report(self) -> None:
+        pass
+
+    def send(self, outputs: Outputs) -> None:
+        for item in outputs.items:
+            key = (item.request, item.index)
+            assert key not in self.ends, "an output after the end"
+            self.cached.setdefault(key, item.cached_tokens)  # the first output says it
+            self.tokens.setdefault(key, []).extend(unpack_u32(item.tokens))
+            if item.finish:
+                self.ends[key] = item
+
+    def ask(
+        self,
+        name: str,
+        prompt: list[int],
+        n: int = 1,
+        tenant: str = "tenant",
+        priority: int = 0,
+        salt: str = "",
+        emitted: list[int] | None = None,
+        **sampling: Any,
+    ) -> None:
+        """Send a request; greedy, eight tokens, unless told otherwise."""
+        how = Sampling(**{"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **sampling})
+        done = pack_u32(emitted or [])
+        self.inbox.put(Generate(name, tenant, pack_u32(prompt), how, n=n, priority=priority, emitted=done, salt=salt))
+
+    def end(self, name: str, index: int = 0) -> Any:
+        """The last output of a continuation, waited for."""
+        return wait_for(lambda: self.ends.get((name, index)), 30, f"{name} {index} ended")
+
+
+class Bench:
+    """A running engine, its kvstore, and what transformers says."""
+
+    def __init__(self, engine: Engine, front: Queues, run_dir: Path, reference: Reference) -> None:
+        self.engine, self.front, self.run_dir, self.reference = engine, front, run_dir, reference
+
+    def stats(self) -> Stats:
+        with KVReader(self.run_dir) as reader:
+            return reader.stats()
+
+    def ask(self, name: str, prompt: list[int], n: int = 1, **sampling: Any) -> None:
+        self.front.ask(name, prompt, n=n, **sampling)
+
+    def end(self, name: str, index: int = 0) -> Any:
+        return self.front.end(name, index)
+
+    def empty(self) -> None:
+        """Everything came back and the pool adds up."""
+        wait_for(lambda: self.stats().blocks["held"] == 0, 5, "all blocks came back")
+        blocks = self.stats().blocks
+        assert blocks["free"] + blocks["cached"] == blocks["total"]
+
+
+def on_cpu(model: Model, client: KVClient) -> Runner:
+    """A runner on the CPU backend."""
+    return Runner(model, CpuAttention(arena_of(client)))
+
+
+@contextmanager
+def kvstore(tmp: Path, blocks: int = BLOCKS, **model_options: Any) -> Iterator[tuple[Path, Path]]:
+    """A kvstore process of ``blocks`` blocks for a tiny model; the run directory and the model's."""
+    run_dir = tmp / "run"
+    run_dir.mkdir(mode=0o700)
+    model_dir = make_model(tmp / "model", vocab=VOCAB, **model_options)
+    layout = layout_of(model_dir, "float32", 16)
+    (run_dir / "prepared.json").write_text(json.dumps({"layout": asdict(layout), "published": []}))
+    command = [sys.executable, "-m", "quire_services.cli", "kvstore", "--run-dir", str(run_dir), "--debug"]
+    process = subprocess.Popen([*command, "--blocks", str(blocks)])
+    try:
+        yield run_dir, model_dir
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+@contextmanager
+def engine_on(
+    run_dir: Path,
+    model_dir: Path,
+    make_runner: Callable[[Model, KVClient], Runner] = on_cpu,
+    client_class: type[KVClient] = KVClient,
+    name: str = "engine",
+    slots: int = 8,
+    prefill: bool = True,
+) -> Iterator[tuple[Engine, Queues]]:
+    """An engine on a thread of its own, attached to the kvstore at ``run_dir``."""
+    model, layout = load_model(model_dir), layout_of(model_dir, "float32", 16)
+    engine = Engine(
+        attach=lambda: client_class(run_dir, name=name, layout=layout),
+        make_runner=lambda client: make_runner(model, client),
+        limits=SchedulerLimits(slots, 64, 16),
+        max_model_len=4096,
+        vocab_size=VOCAB,
+        eos_ids=frozenset({2}),
+        step_log=StepLog(None),
+        prefill=prefill,
+    )
+    front = Queues()
+    engine.front = front  # type: ignore[assignment]
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    try:
+        wait_for(lambda: engine.load().ready, 30, "the engine is attached")
+        yield engine, front
+    finally:
+        engine.stop()
+        thread.join(30)
+
+
+@contextmanager
+def running(
+    tmp: Path,
+    make_runner: Callable[[Model, KVClient], Runner] = on_cpu,
+    client_class: type[KVClient] = KVClient,
+    **model_options: Any,
+) -> Iterator[Bench]:
+    """A kvstore of ``BLOCKS`` blocks and an engine attached to it."""
+    with kvstore(tmp, **model_options) as (run_dir, model_dir):
+        with engine_on(run_dir, model_dir, make_runner, client_class) as (engine, front):
+            yield Bench(engine, front, run_dir, Reference(model_dir))
+
+
+def words(n: int, start: int = 0) -> list[int]:
+    return [FIRST_WORD + (start + 3 * i) % (VOCAB - FIRST_WORD) for i in range(n)]

@@ -1,0 +1,122 @@
+"""A kvstore process, and a client made of a raw DEALER and a raw side socket: no client library in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import zmq
+
+from quire_proto import messages as m
+from quire_proto.wire.codec import from_map, to_map
+from quire_proto.wire.envelope import Reply, Request, decode_reply
+from tests.support.service import LAYOUT
+
+DEADLINE_S = 20.0
+UNENDING_MS = 600_000
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_S) -> Any:
+    """The first true value of ``condition``; fails after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.01)
+    return value
+
+
+class Process:
+    """One kvstore process in a run directory."""
+
+    def __init__(
+        self, run_dir: Path, *flags: str, blocks: int = 64, wait: bool = True, prefix: tuple[str, ...] = ()
+    ) -> None:
+        """``prefix``: the command that starts it, if it is not started as it is.
+
+        A lease is as good as for ever unless ``flags`` say otherwise: a ``Client`` sends no heartbeat of its own, and
+        on a busy machine the shortest exchange may take seconds.
+        """
+        self.run_dir = run_dir
+        prepared = run_dir / "prepared.json"
+        published = [{"id": "p", "domain": "public", "tokens": list(range(10))}]
+        prepared.write_text(json.dumps({"layout": asdict(LAYOUT), "published": published}))
+        command = [*prefix, sys.executable, "-P", "-m", "quire_services.daemons.kvstored", f"--run-dir={run_dir}"]
+        command += [f"--prepared={prepared}", f"--blocks={blocks}", "--debug"]
+        lease = () if any(flag.startswith("--lease-ms") for flag in flags) else (f"--lease-ms={UNENDING_MS}",)
+        command += [*lease, *flags]
+        self.log = (run_dir / "log").open("ab")
+        self.process = subprocess.Popen(command, stderr=self.log, stdout=subprocess.PIPE)
+        if wait:
+            until(lambda: (run_dir / "kvstore.sock").exists() or self.process.poll() is not None, "start")
+
+    def end(self, signal: int) -> int:
+        """Signal it and give its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal)
+        status = self.process.wait(DEADLINE_S)
+        self.log.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+    def events(self) -> list[dict[str, Any]]:
+        """What it logged so far."""
+        return [json.loads(line) for line in (self.run_dir / "log").read_text().splitlines() if line[:1] == "{"]
+
+
+class Client:
+    """One session, or only a reader; numbers its ordered requests itself."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.dealer = self._context.socket(zmq.DEALER)
+        self.dealer.setsockopt(zmq.LINGER, 0)
+        self.dealer.connect(f"ipc://{run_dir / 'kvstore.sock'}")
+        self.side = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._run_dir = run_dir
+        self.boot = self.session = b""
+        self.number = 0
+
+    def attach(self, ready: bool = True) -> m.Attached:
+        """Connect the side socket and open a session."""
+        self.side.settimeout(DEADLINE_S)
+        self.side.connect(str(self._run_dir / "attach.sock"))
+        hello = msgpack.unpackb(self.side.recv(4096))
+        self.boot = hello["boot"]
+        body = m.Attach(nonce=os.urandom(16), token=hello["token"], name=f"raw-{os.getpid()}", layout=LAYOUT)
+        attached = from_map(m.Attached, self.ask("attach", body).body)
+        self.session = attached.session
+        if ready:
+            assert self.ask("ready", m.Empty(), ordered=True).code == ""
+        return attached
+
+    def ask(self, op: str, body: Any, ordered: bool = False) -> Reply:
+        """One request and its reply."""
+        self.number += ordered
+        number = self.number if ordered else 1 << 62
+        self.dealer.send(Request(self.boot, self.session, number, op, 0, to_map(body)).encode())
+        return self.receive()
+
+    def receive(self) -> Reply:
+        """The next reply; fails if none comes."""
+        assert self.dealer.poll(int(DEADLINE_S * 1000)), "no reply"
+        return decode_reply(self.dealer.recv())
+
+    def stats(self) -> m.Stats:
+        """The kvstore's counters."""
+        return from_map(m.Stats, self.ask("stats", m.Empty()).body)
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self.side.close()
+        self.dealer.close(0)
+        self._context.term()
