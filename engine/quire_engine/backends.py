@@ -15,8 +15,8 @@ from importlib.util import find_spec
 
 import torch
 
+from quire_engine.attention.backend import AttentionBackend
 from quire_engine.attention.cpu.attention import CpuAttention
-from quire_engine.attention.hook import Backend
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner
 from quire_proto.client.client import KVClient
@@ -32,7 +32,7 @@ class BackendRefused(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
+class BackendChoice:
     """A backend that this process can have, and the device of its arena and of the model."""
 
     kind: str
@@ -51,7 +51,7 @@ class Attention:
                 " set kvstore.kv_cache_dtype = auto"
             )
 
-    def backend(self, arena: torch.Tensor, model: Model) -> Backend:
+    def backend(self, arena: torch.Tensor, model: Model) -> AttentionBackend:
         """The backend over ``arena`` (layer, 2, kv_head, block, slot, d) for ``model``.
 
         Raises ValueError for a shape that the kernels do not know.
@@ -76,7 +76,7 @@ class Attention:
         assert isinstance(backend, TritonAttention)
         return Runner(model, backend, graphs=DecodeGraphs(model, backend, largest, CudaCapture(self.device)))
 
-    def _over(self, client: KVClient, model: Model) -> Backend:
+    def _over(self, client: KVClient, model: Model) -> AttentionBackend:
         on_host = isinstance(client.map(), memoryview)
         if on_host != (self.device.type == "cpu"):
             where, fix = ("in host memory", "cpu") if on_host else ("on a GPU", "triton")
@@ -87,20 +87,20 @@ class Attention:
         return self.backend(arena_of(client), model)
 
 
-def choose_backend(wanted: str) -> Attention:
+def choose_backend(wanted: str) -> BackendChoice:
     """What the setting means on this machine. Raises BackendRefused."""
     assert wanted in (AUTO, CPU, TRITON), wanted
     gpu = torch.cuda.is_available()
     if wanted == CPU or (wanted == AUTO and not gpu):
-        return Attention(CPU, torch.device("cpu"))
+        return BackendChoice(CPU, torch.device("cpu"))
     if find_spec("triton") is None:
         raise BackendRefused("Triton is not installed: install the extra 'gpu', or set engine.attention = cpu")
     from quire_kernels.checks import interpreting
 
     if interpreting():
-        return Attention(TRITON if wanted == TRITON else CPU, torch.device("cpu"))
+        return BackendChoice(TRITON if wanted == TRITON else CPU, torch.device("cpu"))
     if not gpu:
         raise BackendRefused(
             "torch finds no GPU: set engine.attention = cpu, or TRITON_INTERPRET=1 to interpret the kernels, slowly"
         )
-    return Attention(TRITON, torch.device("cuda", 0))
+    return BackendChoice(TRITON, torch.device("cuda", 0))

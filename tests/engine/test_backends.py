@@ -12,7 +12,7 @@ import triton
 
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.triton import TritonAttention
-from quire_engine.backends import CPU, TRITON, Attention, BackendRefused, choose_backend
+from quire_engine.backends import CPU, TRITON, BackendChoice, BackendRefused, choose_backend
 from quire_services.config.settings import Config, EngineSettings, KvstoreSettings, ServeSettings
 from quire_services.stack.processes import Stack
 from tests.kernels.batch import DEVICE
@@ -23,16 +23,16 @@ HOST, GPU = torch.device("cpu"), torch.device("cuda", 0)
 @pytest.mark.parametrize(
     ("wanted", "gpu", "interpret", "chosen"),
     [
-        ("cpu", True, False, Attention(CPU, HOST)),
-        ("auto", False, False, Attention(CPU, HOST)),
-        ("auto", True, False, Attention(TRITON, GPU)),
-        ("auto", False, True, Attention(CPU, HOST)),
-        ("triton", True, False, Attention(TRITON, GPU)),
-        ("triton", False, True, Attention(TRITON, HOST)),
+        ("cpu", True, False, BackendChoice(CPU, HOST)),
+        ("auto", False, False, BackendChoice(CPU, HOST)),
+        ("auto", True, False, BackendChoice(TRITON, GPU)),
+        ("auto", False, True, BackendChoice(CPU, HOST)),
+        ("triton", True, False, BackendChoice(TRITON, GPU)),
+        ("triton", False, True, BackendChoice(TRITON, HOST)),
     ],
 )
 def test_the_setting_and_the_machine_decide(
-    monkeypatch: pytest.MonkeyPatch, wanted: str, gpu: bool, interpret: bool, chosen: Attention
+    monkeypatch: pytest.MonkeyPatch, wanted: str, gpu: bool, interpret: bool, chosen: BackendChoice
 ) -> None:
     """auto is triton where there is a GPU; the interpreter runs on the host, and only where triton was asked for."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
@@ -59,7 +59,7 @@ def test_a_pool_on_the_other_side_is_refused(device: torch.device, memory: Any, 
     """An engine never computes on memory that its device cannot reach."""
     client = SimpleNamespace(map=lambda: memory)
     with pytest.raises(BackendRefused, match=complaint):
-        Attention(CPU, device).runner(client, SimpleNamespace(), 8)  # type: ignore[arg-type]
+        BackendChoice(CPU, device).runner(client, SimpleNamespace(), 8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import AttentionInterface
 
 from quire_engine.files.architecture import ModelRefused, layer_window
 
+from .backend import AttentionBackend
 from .plan import AttentionPlan
 
 ATTENTION_NAME = "quire_paged"
@@ -29,41 +30,12 @@ ATTENTION_NAME = "quire_paged"
 KNOWN = frozenset({"position_ids", "position_embeddings", "cache_position"})
 
 
-class Backend(Protocol):
-    """Attention over one arena; see ``cpu_attention.CpuAttention``."""
-
-    arena: torch.Tensor
-    block_size: int
-
-    def write_kv(self, layer: int, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan) -> None:
-        """Store the step's keys and values."""
-        ...
-
-    def attend(
-        self,
-        layer: int,
-        query: torch.Tensor,
-        plan: AttentionPlan,
-        *,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Attention of all query rows, [T, heads, d]."""
-        ...
-
-    def copy_blocks(self, copies: list[tuple[int, int, int]]) -> None:
-        """Copy the first ``slots`` slots in all layers, for rows (src, dst, slots); src -1 zeroes them."""
-        ...
-
-
 @dataclass(slots=True)
 class Step:
     """One forward pass: where it reads and writes, and which layers have done so."""
 
     config: Any
-    backend: Backend
+    backend: AttentionBackend
     plan: AttentionPlan
     layers: dict[int, torch.nn.Module] = field(default_factory=dict)
 

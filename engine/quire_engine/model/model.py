@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from quire_engine.attention.hook import Backend, Step, running
+from quire_engine.attention.backend import AttentionBackend
+from quire_engine.attention.hook import Step, running
 from quire_engine.attention.plan import AttentionPlan
 from quire_engine.files.architecture import ModelRefused, kv_shape, max_positions, read_config
 from quire_engine.files.kv_scales import KvScales
@@ -49,7 +50,7 @@ class Model:
     def __init__(self, module: Any, scales: KvScales | None = None) -> None:
         self.module = module
         self.config = module.config
-        self.backend: Backend | None = None
+        self.backend: AttentionBackend | None = None
         self.max_model_len = max_positions(self.config)
         self.heads = int(self.config.num_attention_heads)
         self.scales = scales
@@ -57,7 +58,7 @@ class Model:
         self.eos_ids = _eos_ids(module)
         self.attention_modules: dict[int, torch.nn.Module] = {}
 
-    def use(self, backend: Backend) -> None:
+    def use(self, backend: AttentionBackend) -> None:
         """Read and write keys and values through ``backend`` from now on."""
         self.backend = backend
 

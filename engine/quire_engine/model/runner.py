@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from quire_engine.attention.hook import Backend
+from quire_engine.attention.backend import AttentionBackend
 from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_engine.sequences.sample_row import SampleRow
 from quire_engine.sequences.sequence import Sequence
@@ -104,7 +104,7 @@ class Runner:
     """
 
     def __init__(
-        self, model: Model, backend: Backend, lane: Lane | None = None, graphs: DecodeGraphs | None = None
+        self, model: Model, backend: AttentionBackend, lane: Lane | None = None, graphs: DecodeGraphs | None = None
     ) -> None:
         model.use(backend)
         self._model, self._backend = model, backend

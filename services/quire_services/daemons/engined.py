@@ -21,7 +21,7 @@ import structlog
 import torch
 
 from quire_engine.attach import ContextPoisoned, gpu_uuid
-from quire_engine.backends import Attention, BackendRefused, choose_backend
+from quire_engine.backends import BackendChoice, BackendRefused, choose_backend
 from quire_engine.engine import Engine
 from quire_engine.files.layout import layout_of, served_length
 from quire_engine.files.load_progress import watched
@@ -86,7 +86,7 @@ def _complain(code: int, reason: str) -> int:
     return code
 
 
-def _run(config: Config, arguments: argparse.Namespace, attention: Attention) -> int:
+def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice) -> int:
     directory = Path(config.serve.model)
     layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
     attention.admit(layout)
@@ -120,7 +120,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: Attention) ->
     return 0
 
 
-def _prove(model: Model, layout: Layout, attention: Attention) -> None:
+def _prove(model: Model, layout: Layout, attention: BackendChoice) -> None:
     """Raise ModelRefused unless the self-test passes, also where the model's own code falls over on the way."""
     try:
         self_test(model, layout, lambda arena: attention.backend(arena, model))
@@ -138,7 +138,7 @@ def _prove(model: Model, layout: Layout, attention: Attention) -> None:
         raise ModelRefused(f"the self-test failed: {type(error).__name__}: {first_line(error)}") from error
 
 
-def _engine(config: Config, name: str, model: Model, layout: Layout, attention: Attention) -> Engine:
+def _engine(config: Config, name: str, model: Model, layout: Layout, attention: BackendChoice) -> Engine:
     limits = SchedulerLimits(config.engine.max_sequences, config.engine.max_batch_tokens, config.kvstore.block_size)
     step_log = Path(config.engine.step_log.replace("{name}", name)) if config.engine.step_log else None
     uuid = gpu_uuid(attention.device)

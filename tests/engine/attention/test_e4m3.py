@@ -12,7 +12,7 @@ import torch
 from bench.models.tiny import make_model
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.cpu.slots import Slots
-from quire_engine.backends import TRITON, Attention, BackendRefused
+from quire_engine.backends import TRITON, BackendChoice, BackendRefused
 from quire_engine.files.kv_scales import FILE, KvScales
 from quire_engine.files.layout import layout_of
 from quire_engine.model.model import Model, ModelRefused, load_model
@@ -127,10 +127,10 @@ def test_an_older_gpu_is_refused_before_loading(tmp_path: Path, monkeypatch: pyt
     """Below compute capability 8.9 the complaint names the setting; other dtypes and the CPU are welcome."""
     path = make_model(tmp_path)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 6))
-    gpu = Attention(TRITON, torch.device("cuda", 0))
+    gpu = BackendChoice(TRITON, torch.device("cuda", 0))
     with pytest.raises(BackendRefused, match=r"this GPU has 8\.6: set kvstore\.kv_cache_dtype = auto"):
         gpu.admit(layout_of(path, E4M3, 16))
     gpu.admit(layout_of(path, "bfloat16", 16))
-    Attention("cpu", torch.device("cpu")).admit(layout_of(path, E4M3, 16))
+    BackendChoice("cpu", torch.device("cpu")).admit(layout_of(path, E4M3, 16))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 9))
     gpu.admit(layout_of(path, E4M3, 16))

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from quire_engine.attach import ARENA_DTYPES
+from quire_engine.attention.backend import AttentionBackend
 from quire_engine.attention.cpu.attention import CpuAttention
-from quire_engine.attention.hook import Backend
 from quire_engine.attention.plan import build_plan
 from quire_engine.files.architecture import ModelRefused, layer_window
 from quire_engine.files.kv_scales import FILE, KvScales
@@ -36,7 +36,7 @@ MAX_WINDOW = 512
 Verdict = Callable[[int, torch.Tensor, list[tuple[int, int]], torch.Tensor, np.ndarray], None]
 
 
-def self_test(model: Model, layout: Layout, over: Callable[[torch.Tensor], Backend] = CpuAttention) -> None:
+def self_test(model: Model, layout: Layout, over: Callable[[torch.Tensor], AttentionBackend] = CpuAttention) -> None:
     """Raise ModelRefused, naming the first layer that differs, unless paged and eager attention agree.
 
     The model's backend is restored afterwards; the arena used here is private and small. ``over`` makes the backend
