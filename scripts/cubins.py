@@ -40,6 +40,7 @@ import triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
+from quire_kernels.features import Features  # noqa: E402
 from quire_kernels.gpu import copy_blocks, merge_partials, paged_attention, write_kv  # noqa: E402
 from quire_kernels.gpu.device_work import Capacity, DeviceWork  # noqa: E402
 from quire_kernels.gpu.launch_table import SHARED_LIMIT, launch_for  # noqa: E402
@@ -137,7 +138,7 @@ def build(instance: Instance, arch: str) -> tuple[Any, dict[str, Any], dict[str,
     work = DeviceWork(Capacity(*([ROWS] * 8)), META)
     work.window = 1024 if "window" in FEATURES[instance.features] else None
     query = tensor(ROWS, heads, instance.head_dim, dtype=dtype).transpose(0, 1)
-    features = paged_attention.Features(
+    features = Features(
         scale=instance.head_dim**-0.5,
         window=work.window,
         softcap=50.0 if "softcap" in FEATURES[instance.features] else None,

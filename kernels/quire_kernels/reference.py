@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from quire_kernels.gpu.paged_attention import Features
+from quire_kernels.features import Features
 
 
 def paged_attention_ref(

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from quire_engine.attention.backend import Copies
+from quire_engine.attention.plan import AttentionPlan
+
 
 @dataclass
 class Batch:
@@ -52,38 +55,60 @@ def poisoned_arena(draw: np.random.Generator, batch: Batch, layers: int, kv_head
 
 def slots_of(batch: Batch, sequence: int, first: int, last: int) -> np.ndarray:
     """Arena slots of tokens ``first`` to ``last`` of a sequence."""
+    return table_slots(batch.tables[sequence], batch.block_size, first, last)
+
+
+def table_slots(table: np.ndarray, block_size: int, first: int, last: int) -> np.ndarray:
+    """Arena slots of tokens ``first`` to ``last`` of the sequence with this block table."""
     token = np.arange(first, last)
-    table = batch.tables[sequence].astype(np.int64)
-    return table[token // batch.block_size] * batch.block_size + token % batch.block_size
+    return table.astype(np.int64)[token // block_size] * block_size + token % block_size
 
 
-def dense_attention(
-    batch: Batch,
-    arena: torch.Tensor,
-    layer: int,
-    query: torch.Tensor,
-    *,
-    scale: float,
-    window: int | None = None,
-    softcap: float | None = None,
-    sinks: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """[heads, T, d] queries -> [T, heads, d], in float64, one sequence and one row after another."""
-    heads = query.shape[0]
-    flat = arena[layer].double().view(2, arena.shape[2], -1, arena.shape[5])
-    rows = []
-    row = 0
-    for i, (start, count) in enumerate(zip(batch.starts, batch.counts, strict=True)):
-        for position in range(start, start + count):
-            low = 0 if window is None else max(0, position + 1 - window)
-            slots = torch.from_numpy(slots_of(batch, i, low, position + 1))
-            key, value = flat[:, :, slots].repeat_interleave(heads // arena.shape[2], dim=1)
-            scores = (key @ query[:, row].double().unsqueeze(-1)).squeeze(-1) * scale
-            if softcap is not None:
-                scores = softcap * torch.tanh(scores / softcap)
-            if sinks is not None:
-                scores = torch.cat([scores, sinks.double().unsqueeze(-1)], -1)
-            weights = scores.softmax(-1)[:, : len(slots)]
-            rows.append((weights.unsqueeze(1) @ value).squeeze(1))
-            row += 1
-    return torch.stack(rows).float()
+class DenseAttention:
+    """An attention backend written down densely: in float64, one sequence and one query token after another."""
+
+    def __init__(self, arena: torch.Tensor) -> None:
+        self.arena = arena
+        self.block_size = arena.shape[4]
+
+    def write_kv(self, layer: int, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan) -> None:
+        """Store the step's keys and values."""
+        slots = torch.from_numpy(plan.slots)
+        for plane, new in zip(self.arena[layer], (key, value), strict=True):
+            plane.view(plane.shape[0], -1, plane.shape[3])[:, slots] = new
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        plan: AttentionPlan,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """[heads, T, d] queries -> [T, heads, d]."""
+        heads, kv_heads, width = query.shape[0], self.arena.shape[2], self.arena.shape[5]
+        flat = self.arena[layer].double().view(2, kv_heads, -1, width)
+        rows = []
+        row = 0
+        for table, start, count in zip(plan.tables, plan.starts.tolist(), plan.counts.tolist(), strict=True):
+            for position in range(start, start + count):
+                low = 0 if window is None else max(0, position + 1 - window)
+                slots = torch.from_numpy(table_slots(table, self.block_size, low, position + 1))
+                key, value = flat[:, :, slots].repeat_interleave(heads // kv_heads, dim=1)
+                scores = (key @ query[:, row].double().unsqueeze(-1)).squeeze(-1) * scale
+                if softcap is not None:
+                    scores = softcap * torch.tanh(scores / softcap)
+                if sinks is not None:
+                    scores = torch.cat([scores, sinks.double().unsqueeze(-1)], -1)
+                weights = scores.softmax(-1)[:, : len(slots)]
+                rows.append((weights.unsqueeze(1) @ value).squeeze(1))
+                row += 1
+        return torch.stack(rows).float()
+
+    def copy_blocks(self, copies: Copies) -> None:
+        """Copy and zero blocks."""
+        for src, dst, slots in copies:
+            self.arena[:, :, :, dst, :slots] = self.arena[:, :, :, src, :slots] if src >= 0 else 0

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from quire_engine.attention.plan import AttentionPlan, build_plan
+from quire_kernels.features import Features
 from quire_kernels.gpu.attention import Scratch, attention
 from quire_kernels.gpu.device_work import Capacity, DeviceWork
 from quire_kernels.gpu.launch_table import architecture, launch_for
-from quire_kernels.gpu.paged_attention import Features
 from quire_kernels.gpu.tiling import REGIMES, Shape, tile_items
 from quire_kernels.group_rule import FREE, GroupRule, weights_for
 

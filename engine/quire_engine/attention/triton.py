@@ -1,7 +1,7 @@
 """Attention over a paged arena with Triton kernels, on a GPU or, to prove the kernels, in Triton's interpreter.
 
 Owns the passage from a step's plan to launches: tiles are cut and copied to the device once a step (for each
-window), every layer then launches the same few kernels. The signature is that of ``cpu_attention.CpuAttention``.
+window), every layer then launches the same few kernels.
 
 Two ways to hold a step on the device. By default each plan gets buffers of its own size. For captured CUDA graphs
 the owner of the graphs makes a ``StaticStep`` of some capacity, loads plan after plan into it, and captures or
@@ -19,21 +19,21 @@ import torch
 from quire_engine.files.kv_scales import KvScales
 from quire_engine.transfer import to_device
 from quire_kernels.checks import FP8, interpreting
+from quire_kernels.features import Features
 from quire_kernels.gpu.attention import Scratch, attention
 from quire_kernels.gpu.copy_blocks import copy_blocks
 from quire_kernels.gpu.device_work import Capacity, DeviceWork
 from quire_kernels.gpu.launch_table import Launch, architecture, launch_for
-from quire_kernels.gpu.paged_attention import Features
 from quire_kernels.gpu.tiling import REGIMES, Shape, Tiles, tile_items
 from quire_kernels.gpu.write_kv import write_kv
 from quire_kernels.group_rule import GroupRule, weights_for
 
+from .backend import Copies
 from .groups import MAX_LEVELS
 from .plan import AttentionPlan
 
 SLOTS = "triton slots"  # key of the plan's slots on the device
 INTERPRETER_SMS = 4
-Copies = list[tuple[int, int, int]]
 
 
 class StaticStep:
@@ -98,7 +98,7 @@ class TritonAttention:
 
     @torch.no_grad()
     def write_kv(self, layer: int, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan) -> None:
-        """Store the step's ``key`` and ``value``, each [kv_heads, T, d], in the slots of the plan."""
+        """Store the step's keys and values; see :class:`AttentionBackend`."""
         slots = plan.prepared.get(SLOTS)
         if slots is None:
             slots = plan.prepared[SLOTS] = to_device(torch.from_numpy(plan.slots), self.arena.device)
@@ -116,31 +116,19 @@ class TritonAttention:
         window: int | None = None,
         softcap: float | None = None,
         sinks: torch.Tensor | None = None,
-        slopes: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attention of all query rows of the step; the step's own K and V must be written already.
-
-        Args:
-            query: [heads, T, d].
-            scale: factor on the scores.
-            window: a row sees at most this many keys, its own included.
-            softcap: scores become ``softcap * tanh(score / softcap)``.
-            sinks: [heads] logits that join each head's softmax without a value.
-            slopes: [heads] float32 ALiBi slopes.
-
-        Returns:
-            [T, heads, d], dtype of ``query``.
-        """
+        """Attention of all query tokens of the step; see :class:`AttentionBackend`."""
         work = self._work(plan, window)
         heads, rows, width = query.shape
         out = query.new_zeros(rows, heads, width)
-        features = Features(scale, window, softcap, sinks, slopes, *self._layer_scales(layer))
+        k_scale, v_scale = self._layer_scales(layer)
+        features = Features(scale, window, softcap, sinks, k_scale=k_scale, v_scale=v_scale)
         keys, values = self.arena[layer, 0], self.arena[layer, 1]
         return attention(query, keys, values, work, self.launches, features, self._scratch, out, self.sm_count)
 
     @torch.no_grad()
     def copy_blocks(self, copies: Copies) -> None:
-        """Copy the first ``slots`` slots in all layers, for rows (src, dst, slots); src -1 zeroes them."""
+        """Copy and zero blocks; see :class:`AttentionBackend`."""
         for wave in _waves(copies):
             rows = to_device(torch.tensor(wave, dtype=torch.int32), self.arena.device)
             copy_blocks(self.arena, rows, torch.full((1,), len(wave), dtype=torch.int32, device=self.arena.device))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import torch
 
+from quire_kernels.features import Features
+
 from .device_work import DeviceWork
 from .launch_table import Launch
 from .merge_partials import merge_partials
-from .paged_attention import Features, paged_attention
+from .paged_attention import paged_attention
 from .tiling import REGIMES
 
 

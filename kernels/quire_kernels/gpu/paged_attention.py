@@ -12,7 +12,6 @@ depend on the step: how many tiles there are is read on the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ import triton
 import triton.language as tl
 
 from quire_kernels.checks import FLOATS, FP8, check, check_device, check_kv, interpreting
+from quire_kernels.features import Features
 
 from .device_work import DeviceWork
 from .launch_table import Launch, fallbacks
@@ -29,28 +29,6 @@ from .write_kv import check_scales
 
 PROGRAMS = 16  # programs per multiprocessor a launch has at most; each takes every n-th tile
 FIELDS = tl.constexpr(len(RECORD))
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """What a model asks of attention beyond queries, keys and values.
-
-    Attributes:
-        scale: factor on the scores.
-        window: a row sees at most this many keys, its own included.
-        softcap: scores become ``softcap * tanh(score / softcap)``.
-        sinks: [heads] logits that join each head's softmax without a value.
-        slopes: [heads] float32 ALiBi slopes: ``slope * (key position - query position)`` is added to the scores.
-        k_scale, v_scale: [kv_heads] float32 scales of e4m3 keys and values.
-    """
-
-    scale: float
-    window: int | None = None
-    softcap: float | None = None
-    sinks: torch.Tensor | None = None
-    slopes: torch.Tensor | None = None
-    k_scale: torch.Tensor | None = None
-    v_scale: torch.Tensor | None = None
 
 
 @triton.jit

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 
 import numpy as np
 import pytest
 import torch
 
-from quire_engine.attention.cpu.attention import CpuAttention, Partials, _merge
+from quire_engine.attention.backend import AttentionBackend
+from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.attention.cpu.pytorch import Partials, merge
 from quire_engine.attention.plan import build_plan
-from tests.support.dense_attention import Batch, dense_attention, poisoned_arena, random_batch
+from quire_engine.attention.triton import TritonAttention
+from tests.support.dense_attention import Batch, DenseAttention, poisoned_arena, random_batch
 
 # (shared blocks, tokens before the step, query tokens): decodes, chunks, a first chunk, a single token.
 MIXED = [
@@ -47,8 +51,11 @@ def run(draw, batch, *, heads, kv_heads, width, group=True, dtype=torch.float32,
     )
     attention = CpuAttention(arena)
     attention.write_kv(layers - 1, key, value, plan)
-    paged = attention.attend(layers - 1, query, plan, scale=width**-0.5, **options)
-    return paged, dense_attention(batch, arena, layers - 1, query, scale=width**-0.5, **options)
+    paged, dense = (
+        backend.attend(layers - 1, query, plan, scale=width**-0.5, **options)
+        for backend in (attention, DenseAttention(arena))
+    )
+    return paged, dense
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (5, 1)], ids=["mha", "gqa", "mqa"])
@@ -136,7 +143,8 @@ def test_a_wrong_block_is_noticed():
     draw, batch = mixed(13)
     arena = poisoned_arena(draw, batch, 1, 1, 16).nan_to_num(0.5)
     query = torch.from_numpy(draw.standard_normal((2, sum(batch.counts), 16), dtype=np.float32))
-    dense = dense_attention(batch, arena, 0, query, scale=0.25)
+    right = build_plan(batch.tables, batch.starts, batch.counts, batch.block_size)
+    dense = DenseAttention(arena).attend(0, query, right, scale=0.25)
     row = sum(batch.counts[:7])  # the decode over 300 private tokens
     batch.tables[7] = batch.tables[7].copy()
     batch.tables[7][3] = batch.tables[9][1]
@@ -150,6 +158,14 @@ def test_an_empty_result_is_zero_not_nan():
     """Merging only empty partial results gives zero; an empty one beside another changes nothing."""
     out = torch.tensor([[1.0, 2.0], [0.0, 0.0]]).view(1, 2, 1, 2)
     lse = torch.tensor([3.0, -torch.inf]).view(1, 2, 1)
-    merged = _merge(Partials(out, lse), torch.tensor([[0, 1], [1, 1], [1, 0]]), None)
+    merged = merge(Partials(out, lse), torch.tensor([[0, 1], [1, 1], [1, 0]]), None)
 
     assert merged.squeeze(1).tolist() == [[1.0, 2.0], [0.0, 0.0], [1.0, 2.0]]
+
+
+@pytest.mark.parametrize("method", ["write_kv", "attend", "copy_blocks"])
+@pytest.mark.parametrize("backend", [CpuAttention, TritonAttention, DenseAttention])
+def test_backends_have_one_signature(backend, method):
+    """Every backend takes the arguments that the protocol names, in its order and with its defaults."""
+    expected = inspect.signature(getattr(AttentionBackend, method))
+    assert inspect.signature(getattr(backend, method)) == expected

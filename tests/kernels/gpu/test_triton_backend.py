@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_engine.attention.triton import TritonAttention, _waves
-from quire_kernels.gpu.paged_attention import Features
+from quire_kernels.features import Features
 from quire_kernels.reference import paged_attention_ref
 from tests.kernels.batch import DEVICE
 
