@@ -1,4 +1,4 @@
-"""Link: the messages between an engine and the gateway.
+"""Link: the messages between an engine and the gateway (PROTOCOL.md section 17).
 
 One AF_UNIX stream per engine, the engine connects. Each message is a 4-byte little-endian length and one
 MessagePack map whose ``type`` field names it. A stream, not a ZeroMQ socket, because the end of an engine must be
@@ -20,7 +20,7 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """First message of an engine: who it is and what it serves."""
+    """First message of an engine: its name and what it serves."""
 
     engine: str
     model: str
@@ -114,9 +114,7 @@ class TokenLogprob:
 @dataclass(frozen=True, slots=True)
 class Output:
     """New tokens of one continuation. ``finish``: "" (goes on), ``stop``, ``length``, ``abort`` or ``error``; an
-    error has a ``code`` (``invalid``, ``too_long``, ``over_limit``, ``no_space``, ``no_room``, ``kvstore_lost``,
-    ``internal``) and a ``message``.
-    ``cached_tokens`` is set on the first output."""
+    error has a ``code`` and a ``message``. ``cached_tokens`` is set on the first output."""
 
     request: str
     index: int

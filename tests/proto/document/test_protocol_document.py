@@ -6,10 +6,13 @@ import dataclasses
 import re
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import get_args
 
 import pytest
 
-from quire_proto import messages
+from quire_engine.kv.step_grants import AT_LIMIT, NO_ROOM, OVER_LIMIT
+from quire_engine.scheduling.front import BACKOFF_S, LOAD_PERIOD_S, REFUSED_S
+from quire_proto import gateway_link, messages
 from quire_proto.client.requests import UNORDERED_FROM
 from quire_proto.messages import (
     Allocate,
@@ -30,6 +33,9 @@ from quire_proto.wire.digests import chain, domain_key, salted
 from quire_proto.wire.envelope import Reply, Request, decode_reply, decode_request
 from quire_proto.wire.layout import Layout
 from quire_proto.wire.u32 import pack_u32 as u32
+from quire_services.gateway.engines import SILENT_S
+from quire_services.gateway.http.errors import engine_error
+from quire_services.gateway.link_server import HELLO_S
 from tests.support.repository import ROOT
 
 DOCUMENT = (ROOT / "proto" / "PROTOCOL.md").read_text()
@@ -103,6 +109,7 @@ TYPES = {
     "str": "str",
     "bytes": "bytes",
     "bool": "bool",
+    "float": "float",
     "U32s": "u32[]",
     "Pairs": "u32[][2]",
     "Triples": "u32[][3]",
@@ -114,7 +121,7 @@ TYPES = {
 MESSAGES = [import_module(f"{messages.__name__}.{found.name}") for found in iter_modules(messages.__path__)]
 BODIES = [
     cls
-    for module in (*MESSAGES, handles, layout)
+    for module in (*MESSAGES, handles, layout, gateway_link)
     for cls in vars(module).values()
     if dataclasses.is_dataclass(cls) and isinstance(cls, type) and cls.__module__ == module.__name__
 ]
@@ -205,6 +212,14 @@ def test_the_ops_are_in_the_document_as_in_the_table() -> None:
     }
 
 
+def test_the_ops_without_order_are_named() -> None:
+    """Where the document says how requests are numbered, it names every op that may come in any order."""
+    named = re.search(r"^\*\*Unordered ops\*\* \(`([a-z\s]+)`\)", DOCUMENT, re.M)
+
+    assert named
+    assert set(named[1].split()) == {op.name for op in OPS.values() if not op.ordered}
+
+
 def test_every_code_and_op_is_in_the_document() -> None:
     """Error codes, item codes, ops and the version are those of the code."""
     codes = set(re.findall(r"^\| `([A-Z_]+)` \| (?:yes|no) \|", DOCUMENT, re.M))
@@ -216,3 +231,34 @@ def test_every_code_and_op_is_in_the_document() -> None:
     assert len(item_codes) == 7
     assert told == set(OPS)
     assert f"Protocol version {envelope.VERSION}" in DOCUMENT
+
+
+def test_the_link_is_in_the_document_as_in_the_code() -> None:
+    """Messages with their senders, times, sizes, ends and error codes of the link are those of its two ends."""
+    link = DOCUMENT.partition("## 17.")[2]
+    sent = set(re.findall(r"^\| `(\w+)` \| (engine|gateway) \| (?:engine|gateway) \|", link, re.M))
+    codes = re.findall(r"^\| `(\w+)` \| [^|]+ \|$", link, re.M)
+    finishes = re.search(r"^\| `finish` \|.*", link, re.M)
+    kinds = {
+        field.default
+        for message in get_args(gateway_link.Message)
+        for field in dataclasses.fields(message)
+        if field.name == "type"
+    }
+
+    assert dict(sent).keys() == kinds
+    assert {name for name, sender in sent if sender == "engine"} == {"hello", "load", "outputs"}
+    assert [code for code in codes if engine_error(code, "").code == "internal_error"] == ["internal"]
+    assert {AT_LIMIT, OVER_LIMIT, NO_ROOM, "invalid", "too_long", "kvstore_lost"} == set(codes) - {"internal"}
+    assert finishes
+    assert set(re.findall(r"`(\w+)`", finishes[0])) == {"finish", "stop", "length", "abort", "error"}
+    assert gateway_link.MAX_MESSAGE_BYTES == 64 << 20
+    for figure in (
+        "at most 64 MiB",
+        f"within {HELLO_S:g} seconds",
+        f"every {LOAD_PERIOD_S:g} seconds",
+        f"{SILENT_S:g} seconds",
+        f"first after {BACKOFF_S[0]:g} seconds, then up to every second, or {REFUSED_S:g} seconds",
+    ):
+        assert figure in " ".join(link.split()), figure
+    assert BACKOFF_S[1] == 1
