@@ -198,6 +198,8 @@ class Engine:
         )
         key = salted(_key(tenant), words.option("salt", ""))
         digests = chain(key, prompt, self._size)
+        if count := words.number("digests", 0):  # of the text that all share, however few tokens there are
+            digests = chain(key, tokens(str(count * self._size)), self._size)
         item = m.Allocate(
             sequence=number,
             tenant=tenant,
