@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from hypothesis import HealthCheck, settings
+import pytest
 from hypothesis.stateful import invariant, rule
 
 from quire_kvstore.events.catalogue import Catalogue, Form
@@ -16,7 +16,9 @@ from quire_proto.messages import Seal
 from quire_proto.wire.digests import DIGEST_BYTES, chain, domain_key, split
 from quire_proto.wire.u32 import pack_u32
 from tests.kvstore.events.subscriber import AllBlocksCleared, BlockRemoved, BlockStored, Told, View
-from tests.kvstore.test_machine import PUBLISHED, StoreMachine
+from tests.proofs.machine import StoreMachine
+from tests.proofs.model_sharing import Record
+from tests.proofs.test_machine import run
 from tests.support.driver import Driver
 
 ROOT_KEY = bytes(range(32))
@@ -223,15 +225,21 @@ def test_tokens_of_not_all_blocks_are_refused() -> None:
 class EventsMachine(StoreMachine):
     """Whenever the journal is read, a router that applied all events knows exactly what the store can hit."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.told = Reading(self.driver, form(size=self.driver.size))
+    def begin(self, *declared: Any) -> None:
+        """Each boot has a stream of its own, and a router that knows nothing."""
+        super().begin(*declared)
+        size = self.world.store.state.block_size
+        self.catalogue, self.view = (
+            Catalogue(Form(size, "CPU", "", "none", "bytes", self.world.service.root_key)),
+            View(),
+        )
+        self.journal = self.world.store.state.index.journal = Journal()
         self.reading = False
 
     @rule()
     def read(self) -> None:
         """Somebody reads the stream."""
-        self.told.read()
+        self.view.apply(decoded(self.catalogue.apply(self.journal.take())))
         self.reading = True
 
     @invariant()
@@ -240,24 +248,37 @@ class EventsMachine(StoreMachine):
         if not self.reading:
             return
         self.reading = False
-        state = self.driver.store.state
-        ready = [record for record in state.publications.all() if record.table is not None]
-        shared = split(chain(domain_key(ROOT_KEY, "group:public", 1), PUBLISHED, self.driver.size)) if ready else []
-        names = {entry.digest for entry in state.index.entries()}
-        assert set(self.told.view.parents) == names | set(shared)
-        for entry in state.index.entries():
-            parent = self.told.view.parents[entry.digest]
+        entries, known = self.world.store.state.index.entries(), set(self.view.parents)
+        ready = {record.id: self.names(record) for record in self.model.sharing.records.values() if record.table}
+        shared = {name for names in ready.values() for name in names}
+        assert known == {entry.digest for entry in entries} | shared
+        for entry in entries:
+            parent = self.view.parents[entry.digest]
+            if entry.digest in shared:
+                continue
             if entry.anchor is None:
                 assert parent == (None if entry.parent == bytes(DIGEST_BYTES) else entry.parent)
-            else:
-                assert parent == (shared[-1] if shared else None)
+            elif entry.anchor in ready and not self.model.sharing.records[entry.anchor].live:
+                assert parent == (ready[entry.anchor][-1] if ready[entry.anchor] else None)
+
+    def names(self, record: Record) -> list[bytes]:
+        """How the router knows a ready publication's blocks: under the key that its group had when it was ready."""
+        for generation in range(1, 2 + self.model.sharing.left[record.domain]):
+            key = domain_key(self.world.service.root_key, f"group:{record.domain}", generation)
+            names = split(chain(key, record.tokens, self.world.store.state.block_size))
+            if set(names) <= set(self.view.parents):
+                return names
+        raise AssertionError(f"a ready publication was not told: {record.id}")
 
 
-TestEvents = EventsMachine.TestCase
-TestEvents.settings = settings(
-    max_examples=40,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
+def test_events_add_up_to_the_index() -> None:
+    """Whatever engines, operators, crashes and the clock do."""
+    run(EventsMachine, 25)
+
+
+def test_a_removal_that_is_not_told_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine fails on a journal that forgets evictions."""
+    monkeypatch.setattr(Journal, "removed", lambda *_: None)
+
+    with pytest.raises(AssertionError):
+        run(EventsMachine, 25, shrink=False)
