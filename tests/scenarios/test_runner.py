@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_kvstore.ops import allocate, seal
+from quire_kvstore.server.handlers import SEQUENCE_OPS
 from quire_kvstore.sharing.claims import Claims
 from quire_kvstore.state import State
 from quire_proto import messages as m
@@ -120,20 +120,19 @@ def test_wrong_content_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     play(text, tmp_path)
     stolen: list[bytes] = []
-    real = allocate.allocate
+    real = SEQUENCE_OPS["allocate"]
 
-    def thief(state: State, session: object, item: m.Allocate, pace: object) -> object:
+    def thief(state: State, session: object, item: m.Allocate) -> object:
         stolen.append(item.digests)
-        item = m.Allocate(item.sequence, item.tenant, item.tokens, stolen[0])
-        return real(state, session, item, pace)  # type: ignore[arg-type]
+        return real(state, session, m.Allocate(item.sequence, item.tenant, item.tokens, stolen[0]))
 
-    monkeypatch.setattr(allocate, "allocate", thief)
+    monkeypatch.setitem(SEQUENCE_OPS, "allocate", thief)
     with pytest.raises(ScenarioError, match="7: e2/1: wrong content at token 0"):
         play(text, tmp_path / "again")
 
 
 def _no_seal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seal, "seal", lambda *_: m.Sealed(m.OK))
+    monkeypatch.setitem(SEQUENCE_OPS, "seal", lambda *_: m.Sealed(m.OK))
 
 
 def _no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
