@@ -19,7 +19,7 @@ from typing import Any
 
 FOLDERS = ("proto", "kvstore", "kernels", "engine", "services", "")
 # Where a tree's tests keep the kvstore without a socket; older trees have it elsewhere.
-HARNESSES = ("tests.support.service", "tests.support.service")
+HARNESSES = ("tests.support.service", "tests.kvstore.service_fixture")
 ENTRY = "Dispatch.handle"
 ENCODED = "to_map"  # what the op has answered
 TOKENS = 17
