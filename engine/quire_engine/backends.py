@@ -17,12 +17,11 @@ import torch
 
 from quire_engine.attention.backend import AttentionBackend
 from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.kv.attach import arena_of
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner
 from quire_proto.client.client import KVClient
 from quire_proto.wire.layout import E4M3, Layout
-
-from .attach import arena_of
 
 AUTO, CPU, TRITON = "auto", "cpu", "triton"
 

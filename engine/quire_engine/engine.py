@@ -24,6 +24,7 @@ from functools import partial
 
 import structlog
 
+from quire_engine.kv.attach import ContextPoisoned
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.kv.sequence_limits import bounds
 from quire_engine.kv.step_grants import StepGrants
@@ -43,8 +44,6 @@ from quire_engine.sequences.step_plan import StepPlan, Work
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Abort, Generate, Load
 from quire_proto.wire.errors import DeviceFault, LayoutMismatch, LocalError, NameTaken, QuireError
-
-from .attach import ContextPoisoned
 
 IDLE_S = 0.2
 REATTACH_S = 0.05

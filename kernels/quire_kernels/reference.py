@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from quire_kernels.features import Features
+from .features import Features
 
 
 def paged_attention_ref(

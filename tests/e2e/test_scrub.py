@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from quire_engine.attach import arena_of
 from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.kv.attach import arena_of
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner
 from quire_proto.client.client import KVClient

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from quire_engine.attach import arena_of
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.engine import Engine
+from quire_engine.kv.attach import arena_of
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Launched, Runner
 from quire_engine.sequences.step_plan import Work

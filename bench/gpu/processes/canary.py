@@ -22,7 +22,7 @@ from contextlib import contextmanager
 import torch
 
 from bench.report.figures import say
-from quire_engine.attach import arena_of, gpu_uuid, quiesce
+from quire_engine.kv.attach import arena_of, gpu_uuid, quiesce
 from quire_proto.client.client import KVClient
 from quire_proto.wire.errors import NoSpace, QuireError
 from quire_proto.wire.u32 import pack_u32, unpack_u32

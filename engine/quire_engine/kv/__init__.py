@@ -1,1 +1,1 @@
-"""The engine and the kvstore: one message a step, and what is done with its answer."""
+"""The engine's session with the kvstore: the arena mapped, one message a step, and what its answers ask for."""

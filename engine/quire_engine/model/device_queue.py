@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from quire_engine.attach import ContextPoisoned, quiesce
+from quire_engine.kv.attach import ContextPoisoned, quiesce
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)

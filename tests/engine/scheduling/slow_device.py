@@ -14,8 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from quire_engine.attach import arena_of
 from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.kv.attach import arena_of
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Launched, Runner
 from quire_engine.sequences.step_plan import Work

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from quire_engine.attach import arena_of
 from quire_engine.attention.triton import TritonAttention
+from quire_engine.kv.attach import arena_of
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.kv.step_grants import StepGrants
 from quire_engine.model.graphs import DecodeGraphs

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from quire_engine import attach
-from quire_engine.attach import ContextPoisoned, gpu_uuid, quiesce
 from quire_engine.engine import Engine
+from quire_engine.kv import attach
+from quire_engine.kv.attach import ContextPoisoned, gpu_uuid, quiesce
 from quire_engine.model.runner import Runner
 from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
