@@ -23,6 +23,7 @@ from quire_proto.wire.errors import QuireError
 from tests.chaos.engine import PUBLISHED
 from tests.support.repository import ROOT
 from tests.support.stamped_arena import LAYOUT
+from tests.support.waits import wait_for
 
 LEASE_MS, GRACE_MS, BLOCKS = 1000, 500, 192
 PATIENCE_S = 30.0
@@ -31,16 +32,6 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 class ChaosError(AssertionError):
     """Something that must not happen, or that did not happen in time."""
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_S) -> Any:
-    """The first true value of a condition. Raises ChaosError."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > end:
-            raise ChaosError(f"not within {seconds} s: {what}")
-        time.sleep(0.005)
-    return value
 
 
 class Member:
@@ -136,8 +127,8 @@ class Stage:
         working = {s.pid for s in stats.sessions if s.state == "ready" and s.progress > 0}
         return all(engine.pid in working for engine in self.engines)
 
-    def until(self, condition: Callable[[], Any], what: str) -> Any:
-        """As ``until``, and fails at once if a process ended by itself; raises ChaosError that says who is missing."""
+    def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
+        """As the function; fails at once if a process ended by itself. Raises ChaosError that says what is missing."""
 
         def looked() -> Any:
             value = condition()
@@ -146,8 +137,8 @@ class Stage:
             return value
 
         try:
-            return until(looked, what)
-        except ChaosError as error:
+            return wait_for(looked, what, PATIENCE_S)
+        except AssertionError as error:
             raise ChaosError(f"{error}; {self._missing()}") from None
 
     def _missing(self) -> str:

@@ -20,8 +20,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from bench.report.figures import Report, percentile, table
-from tests.chaos.cast import BLOCKS, ENVIRONMENT, GRACE_MS, LEASE_MS, ChaosError, Member, Stage, until
+from tests.chaos.cast import BLOCKS, ENVIRONMENT, GRACE_MS, LEASE_MS, PATIENCE_S, ChaosError, Member, Stage
 from tests.chaos.engine import PUBLISHED, SIZE
+from tests.support.waits import wait_for
 
 ENGINES = 4
 QUIET_S = 3.0
@@ -43,13 +44,13 @@ class Chaos:
         acts = [self.kill_engine] * 6 + [self.short_stop] * 4 + [self.long_stop] * 2 + [self.stop_until_fenced] * 2
         acts += [self.kill_kvstore] * 3 + [self.stop_kvstore] * 2 + [self.flood]
         once = [self.flood, self.kill_kvstore, self.long_stop, self.stop_until_fenced, self.stop_kvstore]
-        self.stage.until(self.stage.serving, "the engines work")
+        self.stage.wait_for(self.stage.serving, "the engines work")
         end = time.monotonic() + 60 * minutes
         while time.monotonic() < end:
             time.sleep(self.rng.uniform(0.0, 1.5))
             self.stage.check()
             (once.pop() if once else self.rng.choice(acts))()
-            self.stage.until(self.stage.serving, "the engines work again")
+            self.stage.wait_for(self.stage.serving, "the engines work again")
 
     def _timed(self, what: str, limit: float, began: float) -> None:
         took = time.monotonic() - began
@@ -65,7 +66,7 @@ class Chaos:
         engine = self._victim()
         pid, began = engine.pid, time.monotonic()
         engine.send(signal.SIGKILL)
-        until(lambda: self.stage.session(pid) is None, "the dead engine's session is gone")
+        wait_for(lambda: self.stage.session(pid) is None, "the dead engine's session is gone", PATIENCE_S)
         self._timed("killed engine: its blocks are back", DEAD_S, began)
         engine.gone()
         engine.start()
@@ -82,7 +83,7 @@ class Chaos:
         engine = self._victim()
         pid, began = engine.pid, time.monotonic()
         engine.send(signal.SIGSTOP)
-        until(lambda: self.stage.session(pid) is None, "the hung engine's session is gone")
+        wait_for(lambda: self.stage.session(pid) is None, "the hung engine's session is gone", PATIENCE_S)
         self._timed("hung engine: its blocks are back", (LEASE_MS + GRACE_MS) / 1000 + MARGIN_S, began)
         engine.gone()
         engine.start()
@@ -92,11 +93,11 @@ class Chaos:
         engine = self._victim()
         pid, process = engine.pid, engine.process
         engine.send(signal.SIGSTOP)
-        until(lambda: (s := self.stage.session(pid)) is None or s.state == "fenced", "it is fenced")
+        wait_for(lambda: (s := self.stage.session(pid)) is None or s.state == "fenced", "it is fenced", PATIENCE_S)
         began = time.monotonic()
         engine.send(signal.SIGCONT)
         # A session of this process that is ready is another one: it was fenced.
-        until(lambda: process.poll() is not None or self._ready(pid), "it is back")
+        wait_for(lambda: process.poll() is not None or self._ready(pid), "it is back", PATIENCE_S)
         if process.poll() is None:
             self._timed("fenced engine that goes on: attached again", 2 * MARGIN_S, began)
         else:
@@ -109,24 +110,24 @@ class Chaos:
 
     def kill_kvstore(self) -> None:
         """kill -9: a new boot, and every engine is at work on it."""
-        stats = until(self.stage.stats, "stats")
+        stats = wait_for(self.stage.stats, "the kvstore answers", PATIENCE_S)
         began = time.monotonic()
         self.stage.kvstore.kill()
         self.stage.kvstore.wait()
         self.stage.start_kvstore()
-        self.stage.until(lambda: self.stage.serving(stats.boot), "all engines are back")
+        self.stage.wait_for(lambda: self.stage.serving(stats.boot), "all engines are back")
         self._timed("killed kvstore: all engines at work", BACK_S, began)
 
     def stop_kvstore(self) -> None:
         """It stands still, at times for longer than the lease, and judges nobody for it."""
-        before = until(self.stage.stats, "stats")
+        before = wait_for(self.stage.stats, "the kvstore answers", PATIENCE_S)
         self.stage.kvstore.send_signal(signal.SIGSTOP)
         time.sleep(self.rng.uniform(0.2, 2.0 * LEASE_MS / 1000))
         began = time.monotonic()
         self.stage.kvstore.send_signal(signal.SIGCONT)
-        self.stage.until(self.stage.serving, "all engines work again")
+        self.stage.wait_for(self.stage.serving, "all engines work again")
         self._timed("stopped kvstore: all engines at work", BACK_S, began)
-        after = until(self.stage.stats, "stats")
+        after = wait_for(self.stage.stats, "the kvstore answers", PATIENCE_S)
         if after.counters["killed"] != before.counters["killed"]:
             raise ChaosError("an engine was killed because the kvstore had stood still")
 
@@ -152,7 +153,7 @@ class Chaos:
         """All engines leave: nothing is held but what is pinned, and nothing is in quarantine."""
         self.stage.check()
         self.stage.end_engines()
-        stats = until(self.stage.stats, "stats")
+        stats = wait_for(self.stage.stats, "the kvstore answers", PATIENCE_S)
         ready = sum(1 for record in stats.publications if record.state == "ready")
         held = ready * -(-len(PUBLISHED) // SIZE)
         if (stats.blocks["held"], stats.blocks["quarantined"]) != (held, 0):

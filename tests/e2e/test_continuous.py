@@ -11,6 +11,7 @@ import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
 from tests.support.stack import running, step_log
+from tests.support.waits import wait_for
 
 
 @pytest.mark.slow
@@ -26,9 +27,7 @@ def test_short_requests_overtake_a_long_one(tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(9) as pool:
             long = pool.submit(timed, 20, 400)
-            first_token = time.monotonic() + 5
-            while stack.stats().blocks["held"] == 0:
-                assert time.monotonic() < first_token
+            wait_for(lambda: stack.stats().blocks["held"], "the long request runs", 5)
             short = [pool.submit(timed, 5 + i, 8) for i in range(8)]
             assert max(s.result() for s in short) < long.result()
 

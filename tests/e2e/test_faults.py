@@ -15,7 +15,8 @@ import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
 from tests.support.reference import Reference
-from tests.support.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running
+from tests.support.waits import wait_for
 
 NEW = 300
 
@@ -61,7 +62,7 @@ def test_killed_engines_harm_no_other_stream(tmp_path: Path, kills: int) -> None
             running_now: list[tuple[list[int], Future[tuple[str, list[int], bool]]]] = [
                 (p, pool.submit(stream, stack, p, NEW)) for p in prompts
             ]
-            wait_for(lambda: stack.stats().blocks["held"] > 0, 10, "requests are running")
+            wait_for(lambda: stack.stats().blocks["held"] > 0, "requests are running", 10)
             time.sleep(rng.uniform(0, 0.3))
             victim, pid = rng.choice(sorted(stack.ready_sessions().items()))
             os.kill(pid, signal.SIGKILL)
@@ -71,12 +72,12 @@ def test_killed_engines_harm_no_other_stream(tmp_path: Path, kills: int) -> None
                 if engine != victim:
                     assert finished
                     survived += 1
-            wait_for(lambda: stack.stats().blocks["held"] == 0, 3, "the dead engine's blocks came back")
+            wait_for(lambda: stack.stats().blocks["held"] == 0, "the dead engine's blocks came back", 3)
             blocks = stack.stats().blocks
             assert blocks["quarantined"] == 0
             assert blocks["free"] + blocks["cached"] == blocks["total"]
-            wait_for(lambda: len(stack.ready_sessions()) == 2 and stack.health() == 200, 60, "the engine came back")
-            wait_for(lambda: ready_engines(stack) == 2, 60, "the gateway sees both engines")
+            wait_for(lambda: len(stack.ready_sessions()) == 2 and stack.health() == 200, "the engine came back", 60)
+            wait_for(lambda: ready_engines(stack) == 2, "the gateway sees both engines", 60)
     assert survived > 2 * kills
 
 
@@ -96,7 +97,7 @@ def test_a_killed_kvstore_is_replaced(tmp_path: Path) -> None:
         url = f"{stack.url}/v1/completions"
         body = {"model": "m", "prompt": prompt, "max_tokens": 3000, "ignore_eos": True}
         inflight = [pool.submit(httpx.post, url, json=body, timeout=60, trust_env=False) for _ in range(4)]
-        wait_for(lambda: sum(s.sequences for s in stack.stats().sessions) == 4, 10, "all requests are running")
+        wait_for(lambda: sum(s.sequences for s in stack.stats().sessions) == 4, "all requests are running", 10)
         killed = time.monotonic()
         os.kill(stack.pid_of("kvstore"), signal.SIGKILL)
         seen: set[int] = set()
@@ -105,7 +106,7 @@ def test_a_killed_kvstore_is_replaced(tmp_path: Path) -> None:
             seen.add(health := stack.health())
             return 503 in seen and health == 200 and len(stack.ready_sessions()) == 2
 
-        wait_for(back, 15, "engines are attached to the new kvstore, after /health said 503")
+        wait_for(back, "engines are attached to the new kvstore, after /health said 503", 15)
         print(f"\nengines re-attached after {time.monotonic() - killed:.2f} s")
         assert [f.result().status_code for f in inflight] == [503] * 4
         assert stack.stats().boot != boot
@@ -124,5 +125,5 @@ def test_a_hang_up_frees_the_blocks(tmp_path: Path) -> None:
         with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, timeout=60, trust_env=False) as answer:
             lines = answer.iter_lines()  # kept: httpx hangs up as soon as the iterator is gone
             next(lines)
-            wait_for(lambda: stack.stats().blocks["held"] > 0, 5, "the stream holds blocks")
-        wait_for(lambda: stack.stats().blocks["held"] == 0, 5, "the blocks of the stream came back")
+            wait_for(lambda: stack.stats().blocks["held"] > 0, "the stream holds blocks", 5)
+        wait_for(lambda: stack.stats().blocks["held"] == 0, "the blocks of the stream came back", 5)

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
-from tests.support.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running
+from tests.support.waits import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_four_samples_hold_the_prompt_once(stack: Stack) -> None:
     assert 20 < max(held) <= 20 + 4 * 7
     after = stack.stats()
     assert after.counters["copies"] - before.counters["copies"] == 3
-    wait_for(lambda: stack.stats().blocks["held"] == 0, 5, "all blocks came back")
+    wait_for(lambda: stack.stats().blocks["held"] == 0, "all blocks came back", 5)
 
 
 @pytest.mark.process
@@ -64,4 +65,4 @@ def test_samples_that_end_at_once_leave_nothing(stack: Stack) -> None:
     """n=3 with max_tokens=1 answers three tokens, forks nothing and holds nothing afterwards."""
     answer = stack.complete([FIRST_WORD + 3] * 20, max_tokens=1, n=3, temperature=1.0, seed=1)
     assert [len(c["token_ids"]) for c in answer["choices"]] == [1, 1, 1]
-    wait_for(lambda: stack.stats().blocks["held"] == 0, 5, "all blocks came back")
+    wait_for(lambda: stack.stats().blocks["held"] == 0, "all blocks came back", 5)

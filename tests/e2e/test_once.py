@@ -15,7 +15,8 @@ import pytest
 from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.messages import SessionInfo
 from tests.support.reference import Reference
-from tests.support.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running
+from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
 
@@ -43,7 +44,7 @@ def herd(stack: Stack, prompt: list[int], requests: int, **options: Any) -> list
             answer[:] = [http.post("/v1/completions", json=body | {"seed": number})]
             return answer[0].status_code == 200
 
-        wait_for(answered, AGAIN_S, f"request {number} is answered")
+        wait_for(answered, f"request {number} is answered", AGAIN_S)
         return answer[0].headers["x-quire-engine"], answer[0].json()["choices"][0]["token_ids"]
 
     many = httpx.Limits(max_connections=requests)
@@ -98,7 +99,7 @@ def test_a_herd_survives_its_owner_in_a_small_pool(tmp_path: Path) -> None:
     with running(tmp_path, model, blocks=34, config=config) as stack, ThreadPoolExecutor(1) as pool:
 
         def kill() -> None:
-            session = wait_for(lambda: owner(stack), 60, "an owner has sealed a part")
+            session = wait_for(lambda: owner(stack), "an owner has sealed a part", 60)
             os.kill(session.pid, signal.SIGKILL)
             killed.append(session.pid)
 
@@ -107,7 +108,7 @@ def test_a_herd_survives_its_owner_in_a_small_pool(tmp_path: Path) -> None:
         killer.result()
         assert killed
         assert all(len(tokens) == 8 for _, tokens in answers)
-        wait_for(lambda: stack.stats().blocks["held"] == 0, 10, "everything came back")
+        wait_for(lambda: stack.stats().blocks["held"] == 0, "everything came back", 10)
         counters, blocks = stack.stats().counters, stack.stats().blocks
         print({name: counters[name] for name in ("claimed", "waits", "seals", "duplicates", "no_space", "evictions")})
         assert counters["duplicates"] == 0
@@ -116,4 +117,4 @@ def test_a_herd_survives_its_owner_in_a_small_pool(tmp_path: Path) -> None:
         assert blocks["free"] + blocks["cached"] == blocks["total"]
         again = stack.complete(prompt, max_tokens=8, temperature=1.0, seed=3, ignore_eos=True)
         assert again["choices"][0]["token_ids"] == answers[3][1]
-        wait_for(lambda: len(stack.ready_sessions()) == 2, 60, "the engine came back")
+        wait_for(lambda: len(stack.ready_sessions()) == 2, "the engine came back", 60)

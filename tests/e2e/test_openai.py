@@ -9,7 +9,8 @@ import openai
 import pytest
 
 from bench.models.tiny import make_model
-from tests.support.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running
+from tests.support.waits import wait_for
 
 CONFIG = '[[tenants]]\nname = "ada"\nkeys = ["sk-ada"]\n'
 
@@ -85,4 +86,4 @@ def test_a_closed_stream_frees_its_blocks(stack: Stack, client: openai.OpenAI) -
     )
     next(iter(stream))
     stream.close()
-    wait_for(lambda: stack.stats().blocks["held"] == 0, 5, "the blocks came back")
+    wait_for(lambda: stack.stats().blocks["held"] == 0, "the blocks came back", 5)

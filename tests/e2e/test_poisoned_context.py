@@ -11,7 +11,8 @@ import pytest
 from bench.models.tiny import FIRST_WORD, make_model
 from tests.e2e.poison import changed
 from tests.support.reference import Reference
-from tests.support.stack import running, wait_for
+from tests.support.stack import running
+from tests.support.waits import wait_for
 
 # What a kernel's failure looks like to the engine: the step is launched, and the wait for it says that all is lost.
 FAIL_ONCE = """
@@ -46,12 +47,12 @@ def test_a_poisoned_engine_is_replaced(tmp_path: Path, monkeypatch: pytest.Monke
         body = {"model": "m", "prompt": prompt, "max_tokens": 60, "ignore_eos": True}
         asked = pool.submit(httpx.post, f"{stack.url}/v1/completions", json=body, timeout=180, trust_env=False)
 
-        wait_for((tmp_path / "failed").exists, 60, "the context is poisoned")
-        wait_for(lambda: (stack.ready_sessions() or before) != before, 90, "another process is the engine")
+        wait_for((tmp_path / "failed").exists, "the context is poisoned", 60)
+        wait_for(lambda: (stack.ready_sessions() or before) != before, "another process is the engine", 90)
         stack.wait_ready(1)
         asked.result()
         answer = stack.complete(prompt, max_tokens=8, ignore_eos=True)
-        wait_for(lambda: stack.stats().blocks["held"] == 0, 10, "nothing is held")
+        wait_for(lambda: stack.stats().blocks["held"] == 0, "nothing is held", 10)
 
         assert answer["choices"][0]["token_ids"] == expected
         assert stack.stats().blocks["quarantined"] == 0

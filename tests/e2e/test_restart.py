@@ -13,7 +13,8 @@ from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
 from quire_proto.wire.errors import QuireError
 from quire_proto.wire.u32 import pack_u32
-from tests.support.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running
+from tests.support.waits import wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 CONFIG = "".join(f'[[tenants]]\nname = "{n}"\nkeys = ["sk-{n}"]\n' for n in ("ann", "bob", "eve")).replace(
@@ -73,7 +74,7 @@ def kill(stack: Stack, *engines: int) -> None:
         except (QuireError, OSError):  # not there yet
             return False
 
-    wait_for(another, 60, "a new kvstore answers")
+    wait_for(another, "a new kvstore answers", 60)
 
 
 @pytest.mark.slow
@@ -82,7 +83,7 @@ def test_after_kill_9_the_first_engine_recomputes_what_is_published(tmp_path: Pa
     model = make_model(tmp_path / "model", vocab=256)
     with running(tmp_path, model, engines=2, config=CONFIG) as stack:
         declare(stack)
-        wait_for(lambda: states(stack) == {"ready"}, 60, "the prompts are computed")
+        wait_for(lambda: states(stack) == {"ready"}, "the prompts are computed", 60)
         before = declared(stack)
         assert len(before[0]) == 2
         assert before[2] == {"bob": (500, 100, 7)}
@@ -90,8 +91,8 @@ def test_after_kill_9_the_first_engine_recomputes_what_is_published(tmp_path: Pa
         kill(stack, *stack.ready_sessions().values())
 
         assert declared(stack) == before
-        wait_for(lambda: states(stack) == {"ready"}, 90, "the first ready engine computed the prompts again")
-        wait_for(lambda: stack.health() == 200, 60, "the gateway has an engine")
+        wait_for(lambda: states(stack) == {"ready"}, "the first ready engine computed the prompts again", 90)
+        wait_for(lambda: stack.health() == 200, "the gateway has an engine", 60)
         who_hits_what(stack, last=250)
 
 
@@ -107,7 +108,7 @@ def test_until_then_requests_work_uncached(tmp_path: Path) -> None:
         kill(stack)
 
         assert states(stack) == {"pending"}
-        wait_for(lambda: stack.ready_sessions() and stack.health() == 200, 60, "the engine attached again")
+        wait_for(lambda: stack.ready_sessions() and stack.health() == 200, "the engine attached again", 60)
         first = stack.complete([*PUBLIC, 9], max_tokens=6, ignore_eos=True, key="sk-ann")
         assert first["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
         assert first["choices"][0]["token_ids"] == wanted["choices"][0]["token_ids"]
@@ -124,5 +125,5 @@ def test_a_stopped_stack_has_it_all_with_a_state_directory(tmp_path: Path) -> No
         before = declared(stack)
     with running(tmp_path, model, state, engines=1, config=CONFIG) as stack:
         assert declared(stack) == before
-        wait_for(lambda: states(stack) == {"ready"}, 60, "the prompts are computed")
+        wait_for(lambda: states(stack) == {"ready"}, "the prompts are computed", 60)
         who_hits_what(stack, last=252)

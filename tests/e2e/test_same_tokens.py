@@ -12,7 +12,8 @@ import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
 from tests.support.reference import Reference
-from tests.support.stack import Stack, running, step_log, wait_for
+from tests.support.stack import Stack, running, step_log
+from tests.support.waits import wait_for
 
 NEW = 10
 # Head sizes 48 to 128; Mistral's window is shorter than most prompts; Gemma-2 has soft-cap and alternating windows.
@@ -85,6 +86,6 @@ def test_tokens_equal_generate_under_preemption(tmp_path: Path) -> None:
             answers = list(pool.map(lambda p: stack.complete(p, max_tokens=60, ignore_eos=True), asked))
         assert [a["choices"][0]["token_ids"] for a in answers] == list(right.values())
         assert sum(step_log(tmp_path / f"steps-engine-{i}.jsonl")[-1]["preemptions"] for i in (1, 2)) > 0
-        wait_for(lambda: stack.stats().blocks["held"] == 0, 5, "the last release, which follows the last token")
+        wait_for(lambda: stack.stats().blocks["held"] == 0, "the last release, which follows the last token", 5)
         blocks = stack.stats().blocks
         assert blocks["free"] + blocks["cached"] == blocks["total"]

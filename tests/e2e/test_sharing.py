@@ -13,7 +13,8 @@ import pytest
 from bench.models.tiny import make_model
 from quire_proto.client.client import KVClient
 from quire_proto.wire.u32 import unpack_u32
-from tests.support.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running
+from tests.support.waits import wait_for
 
 SYSTEM = " ".join(f"w{(7 * i) % 230}" for i in range(500))
 TENANTS = "".join(f'[[tenants]]\nname = "{n}"\nkeys = ["sk-{n}"]\n' for n in ("ada", "bob", "eve"))
@@ -68,7 +69,7 @@ def first_logprobs(answer: dict[str, Any]) -> list[float]:
 @pytest.mark.process
 def test_a_published_prompt_is_one_set_of_blocks_for_all(stack: Stack) -> None:
     """An engine computes the published prompt unasked; every tenant on either engine then shares those blocks."""
-    wait_for(lambda: published(stack)[0], 30, "an engine computed the publication")
+    wait_for(lambda: published(stack)[0], "an engine computed the publication", 30)
     tokens, blocks, _ = published(stack)
     first, engine = chat(stack, "ada", "w1 w2 w3")
     assert cached(first) == tokens

@@ -9,7 +9,7 @@ import pytest
 from quire_proto.gateway_link import Abort
 from quire_proto.wire.u32 import pack_u32
 from tests.support.engine_loop import BLOCKS, VOCAB, Bench, running, words
-from tests.support.stack import wait_for
+from tests.support.waits import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,9 @@ def test_aborts_before_and_after_the_fork(bench: Bench) -> None:
         assert bench.end("early", index).finish == "length"
     assert bench.stats().counters["forks"] == before + 1
     bench.ask("late", words(40, 11), n=3, temperature=1.0, max_tokens=200)
-    wait_for(lambda: len(bench.front.tokens.get(("late", 2), [])) > 2, 30, "the request has forked")
+    wait_for(lambda: len(bench.front.tokens.get(("late", 2), [])) > 2, "the request has forked", 30)
     bench.front.inbox.put(Abort("late", 1, every=False))
-    wait_for(lambda: bench.engine.load().running == 2, 30, "one continuation is gone")
+    wait_for(lambda: bench.engine.load().running == 2, "one continuation is gone", 30)
     bench.front.inbox.put(Abort("late"))
     bench.empty()
 

@@ -17,7 +17,8 @@ from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
 from quire_proto.messages import Publication
 from quire_proto.wire.u32 import pack_u32
-from tests.support.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running
+from tests.support.waits import wait_for
 
 TENANTS = {"ann": ["research"], "bob": ["research"], "cat": [], "eve": [], "scout": []}
 ENGINES = 2
@@ -51,7 +52,7 @@ class House:
         file = self.folder / f"{name}.txt"
         file.write_text(system)
         told = json.loads(self.quire("prefix", "publish", f"--file={file}", f"--domain={domain}", "--json", *flags))
-        wait_for(lambda: self.published(name).state == "ready", 90, f"{name} is computed")
+        wait_for(lambda: self.published(name).state == "ready", f"{name} is computed", 90)
         length = len(self.published(name).tokens) // 4
         assert (told["id"], told["domain"], told["tokens"]) == (name, domain, length)
         self.settle()
@@ -65,7 +66,7 @@ class House:
         marker = [FIRST_WORD + self.settlings, *range(FIRST_WORD, FIRST_WORD + BLOCK)]
         with KVReader(self.stack.run_dir) as kvstore:
             kvstore.publish(name, "public", pack_u32(marker))
-            wait_for(lambda: kvstore.lookup(publication=name).tokens, 90, "the marker is computed")
+            wait_for(lambda: kvstore.lookup(publication=name).tokens, "the marker is computed", 90)
             body = {"model": "m", "prompt": [*marker, FIRST_WORD], "max_tokens": 1}
             knowing: set[str] = set()
 
@@ -77,7 +78,7 @@ class House:
                     knowing.add(answer.headers["x-quire-engine"])
                 return len(knowing) == ENGINES
 
-            wait_for(all_know, 60, "every engine hits the marker")
+            wait_for(all_know, "every engine hits the marker", 60)
             kvstore.unpublish(name)
 
     def published(self, name: str) -> Publication:

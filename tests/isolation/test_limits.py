@@ -17,7 +17,8 @@ from quire_proto.client.client import KVReader
 from quire_proto.messages.tenants import TenantUsage
 from quire_proto.wire.errors import QuireError
 from tests.isolation.conftest import House
-from tests.support.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running
+from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
 LIMIT = 20
@@ -48,7 +49,7 @@ def test_a_tenant_at_its_limit_is_answered_429_and_the_other_is_served(tmp_path:
         told = house.quire("tenant", "set", "ann", f"--limit={LIMIT}", "--guarantee=10")
         assert "ann" in told
         long = pool.submit(ask, stack, "ann", 32, 16 * (LIMIT - 4), 9)
-        wait_for(lambda: usage(stack, "ann").held >= 2, 60, "the first request runs")
+        wait_for(lambda: usage(stack, "ann").held >= 2, "the first request runs", 60)
 
         refused = ask(stack, "ann", 16 * (LIMIT - 1) - 8, 1, 60)
         neighbour = ask(stack, "bob", 16 * (LIMIT + 4), 1, 60)
@@ -62,14 +63,14 @@ def test_a_tenant_at_its_limit_is_answered_429_and_the_other_is_served(tmp_path:
         assert never.status_code == 400, never.text
         assert never.json()["error"]["code"] == "tenant_limit_exceeded"
         assert long.result(120).status_code == 200
-        wait_for(lambda: usage(stack, "ann").held == 0, 30, "its blocks are only cache")
+        wait_for(lambda: usage(stack, "ann").held == 0, "its blocks are only cache", 30)
         again = ask(stack, "ann", 16 * (LIMIT - 1) - 8, 1, 60)
         assert again.status_code == 200, again.text
         assert usage(stack, "ann").cached <= LIMIT
 
         boot = stack.stats().boot
         os.kill(stack.pid_of("kvstore"), signal.SIGKILL)
-        wait_for(lambda: _boot(stack) not in (None, boot), 90, "another kvstore")
+        wait_for(lambda: _boot(stack) not in (None, boot), "another kvstore", 90)
         rows = json.loads(house.quire("tenant", "list", "--json"))
         assert next((r["limit"], r["guarantee"]) for r in rows if r["tenant"] == "ann") == (LIMIT, 10)
 

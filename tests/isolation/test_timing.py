@@ -21,7 +21,8 @@ from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
 from quire_proto.wire.u32 import pack_u32
 from tests.isolation.medians import interval, verdict
-from tests.support.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running
+from tests.support.waits import wait_for
 
 VOCAB, LENGTH = 256, 1200
 TENANTS = "".join(f'[[tenants]]\nname = "{n}"\nkeys = ["sk-{n}"]\ngroups = ["both"]\n' for n in ("victim", "prober"))
@@ -77,7 +78,7 @@ class Prober:
             for sent, probe in probes:
                 allocates = self._allocates()
                 sending = victim.submit(self.first_token_s, "victim", sent)
-                wait_for(partial(self._allocates, beyond=allocates), 60, "the victim's prompt is being computed")
+                wait_for(partial(self._allocates, beyond=allocates), "the victim's prompt is being computed", 60)
                 times[id(probe)] = self.first_token_s("prober", probe)
                 sending.result()
         alone = self.prompt()
@@ -108,7 +109,7 @@ class Prober:
         name = f"known-{self._count}"
         with KVReader(self._stack.run_dir) as reader:
             reader.publish(name, "both", pack_u32(prompt[: LENGTH - 20]))
-            wait_for(lambda: reader.lookup(publication=name).tokens, 60, "the publication is computed")
+            wait_for(lambda: reader.lookup(publication=name).tokens, "the publication is computed", 60)
         return name
 
 

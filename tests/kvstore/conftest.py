@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.raw import DEADLINE_S, Client, Process
+from tests.support.raw import Client, Process
 from tests.support.repository import ROOT
+from tests.support.waits import DEADLINE_S
 
 Start = Callable[..., Process]
 

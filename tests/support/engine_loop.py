@@ -27,7 +27,7 @@ from quire_proto.gateway_link import Generate, Outputs, Sampling
 from quire_proto.messages import Stats
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.support.reference import Reference
-from tests.support.stack import wait_for
+from tests.support.waits import wait_for
 
 BLOCKS = 40
 VOCAB = 256
@@ -82,7 +82,7 @@ class Queues:
 
     def end(self, name: str, index: int = 0) -> Any:
         """The last output of a continuation, waited for."""
-        return wait_for(lambda: self.ends.get((name, index)), 30, f"{name} {index} ended")
+        return wait_for(lambda: self.ends.get((name, index)), f"{name} {index} ended", 30)
 
 
 class Bench:
@@ -103,7 +103,7 @@ class Bench:
 
     def empty(self) -> None:
         """Everything came back and the pool adds up."""
-        wait_for(lambda: self.stats().blocks["held"] == 0, 5, "all blocks came back")
+        wait_for(lambda: self.stats().blocks["held"] == 0, "all blocks came back", 5)
         blocks = self.stats().blocks
         assert blocks["free"] + blocks["cached"] == blocks["total"]
 
@@ -157,7 +157,7 @@ def engine_on(
     thread = threading.Thread(target=engine.run)
     thread.start()
     try:
-        wait_for(lambda: engine.load().ready, 30, "the engine is attached")
+        wait_for(lambda: engine.load().ready, "the engine is attached", 30)
         yield engine, front
     finally:
         engine.stop()

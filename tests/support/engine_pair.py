@@ -26,7 +26,7 @@ from quire_proto.wire.u32 import pack_u32
 from tests.engine.scheduling.slow_device import WorkerLane
 from tests.support.engine_loop import BLOCKS, Queues, engine_on, kvstore
 from tests.support.reference import Reference
-from tests.support.stack import wait_for
+from tests.support.waits import wait_for
 
 
 class Gate:
@@ -92,14 +92,14 @@ class Pair:
         """A counter of the kvstore."""
         return self.stats().counters[name]
 
-    def until(self, name: str, value: int) -> None:
+    def wait_for_count(self, name: str, value: int) -> None:
         """Wait until a counter of the kvstore has risen to ``value``."""
-        wait_for(lambda: self.count(name) >= value, 30, f"{name} is {value}")
+        wait_for(lambda: self.count(name) >= value, f"{name} is {value}", 30)
 
     def aside(self, number: int) -> None:
         """Wait until so many sequences of the other engine wait for somebody's work, and one of them was asked."""
-        wait_for(lambda: len(self.other_engine._scheduler.aside) == number, 30, f"{number} wait")
-        wait_for(lambda: self.stats().counters["waits"], 30, "the kvstore knows")
+        wait_for(lambda: len(self.other_engine._scheduler.aside) == number, f"{number} wait", 30)
+        wait_for(lambda: self.stats().counters["waits"], "the kvstore knows", 30)
 
     def abort(self, front: Queues, name: str) -> None:
         front.inbox.put(Abort(name))
@@ -112,7 +112,7 @@ class Pair:
 
     def empty(self) -> None:
         """Everything came back and the pool adds up."""
-        wait_for(lambda: self.stats().blocks["held"] == 0, 30, "all blocks came back")
+        wait_for(lambda: self.stats().blocks["held"] == 0, "all blocks came back", 30)
         blocks = self.stats().blocks
         assert blocks["free"] + blocks["cached"] == blocks["total"]
 

@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,18 +19,10 @@ from quire_proto.wire.codec import to_map
 from quire_proto.wire.envelope import Reply, decode_reply, decode_request
 from quire_proto.wire.errors import KvstoreUnreachable
 from quire_proto.wire.layout import Layout
+from tests.support.waits import DEADLINE_S, wait_for
 
 LAYOUT = Layout("tiny", "ab12", "{}", "", "float32", 4, 2, 2, 8)
 PUBLISHED = [{"id": "system", "domain": "public", "tokens": list(range(100, 110))}]
-DEADLINE_S = 20.0
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Poll until the condition holds; fails naming ``what`` after a deadline."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
-        time.sleep(0.01)
 
 
 class Kvstore:
@@ -61,7 +51,7 @@ class Kvstore:
         command += ["--fence-grace-ms", "600000"]  # the process under test is this one: it must not be killed
         with self._log.open("a") as log:
             self.process = subprocess.Popen(command, stderr=log)
-        wait_until(self._answers, "kvstore answers")
+        wait_for(self._answers, "kvstore answers")
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, self._log.read_text()

@@ -11,7 +11,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +27,7 @@ from quire_proto.gateway_link import (
     encode_message,
 )
 from quire_proto.wire.u32 import pack_u32, unpack_u32
-
-DEADLINE_S = 20.0
+from tests.support.waits import wait_for
 
 
 @dataclass
@@ -146,22 +144,16 @@ class PeerEngine:
 
 def connect(path: Path) -> socket.socket:
     """A stream to the gateway, as soon as it listens."""
-    until = time.monotonic() + DEADLINE_S
-    while True:
+
+    def connected() -> socket.socket | None:
         stream = socket.socket(socket.AF_UNIX)
         try:
             stream.connect(str(path))
-            return stream
         except OSError:
             stream.close()
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.02)
+            return None
+        return stream
 
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = DEADLINE_S) -> None:
-    """Wait until ``condition`` holds; fail with ``what`` if it does not in time."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"not in {seconds} s: {what}"
-        time.sleep(0.005)
+    stream = wait_for(connected, f"{path} listens")
+    assert stream is not None
+    return stream

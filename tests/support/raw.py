@@ -7,8 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,18 +18,9 @@ from quire_proto import messages as m
 from quire_proto.wire.codec import from_map, to_map
 from quire_proto.wire.envelope import Reply, Request, decode_reply
 from tests.support.service import LAYOUT
+from tests.support.waits import DEADLINE_S, wait_for
 
-DEADLINE_S = 20.0
 UNENDING_MS = 600_000
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_S) -> Any:
-    """The first true value of ``condition``; fails after ``seconds``."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.01)
-    return value
 
 
 class Process:
@@ -56,7 +45,7 @@ class Process:
         self.log = (run_dir / "log").open("ab")
         self.process = subprocess.Popen(command, stderr=self.log, stdout=subprocess.PIPE)
         if wait:
-            until(lambda: (run_dir / "kvstore.sock").exists() or self.process.poll() is not None, "start")
+            wait_for(lambda: (run_dir / "kvstore.sock").exists() or self.process.poll() is not None, "start")
 
     def end(self, signal: int) -> int:
         """Signal it and give its exit status."""

@@ -9,8 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import psutil
 
 from quire_proto.client.client import KVReader
 from quire_proto.messages import Stats
+from tests.support.waits import wait_for
 
 START_S = 90.0
 
@@ -29,17 +29,6 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], Any], within_s: float, what: str) -> Any:
-    """Poll until ``condition`` is true; fails with ``what`` when the deadline passes."""
-    deadline = time.monotonic() + within_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(0.02)
 
 
 class Stack:
@@ -71,7 +60,7 @@ class Stack:
             assert self.process.poll() is None, f"the stack ended:\n{self.log.read_text()[-4000:]}"
             return self.health() == 200 and len(self.ready_sessions()) == engines
 
-        wait_for(ready, START_S, "the stack is ready")
+        wait_for(ready, "the stack is ready", START_S)
 
     def stats(self) -> Stats:
         """The kvstore's own counters."""
@@ -135,9 +124,7 @@ def running(
         if ready:
             stack.wait_ready(engines)
             # Until it has said so itself, an engine that ends is the end of the stack.
-            wait_for(
-                lambda: b"ready: http" in log.read_bytes(), START_S, "the supervisor knows that the stack is ready"
-            )
+            wait_for(lambda: b"ready: http" in log.read_bytes(), "the supervisor knows that it is ready", START_S)
         yield stack
         children = stack.processes()
         process.send_signal(signal.SIGINT)
@@ -145,7 +132,7 @@ def running(
     finally:
         stack.http.close()
         _end(process)
-    wait_for(lambda: not any(p.is_running() for p in children), 5, "all processes of the stack are gone")
+    wait_for(lambda: not any(p.is_running() for p in children), "all processes of the stack are gone", 5)
     assert stack.segments
     assert not {name for name in stack.segments if Path("/dev/shm", name).exists()}
     assert not run_dir.exists() or not list(run_dir.iterdir())

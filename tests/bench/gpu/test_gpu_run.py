@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from bench.processes.kvprocess import KVProcess, tiny_layout
 from quire_proto import __version__
 from quire_proto.client.client import KVClient
 from tests.support.repository import ROOT
+from tests.support.waits import wait_for
 
 RUN = [sys.executable, str(ROOT / "bench" / "gpu" / "run.py")]
 
@@ -91,10 +93,7 @@ def test_a_phase_that_fails_or_hangs_is_recorded(tmp_path: Path) -> None:
     assert stuck["figures"] == {"found": 1}
     assert (absent["state"], absent["reason"]) == ("skipped", "no_such_package is not installed")
     child = int((tmp_path / "child").read_text())
-    deadline = time.monotonic() + 5
-    while _runs(child):
-        assert time.monotonic() < deadline, "the phase's child runs on"
-        time.sleep(0.02)
+    wait_for(lambda: not _runs(child), "the phase's child is gone", 5)
 
 
 def _runs(pid: int) -> bool:
@@ -111,11 +110,9 @@ def test_the_canary_sees_a_write_into_blocks_of_others() -> None:
     with KVProcess(8, 4, tiny_layout(4)) as kvstore, KVClient(kvstore.directory, name="rogue") as rogue:
         command = [sys.executable, "-m", "bench.gpu.processes.canary", str(kvstore.directory)]
         with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as canary:
-            memory, deadline = rogue.map(), time.monotonic() + 30
+            memory = rogue.map()
             assert isinstance(memory, memoryview)
-            while not any(memory):  # until the canary's first pattern stands
-                assert time.monotonic() < deadline, "the canary does not start"
-                time.sleep(0.01)
+            wait_for(partial(any, memory), "the canary's first pattern stands", 30)
             memory[:] = b"\xff" * len(memory)
             time.sleep(0.2)  # its watch is over
             said, _ = canary.communicate(timeout=30)

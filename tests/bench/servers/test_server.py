@@ -8,6 +8,7 @@ import time
 import pytest
 
 from bench.servers.server import HOST, Server, free_port, status
+from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
 SOON_S = 10.0
@@ -36,9 +37,7 @@ def test_a_resting_server_does_nothing_until_it_is_woken() -> None:
     """At rest it uses no processor and keeps what it holds; woken, it answers again."""
     with Files() as server:
         server.rest()
-        deadline = time.monotonic() + SOON_S
-        while server.state() != "T":
-            assert time.monotonic() < deadline, "it goes on"
+        wait_for(lambda: server.state() == "T", "the server is stopped", SOON_S)
         server.wake()
         assert server.ready()
         assert server.state() != "T"

@@ -13,7 +13,7 @@ from quire_proto.messages import RETRY, Stepped
 from quire_proto.wire.u32 import pack_u32
 from tests.support.engine_loop import Bench, running, words
 from tests.support.engine_pair import Gate
-from tests.support.stack import wait_for
+from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
 PROMPT, OTHER = words(37, 5), words(41, 90)
@@ -41,7 +41,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     with running(tmp_path, GATE.runner, Listening) as bench, KVReader(bench.run_dir) as kvstore:
         kvstore.join("tenant", "research")
         kvstore.publish("p", "research", pack_u32(PROMPT))
-        wait_for(lambda: kvstore.lookup(publication="p").tokens == len(PROMPT), 30, "the engine computed it")
+        wait_for(lambda: kvstore.lookup(publication="p").tokens == len(PROMPT), "the engine computed it", 30)
         yield bench
 
 
@@ -70,7 +70,7 @@ def step_until(condition: Callable[[], bool], what: str) -> None:
             GATE.allow(1)
         return condition()
 
-    wait_for(stepped, 60, what)
+    wait_for(stepped, what, 60)
 
 
 def test_who_leaves_while_waiting_computes_alone(bench: Bench) -> None:
@@ -89,7 +89,7 @@ def test_who_leaves_while_waiting_computes_alone(bench: Bench) -> None:
         kvstore.join("tenant", "research")
         known = bench.engine._kv.client.publications  # type: ignore[union-attr]
         wait_for(
-            lambda: known.generation == kvstore.fetch_publications().generation, 20, "a heartbeat brought the news"
+            lambda: known.generation == kvstore.fetch_publications().generation, "a heartbeat brought the news", 20
         )
         assert cached(bench, "again", [*PROMPT, 8]) == len(PROMPT)
 
@@ -105,7 +105,7 @@ def test_a_publication_that_changes_while_a_request_waits_is_matched_again(bench
         assert bench.front.cached["meanwhile", 0] == 0
         assert bench.front.tokens["meanwhile", 0] == bench.reference.greedy([*PROMPT, 9], 8)
         assert Listening.retries == 1
-        wait_for(lambda: kvstore.lookup(publication="p").tokens == len(OTHER), 30, "the engine computed the new one")
+        wait_for(lambda: kvstore.lookup(publication="p").tokens == len(OTHER), "the engine computed the new one", 30)
         assert cached(bench, "new", [*OTHER, 9]) == len(OTHER)
 
 
@@ -115,7 +115,7 @@ def test_what_is_published_while_a_request_waits_is_found(bench: Bench) -> None:
         held_up(bench, "meanwhile", [*OTHER, 9])
         kvstore.publish("q", "research", pack_u32(OTHER))
         client = bench.engine._kv.client  # type: ignore[union-attr]
-        wait_for(lambda: client.publications_stale, 20, "a heartbeat brought the news")
+        wait_for(lambda: client.publications_stale, "a heartbeat brought the news")
         step_until(lambda: not client.publications_stale, "the engine has the list")
         assert bench.engine.load().waiting, "the request waits still"
         GATE.open()

@@ -21,7 +21,7 @@ from quire_proto.gateway_link import Abort
 from quire_proto.wire.u32 import pack_u32
 from tests.engine.scheduling.slow_device import Watch, WorkerLane
 from tests.support.engine_loop import Bench, running, words
-from tests.support.stack import wait_for
+from tests.support.waits import wait_for
 
 LATE_S = 0.004
 
@@ -48,7 +48,7 @@ def everything(bench: Bench) -> None:
     bench.ask("fork", words(40, 9), n=3, max_tokens=12)  # three branches fill one block with the same: duplicates
     bench.ask("part", words(40, 11), n=3, max_tokens=40, temperature=1.0)
     bench.ask("gone", words(60, 3), max_tokens=200)
-    wait_for(lambda: len(bench.front.tokens.get(("part", 2), [])) > 2, 30, "the request has forked")
+    wait_for(lambda: len(bench.front.tokens.get(("part", 2), [])) > 2, "the request has forked", 30)
     bench.front.inbox.put(Abort("part", 1, every=False))
     bench.front.inbox.put(Abort("gone"))
     bench.ask("twin-1", words(70, 21))
@@ -95,7 +95,7 @@ def test_a_release_at_launch_would_be_seen(bench: Bench, watch: Watch, monkeypat
     bench.end("stop")
     bench.ask("fork", words(40, 9), n=3)
     bench.end("fork", 2)
-    wait_for(lambda: watch.too_early, 10, "a release while work names its blocks")
+    wait_for(lambda: watch.too_early, "a release while work names its blocks", 10)
 
 
 @pytest.mark.process
@@ -125,8 +125,8 @@ def test_replayed_decode_steps_feed_each_other(tmp_path: Path) -> None:
 def test_a_stopping_engine_waits_for_what_it_launched(bench: Bench, watch: Watch) -> None:
     """The arena is unmapped only when no step runs any more."""
     bench.ask("long", words(30), max_tokens=300)
-    wait_for(lambda: len(bench.front.tokens.get(("long", 0), [])) > 3, 30, "it decodes")
+    wait_for(lambda: len(bench.front.tokens.get(("long", 0), [])) > 3, "it decodes", 30)
     bench.engine.stop()
     assert bench.end("long").finish == "abort"
-    wait_for(lambda: not bench.stats().sessions, 10, "the session has ended")
+    wait_for(lambda: not bench.stats().sessions, "the session has ended", 10)
     assert watch.unfinished() == []

@@ -13,7 +13,7 @@ from quire_proto.step.retire import RetireList
 from quire_proto.wire.u32 import pack_u32
 from tests.support.engine_loop import words
 from tests.support.engine_pair import Pair, claimant, pair
-from tests.support.stack import wait_for
+from tests.support.waits import wait_for
 
 PROMPT = words(150)  # nine full blocks and six tokens; three steps
 FULL = 144
@@ -31,7 +31,7 @@ def owned(two: Pair, prompt: list[int] = PROMPT, priority: int = 0) -> None:
     """The gated engine has the blocks of a prompt and has computed nothing."""
     before = two.count("allocates")
     two.owner.ask("owner", prompt, priority=priority)
-    two.until("allocates", before + 1)
+    two.wait_for_count("allocates", before + 1)
 
 
 def computed_once(two: Pair, requests: int, size: int = 150, shared: int = FULL) -> None:
@@ -110,7 +110,7 @@ def test_an_aborted_owner_leaves_its_work_to_a_waiter(two: Pair) -> None:
         two.other.ask(name, PROMPT)
     two.aside(2)
     two.gate.allow(1)
-    two.until("computed_tokens", 64)
+    two.wait_for_count("computed_tokens", 64)
     two.abort(two.owner, "owner")
     two.gate.open()
     ends = [two.right(two.other, name, PROMPT).cached_tokens for name in ("a", "b")]
@@ -131,7 +131,7 @@ def test_an_aborted_waiter_leaves_the_others_waiting(two: Pair) -> None:
     two.aside(2)
     assert two.count("waits") == 1
     two.abort(two.other, "asked")
-    two.until("waits", 2)
+    two.wait_for_count("waits", 2)
     two.gate.open()
     assert two.right(two.other, "with", PROMPT).cached_tokens == FULL
     two.right(two.owner, "owner", PROMPT)
@@ -149,7 +149,7 @@ def test_members_do_not_wait_for_the_goodbye_of_an_aborted_waiter(two: Pair, mon
     with monkeypatch.context() as patch:
         patch.setattr(RetireList, "take_releases", lambda *_: [])
         two.abort(two.other, "asked")
-        two.until("waits", 2)
+        two.wait_for_count("waits", 2)
     two.gate.open()
     assert two.right(two.other, "with", PROMPT).cached_tokens == FULL
     two.right(two.owner, "owner", PROMPT)
@@ -179,7 +179,7 @@ def test_a_goodbye_that_overtook_its_wait_is_said_again(two: Pair, monkeypatch: 
     two.other.ask("next", PROMPT)
     two.aside(2)
     two.abort(two.other, "asked")
-    two.until("waits", 2)
+    two.wait_for_count("waits", 2)
     two.abort(two.owner, "owner")
     two.gate.open()
     two.right(two.other, "next", PROMPT)
@@ -192,8 +192,8 @@ def test_an_aborted_owner_keeps_no_twin_waiting(two: Pair) -> None:
     owned(two)
     two.owner.ask("twin", PROMPT)
     two.gate.allow(1)
-    two.until("computed_tokens", 64)
-    wait_for(lambda: two.owner_engine.load().waiting, 30, "the twin waits")
+    two.wait_for_count("computed_tokens", 64)
+    wait_for(lambda: two.owner_engine.load().waiting, "the twin waits", 30)
     two.abort(two.owner, "owner")
     two.gate.open()
     assert two.right(two.owner, "twin", PROMPT).cached_tokens in (64, 128)
@@ -256,8 +256,8 @@ def published(two: Pair, prompt: list[int]) -> None:
         operator.publish("agent", "public", pack_u32(prompt))
     kv = two.other_engine._kv
     assert kv is not None
-    wait_for(lambda: kv.client.publications_stale, 30, "the other engine hears of it")
-    two.until("allocates", 1)
+    wait_for(lambda: kv.client.publications_stale, "the other engine hears of it", 30)
+    two.wait_for_count("allocates", 1)
 
 
 def test_a_pending_publication_is_computed_by_one(two: Pair) -> None:
@@ -295,7 +295,7 @@ def test_a_tenant_that_is_to_be_quiet_stops_nobody(two: Pair) -> None:
         operator.quota("rich", guarantee=18)
     owned(two)
     two.other.ask("poor", words(300, 3), tenant="poor")
-    two.until("no_space", 1)
+    two.wait_for_count("no_space", 1)
     two.other.ask("a", PROMPT)
     two.other.ask("b", PROMPT)
     two.aside(2)
@@ -305,5 +305,5 @@ def test_a_tenant_that_is_to_be_quiet_stops_nobody(two: Pair) -> None:
     with KVReader(two.run_dir) as operator:
         operator.quota("rich", guarantee=0)
     two.right(two.other, "poor", words(300, 3))
-    wait_for(lambda: two.other_engine.load().waiting == 0, 5, "nobody waits")
+    wait_for(lambda: two.other_engine.load().waiting == 0, "nobody waits", 5)
     two.empty()

@@ -12,7 +12,7 @@ from quire_engine.scheduling.scheduler import Scheduler
 from quire_proto.client.client import KVClient
 from tests.support.engine_loop import words
 from tests.support.engine_pair import Pair, claimant, pair
-from tests.support.stack import wait_for
+from tests.support.waits import wait_for
 
 OLD, OWNER = words(12, 9), words(402, 2)  # one block that grows; 25 full blocks and a tail
 BLOCKS = 40
@@ -35,10 +35,10 @@ def short_of_a_block(two: Pair, waiter: bool) -> None:
     """
     two.owner.ask("old", OLD, priority=3, max_tokens=20)
     two.gate.allow(1)
-    wait_for(lambda: two.owner.tokens.get(("old", 0)), 30, "it decodes")
+    wait_for(lambda: two.owner.tokens.get(("old", 0)), "it decodes", 30)
     two.owner.ask("owner", OWNER, priority=5)
     two.gate.allow(2)
-    two.until("allocates", 2)
+    two.wait_for_count("allocates", 2)
     if waiter:
         two.other.ask("urgent", OWNER, priority=0)
         two.aside(1)
@@ -99,21 +99,21 @@ def test_all_finish_with_one_copy_whoever_is_killed_or_preempted(tmp_path: Path)
     with pair(tmp_path, 67, slots=2, other_slots=1) as two, claimant(two.run_dir, long) as first:
         two.owner.ask("old", OLD, priority=3, max_tokens=40)
         two.gate.allow(1)
-        wait_for(lambda: two.owner.tokens.get(("old", 0)), 30, "it decodes")
+        wait_for(lambda: two.owner.tokens.get(("old", 0)), "it decodes", 30)
         two.owner.ask("second", long, priority=5)
         two.gate.allow(1)
-        two.until("waits", 1)
+        two.wait_for_count("waits", 1)
         for name in waiters:
             two.other.ask(name, long, priority=6)
-        two.until("waits", 2)
+        two.wait_for_count("waits", 2)
         two.aside(3)
         first.kill()
-        wait_for(lambda: two.owner_engine._waiting._ended.qsize(), 30, "the second is told to compute")
+        wait_for(lambda: two.owner_engine._waiting._ended.qsize(), "the second is told to compute", 30)
         two.gate.allow(1)
-        two.until("allocates", 3)
+        two.wait_for_count("allocates", 3)
         with hoarding(two):
             two.gate.open()
-            wait_for(lambda: two.owner_engine.load().counters["preemptions"], 30, "the second owner is preempted")
+            wait_for(lambda: two.owner_engine.load().counters["preemptions"], "the second owner is preempted", 30)
         for name in waiters:
             two.right(two.other, name, long)
         two.right(two.owner, "second", long)

@@ -19,7 +19,8 @@ import pytest
 from quire_services.gateway.readers.reader_process import READER_MEMORY
 from tests.services.gateway.conftest import GatewayProcess, model  # noqa: F401 - fixture
 from tests.support.http_server import Wire, post
-from tests.support.peer_engine import PeerEngine, wait_for
+from tests.support.peer_engine import PeerEngine
+from tests.support.waits import wait_for
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
 MIB = 1 << 20

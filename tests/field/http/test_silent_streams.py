@@ -12,7 +12,8 @@ import openai
 import pytest
 
 from tests.services.gateway.conftest import GatewayProcess, model  # noqa: F401 - fixture
-from tests.support.peer_engine import PeerEngine, wait_for
+from tests.support.peer_engine import PeerEngine
+from tests.support.waits import wait_for
 
 BODY: dict[str, Any] = {"model": "tiny", "prompt": "the quick fox", "max_tokens": 6}
 PING = ": ping"

@@ -12,7 +12,8 @@ import pytest
 
 from tests.services.gateway.conftest import GatewayProcess, model  # noqa: F401 - fixture
 from tests.support.http_server import Wire, post
-from tests.support.peer_engine import PeerEngine, wait_for
+from tests.support.peer_engine import PeerEngine
+from tests.support.waits import wait_for
 
 MIB = 1 << 20
 BOUND = 64 * MIB

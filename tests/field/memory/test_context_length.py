@@ -11,7 +11,8 @@ import pytest
 from bench.models.tiny import make_model
 from quire_engine.files.layout import served_length
 from quire_engine.files.refused import ModelRefused
-from tests.support.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running
+from tests.support.waits import wait_for
 
 BLOCKS, SIZE, PINNED = 24, 16, 3
 POOL = (BLOCKS - PINNED - 1) * SIZE  # less one block to copy to
@@ -53,7 +54,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     config = CONFIG.format(file=tmp / "system.txt")
     model = make_model(tmp / "model", vocab=256, max_len=2048)
     with running(tmp, model, engines=1, blocks=BLOCKS, config=config) as started:
-        wait_for(lambda: [p.state for p in started.stats().publications] == ["ready"], 60, "the prompt is computed")
+        wait_for(lambda: [p.state for p in started.stats().publications] == ["ready"], "the prompt is computed", 60)
         yield started
 
 
@@ -62,7 +63,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.mark.source("vllm-project/vllm#2418")
 def test_what_the_pool_admits_is_published_and_holds(stack: Stack) -> None:
     """Of the model's 2,048 tokens a pool of 24 blocks has room for 320 beside the publication."""
-    wait_for(lambda: published(stack) == POOL, 10, f"{POOL} tokens are published, not {published(stack)}")
+    wait_for(lambda: published(stack) == POOL, f"{POOL} tokens are published, not {published(stack)}", 10)
     holds_exactly(stack, POOL)
 
 

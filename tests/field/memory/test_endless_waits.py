@@ -14,7 +14,7 @@ import pytest
 from quire_proto.client.client import KVReader
 from quire_proto.wire.u32 import pack_u32
 from tests.support.engine_loop import BLOCKS, engine_on, kvstore, words
-from tests.support.stack import wait_for
+from tests.support.waits import wait_for
 
 PINNED = 16
 
@@ -35,7 +35,7 @@ def publish(run_dir: Path, model_dir: Path) -> None:
             return reader.fetch_publications().publications[0].state == "ready"
 
         with engine_on(run_dir, model_dir, name="second"):
-            wait_for(ready, 30, "the publication is pinned")
+            wait_for(ready, "the publication is pinned", 30)
 
 
 @pytest.mark.source("vllm-project/vllm#39734")
@@ -43,7 +43,7 @@ def test_a_running_request_that_outgrows_what_is_left_ends(pool: tuple[Path, Pat
     """It computes all that fits and then ends with an error, in place of computing itself anew for ever."""
     with engine_on(*pool, prefill=False) as (_, front):
         front.ask("long", words(32), max_tokens=BLOCKS * 16 - 64)
-        wait_for(lambda: len(front.tokens.get(("long", 0), [])) > 3, 30, "it runs")
+        wait_for(lambda: len(front.tokens.get(("long", 0), [])) > 3, "it runs", 30)
         publish(*pool)
 
         end = front.end("long")
@@ -60,7 +60,7 @@ def test_a_waiting_request_that_fits_no_more_ends(pool: tuple[Path, Path]) -> No
     """It waits while another one holds what it needs; what was published meanwhile makes that vain."""
     with engine_on(*pool, prefill=False) as (_, front):
         front.ask("holder", words(12 * 16), max_tokens=150, tenant="holder")
-        wait_for(lambda: front.tokens.get(("holder", 0)), 30, "the other one runs")
+        wait_for(lambda: front.tokens.get(("holder", 0)), "the other one runs", 30)
         front.ask("waits", words(30 * 16, 50), tenant="late")
         publish(*pool)
 

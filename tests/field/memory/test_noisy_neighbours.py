@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from bench.models.tiny import make_model
-from tests.support.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running
+from tests.support.waits import wait_for
 
 CONFIG = "".join(f'[[tenants]]\nname = "{name}"\nkeys = ["sk-{name}"]\n' for name in ("ann", "bob"))
 SLOTS, QUEUE = 8, 60  # of each engine; of the gateway
@@ -91,7 +92,7 @@ def flood(stack: Stack, bodies: list[dict[str, Any]], begun: int) -> Iterator[Fl
     common = {"model": "m", "stream": True, "temperature": 0, "ignore_eos": True}
     made = Flood(stack, [common | body for body in bodies])
     try:
-        wait_for(lambda: len(made.started) >= begun, 60, "the flood")
+        wait_for(lambda: len(made.started) >= begun, "the flood", 60)
         yield made
     finally:
         made.end()
@@ -99,7 +100,7 @@ def flood(stack: Stack, bodies: list[dict[str, Any]], begun: int) -> Iterator[Fl
         def idle() -> bool:
             return stack.stats().blocks["held"] == 0
 
-        wait_for(idle, 60, "what was hung up is given up")
+        wait_for(idle, "what was hung up is given up", 60)
 
 
 def served_before(stack: Stack, flooding: Flood, of: int) -> None:
@@ -115,7 +116,7 @@ def test_a_flood_of_requests(stack: Stack) -> None:
     bodies = [{"prompt": prompt(n), "max_tokens": 900} for n in range(QUEUE + 60)]
     with flood(stack, bodies, begun=2 * SLOTS) as flooding:
         served_before(stack, flooding, of=QUEUE)
-        wait_for(lambda: 429 in flooding.statuses.values(), 60, "the queue is full for the tenant that fills it")
+        wait_for(lambda: 429 in flooding.statuses.values(), "the queue is full for the tenant that fills it", 60)
         stack.complete(prompt(40_000), key="sk-bob", max_tokens=2)
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from quire_services.gateway.engines import Engine, Engines
 from quire_services.gateway.link_server import LinkServer
 from tests.support.raw import Process
 from tests.support.service import LAYOUT
+from tests.support.waits import wait_for
 
 HELLO = Hello("engine-1", "model", 512, 320, b"", 1)
 TEN_S = 10.0
@@ -174,13 +175,13 @@ def test_the_kvstore_keeps_the_first(run_dir: Path) -> None:
         with closing(KVClient(run_dir, layout=LAYOUT)), closing(KVClient(run_dir, layout=LAYOUT)):
             pass  # without a name there is nothing to take
         first.kill()
-        until, client = time.monotonic() + 2.0, None
-        while client is None:
-            try:
-                client = KVClient(run_dir, name="engine-1", layout=LAYOUT)
-            except NameTaken:
-                assert time.monotonic() < until
-        client.close()
+
+        def attached() -> KVClient | None:
+            with suppress(NameTaken):
+                return KVClient(run_dir, name="engine-1", layout=LAYOUT)
+            return None
+
+        wait_for(attached, "the name of the dead is free", 2).close()
     assert store.end(signal.SIGTERM) == 0
 
 

@@ -21,8 +21,9 @@ from quire_services.config.settings import Config
 from quire_services.stack import serve
 from quire_services.stack.child import Child
 from quire_services.stack.rundir import RunDir
-from tests.support.raw import Process, until
+from tests.support.raw import Process
 from tests.support.service import LAYOUT
+from tests.support.waits import wait_for
 
 BLOCKS = 100_000
 SIZE = LAYOUT.arena_bytes(BLOCKS)
@@ -40,7 +41,7 @@ def taken(process: Process) -> int:
 def test_the_pool_is_there_before_it_is_written(run_dir: Path) -> None:
     """All of its pages are taken soon after the start, unless that was not wanted."""
     process = Process(run_dir, blocks=BLOCKS)
-    until(lambda: taken(process) >= SIZE, "pages")
+    wait_for(lambda: taken(process) >= SIZE, "pages")
     with closing(KVClient(run_dir, layout=LAYOUT)) as client:
         client.map()[:4] = b"abcd"
     assert process.end(signal.SIGTERM) == 0

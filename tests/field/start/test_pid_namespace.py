@@ -16,8 +16,9 @@ import pytest
 
 from quire_kvstore.host.attach_socket import Connection, PeerGone, pidfd_by_pid
 from quire_kvstore.sessions.session import Peer
-from tests.support.raw import DEADLINE_S, Client, Process, until
+from tests.support.raw import Client, Process
 from tests.support.repository import ROOT
+from tests.support.waits import DEADLINE_S, wait_for
 
 UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
@@ -57,14 +58,14 @@ def test_a_silent_process_of_another_pid_namespace_stays_in_quarantine(apart: Pr
         stack.callback(reader.close)
         holder.send_signal(signal.SIGSTOP)
 
-        stats = until(lambda: (s := reader.stats()).counters["not_killed"] and s, "it was tried")
+        stats = wait_for(lambda: (s := reader.stats()).counters["not_killed"] and s, "it was tried")
 
         assert (stats.counters["killed"], stats.blocks["quarantined"]) == (0, 10)
         (event,) = [event for event in apart.events() if event["event"] == "quarantine_stays"]
         assert (event["reason"], event["error"]) == ("may_not_kill", os.strerror(errno.EINVAL))
         holder.kill()
         holder.wait(DEADLINE_S)
-        until(lambda: reader.stats().blocks["free"] == 64, "blocks back")
+        wait_for(lambda: reader.stats().blocks["free"] == 64, "blocks back")
 
 
 @pytest.mark.source("containers/crun#1644")

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -19,8 +20,8 @@ from quire_services.stack import causes, serve, supervisor
 from quire_services.stack.child import Child
 from quire_services.stack.readiness import Readiness
 from quire_services.stack.supervisor import Supervisor
-from tests.services.stack.test_supervisor import until
 from tests.support.quire_command import Quire
+from tests.support.waits import wait_for
 
 QUIRE = [sys.executable, "-P", "-m", "quire_services.cli"]
 
@@ -171,7 +172,7 @@ def test_a_reason_goes_to_the_supervisor_only(tmp_path: Path, monkeypatch: pytes
     code = "from quire_services.process import reason; reason.report_reason('first'); reason.report_reason('no\\nway')"
     with Supervisor(lambda *_: None) as watching:
         child = watching.start(Child("c", [sys.executable, "-c", code], keep=False))
-        until(lambda: child.code is not None, watching)
+        wait_for(lambda: child.code is not None, "the child has ended", meanwhile=partial(watching.pump, 0.05))
     assert (child.code, child.reason) == (0, r"no\nway")
 
     other = tmp_path / "other"
@@ -194,7 +195,11 @@ def test_the_end_of_the_terminal(monkeypatch: pytest.MonkeyPatch, ignored: bool)
         with Supervisor(lambda *_: None) as watching:
             os.kill(os.getpid(), signal.SIGHUP)
             os.kill(os.getpid(), signal.SIGTERM)
-            until(lambda: watching.signals == (1 if ignored else 2), watching)
+            wait_for(
+                lambda: watching.signals == (1 if ignored else 2),
+                "the signals are counted",
+                meanwhile=partial(watching.pump, 0.05),
+            )
         assert signal.getsignal(signal.SIGHUP) == (signal.SIG_IGN if ignored else signal.SIG_DFL)
         assert signal.SIGHUP in supervisor.SIGNALS
     finally:

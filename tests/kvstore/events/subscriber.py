@@ -6,14 +6,14 @@ fails the decoding.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 import zmq
 
-DEADLINE_S = 20.0
+from tests.support.waits import DEADLINE_S, wait_for
+
 END = b"\xff" * 8
 
 
@@ -147,8 +147,9 @@ class Subscriber:
         self, condition: Callable[[View], Any], what: str, meanwhile: Callable[[], None] = lambda: None
     ) -> None:
         """Read until the view is so, with ``meanwhile`` before each batch; fails after the deadline."""
-        end = time.monotonic() + DEADLINE_S
-        while not condition(self.view):
+
+        def read() -> None:
             meanwhile()
-            assert time.monotonic() < end, f"not within {DEADLINE_S} s: {what}"
             self.read(100)
+
+        wait_for(lambda: condition(self.view), what, meanwhile=read)

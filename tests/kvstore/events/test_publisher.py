@@ -14,7 +14,8 @@ import zmq
 from quire_kvstore.events.catalogue import Form
 from quire_kvstore.events.publisher import Endpoints, EventsError, Publisher
 from quire_kvstore.sharing.change_log import Journal, Stored
-from tests.kvstore.events.subscriber import DEADLINE_S, END, AllBlocksCleared, BlockRemoved, Subscriber, View
+from tests.kvstore.events.subscriber import END, AllBlocksCleared, BlockRemoved, Subscriber, View
+from tests.support.waits import DEADLINE_S, wait_for
 
 FORM = Form(4, "CPU", "", "none", "bytes", bytes(32))
 
@@ -46,10 +47,11 @@ class Stream:
 
     def collect(self) -> None:
         """Wait until the journal is handed over."""
-        end = time.monotonic() + DEADLINE_S
-        while self.journal:
-            assert time.monotonic() < end, "the publisher stands still"
-            self.publisher.collect(self.journal)
+        wait_for(
+            lambda: not self.journal,
+            "the publisher takes the journal",
+            meanwhile=lambda: self.publisher.collect(self.journal),
+        )
 
     @property
     def stored(self) -> set[int | bytes]:

@@ -17,8 +17,9 @@ from quire_kvstore.host.attach_socket import MAX_CONNECTIONS
 from quire_kvstore.server.liveness import DYING_MS
 from quire_proto import messages as m
 from tests.kvstore.conftest import Start
-from tests.support.raw import DEADLINE_S, Client, Process, until
+from tests.support.raw import Client, Process
 from tests.support.service import LAYOUT
+from tests.support.waits import DEADLINE_S, wait_for
 
 pytestmark = pytest.mark.process
 Connect = Callable[[], Client]
@@ -58,7 +59,7 @@ def honest(process: Process, connect: Connect) -> Iterator[Callable[[], None]]:
     before = descriptors(process)
     yield round_of_requests
     round_of_requests()
-    until(lambda: descriptors(process) == before, "all descriptors were closed")
+    wait_for(lambda: descriptors(process) == before, "all descriptors were closed")
     newcomer = connect()
     newcomer.attach()
     assert newcomer.ask("allocate", m.Allocate(1, "t", 9), ordered=True).code == ""
@@ -157,7 +158,7 @@ def test_a_token_is_worth_nothing_without_its_connection(start: Start, connect: 
             for token in (os.urandom(16), gone, used):
                 reply = reader.ask("attach", m.Attach(os.urandom(16), token, "x", LAYOUT))
                 assert reply.code == "NOT_PERMITTED"
-        until(lambda: len(reader.stats().sessions) == 1, "the one session of the used token is gone")
+        wait_for(lambda: len(reader.stats().sessions) == 1, "the one session of the used token is gone")
         reader.close()
 
 
@@ -170,7 +171,7 @@ def test_an_empty_packet_is_no_goodbye(start: Start, connect: Connect) -> None:
     for packet in (b"", b"x", b""):
         client.side.send(packet)
     sent = client.stats().uptime_ms
-    until(lambda: client.stats().uptime_ms > sent + 5 * DYING_MS, "it was looked at")
+    wait_for(lambda: client.stats().uptime_ms > sent + 5 * DYING_MS, "it was looked at")
     assert client.ask("extend", m.Extend(1, 20), ordered=True).code == ""
     assert client.stats().counters["fenced"] == 0
 

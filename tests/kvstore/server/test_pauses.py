@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.raw import DEADLINE_S, Client, Process, until
+from tests.support.raw import Client, Process
 from tests.support.repository import ROOT
+from tests.support.waits import DEADLINE_S, wait_for
 
 pytestmark = pytest.mark.process
 LEASE_S, STOPPED_S = 2.0, 3.0
@@ -41,7 +42,7 @@ def test_leases_survive_a_stopped_kvstore(tmp_path: Path) -> None:
             assert reader.stats().counters["fenced"] == 0
             holder.send_signal(signal.SIGCONT)
             beats = reader.stats().ops.get("heartbeat", 0)
-            until(lambda beats=beats: reader.stats().ops.get("heartbeat", 0) > beats + 3, "it beats again")
+            wait_for(lambda beats=beats: reader.stats().ops.get("heartbeat", 0) > beats + 3, "it beats again")
 
         stats = reader.stats()
         assert (stats.counters["fenced"], stats.sessions[0].state, stats.blocks["held"]) == (0, "ready", 10)

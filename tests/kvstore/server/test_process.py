@@ -19,8 +19,9 @@ from quire_proto.wire.codec import from_map
 from quire_proto.wire.envelope import Request
 from tests.kvstore.conftest import Start
 from tests.support.frame_fuzzer import Fuzzer
-from tests.support.raw import DEADLINE_S, Client, Process, until
+from tests.support.raw import Client, Process
 from tests.support.service import LAYOUT
+from tests.support.waits import DEADLINE_S, wait_for
 
 pytestmark = pytest.mark.process
 
@@ -57,7 +58,7 @@ def test_a_killed_client_gives_its_blocks_back_at_once(
 
     process.kill()
     killed = time.monotonic()
-    stats = until(lambda: (s := reader.stats()).blocks["free"] == 64 and s, "blocks back", 3.0)
+    stats = wait_for(lambda: (s := reader.stats()).blocks["free"] == 64 and s, "blocks back", 3.0)
 
     assert time.monotonic() - killed < 3.0
     assert (stats.sessions, stats.counters["reclaimed_references"], stats.counters["fenced"]) == ((), 10, 0)
@@ -71,11 +72,11 @@ def test_a_stopped_client_is_fenced_then_killed_then_reclaimed(
     reader, process = connect(), holder()
     process.send_signal(signal.SIGSTOP)
 
-    fenced = until(lambda: (s := reader.stats()).counters["fenced"] and s, "fenced")
+    fenced = wait_for(lambda: (s := reader.stats()).counters["fenced"] and s, "fenced")
     assert (fenced.blocks["quarantined"], fenced.blocks["free"]) == (10, 54)
     assert fenced.sessions[0].state == "fenced"
 
-    stats = until(lambda: (s := reader.stats()).blocks["free"] == 64 and s, "reclaimed")
+    stats = wait_for(lambda: (s := reader.stats()).blocks["free"] == 64 and s, "reclaimed")
     assert (stats.counters["killed"], stats.counters["reclaimed_references"]) == (1, 10)
     assert process.wait(DEADLINE_S) == -signal.SIGKILL
 
@@ -88,7 +89,7 @@ def test_where_the_kill_is_not_permitted_blocks_stay_in_quarantine(
     reader, process = connect(), holder()
     process.send_signal(signal.SIGSTOP)
 
-    until(lambda: [e for e in kvstore.events() if e["event"] == "quarantine_stays"], "it is reported")
+    wait_for(lambda: [e for e in kvstore.events() if e["event"] == "quarantine_stays"], "it is reported")
     stats = reader.stats()
     assert (stats.blocks["quarantined"], stats.counters["killed"], process.poll()) == (10, 0, None)
     assert [(s.state, s.pid, s.blocks) for s in stats.sessions] == [("fenced", process.pid, 10)]
@@ -101,7 +102,7 @@ def test_where_the_kill_is_not_permitted_blocks_stay_in_quarantine(
     assert (told.code, told.retry_after_ms) == (m.NO_SPACE, 0), "what needs them should not wait"
 
     process.kill()
-    until(lambda: reader.stats().blocks["free"] == 64, "its end frees them")
+    wait_for(lambda: reader.stats().blocks["free"] == 64, "its end frees them")
 
 
 def test_a_client_that_hangs_up_is_fenced_and_may_still_detach(start: Start, connect: Callable[[], Client]) -> None:
@@ -112,7 +113,7 @@ def test_a_client_that_hangs_up_is_fenced_and_may_still_detach(start: Start, con
     assert client.ask("allocate", m.Allocate(1, "t", 8), ordered=True).code == ""
 
     client.side.close()
-    until(lambda: reader.stats().blocks["quarantined"] == 2, "fenced")
+    wait_for(lambda: reader.stats().blocks["quarantined"] == 2, "fenced")
     assert client.ask("heartbeat", m.Heartbeat()).code == "STALE_SESSION"
     assert client.ask("detach", m.Empty(), ordered=True).body == {"references": 2}
 
@@ -127,7 +128,7 @@ def test_a_process_that_connects_again_has_unmapped(start: Start, connect: Calla
     client.attach()
     assert client.ask("allocate", m.Allocate(1, "t", 8), ordered=True).code == ""
     client.side.close()
-    until(lambda: reader.stats().blocks["quarantined"] == 2, "fenced")
+    wait_for(lambda: reader.stats().blocks["quarantined"] == 2, "fenced")
 
     again.attach()
 
@@ -142,7 +143,7 @@ def test_a_client_that_holds_nothing_may_just_leave(start: Start, connect: Calla
     client.attach()
     client.side.close()
 
-    until(lambda: not reader.stats().sessions, "session gone")
+    wait_for(lambda: not reader.stats().sessions, "session gone")
     assert reader.stats().counters["fenced"] == 0
 
 

@@ -14,7 +14,8 @@ from quire_proto.messages import OK
 from quire_proto.wire.envelope import decode_request
 from quire_proto.wire.errors import KvstoreUnreachable, LimitError, LocalError, StaleSession
 from quire_proto.wire.u32 import pack_u32, unpack_u32
-from tests.support.harness import Kvstore, Proxy, wait_until
+from tests.support.harness import Kvstore, Proxy
+from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
 ProxyTo = Callable[[Kvstore], Proxy]
@@ -62,7 +63,7 @@ def test_calls_are_pipelined_within_the_window(shared_kvstore: Kvstore, proxy_to
             proxy.lose_replies.append("allocate")  # the first: everything behind it fills the window and waits
             calls = [client.allocate(sequence=n, tenant="a", tokens=1) for n in range(20)]
             replies = asyncio.gather(*calls)
-            await asyncio.to_thread(wait_until, lambda: len(allocates(proxy)) == 8, "a full window was sent")
+            await asyncio.to_thread(wait_for, lambda: len(allocates(proxy)) == 8, "a full window was sent")
             stats = await client.stats()  # unordered: not held up by the full window
             assert stats.counters["allocates"] >= 8
             assert len(allocates(proxy)) == 8
@@ -148,7 +149,7 @@ def test_a_killed_kvstore_ends_waiting_calls_at_once(start_kvstore: Start, proxy
         client = await AsyncKVClient.connect(proxy.run_dir, timeout=25)
         proxy.lose_replies.append("allocate*")
         waiting = asyncio.create_task(client.allocate(sequence=1, tenant="a", tokens=1))
-        await asyncio.to_thread(wait_until, lambda: bool(allocates(proxy)), "the request was sent")
+        await asyncio.to_thread(wait_for, lambda: bool(allocates(proxy)), "the request was sent")
         kvstore.kill()
         with pytest.raises(StaleSession):
             await waiting

@@ -24,7 +24,8 @@ from quire_proto.wire.errors import (
     StaleSession,
 )
 from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
-from tests.support.harness import LAYOUT, Kvstore, Proxy, wait_until
+from tests.support.harness import LAYOUT, Kvstore, Proxy
+from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
 ProxyTo = Callable[[Kvstore], Proxy]
@@ -223,7 +224,7 @@ def test_a_restarted_kvstore_makes_the_session_stale(start_kvstore: Start) -> No
     old = KVClient(kvstore.run_dir, on_lost=lambda _: told.set())
     old.allocate(sequence=1, tenant="a", tokens=9)
     kvstore.kill()
-    wait_until(told.is_set, "the heartbeat thread sees the end of the side socket")
+    wait_for(told.is_set, "the heartbeat thread sees the end of the side socket")
     assert isinstance(old.lost_reason, StaleSession)
     assert not old.lease_valid()
     kvstore.start()

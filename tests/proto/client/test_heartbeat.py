@@ -9,7 +9,8 @@ import pytest
 
 from quire_proto.client.client import KVClient
 from quire_proto.wire.errors import KvstoreUnreachable, StaleSession
-from tests.support.harness import Kvstore, Proxy, wait_until
+from tests.support.harness import Kvstore, Proxy
+from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
 ProxyTo = Callable[[Kvstore], Proxy]
@@ -63,7 +64,7 @@ def test_the_lease_is_let_go_here_before_the_kvstore_fences(start_kvstore: Start
         assert isinstance(client.lost_reason, KvstoreUnreachable)
         with pytest.raises(KvstoreUnreachable, match="lease"):
             client.extend(sequence=1, tokens=20)
-        wait_until(lambda: kvstore.stats().blocks["quarantined"] == 3, "the kvstore fences the session")
+        wait_for(lambda: kvstore.stats().blocks["quarantined"] == 3, "the kvstore fences the session")
         assert valid < kvstore.logged("session_fenced")[0]
     stats = kvstore.stats()
     assert (stats.sessions, stats.blocks["quarantined"], stats.counters["fenced"]) == ((), 0, 1)
@@ -77,7 +78,7 @@ def test_lost_acknowledgements_count_as_none(start_kvstore: Start, proxy_to: Pro
         client.allocate(sequence=1, tenant="a", tokens=9)
         proxy.lose_replies.append("heartbeat*")
         valid = last_valid(client)
-        wait_until(lambda: kvstore.logged("session_fenced") != [], "the kvstore fences the session, much later")
+        wait_for(lambda: kvstore.logged("session_fenced") != [], "the kvstore fences the session, much later")
         assert kvstore.logged("session_fenced")[0] - valid > 0.2
 
 
@@ -87,7 +88,7 @@ def test_one_lost_heartbeat_is_no_harm(start_kvstore: Start, proxy_to: ProxyTo) 
     with KVClient(proxy.run_dir) as client:
         proxy.lose_replies += ["heartbeat"] * 2
         beats = len(proxy.seen)
-        wait_until(lambda: len(proxy.seen) > beats + 6, "six more heartbeats")
+        wait_for(lambda: len(proxy.seen) > beats + 6, "six more heartbeats")
         assert client.lease_valid()
         assert proxy.lose_replies == []
 
@@ -101,7 +102,7 @@ def test_a_session_the_kvstore_no_longer_knows_is_stale(start_kvstore: Start, pr
         assert other.boot == client.boot
         client.allocate(sequence=1, tenant="a", tokens=9)
         proxy.lose_requests.append("heartbeat*")
-        wait_until(lambda: kvstore.stats().counters["fenced"] == 1, "the kvstore fences the session")
+        wait_for(lambda: kvstore.stats().counters["fenced"] == 1, "the kvstore fences the session")
         with pytest.raises((StaleSession, KvstoreUnreachable)):
             client.extend(sequence=1, tokens=20)
         assert client.lost.is_set()

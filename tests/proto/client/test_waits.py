@@ -17,7 +17,8 @@ from quire_proto.op_table import ALLOCATE
 from quire_proto.wire.digests import DIGEST_BYTES
 from quire_proto.wire.errors import Claimed, LocalError, QuireError, RemoteError, StaleSession
 from quire_proto.wire.u32 import pack_u32
-from tests.support.harness import Kvstore, Proxy, wait_until
+from tests.support.harness import Kvstore, Proxy
+from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
 PROMPT = pack_u32(range(17))
@@ -47,7 +48,7 @@ def test_a_wait_holds_up_nothing(shared_kvstore: Kvstore) -> None:
         assert ask(client, 2, digests, "blocking") == CLAIMED
         ended: SimpleQueue[Waited | QuireError] = SimpleQueue()
         client.begin_wait(Wait(2, digests[-DIGEST_BYTES:]), 30, ended.put)
-        wait_until(lambda: shared_kvstore.stats().counters["waits"] == 1, "the kvstore defers the reply")
+        wait_for(lambda: shared_kvstore.stats().counters["waits"] == 1, "the kvstore defers the reply")
         assert client.allocate(sequence=3, tenant="blocking", tokens=9).code == OK
         assert client.wait(4, digests[:DIGEST_BYTES], timeout=0.1) == Waited("deadline")
         assert ended.empty()
@@ -118,11 +119,11 @@ def test_a_wait_ends_with_its_session(start_kvstore: Callable[..., Any]) -> None
         digests = own(owner, "t")
         with KVClient(kvstore.run_dir) as client:
             client.begin_wait(Wait(2, digests[-DIGEST_BYTES:]), 30, ended.put)
-            wait_until(lambda: kvstore.stats().counters["waits"] == 1, "the kvstore defers the reply")
+            wait_for(lambda: kvstore.stats().counters["waits"] == 1, "the kvstore defers the reply")
         assert isinstance(ended.get(timeout=10), LocalError)
         with KVClient(kvstore.run_dir) as client:
             client.begin_wait(Wait(3, digests[-DIGEST_BYTES:]), 30, ended.put)
-            wait_until(lambda: kvstore.stats().counters["waits"] == 2, "the kvstore defers the reply")
+            wait_for(lambda: kvstore.stats().counters["waits"] == 2, "the kvstore defers the reply")
             kvstore.kill()
             assert isinstance(ended.get(timeout=10), StaleSession)
             with pytest.raises(StaleSession):

@@ -13,8 +13,9 @@ from hashlib import shake_128
 import pytest
 
 from quire_kv import KVClient, pack_u32, unpack_u32
-from tests.support.harness import LAYOUT, Kvstore, wait_until
+from tests.support.harness import LAYOUT, Kvstore
 from tests.support.repository import ROOT
+from tests.support.waits import wait_for
 
 EXAMPLE = ROOT / "examples" / "node"
 OLDEST = (20, 19)
@@ -111,12 +112,12 @@ def test_it_ends_with_the_kvstore_and_with_its_lease(
     kvstore = start_kvstore(lease_ms=lease_ms)
     process = subprocess.Popen([*engine, str(kvstore.run_dir)], stderr=subprocess.PIPE, text=True)
     try:
-        wait_until(lambda: any(s.sequences == 3 for s in kvstore.stats().sessions), "it waits for its heartbeats")
+        wait_for(lambda: any(s.sequences == 3 for s in kvstore.stats().sessions), "it waits for its heartbeats")
         if lease_ms > 4000:
             kvstore.kill()
         else:
             process.send_signal(signal.SIGSTOP)
-            wait_until(lambda: kvstore.stats().counters["fenced"] == 1, "its session is fenced")
+            wait_for(lambda: kvstore.stats().counters["fenced"] == 1, "its session is fenced")
             process.send_signal(signal.SIGCONT)
         said = process.communicate(timeout=20)[1]
     finally:

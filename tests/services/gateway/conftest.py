@@ -18,7 +18,8 @@ import openai
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tests.support.peer_engine import PeerEngine, wait_for
+from tests.support.peer_engine import PeerEngine
+from tests.support.waits import wait_for
 
 SPECIAL = ["<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>"]
 TEMPLATE = (

@@ -12,7 +12,8 @@ import pytest
 
 from quire_proto.gateway_link import Hello, decode_message, encode_message
 from tests.services.gateway.conftest import GatewayProcess, Start, refused
-from tests.support.peer_engine import PeerEngine, connect, wait_for
+from tests.support.peer_engine import PeerEngine, connect
+from tests.support.waits import wait_for
 
 BODY: dict[str, Any] = {"model": "tiny", "prompt": "the quick fox", "max_tokens": 400}
 

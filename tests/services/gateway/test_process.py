@@ -14,7 +14,8 @@ import pytest
 
 from tests.services.gateway.conftest import GatewayProcess, Start, listens, refused
 from tests.services.gateway.test_engines import Background
-from tests.support.peer_engine import PeerEngine, wait_for
+from tests.support.peer_engine import PeerEngine
+from tests.support.waits import wait_for
 
 KEYS = '[[tenants]]\nname = "acme"\nkeys = ["sk-one", "sk-two"]\n'
 OTHER = '[[tenants]]\nname = "zeta"\nkeys = ["sk-three"]\n'

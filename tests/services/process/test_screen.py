@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from quire_services.process.screen import ERASE, Screen, bar
 from quire_services.stack.child import Child
 from quire_services.stack.processes import Stack
 from quire_services.stack.supervisor import Supervisor
-from tests.services.stack.test_supervisor import until
+from tests.support.waits import wait_for
 
 
 class Terminal(io.StringIO):
@@ -65,10 +66,10 @@ def test_a_child_tells_how_far_it_is_and_why_it_ended() -> None:
         child = Child("c", [sys.executable, "-c", code])
         assert child.loaded == 1
         watching.start(child)
-        until(lambda: child.loaded == 0.25, watching)
+        wait_for(lambda: child.loaded == 0.25, "a quarter is loaded", meanwhile=partial(watching.pump, 0.05))
         child.keep = False
         child.signal(9)
-        until(lambda: child.code is not None, watching)
+        wait_for(lambda: child.code is not None, "the child has ended", meanwhile=partial(watching.pump, 0.05))
     assert (child.loaded, child.reason) == (1, "first, and long")
 
 

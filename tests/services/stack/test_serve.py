@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from bench.models.tiny import make_model
-from tests.support.stack import free_port, running, wait_for
+from tests.support.stack import free_port, running
+from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
 QUIRE = [sys.executable, "-m", "quire_services.cli"]
@@ -34,15 +35,15 @@ def test_one_life_of_a_stack(tmp_path: Path, model: Path) -> None:
     stop leaves nothing (which ``running`` insists on)."""
     with running(tmp_path, model, engines=1, blocks=64) as stack:
         directory = f"--run-dir={stack.run_dir}"
-        wait_for(lambda: "ready: http://127.0.0.1:" in stack.log.read_text(), 10, "it says so")
+        wait_for(lambda: "ready: http://127.0.0.1:" in stack.log.read_text(), "it says so", 10)
         second = quire("serve", f"--model={model}", directory)
         assert (second.returncode, "another stack" in second.stderr) == (2, True)
 
         before = stack.ready_sessions()["engine-1"]
         os.kill(before, signal.SIGKILL)
         os.kill(stack.pid_of("gateway"), signal.SIGKILL)
-        wait_for(lambda: stack.ready_sessions().get("engine-1", before) != before, 60, "the engine is back")
-        wait_for(lambda: stack.health() == 200, 60, "the gateway is back")
+        wait_for(lambda: stack.ready_sessions().get("engine-1", before) != before, "the engine is back", 60)
+        wait_for(lambda: stack.health() == 200, "the gateway is back", 60)
         assert len(stack.complete([7, 8, 9, 10] * 8, max_tokens=2)["choices"]) == 1
 
         told = quire("status", "--json", directory)

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
-from tests.support.stack import Stack, running, wait_for
+from tests.support.stack import Stack, running
+from tests.support.waits import wait_for
 
 VOCABULARY = 128
 
@@ -60,7 +61,7 @@ def test_random_kills_under_load_leave_a_whole_stack(tmp_path: Path) -> None:
             stop.set()
         answered = [load.result() for load in loads]
         print(f"{kills} kills, {sum(answered)} requests answered")
-        wait_for(lambda: not stack.stats().blocks["held"], 30, "no block is held")
+        wait_for(lambda: not stack.stats().blocks["held"], "no block is held", 30)
         assert stack.stats().counters["internal_errors"] == 0
         assert kills > 0
         assert all(answered)

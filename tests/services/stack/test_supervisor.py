@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,7 @@ import pytest
 from quire_services.stack.child import Child
 from quire_services.stack.rundir import RunDir, RunDirError
 from quire_services.stack.supervisor import Supervisor
+from tests.support.waits import wait_for
 
 SLEEP = "import time; time.sleep(600)"
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
@@ -28,27 +29,20 @@ def python(code: str, name: str = "child") -> Child:
     return Child(name, [sys.executable, "-c", code])
 
 
-def until(condition: Callable[[], object], supervisor: Supervisor | None = None, seconds: float = 10.0) -> None:
-    """Wait for a condition, pumping the supervisor meanwhile."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        if supervisor:
-            supervisor.pump(0.05)
-        else:
-            time.sleep(0.01)
-
-
 def test_a_killed_child_is_started_again_with_growing_delay() -> None:
     """Each death in quick succession doubles the delay; a child gets a new pid."""
     delays: list[float] = []
     with Supervisor(lambda *ended: delays.append(ended[2])) as supervisor:
         child = supervisor.start(python(SLEEP))
         for deaths in (1, 2, 3):
-            until(lambda: child.pid, supervisor)
+            wait_for(lambda: child.pid, "the child runs", meanwhile=partial(supervisor.pump, 0.05))
             os.kill(child.pid, signal.SIGKILL)
-            until(lambda deaths=deaths: len(delays) == deaths, supervisor)
-        until(lambda: child.pid, supervisor)
+            wait_for(
+                lambda deaths=deaths: len(delays) == deaths,
+                "the death is noticed",
+                meanwhile=partial(supervisor.pump, 0.05),
+            )
+        wait_for(lambda: child.pid, "the child runs again", meanwhile=partial(supervisor.pump, 0.05))
 
         assert delays == [0.1, 0.2, 0.4]
         assert child.starts == 4
@@ -59,7 +53,7 @@ def test_a_process_with_an_end_is_not_started_again() -> None:
     """A child that is not kept just leaves its exit code."""
     with Supervisor(lambda *_: pytest.fail("it is not to be kept")) as supervisor:
         child = supervisor.start(Child("once", [sys.executable, "-c", "raise SystemExit(3)"], keep=False))
-        until(lambda: child.code is not None, supervisor)
+        wait_for(lambda: child.code is not None, "the child has ended", meanwhile=partial(supervisor.pump, 0.05))
 
         assert (child.code, child.pid, child.due) == (3, 0, None)
 
@@ -73,7 +67,7 @@ def test_environment_of_a_child_is_ours_before_its_defaults(ours: str | None, mo
     code = "import os; raise SystemExit(int(os.environ['GOMP_SPINCOUNT']))"
     with Supervisor(lambda *_: pytest.fail("it is not to be kept")) as supervisor:
         child = supervisor.start(Child("e", [sys.executable, "-c", code], keep=False, defaults={"GOMP_SPINCOUNT": "7"}))
-        until(lambda: child.code is not None, supervisor)
+        wait_for(lambda: child.code is not None, "the child has ended", meanwhile=partial(supervisor.pump, 0.05))
 
         assert child.code == int(ours or 7)
 
@@ -83,7 +77,7 @@ def test_stopping_follows_the_order_and_kills_after_the_deadline() -> None:
     with Supervisor(lambda *_: None) as supervisor:
         first = supervisor.start(Child("first", [sys.executable, "-c", STUBBORN]))
         second = supervisor.start(python(SLEEP, "second"))
-        until(lambda: "15" in _ignored(first.pid))
+        wait_for(lambda: "15" in _ignored(first.pid), "the first child ignores SIGTERM")
         killed = supervisor.stop([[first], [second]], 0.3)
 
         assert killed == ["first"]
@@ -99,7 +93,7 @@ def test_a_second_signal_skips_the_deadline() -> None:
     """While a child is being waited for, another signal kills it at once."""
     with Supervisor(lambda *_: None) as supervisor:
         child = supervisor.start(Child("stubborn", [sys.executable, "-c", STUBBORN]))
-        until(lambda: "15" in _ignored(child.pid))
+        wait_for(lambda: "15" in _ignored(child.pid), "the child ignores SIGTERM")
         began = time.monotonic()
         helper = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -INT {os.getpid()}"])
         killed = supervisor.stop([[child]], 60)
@@ -126,7 +120,7 @@ def test_nothing_survives_a_killed_supervisor() -> None:
     supervisor.wait()
     supervisor.stdout.close()
 
-    until(lambda: not any(_runs(pid) for pid in pids))
+    wait_for(lambda: not any(_runs(pid) for pid in pids), "all children are gone")
 
 
 def _runs(pid: int) -> bool:

@@ -6,30 +6,20 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from quire_proto.wire.layout import Layout
 from tests.support.repository import ROOT
+from tests.support.waits import wait_for
 
 LAYOUT = Layout("tiny", "w0", "{}", "", "bfloat16", 4, 2, 2, 8)
 BLOCKS = 64
 SIZE = LAYOUT.arena_bytes(BLOCKS)
-DEADLINE_S = 30.0
+START_S = 30.0
 # Environment of children that import from tests/.
 CHILD = os.environ | {"PYTHONPATH": str(ROOT)}
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """The first true value of ``condition``; fails after a deadline."""
-    end = time.monotonic() + DEADLINE_S
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {DEADLINE_S} s: {what}"
-        time.sleep(0.01)
-    return value
 
 
 class Kvstore:
@@ -58,7 +48,11 @@ class Kvstore:
             self.process = subprocess.Popen([*command, f"--fence-grace-ms={grace_ms}"], stderr=log, env=CHILD)
         if wait:
             started = len(self.events("kvstore_started"))
-            until(lambda: len(self.events("kvstore_started")) > started or self.process.poll() is not None, "start")
+            wait_for(
+                lambda: len(self.events("kvstore_started")) > started or self.process.poll() is not None,
+                "it starts",
+                START_S,
+            )
             assert self.process.poll() is None, self.log()
 
     def log(self) -> str:
@@ -83,4 +77,4 @@ class Kvstore:
     def stop(self) -> int:
         """SIGTERM; returns the exit status."""
         self.process.terminate()
-        return self.process.wait(DEADLINE_S)
+        return self.process.wait(START_S)

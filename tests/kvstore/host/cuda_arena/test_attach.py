@@ -19,7 +19,8 @@ from quire_proto.messages import Allocate, Step
 from quire_proto.wire.codec import decode
 from quire_proto.wire.errors import DeviceFault, LayoutMismatch, MapError
 from tests.kvstore.host.cuda_arena.recorder import BASE_BELOW, Recorder
-from tests.kvstore.host.cuda_arena.stack import CHILD, SIZE, Kvstore, until
+from tests.kvstore.host.cuda_arena.stack import CHILD, SIZE, Kvstore
+from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
 UUID = "GPU-00000000-0000-0000-0000-000000000000"
@@ -59,7 +60,7 @@ def test_a_session_maps_the_arena_and_releases_it_on_detach(kvstore: Kvstore, re
         assert memory.__cuda_array_interface__["shape"] == (SIZE,)
         assert kvstore.roster() == [os.getpid()]
         assert (recorder.held["pointer"], recorder.held["context"]) == (1, 1)
-    until(lambda: not kvstore.roster(), "the roster is empty")
+    wait_for(lambda: not kvstore.roster(), "the roster is empty", 30)
 
 
 def test_the_descriptor_comes_over_the_side_socket(kvstore: Kvstore, recorder: Recorder) -> None:
@@ -133,7 +134,7 @@ def test_after_the_exporters_death_a_client_unmaps_and_attaches_anew(
     assert client.lost.wait(10)
     made = "cuMemAlloc" if arena == "cuda-ipc" else "cuMemCreate"
     kvstore.start(arena, wait=False)
-    until(lambda: kvstore.events("waiting_for_old_mappers"), "the new kvstore waits")
+    wait_for(lambda: kvstore.events("waiting_for_old_mappers"), "the new kvstore waits", 30)
     assert kvstore.calls.read_text().count(made) == 1
     client.close()
     assert +recorder.held == {}
@@ -160,7 +161,7 @@ def test_an_old_mapper_that_does_not_let_go_is_killed_before_memory_is_made(
         made = "cuMemAlloc" if arena == "cuda-ipc" else "cuMemCreate"
         before = kvstore.calls.read_text().count(made)
         kvstore.start(arena, grace_ms=1000, wait=False)
-        until(lambda: kvstore.events("waiting_for_old_mappers"), "the new kvstore waits")
+        wait_for(lambda: kvstore.events("waiting_for_old_mappers"), "the new kvstore waits", 30)
         assert stubborn.poll() is None
         assert kvstore.calls.read_text().count(made) == before
         assert stubborn.wait(20) == -signal.SIGKILL
@@ -206,5 +207,5 @@ def test_a_poisoned_context_is_told_apart_from_all_other_losses(kvstore: Kvstore
     recorder.fail["cuMemUnmap"] = "ILLEGAL_ADDRESS"
     with pytest.raises(DeviceFault, match="ILLEGAL_ADDRESS"):
         client.close()
-    until(lambda: not kvstore.roster(), "the side socket is closed")
+    wait_for(lambda: not kvstore.roster(), "the side socket is closed", 30)
     recorder.held.clear()

@@ -13,8 +13,8 @@ import pytest
 
 from quire_proto.client.client import KVReader
 from tests.services.gateway.conftest import GatewayProcess, Start, free_port, listens, refused
-from tests.support.peer_engine import wait_for
 from tests.support.raw import Process
+from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
 SYSTEM = "the quick brown fox jumps over the lazy dog"

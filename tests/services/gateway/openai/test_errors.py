@@ -12,7 +12,8 @@ import pytest
 
 from tests.services.gateway.conftest import GatewayProcess, Start, write_tokenizer
 from tests.services.gateway.test_engines import Background
-from tests.support.peer_engine import PeerEngine, wait_for
+from tests.support.peer_engine import PeerEngine
+from tests.support.waits import wait_for
 
 CHAT = "/v1/chat/completions"
 PLAIN = "/v1/completions"

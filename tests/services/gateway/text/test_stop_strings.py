@@ -10,7 +10,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from quire_services.gateway.text.stop_strings import StopStrings
-from tests.support.peer_engine import PeerEngine, wait_for
+from tests.support.peer_engine import PeerEngine
+from tests.support.waits import wait_for
 
 
 def run(stops: list[str], pieces: list[str]) -> str:

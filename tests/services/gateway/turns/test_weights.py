@@ -8,8 +8,7 @@ from pathlib import Path
 from quire_proto.client.client import KVReader
 from quire_services.gateway.turns.weights import Weights
 from tests.support.engine_loop import kvstore
-
-DEADLINE_S = 20.0
+from tests.support.waits import DEADLINE_S
 
 
 async def follow(weights: Weights, run_dir: Path, wanted: int) -> None:
