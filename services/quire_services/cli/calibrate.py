@@ -19,8 +19,8 @@ from quire_engine.model.model import Model, ModelRefused, load_model
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder
 from quire_services.process import flags
 
-SEQUENCES, TOKENS = 4, 512  # of random tokens, where no text is given
-LONGEST = 2048  # tokens of a text that are looked at: eager attention holds a matrix of scores
+RANDOM_SEQUENCES, RANDOM_TOKENS = 4, 512  # of random tokens, where no text is given
+MAX_TEXT_TOKENS = 2048  # tokens of a text that are looked at: eager attention holds a matrix of scores
 
 
 def main(argv: list[str]) -> int:
@@ -52,12 +52,12 @@ def _sequences(directory: Path, model: Model, arguments: argparse.Namespace) -> 
         encoder = PromptEncoder.load(directory)
         return [_tokens(encoder, file) for file in arguments.text]
     draw = np.random.default_rng(0)
-    return [draw.integers(0, model.vocab_size, TOKENS).tolist() for _ in range(SEQUENCES)]
+    return [draw.integers(0, model.vocab_size, RANDOM_TOKENS).tolist() for _ in range(RANDOM_SEQUENCES)]
 
 
 def _tokens(encoder: PromptEncoder, file: Path) -> list[int]:
     """Tokens of a text. Raises OSError, UnicodeDecodeError or ModelRefused."""
-    tokens = encoder.encode(file.read_text(encoding="utf-8"))[:LONGEST]
+    tokens = encoder.encode(file.read_text(encoding="utf-8"))[:MAX_TEXT_TOKENS]
     if not tokens:
         raise ModelRefused(f"{file} holds no text")
     return tokens

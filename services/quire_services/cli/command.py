@@ -11,7 +11,7 @@ import importlib
 import sys
 
 from quire_proto import __version__
-from quire_services.process.standard_streams import NOWHERE, drop, make_sure_they_are_open, print_line
+from quire_services.process.standard_streams import UNWRITABLE, discard_stream, open_standard_streams, print_line
 
 COMMANDS = {
     "serve": ("quire_services.stack.serve", "run the whole stack on this host: kvstore, engines, gateway"),
@@ -56,15 +56,15 @@ def _say(text: str, *, error: bool = False) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
-    make_sure_they_are_open()
+    open_standard_streams()
     arguments = sys.argv[1:] if argv is None else argv
     try:
         code = _run(arguments)
         sys.stdout.flush()
     except OSError as error:
-        if error.errno not in NOWHERE:
+        if error.errno not in UNWRITABLE:
             raise
-        drop(sys.stdout)
+        discard_stream(sys.stdout)
         _say(f"quire: cannot print the answer: {error.strerror}", error=True)
         return 1
     return code

@@ -23,8 +23,8 @@ from quire_proto.messages import Events
 from quire_proto.wire.handles import ShmHandle
 
 IPC = "ipc"
-SWITCH_S = 0.0005
-LIVE, REPLAY = "events.sock", "events-replay.sock"
+SWITCH_INTERVAL_S = 0.0005
+LIVE_SOCKET, REPLAY_SOCKET = "events.sock", "events-replay.sock"
 _LOOPBACK = re.compile(r"tcp://(127(?:\.\d{1,3}){3}):(\d{1,5})")
 
 
@@ -44,7 +44,7 @@ NO_EVENTS = EventsConfig()
 def endpoints(config: EventsConfig, run_dir: Path) -> Endpoints:
     """Where both sockets are bound. Raises EventsError for a place that may not be."""
     if config.where == IPC:
-        return Endpoints(f"ipc://{run_dir / LIVE}", f"ipc://{run_dir / REPLAY}")
+        return Endpoints(f"ipc://{run_dir / LIVE_SOCKET}", f"ipc://{run_dir / REPLAY_SOCKET}")
     address = _LOOPBACK.fullmatch(config.where)
     if address is None or not 0 < int(address[2]) < 65535:
         raise EventsError(
@@ -58,7 +58,7 @@ def endpoints(config: EventsConfig, run_dir: Path) -> Endpoints:
 
 
 @contextmanager
-def streaming(config: EventsConfig, service: Service, run_dir: Path) -> Iterator[Publisher | None]:
+def event_stream(config: EventsConfig, service: Service, run_dir: Path) -> Iterator[Publisher | None]:
     """The event stream of a service that has done nothing yet, if there is to be one. Raises EventsError."""
     if not config.where:
         yield None
@@ -67,7 +67,7 @@ def streaming(config: EventsConfig, service: Service, run_dir: Path) -> Iterator
     medium = "CPU" if isinstance(service.arena, ShmHandle) else "GPU"
     form = Form(layout.block_size, medium, layout.adapter, config.tokens, config.hashes, service.root_key)
     # What the publisher computes must not keep the store's thread waiting for the interpreter.
-    sys.setswitchinterval(SWITCH_S)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with closing(Publisher(where, config.topic, form)) as publisher:
         service.events = Events(where.live, where.replay, config.topic, config.tokens, config.hashes)
         service.state.index.journal = Journal()

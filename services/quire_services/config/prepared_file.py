@@ -16,7 +16,7 @@ from .input_files import read_bytes, write_private
 
 PREPARED_FILE = "prepared.json"
 MAX_PREPARED_BYTES = 1 << 28  # it holds the tokens of all published prompts
-KEYS = {"model_dir", "layout", "published"}
+PREPARED_KEYS = {"model_dir", "layout", "published"}
 
 
 def read_prepared(file: Path) -> dict[str, Any]:
@@ -38,6 +38,6 @@ def write_prepared(file: Path, content: dict[str, Any]) -> None:
 def is_prepared(file: Path) -> bool:
     """Whether ``quire prepare`` wrote it. Raises OSError."""
     try:
-        return read_prepared(file).keys() >= KEYS
+        return read_prepared(file).keys() >= PREPARED_KEYS
     except ValueError:
         return False

@@ -15,6 +15,8 @@ from typing import Any
 
 from quire_proto.wire.layout import E4M3
 
+MAX_BODY_BYTES = 32 << 20  # of any request, and of a file that becomes a published prompt
+
 
 def setting(
     default: Any, help: str, *, at_least: float | None = None, at_most: float | None = None, among: tuple[str, ...] = ()
@@ -126,7 +128,7 @@ class GatewaySettings:
         0,
         "bytes of a request's body; 16 KiB always are (0: 64 for each token of the model's context, from 4 to 32 MiB)",
         at_least=0,
-        at_most=32 << 20,
+        at_most=MAX_BODY_BYTES,
     )
     allowed_origins: str = setting(
         "", "origins of web pages that may use the gateway from a browser, separated by commas; * for all"

@@ -44,7 +44,7 @@ from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_proto.wire.codec import CodecError, from_map
 from quire_proto.wire.layout import Layout
 from quire_services.config import settings
-from quire_services.config.event_stream import NO_EVENTS, EventsConfig, streaming
+from quire_services.config.event_stream import NO_EVENTS, EventsConfig, event_stream
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
 from quire_services.process import flags, logs, reason
 from quire_services.process.gc_tuning import tune_gc
@@ -175,7 +175,7 @@ def _serve(config: KvstoreConfig) -> int:
             )
             admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
             options = ServerOptions(config.fence_grace_ms, config.fence_kill, config.debug)
-            with streaming(config.events, service, config.run_dir) as publisher:
+            with event_stream(config.events, service, config.run_dir) as publisher:
                 server = Server(service, config.run_dir, options, listener, admission, publisher)
                 _loop(server, service, arena, config, signals)
     return 0

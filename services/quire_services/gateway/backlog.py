@@ -31,7 +31,7 @@ class Source(Protocol):
     tenant: str
 
 
-G = TypeVar("G", bound=Source)
+_Source = TypeVar("_Source", bound=Source)
 
 
 class Backlogs:
@@ -60,7 +60,7 @@ class Backlogs:
         return max((b for b in self._unread if b.tenant == tenant), key=lambda b: b.size)
 
 
-class Backlog(Generic[G]):
+class Backlog(Generic[_Source]):
     """Outputs of one call that wait to be sent, in the order in which engines sent them.
 
     Args:
@@ -76,15 +76,15 @@ class Backlog(Generic[G]):
         self.give_up = give_up
         self.tenant, self.size = "", 0
         self._all = all
-        self._items: deque[list[tuple[G, Output]]] = deque()  # each in a box of its own, where it may grow
-        self._last: dict[tuple[str, int], list[tuple[G, Output]]] = {}
+        self._items: deque[list[tuple[_Source, Output]]] = deque()  # each in a box of its own, where it may grow
+        self._last: dict[tuple[str, int], list[tuple[_Source, Output]]] = {}
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._items) or self._error is not None
 
-    def put(self, source: G, output: Output) -> None:
+    def put(self, source: _Source, output: Output) -> None:
         """Add what has come."""
         size = self._join(output) if len(self._items) >= MAX_SEPARATE_OUTPUTS and not output.logprobs else 0
         if not size:
@@ -116,7 +116,7 @@ class Backlog(Generic[G]):
         self._last.clear()
         self._resize(-self.size)
 
-    async def piece(self, patience_s: float) -> list[tuple[G, Output]]:
+    async def piece(self, patience_s: float) -> list[tuple[_Source, Output]]:
         """What is to be sent next; nothing if nothing has come for so many seconds (0: wait for ever). Raises what
         the call ended with."""
         if self:
@@ -128,8 +128,8 @@ class Backlog(Generic[G]):
             raise error
         return self._drain()
 
-    def _drain(self) -> list[tuple[G, Output]]:
-        out: list[tuple[G, Output]] = []
+    def _drain(self) -> list[tuple[_Source, Output]]:
+        out: list[tuple[_Source, Output]] = []
         size = 0
         while self._items and size < PIECE_BYTES:
             box = self._items.popleft()

@@ -24,15 +24,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from quire_services.config.settings import MAX_BODY_BYTES
 from quire_services.gateway.http.errors import ApiError, invalid
 from quire_services.gateway.http.hang_up import CLIENT_GONE
-from quire_services.gateway.http.request_log import RequestRecord
+from quire_services.gateway.http.request_log import RequestRecord, outcome_of
 from quire_services.gateway.turns.shares import Shares
 
 from .counters import Counters
 from .http_app import error_response
 
-MAX_BODY_BYTES = 32 * 1024 * 1024
 OPEN_PATHS = {"/health"}
 ARRIVALS_AT_ONCE = 16  # heads that are looked at between two looks at the sockets: whose they are costs little
 MAX_WAITING_REQUESTS, REQUEST_WAIT_S = 1 << 20, 60.0  # requests are bounded by connections, and wait milliseconds each
@@ -101,7 +101,7 @@ class Edge:
         counters = self._counters
         if not record.outcome:
             gone = record.status in (0, CLIENT_GONE)
-            record.outcome = "client_gone" if gone else _class(record.status)
+            record.outcome = "client_gone" if gone else outcome_of(record.status)
         counters.outcomes[record.outcome] += 1
         if record.generates:
             counters.finished(
@@ -145,10 +145,6 @@ def _insist_on_json(headers: Headers) -> None:
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise invalid("the content-type must be application/json", code="unsupported_content_type")
-
-
-def _class(status: int) -> str:
-    return "ok" if status < 400 else f"{status // 100}xx"
 
 
 def _request_id(headers: Headers) -> str:

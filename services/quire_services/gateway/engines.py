@@ -7,8 +7,8 @@ counting what was sent since keeps a burst from piling up on one engine.
 Invariants: a name is one process: a second one is refused as long as the first holds its connection, however long it
 has been silent. An engine is in the table from its hello to the end of its connection and no longer; its end fails
 every generation it carried, at once. An engine gets work only while it says it is ready and has spoken in the last
-``SILENT_S`` seconds that this loop was awake. Whether anything can be served is computed when asked, never stored, so
-it is always true.
+``MAX_SILENCE_S`` seconds that this loop was awake. Whether anything can be served is computed when asked, never stored,
+so it is always true.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from quire_services.gateway.turns.weights import Weights
 from .awake_clock import clock
 from .generations import Call, Generation
 
-SILENT_S = 10.0
+MAX_SILENCE_S = 10.0
 log = structlog.get_logger()
 
 
@@ -53,7 +53,7 @@ class Engine:
 
     def why_not(self) -> str:
         """Why it cannot be given work now; empty if it can."""
-        if clock.now() - self._heard > SILENT_S:
+        if clock.now() - self._heard > MAX_SILENCE_S:
             return "unresponsive"
         if self.load is None:
             return "starting"

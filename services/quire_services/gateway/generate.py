@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quire_proto.wire.u32 import unpack_u32
+from quire_services.config.settings import MAX_BODY_BYTES
 from quire_services.gateway.http.hang_up import until_gone
 from quire_services.gateway.http.request_log import RequestRecord
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
@@ -30,7 +31,6 @@ from quire_services.gateway.openai.sampling import sampling, stop_strings
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
 from quire_services.gateway.readers.reader_pool import ReaderPool
 from quire_services.gateway.readers.request_bytes import (
-    MAX_BODY_LIMIT,
     SHORT_BODY_BYTES,
     RequestBytes,
     default_limit,
@@ -51,7 +51,7 @@ from .generations import Call
 from .responses import CallResponse, Shape
 
 PROMPTS_AT_ONCE = 64
-TURN_S = 0.005
+MAX_TURN_S = 0.005
 SHORT_WAITING, SHORT_WAIT_S = 1 << 20, 60.0  # short bodies are bounded by connections, and wait milliseconds
 
 
@@ -125,7 +125,7 @@ class Gateway:
     def _release_turn(self, tenant: str, spent_s: float) -> None:
         """Let the next short body be read: now, or after a look at the sockets if reading has taken a while."""
         self._spent_s += spent_s
-        if self._spent_s < TURN_S:
+        if self._spent_s < MAX_TURN_S:
             self._turn.release(tenant, 1)
         else:
             self._spent_s = 0.0
@@ -138,7 +138,7 @@ class Gateway:
         """Of a body."""
         if self.max_body_bytes:
             return self.max_body_bytes
-        return MAX_BODY_LIMIT if self.engines.why_not() else default_limit(self._limits().max_model_len)
+        return MAX_BODY_BYTES if self.engines.why_not() else default_limit(self._limits().max_model_len)
 
     async def _call(self, read: ReadRequest, request: Request, logprobs: int) -> Call:
         """The generations of a request, not yet sent."""

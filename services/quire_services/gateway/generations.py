@@ -20,7 +20,7 @@ from typing import Protocol
 
 from quire_proto.gateway_link import Generate, Output, Sampling
 from quire_proto.wire.u32 import pack_u32, unpack_u32
-from quire_services.gateway.http.errors import ApiError, ClientGone, engine_error, unavailable, unread
+from quire_services.gateway.http.errors import ApiError, ClientGone, answer_unread, engine_error, unavailable
 
 from .backlog import Backlog, Backlogs
 
@@ -167,7 +167,7 @@ class Call:
 
     def _unread(self) -> None:
         self.backlog.clear()
-        self.fail(unread())
+        self.fail(answer_unread())
 
     def _abort(self) -> None:
         for generation in self.generations:

@@ -19,7 +19,7 @@ from quire_proto import __version__
 from quire_services.gateway.http.errors import ApiError, ClientGone, invalid, unknown_model
 from quire_services.gateway.http.hang_up import CLIENT_GONE
 from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
-from quire_services.gateway.openai.json_body import complaint
+from quire_services.gateway.openai.json_body import validation_error
 
 from .generate import Gateway
 
@@ -133,7 +133,7 @@ async def _validation_error(_: Request, error: Exception) -> JSONResponse:
     for found in error.errors():
         if found["type"] == "json_invalid":
             return error_response(invalid(f"the body is not valid JSON: {found.get('ctx', {}).get('error', '')}"))
-    return error_response(complaint(error.errors(), skip=1))
+    return error_response(validation_error(error.errors(), skip=1))
 
 
 async def _client_gone(_: Request, __: Exception) -> Response:

@@ -1,9 +1,9 @@
 """Responses: from the outputs of a call to the HTTP response, streamed or whole.
 
-A stream's first output is awaited for ``GRACE_S``, so that what fails early fails with an HTTP status; then the headers
-are sent, and a comment whenever nothing else was for a while, because proxies end connections on which nothing moves.
-What fails later is an error event, after which the stream ends without ``[DONE]``. A client that hangs up ends its call
-at once, streamed or not: its connection is watched from the moment the call is submitted.
+A stream's first output is awaited for ``FIRST_OUTPUT_GRACE_S``, so that what fails early fails with an HTTP status;
+then the headers are sent, and a comment whenever nothing else was for a while, because proxies end connections on which
+nothing moves. What fails later is an error event, after which the stream ends without ``[DONE]``. A client that hangs
+up ends its call at once, streamed or not: its connection is watched from the moment the call is submitted.
 
 Invariant: however an answer ends, its call is closed: nothing is left running at an engine.
 """
@@ -22,13 +22,13 @@ from starlette.types import Receive, Scope, Send
 from quire_proto.gateway_link import Output
 from quire_services.gateway.http.errors import ApiError, ClientGone
 from quire_services.gateway.http.hang_up import CLIENT_GONE, hang_up
-from quire_services.gateway.http.request_log import RequestRecord
+from quire_services.gateway.http.request_log import RequestRecord, outcome_of
 from quire_services.gateway.text.choices import Choice, Delta
 
 from .generations import Arrival, Call, Generation
 
-GRACE_S = 0.2
-PING = b": ping\n\n"  # a comment: clients skip it (WHATWG HTML, server-sent events)
+FIRST_OUTPUT_GRACE_S = 0.2
+PING_COMMENT = b": ping\n\n"  # a comment: clients skip it (WHATWG HTML, server-sent events)
 Deltas = list[tuple[Choice, Delta]]
 
 
@@ -90,7 +90,7 @@ class CallResponse:
         try:
             if not stream:
                 return JSONResponse(await self._whole())
-            deltas = self._run(self._call.outputs(GRACE_S, self._ping_s))
+            deltas = self._run(self._call.outputs(FIRST_OUTPUT_GRACE_S, self._ping_s))
             events = EventStream(self._events(await anext(deltas), deltas, with_usage), self._call, watch)
             handed_over = True
             return events
@@ -145,7 +145,7 @@ class CallResponse:
             async for deltas in _chain(first, rest):
                 events = [event for choice, delta in deltas for event in self._pieces(choice, delta, opened, usage)]
                 if not events and self._ping_s and time.monotonic() - sent > 0.9 * self._ping_s:
-                    events = [PING]
+                    events = [PING_COMMENT]
                 if events:
                     yield b"".join(events)
                     sent = time.monotonic()
@@ -153,7 +153,7 @@ class CallResponse:
                 yield self._event([], {"usage": self._record.usage()})
             yield b"data: [DONE]\n\n"
         except ApiError as error:
-            self._record.outcome = "5xx" if error.status >= 500 else "4xx"
+            self._record.outcome = outcome_of(error.status)
             self._record.error = error.message
             yield b"data: %b\n\n" % orjson.dumps(error.body())
         except ClientGone:

@@ -14,29 +14,29 @@ from typing import Any, TextIO
 import structlog
 
 from . import reason
-from .screen import ERASE
+from .screen import ERASE_LINE
 
-TOLD = frozenset(
+SUPERVISOR_EVENTS = frozenset(
     (
         "kvstore_started", "kvstore_stopped", "listening", "stopped", "attached", "gateway_connected", "gateway_lost",
         "engine_connected", "engine_ready",
     )
 )  # fmt: skip
-PAD = 32
+EVENT_WIDTH = 32
 
 
 def processors(out: TextIO) -> list[structlog.typing.Processor]:
     """What renders an event for ``out``, in colour if that is a terminal."""
     terminal = out.isatty()
     rendered = structlog.dev.ConsoleRenderer(
-        PAD, colors=terminal, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
+        EVENT_WIDTH, colors=terminal, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
     )
     return [_short, rendered, _over_the_bar] if terminal else [_short, rendered]
 
 
-def told_by_supervisor(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def drop_supervisor_events(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Drop what the supervisor says, where there is one."""
-    if reason.REASON_VARIABLE in os.environ and event.get("event") in TOLD:
+    if reason.REASON_VARIABLE in os.environ and event.get("event") in SUPERVISOR_EVENTS:
         raise structlog.DropEvent
     return event
 
@@ -48,4 +48,4 @@ def _short(_: object, __: str, event: structlog.typing.EventDict) -> structlog.t
 
 def _over_the_bar(_: object, __: str, line: Any) -> str:
     """The supervisor's bar may stand in the line that this one begins in."""
-    return f"{ERASE}{line}"
+    return f"{ERASE_LINE}{line}"

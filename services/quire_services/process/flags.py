@@ -49,7 +49,7 @@ def add(parser: argparse.ArgumentParser, *sections: str, only: tuple[str, ...] =
                 argument.nargs, argument.const = "?", "true"
 
 
-def spelled(config: Config, section: str, *, but: tuple[str, ...] = ()) -> list[str]:
+def as_flags(config: Config, section: str, *, but: tuple[str, ...] = ()) -> list[str]:
     """The settings of a section as flags, for a process that is to have exactly these."""
     return [
         f"--{spec.name.replace('_', '-')}={getattr(getattr(config, section), spec.name)}"

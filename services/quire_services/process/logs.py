@@ -49,7 +49,7 @@ def configure(service: str, level: str = "", stream: TextIO | None = None, *, fo
     structlog.configure(
         processors=[
             *shared,
-            *([console.told_by_supervisor] if readable else []),
+            *([console.drop_supervisor_events] if readable else []),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),

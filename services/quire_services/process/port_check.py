@@ -23,7 +23,7 @@ class PortTaken(Exception):
     """An address cannot be listened on; one line says which setting and why."""
 
 
-def check(gateway: GatewaySettings) -> int:
+def check_ports(gateway: GatewaySettings) -> int:
     """The port of the API: the configured one, or for 0 one that is free. Raises PortTaken."""
     port = _listen("gateway.port", gateway.host, gateway.port)
     if gateway.admin_port:

@@ -11,8 +11,8 @@ from typing import TextIO
 
 from .standard_streams import print_line, print_now
 
-ERASE = "\r\x1b[K"
-CELLS = 30
+ERASE_LINE = "\r\x1b[K"
+BAR_CELLS = 30
 
 
 class Screen:
@@ -25,7 +25,7 @@ class Screen:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        print_line(ERASE + text if self._terminal else text, self._out)
+        print_line(ERASE_LINE + text if self._terminal else text, self._out)
         self._drawn = ""
 
     def passing(self, text: str) -> None:
@@ -33,11 +33,11 @@ class Screen:
         if not self._terminal or text == self._drawn:
             return
         width = shutil.get_terminal_size().columns - 1  # two lines could not be erased
-        print_now(f"{ERASE}{text[:width]}\r", self._out)
+        print_now(f"{ERASE_LINE}{text[:width]}\r", self._out)
         self._drawn = text
 
 
 def bar(share: float) -> str:
     """How much of something is done, 0 to 1."""
-    full = int(share * CELLS)
-    return f"[{'#' * full}{'.' * (CELLS - full)}] {share:4.0%}"
+    full = int(share * BAR_CELLS)
+    return f"[{'#' * full}{'.' * (BAR_CELLS - full)}] {share:4.0%}"

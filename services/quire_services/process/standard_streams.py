@@ -11,10 +11,10 @@ import os
 import sys
 from typing import TextIO
 
-NOWHERE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what cannot be printed ends with
+UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what cannot be printed ends with
 
 
-def make_sure_they_are_open() -> None:
+def open_standard_streams() -> None:
     """Put /dev/null in the place of those that are closed, or else the next file opened would get their descriptor."""
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -36,10 +36,10 @@ def print_now(text: str, stream: TextIO) -> None:
         stream.write(text)
         stream.flush()
     except (OSError, ValueError):
-        drop(stream)
+        discard_stream(stream)
 
 
-def drop(stream: TextIO) -> None:
+def discard_stream(stream: TextIO) -> None:
     """Let a stream end in /dev/null, the unwritten rest included: the interpreter flushes it once more at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

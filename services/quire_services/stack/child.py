@@ -3,7 +3,7 @@
 Invariants: a child has its own process group, so that Ctrl-C in a terminal reaches the supervisor alone; the kernel
 signals it when the supervisor dies, however that happens (PR_SET_PDEATHSIG). Engines and gateways then get
 SIGKILL; the kvstore gets SIGTERM, because it alone holds memory that outlives a process and it gives it back
-on the way out. A child that has been up for ``STABLE`` seconds starts its back-off anew.
+on the way out. A child that has been up for ``STABLE_S`` seconds starts its back-off anew.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from contextlib import suppress
 
 from quire_services.process import load_share, reason
 
-FIRST_DELAY = 0.1
-LAST_DELAY = 10.0
-STABLE = 10.0
+FIRST_DELAY_S = 0.1
+MAX_DELAY_S = 10.0
+STABLE_S = 10.0
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -114,8 +114,8 @@ class Child:
     def back_off(self) -> float:
         """Plan the next start; returns the delay in seconds."""
         now = time.monotonic()
-        self._failures = 0 if now - self.began >= STABLE else self._failures + 1
-        delay = min(LAST_DELAY, FIRST_DELAY * float(1 << min(max(self._failures - 1, 0), 10)))
+        self._failures = 0 if now - self.began >= STABLE_S else self._failures + 1
+        delay = min(MAX_DELAY_S, FIRST_DELAY_S * float(1 << min(max(self._failures - 1, 0), 10)))
         self.due = now + delay
         return delay
 

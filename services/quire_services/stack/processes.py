@@ -21,20 +21,20 @@ from .child import Child
 from .state_tree import STATE
 
 
-def command(name: str, *arguments: str) -> list[str]:
+def command_line(name: str, *arguments: str) -> list[str]:
     """The command line of a subcommand, run by this interpreter, with nothing of the working directory importable."""
     return [sys.executable, "-P", "-m", "quire_services.cli", name, *arguments]
 
 
 # What the kvstore takes from the prepared file instead, and engines are told.
-LAYOUT = ("block_size", "dtype", "kv_cache_dtype")
+LAYOUT_SETTINGS = ("block_size", "dtype", "kv_cache_dtype")
 
 
 # Of engines. How long a compute thread of GNU's OpenMP spins for its next piece of work: about 0.2 ms, which covers the
 # gaps inside a step. Its own 300,000 rounds take milliseconds, and cost a third of a step where a gateway needs the
 # same cores. And how many bytes of freed memory glibc keeps: a prefill's tensors, given back to the system after each
 # operation, are mapped and zeroed anew for the next one, which is a tenth of its time.
-COMPUTE = {
+ENGINE_ENVIRONMENT = {
     "GOMP_SPINCOUNT": "20000",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
@@ -56,25 +56,25 @@ class Stack:
         model = [f"--model={Path(config.serve.model).absolute()}"]
         here = [f"--run-dir={run_dir}", f"--log-format={config.serve.log_format}", *file]
         prepared = run_dir / PREPARED_FILE
-        pool = [f"--{name.replace('_', '-')}={getattr(config.kvstore, name)}" for name in LAYOUT]
+        pool = [f"--{name.replace('_', '-')}={getattr(config.kvstore, name)}" for name in LAYOUT_SETTINGS]
         longest = f"--max-model-len={config.engine.max_model_len}"
         self.prepare = Child(
-            "prepare", command("prepare", *file, *model, *pool, longest, f"--out={prepared}"), keep=False
+            "prepare", command_line("prepare", *file, *model, *pool, longest, f"--out={prepared}"), keep=False
         )
         config = _on_one_side(config)
         if not config.kvstore.state_dir:
             config = replace(config, kvstore=replace(config.kvstore, state_dir=str(run_dir / STATE)))
-        store = flags.spelled(config, "kvstore", but=LAYOUT)
+        store = flags.as_flags(config, "kvstore", but=LAYOUT_SETTINGS)
         self.kvstore = Child(
             "kvstore",
-            command("kvstore", *here, f"--prepared={prepared}", *store),
+            command_line("kvstore", *here, f"--prepared={prepared}", *store),
             death_signal=signal.SIGTERM,
         )
-        front = [*here, *model, f"--instance={self.instance}", *flags.spelled(config, "gateway")]
-        self.gateway = Child("gateway", command("gateway", *front))
-        engine = [*here, *model, *pool, *flags.spelled(_with_threads(config), "engine")]
+        front = [*here, *model, f"--instance={self.instance}", *flags.as_flags(config, "gateway")]
+        self.gateway = Child("gateway", command_line("gateway", *front))
+        engine = [*here, *model, *pool, *flags.as_flags(_with_threads(config), "engine")]
         self.engines = [
-            Child(name, command("engine", *engine, f"--name={name}"), defaults=COMPUTE)
+            Child(name, command_line("engine", *engine, f"--name={name}"), defaults=ENGINE_ENVIRONMENT)
             for name in (f"engine-{number}" for number in range(1, config.serve.engines + 1))
         ]
 

@@ -25,21 +25,21 @@ from typing import Any
 from quire_kvstore.host.arena import ROSTER, ArenaError, Roster, is_roster
 from quire_kvstore.host.device_mappers import MAPPERS_FILE, is_mappers
 from quire_proto.private_dir import NotPrivate, insist_on_private
-from quire_services.config.event_stream import LIVE, REPLAY
+from quire_services.config.event_stream import LIVE_SOCKET, REPLAY_SOCKET
 from quire_services.config.prepared_file import PREPARED_FILE, is_prepared
 from quire_services.gateway.admin import token as admin_token
 
 from .state_tree import STATE, StateTree
 
-LOCK = "serve.lock"
-SOCKETS = ("kvstore.sock", "attach.sock", "gateway.sock", LIVE, REPLAY)
-KVSTORE_OWN = (ROSTER, MAPPERS_FILE)  # those of a dead stack are for the next kvstore
+MARKER_FILE = "serve.lock"
+SOCKETS = ("kvstore.sock", "attach.sock", "gateway.sock", LIVE_SOCKET, REPLAY_SOCKET)
+KVSTORE_FILES = (ROSTER, MAPPERS_FILE)  # those of a dead stack are for the next kvstore
 _DOCUMENTS: dict[str, Callable[[Path], bool]] = {
     PREPARED_FILE: is_prepared,
     ROSTER: is_roster,
     MAPPERS_FILE: is_mappers,
 }
-NAMES = (*SOCKETS, *_DOCUMENTS, admin_token.TOKEN_FILE)
+STACK_FILES = (*SOCKETS, *_DOCUMENTS, admin_token.TOKEN_FILE)
 MARK, MARK_BYTES = "quire serve", 4096
 MAX_SUN_PATH = 107
 
@@ -57,7 +57,7 @@ class RunDir:
     """
 
     def __init__(self, path: Path, *, own_state: bool = True) -> None:
-        if len(os.fsencode(path / REPLAY)) > MAX_SUN_PATH:
+        if len(os.fsencode(path / REPLAY_SOCKET)) > MAX_SUN_PATH:
             raise RunDirError(f"the run directory {path} is too long for a socket's path; choose one with --run-dir")
         self.path = path
         self.stale: list[str] = []
@@ -88,7 +88,7 @@ class RunDir:
         if self._ours(ROSTER):  # the kvstore did not get to it
             with suppress(ArenaError, OSError):
                 Roster(self.path).close()
-        for name in NAMES:
+        for name in STACK_FILES:
             self._remove(name)
         if self._mark["state"]:
             self._state.remove(str(self._mark["state"]))
@@ -120,7 +120,7 @@ class RunDir:
 
     def _lock(self) -> tuple[int, bool]:
         """The locked marker, and whether it is a new one."""
-        file = self.path / LOCK
+        file = self.path / MARKER_FILE
         while True:
             if (fd := self._new_marker(file)) >= 0:
                 return fd, True
@@ -129,7 +129,7 @@ class RunDir:
             except FileNotFoundError:
                 continue  # its owner has just removed it
             except OSError:  # a link, a directory, one that we may not open
-                raise self._foreign(LOCK) from None
+                raise self._foreign(MARKER_FILE) from None
             found = self._take_marker(fd)
             if os.fstat(fd).st_nlink:
                 self._mark |= {key: found[key] for key in ("made", "state", "token") if key in found}
@@ -138,7 +138,7 @@ class RunDir:
 
     def _new_marker(self, file: Path) -> int:
         """Put a marker in place that is written and locked already; -1 if there is one."""
-        draft = file.with_name(f".{LOCK}.{os.getpid()}")
+        draft = file.with_name(f".{MARKER_FILE}.{os.getpid()}")
         fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -159,7 +159,7 @@ class RunDir:
         found = _marker(fd)
         try:
             if not found:
-                raise self._foreign(LOCK)
+                raise self._foreign(MARKER_FILE)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return _marker(fd)
         except BlockingIOError:
@@ -171,11 +171,11 @@ class RunDir:
 
     def _take_over(self, fresh: bool) -> None:
         """Remove what a dead stack left. Raises RunDirError for anything else under a name that is needed."""
-        names = [name for name in NAMES if os.path.lexists(self.path / name)]
+        names = [name for name in STACK_FILES if os.path.lexists(self.path / name)]
         for name in names:
             if fresh or not self._ours(name):
                 raise self._foreign(name)
-        self.stale = [name for name in names if name not in KVSTORE_OWN and self._remove(name)]
+        self.stale = [name for name in names if name not in KVSTORE_FILES and self._remove(name)]
 
     def _make_state(self) -> str:
         try:
@@ -214,7 +214,7 @@ class RunDir:
         _write(self._fd, self._mark)
 
     def _leave(self) -> list[str]:
-        (self.path / LOCK).unlink(missing_ok=True)
+        (self.path / MARKER_FILE).unlink(missing_ok=True)
         others = sorted(entry.name for entry in self.path.iterdir())
         if not others and self._mark["made"]:
             with suppress(OSError):

@@ -33,10 +33,10 @@ from .readiness import Readiness
 from .rundir import RunDir, RunDirError
 from .supervisor import Supervisor
 
-STOP_DEADLINE = 10.0  # seconds for each of gateway, engines, kvstore
-TICK = 0.2  # seconds between two looks at processes that are not ready yet
-IDLE = 3600.0
-STARTS = 3  # of a process that is killed before the stack was ever ready, or by SIGBUS at any time
+STOP_DEADLINE_S = 10.0  # seconds for each of gateway, engines, kvstore
+READINESS_POLL_S = 0.2  # seconds between two looks at processes that are not ready yet
+IDLE_WAIT_S = 3600.0
+MAX_STARTS = 3  # of a process that is killed before the stack was ever ready, or by SIGBUS at any time
 
 
 def main(argv: list[str]) -> int:
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     try:
         if not (Path(config.serve.model) / "config.json").is_file():
             parser.error(f"serve.model: {config.serve.model!r} is no model directory (it holds no config.json)")
-        config = replace(config, gateway=replace(config.gateway, port=port_check.check(config.gateway)))
+        config = replace(config, gateway=replace(config.gateway, port=port_check.check_ports(config.gateway)))
         run_dir = RunDir(config.run_dir, own_state=not config.kvstore.state_dir)
     except (port_check.PortTaken, RunDirError, OSError) as error:
         parser.error(str(error))
@@ -115,7 +115,7 @@ class StackRun:
         self.screen.line(f"reading {self._config.serve.model} ...")
         self._supervisor.start(stack.prepare)
         while stack.prepare.code is None and self._going():
-            self._supervisor.pump(IDLE)
+            self._supervisor.pump(IDLE_WAIT_S)
         if stack.prepare.code:
             self._give_up(stack.prepare, stack.prepare.code)
         if not self._going():
@@ -135,7 +135,7 @@ class StackRun:
 
     def _all_ready(self) -> bool:
         while self._waiting and self._going():
-            self._supervisor.pump(TICK)
+            self._supervisor.pump(READINESS_POLL_S)
             self._announce()
             self.screen.passing(self._waits_for())
         return not self._waiting
@@ -156,14 +156,14 @@ class StackRun:
 
     def _keep_running(self) -> None:
         while self._going():
-            self._supervisor.pump(TICK if self._waiting else IDLE)
+            self._supervisor.pump(READINESS_POLL_S if self._waiting else IDLE_WAIT_S)
             if self._waiting:
                 self._announce()
 
     def _ended(self, child: Child, code: int, delay: float) -> None:
         self._bus_errors[child.name] += code == -signal.SIGBUS
-        hopeless = not self._was_ready and (code >= 0 or child.starts >= STARTS)
-        if hopeless or self._bus_errors[child.name] >= STARTS:  # a new process writes to the same full memory
+        hopeless = not self._was_ready and (code >= 0 or child.starts >= MAX_STARTS)
+        if hopeless or self._bus_errors[child.name] >= MAX_STARTS:  # a new process writes to the same full memory
             self._give_up(child, code)
             return
         self.screen.line(f"{child.name} {how_it_ended(code)}; starting it again in {delay:.1f} s")
@@ -179,7 +179,7 @@ class StackRun:
         self.screen.line("stopping ...")
         stack, began = self._stack, time.monotonic()
         groups = [[stack.prepare, stack.gateway], stack.engines, [stack.kvstore]]
-        killed = self._supervisor.stop(groups, STOP_DEADLINE)
+        killed = self._supervisor.stop(groups, STOP_DEADLINE_S)
         if killed:
             self.screen.line(f"killed, because they did not stop in time: {', '.join(killed)}")
         self.screen.line(f"stopped ({time.monotonic() - began:.1f} s)")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from quire_services.gateway.engines import SILENT_S
+from quire_services.gateway.engines import MAX_SILENCE_S
 from tests.services.gateway.conftest import GatewayProcess, model  # noqa: F401 - fixture
 
 
@@ -20,7 +20,7 @@ def test_engines_are_heard_after_a_stall_of_the_gateway(model: Any) -> None:  # 
     try:
         process.engine()
         process.process.send_signal(signal.SIGSTOP)
-        time.sleep(SILENT_S + 1)  # what is waited for is the silence
+        time.sleep(MAX_SILENCE_S + 1)  # what is waited for is the silence
         process.process.send_signal(signal.SIGCONT)
         answer = process.http.post("/v1/completions", json={"model": "tiny", "prompt": "hi", "max_tokens": 1})
     finally:

@@ -149,12 +149,12 @@ def test_a_process_that_dies_of_full_memory_is_not_started_for_ever(
     stack._was_ready = True
     child, other = Child("engine-1", ["true"]), Child("engine-2", ["true"])
     with stack._supervisor:
-        for _ in range(serve.STARTS):
+        for _ in range(serve.MAX_STARTS):
             assert not stack.failure
             stack._ended(other, -signal.SIGKILL, 0.1)
             stack._ended(other, 1, 0.1)
             stack._ended(child, -signal.SIGBUS, 0.1)
     assert "engine-1: was killed by SIGBUS" in stack.failure
     assert "df /dev/shm" in stack.failure
-    assert capsys.readouterr().out.count("starting it again") == 3 * serve.STARTS - 1
+    assert capsys.readouterr().out.count("starting it again") == 3 * serve.MAX_STARTS - 1
     run_dir.close()

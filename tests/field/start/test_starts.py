@@ -57,7 +57,7 @@ def test_a_port_in_use_is_said_before_anything_starts(quire: Quire, tmp_path: Pa
 @pytest.mark.source("Kitura/BlueSocket#94")
 def test_port_zero_is_one_that_is_free() -> None:
     """The stack knows which before anything starts: its run directory and its readiness go by it."""
-    assert port_check.check(GatewaySettings(port=0)) > 0
+    assert port_check.check_ports(GatewaySettings(port=0)) > 0
 
 
 @pytest.mark.source("yhirose/cpp-httplib#506")
@@ -71,9 +71,9 @@ def test_what_is_wrong_with_an_address() -> None:
             with pytest.raises(
                 port_check.PortTaken, match=f"{host}:{port}: Address already in use; choose another port"
             ):
-                port_check.check(GatewaySettings(host=host, port=port))
+                port_check.check_ports(GatewaySettings(host=host, port=port))
     with pytest.raises(port_check.PortTaken, match=r"192\.0\.2\.1:0: .*; gateway\.host must be an address of this"):
-        port_check.check(GatewaySettings(host="192.0.2.1", port=0))
+        port_check.check_ports(GatewaySettings(host="192.0.2.1", port=0))
     assert [port_check.netloc(host, 80) for host in ("::1", "a.b")] == ["[::1]:80", "a.b:80"]
 
 
@@ -143,7 +143,7 @@ def test_a_process_that_is_killed_at_every_start_is_given_up(
     monkeypatch.setattr(subprocess, "Popen", started)
     assert serve.main([f"--model={model}", f"--run-dir={tmp_path / 'run'}", "--port=0"]) == 1
     said = capsys.readouterr()
-    assert said.out.count("starting it again") == serve.STARTS - 1
+    assert said.out.count("starting it again") == serve.MAX_STARTS - 1
     last = said.err.splitlines()[-1]
     assert "kvstore: was killed by SIGKILL" in last
     assert "out of memory" in last

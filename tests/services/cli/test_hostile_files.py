@@ -48,7 +48,7 @@ HEADER = {"trace": "t", "block_tokens": 16}
 @pytest.fixture
 def quire(quire: Quire, monkeypatch: pytest.MonkeyPatch) -> Quire:
     monkeypatch.setattr(replay, "MAX_BYTES", 1 << 20)
-    monkeypatch.setattr(prompt_files, "MAX_PROMPT_BYTES", 1 << 20)
+    monkeypatch.setattr(prompt_files, "MAX_BODY_BYTES", 1 << 20)
     return quire
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from quire_services.config.settings import Config, ServeSettings
 from quire_services.process import load_share, reason
-from quire_services.process.screen import ERASE, Screen, bar
+from quire_services.process.screen import ERASE_LINE, Screen, bar
 from quire_services.stack.child import Child
 from quire_services.stack.processes import Stack
 from quire_services.stack.supervisor import Supervisor
@@ -35,7 +35,7 @@ def test_a_passing_text_is_erased_by_the_next_line(monkeypatch: pytest.MonkeyPat
         screen.passing("waiting for " + "x" * 100)
     screen.line("ready")
     screen.passing("")
-    assert out.getvalue() == f"{ERASE}waiting for xxxxxxx\r{ERASE}ready\n"
+    assert out.getvalue() == f"{ERASE_LINE}waiting for xxxxxxx\r{ERASE_LINE}ready\n"
 
 
 def test_a_file_holds_lines_only() -> None:

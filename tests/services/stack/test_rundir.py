@@ -13,7 +13,7 @@ from quire_kvstore.host.root_key import root_key
 from quire_kvstore.host.state_dir import StateDir
 from quire_services.config.prepared_file import PREPARED_FILE
 from quire_services.gateway.admin import token as admin_token
-from quire_services.stack.rundir import LOCK, NAMES, RunDir, RunDirError
+from quire_services.stack.rundir import MARKER_FILE, STACK_FILES, RunDir, RunDirError
 from quire_services.stack.state_tree import STATE
 from tests.support.quire_command import prepared
 
@@ -56,7 +56,7 @@ def test_all_that_a_stack_makes_goes_with_it(tmp_path: Path, crashed: bool) -> N
     if crashed:
         crash(run_dir)
         run_dir = RunDir(tmp_path / "run")
-        assert set(run_dir.stale) == {*NAMES} - {"arena.json", "mappers.json"}
+        assert set(run_dir.stale) == {*STACK_FILES} - {"arena.json", "mappers.json"}
         assert (tmp_path / "run" / STATE / "root.key").exists()  # the next kvstore's
 
     assert run_dir.close() == []
@@ -77,7 +77,7 @@ def test_a_directory_of_the_user_stays(tmp_path: Path) -> None:
         assert tree(path) == ({"notes": "mine"} if notes else {})
 
 
-@pytest.mark.parametrize("name", [*NAMES, LOCK, STATE])
+@pytest.mark.parametrize("name", [*STACK_FILES, MARKER_FILE, STATE])
 def test_files_of_the_user_under_our_names(tmp_path: Path, name: str) -> None:
     """They are refused before anything is touched: files, directories, sockets and links alike."""
     target = tmp_path / "target"
@@ -102,7 +102,7 @@ def test_a_file_of_ours_that_the_user_replaced(tmp_path: Path) -> None:
         path = tmp_path / f"run-{crashed}"
         run_dir = RunDir(path)
         fill(run_dir)
-        for name in NAMES:
+        for name in STACK_FILES:
             (path / name).unlink()
             (path / name).write_text("mine")
         (path / STATE / "root.key").unlink()
@@ -116,10 +116,10 @@ def test_a_file_of_ours_that_the_user_replaced(tmp_path: Path) -> None:
                     RunDir(path)
                 assert tree(path) == before
             continue
-        assert run_dir.close() == sorted([*NAMES, STATE])
+        assert run_dir.close() == sorted([*STACK_FILES, STATE])
         left = tree(path)
         assert {name for name, text in left.items() if text == "mine"} == {
-            *NAMES, "state/root.key", "state/publications/thesis.tex",
+            *STACK_FILES, "state/root.key", "state/publications/thesis.tex",
         }  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_a_state_directory_of_the_users_choice(tmp_path: Path) -> None:
         root_key(path / inside)
         StateDir(path / inside).write("publications/agent", {"domain": "public"})
         before = tree(path / inside)
-        before.pop(LOCK, None)
+        before.pop(MARKER_FILE, None)
         run_dir.close()
         assert tree(path / inside) == before
         RunDir(path, own_state=False).close()
@@ -170,7 +170,7 @@ def test_the_token_is_known_by_its_digest(tmp_path: Path) -> None:
     run_dir.make_token()
     file = tmp_path / "run" / admin_token.TOKEN_FILE
     assert file.stat().st_mode & 0o777 == 0o600
-    assert file.read_text().strip() not in (tmp_path / "run" / LOCK).read_text()
+    assert file.read_text().strip() not in (tmp_path / "run" / MARKER_FILE).read_text()
     file.write_text("the operator's own token")
     assert run_dir.close() == [admin_token.TOKEN_FILE]
 

@@ -20,7 +20,7 @@ import structlog
 
 SPARE_FILES = 128  # kept for everything that is no connection
 DEFAULT_CONNECTIONS = 4096
-SAY_AGAIN_S = 60.0
+WARNING_INTERVAL_S = 60.0
 log = structlog.get_logger()
 
 
@@ -45,7 +45,7 @@ class Connections:
         self._open = 0
         self._idle: dict[str, OrderedDict[Connection, None]] = {}
         self._closing: set[Connection] = set()
-        self._said = -SAY_AGAIN_S
+        self._said = -WARNING_INTERVAL_S
 
     def opened(self, connection: Connection) -> bool:
         """Count a new one, which is idle; whether there is room."""
@@ -87,7 +87,7 @@ class Connections:
     def _say(self, idle: int) -> None:
         """One line a minute at most, however many come."""
         now = time.monotonic()
-        if now - self._said >= SAY_AGAIN_S:
+        if now - self._said >= WARNING_INTERVAL_S:
             self._said = now
             log.warning("connections_full", open=self._open, idle=idle, limit=self._most)
 

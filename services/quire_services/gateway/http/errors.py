@@ -67,7 +67,7 @@ def unsupported(param: str) -> ApiError:
     return invalid(f"{param!r} is not supported yet; leave it out or give its default", param, "unsupported_parameter")
 
 
-def foreign(param: str, api: str) -> ApiError:
+def other_api(param: str, api: str) -> ApiError:
     """400: a parameter that only the other API has."""
     return invalid(
         f"{param!r} is a parameter of {api} and means nothing here; leave it out", param, "unsupported_parameter"
@@ -105,7 +105,7 @@ def unavailable(reason: str) -> ApiError:
     return ApiError(503, reason, type="service_unavailable", code="service_unavailable")
 
 
-def unread() -> ApiError:
+def answer_unread() -> ApiError:
     """408: more of the answer waits to be read than the gateway keeps."""
     return ApiError(408, "the answer was not read fast enough", type="invalid_request_error", code="answer_unread")
 

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 
+def outcome_of(status: int) -> str:
+    """What an answer with this status is counted as."""
+    return "ok" if status < 400 else f"{status // 100}xx"
+
+
 @dataclass(slots=True)
 class RequestRecord:
     """One HTTP request. ``outcome`` is empty until something other than the status decides it.

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from .body_values import Real, Tokens, Whole, count, refuse_depth, whole
+from .body_values import Real, Tokens, Whole, bool_as_count, refuse_depth, whole_number
 
 MAX_N = 64
 MAX_STOPS = 16
@@ -93,6 +93,8 @@ class CompletionBody(Body):
     """``POST /v1/completions``."""
 
     prompt: Any = Field(None, description="a string, a list of strings, token ids, or a list of lists of token ids")
-    logprobs: Annotated[Annotated[int, BeforeValidator(whole), Field(ge=0, le=5)] | None, BeforeValidator(count)] = None
+    logprobs: Annotated[
+        Annotated[int, BeforeValidator(whole_number), Field(ge=0, le=5)] | None, BeforeValidator(bool_as_count)
+    ] = None
     echo: bool | None = None
     best_of: Annotated[Whole, Field(ge=1)] | None = None

@@ -18,15 +18,15 @@ from pydantic_core import PydanticCustomError
 from quire_services.gateway.http.errors import invalid
 
 INT64 = 2**63 - 1
-EXACT = 2.0**53  # beyond it not every whole number is a float
+MAX_EXACT_FLOAT = 2.0**53  # beyond it not every whole number is a float
 MAX_DEPTH = 100
 _NESTED = (dict, list)
 
 
-def whole(value: Any) -> Any:
+def whole_number(value: Any) -> Any:
     """A float that is a whole number as an int; anything else as it is. Raises PydanticCustomError for what is no
     whole number, and for one of too many digits to be worth reading."""
-    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT:
+    if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_EXACT_FLOAT:
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise PydanticCustomError("whole_number", "must be a whole number, not in quotes")
@@ -35,7 +35,7 @@ def whole(value: Any) -> Any:
     return value
 
 
-def real(value: Any) -> Any:
+def real_number(value: Any) -> Any:
     """A number of any size as a float. Raises PydanticCustomError for what is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PydanticCustomError("number", "must be a number, not in quotes")
@@ -45,24 +45,24 @@ def real(value: Any) -> Any:
         raise PydanticCustomError("number", "must be a number of common size") from None
 
 
-Whole = Annotated[int, BeforeValidator(whole)]
-Real = Annotated[float, BeforeValidator(real)]
+Whole = Annotated[int, BeforeValidator(whole_number)]
+Real = Annotated[float, BeforeValidator(real_number)]
 
 
-def count(value: Any) -> Any:
+def bool_as_count(value: Any) -> Any:
     """1 where a client spells "one" as ``true``, None for ``false``: as others read ``logprobs`` of completions."""
     return (1 if value else None) if isinstance(value, bool) else value
 
 
-def tokens(value: Any) -> Any:
+def token_count(value: Any) -> Any:
     """A number of tokens to generate: -1 is how some clients spell "no limit"."""
-    value = whole(value)
+    value = whole_number(value)
     if value != -1 and value < 1:
         raise PydanticCustomError("tokens", "must be at least 1, or -1 for no limit")
     return value
 
 
-Tokens = Annotated[int, BeforeValidator(tokens), Field(ge=-1)]
+Tokens = Annotated[int, BeforeValidator(token_count), Field(ge=-1)]
 
 
 def refuse_depth(body: dict[str, Any]) -> None:

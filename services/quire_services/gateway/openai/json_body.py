@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from quire_services.gateway.http.errors import ApiError, invalid
 
 _TAGS = {"str", "int", "float", "bool", "dict", "list"}
-B = TypeVar("B", bound=BaseModel)
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def parse_json(raw: bytes | bytearray) -> Any:
@@ -26,15 +26,15 @@ def parse_json(raw: bytes | bytearray) -> Any:
         raise invalid("the body is nested too deeply") from None
 
 
-def checked(kind: type[B], value: Any) -> B:
+def validated(kind: type[_Model], value: Any) -> _Model:
     """A value as a model of the API; what is wrong is named. Raises ApiError 400."""
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise complaint(error.errors(include_url=False, include_context=False, include_input=False)) from None
+        raise validation_error(error.errors(include_url=False, include_context=False, include_input=False)) from None
 
 
-def complaint(errors: Sequence[Any], skip: int = 0) -> ApiError:
+def validation_error(errors: Sequence[Any], skip: int = 0) -> ApiError:
     """What pydantic says, by the name of the field: of a union's branches the one that came furthest. ``skip`` so many
     steps of each place."""
     first = max(errors, key=lambda found: len(found["loc"]))

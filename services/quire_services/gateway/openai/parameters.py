@@ -73,7 +73,7 @@ _MEDIA = "media are refused, so there is nothing to process"
 _GUIDED = "means something beside a `guided_` parameter only, and those are refused"
 _RENDER = "vLLM's generating endpoints ignore it, too"
 
-TABLE: tuple[Parameter, ...] = (
+PARAMETERS: tuple[Parameter, ...] = (
     # --- both know it ---
     _served("model", BOTH, BOTH, "the one name in `/v1/models`; another is answered 404"),
     _served("messages", _C, _C, "text: a string, or parts `text`, `input_text`, `output_text`, `refusal`, `thinking`,"
@@ -182,4 +182,4 @@ TABLE: tuple[Parameter, ...] = (
     _refused("kv_transfer_params", (), BOTH, {}),
     _refused("ec_transfer_params", (), BOTH, {}),
 )  # fmt: skip
-BY_NAME = {row.name: row for row in TABLE}
+PARAMETERS_BY_NAME = {row.name: row for row in PARAMETERS}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 
-from quire_services.gateway.http.errors import foreign, unsupported
+from quire_services.gateway.http.errors import other_api, unsupported
 
 from .body_values import MAX_DEPTH
-from .parameters import CHAT, PLAIN, TABLE, Apis, Parameter
+from .parameters import CHAT, PARAMETERS, PLAIN, Apis, Parameter
 
+_OF_THE_OTHER = other_api("NAME", "completions").message
 _HEAD = f"""# Parameters
 
 What `/v1/chat/completions` and `/v1/completions` do with every parameter that OpenAI or vLLM documents.
@@ -20,7 +21,7 @@ What `/v1/chat/completions` and `/v1/completions` do with every parameter that O
   that ignored it would be a wrong answer. The sentence: "{unsupported("NAME").message}".
 
 `null` is everywhere as good as nothing. A field that is in no row is ignored. What one API alone has is refused in the
-other, unless it is false, zero or empty: "{foreign("NAME", "completions").message}". A whole number may be written as a
+other, unless it is false, zero or empty: "{_OF_THE_OTHER}". A whole number may be written as a
 float (`8.0`) up to 2^53; a number in quotes and a boolean in its place are refused. A body may be nested {MAX_DEPTH}
 levels deep.
 
@@ -33,7 +34,7 @@ This page is made by `python -m quire_services.gateway.openai.parameters_page` a
 
 def page() -> str:
     """The whole page."""
-    return _HEAD + "".join(map(_row, TABLE))
+    return _HEAD + "".join(map(_row, PARAMETERS))
 
 
 def _row(row: Parameter) -> str:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from quire_proto.gateway_link import Sampling
 from quire_proto.wire.u32 import pack_u32
-from quire_services.gateway.http.errors import foreign, invalid, too_long, unsupported
+from quire_services.gateway.http.errors import invalid, other_api, too_long, unsupported
 
 from .bodies import MAX_STOP_CHARS, MAX_STOPS, Body, ChatBody
 from .body_values import INT64
 from .limits import Limits
-from .parameters import BY_NAME
+from .parameters import PARAMETERS_BY_NAME
 from .sampling_defaults import SamplingDefaults
 
 COMPLETION_TOKENS = 16  # OpenAI's default for plain completions
@@ -25,9 +25,11 @@ COMPLETION_TOKENS = 16  # OpenAI's default for plain completions
 def refuse_unsupported(body: Body, api: str) -> None:
     """Raise ApiError 400 for the first parameter that is known, not served in this API and not neutral."""
     for name, value in (body.model_extra or {}).items():
-        known = BY_NAME.get(name)
+        known = PARAMETERS_BY_NAME.get(name)
         if known is not None and not known.accepts(value, api):
-            raise unsupported(name) if known.known_to(api) else foreign(name, " and ".join(known.openai or known.vllm))
+            raise (
+                unsupported(name) if known.known_to(api) else other_api(name, " and ".join(known.openai or known.vllm))
+            )
     if body.spaces_between_special_tokens is False and body.skip_special_tokens is False:
         raise unsupported("spaces_between_special_tokens")
     if body.stream_options is not None and not body.stream:
@@ -44,7 +46,7 @@ def stop_strings(body: Body) -> tuple[str, ...]:
     return stops
 
 
-def to_generate(body: Body, defaults: SamplingDefaults) -> tuple[int | None, int | None]:
+def tokens_to_generate(body: Body, defaults: SamplingDefaults) -> tuple[int | None, int | None]:
     """(tokens to generate as the client says, -1 for all that there is room for, None if it does not say; what is
     generated then, None for all that there is room for)."""
     if isinstance(body, ChatBody):
@@ -65,12 +67,12 @@ def check_prompt(tokens: Sequence[int], limits: Limits, param: str) -> None:
         raise invalid(f"token id {max(tokens)} is outside the vocabulary of {limits.vocab_size}", param)
 
 
-def truncated(tokens: Sequence[int], body: Body, limits: Limits, defaults: SamplingDefaults) -> Sequence[int]:
+def truncated_prompt(tokens: Sequence[int], body: Body, limits: Limits, defaults: SamplingDefaults) -> Sequence[int]:
     """What stays of a prompt that may be truncated: as many tokens as the request says, -1 for all that leave room for
     those to generate, at the side it says."""
     keep = body.truncate_prompt_tokens
     if keep == -1:
-        asked, default = to_generate(body, defaults)
+        asked, default = tokens_to_generate(body, defaults)
         keep = max(1, limits.max_model_len - max(1, (default if asked is None else asked) or 1))
     if keep is None or keep >= len(tokens):
         return tokens
@@ -90,7 +92,7 @@ def sampling(
         param: the field that holds the prompt.
         defaults: what stands in for other parameters that the request leaves out.
     """
-    asked, default = to_generate(body, defaults)
+    asked, default = tokens_to_generate(body, defaults)
     if asked is not None and prompt + asked > limits.widest:
         raise too_long(prompt, asked, limits.max_model_len, param)
     # A prompt beyond what any request may have is its engine's to judge: it knows what the prompt begins with.

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from quire_services.config.input_files import one_line, read_bytes
-
-MAX_PROMPT_BYTES = 32 * 1024 * 1024  # as for a request's body
+from quire_services.config.settings import MAX_BODY_BYTES
 
 
 class PublishError(Exception):
@@ -47,7 +46,7 @@ def checked_tools(value: object, what: str) -> list[dict[str, Any]]:
 
 def _text(file: Path, what: str) -> str:
     try:
-        return read_bytes(file, MAX_PROMPT_BYTES).decode()
+        return read_bytes(file, MAX_BODY_BYTES).decode()
     except OSError as error:
         raise PublishError(f"{what} {file}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -27,7 +27,7 @@ from .prompt_files import PublishError
 
 Chat = list[dict[str, Any]]
 Tools = list[dict[str, Any]]
-R = TypeVar("R", str, list[int])
+_Row = TypeVar("_Row", str, list[int])
 
 # Letters, digits, marks, space, another script: tokenizers merge each of them differently with what stands before.
 _BEGINNINGS = ("a", "The quick", "Zx", "7", "42 ", "\n", "  b", "{", "'", "-", "é", "中", "🙂")
@@ -53,7 +53,7 @@ class RenderedPrompt:
     notes: tuple[str, ...] = ()
 
 
-def common_prefix(rows: Sequence[R]) -> R:
+def common_prefix(rows: Sequence[_Row]) -> _Row:
     """The longest prefix that all rows, texts or lists of tokens, have in common."""
     low, high = min(rows), max(rows)  # what these two agree on, all between them do
     pairs = enumerate(zip(low, high, strict=False))

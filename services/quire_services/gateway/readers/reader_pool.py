@@ -25,11 +25,11 @@ from quire_services.gateway.http.errors import body_too_large, unavailable
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.turns.shares import Shares
 
-from .reader_process import HEAD, ForkServer, too_large
-from .request_reader import ReadRequest, refusal, unpacked
+from .reader_process import FRAME_HEAD, ForkServer, too_large
+from .request_reader import ReadRequest, body_without_prompt, error_of
 
 SHORT_LANE_BYTES = 256 << 10
-WORK_S = 60.0  # for one body
+MAX_READ_S = 60.0  # for one body
 MAX_WAITING_IN_LANE = 64  # bodies of one tenant in a lane
 LONG_LANE_NICENESS = 5  # of the long lane
 log = structlog.get_logger()
@@ -53,12 +53,12 @@ class ReaderPool:
         asked = orjson.dumps({"api": api, "tenant": tenant, "limits": astuple(limits)})
         head, data = await lane.ask(tenant, asked, raw)
         if "error" in head:
-            raise refusal(head["error"]) if head["error"] else RuntimeError("a reader met a bug")
+            raise error_of(head["error"]) if head["error"] else RuntimeError("a reader met a bug")
         prompts, at = [], 0
         for length in head["lengths"]:
             prompts.append(unpack_u32(data[4 * at : 4 * (at + length)]))
             at += length
-        return ReadRequest(unpacked(api, head["body"]), prompts, limits, head["texts"])
+        return ReadRequest(body_without_prompt(api, head["body"]), prompts, limits, head["texts"])
 
     def close(self) -> None:
         """End all readers."""
@@ -70,7 +70,7 @@ class ReaderPool:
 class _Lane:
     def __init__(self, fork_server: ForkServer, wide: int, niceness: int) -> None:
         self._fork_server, self._niceness = fork_server, niceness
-        self._turns = Shares(wide, wide, most_waiting=MAX_WAITING_IN_LANE, wait_s=2 * WORK_S)
+        self._turns = Shares(wide, wide, most_waiting=MAX_WAITING_IN_LANE, wait_s=2 * MAX_READ_S)
         self._idle: list[_Reader] = []
 
     async def ask(self, tenant: str, head: bytes, raw: bytes | bytearray) -> tuple[dict[str, Any], bytes]:
@@ -78,14 +78,14 @@ class _Lane:
         async with self._turns.of(tenant):
             reader = await self._reader()
             try:
-                async with asyncio.timeout(WORK_S):
+                async with asyncio.timeout(MAX_READ_S):
                     answer = await reader.ask(head, raw)
             except BaseException as error:
                 reader.kill()
                 if isinstance(error, EOFError | OSError):
                     raise too_large() from None  # the kernel, or the library that got no memory, ended it
                 if isinstance(error, TimeoutError):
-                    raise body_too_large(f"reading the body took more than {WORK_S:.0f} seconds") from None
+                    raise body_too_large(f"reading the body took more than {MAX_READ_S:.0f} seconds") from None
                 raise
             if reader.grown:
                 reader.kill()
@@ -122,10 +122,10 @@ class _Reader:
         self.grown = False
 
     async def ask(self, head: bytes, raw: bytes | bytearray) -> tuple[dict[str, Any], bytes]:
-        self._writer.write(HEAD.pack(len(head), len(raw), False) + head)
+        self._writer.write(FRAME_HEAD.pack(len(head), len(raw), False) + head)
         self._writer.write(raw)
         await self._writer.drain()
-        said, data, self.grown = HEAD.unpack(await self._stream.readexactly(HEAD.size))
+        said, data, self.grown = FRAME_HEAD.unpack(await self._stream.readexactly(FRAME_HEAD.size))
         return orjson.loads(await self._stream.readexactly(said)), await self._stream.readexactly(data)
 
     def ended(self) -> bool:

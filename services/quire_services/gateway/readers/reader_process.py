@@ -32,11 +32,11 @@ from quire_services.gateway.http.errors import ApiError, body_too_large
 from quire_services.gateway.openai.limits import Limits
 from quire_services.process.gc_tuning import freeze_objects
 
-from .request_reader import RequestReader, packed, refused
+from .request_reader import RequestReader, error_fields, without_prompt
 
 READER_MEMORY = 512 << 20  # of one reader, beyond what the fork server has
 READER_GROWTH = 128 << 20  # a reader that has grown by so much is replaced: allocators keep what they have
-HEAD = struct.Struct("<II?")
+FRAME_HEAD = struct.Struct("<II?")
 log = structlog.get_logger()
 
 
@@ -141,28 +141,28 @@ def _answer(reader: RequestReader, head: dict[str, Any], raw: bytes) -> tuple[by
         limits = Limits(*head["limits"])
         read = reader.read(head["api"], raw, head["tenant"], lambda: limits)
         lengths = [len(prompt) for prompt in read.prompts]
-        fields = {"body": orjson.Fragment(packed(read)), "lengths": lengths, "texts": read.texts}
+        fields = {"body": orjson.Fragment(without_prompt(read)), "lengths": lengths, "texts": read.texts}
         return orjson.dumps(fields), b"".join(map(pack_u32, read.prompts))
     except ApiError as error:
-        return orjson.dumps({"error": refused(error)}), b""
+        return orjson.dumps({"error": error_fields(error)}), b""
     except MemoryError:
-        return orjson.dumps({"error": refused(too_large())}), b""
+        return orjson.dumps({"error": error_fields(too_large())}), b""
     except Exception:
         log.exception("bug")
         return orjson.dumps({"error": None}), b""
 
 
 def _send(to: socket.socket, head: bytes, data: bytes, grown: bool) -> None:
-    to.sendall(HEAD.pack(len(head), len(data), grown) + head)
+    to.sendall(FRAME_HEAD.pack(len(head), len(data), grown) + head)
     to.sendall(data)
 
 
 def _receive(of: socket.socket) -> tuple[dict[str, Any], bytes] | None:
     """The next message; None at the end."""
-    lengths = _exactly(of, HEAD.size)
+    lengths = _exactly(of, FRAME_HEAD.size)
     if not lengths:
         return None
-    head, data, _ = HEAD.unpack(lengths)
+    head, data, _ = FRAME_HEAD.unpack(lengths)
     return orjson.loads(_exactly(of, head)), _exactly(of, data)
 
 

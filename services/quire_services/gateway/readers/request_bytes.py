@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 
+from quire_services.config.settings import MAX_BODY_BYTES
 from quire_services.gateway.http.errors import ApiError, ClientGone, body_too_large
 from quire_services.gateway.turns.shares import Shares
 
@@ -22,12 +23,12 @@ MIN_BODY_RATE = 64 << 10  # bytes a second, beyond the first seconds
 BODY_GRACE_S = 30.0
 MAX_WAITING_BODIES = 64
 BUDGET_WAIT_S = 30.0
-BODY_BYTES_PER_TOKEN, MIN_BODY_LIMIT, MAX_BODY_LIMIT = 64, 4 << 20, 32 << 20  # of the default limit of a body
+BODY_BYTES_PER_TOKEN, MIN_BODY_LIMIT = 64, 4 << 20  # of the default limit of a body
 
 
 def default_limit(max_model_len: int) -> int:
     """Bytes that a body may have if nothing is configured: ample for a prompt of the model's length."""
-    return min(max(BODY_BYTES_PER_TOKEN * max_model_len, MIN_BODY_LIMIT), MAX_BODY_LIMIT)
+    return min(max(BODY_BYTES_PER_TOKEN * max_model_len, MIN_BODY_LIMIT), MAX_BODY_BYTES)
 
 
 class RequestBytes:

@@ -19,15 +19,15 @@ from quire_services.gateway.http.errors import ApiError, invalid, unknown_model
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.chat import chat_tokens, check_chat
 from quire_services.gateway.openai.completions import MAX_CHOICES, check_completion, prompt_tokens, prompts
-from quire_services.gateway.openai.json_body import checked, parse_json
+from quire_services.gateway.openai.json_body import parse_json, validated
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.parameters import CHAT, PLAIN
-from quire_services.gateway.openai.sampling import check_prompt, refuse_unsupported, stop_strings, truncated
+from quire_services.gateway.openai.sampling import check_prompt, refuse_unsupported, stop_strings, truncated_prompt
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
 from quire_services.gateway.templates.chat_template import PromptEncoder
 
-MAX_SENT_BACK = 4 << 20  # characters or tokens of prompts that are sent back, over all choices
-MAX_THINGS = 65_536  # messages, parts of messages, tools, prompts, stop strings
+MAX_ECHOED = 4 << 20  # characters or tokens of prompts that are sent back, over all choices
+MAX_ELEMENTS = 65_536  # messages, parts of messages, tools, prompts, stop strings
 MAX_REST_BYTES = 1 << 16  # of a request without its prompt
 # What the prompt is made of, or is not used later, and what stands in for it once the tokens are there.
 _BULK = {"messages", "prompt", "tools", "documents", "chat_template_kwargs", "user"}
@@ -73,24 +73,24 @@ class RequestReader:
         return read
 
     def _chat(self, document: Any, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
-        body = checked(ChatBody, document)
+        body = validated(ChatBody, document)
         found = self._admit(body, CHAT, limits)
         check_chat(body)
-        tokens = truncated(chat_tokens(body, self._encoder, tenant), body, found, self._defaults)
+        tokens = truncated_prompt(chat_tokens(body, self._encoder, tenant), body, found, self._defaults)
         check_prompt(tokens, found, "messages")
         return ReadRequest(
             body, [tokens], found, [self._encoder.decode(list(tokens))] if body.return_prompt_text else []
         )
 
     def _completion(self, document: Any, limits: Callable[[], Limits]) -> ReadRequest:
-        body = checked(CompletionBody, document)
+        body = validated(CompletionBody, document)
         found = self._admit(body, PLAIN, limits)
         check_completion(body)
         given = prompts(body.prompt)
         if len(given) * (body.n or 1) > MAX_CHOICES:
             raise invalid(f"at most {MAX_CHOICES} choices in one request", "prompt")
         batch = prompt_tokens(given, self._encoder, body.add_special_tokens is not False)
-        left = [truncated(tokens, body, found, self._defaults) for tokens in batch]
+        left = [truncated_prompt(tokens, body, found, self._defaults) for tokens in batch]
         for tokens in left:
             check_prompt(tokens, found, "prompt")
         return ReadRequest(body, left, found, self._echoes(given, batch, left) if body.echo else [])
@@ -112,8 +112,9 @@ class RequestReader:
         return limits()
 
 
-def packed(read: ReadRequest) -> bytes:
-    """The request without its prompt, as JSON, for ``unpacked``. Raises ApiError for one that is large all the same."""
+def without_prompt(read: ReadRequest) -> bytes:
+    """The request without its prompt, as JSON, for ``body_without_prompt``. Raises ApiError for one that is large all
+    the same."""
     bulk = _BULK | set(read.body.model_extra or {})
     out = orjson.dumps(read.body.model_dump(mode="json", exclude_unset=True, exclude=bulk))
     if len(out) > MAX_REST_BYTES:
@@ -121,7 +122,7 @@ def packed(read: ReadRequest) -> bytes:
     return out
 
 
-def unpacked(api: str, rest: dict[str, Any]) -> Body:
+def body_without_prompt(api: str, rest: dict[str, Any]) -> Body:
     """The body of a packed request; a stand-in is its prompt."""
     model: type[Body] = ChatBody if api == CHAT else CompletionBody
     return model.model_validate(rest | _STAND_IN[api])
@@ -132,15 +133,15 @@ def _check_sent_back(read: ReadRequest) -> None:
     body = read.body
     times = body.n or 1 if isinstance(body, CompletionBody) else 1
     much = sum(map(len, read.texts)) + (sum(map(len, read.prompts)) if body.return_token_ids else 0)
-    if much * times > MAX_SENT_BACK:
-        raise invalid(f"more than {MAX_SENT_BACK} characters or tokens of prompts would be sent back")
+    if much * times > MAX_ECHOED:
+        raise invalid(f"more than {MAX_ECHOED} characters or tokens of prompts would be sent back")
 
 
 def _count(document: dict[str, Any]) -> None:
-    """Raise ApiError for more things than ``MAX_THINGS`` of any kind."""
+    """Raise ApiError for more things than ``MAX_ELEMENTS`` of any kind."""
     for name, many in _counts(document):
-        if many > MAX_THINGS:
-            raise invalid(f"{name}: {many} are more than the {MAX_THINGS} that one request may have", name)
+        if many > MAX_ELEMENTS:
+            raise invalid(f"{name}: {many} are more than the {MAX_ELEMENTS} that one request may have", name)
 
 
 def _counts(document: dict[str, Any]) -> Iterator[tuple[str, int]]:
@@ -158,11 +159,11 @@ def _counts(document: dict[str, Any]) -> Iterator[tuple[str, int]]:
         yield "prompt", len(prompt)
 
 
-def refused(error: ApiError) -> dict[str, Any]:
-    """An error, for ``refusal``."""
+def error_fields(error: ApiError) -> dict[str, Any]:
+    """The fields of an error, for ``error_of``."""
     return {name: getattr(error, name) for name in ("status", "message", "type", "param", "code")}
 
 
-def refusal(fields: dict[str, Any]) -> ApiError:
+def error_of(fields: dict[str, Any]) -> ApiError:
     """The error of such fields."""
     return ApiError(**fields)

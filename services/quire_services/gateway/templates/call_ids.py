@@ -12,8 +12,8 @@ import re
 import string
 from collections.abc import Iterable
 
-LENGTH = 9
-_FITS = re.compile(rf"[A-Za-z0-9]{{{LENGTH}}}")
+ID_LENGTH = 9
+_FITS = re.compile(rf"[A-Za-z0-9]{{{ID_LENGTH}}}")
 _DIGITS = string.digits + string.ascii_letters
 
 
@@ -35,4 +35,4 @@ def nine_characters(ids: Iterable[str]) -> dict[str, str]:
 
 def _short(identity: str, again: int) -> str:
     number = int.from_bytes(hashlib.sha256(f"{again}:{identity}".encode("utf-8", "surrogatepass")).digest())
-    return "".join(_DIGITS[number // len(_DIGITS) ** place % len(_DIGITS)] for place in range(LENGTH))
+    return "".join(_DIGITS[number // len(_DIGITS) ** place % len(_DIGITS)] for place in range(ID_LENGTH))

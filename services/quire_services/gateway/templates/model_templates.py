@@ -35,8 +35,8 @@ TEMPLATE_ERRORS = (
 PROCESSOR_FILE = "chat_template.json"  # where models that also see or hear keep theirs
 DEFAULT, TOOL_USE, RAG = "default", "tool_use", "rag"
 DOCUMENTS_VARIABLE = "documents"
-EFFORT, THINKING = "reasoning_effort", "enable_thinking"
-_PARAMETERS = (DOCUMENTS_VARIABLE, EFFORT)  # variables that are parameters of the API by themselves
+EFFORT_VARIABLE, THINKING_VARIABLE = "reasoning_effort", "enable_thinking"
+_PARAMETERS = (DOCUMENTS_VARIABLE, EFFORT_VARIABLE)  # variables that are parameters of the API by themselves
 
 
 class TemplateInvalid(Exception):
@@ -106,12 +106,12 @@ class ChatTemplate:
 
     def _thinking(self, options: dict[str, Any]) -> dict[str, Any]:
         """The variables, with an effort said in the way of templates that know only whether to think at all."""
-        effort = options.get(EFFORT)
-        if not effort or THINKING not in self.reads:
+        effort = options.get(EFFORT_VARIABLE)
+        if not effort or THINKING_VARIABLE not in self.reads:
             return options
-        options = {THINKING: effort != "none", **options}
-        if effort == "none" and EFFORT not in self.reads:
-            del options[EFFORT]
+        options = {THINKING_VARIABLE: effort != "none", **options}
+        if effort == "none" and EFFORT_VARIABLE not in self.reads:
+            del options[EFFORT_VARIABLE]
         return options
 
 

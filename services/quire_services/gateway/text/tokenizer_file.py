@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from .tokenizer_files import FORM
+from .tokenizer_files import TOKENIZER_FILE
 
 _SAMPLES = (
     *("", " ", "hello", " hello", "  hello", "    return x", "a  b   c", "hello ", "Hello, world! It's 12345.67%"),
@@ -38,7 +38,7 @@ def own_tokenizer(directory: Path, given: Any) -> Any | None:
     None if they agree, if there is no such file, or if only ``given`` knows some of the tokens (those that a
     configuration adds get the same ids, or there is no telling which of the two is meant).
     """
-    file = directory / FORM
+    file = directory / TOKENIZER_FILE
     if not file.is_file():
         return None
     own = Tokenizer.from_file(str(file))

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
-from quire_services.gateway.openai.parameters import TABLE
+from quire_services.gateway.openai.parameters import PARAMETERS
 from tests.services.gateway.conftest import GatewayProcess
 from tests.services.gateway.openai.test_errors import CHAT, JSON, PLAIN, chat, error_of, plain
 from tests.support.peer_engine import PeerEngine
 
-NAMES = sorted({*ChatBody.model_fields, *CompletionBody.model_fields, *(row.name for row in TABLE)})
+NAMES = sorted({*ChatBody.model_fields, *CompletionBody.model_fields, *(row.name for row in PARAMETERS)})
 HALF = "\ud800"
 scalars = st.one_of(
     st.none(),

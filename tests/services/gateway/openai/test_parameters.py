@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from quire_proto.wire.u32 import unpack_u32
 from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
-from quire_services.gateway.openai.parameters import BY_NAME, CHAT, PLAIN, TABLE, Parameter
+from quire_services.gateway.openai.parameters import CHAT, PARAMETERS, PARAMETERS_BY_NAME, PLAIN, Parameter
 from quire_services.gateway.openai.parameters_page import page
 from tests.services.gateway.conftest import GatewayProcess, write_tokenizer
 from tests.services.gateway.openai.test_errors import CHAT as CHAT_PATH
@@ -36,8 +36,8 @@ def test_the_page_is_made_of_the_table() -> None:
 def test_what_is_served_is_a_field_of_its_body_and_nothing_else_is() -> None:
     """Table and bodies agree, so that nothing known is taken for a field that nobody knows."""
     for api, body in ((CHAT, ChatBody), (PLAIN, CompletionBody)):
-        assert set(body.model_fields) == {row.name for row in TABLE if api in row.served}
-    assert len(BY_NAME) == len(TABLE)
+        assert set(body.model_fields) == {row.name for row in PARAMETERS if api in row.served}
+    assert len(PARAMETERS_BY_NAME) == len(PARAMETERS)
 
 
 def test_the_table_has_all_that_the_official_client_has() -> None:
@@ -46,10 +46,10 @@ def test_the_table_has_all_that_the_official_client_has() -> None:
         (CHAT, chat_params.CompletionCreateParamsStreaming.__annotations__),
         (PLAIN, plain_params.CompletionCreateParamsStreaming.__annotations__),
     ):
-        assert set(known) == {row.name for row in TABLE if api in row.openai}
+        assert set(known) == {row.name for row in PARAMETERS if api in row.openai}
 
 
-@pytest.mark.parametrize("row", [row for row in TABLE if not row.served], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in PARAMETERS if not row.served], ids=lambda row: row.name)
 def test_what_is_not_served_is_harmless_or_refused_by_name(
     gateway: GatewayProcess, engine: PeerEngine, row: Parameter
 ) -> None:
@@ -66,7 +66,7 @@ def test_what_is_not_served_is_harmless_or_refused_by_name(
             assert row.name in error["message"]
 
 
-@pytest.mark.parametrize("row", [row for row in TABLE if len(row.served) == 1], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in PARAMETERS if len(row.served) == 1], ids=lambda row: row.name)
 def test_what_one_api_alone_has_is_refused_in_the_other(
     gateway: GatewayProcess, engine: PeerEngine, row: Parameter
 ) -> None:
