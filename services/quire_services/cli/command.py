@@ -2,7 +2,7 @@
 
 Imports are lazy because a client-only install has neither torch nor an HTTP server, and because ``quire status``
 must answer faster than torch loads. Every subcommand's module has ``main(argv) -> exit code``.
-Exit codes: 0 done, 1 it failed, 2 it was asked wrongly (one line says how).
+Exit codes: 0 done, 1 failed, 2 a usage error, which one line names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ COMMANDS = {
     "serve": ("quire_services.stack.serve", "run the whole stack on this host: kvstore, engines, gateway"),
     "status": ("quire_services.cli.status", "print the kvstore's counters"),
     "tenant": ("quire_services.cli.tenant", "set and list tenants' quotas on a running stack"),
-    "group": ("quire_services.cli.group", "say which tenants share what is published to a group"),
+    "group": ("quire_services.cli.group", "declare which tenants share what is published to a group"),
     "prefix": ("quire_services.cli.prefix", "publish system prompts on a running stack, list them, take them back"),
     "kvstore": ("quire_services.daemons.kvstored", "run one kvstore: the process that owns the pool"),
     "engine": ("quire_services.daemons.engined", "run one engine: a model over the shared pool"),

@@ -53,7 +53,7 @@ def prepare(config: Config) -> dict[str, Any]:
     """The content of the file for this configuration; raises PrepareError or PublishError."""
     directory = Path(config.serve.model).absolute()
     if not config.serve.model:
-        raise PrepareError("no model: say --model DIR")
+        raise PrepareError("no model: name one with --model DIR")
     layout, max_model_len = _layout(directory, config)
     return {
         "model": config.gateway.served_model_name or model_name(directory),

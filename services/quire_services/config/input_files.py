@@ -1,4 +1,4 @@
-"""Files that people name: read whole, within bounds of size and time, and complained of in one line; and files of
+"""Files that users name: read whole, within bounds of size and time, and complained of in one line; and files of
 our own, written whole for their owner alone.
 
 Whatever a path turns out to be is answered soon. A pipe is read until its writers have closed it, as in

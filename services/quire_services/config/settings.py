@@ -47,7 +47,7 @@ class KvstoreSettings:
     block_size: int = setting(16, "tokens in a block", at_least=1, at_most=1024)
     arena: str = setting(
         "auto",
-        "where the blocks lie; auto: on a GPU if the engines compute on one and it can be shared, else in host memory",
+        "where the blocks are; auto: on a GPU if the engines compute on one and it can be shared, else in host memory",
         among=("auto", "shm", "cuda-ipc", "cuda-vmm-fd"),
     )
     dtype: str = setting("float32", "element type the model computes in", among=("float32", "bfloat16", "float16"))
@@ -120,13 +120,13 @@ class GatewaySettings:
         "", "name of the model in the API (default: the directory's name, or org/name in the hub's cache)"
     )
     max_queue: int = setting(
-        512, "requests that may wait for their first token; tenants that fill it get 429", at_least=1
+        512, "requests that may wait for their first token; a tenant that fills the queue gets 429", at_least=1
     )
     admin_port: int = setting(0, "port of the admin API, on the loopback (0: none)", at_least=0, at_most=65535)
     admin_token_file: str = setting("", "file with the admin API's token (default: made in the run directory)")
     max_body_bytes: int = setting(
         0,
-        "bytes of a request's body; 16 KiB always are (0: 64 for each token of the model's context, from 4 to 32 MiB)",
+        "bytes of a request's body, at least 16 KiB (0: 64 for each token of the model's context, from 4 to 32 MiB)",
         at_least=0,
         at_most=MAX_BODY_BYTES,
     )
@@ -134,7 +134,7 @@ class GatewaySettings:
         "", "origins of web pages that may use the gateway from a browser, separated by commas; * for all"
     )
     allowed_hosts: str = setting(
-        "", "names of this host, separated by commas, for a gateway without keys (addresses and localhost always are)"
+        "", "names of this host, separated by commas, for a gateway without keys; addresses and localhost need none"
     )
     max_connections: int = setting(
         0, "connections at once (0: 4096, or what the limit of open files leaves)", at_least=0, at_most=10**6

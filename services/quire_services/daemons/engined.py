@@ -4,7 +4,7 @@ Loads the model, proves by the self-test that our attention gives what the model
 stopped. It attaches to whichever kvstore listens in the run directory, again and again, and to the gateway likewise;
 neither needs to be up first.
 
-Exit codes: 0 stopped, 1 failed, 2 asked wrongly: settings, or a model that is refused (its files, layout or self-test),
+Exit codes: 0 stopped, 1 failed, 2 a usage error: settings, or a model that is refused (its files, layout or self-test),
 4 the CUDA context is poisoned: nothing is wrong with model or configuration, and a new process (the supervisor starts
 one) can go on. With 1 and 2 the last line on stderr says why.
 """

@@ -121,7 +121,7 @@ async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.soc
 
 def _gateway(config: settings.Config) -> Gateway:
     if not config.serve.model:
-        raise StartError("say which model: --model DIR")
+        raise StartError("no model: name one with --model DIR")
     model = Path(config.serve.model).absolute()
     api_keys = ApiKeys(config.tenants, config.file)
     if api_keys.open and not is_loopback(config.gateway.host):

@@ -151,7 +151,7 @@ def _serve(config: KvstoreConfig) -> int:
     declarations = Declarations(documents)
     state.groups = declarations.groups(config.members)
     _publish(state, published, declarations, config)
-    _promise(state, documents, config)
+    _restore_quotas(state, documents, config)
     key = root_key(config.state_dir)
     raise_descriptor_limit()
     signals = _Signals()
@@ -258,7 +258,7 @@ def _check(layout: Layout) -> None:
         raise StartError(f"layout {asdict(layout)}: only shard 0 of 1 is served")
 
 
-def _promise(state: State, documents: StateDir, config: KvstoreConfig) -> None:
+def _restore_quotas(state: State, documents: StateDir, config: KvstoreConfig) -> None:
     """What may be guaranteed, and the quotas that were declared before."""
     quotas = state.quotas
     quotas.pin_budget = int(config.pin_budget * config.blocks)

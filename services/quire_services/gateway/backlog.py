@@ -1,11 +1,11 @@
 """Backlog: what engines have sent and clients have not read yet, within one bound for the whole gateway.
 
-An answer that comes faster than it is read leaves outputs behind. From ``LOOSE`` on, tokens without log-probabilities
-are joined to those of their continuation that wait already, so that such an answer costs little more than its tokens.
-Log-probabilities are too many for that. When all backlogs together are larger than the bound, the tenant that leaves
-most unread loses its longest: that answer ends with an error, and no other does.
+An answer that comes faster than it is read leaves outputs behind. From ``MAX_SEPARATE_OUTPUTS`` on, tokens without
+log-probabilities are joined to those of their continuation that wait already, so that such an answer costs little more
+than its tokens. Log-probabilities are too many for that. When all backlogs together are larger than the bound, the
+tenant that leaves most unread loses its longest: that answer ends with an error, and no other does.
 
-Invariants: the sum of all sizes never stays above the bound; what is handed out at once is small (``PIECE`` bytes and
+Invariants: the sum of all sizes never stays above the bound; what is handed out at once is small (``PIECE_BYTES`` and
 one output), and the loop serves others in between.
 """
 
@@ -106,7 +106,7 @@ class Backlog(Generic[_Source]):
         return len(output.tokens)
 
     def end(self, error: Exception) -> None:
-        """Raise an error when all that waits has been taken."""
+        """Raise an error when all that waits has been read."""
         self._error = error
         self._wake()
 

@@ -23,7 +23,7 @@ class StartError(Exception):
 
 
 def new_reason_file() -> int:
-    """A place for a child's reason: a descriptor that the child has to inherit under ``VARIABLE``."""
+    """A place for a child's reason: a descriptor that the child has to inherit under ``REASON_VARIABLE``."""
     return os.memfd_create(_NAME, os.MFD_CLOEXEC)
 
 

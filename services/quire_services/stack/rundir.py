@@ -3,7 +3,7 @@
 What may be removed is known by what this stack made, never by a name. A marker file, which also carries the lock, says
 that a directory is a stack's. Where there is none, a file under a name that we need is not ours: the start is
 refused and nothing is touched. Where there is one, each name still has to hold what a stack puts there: a socket, a
-document with our keys, the token whose digest the marker repeats. What does not stays, and is said.
+document with our keys, the token whose digest the marker repeats. Anything else stays, and a line of output names it.
 
 The lock is an flock, which the kernel gives up with the process that holds it: a marked directory whose lock is free
 belongs to a dead stack, and the next one takes it over. The kvstore's state lies in a directory of its own inside, made

@@ -1,12 +1,12 @@
 """``quire serve``: the whole stack of one host under one supervisor.
 
-    prepare (ends)  ->  kvstore, gateway  ->  engine-1 ... engine-N
+    prepare (ends)  ->  kvstore  ->  gateway, engine-1 ... engine-N
 
-All are separate processes that meet in the run directory. Whatever dies is started again with a growing delay.
+All are separate processes that meet in the run directory. A process that dies is started again with a growing delay.
 Only while the stack has never been ready does a process end everything: at once if it gave up by itself, for then the
 configuration is wrong and trying again would hide that, and the third time if it was killed. The last line is then its
-reason. Stopping goes against the direction of use: gateway,
-engines, kvstore. Progress for people goes to stdout; the logs of the processes go to stderr.
+reason. Stopping goes against the direction of use: gateway, engines, kvstore. Progress goes to stdout; the logs of the
+processes go to stderr.
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ class StackRun:
 
     def _ended(self, child: Child, code: int, delay: float) -> None:
         self._bus_errors[child.name] += code == -signal.SIGBUS
-        hopeless = not self._was_ready and (code >= 0 or child.starts >= MAX_STARTS)
-        if hopeless or self._bus_errors[child.name] >= MAX_STARTS:  # a new process writes to the same full memory
+        final = not self._was_ready and (code >= 0 or child.starts >= MAX_STARTS)
+        if final or self._bus_errors[child.name] >= MAX_STARTS:  # a new process writes to the same full memory
             self._give_up(child, code)
             return
         self.screen.line(f"{child.name} {how_it_ended(code)}; starting it again in {delay:.1f} s")

@@ -1,4 +1,4 @@
 """HTTP below the routes: connections and their bounds, errors, hang-ups, what is recorded of a request.
 
-The lowest room of the gateway: it knows neither tenants nor tokens.
+The lowest room of the gateway: it knows neither engines nor prompts.
 """

@@ -65,7 +65,7 @@ def _refused(name: str, openai: Apis, vllm: Apis, *neutral: Any) -> Parameter:
     return Parameter(name, openai, vllm, neutral=neutral)
 
 
-_MODEL = "default: what `generation_config.json` says"
+_MODEL = "default: that of `generation_config.json`"
 _UNREAD = "refused where the template does not read it"
 _WHEN = "decides who pays or when, not what is answered"
 _KEPT = "nothing is kept of requests, whatever it says"
@@ -159,14 +159,14 @@ PARAMETERS: tuple[Parameter, ...] = (
     _refused("include_reasoning", (), _C, True),
     _harmless("return_token_offsets", (), BOTH, _RENDER),
     _harmless("return_mm_kwargs", (), BOTH, _RENDER),
-    _harmless("stream_interval", (), BOTH, "how many tokens come at a time is not what they say"),
+    _harmless("stream_interval", (), BOTH, "how many tokens come at a time changes none of them"),
     _refused("routed_experts_prompt_start", (), BOTH, 0),
     # --- vLLM alone: the prompt ---
     _served("add_special_tokens", (), BOTH, "default: completions `true`, chat `false` (the template writes them)"),
     _served("truncate_prompt_tokens", (), BOTH, "as many tokens of the prompt; -1: as many as there is room for"),
     _served("truncation_side", (), BOTH, "`left` (default): the last ones stay; `right`: the first"),
     _served("chat_template_kwargs", (), _C, f"variables of the template; {_UNREAD} (false and empty ones are not)", _C),
-    _served("documents", (), _C, f"objects, as the template wants them; {_UNREAD}, or leaves one out", _C),
+    _served("documents", (), _C, f"objects, as the template reads them; {_UNREAD}, or leaves one out", _C),
     _refused("chat_template", (), _C),
     _refused("add_generation_prompt", (), _C, True),
     _refused("continue_final_message", (), _C, False),

@@ -2,7 +2,7 @@
 
 The makers of a model put the temperature it was tuned for there, and clients leave it to the server. As in vLLM, the
 values of the file stand in for what a request leaves out, whatever ``do_sample`` says; a request's own values win. What
-the file asks for and is not served here (a repetition penalty) is told at start.
+the file asks for and is not served here (a repetition penalty) is logged at the start.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def load_sampling_defaults(source: str, model: Path) -> SamplingDefaults:
     except FileNotFoundError:
         if source == AUTO:
             return SamplingDefaults()
-        raise DefaultsError(f"--generation-config {source!r}: there is no {file} (or say auto, or none)") from None
+        raise DefaultsError(f"--generation-config {source!r}: there is no {file} (or set auto, or none)") from None
     except OSError as error:
         raise DefaultsError(f"cannot read {file}: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        hint = "mend it, or say --generation-config none"
+        hint = "fix it, or set --generation-config none"
         raise DefaultsError(f"{file}: {place + ': ' if place else ''}{first['msg']} ({hint})") from None
     return _defaults(found)
 

@@ -1,7 +1,7 @@
 """Weights: what a tenant counts beside others, as the kvstore has it (``quire tenant set --weight``).
 
-Read again every ``POLL_S``, on a thread of its own. While no kvstore answers, the last ones stay; before any did,
-every tenant has the default.
+Read again every ``WEIGHTS_POLL_S``, on a thread of its own. While no kvstore answers, the last ones stay; before any
+did, every tenant has the default.
 """
 
 from __future__ import annotations
