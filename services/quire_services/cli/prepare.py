@@ -1,6 +1,6 @@
 """``quire prepare``: what the kvstore must know of a model, written to one JSON file.
 
-The kvstore holds a layout and publications but imports no transformers: it starts in well under a second and a
+The kvstore holds a layout and published prompts but imports no transformers: it starts in well under a second and a
 restart must not wait for a model library. So this process, which ends when it is done, reads the model's
 configuration and tokenizer once and writes ``prepared_file``, which appears whole or not at all.
 """

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
 
 
 def _as_json(stats: Stats, tenants: Tenants) -> dict[str, Any]:
-    """The reply as plain JSON values: bytes in hex, publications with their length instead of their tokens."""
+    """The reply as plain JSON values: bytes in hex, published prompts with their length instead of their tokens."""
     content = asdict(stats)
     content["boot"] = stats.boot.hex()
     content["publications"] = [prompt_row(publication) for publication in stats.publications]

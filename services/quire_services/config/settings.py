@@ -59,12 +59,12 @@ class KvstoreSettings:
     reserve: bool = setting(True, "take the pool's host memory at the start; false: as its blocks are first written")
     state_dir: str = setting(
         "",
-        "directory of what survives boots: root key, groups, publications (default: a part of the run directory)",
+        "directory of what survives boots: root key, groups, published prompts (default: a part of the run directory)",
     )
     lease_ms: int = setting(5000, "milliseconds without a heartbeat after which a session is fenced", at_least=100)
     fence_grace_ms: int = setting(2000, "milliseconds after which a fenced process is killed", at_least=0)
     fence_kill: bool = setting(True, "kill a fenced process of the same user after its grace")
-    pin_budget: float = setting(0.5, "share of the pool that publications may pin", at_least=0, at_most=1)
+    pin_budget: float = setting(0.5, "share of the pool that published prompts may pin", at_least=0, at_most=1)
     quarantine_reserve: float = setting(
         0.05, "share of the pool kept back for fenced sessions once something is guaranteed", at_least=0, at_most=1
     )

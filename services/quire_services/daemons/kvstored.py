@@ -61,14 +61,14 @@ class KvstoreConfig:
 
     Attributes:
         run_dir: sockets and roster (made with mode 0700).
-        state_dir: what survives boots: the root key, quotas, groups, publications.
+        state_dir: what survives boots: the root key, quotas, groups, published prompts.
         prepared: JSON file with ``layout`` and ``published``.
         blocks: blocks in the pool.
         arena: where they lie, as ``arena_choice`` reads it.
         lease_ms: time without a heartbeat after which a session is fenced.
         fence_grace_ms: time after which a fenced process is killed.
         fence_kill: whether it is; else its blocks stay in quarantine until it ends.
-        pin_budget: share of the pool that publications may pin.
+        pin_budget: share of the pool that published prompts may pin.
         quarantine_reserve: share kept back, once something is guaranteed, for what fenced sessions hold.
         policy: what is evicted first, a name in ``policies``.
         reserve: take all of the pool's host memory at the start, not as it is written.
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _serve(config: KvstoreConfig) -> int:
-    layout, published = _prepared(config.prepared)
+    layout, prompts = _prepared(config.prepared)
     _check(layout)
     kind, device = choose(config.arena)
     size = layout.arena_bytes(config.blocks)
@@ -150,7 +150,7 @@ def _serve(config: KvstoreConfig) -> int:
     documents = StateDir(config.state_dir)
     declarations = Declarations(documents)
     state.groups = declarations.groups(config.members)
-    _publish(state, published, declarations, config)
+    _publish(state, prompts, declarations, config)
     _restore_quotas(state, documents, config)
     key = root_key(config.state_dir)
     raise_descriptor_limit()
@@ -266,12 +266,12 @@ def _restore_quotas(state: State, documents: StateDir, config: KvstoreConfig) ->
     quota_op.restore(documents, state)
 
 
-def _publish(state: State, published: list[Any], declarations: Declarations, config: KvstoreConfig) -> None:
+def _publish(state: State, prompts: list[Any], declarations: Declarations, config: KvstoreConfig) -> None:
     """Enter what the configuration publishes and what was published live; under one id the configuration counts."""
     publications = state.publications
-    for record in published:
+    for prompt in prompts:
         try:
-            publications.add(str(record["id"]), str(record["domain"]), [int(token) for token in record["tokens"]])
+            publications.add(str(prompt["id"]), str(prompt["domain"]), [int(token) for token in prompt["tokens"]])
         except (ValueError, KeyError, TypeError, OverflowError) as exc:
             raise StartError(f"{config.prepared}: published: {exc}") from None
     declarations.restore_publications(publications)

@@ -66,7 +66,7 @@ class Engine:
 
     @property
     def widest(self) -> int:
-        """The same for the request whose publication leaves it most."""
+        """The same for the request whose published prompt leaves it most."""
         return (self.load.widest if self.load else 0) or self.hello.max_model_len
 
     def busyness(self) -> int:

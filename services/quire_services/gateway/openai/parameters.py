@@ -175,7 +175,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     _harmless("media_io_kwargs", (), _C, _MEDIA),
     # --- vLLM alone: the cache and the queue ---
     _served("cache_salt", (), BOTH, "1 to 1,024 characters; shares nothing with requests of another salt, or of none,"
-            " of the same tenant, and no publication"),
+            " of the same tenant, and no published prompt"),
     _refused("priority", (), BOTH, 0),
     _harmless("request_id", (), BOTH, "the header `x-request-id` names a request"),
     _harmless("session_id", (), BOTH, "any engine finds what another has computed"),
