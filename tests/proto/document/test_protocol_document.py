@@ -33,7 +33,7 @@ from quire_proto.wire.digests import chain, domain_key, salted
 from quire_proto.wire.envelope import Reply, Request, decode_reply, decode_request
 from quire_proto.wire.layout import Layout
 from quire_proto.wire.u32 import pack_u32 as u32
-from quire_services.gateway.engines import SILENT_S
+from quire_services.gateway.engines import MAX_SILENCE_S
 from quire_services.gateway.http.errors import engine_error
 from quire_services.gateway.link_server import HELLO_S
 from tests.support.repository import ROOT
@@ -257,7 +257,7 @@ def test_the_link_is_in_the_document_as_in_the_code() -> None:
         "at most 64 MiB",
         f"within {HELLO_S:g} seconds",
         f"every {LOAD_PERIOD_S:g} seconds",
-        f"{SILENT_S:g} seconds",
+        f"{MAX_SILENCE_S:g} seconds",
         f"first after {BACKOFF_S[0]:g} seconds, then up to every second, or {REFUSED_S:g} seconds",
     ):
         assert figure in " ".join(link.split()), figure
