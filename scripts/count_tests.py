@@ -2,7 +2,8 @@
 
     python scripts/count_tests.py ROOT [OLDER_ROOT]
 
-With an older tree beside it, each count stands as older -> now; folders that are only in one of them have a dash.
+With an older tree beside it, each count stands as older -> now; folders that are only in one of them have a dash. A
+scenario is a test, and each line with something behind its arrow an assert.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ def counts(root: Path) -> dict[str, Counter[str]]:
                 entry["asserts"] += 1
             elif isinstance(node, ast.Call):
                 entry["raises"] += ast.unparse(node.func) == "pytest.raises"
+    for path in sorted((root / "tests" / "scenarios").glob("*/*.txt")):
+        told = sum(" -> " in line and not line.startswith("#") for line in path.read_text().splitlines())
+        found["scenarios"] += Counter(files=1, tests=1, asserts=told)
     found["all"] = sum(found.values(), Counter())
     return found
 
