@@ -9,7 +9,7 @@ from pathlib import Path
 from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir
-from quire_kvstore.ops import invariants
+from quire_kvstore.ops import invariants, lifecycle
 from quire_kvstore.server import quota
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.liveness import HOST_MEMORY, Processes
@@ -114,6 +114,11 @@ class Kvstore:
         late = self.dispatch.deferred(self.now)
         self._processes.judge(self.now)
         return late
+
+    def stand_still(self, gap_ms: int) -> None:
+        """The server's loop stops for a while, and finds so when it goes on."""
+        self.now += gap_ms
+        lifecycle.forgive(self.state, gap_ms)
 
     def tables(self, session_id: bytes) -> dict[int, list[int]] | None:
         """The table of each of a session's sequences; None if the session is gone."""

@@ -98,6 +98,7 @@ class Scenario:
         verbs: dict[str, Callable[[Words], str]] = {
             "attach": self._attach,
             "after": self._after,
+            "standstill": self._stand_still,
             "kill": self._kill,
             "hangup": self._hangup,
             "restart": self._restart,
@@ -180,6 +181,11 @@ class Scenario:
             self._kvstore.now = min(end, self._kvstore.now + TICK_MS)
             texts += self._turn()
         return "; ".join(texts)
+
+    def _stand_still(self, words: Words) -> str:
+        """The kvstore stops and goes on: a debugger, a machine that sleeps."""
+        self._kvstore.stand_still(milliseconds(words.name("a time")))
+        return ""
 
     def _kill(self, words: Words) -> str:
         self._client(words).process.alive = False
