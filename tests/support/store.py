@@ -22,7 +22,7 @@ from quire_kvstore.sessions.session import Peer, Session
 from quire_kvstore.sharing.claims import Ticket
 from quire_kvstore.state import State
 from quire_proto import messages as m
-from quire_proto.messages.handoff import Adopt, Adopted, Offer, Offered
+from quire_proto.messages.handoff import Offer, Offered
 from quire_proto.messages.tenants import TenantUsage
 
 
@@ -70,10 +70,6 @@ class Store:
         """Fence or drop sessions whose lease passed; returns those newly fenced."""
         return lifecycle.judge(self.state, now_ms)
 
-    def overdue(self, now_ms: int, grace_ms: int) -> list[Session]:
-        """Sessions that were fenced at least ``grace_ms`` ago and still hold their quarantine."""
-        return lifecycle.overdue(self.state, now_ms, grace_ms)
-
     def extend_leases(self, gap_ms: int) -> None:
         """Forgive everybody ``gap_ms`` in which the kvstore stood still."""
         lifecycle.forgive(self.state, gap_ms)
@@ -116,23 +112,11 @@ class Store:
         """Freeze a sequence and name it to another session. Raises Refusal."""
         return Offered(handoff.offer(self.state, session, item, identity, now_ms).id)
 
-    def adopt(self, session: Session, item: Adopt) -> Adopted:
-        """Take an offered sequence over. Raises Refusal."""
-        return handoff.adopt(self.state, session, item.offer, item.sequence)
-
     # --- reading ------------------------------------------------------------------------------------------------
 
     def lookup(self, item: m.Lookup) -> m.Found | None:
         """Blocks of a publication or of a digest chain; None for an unknown publication."""
         return query.lookup(self.state, item)
-
-    def slots(self) -> dict[str, int]:
-        """Filled slots and capacity of all blocks in use."""
-        return query.slots(self.state)
-
-    def session_infos(self, now_ms: int) -> tuple[m.SessionInfo, ...]:
-        """All sessions."""
-        return query.sessions(self.state, now_ms)
 
     def usage(self) -> tuple[TenantUsage, ...]:
         """Usage of each account."""

@@ -1,11 +1,10 @@
-"""Seal, canonical blocks, swap, and what digests may and may not do: one store, checked content."""
+"""What made-up digests may not do, and chains that are sealed in portions or outlive their parents."""
 
 from __future__ import annotations
 
 import pytest
 
 from quire_proto import messages as m
-from quire_proto.wire.u32 import pack_u32, unpack_rows
 from tests.support.driver import Driver
 
 PROMPT = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
@@ -14,92 +13,6 @@ PROMPT = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 @pytest.fixture
 def driver() -> Driver:
     return Driver()
-
-
-def test_unwritten_blocks_cannot_be_sealed(driver: Driver) -> None:
-    """A seal past the fill mark is refused as a whole."""
-    session = driver.attach()
-    driver.allocate(session, 1, PROMPT)
-    driver.write(session, 1, 7)
-
-    reply = driver.store.seal(session, m.Seal(1, 0, driver.digests("a", PROMPT)))
-
-    assert (reply.code, len(driver.store.state.index)) == (m.CONFLICT, 0)
-
-
-def test_a_seal_without_its_parent_is_unpublished(driver: Driver) -> None:
-    """Block 1 cannot be indexed before block 0."""
-    session = driver.attach()
-    driver.allocate(session, 1, PROMPT)
-    driver.write(session, 1, 10)
-
-    reply = driver.store.seal(session, m.Seal(1, 1, driver.digests("a", PROMPT)[32:]))
-
-    assert reply.code == m.UNPUBLISHED
-
-
-def test_sealing_again_is_harmless_and_other_digests_are_not(driver: Driver) -> None:
-    """The same digests again are answered as sealed; different ones for a sealed block are a conflict."""
-    session = driver.attach()
-    driver.allocate(session, 1, PROMPT)
-    driver.write(session, 1, 10)
-    driver.seal(session, 1)
-
-    again = driver.store.seal(session, m.Seal(1, 0, driver.digests("a", PROMPT)))
-    other = driver.store.seal(session, m.Seal(1, 0, driver.digests("b", PROMPT)))
-
-    assert (again.code, again.sealed) == (m.OK, 2)
-    assert other.code == m.CONFLICT
-
-
-@pytest.mark.parametrize(("swap", "held"), [(True, 4), (False, 6)])
-def test_a_duplicate_is_answered_with_the_canonical_block(driver: Driver, swap: bool, held: int) -> None:
-    """Two engines compute the same prompt: the second is told the first's blocks, and its own go when it swaps."""
-    one, two = driver.attach(), driver.attach()
-    for session in (one, two):
-        driver.allocate(session, 1, PROMPT)
-        driver.write(session, 1, 10)
-    driver.seal(one, 1)
-
-    reply = driver.seal(two, 1, swap=swap)
-
-    assert unpack_rows(reply.canonical, 2) == [(0, 0), (1, 1)]
-    assert held == driver.counts()["held"]
-    driver.free(one, 1)
-    driver.check()
-    assert held - 1 == driver.counts()["held"]
-    driver.free(two, 1)
-    driver.check()
-    assert driver.counts()["cached"] == 2
-
-
-def test_a_declined_swap_keeps_the_chain(driver: Driver) -> None:
-    """Who keeps its duplicate may seal what follows: the canonical parent stays held until the sequence is freed."""
-    one, two = driver.attach(), driver.attach()
-    for session in (one, two):
-        driver.allocate(session, 1, PROMPT, reserve=16)
-        driver.write(session, 1, 10)
-    driver.seal(one, 1)
-    driver.seal(two, 1, swap=False)
-    own = driver.branch(two, 1).table[0]
-    assert bytes([m.OK]) == driver.store.step(two, m.Step(swaps=pack_u32((1, 0, own)))).swaps
-    driver.free(one, 1)
-
-    driver.write(two, 1, 12, token=3)
-
-    assert (driver.seal(two, 1, swap=False).code, len(driver.sequence(two, 1).table) - 3) == (m.OK, 1)
-    assert driver.counts()["held"] == 6
-    driver.check()
-
-
-def test_a_swap_to_any_other_block_is_a_conflict(driver: Driver) -> None:
-    """Only the canonical block that was named may enter a table."""
-    session = driver.attach()
-    driver.allocate(session, 1, PROMPT)
-
-    reply = driver.store.step(session, m.Step(swaps=pack_u32((1, 0, 9, 1, 50, 0, 4, 0, 0))))
-
-    assert list(reply.swaps) == [m.CONFLICT, m.CONFLICT, m.NO_SUCH]
 
 
 def test_a_fork_may_outlive_the_parent_of_what_its_sibling_sealed(driver: Driver) -> None:
