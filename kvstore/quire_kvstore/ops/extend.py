@@ -102,8 +102,10 @@ class _Plain:
 
 def extend_rows(state: State, session: Session, rows: bytes) -> Extensions:
     """Capacity and write access for each row (sequence, tokens)."""
+    found = Extensions(bytearray(len(rows) // 8))
+    if not rows:
+        return found
     wanted = np.frombuffer(rows, "<u4").reshape(-1, 2).tolist()
-    found = Extensions(bytearray(len(wanted)))
     plain, others, most = _sort(state, session, wanted)
     if state.quotas.active or most > state.pool.available():
         plain, others = {}, list(range(len(wanted)))

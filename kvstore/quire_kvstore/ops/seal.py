@@ -57,6 +57,8 @@ def complete_rows(state: State, session: Session, rows: bytes, digests: bytes) -
     A batch that decodes sends one block of each of many sequences: what the pool and the claims note of blocks that got
     a name is written for all of them at once. Returns item codes, and rows (sequence, table index, canonical block).
     """
+    if not rows:
+        return b"", b""
     wanted = np.frombuffer(rows, "<u4").reshape(-1, 3).tolist()
     codes, replaced, named = bytearray(len(wanted)), list[int](), list[Entry]()
     journal = state.index.journal is not None

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Generator
 from contextlib import suppress
+from types import GeneratorType
 from typing import Any
 
 import structlog
@@ -167,7 +167,7 @@ class Dispatch:
             result = SEQUENCE_OPS[op.name](self.service.state, task.attached, body)
         elif slices is None:
             result = HANDLERS[op.name](self.service, task, body)
-        if isinstance(result, Generator):
+        if isinstance(result, GeneratorType):
             try:
                 task.blocked = next(result)
                 task.slices = result
