@@ -104,6 +104,7 @@ class Scenario:
             "restart": self._restart,
             "resend": lambda words: self._client(words).resend(words.number("back", 0)),
             "heartbeat": self._heartbeat,
+            "domain": self._domain,
             "detach": lambda words: self._ordered(self._client(words), "detach", m.Empty(), words),
             "wait": self._wait,
             "offer": self._offer,
@@ -194,6 +195,10 @@ class Scenario:
 
     def _heartbeat(self, words: Words) -> str:
         return answer("heartbeat", self._client(words).request("heartbeat", m.Heartbeat(), next(self._unordered)))
+
+    def _domain(self, words: Words) -> str:
+        client, body = self._client(words), m.Domain(words.option("tenant"), words.option("group", ""))
+        return answer("domain", client.request("domain", body, next(self._unordered)))
 
     def _hangup(self, words: Words) -> str:
         """Close the side socket of a process that lives on."""
