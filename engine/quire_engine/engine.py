@@ -29,7 +29,7 @@ from quire_engine.kv.kv_session import KvSession
 from quire_engine.kv.sequence_limits import bounds
 from quire_engine.kv.step_grants import StepGrants
 from quire_engine.model.runner import Drawn, Runner
-from quire_engine.scheduling.backoff import EVERYBODY, Quiet
+from quire_engine.scheduling.backoff import ALL_ACCOUNTS, Backoff
 from quire_engine.scheduling.front import Front
 from quire_engine.scheduling.intake import Intake
 from quire_engine.scheduling.outbox import Outbox
@@ -88,7 +88,7 @@ class Engine:
         self._outcome = Outcome(self._scheduler, self._outbox, self._intake.next_arrival)
         self._step_log, self._max_model_len, self._prefills = step_log, max_model_len, prefill
         self._kv: KvSession | None = None
-        self._quiet = Quiet()
+        self._backoff = Backoff()
         self._name_taken = 0.0  # since when, monotonic
         self._stopping = False
 
@@ -216,7 +216,7 @@ class Engine:
         if self._scheduler.running or kv.pending():
             return 0.0
         if self._scheduler.waiting:
-            return min(IDLE_S, self._quiet.wait(self._scheduler.waiting.tenants(), time.monotonic()))
+            return min(IDLE_S, self._backoff.remaining_s(self._scheduler.waiting.tenants(), time.monotonic()))
         return IDLE_S
 
     # --- a step ------------------------------------------------------------------------------------------------
@@ -244,8 +244,8 @@ class Engine:
 
     def _give_slot(self, kv: KvSession, pipeline: Pipeline) -> None:
         """Take a slot from a tenant that has more than its portion, if another one waits for its own."""
-        quiet = self._quiet.accounts(time.monotonic())
-        sequence = None if EVERYBODY in quiet else self._scheduler.giver(quiet)
+        deferred = self._backoff.deferred(time.monotonic())
+        sequence = None if ALL_ACCOUNTS in deferred else self._scheduler.giver(deferred)
         if sequence is None:
             return
         pipeline.collect(0)  # what is preempted must have nothing in flight
@@ -253,9 +253,9 @@ class Engine:
             kv.preempted(sequence)
 
     def _plan(self) -> StepPlan:
-        quiet = self._quiet.accounts(time.monotonic())
-        may_admit = bool(self._scheduler.waiting) and EVERYBODY not in quiet
-        hits = self._waiting.sift(quiet) if may_admit else {}
+        deferred = self._backoff.deferred(time.monotonic())
+        may_admit = bool(self._scheduler.waiting) and ALL_ACCOUNTS not in deferred
+        hits = self._waiting.sift(deferred) if may_admit else {}
         return self._scheduler.plan(hits, may_admit, only=hits)
 
     def _apply(self, grants: StepGrants, plan: StepPlan, kv: KvSession, pipeline: Pipeline) -> None:
@@ -282,7 +282,7 @@ class Engine:
             if victim is not None:
                 kv.preempted(victim)
         for account, ms in grants.backoff_ms.items():
-            if self._quiet.hush(account, ms, time.monotonic()):
+            if self._backoff.defer(account, ms, time.monotonic()):
                 log.info("no_space", account=account or "(everybody)", retry_after_ms=ms)
         scheduler.decided(plan)
 

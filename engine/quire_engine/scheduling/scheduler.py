@@ -92,11 +92,11 @@ class Scheduler:
         """Batch slots that nobody uses."""
         return self.limits.max_sequences - sum(map(slots, self.running))
 
-    def giver(self, quiet: Container[str] = ()) -> Sequence | None:
-        """The running sequence that gives a slot up now, if one should; ``quiet`` tenants get none."""
+    def giver(self, deferred: Container[str] = ()) -> Sequence | None:
+        """The running sequence that gives a slot up now, if one should; ``deferred`` tenants get none."""
         if self._hold or not self.waiting or self.slots_left() > 0:
             return None
-        heads = [self.waiting.of(tenant)[0] for tenant in self.waiting.tenants() if tenant not in quiet]
+        heads = [self.waiting.of(tenant)[0] for tenant in self.waiting.tenants() if tenant not in deferred]
         return giver(self.shares, self.running, heads, self.limits.max_sequences)
 
     def give_up(self, sequence: Sequence) -> bool:

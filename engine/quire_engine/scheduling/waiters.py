@@ -65,17 +65,17 @@ class Waiting:
         self._groups: list[WaitGroup] = []
         self._ended: SimpleQueue[tuple[WaitGroup, Waited | QuireError]] = SimpleQueue()
 
-    def sift(self, quiet: Container[str]) -> dict[int, int]:
+    def sift(self, deferred: Container[str]) -> dict[int, int]:
         """Look at the sequences that could be admitted now, and set aside those that had better wait.
 
         Returns, by arrival number, the tokens each will probably find computed. What is not in it had better not be
-        admitted in this step: its tenant is ``quiet``, it begins like one that is admitted, or it was not looked at.
+        admitted in this step: its tenant is ``deferred``, it begins like one that is admitted, or it was not looked at.
         """
         hits: dict[int, int] = {}
         first: set[bytes] = set()
         left = self._scheduler.slots_left()
         # Those that the kvstore chose to compute come first: others wait for them.
-        candidates = islice(self._scheduler.waiting.in_turn(quiet), max(LOOKAHEAD, left)) if left > 0 else ()
+        candidates = islice(self._scheduler.waiting.in_turn(deferred), max(LOOKAHEAD, left)) if left > 0 else ()
         for sequence in sorted(candidates, key=lambda s: not s.asked):
             if left <= 0:
                 break
