@@ -163,7 +163,7 @@ def _wrap(engine: Any, watch: Stopwatch) -> None:
     watch.wrap(engine, "_plan", "schedule")
     watch.wrap(KvSession, "sync", "kvstore")
     watch.wrap(engine, "_apply", "kvstore")
-    watch.wrap(engine._outcome, "apply", "outcome")
+    watch.wrap(engine._token_output, "apply", "outcome")
     watch.wrap(type(engine._outbox), "flush", "deliver")
     watch.wrap_step(engine, "_step")
 

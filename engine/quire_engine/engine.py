@@ -6,7 +6,7 @@ One thread does it all, a step at a time, between receiving requests (``intake``
     sync     one message to the kvstore at most, whose answers go into the tables (``KvSession``)
     apply    what else the answers ask for, in one order (``StepGrants``)
     launch   one packed batch to the device (``Runner``)
-    collect  the tokens of the oldest step in flight (``Pipeline``, ``Outcome``)
+    collect  the tokens of the oldest step in flight (``Pipeline``, ``TokenOutput``)
 
 On a CPU the step collected is the one just launched; on a GPU it is the one before, so that planning and the message
 cost nothing while the device computes. The engine owns nothing that must survive it:
@@ -37,7 +37,7 @@ from quire_engine.scheduling.pipeline import Pipeline
 from quire_engine.scheduling.publication_prefill import Prefill
 from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
-from quire_engine.scheduling.token_output import Outcome
+from quire_engine.scheduling.token_output import TokenOutput
 from quire_engine.scheduling.waiters import Waiting
 from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import StepPlan, Work
@@ -85,7 +85,7 @@ class Engine:
         self._scheduler = Scheduler(limits)
         self._outbox = Outbox()
         self._intake = Intake(self._scheduler, self._outbox, max_model_len, vocab_size, eos_ids)
-        self._outcome = Outcome(self._scheduler, self._outbox, self._intake.next_arrival)
+        self._token_output = TokenOutput(self._scheduler, self._outbox, self._intake.next_arrival)
         self._step_log, self._max_model_len, self._prefills = step_log, max_model_len, prefill
         self._kv: KvSession | None = None
         self._backoff = Backoff()
@@ -238,7 +238,7 @@ class Engine:
             pipeline.collect(max(0, len(pipeline) - 1))
 
     def _take_over(self, kv: KvSession, work: list[Work], drawn: list[Drawn]) -> None:
-        self._outcome.apply(kv, work, drawn)
+        self._token_output.apply(kv, work, drawn)
         self._outbox.counters["steps"] += 1
         self._outbox.flush(self.front)
 

@@ -1,4 +1,4 @@
-"""Outcome: what the tokens drawn in a step do to their sequences.
+"""TokenOutput: what the tokens drawn in a step do to their sequences.
 
 A token is appended, delivered, and may end its continuation. Where a request with several continuations reaches the
 end of its prompt, the tokens drawn from that one row become branches: the first goes on in the sequence itself, the
@@ -22,7 +22,7 @@ from .outbox import Outbox
 from .scheduler import Scheduler
 
 
-class Outcome:
+class TokenOutput:
     """Applies the results of steps for one engine.
 
     Args:
