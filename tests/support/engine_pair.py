@@ -23,7 +23,7 @@ from quire_proto.client.client import KVClient, KVReader
 from quire_proto.gateway_link import Abort
 from quire_proto.messages import Stats
 from quire_proto.wire.u32 import pack_u32
-from tests.engine.scheduling.slow_device import WorkerLane
+from tests.engine.scheduling.slow_device import WorkerQueue
 from tests.support.engine_loop import BLOCKS, Queues, engine_on, kvstore
 from tests.support.reference import Reference
 from tests.support.waits import wait_for
@@ -74,7 +74,7 @@ class Gate:
 
 def late(model: Model, client: KVClient) -> Runner:
     """A runner with two steps in flight."""
-    return Runner(model, CpuAttention(arena_of(client)), WorkerLane(0.002))
+    return Runner(model, CpuAttention(arena_of(client)), WorkerQueue(0.002))
 
 
 class Pair:

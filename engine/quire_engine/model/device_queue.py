@@ -1,6 +1,6 @@
-"""Lanes: how a step's work reaches the device, and how the host sees that it is complete.
+"""DeviceQueue: how a step's work reaches the device, and how the host sees that it is complete.
 
-A lane does what it is given one after another. On a CPU work has ended when ``submit`` returns. A GPU's stream is
+A queue does what it is given one after another. On a CPU work has ended when ``submit`` returns. A GPU's stream is
 given launches and gets to them later; an event behind a step's last launch fires when all of it is complete.
 
 ``depth`` says how many steps may be in flight at a time: 1 where nothing runs beside the host, 2 where the host can
@@ -29,7 +29,7 @@ class Pending(Protocol[R_co]):
         ...
 
 
-class Lane(Protocol):
+class DeviceQueue(Protocol):
     """One device's work of one engine, in order."""
 
     depth: int
@@ -43,13 +43,13 @@ class Lane(Protocol):
         ...
 
 
-def lane_of(device: torch.device) -> Lane:
-    """The lane of an arena on ``device``."""
-    return CudaLane(device) if device.type == "cuda" else CpuLane()
+def queue_of(device: torch.device) -> DeviceQueue:
+    """The queue for an arena on ``device``."""
+    return CudaQueue(device) if device.type == "cuda" else CpuQueue()
 
 
 @dataclass(frozen=True, slots=True)
-class Ended(Generic[R]):
+class Done(Generic[R]):
     """Work that had ended when ``submit`` returned."""
 
     value: R
@@ -59,20 +59,20 @@ class Ended(Generic[R]):
         return self.value
 
 
-class CpuLane:
+class CpuQueue:
     """The caller's own thread."""
 
     depth = 1
 
     def submit(self, work: Callable[[], R]) -> Pending[R]:
         """Do ``work`` now."""
-        return Ended(work())
+        return Done(work())
 
     def close(self) -> None:
         """Nothing runs between two calls."""
 
 
-class CudaLane:
+class CudaQueue:
     """The current stream of a GPU."""
 
     depth = 2
@@ -85,7 +85,7 @@ class CudaLane:
         value = work()
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
-        return Launches(value, event)
+        return StreamWork(value, event)
 
     def close(self) -> None:
         """Wait for all streams."""
@@ -93,7 +93,7 @@ class CudaLane:
 
 
 @dataclass(frozen=True, slots=True)
-class Launches(Generic[R]):
+class StreamWork(Generic[R]):
     """Launches on a stream, complete when ``event`` has fired."""
 
     value: R

@@ -25,7 +25,7 @@ from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import Work
 from quire_engine.transfer import to_device
 
-from .device_queue import Lane, Pending, lane_of
+from .device_queue import DeviceQueue, Pending, queue_of
 from .model import Model
 from .sampler import Choice, Sampled, choose_tokens
 
@@ -96,7 +96,7 @@ class Runner:
     """Runs steps of one model over one arena.
 
     Args:
-        lane: where the work is done; the arena's device decides if it is not given.
+        queue: where the work is done; the arena's device decides if it is not given.
         graphs: runs the decode steps that it can, if given.
 
     Attributes:
@@ -104,11 +104,15 @@ class Runner:
     """
 
     def __init__(
-        self, model: Model, backend: AttentionBackend, lane: Lane | None = None, graphs: DecodeGraphs | None = None
+        self,
+        model: Model,
+        backend: AttentionBackend,
+        queue: DeviceQueue | None = None,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         model.use(backend)
         self._model, self._backend = model, backend
-        self._lane = lane or lane_of(backend.arena.device)
+        self._queue = queue or queue_of(backend.arena.device)
         self._last: Launched | None = None
         self._graphs = graphs
         self.on_release: list[Callable[[], None]] = [graphs.drop] if graphs is not None else []
@@ -116,14 +120,14 @@ class Runner:
     @property
     def depth(self) -> int:
         """Steps that may be in flight at a time."""
-        return self._lane.depth
+        return self._queue.depth
 
     def release(self) -> None:
         """Let go of the arena, so that it can be unmapped; the last call of a runner.
 
         Raises ContextPoisoned if the GPU failed; then nothing may be unmapped and the process should end.
         """
-        self._lane.close()
+        self._queue.close()
         for drop in self.on_release:
             drop()
         self._last = self._graphs = None
@@ -142,7 +146,7 @@ class Runner:
             if batch is not None:
                 launched.choice = self._compute(batch, before.choice if before else None)
 
-        launched.pending = self._lane.submit(task)
+        launched.pending = self._queue.submit(task)
         return launched
 
     @torch.inference_mode()

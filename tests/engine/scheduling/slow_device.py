@@ -1,6 +1,6 @@
 """A device that works beside the host: a thread that computes later, and a client that watches what is said meanwhile.
 
-``WorkerLane`` is a real lane: what is submitted is computed on its thread, in order, and ends a little late, as on a
+``WorkerQueue`` is a real queue: what is submitted is computed on its thread, in order, and ends a little late, as on a
 GPU whose launches return at once. ``Watch`` knows what is in flight and notes every word to the kvstore that comes
 too early: a release, swap or copy acknowledgement of blocks that unfinished work names, or a fill mark above what is
 written.
@@ -26,8 +26,8 @@ from quire_proto.wire.u32 import unpack_rows, unpack_u32
 R = TypeVar("R")
 
 
-class WorkerLane:
-    """A lane on a thread of its own; every piece of work ends ``late_s`` after it could have."""
+class WorkerQueue:
+    """A queue on a thread of its own; every piece of work ends ``late_s`` after it could have."""
 
     depth = 2
 
@@ -117,8 +117,8 @@ class Watch:
 
         return Watched
 
-    def runner(self, model: Model, client: KVClient, lane: WorkerLane) -> Runner:
-        """A runner on that lane whose launches are noted."""
+    def runner(self, model: Model, client: KVClient, queue: WorkerQueue) -> Runner:
+        """A runner on that queue whose launches are noted."""
         watch = self
 
         class Noted(Runner):
@@ -130,4 +130,4 @@ class Watch:
                 watch.unfinished()
                 return launched
 
-        return Noted(model, CpuAttention(arena_of(client)), lane)
+        return Noted(model, CpuAttention(arena_of(client)), queue)
