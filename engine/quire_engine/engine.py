@@ -38,7 +38,7 @@ from quire_engine.scheduling.publication_prefill import Prefill
 from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
 from quire_engine.scheduling.token_output import TokenOutput
-from quire_engine.scheduling.waiters import Waiting
+from quire_engine.scheduling.waiters import Waiters
 from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import StepPlan, Work
 from quire_proto.client.client import KVClient
@@ -160,7 +160,7 @@ class Engine:
         runner = self._make_runner(client)
         try:
             self._kv = kv = KvSession(client)
-            waiting = self._waiting = Waiting(kv, self._scheduler, self.front.wake)
+            waiters = self._waiters = Waiters(kv, self._scheduler, self.front.wake)
             pipeline = Pipeline(kv, runner, partial(self._take_over, kv))
             prefill = Prefill(self._scheduler, kv, self._max_model_len, self._intake.next_arrival)
             log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
@@ -169,7 +169,7 @@ class Engine:
                 self._take_arrivals(0.0 if len(pipeline) else self._idle_s(kv), kv)
                 if client.lost.is_set():
                     raise client.lost_reason or QuireError("the session was lost")
-                waiting.resume()
+                waiters.resume()
                 if self._prefills:
                     prefill.attend()
                 self._step(kv, pipeline)
@@ -205,7 +205,7 @@ class Engine:
                 self._intake.accept(message, kv)
             elif isinstance(message, Abort):
                 for sequence in self._intake.abort(message, kv):
-                    self._waiting.forget(sequence)
+                    self._waiters.forget(sequence)
             else:  # the gateway is gone, and with it everybody who would read an answer
                 for sequence in self._scheduler.clear():
                     kv.finished(sequence)
@@ -255,7 +255,7 @@ class Engine:
     def _plan(self) -> StepPlan:
         deferred = self._backoff.deferred(time.monotonic())
         may_admit = bool(self._scheduler.waiting) and ALL_ACCOUNTS not in deferred
-        hits = self._waiting.sift(deferred) if may_admit else {}
+        hits = self._waiters.select(deferred) if may_admit else {}
         return self._scheduler.plan(hits, may_admit, only=hits)
 
     def _apply(self, grants: StepGrants, plan: StepPlan, kv: KvSession, pipeline: Pipeline) -> None:
@@ -264,7 +264,7 @@ class Engine:
         if grants.short_ahead:
             scheduler.short_ahead()
         for sequence, block in grants.claimed:
-            self._waiting.begin(sequence, block)
+            self._waiters.begin(sequence, block)
         for number, priority in grants.priorities:
             scheduler.inherit(number, priority)
         for sequence in grants.admitted:

@@ -18,7 +18,7 @@ While every running sequence decodes, one step is like the one before: its work 
 that ``lookahead`` names, and forgotten when anything happens to the batch.
 
 A sequence whose beginning another one is computing is set *aside*: it takes neither slot nor budget until it can hit
-(``waiting``). Whatever it waits for is as urgent as itself.
+(``waiters``). Whatever it waits for is as urgent as itself.
 
 Pure logic: no clock, socket or tensor in here.
 """

@@ -1,4 +1,4 @@
-"""Waiting: sequences whose beginning is being computed already, by this engine or another.
+"""Waiters: sequences whose beginning is being computed already, by this engine or another.
 
 Such a sequence is set aside: it holds no block, batch slot or token budget, and when it comes back it hits. Sequences
 that wait for the same blocks are a group. Within this engine nothing need be said for that: a group goes on once the
@@ -53,7 +53,7 @@ class WaitGroup:
         )
 
 
-class Waiting:
+class Waiters:
     """The groups of one session.
 
     Args:
@@ -65,7 +65,7 @@ class Waiting:
         self._groups: list[WaitGroup] = []
         self._ended: SimpleQueue[tuple[WaitGroup, Waited | QuireError]] = SimpleQueue()
 
-    def sift(self, deferred: Container[str]) -> dict[int, int]:
+    def select(self, deferred: Container[str]) -> dict[int, int]:
         """Look at the sequences that could be admitted now, and set aside those that had better wait.
 
         Returns, by arrival number, the tokens each will probably find computed. What is not in it had better not be
