@@ -34,7 +34,7 @@ from quire_engine.scheduling.front import Front
 from quire_engine.scheduling.intake import Intake
 from quire_engine.scheduling.outbox import Outbox
 from quire_engine.scheduling.pipeline import Pipeline
-from quire_engine.scheduling.publication_prefill import Prefill
+from quire_engine.scheduling.publication_prefill import PublicationPrefill
 from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
 from quire_engine.scheduling.token_output import TokenOutput
@@ -162,7 +162,7 @@ class Engine:
             self._kv = kv = KvSession(client)
             waiters = self._waiters = Waiters(kv, self._scheduler, self.front.wake)
             pipeline = Pipeline(kv, runner, partial(self._take_over, kv))
-            prefill = Prefill(self._scheduler, kv, self._max_model_len, self._intake.next_arrival)
+            prefill = PublicationPrefill(self._scheduler, kv, self._max_model_len, self._intake.next_arrival)
             log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
             self.front.report()
             while not self._stopping:
@@ -171,7 +171,7 @@ class Engine:
                     raise client.lost_reason or QuireError("the session was lost")
                 waiters.resume()
                 if self._prefills:
-                    prefill.attend()
+                    prefill.queue_pending()
                 self._step(kv, pipeline)
         finally:
             runner.release()  # before the session is closed, which unmaps

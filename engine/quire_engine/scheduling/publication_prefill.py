@@ -1,4 +1,4 @@
-"""Prefill: publications that nobody has computed yet, computed without a client's request.
+"""PublicationPrefill: pending publications, computed without a client's request.
 
 After a restart of the kvstore, or when a prompt is published, the record is pending: requests that begin with it work,
 but each computes it. So every engine offers to compute what is pending, through the same queue as all requests and
@@ -32,7 +32,7 @@ PENDING = "pending"
 log = structlog.get_logger()
 
 
-class Prefill:
+class PublicationPrefill:
     """Keeps the publications of one session computed.
 
     Args:
@@ -49,7 +49,7 @@ class Prefill:
         self._look_at = 0.0
         self._pending: list[Publication] = []
 
-    def attend(self) -> None:
+    def queue_pending(self) -> None:
         """Queue what is pending and not yet queued; asks the kvstore only if the list moved or something is open."""
         client = self._kv.client
         if client.publications_stale:
