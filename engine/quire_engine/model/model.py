@@ -20,8 +20,8 @@ from quire_engine.attention.hook import Step, running
 from quire_engine.attention.plan import AttentionPlan
 from quire_engine.files.architecture import ModelRefused, kv_shape, max_positions, read_config
 from quire_engine.files.kv_scales import KvScales
-from quire_engine.model.fused.layers import fuse
-from quire_engine.model.fused.linear import pack
+from quire_engine.model.fused.layers import fuse_layers
+from quire_engine.model.fused.linear import fuse_linear
 from quire_engine.model.fused.rotary import fuse_rotary
 from quire_engine.transfer import to_device
 
@@ -125,8 +125,8 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
     layers, kv_heads, _ = kv_shape(config)
     scales = KvScales.read(directory, layers, kv_heads)
     module = load_module(directory, config, COMPUTE_DTYPES[dtype], device)
-    pack(module)
-    fuse(module)
+    fuse_linear(module)
+    fuse_layers(module)
     fuse_rotary(module)
     return Model(module, scales)
 

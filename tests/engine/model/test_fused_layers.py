@@ -8,8 +8,8 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from quire_engine.model.fused.layers import FusedGate, FusedNorm, fuse
-from quire_engine.model.fused.linear import pack
+from quire_engine.model.fused.layers import FusedGate, FusedNorm, fuse_layers
+from quire_engine.model.fused.linear import fuse_linear
 from quire_kernels.cpu import host_library
 from tests.support.host_library import need_host_library
 
@@ -28,7 +28,7 @@ def mlp(act="silu", bias=False):
     torch.manual_seed(3)
     config = LlamaConfig(hidden_size=48, num_attention_heads=3, intermediate_size=80, hidden_act=act, mlp_bias=bias)
     layer = torch.nn.Sequential(LlamaMLP(config)).requires_grad_(False)
-    pack(layer)
+    fuse_linear(layer)
     return layer
 
 
@@ -39,7 +39,7 @@ def test_same_norm(rows):
     x = torch.randn(1, rows, 64) * torch.logspace(-2, 2, rows).unsqueeze(-1)
     with torch.no_grad():
         expected = model(x)
-        assert fuse(model) == 1
+        assert fuse_layers(model) == 1
         assert isinstance(model[0], FusedNorm)
         torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-6)
 
@@ -52,7 +52,7 @@ def test_same_gate(rows, bias):
     x = torch.randn(1, rows, 48)
     with torch.no_grad():
         expected = model(x)
-        assert fuse(model) == 1
+        assert fuse_layers(model) == 1
         assert isinstance(model[0], FusedGate)
         torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
 
@@ -82,7 +82,7 @@ class Gated(LlamaRMSNorm):
 def test_others_stay(layer):
     """A layer that looks alike and computes something else, or has no fused form, is left alone."""
     model = torch.nn.Sequential(layer).requires_grad_(False)
-    assert fuse(model) == 0
+    assert fuse_layers(model) == 0
     assert model[0] is layer
 
 
@@ -95,5 +95,5 @@ def test_without_a_compiler_norms_stay(monkeypatch):
     monkeypatch.setattr("quire_kernels.cpu.cpu_norm.load", missing)
     model = torch.nn.ModuleDict({"norm": norm(LlamaRMSNorm), "mlp": mlp()[0]}).requires_grad_(False)
 
-    assert fuse(model) == 1
+    assert fuse_layers(model) == 1
     assert isinstance(model["norm"], LlamaRMSNorm)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quire_engine.model.fused import linear as packed_linear
-from quire_engine.model.fused.linear import PackedLinear, pack
+from quire_engine.model.fused.linear import PackedLinear, fuse_linear
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -19,7 +19,7 @@ def test_same_products(rows, bias):
     with torch.no_grad():
         expected, weight = model(x), model[0].weight.clone()
 
-        assert pack(model) == 1
+        assert fuse_linear(model) == 1
         assert isinstance(model[0], PackedLinear)
         torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(model[0].weight, weight)
@@ -31,7 +31,7 @@ def test_rows_in_strides():
     x = torch.randn(5, 64)[:, ::2]
     with torch.no_grad():
         expected = model(x)
-        pack(model)
+        fuse_linear(model)
         torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -44,7 +44,7 @@ def test_other_layers_stay():
     model = torch.nn.ModuleDict({"bf16": torch.nn.Linear(8, 8, dtype=torch.bfloat16), "special": Special(8, 8)})
     kinds = [type(layer) for layer in model.values()]
 
-    assert pack(model) == 0
+    assert fuse_linear(model) == 0
     assert [type(layer) for layer in model.values()] == kinds
 
 
@@ -64,5 +64,5 @@ def test_falls_back(monkeypatch, fault):
     monkeypatch.setattr(packed_linear, "PackedLinear", Broken)
     model = torch.nn.Sequential(torch.nn.Linear(8, 8))
 
-    assert pack(model) == 0
+    assert fuse_linear(model) == 0
     assert type(model[0]) is torch.nn.Linear

@@ -52,7 +52,7 @@ class FusedGate(torch.nn.Module):
 
 
 @torch.no_grad()
-def fuse(module: torch.nn.Module) -> int:
+def fuse_layers(module: torch.nn.Module) -> int:
     """Replace the layers of ``module`` that have a fused form here; returns how many were replaced."""
     count = 0
     computed = next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), torch.float32)

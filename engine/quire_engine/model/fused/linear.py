@@ -49,7 +49,7 @@ class PackedLinear(torch.nn.Module):
 
 
 @torch.no_grad()
-def pack(module: torch.nn.Module) -> int:
+def fuse_linear(module: torch.nn.Module) -> int:
     """Replace the linear layers of ``module`` that compute in float32 on a CPU; returns how many were replaced."""
     found = [
         (parent, name, child)
