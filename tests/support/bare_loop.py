@@ -49,7 +49,7 @@ class Loop:
         scheduler = self.scheduler
         giver = scheduler.giver()
         if giver is not None and scheduler.give_up(giver):
-            giver.drop_memory()
+            giver.drop_blocks()
         looked_at = {s.arrival for s in islice(scheduler.waiting.in_turn(), max(0, scheduler.slots_left()))}
         held, wanted = self.holds, scheduler.plan({}, True, looked_at)
         for s, tokens in (*wanted.extends, *wanted.ahead):

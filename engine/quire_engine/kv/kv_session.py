@@ -119,7 +119,7 @@ class KvSession:
     def preempted(self, sequence: Sequence) -> None:
         """The sequence gives all its blocks back and will be computed again."""
         self.finished(sequence)
-        sequence.drop_memory()
+        sequence.drop_blocks()
 
     def completed(self, step: int) -> None:
         """The work of ``step`` is seen complete: what it used may be given up."""

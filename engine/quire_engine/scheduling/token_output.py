@@ -84,7 +84,7 @@ class TokenOutput:
         for child in now:
             self._scheduler.joined(child)
         for child in later:
-            child.drop_memory()
+            child.drop_blocks()
             self._scheduler.add(child)
 
     def _advance(self, sequence: Sequence, sampled: Sampled) -> bool:

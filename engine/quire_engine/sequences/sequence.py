@@ -186,8 +186,8 @@ class Sequence:
             return [self.index]
         return [index for index in range(request.n) if index not in request.aborted]
 
-    def drop_memory(self) -> None:
-        """Forget everything the kvstore held: the sequence was preempted or its session is gone."""
+    def drop_blocks(self) -> None:
+        """Forget its blocks: the sequence was preempted or its session is gone."""
         self.table = EMPTY_TABLE
         assert not self.in_flight, "the blocks of work in flight"
         self.computed = self.sealed = self.known = 0

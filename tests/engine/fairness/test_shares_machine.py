@@ -57,7 +57,7 @@ class Tenants(RuleBasedStateMachine):
             gave = scheduler.starved(scheduler.running[which % len(scheduler.running)], scheduler.plan({}, False))
             assert gave is not None
             assert not (several and gave is oldest)
-            gave.drop_memory()
+            gave.drop_blocks()
 
     @rule(steps=st.integers(1, 30))
     def step(self, steps: int) -> None:
