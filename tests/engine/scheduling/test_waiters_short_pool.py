@@ -108,7 +108,7 @@ def test_all_finish_with_one_copy_whoever_is_killed_or_preempted(tmp_path: Path)
         two.wait_for_count("waits", 2)
         two.aside(3)
         first.kill()
-        wait_for(lambda: two.owner_engine._waiting._ended.qsize(), "the second is told to compute", 30)
+        wait_for(lambda: two.owner_engine._waiters._ended.qsize(), "the second is told to compute", 30)
         two.gate.allow(1)
         two.wait_for_count("allocates", 3)
         with hoarding(two):
