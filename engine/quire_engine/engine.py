@@ -224,7 +224,7 @@ class Engine:
     def _step(self, kv: KvSession, pipeline: Pipeline) -> None:
         """Plan -> sync -> apply -> launch, if there is something to do; then collect the oldest step in flight if no
         more may be."""
-        self._give_slot(kv, pipeline)
+        self._yield_slot(kv, pipeline)
         plan = self._plan()
         if plan.work or plan.admits or (kv.pending() and not len(pipeline)):
             said = kv.messages
@@ -242,14 +242,14 @@ class Engine:
         self._outbox.counters["steps"] += 1
         self._outbox.flush(self.front)
 
-    def _give_slot(self, kv: KvSession, pipeline: Pipeline) -> None:
-        """Take a slot from a tenant that has more than its portion, if another one waits for its own."""
+    def _yield_slot(self, kv: KvSession, pipeline: Pipeline) -> None:
+        """Have a tenant that has more than its portion yield a slot, if another one waits for its own."""
         deferred = self._backoff.deferred(time.monotonic())
-        sequence = None if ALL_ACCOUNTS in deferred else self._scheduler.giver(deferred)
+        sequence = None if ALL_ACCOUNTS in deferred else self._scheduler.slot_donor(deferred)
         if sequence is None:
             return
         pipeline.collect(0)  # what is preempted must have nothing in flight
-        if self._scheduler.slots_left() <= 0 and not sequence.ended and self._scheduler.give_up(sequence):
+        if self._scheduler.slots_left() <= 0 and not sequence.ended and self._scheduler.yield_slot(sequence):
             kv.preempted(sequence)
 
     def _plan(self) -> StepPlan:

@@ -47,9 +47,9 @@ class Loop:
     def step(self) -> int:
         """One step; the tokens computed."""
         scheduler = self.scheduler
-        giver = scheduler.giver()
-        if giver is not None and scheduler.give_up(giver):
-            giver.drop_blocks()
+        donor = scheduler.slot_donor()
+        if donor is not None and scheduler.yield_slot(donor):
+            donor.drop_blocks()
         looked_at = {s.arrival for s in islice(scheduler.waiting.in_turn(), max(0, scheduler.slots_left()))}
         held, wanted = self.holds, scheduler.plan({}, True, looked_at)
         for s, tokens in (*wanted.extends, *wanted.ahead):

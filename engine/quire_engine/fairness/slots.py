@@ -1,10 +1,10 @@
-"""Slots: who gives a batch slot up for whom, when all are taken.
+"""Slots: which sequence yields its batch slot to which, when all are taken.
 
 A tenant that has fewer than its portion of the slots, by weight among the tenants that have work, need not wait until
-another one's long answers end: one that has more than its portion gives a slot up. That costs little: a slot kept for
+another one's long answers end: one that has more than its portion yields a slot. That costs little: a slot kept for
 a branch not forked yet costs nothing, and a preempted sequence finds what it had sealed in the cache.
 
-Invariants: the giver keeps its portion, rounded down, and the claimant has no more than its own, so no slot goes to and
+Invariants: the donor keeps its portion, rounded down, and the claimant has no more than its own, so no slot goes to and
 fro; a sequence is made room for once, so that one for which there is no memory does not empty the batch; a prompt that
 others wait for is not preempted.
 """
@@ -38,8 +38,8 @@ def used(running: Iterable[Sequence]) -> Counter[str]:
     return taken
 
 
-def giver(shares: Shares, running: list[Sequence], heads: Iterable[Sequence], size: int) -> Sequence | None:
-    """The running sequence that gives a slot up for one of ``heads``, the first of each tenant's line, if one should.
+def slot_donor(shares: Shares, running: list[Sequence], heads: Iterable[Sequence], size: int) -> Sequence | None:
+    """The running sequence that yields a slot to one of ``heads``, the first of each tenant's line, if one should.
 
     All ``size`` slots are taken. The head for which it is done has been ``favoured`` by now.
     """

@@ -6,7 +6,7 @@ decodes with prefill chunks, and a long prompt never stops the others.
 
 Budget and batch slots are shared by tenants: the next prompt, running or to be admitted, is that of the tenant whose
 turn it is (``shares``), and within a tenant it goes by priority and then arrival. When all slots are taken, a tenant
-that has more than its portion gives one up (``slots``). A request with n continuations is admitted when there is one
+that has more than its portion yields one (``slots``). A request with n continuations is admitted when there is one
 slot; for its branches are kept as many as there are, and the other branches wait as sequences of their own.
 
 Whether there is space only the kvstore can say, and it says so in the same message that allocates. A sequence that
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 from quire_engine.fairness.lines import Lines, rank
 from quire_engine.fairness.shares import Shares
-from quire_engine.fairness.slots import branches, giver, slots
+from quire_engine.fairness.slots import branches, slot_donor, slots
 from quire_engine.fairness.turns import Turns
 from quire_engine.fairness.victim import victim
 from quire_engine.sequences.sequence import Sequence
@@ -92,15 +92,15 @@ class Scheduler:
         """Batch slots that nobody uses."""
         return self.limits.max_sequences - sum(map(slots, self.running))
 
-    def giver(self, deferred: Container[str] = ()) -> Sequence | None:
-        """The running sequence that gives a slot up now, if one should; ``deferred`` tenants get none."""
+    def slot_donor(self, deferred: Container[str] = ()) -> Sequence | None:
+        """The running sequence that yields a slot now, if one should; ``deferred`` tenants get none."""
         if self._hold or not self.waiting or self.slots_left() > 0:
             return None
         heads = [self.waiting.of(tenant)[0] for tenant in self.waiting.tenants() if tenant not in deferred]
-        return giver(self.shares, self.running, heads, self.limits.max_sequences)
+        return slot_donor(self.shares, self.running, heads, self.limits.max_sequences)
 
-    def give_up(self, sequence: Sequence) -> bool:
-        """The sequence gives a slot up: one kept for a branch, or, which is answered True, its own: it is preempted."""
+    def yield_slot(self, sequence: Sequence) -> bool:
+        """The sequence yields a slot: one kept for a branch, or, which is answered True, its own: it is preempted."""
         if slots(sequence) > 1:
             sequence.slots -= 1
             return False

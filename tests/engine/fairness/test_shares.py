@@ -162,7 +162,7 @@ def test_what_others_wait_for_is_not_preempted() -> None:
     assert {owner, decoding} == set(loop.scheduler.running)
     owner.inherited = 0
     loop.ask("b", 2)
-    assert loop.scheduler.giver() is decoding
+    assert loop.scheduler.slot_donor() is decoding
 
 
 def test_one_for_which_there_is_no_memory_empties_nothing() -> None:
@@ -172,8 +172,8 @@ def test_one_for_which_there_is_no_memory_empties_nothing() -> None:
         loop.ask("a", 2, 1000)
     loop.step()
     loop.ask("b", 2)
-    assert loop.scheduler.giver() is not None
-    assert loop.scheduler.giver() is None
+    assert loop.scheduler.slot_donor() is not None
+    assert loop.scheduler.slot_donor() is None
 
 
 def test_a_shortage_costs_the_tenant_that_has_most() -> None:
