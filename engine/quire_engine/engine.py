@@ -123,13 +123,13 @@ class Engine:
                 self._refuse_arrivals()
                 continue
             try:
-                self._attend(client)
+                self._serve_and_close(client)
             except DeviceFault:
                 raise
             except QuireError as exc:
                 self._lose(str(exc))
 
-    def _attend(self, client: KVClient) -> None:
+    def _serve_and_close(self, client: KVClient) -> None:
         try:
             self._serve(client)
         except ContextPoisoned:
@@ -161,12 +161,12 @@ class Engine:
         try:
             self._kv = kv = KvSession(client)
             waiters = self._waiters = Waiters(kv, self._scheduler, self.front.wake)
-            pipeline = Pipeline(kv, runner, partial(self._take_over, kv))
+            pipeline = Pipeline(kv, runner, partial(self._deliver, kv))
             prefill = PublicationPrefill(self._scheduler, kv, self._max_model_len, self._intake.next_arrival)
             log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
             self.front.report()
             while not self._stopping:
-                self._take_arrivals(0.0 if len(pipeline) else self._idle_s(kv), kv)
+                self._receive(0.0 if len(pipeline) else self._idle_s(kv), kv)
                 if client.lost.is_set():
                     raise client.lost_reason or QuireError("the session was lost")
                 waiters.resume()
@@ -199,7 +199,7 @@ class Engine:
                 self._outbox.fail(message.request, message.n, "kvstore_lost", "this engine has no kvstore now")
         self._outbox.flush(self.front)
 
-    def _take_arrivals(self, wait_s: float, kv: KvSession) -> None:
+    def _receive(self, wait_s: float, kv: KvSession) -> None:
         for message in self.front.receive(wait_s):
             if isinstance(message, Generate):
                 self._intake.accept(message, kv)
@@ -237,7 +237,7 @@ class Engine:
         else:
             pipeline.collect(max(0, len(pipeline) - 1))
 
-    def _take_over(self, kv: KvSession, work: list[Work], drawn: list[Drawn]) -> None:
+    def _deliver(self, kv: KvSession, work: list[Work], drawn: list[Drawn]) -> None:
         self._token_output.apply(kv, work, drawn)
         self._outbox.counters["steps"] += 1
         self._outbox.flush(self.front)

@@ -1,7 +1,7 @@
-"""Pipeline: the steps of a session that are launched and not yet taken over, oldest first.
+"""Pipeline: the steps of a session that are launched and not yet collected, oldest first.
 
 Owns the two ends of a step. At its launch the sequences advance: their tokens are in flight, and one more is coming
-where a sequence may go on with a token nobody has seen. When its completion is seen the tokens are taken over, and
+where a sequence may go on with a token nobody has seen. When its completion is seen the tokens are delivered, and
 only then do its fill marks, seals, releases and copy acknowledgements become sayable.
 
 Invariants: steps complete in the order of their launch; no step is launched and no token kept past the lease; what
@@ -34,11 +34,11 @@ class Pipeline:
     """Steps in flight.
 
     Args:
-        take_over: called with the work and the tokens of each step when it is complete.
+        deliver: called with the work and the tokens of each step when it is complete.
     """
 
-    def __init__(self, kv: KvSession, runner: Runner, take_over: Callable[[list[Work], list[Drawn]], None]) -> None:
-        self._kv, self._runner, self._take_over = kv, runner, take_over
+    def __init__(self, kv: KvSession, runner: Runner, deliver: Callable[[list[Work], list[Drawn]], None]) -> None:
+        self._kv, self._runner, self._deliver = kv, runner, deliver
         self._flights: deque[Flight] = deque()
         self.depth = runner.depth
 
@@ -56,7 +56,7 @@ class Pipeline:
         self._flights.append(Flight(self._kv.step, work, launched))
 
     def collect(self, leave: int) -> None:
-        """Take steps over, waiting for each, until at most ``leave`` are in flight.
+        """Collect steps, waiting for each, until at most ``leave`` are in flight.
 
         Raises QuireError past the lease, ContextPoisoned if the device failed; the step's tokens are dropped then.
         """
@@ -68,7 +68,7 @@ class Pipeline:
                 item.sequence.in_flight -= item.count
             for sequence in flight.launched.onward:
                 sequence.coming -= 1
-            self._take_over(flight.work, drawn)
+            self._deliver(flight.work, drawn)
             self._kv.completed(flight.step)
 
     def _check_lease(self) -> None:

@@ -139,7 +139,7 @@ class Scheduler:
         enough = len(ranked) <= plan.budget_left
         for sequence in ranked:
             if sequence.remaining == 1 and enough:
-                self._take(plan, sequence, plan.budget_left)
+                self._grant(plan, sequence, plan.budget_left)
             else:
                 prompts.append(sequence)
         self._steady = None
@@ -163,7 +163,7 @@ class Scheduler:
         while budget > 0 and (sequence := turns.head()) is not None:
             tenant, cost = sequence.request.tenant, 0
             if sequence in started:
-                cost = self._take(plan, sequence, budget)
+                cost = self._grant(plan, sequence, budget)
             elif not left:
                 turns.close(tenant)  # behind its prompts, those that wait for a slot
                 continue
@@ -175,8 +175,8 @@ class Scheduler:
             budget -= cost
             turns.next(tenant, cost)
 
-    def _take(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
-        """Give a running sequence what it can use of ``budget``; returns how much that is."""
+    def _grant(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
+        """Grant a running sequence what it can use of ``budget``; returns how much that is."""
         count = min(sequence.remaining, budget)
         if count == 0:
             return 0
