@@ -16,8 +16,8 @@ from collections.abc import Iterable
 
 from quire_engine.sequences.sequence import LEAST_URGENT, Sequence
 
-from .lines import rank
 from .shares import Shares
+from .tenant_queues import rank
 
 
 def slots(sequence: Sequence) -> int:
@@ -39,7 +39,7 @@ def used(running: Iterable[Sequence]) -> Counter[str]:
 
 
 def slot_donor(shares: Shares, running: list[Sequence], heads: Iterable[Sequence], size: int) -> Sequence | None:
-    """The running sequence that yields a slot to one of ``heads``, the first of each tenant's line, if one should.
+    """The running sequence that yields a slot to one of ``heads``, the first of each tenant's queue, if one should.
 
     All ``size`` slots are taken. The head for which it is done has been ``favoured`` by now.
     """

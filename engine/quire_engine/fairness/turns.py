@@ -1,6 +1,6 @@
 """Turns: in which order the prompts of several tenants are computed in a step.
 
-Each tenant's are a queue: first those that run, then, if any may be admitted, those in its line. The next one is that
+Each tenant's are a queue: first those that run, then, if any may be admitted, those in its queue. The next one is that
 of the tenant whose turn it is, counting what it was promised in this step; but a slot that was given up for a sequence
 is that sequence's. What belongs to no tenant goes last, or first if a request waits for it.
 """
@@ -13,8 +13,8 @@ from itertools import chain
 
 from quire_engine.sequences.sequence import BEHIND_ALL, Sequence
 
-from .lines import Lines
 from .shares import Shares
+from .tenant_queues import TenantQueues
 
 
 class Turns:
@@ -22,18 +22,18 @@ class Turns:
 
     Args:
         running: prompts that run, in the order of their tenants' wishes.
-        line: lines to admit from, None if there is nothing to admit.
+        waiting: queues to admit from, None if there is nothing to admit.
     """
 
-    def __init__(self, shares: Shares, running: Iterable[Sequence], lines: Lines | None) -> None:
+    def __init__(self, shares: Shares, running: Iterable[Sequence], waiting: TenantQueues | None) -> None:
         self._shares = shares
         self._promised = Counter[str]()
         started: dict[str, list[Sequence]] = {}
         for sequence in running:
             started.setdefault(sequence.request.tenant, []).append(sequence)
-        waiting = {tenant: lines.of(tenant) for tenant in lines.tenants()} if lines else {}
+        queued = {tenant: waiting.of(tenant) for tenant in waiting.tenants()} if waiting else {}
         self._queues: dict[str, Iterator[Sequence]] = {
-            tenant: chain(started.get(tenant, ()), waiting.get(tenant, ())) for tenant in {**waiting, **started}
+            tenant: chain(started.get(tenant, ()), queued.get(tenant, ())) for tenant in {**queued, **started}
         }
         self._heads: dict[str, Sequence] = {}
         for tenant in tuple(self._queues):

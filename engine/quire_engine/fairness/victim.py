@@ -15,8 +15,8 @@ from collections.abc import Collection
 
 from quire_engine.sequences.sequence import BEHIND_ALL, Sequence
 
-from .lines import rank
 from .shares import Shares
+from .tenant_queues import rank
 
 
 def victim(shares: Shares, candidates: Collection[Sequence]) -> Sequence:

@@ -11,8 +11,8 @@ slot; for its branches are kept as many as there are, and the other branches wai
 
 Whether there is space only the kvstore can say, and it says so in the same message that allocates. A sequence that
 cannot be extended costs another one its blocks (preemption by recompute, ``victim``): that waits at its old place in
-the line, and what it had sealed is found in the cache when it comes back. Holding admissions after that keeps the freed
-blocks for those that lacked them.
+the queue, and what it had sealed is found in the cache when it comes back. Holding admissions after that keeps the
+freed blocks for those that lacked them.
 
 While every running sequence decodes, one step is like the one before: its work is kept and given again, with the blocks
 that ``lookahead`` names, and forgotten when anything happens to the batch.
@@ -30,9 +30,9 @@ from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass
 
-from quire_engine.fairness.lines import Lines, rank
 from quire_engine.fairness.shares import Shares
 from quire_engine.fairness.slots import branches, slot_donor, slots
+from quire_engine.fairness.tenant_queues import TenantQueues, rank
 from quire_engine.fairness.turns import Turns
 from quire_engine.fairness.victim import victim
 from quire_engine.sequences.sequence import Sequence
@@ -58,7 +58,7 @@ class Scheduler:
     def __init__(self, limits: SchedulerLimits) -> None:
         self.limits = limits
         self.shares = Shares()
-        self.waiting = Lines(self.shares)
+        self.waiting = TenantQueues(self.shares)
         self.running: list[Sequence] = []
         self.aside: list[Sequence] = []
         self.preemptions = 0
@@ -67,7 +67,7 @@ class Scheduler:
         self._steady: SteadyBatch | None = None
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence in its tenant's line."""
+        """Queue a sequence behind its tenant's others of its priority."""
         self.waiting.add(sequence)
 
     def set_aside(self, sequence: Sequence) -> None:

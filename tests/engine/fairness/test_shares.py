@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire_engine.fairness.lines import Lines
 from quire_engine.fairness.shares import Shares
+from quire_engine.fairness.tenant_queues import TenantQueues
 from quire_engine.sequences.sequence import BEHIND_ALL
 from tests.support.bare_loop import SLOTS, Loop, sequence
 
@@ -221,7 +221,7 @@ def test_what_no_client_waits_for_goes_last() -> None:
 
 def test_a_line_is_by_priority_and_arrival() -> None:
     """Within a tenant priority goes first; between tenants it is as if what comes earlier were computed."""
-    lines = Lines(Shares())
+    lines = TenantQueues(Shares())
     asked = [sequence("a", 1, 2), sequence("a", 2, 2, priority=-1), sequence("b", 3, 2), sequence("a", 4, 2)]
     for s in asked:
         lines.add(s)

@@ -242,8 +242,8 @@ def test_a_lost_wait_ends_in_computing(two: Pair, monkeypatch: pytest.MonkeyPatc
     owned(two)
     two.other.ask("a", PROMPT)
     two.aside(1)
-    [group] = two.other_engine._waiting._groups
-    two.other_engine._waiting._end(group, waiting.QuireError("no reply to wait"))
+    [group] = two.other_engine._waiters._groups
+    two.other_engine._waiters._end(group, waiting.QuireError("no reply to wait"))
     two.right(two.other, "a", PROMPT)
     two.gate.open()
     two.right(two.owner, "owner", PROMPT)

@@ -1,7 +1,7 @@
-"""Lines: the sequences that wait, a line for each tenant, each by priority and then arrival.
+"""TenantQueues: the sequences that wait, a queue for each tenant, each by priority and then arrival.
 
-A tenant has a line, and wants work (``shares``), while one of its sequences waits. Only the scheduler's thread changes
-lines; their length may be asked for from another.
+A tenant has a queue, and wants work (``shares``), while one of its sequences waits. Only the scheduler's thread changes
+queues; their length may be asked for from another.
 """
 
 from __future__ import annotations
@@ -16,45 +16,45 @@ from quire_engine.sequences.sequence import Sequence
 from .shares import Shares
 
 
-class Lines:
+class TenantQueues:
     """Waiting sequences by tenant."""
 
     def __init__(self, shares: Shares) -> None:
         self._shares = shares
-        self._lines: dict[str, list[Sequence]] = {}
+        self._queues: dict[str, list[Sequence]] = {}
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Sequence]:
-        return chain.from_iterable(self._lines.values())
+        return chain.from_iterable(self._queues.values())
 
     def __contains__(self, sequence: Sequence) -> bool:
         return sequence in self.of(sequence.request.tenant)
 
     def tenants(self) -> list[str]:
-        """Tenants that have a line."""
-        return list(self._lines)
+        """Tenants that have a queue."""
+        return list(self._queues)
 
     def of(self, tenant: str) -> list[Sequence]:
-        """A tenant's line; not to be changed."""
-        return self._lines.get(tenant, [])
+        """A tenant's queue; not to be changed."""
+        return self._queues.get(tenant, [])
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence into its place."""
         tenant = sequence.request.tenant
-        insort(self._lines.setdefault(tenant, []), sequence, key=rank)
+        insort(self._queues.setdefault(tenant, []), sequence, key=rank)
         self._count += 1
         self._shares.join(tenant)
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out of its line."""
+        """Take a sequence out of its queue."""
         tenant = sequence.request.tenant
-        self._lines[tenant].remove(sequence)
+        self._queues[tenant].remove(sequence)
         self._count -= 1
-        if not self._lines[tenant]:
-            del self._lines[tenant]
+        if not self._queues[tenant]:
+            del self._queues[tenant]
             self._shares.leave(tenant)
 
     def clear(self) -> None:
@@ -64,17 +64,18 @@ class Lines:
 
     def in_turn(self, without: Container[str] = ()) -> Iterator[Sequence]:
         """In the order in which they would be admitted if nothing were computed yet; but tenants ``without``."""
-        shares, lines = self._shares, [line for tenant, line in self._lines.items() if tenant not in without]
-        if len(lines) == 1:
-            yield from lines[0]
+        shares, queues = self._shares, [queue for tenant, queue in self._queues.items() if tenant not in without]
+        if len(queues) == 1:
+            yield from queues[0]
             return
-        heads = [(not line[0].favoured, shares.counter(line[0].request.tenant), k, 0) for k, line in enumerate(lines)]
+        firsts = [queue[0] for queue in queues]
+        heads = [(not s.favoured, shares.counter(s.request.tenant), k, 0) for k, s in enumerate(firsts)]
         heapify(heads)
         while heads:
             _, at, k, index = heads[0]
-            sequence = lines[k][index]
+            sequence = queues[k][index]
             yield sequence
-            if index + 1 == len(lines[k]):
+            if index + 1 == len(queues[k]):
                 heappop(heads)
             else:
                 at += len(sequence.tokens) / shares.weight(sequence.request.tenant)
