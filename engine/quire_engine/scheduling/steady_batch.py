@@ -43,7 +43,7 @@ class SteadyBatch:
         self._batch, self._block_size = batch, block_size
         ends = np.array([sequence.launched + 1 for sequence in batch], np.int64)
         tables = np.array([len(sequence.table) for sequence in batch], np.int64)
-        self._room = tables * block_size - ends  # tokens behind those that the present step computes
+        self._spare = tables * block_size - ends  # tokens behind those that the present step computes
         # Steps after the present one: the last token is drawn and not computed, and who forks does something else.
         self._left = np.array([s.tokens_left - 1 if s.single else 0 for s in batch], np.int64)
         self._tokens = int(ends.sum())
@@ -58,25 +58,25 @@ class SteadyBatch:
         self._passed += 1
         if self._passed <= self._quiet:
             return Needs()
-        self._room -= self._passed
+        self._spare -= self._passed
         self._left -= self._passed
         self._tokens += self._passed * len(self._batch)
         self._passed = 0
         return None if int(self._left.min()) < 0 else self._look(ask)
 
     def _look(self, ask: bool) -> Needs:
-        now = np.flatnonzero(self._room < 0)
+        now = np.flatnonzero(self._spare < 0)
         later = self._within_horizon() if ask and len(now) else now[:0]
-        self._room[now] += self._block_size
-        self._room[later] += self._block_size
-        self._quiet = max(0, int(min(self._room.min(), self._left.min())))
+        self._spare[now] += self._block_size
+        self._spare[later] += self._block_size
+        self._quiet = max(0, int(min(self._spare.min(), self._left.min())))
         return Needs(self._one_block_more(now), self._one_block_more(later))
 
     def _within_horizon(self) -> np.ndarray:
         horizon = min(self._block_size, self._tokens // (SHARE * len(self._batch)))
-        soon = (self._room >= 0) & (self._room < horizon) & (self._room < self._left)
+        soon = (self._spare >= 0) & (self._spare < horizon) & (self._spare < self._left)
         found = np.flatnonzero(soon)
-        return found if len(found) <= MOST else found[np.argsort(self._room[found], kind="stable")[:MOST]]
+        return found if len(found) <= MOST else found[np.argsort(self._spare[found], kind="stable")[:MOST]]
 
     def _one_block_more(self, which: np.ndarray) -> Rows:
         size = self._block_size

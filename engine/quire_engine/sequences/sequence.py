@@ -95,7 +95,7 @@ class Sequence:
         arrival: order of admission; the newest is preempted first.
         in_flight: tokens launched and not yet seen complete.
         coming: tokens drawn on the device that ``tokens`` lacks yet.
-        room: what the table grows into, if it is the beginning of that.
+        buffer: what the table grows into, if it is the beginning of that.
         slots: batch slots kept for it, branches not forked yet included.
         favoured: another tenant's sequence gave a slot up for it.
         ended: its blocks are given up; what is still in flight for it counts for nothing.
@@ -120,7 +120,7 @@ class Sequence:
     inherited: int = LEAST_URGENT
     slots: int = 1
     favoured: bool = False
-    room: npt.NDArray[np.int32] = field(default_factory=lambda: EMPTY_TABLE)
+    buffer: npt.NDArray[np.int32] = field(default_factory=lambda: EMPTY_TABLE)
 
     @property
     def launched(self) -> int:
@@ -167,13 +167,13 @@ class Sequence:
 
     def grow(self, block: int) -> None:
         """Put a block behind the table. What it grows into is its own, and steps in flight may read the old end."""
-        table, room = self.table, self.room
+        table, buffer = self.table, self.buffer
         have = len(table)
-        if table.base is not room or have == len(room):
-            room = self.room = np.empty(have + have // 4 + 8, np.int32)
-            room[:have] = table
-        room[have] = block
-        self.table = room[: have + 1]
+        if table.base is not buffer or have == len(buffer):
+            buffer = self.buffer = np.empty(have + have // 4 + 8, np.int32)
+            buffer[:have] = table
+        buffer[have] = block
+        self.table = buffer[: have + 1]
 
     def append(self, token: int) -> None:
         """Take a new token over; it is still to be computed, and hashed once its block is full and to be sealed."""
