@@ -89,7 +89,7 @@ class Sequence:
         known: tokens it had when it got its table: others may wait for what it computes of them.
         chain: digests of the full blocks of ``tokens``, in the tenant's own domain.
         writable: the kvstore has granted writing at ``computed``; False after a fork until extended.
-        asked: the kvstore knows ``id`` as that of a sequence which waits, or may be told to compute.
+        asked: the kvstore knows ``id`` as that of a sequence which waits, or may become the one to compute.
         patient: whether it may wait for what another sequence is computing; False once it has waited too long.
         inherited: the most urgent priority of those that wait for what this sequence computes.
         arrival: order of admission; the newest is preempted first.
