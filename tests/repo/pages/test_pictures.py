@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pytest
 
+from quire_engine.attention.plan import build_plan
 from quire_kvstore.blocks.pool import STATES
 from quire_kvstore.sessions import session
 from quire_kvstore.sessions.sequence import Sequence
@@ -86,6 +88,22 @@ def test_the_arena_is_drawn_to_scale() -> None:
     terms = [f"{name}*{stride}" for name, stride in zip(names, strides, strict=True) if stride > 1]
     assert f"offset = {' + '.join(terms)} + d" in page.read_text()
     assert missing(picture(page), map(str, (*strides[:3], *(strides[3] * block for block in range(4))))) == []
+
+
+def test_the_list_of_a_step_is_what_the_plan_makes() -> None:
+    """Rows, blocks and keys of each item, and which is causal, for the tables that are drawn."""
+    text = picture(CONCEPTS / "groups.md")
+    tables = [list(map(int, re.findall(r"\d+", table))) for table in re.findall(r"\[(.*?)\]", text)]
+    plan = build_plan([np.array(table, np.int32) for table in tables], [17, 18, 9, 4], [1, 1, 1, 4], block_size=4)
+    items, drawn = plan.items(), re.findall(r"  ((?:[A-D] )+) +((?:\d )+) +(\d+) to (\d+)(.*)", text)
+    assert len(drawn) == len(items)
+    for item, (rows, blocks, low, high, words) in enumerate(drawn):
+        wanted = items.rows[items.row_ptr[item] : items.row_ptr[item + 1]]
+        first, start, length = items.table_start[item], items.kv_start[item], items.kv_len[item]
+        assert rows.split() == ["ABCDDDD"[row] for row in wanted]
+        assert list(map(int, blocks.split())) == plan.table[first : first + -(-(start % 4 + length) // 4)].tolist()
+        assert (int(low), int(high)) == (start, start + length)
+        assert ("causal" in words) == items.causal[item]
 
 
 def test_figures_of_the_crash_are_those_of_the_results() -> None:
