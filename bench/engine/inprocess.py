@@ -19,8 +19,8 @@ from typing import cast
 import structlog
 
 from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.checkpoint.layout import layout_of
 from quire_engine.engine import Engine
-from quire_engine.files.layout import layout_of
 from quire_engine.kv.attach import arena_of
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner

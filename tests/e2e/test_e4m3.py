@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache
 
 from bench.models.tiny import make_model
-from quire_engine.files.kv_scales import KvScales
+from quire_engine.checkpoint.kv_scales import KvScales
 from tests.support.reference import Reference
 from tests.support.stack import running
 

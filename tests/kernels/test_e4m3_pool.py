@@ -11,8 +11,8 @@ from bench.models.tiny import make_model
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.plan import build_plan
 from quire_engine.attention.triton import TritonAttention
-from quire_engine.files.kv_scales import KvScales
-from quire_engine.files.layout import layout_of
+from quire_engine.checkpoint.kv_scales import KvScales
+from quire_engine.checkpoint.layout import layout_of
 from quire_engine.model.model import load_model
 from quire_engine.model.selftest.selftest import self_test
 from quire_proto.wire.layout import E4M3

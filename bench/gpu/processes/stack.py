@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from bench.gpu.processes.link import Gateway
-from quire_engine.files.layout import layout_of
+from quire_engine.checkpoint.layout import layout_of
 from quire_proto.client.client import KVReader
 from quire_proto.messages import Stats
 from quire_proto.wire.errors import QuireError

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
-from quire_engine.files.architecture import ModelRefused, layer_window
+from quire_engine.checkpoint.architecture import ModelRefused, layer_window
 
 from .backend import AttentionBackend
 from .plan import AttentionPlan

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import torch
 
-from quire_engine.files.kv_scales import KvScales
+from quire_engine.checkpoint.kv_scales import KvScales
 from quire_engine.transfer import to_device
 from quire_kernels.checks import FP8, interpreting
 from quire_kernels.features import Features

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from quire_engine.files.architecture import ModelRefused, kv_shape
-from quire_engine.files.kv_scales import LARGEST, KvScales
+from quire_engine.checkpoint.architecture import ModelRefused, kv_shape
+from quire_engine.checkpoint.kv_scales import LARGEST, KvScales
 from quire_engine.model.selftest.eager import Probe, Seeing, eager
 
 from .model import Model

@@ -23,7 +23,7 @@ import structlog
 import torch
 
 from quire_engine.attention.plan import AttentionPlan, build_plan
-from quire_engine.files.architecture import layer_window
+from quire_engine.checkpoint.architecture import layer_window
 from quire_engine.transfer import to_device
 
 from .model import Model

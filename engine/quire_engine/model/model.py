@@ -18,8 +18,8 @@ import torch
 from quire_engine.attention.backend import AttentionBackend
 from quire_engine.attention.hook import Step, running
 from quire_engine.attention.plan import AttentionPlan
-from quire_engine.files.architecture import ModelRefused, kv_shape, max_positions, read_config
-from quire_engine.files.kv_scales import KvScales
+from quire_engine.checkpoint.architecture import ModelRefused, kv_shape, max_positions, read_config
+from quire_engine.checkpoint.kv_scales import KvScales
 from quire_engine.model.fused.layers import fuse_layers
 from quire_engine.model.fused.linear import fuse_linear
 from quire_engine.model.fused.rotary import fuse_rotary

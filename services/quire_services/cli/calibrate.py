@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quire_engine.files.kv_scales import FILE, KvScales
+from quire_engine.checkpoint.kv_scales import FILE, KvScales
 from quire_engine.model.calibrate import calibrate
 from quire_engine.model.model import Model, ModelRefused, load_model
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder

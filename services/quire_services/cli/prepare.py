@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from quire_engine.files.model_name import model_name
+from quire_engine.checkpoint.model_name import model_name
 from quire_services.config.prepared_file import write_prepared
 from quire_services.config.settings import Config, PublishedPrompt
 from quire_services.gateway.published_prompts.prompt_files import PublishError, read_system, read_tools
@@ -67,7 +67,7 @@ def prepare(config: Config) -> dict[str, Any]:
 def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
     from transformers.utils import logging
 
-    from quire_engine.files.layout import layout_of, max_model_len, served_length
+    from quire_engine.checkpoint.layout import layout_of, max_model_len, served_length
     from quire_services.gateway.text.tokenizer_files import check_tokenizer
 
     logging.set_verbosity(logging.CRITICAL)  # what it would advise, a refusal says in a line

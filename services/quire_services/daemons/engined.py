@@ -21,10 +21,10 @@ import structlog
 import torch
 
 from quire_engine.backends import BackendChoice, BackendRefused, choose_backend
+from quire_engine.checkpoint.layout import layout_of, served_length
+from quire_engine.checkpoint.load_progress import watched
+from quire_engine.checkpoint.refused import first_line
 from quire_engine.engine import Engine
-from quire_engine.files.layout import layout_of, served_length
-from quire_engine.files.load_progress import watched
-from quire_engine.files.refused import first_line
 from quire_engine.kv.attach import ContextPoisoned, gpu_uuid
 from quire_engine.model.model import Model, ModelRefused, load_model
 from quire_engine.model.selftest.selftest import self_test

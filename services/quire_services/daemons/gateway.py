@@ -24,7 +24,7 @@ import structlog
 import uvloop
 from starlette.types import ASGIApp
 
-from quire_engine.files.model_name import model_name
+from quire_engine.checkpoint.model_name import model_name
 from quire_proto.private_dir import NotPrivate
 from quire_services.config import settings
 from quire_services.gateway.admin.http import make_admin_app

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from bench.models.tiny import make_model
 from quire_engine.attention.cpu.attention import CpuAttention
-from quire_engine.files.kv_scales import FILE, LARGEST, KvScales
-from quire_engine.files.layout import layout_of
+from quire_engine.checkpoint.kv_scales import FILE, LARGEST, KvScales
+from quire_engine.checkpoint.layout import layout_of
 from quire_engine.model.calibrate import HEADROOM, calibrate
 from quire_engine.model.model import ModelRefused, load_model
 from quire_engine.model.selftest.selftest import self_test

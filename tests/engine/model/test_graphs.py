@@ -15,7 +15,7 @@ import torch
 from bench.models.tiny import make_model
 from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_engine.attention.triton import TritonAttention
-from quire_engine.files.layout import layout_of
+from quire_engine.checkpoint.layout import layout_of
 from quire_engine.model.graphs import CudaCapture, DecodeGraphs, Replay, padded
 from quire_engine.model.model import Model, load_model
 from tests.kernels.batch import DEVICE

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.plan import build_plan
-from quire_engine.files.layout import layout_of
+from quire_engine.checkpoint.layout import layout_of
 from quire_engine.model.model import Model, load_model
 from tests.support.families import FAMILIES, family_model
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bench.models.tiny import make_model
 from quire_engine.attention import hook as interface
 from quire_engine.attention.cpu.attention import CpuAttention
-from quire_engine.files.layout import layout_of
+from quire_engine.checkpoint.layout import layout_of
 from quire_engine.model.model import ModelRefused, load_model
 from quire_engine.model.selftest.selftest import self_test
 from tests.support.families import FAMILIES, family_model

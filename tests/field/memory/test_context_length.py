@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from bench.models.tiny import make_model
-from quire_engine.files.layout import served_length
-from quire_engine.files.refused import ModelRefused
+from quire_engine.checkpoint.layout import served_length
+from quire_engine.checkpoint.refused import ModelRefused
 from tests.support.stack import Stack, running
 from tests.support.waits import wait_for
 

@@ -23,7 +23,7 @@ import torch
 
 from quire_engine.attention.backend import Copies
 from quire_engine.attention.plan import AttentionPlan
-from quire_engine.files.kv_scales import KvScales
+from quire_engine.checkpoint.kv_scales import KvScales
 from quire_kernels.cpu.cpu_decode import cpu_decode, supports
 from quire_kernels.cpu.cpu_merge import cpu_merge
 from quire_kernels.cpu.cpu_tiles import cpu_tiles

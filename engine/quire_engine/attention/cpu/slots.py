@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from quire_engine.files.kv_scales import LARGEST, KvScales
+from quire_engine.checkpoint.kv_scales import LARGEST, KvScales
 
 
 class Slots:

@@ -26,7 +26,7 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from quire_engine.attention.hook import ATTENTION_NAME
-from quire_engine.files.architecture import ModelRefused
+from quire_engine.checkpoint.architecture import ModelRefused
 from quire_engine.model.model import Model
 
 EXACT = "quire_reference"

@@ -22,8 +22,8 @@ import torch
 from quire_engine.attention.backend import AttentionBackend
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.plan import build_plan
-from quire_engine.files.architecture import ModelRefused, layer_window
-from quire_engine.files.kv_scales import FILE, KvScales
+from quire_engine.checkpoint.architecture import ModelRefused, layer_window
+from quire_engine.checkpoint.kv_scales import FILE, KvScales
 from quire_engine.kv.attach import ARENA_DTYPES
 from quire_engine.model.model import Model
 from quire_proto.wire.layout import E4M3, Layout

@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from quire_engine.files.architecture import ModelRefused
-from quire_engine.files.kv_scales import KvScales
+from quire_engine.checkpoint.architecture import ModelRefused
+from quire_engine.checkpoint.kv_scales import KvScales
 from quire_engine.model.model import Model
 
 from .eager import Modules, Probe, Reference, Replacing, Seen, eager, judge, tolerance

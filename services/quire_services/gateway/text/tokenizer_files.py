@@ -10,8 +10,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from quire_engine.files.model_files import check_file, present
-from quire_engine.files.refused import ModelRefused
+from quire_engine.checkpoint.model_files import check_file, present
+from quire_engine.checkpoint.refused import ModelRefused
 
 TOKENIZER_FILE = "tokenizer.json"
 # Files that together are a tokenizer too: transformers makes a ``tokenizer.json`` from them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.models.tiny import make_model
-from quire_engine.files.load_progress import watched
+from quire_engine.checkpoint.load_progress import watched
 from quire_engine.model.model import load_model
 
 

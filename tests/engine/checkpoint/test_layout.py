@@ -8,9 +8,9 @@ import shutil
 import pytest
 
 from bench.models.tiny import make_model
-from quire_engine.files import layout as layout_module
-from quire_engine.files.architecture import ModelRefused
-from quire_engine.files.layout import layout_of, max_model_len
+from quire_engine.checkpoint import layout as layout_module
+from quire_engine.checkpoint.architecture import ModelRefused
+from quire_engine.checkpoint.layout import layout_of, max_model_len
 
 
 @pytest.fixture(scope="module")

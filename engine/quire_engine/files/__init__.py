@@ -1,1 +1,0 @@
-"""What the files of a model say, read and judged before its weights are."""
