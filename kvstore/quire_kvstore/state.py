@@ -33,7 +33,7 @@ class State:
     """Everything the kvstore knows.
 
     Attributes:
-        books: whom each block is charged to.
+        charges: whom each block is charged to.
         appender: uid of the one sequence that may write each block in place, or ``NO_APPENDER``.
         offers: offers that are open, by id (``ops/handoff``).
         standing: blocks that do not come back by themselves.
@@ -48,8 +48,8 @@ class State:
         self.publications = PublicationList()
         self.groups = Groups()
         self.quotas = Quotas(num_blocks)
-        self.books = self.pool.books
-        self.accounts = Accounts(self.books, self.quotas)
+        self.charges = self.pool.charges
+        self.accounts = Accounts(self.charges, self.quotas)
         self.content = Content(num_blocks)
         self.counters = Counters()
         self.claims = Claims()

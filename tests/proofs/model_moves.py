@@ -195,7 +195,7 @@ class FullModel(Model):
         writers = {b: row for b, row in self.writer.items() if b in refs}
         assert set(np.flatnonzero(state.appender >= 0).tolist()) == set(writers), "appenders"
         used = set(refs) | self.sealed()
-        names = {b: state.accounts[int(state.books.owner[b])].name for b in used}
+        names = {b: state.accounts[int(state.charges.owner[b])].name for b in used}
         assert names == {b: self.charged[b] for b in used}, "each block has its one account"
         self.sharing.compare(state)
         self.promises.compare(state)

@@ -96,7 +96,10 @@ class Promises:
         """The store has the same quotas, and its policy finds the cached blocks of an account in its group alone."""
         real = {name: (q.limit, q.guarantee, q.weight) for name, q in state.accounts.quotas().items()}
         assert real == {name: (q.limit, q.guarantee, q.weight) for name, q in self.quotas.items()}, "quotas"
-        books, groups = state.books, Counter(int(state.books.groups[block]) for block in state.pool.policy.cached())
-        for group in {int(books.group_of[number]) for number in range(len(state.accounts))}:
-            members = [number for number in range(len(state.accounts)) if books.group_of[number] == group]
-            assert groups[group] == sum(int(books.cached[number]) for number in members), "cached blocks of a group"
+        charges, groups = (
+            state.charges,
+            Counter(int(state.charges.groups[block]) for block in state.pool.policy.cached()),
+        )
+        for group in {int(charges.group_of[number]) for number in range(len(state.accounts))}:
+            members = [number for number in range(len(state.accounts)) if charges.group_of[number] == group]
+            assert groups[group] == sum(int(charges.cached[number]) for number in members), "cached blocks of a group"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire_kvstore.blocks.charges import Books
+from quire_kvstore.blocks.charges import Charges
 from quire_kvstore.blocks.ids import Ids
 from quire_kvstore.ops import admission as room
 from quire_kvstore.ops import allocate, extend
@@ -24,10 +24,10 @@ from tests.proofs.planted import Patch
 def freed_blocks_stay_charged(patch: pytest.MonkeyPatch) -> None:
     """An account is charged for blocks that it gave back."""
 
-    def freed(self: Books, ids: Ids) -> None:
+    def freed(self: Charges, ids: Ids) -> None:
         self.owner[ids] = -1
 
-    patch.setattr(Books, "freed", freed)
+    patch.setattr(Charges, "freed", freed)
 
 
 def publishing_moves_no_charge(patch: pytest.MonkeyPatch) -> None:
@@ -39,7 +39,7 @@ def pin_budget_not_asked(patch: pytest.MonkeyPatch) -> None:
     """Publications are frozen though what they pin is more than they may."""
 
     def publish(self: Any, blocks: Ids, domain: int) -> bool:
-        self._books.transferred(blocks, domain)
+        self._charges.transferred(blocks, domain)
         return True
 
     patch.setattr("quire_kvstore.tenants.accounts.Accounts.publish", publish)
@@ -86,10 +86,10 @@ def weights_ignored(patch: pytest.MonkeyPatch) -> None:
     """Whoever has most cache gives way, whatever the weights say."""
     real = Quotas.shares
 
-    def shares(self: Quotas, books: Books, count: int) -> list[tuple[int, int]]:
+    def shares(self: Quotas, charges: Charges, count: int) -> list[tuple[int, int]]:
         kept, self.weight = self.weight, np.full_like(self.weight, 100)
         try:
-            return real(self, books, count)
+            return real(self, charges, count)
         finally:
             self.weight = kept
 

@@ -1,4 +1,4 @@
-"""Books: whom each block is charged to, and how many blocks each account holds and caches.
+"""Charges: whom each block is charged to, and how many blocks each account holds and caches.
 
 Owns the charge of every block and the counts that follow from it. Knows accounts by number only; names and rules are
 the business of ``tenants`` and ``quotas``. The pool makes an entry at each change of a block's state:
@@ -23,15 +23,15 @@ import numpy as np
 
 from .ids import Ids
 
-NOBODY = -1
+NO_ACCOUNT = -1
 FIRST_ACCOUNTS = 16
 
 
-class Books:
+class Charges:
     """The charges of ``size`` blocks, all free.
 
     Attributes:
-        owner: account of each block, ``NOBODY`` of a free one.
+        owner: account of each block, ``NO_ACCOUNT`` of a free one.
         groups: eviction group of each block.
         held, cached: blocks by account; longer than there are accounts.
         group_of: eviction group by account.
@@ -39,7 +39,7 @@ class Books:
     """
 
     def __init__(self, size: int) -> None:
-        self.owner = np.full(size, NOBODY, np.int32)
+        self.owner = np.full(size, NO_ACCOUNT, np.int32)
         self.groups: Ids = np.zeros(size, np.int64)
         self.held: Ids = np.zeros(FIRST_ACCOUNTS, np.int64)
         self.cached: Ids = np.zeros(FIRST_ACCOUNTS, np.int64)
@@ -82,12 +82,12 @@ class Books:
     def freed(self, ids: Ids) -> None:
         """Held blocks are free now."""
         np.subtract.at(self.held, self.owner[ids], 1)
-        self.owner[ids] = NOBODY
+        self.owner[ids] = NO_ACCOUNT
 
     def evicted(self, ids: Ids) -> None:
         """Cached blocks are free now."""
         np.subtract.at(self.cached, self.owner[ids], 1)
-        self.owner[ids] = NOBODY
+        self.owner[ids] = NO_ACCOUNT
 
     def fenced(self, ids: Ids) -> None:
         """Held blocks have no reference left but those of fenced sessions."""

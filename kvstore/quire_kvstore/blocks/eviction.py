@@ -31,7 +31,7 @@ class EvictionPolicy(Protocol):
 
     Attributes:
         now: time of the operation being executed, in seconds of a monotonic clock.
-        groups: eviction group of each block, or empty where all are in group 0. Kept by the books; that of a cached
+        groups: eviction group of each block, or empty where all are in group 0. Kept by the charges; that of a cached
             block changes only together with :meth:`regroup`.
     """
 

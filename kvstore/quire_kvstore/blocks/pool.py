@@ -10,7 +10,7 @@ Invariants:
 Counts are numpy arrays updated per table, not per block. The free list is a stack of ids kept so that consecutive
 ids come off together: consecutive blocks are one contiguous matrix in the arena, which attention reads without a
 gather. Which cached block goes first is for the eviction policy to say; the pool tells it what comes and goes, and
-enters every change of state in the books.
+enters every change of state in the charges.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .charges import Books
+from .charges import Charges
 from .eviction import EvictionPolicy, LruPolicy
 from .ids import Ids
 
@@ -36,7 +36,7 @@ class BlockPool:
         quarantined_refs: references of fenced sessions.
         sealed: blocks whose content is final; at refcount 0 they become cached instead of free.
         free, cached: how many blocks are.
-        books: whom each block is charged to.
+        charges: whom each block is charged to.
     """
 
     def __init__(self, size: int, policy: EvictionPolicy | None = None) -> None:
@@ -49,8 +49,8 @@ class BlockPool:
         self.free = size
         self.cached = 0
         self.policy: EvictionPolicy = LruPolicy() if policy is None else policy
-        self.books = Books(size)
-        self.policy.groups = self.books.groups
+        self.charges = Charges(size)
+        self.policy.groups = self.charges.groups
 
     def available(self, besides: Ids | None = None) -> int:
         """Blocks that :meth:`take` can give once the cached ones among ``besides`` are held."""
@@ -67,7 +67,7 @@ class BlockPool:
         evicted = ids[self.refs[ids] == 0]
         self.policy.dropped(ids)
         self.cached -= len(evicted)
-        self.books.evicted(evicted)
+        self.charges.evicted(evicted)
         self._push(evicted)
 
     def take(self, count: int, account: int = 0) -> Ids:
@@ -76,7 +76,7 @@ class BlockPool:
         self.free -= count
         ids = np.sort(self._stack[self.free : self.free + count])
         self.refs[ids] = 1
-        self.books.granted(ids, account)
+        self.charges.granted(ids, account)
         return ids
 
     def retain(self, ids: Ids, count: int = 1) -> None:
@@ -87,10 +87,10 @@ class BlockPool:
         if len(again):
             self.policy.retained(again)
             self.cached -= len(again)
-            self.books.resumed(again)
-        if self.books.quarantined:
+            self.charges.resumed(again)
+        if self.charges.quarantined:
             fenced = self.quarantined_refs[ids]
-            self.books.unfenced(ids[(fenced > 0) & (fenced == self.refs[ids])])
+            self.charges.unfenced(ids[(fenced > 0) & (fenced == self.refs[ids])])
         self.refs[ids] += count
 
     def release(self, ids: Ids, quarantined: bool = False) -> None:
@@ -103,18 +103,18 @@ class BlockPool:
         if quarantined:
             assert bool((self.quarantined_refs[ids] > 0).all()), "not in quarantine"
             self.quarantined_refs[ids] -= 1
-            self.books.unfenced(gone)
+            self.charges.unfenced(gone)
         else:
             fenced = self.quarantined_refs[ids]
-            self.books.fenced(ids[(fenced > 0) & (fenced == self.refs[ids])])
+            self.charges.fenced(ids[(fenced > 0) & (fenced == self.refs[ids])])
         if len(gone) == 0:
             return
         keep = self.sealed[gone]
         if bool(keep.any()):
             self.policy.released(gone[keep])
             self.cached += int(np.count_nonzero(keep))
-            self.books.rested(gone[keep])
-        self.books.freed(gone[~keep])
+            self.charges.rested(gone[keep])
+        self.charges.freed(gone[~keep])
         self._push(gone[~keep])
 
     def quarantine(self, ids: Ids) -> None:
@@ -122,11 +122,11 @@ class BlockPool:
         if len(ids):
             self.quarantined_refs[ids] += 1
             assert bool((self.quarantined_refs[ids] <= self.refs[ids]).all()), "more fenced references than there are"
-            self.books.fenced(ids[self.quarantined_refs[ids] == self.refs[ids]])
+            self.charges.fenced(ids[self.quarantined_refs[ids] == self.refs[ids]])
 
     def counts(self) -> dict[str, int]:
         """Number of blocks in each state, and ``total``."""
-        quarantined = self.books.quarantined
+        quarantined = self.charges.quarantined
         held = self.size - self.free - self.cached - quarantined
         return {
             "total": self.size,

@@ -78,7 +78,7 @@ def _never(state: State, account: int, count: int, shared: Ids) -> bool:
     promised = int(quotas.guarantee.sum()) - int(quotas.guarantee[account])
     promised += max(0, _reserve(state, account) - standing.quarantined)
     left = state.pool.size - len(standing.blocks) - promised - standing.besides(shared)
-    charged = int(np.count_nonzero(state.books.owner[shared] == account))
+    charged = int(np.count_nonzero(state.charges.owner[shared] == account))
     return count > min(int(quotas.limit[account]) - charged, left)
 
 
@@ -86,7 +86,7 @@ def to_evict(state: State, account: int, count: int) -> int:
     """How many blocks :meth:`make_room` will evict."""
     short = count - state.pool.free
     if state.quotas.active:
-        short = max(short, state.books.charged(account) + count - int(state.quotas.limit[account]))
+        short = max(short, state.charges.charged(account) + count - int(state.quotas.limit[account]))
     return max(short, 0)
 
 
@@ -99,27 +99,27 @@ def make_room(state: State, account: int, count: int) -> None:
     trim(state, account, count)
     while (short := count - state.pool.free) > 0:
         before = state.pool.free
-        for group, share in state.quotas.shares(state.books, short):
+        for group, share in state.quotas.shares(state.charges, short):
             # What hung below another group's victim went with it: a block behind a publication's frozen tail.
-            there = min(share, state.books.cached_in(group), count - state.pool.free)
+            there = min(share, state.charges.cached_in(group), count - state.pool.free)
             evict(state, max(there, 0), group)
         if state.pool.free == before:
-            evict(state, short, int(state.books.group_of[account]))  # only its own protected cache is left
+            evict(state, short, int(state.charges.group_of[account]))  # only its own protected cache is left
         assert state.pool.free > before, "room was promised that is not there"
 
 
 def trim(state: State, account: int, more: int = 0) -> None:
     """Evict cache of an account until ``more`` blocks would not exceed its limit."""
-    over = state.books.charged(account) + more - int(state.quotas.limit[account])
+    over = state.charges.charged(account) + more - int(state.quotas.limit[account])
     if over > 0:
-        evict(state, over, int(state.books.group_of[account]))
+        evict(state, over, int(state.charges.group_of[account]))
 
 
 def trim_all(state: State) -> None:
     """After blocks came back from the quarantine: nobody's cache may exceed his limit."""
     if state.quotas.active:
-        books, limit = state.books, state.quotas.limit
-        for account in np.flatnonzero(books.held + books.cached > limit).tolist():
+        charges, limit = state.charges, state.quotas.limit
+        for account in np.flatnonzero(charges.held + charges.cached > limit).tolist():
             trim(state, account)
 
 
@@ -132,14 +132,14 @@ def evict(state: State, count: int, group: int) -> None:
 
 def _once_held(state: State, shared: Ids) -> tuple[Ids, Ids, int]:
     """Held and cached blocks by account, and the quarantine, as they will be when ``shared`` are held."""
-    pool, books = state.pool, state.books
-    held, cached = books.held.copy(), books.cached.copy()
+    pool, charges = state.pool, state.charges
+    held, cached = charges.held.copy(), charges.cached.copy()
     refs = pool.refs[shared]
     again = shared[refs == pool.quarantined_refs[shared]]
     resting = again[pool.refs[again] == 0]
-    np.add.at(held, books.owner[again], 1)
-    np.subtract.at(cached, books.owner[resting], 1)
-    return held, cached, books.quarantined - (len(again) - len(resting))
+    np.add.at(held, charges.owner[again], 1)
+    np.subtract.at(cached, charges.owner[resting], 1)
+    return held, cached, charges.quarantined - (len(again) - len(resting))
 
 
 def _kept_from(state: State, account: int, within: bool, held: Ids, cached: Ids, quarantined: int) -> int:

@@ -18,7 +18,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from quire_kvstore.blocks.charges import NOBODY
+from quire_kvstore.blocks.charges import NO_ACCOUNT
 from quire_kvstore.blocks.ids import NO_BLOCKS, Ids
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import MAX_SEQUENCES, Session
@@ -156,7 +156,7 @@ def _look_up(state: State, item: Allocate, record: Record | None) -> _Prompt:
     # hit ends, and not where a search for the first digest without a block happens to.
     if not pending and start < len(digests):
         hit = state.index.longest(digests, start, len(digests))
-        if hit and state.quotas.active and state.books.quarantined:
+        if hit and state.quotas.active and state.charges.quarantined:
             hit = _chargeable(state, item.tenant, hit)
     present = start + len(hit)
     missing = digests[present:]
@@ -170,10 +170,10 @@ def _chargeable(state: State, tenant: str, hit: list[int]) -> list[int]:
 
     A tenant's own digests lead to its own blocks, and its limit is judged with the rest. Made-up ones lead anywhere.
     """
-    blocks, owners, account = np.array(hit, np.int64), state.books.owner[hit], state.accounts.find(tenant)
+    blocks, owners, account = np.array(hit, np.int64), state.charges.owner[hit], state.accounts.find(tenant)
     refs = state.pool.refs[blocks]
     asleep = (refs > 0) & (refs == state.pool.quarantined_refs[blocks])
-    limited = (owners != (NOBODY if account is None else account)) & (state.quotas.limit[owners] < UNLIMITED)
+    limited = (owners != (NO_ACCOUNT if account is None else account)) & (state.quotas.limit[owners] < UNLIMITED)
     barred = np.flatnonzero(asleep & limited)
     return hit[: int(barred[0])] if len(barred) else hit
 

@@ -132,15 +132,15 @@ def _index(state: State) -> None:
 def _accounts(state: State) -> None:
     """One account a block, counts as counted anew, limits kept, promises that can be kept, contents that are known."""
     sequences = Counter(s.account for session in state.sessions.all() for s in session.sequences.values())
-    books, quotas, states = state.books, state.quotas, state.pool.states()
-    assert ((books.owner == NO_APPENDER) == (states == FREE)).all(), "each block that is not free has one account"
-    assert books.quarantined == np.count_nonzero(states == QUARANTINED), "blocks in quarantine"
+    charges, quotas, states = state.charges, state.quotas, state.pool.states()
+    assert ((charges.owner == NO_APPENDER) == (states == FREE)).all(), "each block that is not free has one account"
+    assert charges.quarantined == np.count_nonzero(states == QUARANTINED), "blocks in quarantine"
     for number in range(len(state.accounts)):
-        own = books.owner == number
-        assert books.held[number] == np.count_nonzero(own & (states == HELD)), "held blocks of an account"
-        assert books.cached[number] == np.count_nonzero(own & (states == CACHED)), "cached blocks of an account"
-        assert books.charged(number) <= quotas.limit[number], "an account above its limit"
-        assert (books.groups[own] == books.group_of[number]).all(), "a block outside its account's eviction group"
+        own = charges.owner == number
+        assert charges.held[number] == np.count_nonzero(own & (states == HELD)), "held blocks of an account"
+        assert charges.cached[number] == np.count_nonzero(own & (states == CACHED)), "cached blocks of an account"
+        assert charges.charged(number) <= quotas.limit[number], "an account above its limit"
+        assert (charges.groups[own] == charges.group_of[number]).all(), "a block outside its account's eviction group"
         assert state.accounts[number].sequences == sequences[number], "sequences of an account"
     if promised := int(quotas.guarantee.sum()):
         assert promised + quotas.pin_budget + quotas.quarantine_reserve <= state.pool.size, "promises beyond the pool"

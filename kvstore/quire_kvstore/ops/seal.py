@@ -204,8 +204,8 @@ def _beyond_limit(state: State, sequence: Sequence, plan: _Plan) -> bool:
         return False
     pins = np.array([block for index, block in plan.canonical if index not in sequence.pins], np.int64)
     unheld = pins[state.pool.refs[pins] == state.pool.quarantined_refs[pins]]
-    held = state.books.held.copy()
-    np.add.at(held, state.books.owner[unheld], 1)
+    held = state.charges.held.copy()
+    np.add.at(held, state.charges.owner[unheld], 1)
     return bool((held > state.quotas.limit).any())
 
 

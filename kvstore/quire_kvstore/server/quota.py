@@ -54,7 +54,7 @@ def set_quota(service: Service, _: Task, body: SetQuota) -> Slices[TenantUsage]:
 
 def _refuse_below_held(state: State, tenant: str, quota: Quota) -> None:
     account = state.accounts.find(tenant)
-    held = 0 if account is None else int(state.books.held[account])
+    held = 0 if account is None else int(state.charges.held[account])
     if quota.limit and held > quota.limit:
         reason = f"its running requests hold {held} blocks: set the limit again when they have ended"
         raise Refusal("CONFLICT", f"tenant {tenant[:80]}: {reason}", {"held": held})
@@ -64,7 +64,7 @@ def declare(state: State, tenant: str, quota: Quota) -> int:
     """Enter a quota without a problem; returns the tenant's account."""
     account = state.accounts.number(tenant)
     state.accounts[account].declared = True
-    if state.quotas.set(account, quota, state.books):
+    if state.quotas.set(account, quota, state.charges):
         state.pool.policy.regroup()
     return account
 

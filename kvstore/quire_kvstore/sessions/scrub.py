@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quire_kvstore.blocks.charges import NOBODY
+from quire_kvstore.blocks.charges import NO_ACCOUNT
 from quire_kvstore.blocks.ids import Ids
 
 from .sequence import Sequence
@@ -24,12 +24,12 @@ class Content:
     """Accounts whose bytes the blocks of a pool may hold."""
 
     def __init__(self, size: int) -> None:
-        self.account = np.full(size, NOBODY, np.int32)
+        self.account = np.full(size, NO_ACCOUNT, np.int32)
 
     def granted(self, blocks: Ids, sequence: Sequence) -> None:
         """A sequence got blocks to write to; what it must scrub is added to its ``scrubs``."""
         before = self.account[blocks]
-        foreign = blocks[(before != NOBODY) & (before != sequence.account)]
+        foreign = blocks[(before != NO_ACCOUNT) & (before != sequence.account)]
         self.account[blocks] = sequence.account
         if len(foreign):
             self.account[foreign] = MIXED
@@ -38,7 +38,7 @@ class Content:
     def granted_clean(self, blocks: Ids, account: int) -> bool:
         """As ``granted``, to sequences of one account, if nothing is to be scrubbed; else nothing, and False."""
         before = self.account[blocks]
-        if bool(((before != NOBODY) & (before != account)).any()):
+        if bool(((before != NO_ACCOUNT) & (before != account)).any()):
             return False
         self.account[blocks] = account
         return True

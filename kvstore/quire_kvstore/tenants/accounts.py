@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quire_kvstore.blocks.charges import Books
+from quire_kvstore.blocks.charges import Charges
 from quire_kvstore.blocks.ids import Ids
 from quire_proto.messages.tenants import TenantUsage
 
@@ -44,8 +44,8 @@ class Account:
 class Accounts:
     """Accounts by number; number 0 is the public domain."""
 
-    def __init__(self, books: Books, quotas: Quotas) -> None:
-        self._books, self._quotas = books, quotas
+    def __init__(self, charges: Charges, quotas: Quotas) -> None:
+        self._charges, self._quotas = charges, quotas
         self._numbers: dict[str, int] = {}
         self._accounts: list[Account] = []
         self.public = self.number("(public)")
@@ -55,7 +55,7 @@ class Accounts:
         number = self._numbers.setdefault(name, len(self._accounts))
         if number == len(self._accounts):
             self._accounts.append(Account(name))
-            self._books.open(number)
+            self._charges.open(number)
             self._quotas.open(number)
         return number
 
@@ -75,12 +75,12 @@ class Accounts:
 
     def publish(self, blocks: Ids, domain: int) -> bool:
         """Move the charge for held blocks to a share domain, or change nothing if the pin budget does not allow it."""
-        held = self._books.held
+        held = self._charges.held
         pinned = sum(int(held[number]) for number, account in enumerate(self._accounts) if account.is_domain)
-        moved = [number for number in self._books.owner[blocks].tolist() if not self._accounts[number].is_domain]
+        moved = [number for number in self._charges.owner[blocks].tolist() if not self._accounts[number].is_domain]
         if moved and pinned + len(moved) > self._quotas.pin_budget:
             return False
-        self._books.transferred(blocks, domain)
+        self._charges.transferred(blocks, domain)
         return True
 
     def quotas(self) -> dict[str, Quota]:
@@ -90,15 +90,15 @@ class Accounts:
     def usage(self) -> tuple[TenantUsage, ...]:
         """Usage of all accounts, the quarantine last."""
         rows = [self.usage_of(number) for number in range(len(self._accounts))]
-        return (*rows, TenantUsage(QUARANTINE, self._books.quarantined, 0, 0, 0, 0))
+        return (*rows, TenantUsage(QUARANTINE, self._charges.quarantined, 0, 0, 0, 0))
 
     def usage_of(self, number: int) -> TenantUsage:
         """Usage and quota of one account."""
         account, quota = self._accounts[number], self._quotas.get(number)
         return TenantUsage(
             account.name,
-            int(self._books.held[number]),
-            int(self._books.cached[number]),
+            int(self._charges.held[number]),
+            int(self._charges.cached[number]),
             account.sequences,
             account.prompt_tokens,
             account.cached_tokens,

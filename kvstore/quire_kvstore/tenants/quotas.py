@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire_kvstore.blocks.charges import FIRST_ACCOUNTS, Books
+from quire_kvstore.blocks.charges import FIRST_ACCOUNTS, Charges
 from quire_kvstore.blocks.ids import Ids
 
 UNLIMITED = 1 << 62
@@ -39,7 +39,7 @@ class Quota:
 
 
 class Quotas:
-    """Settings by account number, as arrays as long as the books'.
+    """Settings by account number, as arrays as long as the charges'.
 
     Attributes:
         active: some tenant has a quota.
@@ -87,7 +87,7 @@ class Quotas:
             )
         return ""
 
-    def set(self, account: int, quota: Quota, books: Books) -> bool:
+    def set(self, account: int, quota: Quota, charges: Charges) -> bool:
         """Enter settings without a problem; gives the account an eviction group of its own on first use.
 
         Returns whether cached blocks have another group now.
@@ -96,22 +96,22 @@ class Quotas:
         self.guarantee[account] = quota.guarantee
         self.weight[account] = quota.weight
         self.active = True
-        if books.group_of[account]:
+        if charges.group_of[account]:
             return False
-        books.group_of[account] = self._groups
-        if books.charged(account) or books.quarantined:
-            books.groups[books.owner == account] = self._groups
+        charges.group_of[account] = self._groups
+        if charges.charged(account) or charges.quarantined:
+            charges.groups[charges.owner == account] = self._groups
         self._groups += 1
-        return bool(books.cached[account])
+        return bool(charges.cached[account])
 
     def protected(self, held: Ids, cached: Ids) -> Ids:
         """Cached blocks of each account that others may not evict."""
         kept: Ids = np.clip(self.guarantee - held, 0, cached)
         return kept
 
-    def shares(self, books: Books, count: int) -> list[tuple[int, int]]:
+    def shares(self, charges: Charges, count: int) -> list[tuple[int, int]]:
         """(group, blocks) that give up ``count`` cached blocks, or as many as are above guarantees."""
-        held, cached, groups = books.held, books.cached, books.group_of
+        held, cached, groups = charges.held, charges.cached, charges.group_of
         free = self._by_group(cached - self.protected(held, cached), groups)
         above = self._by_group(np.maximum(held + cached - self.guarantee, 0), groups)
         weight = self._by_group(np.where(held + cached > 0, self.weight, 0), groups)

@@ -56,7 +56,7 @@ def summary(store: Store, session: Session) -> object:
     }
     names = sorted((e.digest, e.parent, e.anchor or "") for e in state.index.entries())
     counters = {k: v for k, v in store.counters.as_dict().items() if k != "steps"}
-    return marks, names, state.pool.counts(), state.books.held.tolist(), counters, len(state.claims.all())
+    return marks, names, state.pool.counts(), state.charges.held.tolist(), counters, len(state.claims.all())
 
 
 @given(st.data(), completed_rows, extend_rows)

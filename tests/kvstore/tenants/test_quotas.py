@@ -56,7 +56,7 @@ class Pool:
     def cached(self, tenant: str) -> int:
         """Cached blocks of a tenant."""
         state = self.driver.store.state
-        return int(state.books.cached[state.accounts.number(tenant)])
+        return int(state.charges.cached[state.accounts.number(tenant)])
 
 
 def test_the_weight_decides_who_loses_cache_beyond_guarantees() -> None:
@@ -110,7 +110,7 @@ def test_publishing_moves_the_charge_or_refuses() -> None:
         [record] = driver.store.state.publications.all()
         state = driver.store.state
         assert (record.table is not None) is (owner == "(public)")
-        assert state.books.held[state.accounts.number(owner)] == 3
+        assert state.charges.held[state.accounts.number(owner)] == 3
 
 
 def test_a_refused_guarantee_says_what_can_be_guaranteed() -> None:
@@ -158,7 +158,7 @@ def test_cache_that_goes_with_a_publications_tail_is_not_asked_for_again(policy:
     assert record is not None
     publishing.unpublish(state, record)
     driver.free(session, 1)
-    assert (driver.counts()["cached"], state.books.cached.tolist()[:2]) == (2, [1, 1])
+    assert (driver.counts()["cached"], state.charges.cached.tolist()[:2]) == (2, [1, 1])
     assert driver.allocate(session, 2, [9] * 32, "b").code == m.OK
     driver.check()
 
