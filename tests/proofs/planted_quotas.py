@@ -9,8 +9,7 @@ import pytest
 
 from quire_kvstore.blocks.charges import Charges
 from quire_kvstore.blocks.ids import Ids
-from quire_kvstore.ops import admission as room
-from quire_kvstore.ops import allocate, extend
+from quire_kvstore.ops import admission, allocate, extend
 from quire_kvstore.ops import free as releasing
 from quire_kvstore.ops.admission import Shortage
 from quire_kvstore.server import quota as quota_op
@@ -47,7 +46,7 @@ def pin_budget_not_asked(patch: pytest.MonkeyPatch) -> None:
 
 def _shortage_of(patch: pytest.MonkeyPatch, quota: Quota) -> None:
     """Space is looked for as if every tenant had some settings in place of its own."""
-    real = room.shortage
+    real = admission.shortage
 
     def shortage(state: State, account: int, count: int, shared: Ids) -> Shortage | None:
         kept = state.quotas
@@ -98,7 +97,7 @@ def weights_ignored(patch: pytest.MonkeyPatch) -> None:
 
 def cache_beyond_the_limit_kept(patch: pytest.MonkeyPatch) -> None:
     """A limit counts what is held, and cache is kept on top of it."""
-    patch.setattr(room, "trim", lambda *_: None)
+    patch.setattr(admission, "trim", lambda *_: None)
     patch.setattr(quota_op, "trim", lambda *_: None)
 
 

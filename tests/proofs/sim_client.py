@@ -240,7 +240,7 @@ class SimClient(Process):
     def _finish(self) -> None:
         if self.session.session and self.device.work:
             self.later(2, self._finish)  # what was launched runs to its end, lost or not
-        elif not self.session.session or not self.session.has_room():
+        elif not self.session.session or not self.session.has_space():
             self._hang_up()
         else:
             self.call(DETACH, Empty(), self._said_goodbye)

@@ -116,7 +116,7 @@ class SimEngine(SimClient):
         for row in self.rows.values():
             self._launch(row)
         self.sim.failpoint("client: launched work", KILL)
-        if self.in_flight() < PIPELINED and self.session.has_room():
+        if self.in_flight() < PIPELINED and self.session.has_space():
             self._say()
         if self.sim.chance(FLOOD):
             for _ in range(FLOODED):

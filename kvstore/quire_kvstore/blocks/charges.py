@@ -47,7 +47,7 @@ class Charges:
         self.quarantined = 0
 
     def open(self, account: int) -> None:
-        """Make room for an account number."""
+        """Take an account number in."""
         while account >= len(self.held):
             for name in ("held", "cached", "group_of"):
                 counts = getattr(self, name)

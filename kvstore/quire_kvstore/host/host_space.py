@@ -1,4 +1,4 @@
-"""Whether a pool has room in host memory: on the file system it lies in, and in the memory behind that.
+"""Whether a pool fits host memory: on the file system it lies in, and in the memory behind that.
 
 /dev/shm is by default as large as half the memory, whatever else uses it, and in a container the limit of the cgroup
 counts its pages too. Going over either ends with some process killed, so it is asked before.
@@ -15,7 +15,7 @@ CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
 
 
 def lacking(directory: Path, size: int, *, memory: bool, empty: bool = False) -> str:
-    """Why ``size`` bytes have no room in a directory, in one line; "" if they have.
+    """Why ``size`` bytes do not fit a directory, in one line; "" if they have.
 
     ``memory``: all of it will be used, so that the memory behind the directory counts. ``empty``: only what would be so
     if nothing else used any of it. Raises OSError.

@@ -1,6 +1,6 @@
-"""Room: whether an account can have more blocks, why not, and whose cache makes way.
+"""Admission: whether an account can have more blocks, why not, and whose cache makes way.
 
-Two steps of one grant: ``shortage`` says no before anything changed, or promises that ``make_room`` will find the
+Two steps of one grant: ``shortage`` says no before anything changed, or promises that ``make_space`` will find the
 blocks. Without quotas that is the pool's free and cached blocks, and the policy's order. With quotas (``quotas``):
 
 - an account never exceeds its limit: its own cache goes first, and what it holds is refused beyond;
@@ -83,14 +83,14 @@ def _never(state: State, account: int, count: int, shared: Ids) -> bool:
 
 
 def to_evict(state: State, account: int, count: int) -> int:
-    """How many blocks :meth:`make_room` will evict."""
+    """How many blocks :meth:`make_space` will evict."""
     short = count - state.pool.free
     if state.quotas.active:
         short = max(short, state.charges.charged(account) + count - int(state.quotas.limit[account]))
     return max(short, 0)
 
 
-def make_room(state: State, account: int, count: int) -> None:
+def make_space(state: State, account: int, count: int) -> None:
     """Evict until ``count`` blocks are free and the account may be charged for them."""
     if not state.quotas.active:
         if count > state.pool.free:
@@ -105,7 +105,7 @@ def make_room(state: State, account: int, count: int) -> None:
             evict(state, max(there, 0), group)
         if state.pool.free == before:
             evict(state, short, int(state.charges.group_of[account]))  # only its own protected cache is left
-        assert state.pool.free > before, "room was promised that is not there"
+        assert state.pool.free > before, "space was promised that is not there"
 
 
 def trim(state: State, account: int, more: int = 0) -> None:

@@ -31,7 +31,7 @@ from quire_proto.messages import CLAIMED, CONFLICT, OK, RETRY, Allocate, Allocat
 from quire_proto.wire.digests import DIGEST_BYTES, split
 from quire_proto.wire.u32 import U32_MAX
 
-from .admission import Shortage, make_room, no_space, shortage, to_evict
+from .admission import Shortage, make_space, no_space, shortage, to_evict
 from .copies import ask_copy
 from .free import release
 from .slices import EVICTED, LOOKED_UP, Pace, Slices
@@ -99,7 +99,7 @@ def allocate(state: State, session: Session, item: Allocate, pace: Pace | None =
         release(state, session, item.sequence)
         return no_space(state, Allocated, short)
     if others is not None:
-        others = _claim(state, holder, prompt, item.priority)  # what making room has evicted is to be computed, too
+        others = _claim(state, holder, prompt, item.priority)  # what making space has evicted is to be computed, too
     return _answer(state, session, item, grant, b"".join(others or []))
 
 
@@ -257,7 +257,7 @@ def _anchor(state: State, sequence: Sequence, record: Record, digests: list[byte
         sequence.anchor = digests[start - 1]
     if sequence.sealed > start:
         # The hit went on past the publication. It does not go away, so it is the parent of this block from now on, even
-        # if the block was first sealed above a private chain: one that making room for the rest may evict.
+        # if the block was first sealed above a private chain: one that making space for the rest may evict.
         state.anchor(int(sequence.table[start]), record.id)
 
 
@@ -302,7 +302,7 @@ def _fill_table(state: State, grant: _Grant, pace: Pace) -> Slices[Shortage | No
                 return short
         portion = left - max(to_evict(state, sequence.account, left) - state.slice_blocks, 0)
         pace.spend(to_evict(state, sequence.account, portion), EVICTED)
-        make_room(state, sequence.account, portion)
+        make_space(state, sequence.account, portion)
         sequence.table = np.concatenate((sequence.table, state.take(portion, sequence)))
         left -= portion
     return None

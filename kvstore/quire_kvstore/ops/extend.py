@@ -3,7 +3,7 @@
 Everything or nothing: space is counted first, and a reply of "no space" leaves the store as it was.
 
 The result of many rows is that of one row after the other. Most rows of a step are *plain*: the sequence may write all
-of its table and wants more blocks, so nothing is copied. If there is room for all rows and nobody has a quota, the
+of its table and wants more blocks, so nothing is copied. If there is space for all rows and nobody has a quota, the
 order in which they are served makes no difference, and the plain ones are served together: one look at the free list,
 one entry in each array. Every other row is one of its own.
 """
@@ -22,7 +22,7 @@ from quire_kvstore.state import State
 from quire_proto.messages import CONFLICT, NO_SPACE, NO_SUCH, OK, Extend, Extended, Shortage
 from quire_proto.wire.u32 import unpack_u32
 
-from .admission import make_room, no_space, shortage
+from .admission import make_space, no_space, shortage
 from .copies import ask_copy
 
 
@@ -45,7 +45,7 @@ def extend(state: State, session: Session, item: Extend) -> Extended:
 
     state.counters.extends += 1
     first, copies = have, b""
-    make_room(state, sequence.account, count)
+    make_space(state, sequence.account, count)
     if shared is not None:
         assert shared == have - 1, "whoever must copy has nothing past the block to be copied"
         first = shared
@@ -146,7 +146,7 @@ def _sort(state: State, session: Session, wanted: list[list[int]]) -> tuple[dict
 def _grant(state: State, account: int, part: _Plain, found: Extensions) -> None:
     """Give each sequence its blocks, behind those that it has."""
     total, size, start = sum(part.counts), state.block_size, 0
-    make_room(state, account, total)
+    make_space(state, account, total)
     fresh = state.pool.take(total, account)
     clean, given = state.content.granted_clean(fresh, account), fresh.tolist()
     writers = []

@@ -50,7 +50,7 @@ class Sequence:
         chained: False for a fork that left a publication before its end. What it shares has no name in the
             tenant's chain, so nothing of it can be sealed.
         offer: id of the offer that froze it (``handoff``), empty for none.
-        room: what the table grows into, if it is the beginning of that.
+        spare: what the table grows into, if it is the beginning of that.
     """
 
     uid: int
@@ -71,19 +71,19 @@ class Sequence:
     chained: bool = True
     scrubs: Ids = field(default_factory=NO_BLOCKS.copy)
     offer: bytes = b""
-    room: Ids = field(default_factory=NO_BLOCKS.copy)
+    spare: Ids = field(default_factory=NO_BLOCKS.copy)
 
     def grow(self, fresh: list[int]) -> None:
         """Put blocks behind the table; what it grows into is its own, so that most blocks cost no copy of it."""
-        table, room = self.table, self.room
+        table, spare = self.table, self.spare
         have = len(table)
         end = have + len(fresh)
-        if table.base is not room or end > len(room):
-            room = self.room = np.empty(end + end // 4 + 8, np.int64)
-            room[:have] = table
+        if table.base is not spare or end > len(spare):
+            spare = self.spare = np.empty(end + end // 4 + 8, np.int64)
+            spare[:have] = table
         for place, block in enumerate(fresh, have):
-            room[place] = block
-        self.table = room[:end]
+            spare[place] = block
+        self.table = spare[:end]
 
     def canonical(self, index: int) -> int:
         """The indexed block of table index ``index``: the pinned one, else the table's."""

@@ -58,7 +58,7 @@ class Quotas:
         self._groups = 1
 
     def open(self, account: int) -> None:
-        """Make room for an account number."""
+        """Take an account number in."""
         while account >= len(self.limit):
             have = len(self.limit)
             self.limit = np.concatenate((self.limit, np.full(have, UNLIMITED, np.int64)))

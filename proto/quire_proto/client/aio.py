@@ -106,7 +106,7 @@ class AsyncKVClient(AsyncSessionCalls, SessionBase):
         if not op.ordered:
             return await self._request(op, body)
         async with self._turn:
-            await self._room()
+            await self._wait_for_space()
             waiting = self._request(op, body)
         return await waiting
 
@@ -152,9 +152,9 @@ class AsyncKVClient(AsyncSessionCalls, SessionBase):
     def _held_now(self) -> Attachment | None:
         return self._held if self._open else None
 
-    async def _room(self) -> None:
+    async def _wait_for_space(self) -> None:
         deadline = self._loop.time() + self._timeout
-        while not self._session.has_room():
+        while not self._session.has_space():
             self._answered.clear()
             try:
                 async with asyncio.timeout_at(deadline):
@@ -264,7 +264,7 @@ class AsyncKVClient(AsyncSessionCalls, SessionBase):
         self._open, self._closed = False, True
         try:
             self._held.heartbeat.close()  # first: a heartbeat after the detach would look like a lost session
-            if not self._session.has_room() or self._held.side.closed():
+            if not self._session.has_space() or self._held.side.closed():
                 raise KvstoreUnreachable("no detach is possible")
             async with asyncio.timeout(timeout):
                 return await self._request(DETACH, Empty())

@@ -276,7 +276,7 @@ class KVClient(_Caller, SessionCalls, SessionBase):
             if self._waits is not None:
                 self._waits.close()
             self._held.heartbeat.close()  # first: a heartbeat after the detach would look like a lost session
-            if not self._session.has_room():
+            if not self._session.has_space():
                 raise KvstoreUnreachable("unanswered requests fill the window")
             return self._exchange(DETACH, Empty(), timeout)
         finally:

@@ -71,7 +71,7 @@ class Session:
         self.session, self.limits = attached.session, attached.limits
         self.block_size = attached.layout.block_size
 
-    def has_room(self) -> bool:
+    def has_space(self) -> bool:
         """Whether another ordered request fits the window."""
         oldest = min((n for n in self._in_flight if n < UNORDERED_FROM), default=self._next_ordered)
         return self._next_ordered - oldest < self.limits.window
@@ -92,7 +92,7 @@ class Session:
             raise errors.LocalError(f"{op.name}: {exc}") from None
         check_frame(frame, self.limits)
         if op.ordered:
-            assert self.has_room(), "ordered request past the window"
+            assert self.has_space(), "ordered request past the window"
             self._next_ordered += 1
         else:
             self._next_unordered += 1

@@ -48,12 +48,12 @@ def test_ordered_and_other_requests_have_numbers_of_their_own(session: Session) 
 def test_the_window_counts_from_the_oldest_unanswered_request(session: Session) -> None:
     """Answers to later requests make no room: the oldest may still have to be resent."""
     pendings = [extend(session) for _ in range(3)]
-    assert not session.has_room()
+    assert not session.has_space()
     session.feed(reply(3))
-    assert not session.has_room()
+    assert not session.has_space()
     (answer,) = session.feed(reply(1))
     assert (answer.pending, answer.result()) == (pendings[0], Extended(0))
-    assert session.has_room()
+    assert session.has_space()
 
 
 def test_a_reply_to_nothing_in_flight_is_dropped(session: Session) -> None:
