@@ -12,7 +12,7 @@ from quire_kvstore.blocks.eviction import EvictionPolicy
 from quire_kvstore.blocks.ids import Ids
 from quire_kvstore.blocks.pool import BlockPool
 from quire_kvstore.sessions.offer import OpenOffer
-from quire_kvstore.sessions.scrub import Content
+from quire_kvstore.sessions.scrub import ScrubMap
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import Session, Sessions
 from quire_kvstore.sharing.claims import Claims
@@ -50,7 +50,7 @@ class State:
         self.quotas = Quotas(num_blocks)
         self.charges = self.pool.charges
         self.accounts = Accounts(self.charges, self.quotas)
-        self.content = Content(num_blocks)
+        self.scrub_map = ScrubMap(num_blocks)
         self.counters = Counters()
         self.claims = Claims()
         self.standing = Standing()
@@ -101,5 +101,5 @@ class State:
         """``count`` free blocks that ``sequence`` may write once it has scrubbed what is in its ``scrubs``."""
         blocks = self.pool.take(count, sequence.account)
         self.appender[blocks] = sequence.uid
-        self.content.granted(blocks, sequence)
+        self.scrub_map.granted(blocks, sequence)
         return blocks

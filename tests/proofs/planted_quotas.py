@@ -13,7 +13,7 @@ from quire_kvstore.ops import admission, allocate, extend
 from quire_kvstore.ops import free as releasing
 from quire_kvstore.ops.admission import Shortage
 from quire_kvstore.server import quota as quota_op
-from quire_kvstore.sessions.scrub import Content
+from quire_kvstore.sessions.scrub import ScrubMap
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.state import State
 from quire_kvstore.tenants.quotas import Quota, Quotas
@@ -114,10 +114,10 @@ def quota_not_saved(patch: pytest.MonkeyPatch) -> None:
 def scrub_forgotten(patch: pytest.MonkeyPatch) -> None:
     """A block that changes tenant is granted as it is."""
 
-    def granted(self: Content, blocks: Ids, sequence: Sequence) -> None:
+    def granted(self: ScrubMap, blocks: Ids, sequence: Sequence) -> None:
         self.account[blocks] = sequence.account
 
-    patch.setattr(Content, "granted", granted)
+    patch.setattr(ScrubMap, "granted", granted)
 
 
 def scrub_not_told(patch: pytest.MonkeyPatch) -> None:
@@ -132,13 +132,13 @@ def scrub_not_told(patch: pytest.MonkeyPatch) -> None:
 
 def scrubbed_at_the_grant(patch: pytest.MonkeyPatch) -> None:
     """A block counts as scrubbed when its new owner was told to, though it may die before it does."""
-    real = Content.granted
+    real = ScrubMap.granted
 
-    def granted(self: Content, blocks: Ids, sequence: Sequence) -> None:
+    def granted(self: ScrubMap, blocks: Ids, sequence: Sequence) -> None:
         real(self, blocks, sequence)
         self.account[blocks] = sequence.account
 
-    patch.setattr(Content, "granted", granted)
+    patch.setattr(ScrubMap, "granted", granted)
 
 
 QUOTA_BUGS: list[Patch] = [

@@ -15,7 +15,7 @@ CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
 
 
 def lacking(directory: Path, size: int, *, memory: bool, empty: bool = False) -> str:
-    """Why ``size`` bytes do not fit a directory, in one line; "" if they have.
+    """Why ``size`` bytes do not fit a directory, in one line; "" if they do.
 
     ``memory``: all of it will be used, so that the memory behind the directory counts. ``empty``: only what would be so
     if nothing else used any of it. Raises OSError.

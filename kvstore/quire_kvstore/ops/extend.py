@@ -69,7 +69,7 @@ def _shared_tail(state: State, sequence: Sequence) -> int | None:
     if int(state.appender[block]) == sequence.uid:
         return None
     # A block that nobody is known to have scrubbed stays what it is: to scrub it now would wipe what was copied to it.
-    known = int(state.content.account[block]) == sequence.account
+    known = int(state.scrub_map.account[block]) == sequence.account
     sole_survivor = known and int(state.pool.refs[block]) == 1 and not bool(state.pool.sealed[block])
     return None if sole_survivor else index
 
@@ -148,7 +148,7 @@ def _grant(state: State, account: int, part: _Plain, found: Extensions) -> None:
     total, size, start = sum(part.counts), state.block_size, 0
     make_space(state, account, total)
     fresh = state.pool.take(total, account)
-    clean, given = state.content.granted_clean(fresh, account), fresh.tolist()
+    clean, given = state.scrub_map.granted_clean(fresh, account), fresh.tolist()
     writers = []
     for number, sequence, count in zip(part.numbers, part.sequences, part.counts, strict=True):
         have, blocks = len(sequence.table), given[start : start + count]
@@ -159,7 +159,7 @@ def _grant(state: State, account: int, part: _Plain, found: Extensions) -> None:
         sequence.writable += count * size
         start += count
         if not clean:
-            state.content.granted(np.array(blocks, np.int64), sequence)
+            state.scrub_map.granted(np.array(blocks, np.int64), sequence)
             found.scrub += owed(sequence, np.array(blocks, np.int64))
     state.appender[fresh] = writers
     state.counters.extends += len(part.sequences)

@@ -24,7 +24,7 @@ def fill_sequence(state: State, sequence: Sequence, tokens: int) -> int:
         state.counters.computed_tokens += tokens - sequence.fill
         if len(sequence.scrubs):
             written = sequence.table[sequence.fill // state.block_size : state.blocks_for(tokens)]
-            state.content.filled(sequence, written)
+            state.scrub_map.filled(sequence, written)
         sequence.fill = tokens
     if sequence.publication:
         promote(state, sequence)

@@ -43,7 +43,7 @@ def offer(state: State, session: Session, item: Offer, identity: bytes, now_ms: 
     made = OpenOffer(identity, session, item.sequence, target, now_ms + item.expires_ms)
     state.offers[identity] = made
     sequence.offer = identity
-    state.content.filled(sequence, sequence.table)  # quiesced: what it had to scrub is scrubbed
+    state.scrub_map.filled(sequence, sequence.table)  # quiesced: what it had to scrub is scrubbed
     return made
 
 

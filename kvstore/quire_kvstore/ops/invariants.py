@@ -149,12 +149,12 @@ def _accounts(state: State) -> None:
 
 def _contents(state: State) -> None:
     """A block that a sequence may write holds nobody else's bytes, unless it still has to scrub it."""
-    mixed = set(np.flatnonzero(state.content.account == MIXED).tolist())
+    mixed = set(np.flatnonzero(state.scrub_map.account == MIXED).tolist())
     for session in state.sessions.all():
         for sequence in session.sequences.values():
             assert set(sequence.scrubs.tolist()) <= mixed & set(sequence.table.tolist()), "a scrub of a known block"
             own = sequence.table[state.appender[sequence.table] == sequence.uid]
-            foreign = own[state.content.account[own] != sequence.account]
+            foreign = own[state.scrub_map.account[own] != sequence.account]
             assert set(foreign.tolist()) <= set(sequence.scrubs.tolist()), "foreign content without a scrub"
 
 

@@ -1,4 +1,4 @@
-"""Content: whose bytes a block may hold, and so which blocks must be zeroed before somebody else writes to them.
+"""Scrub map: whose bytes a block may hold, and so which blocks must be zeroed before somebody else writes to them.
 
 Owns one account number a block. A grant to another account carries the block in ``scrub``, and the engine zeroes it
 on its own stream before its first write. Whether it did is known only from the fill mark: a process may die between
@@ -20,7 +20,7 @@ from .sequence import Sequence
 MIXED = -2
 
 
-class Content:
+class ScrubMap:
     """Accounts whose bytes the blocks of a pool may hold."""
 
     def __init__(self, size: int) -> None:
