@@ -85,8 +85,8 @@ class ClaimModel(FullModel):
         claim = self.claims.pop(who)
         if not claim.waits:
             return
-        heir = min(claim.waits, key=lambda waiter: claim.waits[waiter].priority)
-        mine = claim.waits.pop(heir)
+        successor = min(claim.waits, key=lambda waiter: claim.waits[waiter].priority)
+        mine = claim.waits.pop(successor)
         self.told.append((mine.ticket, "yours"))
         end = claim.names.index(mine.name) + 1
         for wait in claim.waits.values():
@@ -95,7 +95,7 @@ class ClaimModel(FullModel):
         claim.names = claim.names[:end]
         claim.open &= set(claim.names)
         claim.since = self.now
-        self.claims[heir] = claim
+        self.claims[successor] = claim
 
     def left(self, who: Who, state: str = "deadline") -> bool:
         """Whoever it is waits no more and owns nothing."""
@@ -157,7 +157,7 @@ class ClaimModel(FullModel):
         owner = self.owner(name)
         if owner is None or owner == who:
             return "yours"
-        if who in self.claims:  # an heir that rather waits for something else
+        if who in self.claims:  # a successor that rather waits for something else
             self.pass_on(who)
         self.claims[owner].waits[who] = Wait(ticket, name, item.priority, until)
         self.passed(self.now, 0)  # the owner may be without progress for long

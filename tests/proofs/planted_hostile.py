@@ -17,7 +17,7 @@ from quire_kvstore.state import State
 from tests.proofs.planted import Patch
 
 
-def heir_keeps_its_claim_while_it_waits(patch: pytest.MonkeyPatch) -> None:
+def successor_keeps_its_claim_while_it_waits(patch: pytest.MonkeyPatch) -> None:
     """Who inherited a claim may wait for another one: when that passes to it too, nobody knows the first any more."""
 
     def wait(self: Claims, holder: Any, key: bytes, ticket: Any, priority: int, until_ms: int) -> bool:
@@ -91,7 +91,7 @@ def publication_s_name_is_anybody_s(patch: pytest.MonkeyPatch) -> None:
 
 
 HOSTILE_BUGS: list[Patch] = [
-    heir_keeps_its_claim_while_it_waits,
+    successor_keeps_its_claim_while_it_waits,
     fork_into_a_waiting_number,
     scrub_forgotten_with_a_fork,
     declaration_dropped_with_its_session,

@@ -105,7 +105,7 @@ class ClaimRules:
     @precondition(lambda self: self.waiting() and self.model.claims)
     @rule(which=PICK, whose=PICK, lives=st.integers(1, 200))
     def wait_for_another(self, which: int, whose: int, lives: int) -> None:
-        """For a block that somebody computes for somebody else: an heir that does so gives up what it inherited."""
+        """For a block that somebody computes for somebody else: a successor that does so gives up what it inherited."""
         asked = self.waiting()[which % len(self.waiting())]
         names = sorted(name for claim in self.model.claims.values() for name in claim.open if len(name) == 32)
         if names:

@@ -159,7 +159,7 @@ def _contents(state: State) -> None:
 
 
 def _claims(state: State) -> None:
-    """What is claimed is not there yet; holders are live sequences or heirs of live sessions; waiters hold nothing."""
+    """What is claimed is not there yet; a holder is a live sequence or successor; waiters hold nothing."""
     live = {session.id: session for session in state.sessions.all() if session.state != FENCED}
     waiting: set[tuple[bytes, int]] = set()
     for claim in state.claims.all():

@@ -9,7 +9,7 @@ Invariants:
 - a waiter holds nothing but its place here: no block, no pin, no batch slot. So nobody can wait for what a waiter has,
   and claims cannot deadlock; the worst that happens to blocks sealed for a waiter is that they are evicted first;
 - a claim whose holder gave up, died or made no progress passes to exactly one waiter, the most urgent and then the
-  longest waiting. Until that *heir* has allocated (or was refused), the others go on waiting: for the heir now.
+  longest waiting. Until that *successor* has allocated (or was refused), the others go on waiting: for it now.
 
 Answers to waits are left in ``answers`` for the caller to send. Times are milliseconds of ``now_ms``, which the store
 sets. Each operation costs O(keys or waiters of one claim).
@@ -124,7 +124,7 @@ class Claims:
     def take(self, holder: Holder, keys: list[bytes], priority: int) -> None:
         """``holder`` computes ``keys`` from now on, none of them claimed by another.
 
-        An heir's waiters come along; what they wait for and this claim lacks is theirs to ask for again.
+        A successor's waiters come along; what they wait for and this claim lacks is theirs to ask for again.
         """
         if holder in self._waiting:
             self._end_wait(holder, DEADLINE)
@@ -196,7 +196,7 @@ class Claims:
             return False
         own = self._by_holder.get(holder)
         if own is not None:
-            self._pass_on(own)  # an heir that rather waits for something else computes nothing meanwhile
+            self._pass_on(own)  # a successor that rather waits for something else computes nothing meanwhile
         self._join(claim, Waiter(holder, ticket, claim.keys.index(key) + 1, priority, until_ms))
         return True
 
@@ -281,14 +281,14 @@ class Claims:
         if not claim.waiters:
             self._dissolve(claim)
             return
-        heir = min(claim.waiters.values(), key=lambda waiter: waiter.priority)  # of equals the longest waiting
-        self._answer(claim, heir, YOURS)
+        successor = min(claim.waiters.values(), key=lambda waiter: waiter.priority)  # of equals the longest waiting
+        self._answer(claim, successor, YOURS)
         del self._by_holder[claim.holder]
-        claim.holder, claim.since_ms = heir.holder, self.now_ms
-        claim.priority = min([heir.priority, *(waiter.priority for waiter in claim.waiters.values())])
-        self._by_holder[heir.holder] = claim
-        # The heir's tokens may part from the old owner's where it stopped waiting: behind that nobody computes.
-        self._forget_keys(claim, claim.keys[heir.end :])
-        del claim.keys[heir.end :]
+        claim.holder, claim.since_ms = successor.holder, self.now_ms
+        claim.priority = min([successor.priority, *(waiter.priority for waiter in claim.waiters.values())])
+        self._by_holder[successor.holder] = claim
+        # The successor's tokens may part from the old owner's where it stopped waiting: behind that nobody computes.
+        self._forget_keys(claim, claim.keys[successor.end :])
+        del claim.keys[successor.end :]
         for waiter in claim.waiters.values():
-            waiter.end = min(waiter.end, heir.end)
+            waiter.end = min(waiter.end, successor.end)

@@ -69,7 +69,7 @@ def asks(number: int, digest: bytes, may_wait: int = 0) -> m.Allocate:
 
 
 @pytest.mark.source("sebadob/hiqlite#352")
-def test_an_heir_that_waits_for_something_else_gives_its_claim_to_the_next() -> None:
+def test_a_successor_that_waits_for_something_else_gives_its_claim_to_the_next() -> None:
     """The other waiter is told at once, and the session that seals the block later gets no internal error."""
     sessions = Sessions(4)
     assert sessions.code(0, "allocate", asks(1, X)) == m.OK

@@ -74,8 +74,8 @@ class Bodies:
             identity = chance.choice(IDS)
             return m.Wait(self._number(), b"", identity, priority, self._generation(identity))
         own = session or NO_SESSION
-        heirs = [n for who, n in (claim.holder for claim in claims) if who == own.id and n not in own.sequences]
-        number = chance.choice(heirs) if heirs and chance.random() < 0.7 else self._number()
+        successors = [n for who, n in (claim.holder for claim in claims) if who == own.id and n not in own.sequences]
+        number = chance.choice(successors) if successors and chance.random() < 0.7 else self._number()
         return m.Wait(number, chance.choice(claimed or self._made_up), "", priority)
 
     def administration(self) -> tuple[str, Any]:
