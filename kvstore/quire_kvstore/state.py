@@ -97,9 +97,9 @@ class State:
         self.index.anchor(block, publication)
         self.pool.policy.anchored(block)
 
-    def take(self, count: int, sequence: Sequence) -> Ids:
+    def grant(self, count: int, sequence: Sequence) -> Ids:
         """``count`` free blocks that ``sequence`` may write once it has scrubbed what is in its ``scrubs``."""
-        blocks = self.pool.take(count, sequence.account)
+        blocks = self.pool.allocate(count, sequence.account)
         self.appender[blocks] = sequence.uid
         self.scrub_map.granted(blocks, sequence)
         return blocks

@@ -102,12 +102,12 @@ def double_free(patch: pytest.MonkeyPatch) -> None:
 def free_at_launch(patch: pytest.MonkeyPatch) -> None:
     """Releases go out at once instead of after the step that names the blocks has completed."""
 
-    def take_releases(self: retire.RetireList, held_back: Any = ()) -> list[int]:
+    def drain_releases(self: retire.RetireList, held_back: Any = ()) -> list[int]:
         due = [sequence for _, sequence in self._releases]
         self._releases = []
         return due
 
-    patch.setattr(retire.RetireList, "take_releases", take_releases)
+    patch.setattr(retire.RetireList, "drain_releases", drain_releases)
 
 
 def no_copy_on_write(patch: pytest.MonkeyPatch) -> None:
@@ -203,17 +203,17 @@ def gap_not_forgiven(patch: pytest.MonkeyPatch) -> None:
 
 
 def account_lost(patch: pytest.MonkeyPatch) -> None:
-    """Blocks taken are charged to whoever had them before."""
+    """Blocks that are granted stay charged to the account that had them before."""
 
-    def take(state: State, count: int, sequence: Any) -> Any:
+    def grant(state: State, count: int, sequence: Any) -> Any:
         short = count - state.pool.free
         if short > 0:
             state.pool.unseal(np.array(state.index.remove(state.pool.victims(short)), np.int64))
-        blocks = state.pool.take(count)
+        blocks = state.pool.allocate(count)
         state.appender[blocks] = sequence.uid
         return blocks
 
-    patch.setattr(State, "take", take)
+    patch.setattr(State, "grant", grant)
 
 
 def window_of_one(patch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ class SequenceRules:
 
     def acknowledge(self, engine: Engine) -> None:
         """What the retire list says is due: copies done and releases."""
-        copies, releases = engine.retire.take_copies(), engine.retire.take_releases()
+        copies, releases = engine.retire.drain_copies(), engine.retire.drain_releases()
         live = [copy for copy in copies if any(copy in r.copies for r in self.model.holders[engine.id].rows.values())]
         reply: m.Stepped = engine.ok("step", m.Step(pack_u32(releases), pack_u32(live)), m.Stepped)
         assert list(reply.releases) == [self.model.free(engine.id, number) for number in releases]

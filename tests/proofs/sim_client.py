@@ -119,7 +119,7 @@ class SimClient(Process):
         while (answer := self._answers.pop(self._next, None)) is not None:
             self._next += 1
             self._take(answer)
-        seconds, refused = self.session.take_refused()
+        seconds, refused = self.session.drain_refused()
         if refused:
             self.later(int(seconds * 1000), self._again, self.session, refused)
 

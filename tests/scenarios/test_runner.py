@@ -107,7 +107,7 @@ def test_texts_share_what_they_begin_with() -> None:
 
 def test_an_invariant_that_breaks_is_told_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the line says: a block that is given out and stays free."""
-    monkeypatch.setattr(State, "take", lambda state, count, _: state.pool.take(count, 0))
+    monkeypatch.setattr(State, "grant", lambda state, count, _: state.pool.allocate(count, 0))
 
     with pytest.raises(ScenarioError, match=r"^4: "):
         play(HOLDS, tmp_path)
@@ -136,7 +136,7 @@ def _no_seal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Claims, "take", lambda *_: None)
+    monkeypatch.setattr(Claims, "acquire", lambda *_: None)
 
 
 @pytest.mark.parametrize("switch_off", [_no_seal, _no_claim])

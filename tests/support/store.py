@@ -85,12 +85,12 @@ class Store:
         return finish(allocate.allocate(self.state, session, item))
 
     def wait(self, session: Session, item: m.Wait, ticket: Ticket, until_ms: int) -> str | None:
-        """How a wait ended, or None: then its answer will be among :meth:`take_answers`."""
+        """How a wait ended, or None: then its answer will be among :meth:`drain_answers`."""
         return wait.wait(self.state, session, item, ticket, until_ms)
 
-    def take_answers(self) -> list[tuple[Ticket, str]]:
+    def drain_answers(self) -> list[tuple[Ticket, str]]:
         """Waits that ended since the last call, and how."""
-        return self.state.claims.take_answers()
+        return self.state.claims.drain_answers()
 
     def extend(self, session: Session, item: m.Extend) -> m.Extended:
         """More capacity and write access, or no space and no change."""

@@ -53,7 +53,7 @@ class BlockPool:
         self.policy.groups = self.charges.groups
 
     def available(self, besides: Ids | None = None) -> int:
-        """Blocks that :meth:`take` can give once the cached ones among ``besides`` are held."""
+        """Blocks that :meth:`grant` can give once the cached ones among ``besides`` are held."""
         lost = 0 if besides is None else len(besides) - int(np.count_nonzero(self.refs[besides]))
         return self.free + self.cached - lost
 
@@ -70,9 +70,9 @@ class BlockPool:
         self.charges.evicted(evicted)
         self._push(evicted)
 
-    def take(self, count: int, account: int = 0) -> Ids:
+    def allocate(self, count: int, account: int = 0) -> Ids:
         """``count`` free blocks, ascending, with one reference each, charged to ``account``."""
-        assert count <= self.free, "taking more than is free"
+        assert count <= self.free, "allocating more than is free"
         self.free -= count
         ids = np.sort(self._stack[self.free : self.free + count])
         self.refs[ids] = 1

@@ -86,7 +86,7 @@ class Publisher:
     def collect(self, journal: Journal) -> None:
         """Take what happened, unless there is still something to be told from before. Called by the store's thread."""
         if journal and self._readings.empty():
-            self._readings.put(journal.take())
+            self._readings.put(journal.drain())
             os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:

@@ -268,10 +268,10 @@ def _claim(state: State, holder: Holder, prompt: _Prompt, priority: int) -> list
     """Claim what nobody else does; returns None for all of it, else the digests that others compute."""
     keys = prompt.missing
     if state.claims.untouched(keys) and len(set(keys)) == len(keys) and state.index.lacks(keys):
-        state.claims.take(holder, keys, priority)
+        state.claims.acquire(holder, keys, priority)
         return None
     others = [key for key in keys[prompt.pending :] if state.claims.of_others(key, holder)]
-    state.claims.take(holder, _unclaimed(state, keys, holder), priority)
+    state.claims.acquire(holder, _unclaimed(state, keys, holder), priority)
     return others
 
 
@@ -303,7 +303,7 @@ def _fill_table(state: State, grant: _Grant, pace: Pace) -> Slices[Shortage | No
         portion = left - max(to_evict(state, sequence.account, left) - state.slice_blocks, 0)
         pace.spend(to_evict(state, sequence.account, portion), EVICTED)
         make_space(state, sequence.account, portion)
-        sequence.table = np.concatenate((sequence.table, state.take(portion, sequence)))
+        sequence.table = np.concatenate((sequence.table, state.grant(portion, sequence)))
         left -= portion
     return None
 

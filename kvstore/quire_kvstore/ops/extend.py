@@ -49,11 +49,11 @@ def extend(state: State, session: Session, item: Extend) -> Extended:
     if shared is not None:
         assert shared == have - 1, "whoever must copy has nothing past the block to be copied"
         first = shared
-        fresh = state.take(count, sequence)
+        fresh = state.grant(count, sequence)
         src, slots = int(sequence.table[first]), sequence.fill % state.block_size
         copies = ask_copy(state, session, item.sequence, sequence, src, int(fresh[0]), slots)
     else:
-        fresh = state.take(count, sequence)
+        fresh = state.grant(count, sequence)
         _become_appender(state, sequence)
     sequence.table = np.concatenate((sequence.table[:first], fresh))
     sequence.writable = want * state.block_size
@@ -147,7 +147,7 @@ def _grant(state: State, account: int, part: _Plain, found: Extensions) -> None:
     """Give each sequence its blocks, behind those that it has."""
     total, size, start = sum(part.counts), state.block_size, 0
     make_space(state, account, total)
-    fresh = state.pool.take(total, account)
+    fresh = state.pool.allocate(total, account)
     clean, given = state.scrub_map.granted_clean(fresh, account), fresh.tolist()
     writers = []
     for number, sequence, count in zip(part.numbers, part.sequences, part.counts, strict=True):

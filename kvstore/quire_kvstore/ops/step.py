@@ -60,7 +60,7 @@ def step(state: State, session: Session, item: Step) -> Slices[Stepped]:
         scrub=extended.scrub,
         shortages=tuple(extended.shortages),
         allocates=tuple(allocates),
-        priorities=pack_u32(concat.from_iterable(state.claims.take_urgent(session.id))),
+        priorities=pack_u32(concat.from_iterable(state.claims.drain_urgent(session.id))),
         publications_generation=state.publications.generation,
     )
 

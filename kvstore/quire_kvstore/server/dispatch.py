@@ -79,7 +79,7 @@ class Dispatch:
     def deferred(self, now_ms: int) -> list[tuple[bytes, bytes]]:
         """Replies that were deferred and are due now: (identity, frame)."""
         self.service.state.tick(now_ms)
-        return [(ticket.peer, self._late(ticket, state)) for ticket, state in self.service.state.claims.take_answers()]
+        return [(ticket.peer, self._late(ticket, state)) for ticket, state in self.service.state.claims.drain_answers()]
 
     def _late(self, ticket: Ticket, state: str) -> bytes:
         if state == STALE:

@@ -70,7 +70,7 @@ class Journal:
     def __bool__(self) -> bool:
         return bool(self._changes)
 
-    def take(self) -> Changes:
+    def drain(self) -> Changes:
         """All changes since the last call; they are the caller's from now on."""
         changes, self._changes = self._changes, Changes()
         return changes

@@ -121,7 +121,7 @@ class Claims:
 
     # --- owners -------------------------------------------------------------------------------------------------
 
-    def take(self, holder: Holder, keys: list[bytes], priority: int) -> None:
+    def acquire(self, holder: Holder, keys: list[bytes], priority: int) -> None:
         """``holder`` computes ``keys`` from now on, none of them claimed by another.
 
         A successor's waiters come along; what they wait for and this claim lacks is theirs to ask for again.
@@ -200,12 +200,12 @@ class Claims:
         self._join(claim, Waiter(holder, ticket, claim.keys.index(key) + 1, priority, until_ms))
         return True
 
-    def take_answers(self) -> list[tuple[Ticket, str]]:
+    def drain_answers(self) -> list[tuple[Ticket, str]]:
         """Waits that ended since the last call, and how."""
         answers, self.answers = self.answers, []
         return answers
 
-    def take_urgent(self, session: bytes) -> list[tuple[int, int]]:
+    def drain_urgent(self, session: bytes) -> list[tuple[int, int]]:
         """Rows (sequence, priority) of a session's owners that inherited a priority since the last call."""
         return list(self.urgent.pop(session, {}).items()) if self.urgent else []
 

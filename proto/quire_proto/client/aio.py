@@ -189,7 +189,7 @@ class AsyncKVClient(AsyncSessionCalls, SessionBase):
                     future.set_exception(answer.error)
                 else:
                     future.set_result(answer.value)
-            seconds, refused = self._session.take_refused()
+            seconds, refused = self._session.drain_refused()
             if refused:
                 self._postponed.update(pending.number for pending in refused)
                 self._loop.call_later(seconds, self._send_again, refused)

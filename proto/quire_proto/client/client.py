@@ -85,7 +85,7 @@ class _Caller:
                         return answer
             self._check()
             now = time.monotonic()
-            seconds, busy = self._session.take_refused()
+            seconds, busy = self._session.drain_refused()
             if busy:
                 again, refused = now + seconds, busy
                 until = again + self._resend

@@ -110,7 +110,7 @@ class Session:
         self._in_flight.pop(pending.number, None)
         self._refused.pop(pending.number, None)
 
-    def take_refused(self) -> tuple[float, list[Pending]]:
+    def drain_refused(self) -> tuple[float, list[Pending]]:
         """What was answered BUSY since the last call: in how many seconds to send what again.
 
         Ordered requests behind a refused one go along, for the kvstore calls them out of order.

@@ -124,7 +124,7 @@ class Waits:
                 wait = self._open.pop(answer.pending.number)
                 self._held.notice(answer.error)
                 wait.then(answer.error or answer.value)
-        seconds, refused = self._session.take_refused()
+        seconds, refused = self._session.drain_refused()
         for pending in refused:
             self._open[pending.number].resend = time.monotonic() + seconds
 

@@ -49,19 +49,19 @@ class RetireList:
         """Entries recorded and not yet taken, due or not."""
         return len(self._releases) + len(self._copies) + len(self._swaps)
 
-    def take_releases(self, held_back: Container[int] = ()) -> list[int]:
+    def drain_releases(self, held_back: Container[int] = ()) -> list[int]:
         """Due releases, in the order recorded, without the sequences ``held_back`` (they stay for the next time)."""
         due = [e for e in self._releases if e[0] <= self.completed and e[1] not in held_back]
         self._releases = [e for e in self._releases if e[0] > self.completed or e[1] in held_back]
         return [sequence for _, sequence in due]
 
-    def take_copies(self) -> list[int]:
+    def drain_copies(self) -> list[int]:
         """Due copy acknowledgements."""
         due = [copy_id for step, copy_id in self._copies if step <= self.completed]
         self._copies = [entry for entry in self._copies if entry[0] > self.completed]
         return due
 
-    def take_swaps(self, released: Container[int] = ()) -> list[Swap]:
+    def drain_swaps(self, released: Container[int] = ()) -> list[Swap]:
         """Due swaps; those of ``released`` sequences are dropped, for their pins go with the sequence."""
         due = [swap for step, swap in self._swaps if step <= self.completed and swap[0] not in released]
         self._swaps = [entry for entry in self._swaps if entry[0] > self.completed]

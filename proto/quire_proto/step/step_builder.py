@@ -78,11 +78,11 @@ class StepBuilder:
         """The message with everything collected and every due release, or None if there is nothing to say."""
         mentioned = {*self._fills, *self._extends, *self._completed[::3], *(s.sequence for s in self._seals)}
         mentioned.update(*(unpack_u32(f.children) for f in self._forks), (f.parent for f in self._forks))
-        releases = self._retire.take_releases(mentioned)
+        releases = self._retire.drain_releases(mentioned)
         step = Step(
             releases=pack_u32(releases),
-            copies_done=pack_u32(self._retire.take_copies()),
-            swaps=pack_u32(concat.from_iterable(self._retire.take_swaps(set(releases)))),
+            copies_done=pack_u32(self._retire.drain_copies()),
+            swaps=pack_u32(concat.from_iterable(self._retire.drain_swaps(set(releases)))),
             fills=pack_u32(concat.from_iterable(self._fills.items())),
             seals=tuple(self._seals),
             completed=pack_u32(self._completed),

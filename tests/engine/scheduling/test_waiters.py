@@ -147,7 +147,7 @@ def test_members_do_not_wait_for_the_goodbye_of_an_aborted_waiter(two: Pair, mon
     two.other.ask("with", PROMPT)
     two.aside(2)
     with monkeypatch.context() as patch:
-        patch.setattr(RetireList, "take_releases", lambda *_: [])
+        patch.setattr(RetireList, "drain_releases", lambda *_: [])
         two.abort(two.other, "asked")
         two.wait_for_count("waits", 2)
     two.gate.open()
@@ -165,17 +165,17 @@ def test_a_goodbye_that_overtook_its_wait_is_said_again(two: Pair, monkeypatch: 
     kv = two.other_engine._kv
     assert kv is not None
     said: list[int] = []
-    take_releases = RetireList.take_releases
+    drain_releases = RetireList.drain_releases
 
     def lossy(retire: RetireList, held_back: Container[int] = ()) -> list[int]:
-        due = take_releases(retire, held_back)
+        due = drain_releases(retire, held_back)
         if retire is not kv._retire:
             return due
         lost = asked.id not in said
         said.extend(due)
         return [number for number in due if number != asked.id or not lost]
 
-    monkeypatch.setattr(RetireList, "take_releases", lossy)
+    monkeypatch.setattr(RetireList, "drain_releases", lossy)
     two.other.ask("next", PROMPT)
     two.aside(2)
     two.abort(two.other, "asked")

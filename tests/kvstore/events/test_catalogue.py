@@ -39,7 +39,7 @@ class Reading:
 
     def read(self) -> list[Told]:
         """Take the journal over; the new events, as a reader decodes them."""
-        events = decoded(self.catalogue.apply(self.journal.take()))
+        events = decoded(self.catalogue.apply(self.journal.drain()))
         self.view.apply(events)
         return events
 
@@ -239,7 +239,7 @@ class EventsMachine(StoreMachine):
     @rule()
     def read(self) -> None:
         """Somebody reads the stream."""
-        self.view.apply(decoded(self.catalogue.apply(self.journal.take())))
+        self.view.apply(decoded(self.catalogue.apply(self.journal.drain())))
         self.reading = True
 
     @invariant()

@@ -144,7 +144,7 @@ class Crowd:
                 self.store.heartbeat(session, 0, self.now, LEASE_MS)
         self.store.judge_leases(self.now)
         if chance.random() < 0.4:
-            list(self.catalogue.apply(self.journal.take()))
+            list(self.catalogue.apply(self.journal.drain()))
 
     def dies(self, client: Client) -> None:
         """The kernel says that a process is gone."""
@@ -260,7 +260,7 @@ class Crowd:
         assert self.state.claims.waits == 0, "a wait beyond its deadline"
         for client in list(self.clients):
             self.dies(client)
-        list(self.catalogue.apply(self.journal.take()))
+        list(self.catalogue.apply(self.journal.drain()))
         self.check()
         counts, published = self.state.pool.counts(), self.state.publications.all()
         pinned = {int(block) for record in published if record.table is not None for block in record.table}

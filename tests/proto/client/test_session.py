@@ -89,16 +89,16 @@ def test_what_was_refused_goes_out_again_with_all_behind_it(session: Session) ->
     """BUSY ends nothing; it says after how long, within reason, and is told once."""
     first, second, third = extend(session), extend(session), session.request(STATS, Empty(), 1.0)
     assert session.feed(reply(1, "BUSY", {"detail": {"retry_after_ms": 40}})) == []
-    assert session.take_refused() == (0.04, [first, second])
-    assert session.take_refused() == (0.0, [])
+    assert session.drain_refused() == (0.04, [first, second])
+    assert session.drain_refused() == (0.0, [])
     for said in ({}, {"detail": {"retry_after_ms": -1}}, {"detail": 7}):
         assert session.feed(reply(third.number, "BUSY", said)) == []
-        assert session.take_refused() == (0.1, [third])
+        assert session.drain_refused() == (0.1, [third])
     session.feed(reply(third.number, "BUSY", {"detail": {"retry_after_ms": 1 << 40}}))
-    assert session.take_refused() == (10.0, [third])
+    assert session.drain_refused() == (10.0, [third])
     session.feed(reply(2, "BUSY"))
     session.feed(reply(2))
-    assert session.take_refused() == (0.0, [])
+    assert session.drain_refused() == (0.0, [])
 
 
 @pytest.mark.parametrize(
