@@ -10,7 +10,7 @@ import pytest
 from quire_kvstore.ops import allocate
 from quire_kvstore.ops import publish as publishing
 from quire_kvstore.sharing.groups import Groups
-from quire_kvstore.sharing.publications import PublicationList, Record
+from quire_kvstore.sharing.publications import PublicationList, PublishedPrompt
 from quire_kvstore.state import State
 from tests.proofs.planted import Patch, declaration_not_saved
 
@@ -19,7 +19,7 @@ def unpublish_leaves_a_pin(patch: pytest.MonkeyPatch) -> None:
     """The last block of a publication that was taken back stays pinned."""
     real = publishing.unpublish
 
-    def unpublish(state: State, record: Record) -> None:
+    def unpublish(state: State, record: PublishedPrompt) -> None:
         if record.table is not None:
             record.table = record.table[:-1]
         real(state, record)
@@ -41,7 +41,7 @@ def everybody_is_entitled(patch: pytest.MonkeyPatch) -> None:
     """Whoever knows a publication's name may share it, whatever its domain."""
     real = allocate.refusal
 
-    def refusal(state: State, session: Any, item: Any, record: Record | None) -> int:
+    def refusal(state: State, session: Any, item: Any, record: PublishedPrompt | None) -> int:
         return real(state, session, item, record and replace(record, domain="public"))
 
     patch.setattr(allocate, "refusal", refusal)
@@ -51,7 +51,7 @@ def generation_not_compared(patch: pytest.MonkeyPatch) -> None:
     """A name means whatever is published under it now, even to one who knows another prompt by it."""
     real = allocate.refusal
 
-    def refusal(state: State, session: Any, item: Any, record: Record | None) -> int:
+    def refusal(state: State, session: Any, item: Any, record: PublishedPrompt | None) -> int:
         generation = 0 if record is None else record.generation
         return real(state, session, replace(item, publication_generation=generation), record)
 

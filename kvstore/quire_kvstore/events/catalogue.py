@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from quire_kvstore.sharing.change_log import Changes, Made, Prompt, Stored
+from quire_kvstore.sharing.change_log import Changes, Edition, ReadyPrompt, Stored
 from quire_kvstore.sharing.groups import PUBLIC
 from quire_proto.wire.digests import ROOT_PARENT, chain, domain_key, split
 from quire_proto.wire.u32 import unpack_u32
@@ -58,7 +58,7 @@ class Form:
         """A digest as it is written: whole, or its last 8 bytes as a big-endian number."""
         return digest if self.hashes == BYTES else int.from_bytes(digest[-8:], "big")
 
-    def digests(self, prompt: Prompt) -> list[bytes]:
+    def digests(self, prompt: ReadyPrompt) -> list[bytes]:
         """The names of a publication's full blocks."""
         key = domain_key(self.root_key, f"group:{prompt.domain}", prompt.generation)
         return split(chain(key, prompt.packed, self.block_size))
@@ -82,8 +82,8 @@ class Catalogue:
         self._form = form
         self._told: dict[bytes, _Told] = {}
         self._sharing: Counter[bytes] = Counter()  # ready publications by the name of a block
-        self._chains: dict[Made, list[bytes]] = {}
-        self._of_id: dict[str, Made] = {}
+        self._chains: dict[Edition, list[bytes]] = {}
+        self._of_id: dict[str, Edition] = {}
 
     def __len__(self) -> int:
         return len(self._told)
@@ -96,12 +96,12 @@ class Catalogue:
             for digest in changes.removed
             if digest not in self._sharing and self._told.pop(digest, None) is not None
         ]
-        for made in changes.unpublished:
-            gone += self._unpublish(made)
+        for edition in changes.unpublished:
+            gone += self._unpublish(edition)
         yield from self._removals(gone)
         new: dict[bytes, None] = {}
-        for made, prompt in changes.published.items():
-            new |= dict.fromkeys(self._publish(made, prompt))
+        for edition, prompt in changes.published.items():
+            new |= dict.fromkeys(self._publish(edition, prompt))
         for stored in changes.stored.values():
             if stored.digest in self._sharing:
                 continue
@@ -140,10 +140,10 @@ class Catalogue:
         tokens = stored.tokens if self._form.tokens == ALL else b""
         return _Told(parent, stored.tenant, behind or parent is None, tokens)
 
-    def _publish(self, made: Made, prompt: Prompt) -> list[bytes]:
+    def _publish(self, edition: Edition, prompt: ReadyPrompt) -> list[bytes]:
         """Enter a publication; returns its names that nobody was told yet."""
-        names = self._chains[made] = self._form.digests(prompt)
-        self._of_id[prompt.id] = made
+        names = self._chains[edition] = self._form.digests(prompt)
+        self._of_id[prompt.id] = edition
         public = prompt.domain == PUBLIC
         tell = self._form.tokens == ALL or (public and self._form.tokens == PUBLIC)
         parent, step, new = None, 4 * self._form.block_size, []
@@ -156,20 +156,20 @@ class Catalogue:
             parent = digest
         return new
 
-    def _unpublish(self, made: Made) -> list[bytes]:
+    def _unpublish(self, edition: Edition) -> list[bytes]:
         """Forget a publication; returns the names that no other has, the tail first."""
         gone = []
-        for digest in reversed(self._chains.pop(made)):
+        for digest in reversed(self._chains.pop(edition)):
             self._sharing[digest] -= 1
             if not self._sharing[digest]:
                 del self._sharing[digest], self._told[digest]
                 gone.append(digest)
-        self._of_id = {identity: other for identity, other in self._of_id.items() if other != made}
+        self._of_id = {identity: other for identity, other in self._of_id.items() if other != edition}
         return gone
 
-    def _end(self, made: Made) -> bytes | None:
+    def _end(self, edition: Edition) -> bytes | None:
         """The name of a publication's last full block, None if it has none."""
-        names = self._chains[made]
+        names = self._chains[edition]
         return names[-1] if names else None
 
     def _removals(self, gone: list[bytes]) -> Iterator[Event]:

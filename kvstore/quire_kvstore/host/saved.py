@@ -11,7 +11,7 @@ import binascii
 from collections.abc import Iterable
 
 from quire_kvstore.sharing.groups import Groups, Member
-from quire_kvstore.sharing.publications import PublicationList, Record
+from quire_kvstore.sharing.publications import PublicationList, PublishedPrompt
 
 from .state_dir import StateDir, StateError
 
@@ -56,10 +56,10 @@ class Declarations:
                 where = f"{self._state.path / name}.json"
                 raise StateError(f"{where}: not a publication ({exc}); repair it or move it away") from None
 
-    def save_publication(self, record: Record) -> None:
+    def save_publication(self, published: PublishedPrompt) -> None:
         """Keep a publication. Raises StateError."""
-        tokens = base64.b64encode(record.packed).decode()
-        self._state.write(f"{FOLDER}/{record.id}", {"domain": record.domain, "tokens": tokens})
+        tokens = base64.b64encode(published.packed).decode()
+        self._state.write(f"{FOLDER}/{published.id}", {"domain": published.domain, "tokens": tokens})
 
     def forget_publication(self, identity: str) -> None:
         """Keep a publication no more. Raises StateError."""

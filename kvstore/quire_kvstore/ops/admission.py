@@ -157,5 +157,7 @@ def _reserve(state: State, account: int) -> int:
         return 0
     if state.accounts[account].is_domain:
         return state.quotas.quarantine_reserve  # it is the one that publications are kept for
-    pending = sum(state.blocks_for(record.count) for record in state.publications.all() if record.table is None)
+    pending = sum(
+        state.blocks_for(published.count) for published in state.publications.all() if published.table is None
+    )
     return state.quotas.quarantine_reserve + pending

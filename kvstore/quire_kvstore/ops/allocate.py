@@ -23,7 +23,7 @@ from quire_kvstore.blocks.ids import NO_BLOCKS, Ids
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import MAX_SEQUENCES, Session
 from quire_kvstore.sharing.claims import Claim, Holder, publication_key
-from quire_kvstore.sharing.publications import READY, Record
+from quire_kvstore.sharing.publications import READY, PublishedPrompt
 from quire_kvstore.state import State
 from quire_kvstore.tenants.accounts import is_tenant
 from quire_kvstore.tenants.quotas import UNLIMITED
@@ -64,14 +64,14 @@ class _Grant:
         sequence: in its session's ledger. Its table is ``shared`` and what it got of the rest.
         shared: blocks for ``computed`` tokens, the last one partly if they end inside it.
         lacks: how many blocks it needs besides.
-        published: how many tokens of the hit were published, at most.
+        published_tokens: how many tokens of the hit were published, at most.
     """
 
     sequence: Sequence
     shared: Ids
     computed: int
     lacks: int
-    published: int
+    published_tokens: int
 
 
 def allocate(state: State, session: Session, item: Allocate, pace: Pace | None = None) -> Slices[Allocated]:
@@ -81,15 +81,15 @@ def allocate(state: State, session: Session, item: Allocate, pace: Pace | None =
     """
     pace = pace or Pace(state)
     holder = (session.id, item.sequence)
-    record = state.publications.get(item.publication) if item.publication else None
-    code = refusal(state, session, item, record)
+    published = state.publications.get(item.publication) if item.publication else None
+    code = refusal(state, session, item, published)
     if code != OK:
         return _without(state, session, item, Allocated(code))
-    prompt = _look_up(state, item, record)
+    prompt = _look_up(state, item, published)
     claim = _computed_elsewhere(state, holder, item, prompt)
     if claim is not None:
         return _without(state, session, item, _claimed(state, prompt, claim))
-    grant = _admit(state, session, item, record, prompt)
+    grant = _admit(state, session, item, published, prompt)
     if isinstance(grant, Shortage):
         return _without(state, session, item, no_space(state, Allocated, grant))
     pace.spend(len(prompt.digests), LOOKED_UP)
@@ -116,7 +116,7 @@ def _without(state: State, session: Session, item: Allocate, answer: Allocated) 
 # --- refuse -------------------------------------------------------------------------------------------------------
 
 
-def refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
+def refusal(state: State, session: Session, item: Allocate, published: PublishedPrompt | None) -> int:
     """Why this allocate can never be served as it is: an item code, OK if nothing speaks against it."""
     if item.sequence > U32_MAX or item.sequence in session.sequences or len(session.sequences) >= MAX_SEQUENCES:
         return CONFLICT
@@ -124,34 +124,34 @@ def refusal(state: State, session: Session, item: Allocate, record: Record | Non
         return CONFLICT
     if len(item.digests) // DIGEST_BYTES > item.tokens // state.block_size:
         return CONFLICT
-    if item.publication and (record is None or item.publication_generation != record.generation):
+    if item.publication and (published is None or item.publication_generation != published.generation):
         return RETRY
     if item.list_generation not in (0, state.publications.generation):
         return RETRY  # what was published since may suit it better
-    if record is not None and item.tokens < record.count:
+    if published is not None and item.tokens < published.count:
         return CONFLICT
     if not item.tenant:
-        return _prefill_refusal(state, session, item, record)
-    if record is not None and not state.groups.entitled(item.tenant, record.domain):
+        return _prefill_refusal(state, session, item, published)
+    if published is not None and not state.groups.entitled(item.tenant, published.domain):
         return RETRY  # as if it were not there
     return OK
 
 
-def _prefill_refusal(state: State, session: Session, item: Allocate, record: Record | None) -> int:
+def _prefill_refusal(state: State, session: Session, item: Allocate, published: PublishedPrompt | None) -> int:
     """Without a tenant: exactly a pending publication, which nobody else claims."""
-    if record is None or record.table is not None or item.tokens != record.count or item.digests:
+    if published is None or published.table is not None or item.tokens != published.count or item.digests:
         return CONFLICT
-    claim = state.claims.of_others(publication_key(record.id, record.made), (session.id, item.sequence))
+    claim = state.claims.of_others(publication_key(published.id, published.edition), (session.id, item.sequence))
     return OK if claim is None else CONFLICT
 
 
 # --- look up ------------------------------------------------------------------------------------------------------
 
 
-def _look_up(state: State, item: Allocate, record: Record | None) -> _Prompt:
+def _look_up(state: State, item: Allocate, published: PublishedPrompt | None) -> _Prompt:
     digests, hit, start, pending = split(item.digests), list[int](), 0, False
-    if record is not None:
-        start, pending = min(record.count // state.block_size, len(digests)), record.table is None
+    if published is not None:
+        start, pending = min(published.count // state.block_size, len(digests)), published.table is None
     # What was sealed behind a publication may be there without the blocks before it: what is lacked begins where the
     # hit ends, and not where a search for the first digest without a block happens to.
     if not pending and start < len(digests):
@@ -160,8 +160,8 @@ def _look_up(state: State, item: Allocate, record: Record | None) -> _Prompt:
             hit = _chargeable(state, item.tenant, hit)
     present = start + len(hit)
     missing = digests[present:]
-    if record is not None and pending:
-        missing.insert(0, publication_key(record.id, record.made))
+    if published is not None and pending:
+        missing.insert(0, publication_key(published.id, published.edition))
     return _Prompt(digests, hit, present, missing, pending)
 
 
@@ -200,11 +200,13 @@ def _claimed(state: State, prompt: _Prompt, claim: Claim) -> Allocated:
 # --- admit --------------------------------------------------------------------------------------------------------
 
 
-def _admit(state: State, session: Session, item: Allocate, record: Record | None, prompt: _Prompt) -> _Grant | Shortage:
+def _admit(
+    state: State, session: Session, item: Allocate, published: PublishedPrompt | None, prompt: _Prompt
+) -> _Grant | Shortage:
     """Give a new sequence its longest sealed prefix, and promise it the rest; or a shortage, and no change."""
-    shared, computed = _shared(state, item, record, prompt.hit)
+    shared, computed = _shared(state, item, published, prompt.hit)
     whole, tail = divmod(computed, state.block_size)
-    lacks, account = state.blocks_for(max(item.tokens, item.reserve)) - whole, _account(state, item, record)
+    lacks, account = state.blocks_for(max(item.tokens, item.reserve)) - whole, _account(state, item, published)
     short = shortage(state, account, lacks, shared)
     if short is not None and tail:
         # Holding the source of the copy may be the block too much: what is begun in it is computed instead.
@@ -213,52 +215,54 @@ def _admit(state: State, session: Session, item: Allocate, record: Record | None
     if short is not None:
         return short
 
-    if record is None:
+    if published is None:
         state.pool.policy.arrived(prompt.digests, len(shared))
     state.pool.retain(shared)
     sequence = state.new_sequence(account, shared)
     sequence.sealed, sequence.prompt = whole, item.tokens
     sequence.fill = sequence.writable = whole * state.block_size
     session.sequences[item.sequence] = sequence
-    if record is not None:
-        _anchor(state, sequence, record, prompt.digests)
-    return _Grant(sequence, shared, computed, lacks, 0 if record is None or record.state != READY else record.count)
+    if published is not None:
+        _anchor(state, sequence, published, prompt.digests)
+    return _Grant(
+        sequence, shared, computed, lacks, 0 if published is None or published.state != READY else published.count
+    )
 
 
-def _account(state: State, item: Allocate, record: Record | None) -> int:
+def _account(state: State, item: Allocate, published: PublishedPrompt | None) -> int:
     if item.tenant:
         return state.accounts.number(item.tenant)
-    assert record is not None, "without a tenant it is a publication's prefill"
-    return state.accounts.of_domain(record.domain)
+    assert published is not None, "without a tenant it is a publication's prefill"
+    return state.accounts.of_domain(published.domain)
 
 
-def _shared(state: State, item: Allocate, record: Record | None, hit: list[int]) -> tuple[Ids, int]:
+def _shared(state: State, item: Allocate, published: PublishedPrompt | None, hit: list[int]) -> tuple[Ids, int]:
     """The longest computed prefix. One token at least is left to compute: its logits are what the request wants.
 
     If that token is the last of a sealed block, the block is shared as a publication's tail is: by a copy.
     """
     table, computed = NO_BLOCKS, 0
-    if record is not None:
-        if record.table is None:
+    if published is not None:
+        if published.table is None:
             return NO_BLOCKS, 0
-        start = record.count // state.block_size
-        table, computed = (record.table[:start], 0) if hit else (record.table, record.count)
+        start = published.count // state.block_size
+        table, computed = (published.table[:start], 0) if hit else (published.table, published.count)
     table = np.concatenate((table, np.array(hit, np.int64)))
     computed = min(computed or len(table) * state.block_size, item.tokens - 1)
     return table[: state.blocks_for(computed)], computed
 
 
-def _anchor(state: State, sequence: Sequence, record: Record, digests: list[bytes]) -> None:
+def _anchor(state: State, sequence: Sequence, published: PublishedPrompt, digests: list[bytes]) -> None:
     """Note where the sequence leaves the publication that its tokens begin with."""
-    sequence.publication, sequence.publication_made = record.id, record.made
-    sequence.published = record.count
-    sequence.private_from = start = record.count // state.block_size
+    sequence.publication, sequence.publication_edition = published.id, published.edition
+    sequence.published_tokens = published.count
+    sequence.private_from = start = published.count // state.block_size
     if 0 < start <= len(digests):
         sequence.anchor = digests[start - 1]
     if sequence.sealed > start:
         # The hit went on past the publication. It does not go away, so it is the parent of this block from now on, even
         # if the block was first sealed above a private chain: one that making space for the rest may evict.
-        state.anchor(int(sequence.table[start]), record.id)
+        state.anchor(int(sequence.table[start]), published.id)
 
 
 # --- claim --------------------------------------------------------------------------------------------------------
@@ -327,7 +331,7 @@ def _answer(state: State, session: Session, item: Allocate, grant: _Grant, claim
     counters.allocates += 1
     counters.prompt_tokens += item.tokens
     counters.hit_tokens += sequence.fill
-    counters.publication_tokens += min(grant.published, sequence.fill)
+    counters.publication_tokens += min(grant.published_tokens, sequence.fill)
     account.prompt_tokens += item.tokens
     account.cached_tokens += sequence.fill
     scrub = np.sort(sequence.scrubs).astype("<u4").tobytes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import Session
-from quire_kvstore.sharing.change_log import Prompt
+from quire_kvstore.sharing.change_log import ReadyPrompt
 from quire_kvstore.sharing.claims import publication_key
 from quire_kvstore.state import State
 from quire_proto.messages import CONFLICT, NO_SUCH, OK
@@ -33,16 +33,16 @@ def fill_sequence(state: State, sequence: Sequence, tokens: int) -> int:
 
 def promote(state: State, sequence: Sequence) -> None:
     """Fork the frozen publication sequence off the first sequence that has computed all of it."""
-    record = state.publications.get(sequence.publication)
-    if record is None or record.made != sequence.publication_made:
+    published = state.publications.get(sequence.publication)
+    if published is None or published.edition != sequence.publication_edition:
         return  # it was unpublished, or is another prompt by now
-    if record.table is None and sequence.fill >= record.count:
-        table = sequence.table[: state.blocks_for(record.count)].copy()
-        if state.accounts.publish(table, state.accounts.of_domain(record.domain)):
-            record.table = table
+    if published.table is None and sequence.fill >= published.count:
+        table = sequence.table[: state.blocks_for(published.count)].copy()
+        if state.accounts.publish(table, state.accounts.of_domain(published.domain)):
+            published.table = table
             state.pool.retain(table)
-            state.claims.sealed([publication_key(record.id, record.made)])
+            state.claims.sealed([publication_key(published.id, published.edition)])
             if state.index.journal is not None:
-                generation = state.groups.generation(record.domain)
-                prompt = Prompt(record.id, record.domain, generation, record.packed)
-                state.index.journal.published((record.id, record.made), prompt)
+                generation = state.groups.generation(published.domain)
+                prompt = ReadyPrompt(published.id, published.domain, generation, published.packed)
+                state.index.journal.published((published.id, published.edition), prompt)

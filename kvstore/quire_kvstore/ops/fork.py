@@ -42,9 +42,13 @@ def _child(state: State, parent: Sequence, table: np.ndarray, pins: dict[int, in
     child = state.new_sequence(parent.account, table)
     child.fill = child.writable = child.prompt = tokens
     child.pins = pins
-    child.chained = parent.chained and tokens >= parent.published
+    child.chained = parent.chained and tokens >= parent.published_tokens
     if child.chained:
-        child.publication, child.publication_made = parent.publication, parent.publication_made
-        child.published, child.private_from, child.anchor = parent.published, parent.private_from, parent.anchor
+        child.publication, child.publication_edition = parent.publication, parent.publication_edition
+        child.published_tokens, child.private_from, child.anchor = (
+            parent.published_tokens,
+            parent.private_from,
+            parent.anchor,
+        )
         child.sealed = min(parent.sealed, tokens // state.block_size)
     return child

@@ -42,9 +42,9 @@ def _references(state: State) -> None:
                 np.add.at(expected, ids, 1)
                 if session.state == FENCED:
                     np.add.at(fenced, ids, 1)
-    for record in state.publications.all():
-        if record.table is not None:
-            np.add.at(expected, record.table, 1)
+    for published in state.publications.all():
+        if published.table is not None:
+            np.add.at(expected, published.table, 1)
     wrong = np.flatnonzero((expected != state.pool.refs) | (fenced != state.pool.quarantined_refs))
     assert not len(wrong), f"block {wrong[:1]}: refs {state.pool.refs[wrong[:1]]}, expected {expected[wrong[:1]]}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from quire_kvstore.sharing.claims import publication_key
 from quire_kvstore.sharing.groups import FIRST_GENERATION
-from quire_kvstore.sharing.publications import Record
+from quire_kvstore.sharing.publications import PublishedPrompt
 from quire_kvstore.state import State
 
 
@@ -22,7 +22,7 @@ def pin_shortage(state: State, identity: str, count: int) -> int:
     return max(0, pinned + state.blocks_for(count) - budget)
 
 
-def publish(state: State, identity: str, domain: str, packed: bytes) -> Record:
+def publish(state: State, identity: str, domain: str, packed: bytes) -> PublishedPrompt:
     """Enter a checked prompt; an earlier one under its id is unpublished."""
     old = state.publications.get(identity)
     if old is not None:
@@ -31,14 +31,14 @@ def publish(state: State, identity: str, domain: str, packed: bytes) -> Record:
     return state.publications.add(identity, domain, packed, live=True)
 
 
-def unpublish(state: State, record: Record) -> None:
+def unpublish(state: State, published: PublishedPrompt) -> None:
     """No new matches; its pins are given back, from the tail on. Who waits for it is told to ask again."""
-    state.publications.remove(record)
-    state.claims.sealed([publication_key(record.id, record.made)])
-    if record.table is not None:
-        state.pool.release(record.table[::-1])
+    state.publications.remove(published)
+    state.claims.sealed([publication_key(published.id, published.edition)])
+    if published.table is not None:
+        state.pool.release(published.table[::-1])
         if state.index.journal is not None:
-            state.index.journal.unpublished((record.id, record.made))
+            state.index.journal.unpublished((published.id, published.edition))
 
 
 def join(state: State, tenant: str, group: str) -> None:

@@ -23,10 +23,10 @@ def lookup(state: State, item: Lookup) -> Found | None:
 
 def lookup_publication(state: State, identity: str) -> Found | None:
     """The blocks of a publication (none while it is pending), or None if there is no such publication."""
-    record = state.publications.get(identity)
-    if record is None:
+    published = state.publications.get(identity)
+    if published is None:
         return None
-    return Found(0, b"", b"") if record.table is None else _found(state, record.table, record.count)
+    return Found(0, b"", b"") if published.table is None else _found(state, published.table, published.count)
 
 
 def lookup_digests(state: State, item: Lookup) -> Found:
@@ -51,10 +51,10 @@ def slots(state: State) -> dict[str, int]:
     for sequence in live:
         for copy in sequence.copies.values():
             filled[copy.src] = max(int(filled[copy.src]), copy.slots)
-    for record in state.publications.all():
-        if record.table is not None:
-            counts = np.minimum(record.count - np.arange(len(record.table)) * state.block_size, state.block_size)
-            filled[record.table] = np.maximum(filled[record.table], counts)
+    for published in state.publications.all():
+        if published.table is not None:
+            counts = np.minimum(published.count - np.arange(len(published.table)) * state.block_size, state.block_size)
+            filled[published.table] = np.maximum(filled[published.table], counts)
     in_use = state.pool.refs > 0
     capacity = int(np.count_nonzero(in_use)) * state.block_size
     return {"filled": int(filled[in_use].sum()), "capacity": capacity}

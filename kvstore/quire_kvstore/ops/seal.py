@@ -232,7 +232,7 @@ def _tell(state: State, sequence: Sequence, entries: list[Entry], digests: list[
     known = {digest: tokens[i * each : (i + 1) * each] for i, digest in enumerate(digests)}
     stored = []
     for entry in entries:
-        anchor = None if entry.anchor is None else (entry.anchor, sequence.publication_made)
+        anchor = None if entry.anchor is None else (entry.anchor, sequence.publication_edition)
         stored.append(Stored(entry.digest, entry.parent, anchor, tenant, known[entry.digest]))
     state.index.journal.stored(stored)
 

@@ -15,7 +15,7 @@ from quire_kvstore.host.saved import Declarations
 from quire_kvstore.ops import publish
 from quire_kvstore.ops.slices import Slices
 from quire_kvstore.sharing.groups import PUBLIC, RESERVED, Groups, is_name
-from quire_kvstore.sharing.publications import Record
+from quire_kvstore.sharing.publications import PublishedPrompt
 from quire_proto import messages as m
 from quire_proto.messages import sharing as a
 
@@ -38,7 +38,7 @@ def on_publish(service: Service, _: Task, body: a.Publish) -> Slices[a.Published
     if old is not None and old.domain != body.domain:
         raise Refusal("CONFLICT", f"the id {body.id!r} is taken in another domain: choose another")
     if old is not None and old.packed == body.tokens:
-        return _published(old)
+        return _reply(old)
     count = len(body.tokens) // 4
     short = publish.pin_shortage(state, body.id, count)
     if short:
@@ -46,20 +46,21 @@ def on_publish(service: Service, _: Task, body: a.Publish) -> Slices[a.Published
             f"{count} tokens are {short} blocks more than publications may pin: unpublish others or raise pin_budget"
         )
         raise Refusal("CONFLICT", reason, {"missing": short})
-    yield from _save(service, lambda keep: keep.save_publication(Record(body.id, body.domain, body.tokens, 0, 0)))
-    return _published(publish.publish(state, body.id, body.domain, body.tokens))
+    wanted = PublishedPrompt(body.id, body.domain, body.tokens, 0, 0)
+    yield from _save(service, lambda keep: keep.save_publication(wanted))
+    return _reply(publish.publish(state, body.id, body.domain, body.tokens))
 
 
 @one_at_a_time
 def on_unpublish(service: Service, _: Task, body: a.Unpublish) -> Slices[m.Empty]:
     """Take a prompt back: no new matches."""
     state = service.state
-    record = state.publications.get(body.id)
-    if record is None or (body.tenant and not state.groups.entitled(body.tenant, record.domain)):
+    published = state.publications.get(body.id)
+    if published is None or (body.tenant and not state.groups.entitled(body.tenant, published.domain)):
         raise Refusal("NOT_FOUND", f"no publication {body.id[:80]!r}")
-    _may_publish(state.groups, record.domain, body.tenant)
-    yield from _save(service, lambda keep: keep.forget_publication(record.id))
-    publish.unpublish(state, record)
+    _may_publish(state.groups, published.domain, body.tenant)
+    yield from _save(service, lambda keep: keep.forget_publication(published.id))
+    publish.unpublish(state, published)
     return m.Empty()
 
 
@@ -113,8 +114,8 @@ def _may_publish(known: Groups, domain: str, tenant: str) -> None:
         raise Refusal("NOT_PERMITTED", f"tenant {tenant[:80]!r} may publish to its own groups only")
 
 
-def _published(record: Record) -> a.Published:
-    return a.Published(record.generation, record.count, record.state)
+def _reply(published: PublishedPrompt) -> a.Published:
+    return a.Published(published.generation, published.count, published.state)
 
 
 def _groups(known: Groups) -> a.Groups:

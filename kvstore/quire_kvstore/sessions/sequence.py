@@ -41,8 +41,8 @@ class Sequence:
         account: whom its new blocks are charged to (``accounts``).
         private_from: first table index that is indexed under the tenant's own chain (0 without a publication).
         publication: id of the publication its tokens begin with, "" for none.
-        publication_made: which record of that id (``Record.made``).
-        published: tokens of that publication.
+        publication_edition: which one of that id (``PublishedPrompt.edition``).
+        published_tokens: how many that publication has.
         anchor: digest of table index ``private_from - 1`` in the tenant's chain; None if the client did not say.
         prompt: tokens it was begun with; what it fills beyond them was generated.
         matched: tokens that it found computed when it was begun.
@@ -62,8 +62,8 @@ class Sequence:
     pins: dict[int, int] = field(default_factory=dict)
     copies: dict[int, Copy] = field(default_factory=dict)
     publication: str = ""
-    publication_made: int = 0
-    published: int = 0
+    publication_edition: int = 0
+    published_tokens: int = 0
     private_from: int = 0
     anchor: bytes | None = None
     prompt: int = 0

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-Made = tuple[str, int]  # id and generation of a publication's record: no two records have the same
+Edition = tuple[str, int]  # id of a published prompt, and which of that id it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,13 @@ class Stored:
 
     digest: bytes
     parent: bytes
-    anchor: Made | None
+    anchor: Edition | None
     tenant: str
     tokens: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class ReadyPrompt:
     """A publication that is ready; ``generation`` is that of its domain's key."""
 
     id: str
@@ -52,8 +52,8 @@ class Changes:
     """
 
     removed: dict[bytes, None] = field(default_factory=dict)
-    unpublished: dict[Made, None] = field(default_factory=dict)
-    published: dict[Made, Prompt] = field(default_factory=dict)
+    unpublished: dict[Edition, None] = field(default_factory=dict)
+    published: dict[Edition, ReadyPrompt] = field(default_factory=dict)
     stored: dict[bytes, Stored] = field(default_factory=dict)
     anchored: dict[bytes, str] = field(default_factory=dict)
 
@@ -89,11 +89,11 @@ class Journal:
         if self._changes.stored.pop(digest, None) is None:
             self._changes.removed[digest] = None
 
-    def published(self, made: Made, prompt: Prompt) -> None:
+    def published(self, edition: Edition, prompt: ReadyPrompt) -> None:
         """A publication is ready."""
-        self._changes.published[made] = prompt
+        self._changes.published[edition] = prompt
 
-    def unpublished(self, made: Made) -> None:
+    def unpublished(self, edition: Edition) -> None:
         """A ready publication is gone."""
-        if self._changes.published.pop(made, None) is None:
-            self._changes.unpublished[made] = None
+        if self._changes.published.pop(edition, None) is None:
+            self._changes.unpublished[edition] = None

@@ -26,12 +26,12 @@ NEVER = 1 << 62
 Holder = tuple[bytes, int]
 
 
-def publication_key(identity: str, made: int) -> bytes:
+def publication_key(identity: str, edition: int) -> bytes:
     """What a pending publication is claimed as; never equal to a digest, for it is not random.
 
-    ``made`` tells it from others that had its id (``Record.made``).
+    ``edition`` tells it from others that had its id (``PublishedPrompt.edition``).
     """
-    return f"a publication that nobody has computed yet: {identity} {made}".encode()
+    return f"a publication that nobody has computed yet: {identity} {edition}".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Claims:
                 self._place(waiter, old.keys[waiter.end - 1])
 
     def sealed(self, keys: Iterable[bytes]) -> None:
-        """These keys are there now, whoever made them: their waiters are answered."""
+        """These keys are there now, whichever sequence made them: their waiters are answered."""
         if not self._by_key:
             return
         reached: dict[Claim, int] = {}

@@ -6,9 +6,9 @@ A ready publication holds a *publication sequence*: the blocks of exactly its to
 pinned until it is unpublished and written by nobody. Requests share it by forking it. There are no partial hits:
 a publication is matched whole or not at all, so timing tells nothing but what was declared shared.
 
-A record has a generation of its own, which no other record under its id has had in this boot: a request that names
-an earlier one is told to match again. The list has one too, which moves with every change, so that clients see that
-theirs is old. What is pinned stays within a budget, counted as if every publication were ready.
+A published prompt has a generation of its own, which no other one of its id has had in this boot: a request that names
+an earlier one must match again. The list has one too, which moves with every change, so that clients see that theirs is
+old. What is pinned stays within a budget, counted as if every publication were ready.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ PENDING, READY = "pending", "ready"
 
 
 @dataclass(slots=True, eq=False)
-class Record:
-    """One publication.
+class PublishedPrompt:
+    """A prompt that was put into a share domain.
 
     Attributes:
-        made: the list's generation when the record was entered: no two records of an id have the same.
+        edition: the list's generation when it was entered: no two published prompts of an id have the same.
         live: published while a kvstore ran, not by the configuration.
         table: the publication sequence's block table once it is ready.
     """
@@ -38,7 +38,7 @@ class Record:
     domain: str
     packed: bytes
     generation: int
-    made: int
+    edition: int
     live: bool = False
     table: Ids | None = None
 
@@ -53,7 +53,7 @@ class Record:
         return PENDING if self.table is None else READY
 
     def message(self) -> Publication:
-        """The record as it travels."""
+        """It, as it travels."""
         return Publication(self.id, self.generation, self.domain, self.packed, self.state)
 
 
@@ -68,44 +68,46 @@ class PublicationList:
     def __init__(self) -> None:
         self.generation = FIRST_GENERATION
         self.budget: int | None = None
-        self._records: dict[str, Record] = {}
+        self._prompts: dict[str, PublishedPrompt] = {}
 
-    def add(self, identity: str, domain: str, tokens: list[int] | bytes, *, live: bool = False) -> Record:
+    def add(self, identity: str, domain: str, tokens: list[int] | bytes, *, live: bool = False) -> PublishedPrompt:
         """Enter a publication under the list's present generation; raises ValueError for one that cannot be."""
         packed = tokens if isinstance(tokens, bytes) else pack_u32(tokens)
         if domain != PUBLIC and not is_group(domain):
             raise ValueError(f"publication {identity!r}: {domain!r} is no share domain")
         if not packed or len(packed) % 4:
             raise ValueError(f"publication {identity!r} has no tokens")
-        if not is_name(identity) or identity in self._records:
+        if not is_name(identity) or identity in self._prompts:
             raise ValueError(f"publication {identity!r}: ids are unique names of 1 to 64 letters, digits or ._-")
-        record = self._records[identity] = Record(identity, domain, packed, self.generation, self.generation, live)
-        return record
+        published = self._prompts[identity] = PublishedPrompt(
+            identity, domain, packed, self.generation, self.generation, live
+        )
+        return published
 
-    def remove(self, record: Record) -> None:
+    def remove(self, published: PublishedPrompt) -> None:
         """Forget a publication; the list is another one from now on."""
-        del self._records[record.id]
+        del self._prompts[published.id]
         self.changed()
 
     def changed(self, domain: str | None = None) -> None:
-        """The list is another one from now on; records of ``domain`` have another generation, too."""
+        """The list is another one from now on; publications of ``domain`` have another generation, too."""
         self.generation += 1
-        for record in self._records.values():
-            if record.domain == domain:
-                record.generation = self.generation
+        for published in self._prompts.values():
+            if published.domain == domain:
+                published.generation = self.generation
 
-    def get(self, identity: str) -> Record | None:
-        """The record of an id."""
-        return self._records.get(identity)
+    def get(self, identity: str) -> PublishedPrompt | None:
+        """The published prompt of an id."""
+        return self._prompts.get(identity)
 
-    def all(self) -> list[Record]:
-        """All records in the order entered."""
-        return list(self._records.values())
+    def all(self) -> list[PublishedPrompt]:
+        """All of them, in the order entered."""
+        return list(self._prompts.values())
 
     def blocks(self, block_size: int) -> int:
         """Blocks that all publications pin once they are ready."""
-        return sum(-(-record.count // block_size) for record in self._records.values())
+        return sum(-(-published.count // block_size) for published in self._prompts.values())
 
     def messages(self) -> tuple[Publication, ...]:
-        """All records as they travel."""
-        return tuple(record.message() for record in self._records.values())
+        """All of them, as they travel."""
+        return tuple(published.message() for published in self._prompts.values())

@@ -34,7 +34,7 @@ class Standing:
 
     def look(self, publications: PublicationList, sessions: Sessions) -> None:
         """Look which blocks stand now."""
-        tables = [record.table for record in publications.all() if record.table is not None]
+        tables = [published.table for published in publications.all() if published.table is not None]
         stuck = [session for session in sessions.all() if session.stays]
         key = (publications.generation, len(tables), *(session.id for session in stuck))
         if key == self._key:
