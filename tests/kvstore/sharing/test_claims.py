@@ -26,7 +26,7 @@ def test_many_waiters_of_one_prompt_cost_one_seal_each_block() -> None:
     assert driver.write(sessions[0], 0, len(PROMPT)) == m.OK
     assert driver.seal(sessions[0], 0).code == m.OK
     driver.store.check_invariants()
-    answers = [(ticket.number, state) for ticket, state in driver.store.take_answers()]
+    answers = [(ticket.number, state) for ticket, state in driver.store.drain_answers()]
     assert sorted(answers) == [(number, "sealed") for number in range(1, 200)]
     assert all(
         driver.allocate(sessions[number % 4], number, PROMPT, may_wait=1).computed == 16 for number in range(1, 200)
