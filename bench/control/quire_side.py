@@ -1,9 +1,9 @@
 """Our side of ``quire bench control``: the engine's session over the real socket to a real kvstore.
 
 It is driven as the engine's loop drives it: ``KvSession`` of ``quire_engine`` collects what became of the sequences and
-says it in one message a step at most. Who gets a token and who needs a block in a decode step is the ``Scheduler``'s to
-say, which the peer's side has no counterpart of. CPU time is that of this whole process and of the kvstore's whole
-process; that of the engine's thread alone stands beside it.
+says it in one message a step at most. Which sequence gets a token and which needs a block in a decode step is decided
+by the ``Scheduler``, of which the peer's side has no counterpart. CPU time is that of this whole process and of the
+kvstore's whole process; that of the engine's thread alone is shown beside it.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def _product(module: torch.nn.Linear | PackedLinear, rows: int, plain: bool) -> 
 
 
 def _fastest(call: Callable[[], object]) -> float:
-    """Seconds of the fastest of some calls: what the machine can do when nobody disturbs it."""
+    """Seconds of the fastest of some calls: what the machine can do undisturbed."""
     best, clock = float("inf"), thread_clock()
     for _ in range(ATTEMPTS):
         began = clock()

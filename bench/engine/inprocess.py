@@ -93,7 +93,7 @@ class Script:
             self.stop()
 
     def report(self) -> None:
-        """Nobody asks for the load."""
+        """No gateway asks for the load."""
 
     def wake(self) -> None:
         """``receive`` never waits longer than it was told."""

@@ -34,7 +34,7 @@ class FullPool:
     next_table: int = 0
 
     def serve_new(self) -> float:
-        """A table nobody has seen; returns microseconds a block."""
+        """A table that was never seen before; returns microseconds a block."""
         number, self.next_table = self.next_table, self.next_table + 1
         names = [b"%d/%d" % (number, index) for index in range(TABLE_BLOCKS)]
         began = time.perf_counter()

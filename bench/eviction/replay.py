@@ -1,18 +1,18 @@
 """``quire bench replay``: run a trace of requests through the store and count hits.
 
-The store is the real one: each request is an allocate, a fill, a seal and a free, in the order of the file and
-without time in between, so its blocks are held while it is served and nobody else's. Only prompts take blocks. One
-id of the trace is one block, a partial last one included; its digest is a hash of its parent's and of the id.
+The store is the real one: each request is an allocate, a fill, a seal and a free, in the order of the file and without
+time in between, so only its own blocks are held while it is served. Only prompts take blocks. One id of the trace is
+one block, a partial last one included; its digest is a hash of its parent's and of the id.
 
     hit rate = blocks of leading runs found / block references, cold start included
 
-Two details make that exact. A request asks for one token more than its blocks hold, because the store always leaves
-a token to compute; the pool has one block more than the capacity, for that token. A request longer than the capacity
-is cut to it: what comes after could not stay.
+Two details make that exact. A request asks for one token more than its blocks hold, because the store always leaves a
+token to compute; the pool has one block more than the capacity, for that token. A request longer than the capacity is
+cut to it: what comes after could not stay.
 
-The trace is gzip JSON lines: a header with ``block_tokens``, then ``ts`` (s), ``in``, ``out`` (tokens), ``s``
-(session) and ``b`` ([first id, count] runs) a request. A policy is told what a live store would tell it: the clock,
-the names as they come, and how many tokens were generated.
+The trace is gzip JSON lines: a header with ``block_tokens``, then ``ts`` (s), ``in``, ``out`` (tokens), ``s`` (session)
+and ``b`` ([first id, count] runs) a request. A policy learns what a live store would tell it: the clock, the names as
+they come, and how many tokens were generated.
 """
 
 from __future__ import annotations

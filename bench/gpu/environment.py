@@ -1,7 +1,7 @@
 """What the phases run in: this checkout, wheels that were carried along, and what the machine has.
 
 A GPU machine may reach no registry and have no Quire installed. So the folders of the checkout go into PYTHONPATH, and
-a folder of our own stands behind them with the wheels that are missing there. Nothing outside that folder is changed.
+a folder of our own comes after them with the wheels that are missing there. Nothing outside that folder is changed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The result of a GPU run as Markdown: what passed, what failed and why, and the figures as tables.
 
-Only what stands in the result is printed. A dry run says in its first line that nothing was measured.
+Only what is in the result is printed. A dry run says in its first line that nothing was measured.
 """
 
 from __future__ import annotations

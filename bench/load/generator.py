@@ -121,7 +121,7 @@ def play_summary(answers: list[list[Answer]]) -> dict[str, float]:
 
 
 def _gaps(answer: Answer) -> list[float]:
-    """Seconds between the pieces of text of each choice, as who reads it sees them: mostly a token each."""
+    """Seconds between the pieces of text of each choice, as a reader sees them: mostly a token each."""
     return [later - sooner for times in answer.tokens.values() for sooner, later in pairwise(times)]
 
 

@@ -1,4 +1,4 @@
-"""What a hostile tenant sends: bodies that cost more than they look, and floods of requests that are each in order.
+"""What a hostile tenant sends: bodies that cost more than they look, and floods of requests of which each is valid.
 
 An attack is made before the clock runs (its bytes are ready) and then sent; it returns what it was answered, by
 status, "cut" for a connection that ended without one.

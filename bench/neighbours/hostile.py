@@ -195,7 +195,7 @@ def _round(stack: AttackedStack, victim: Side, send: Send, arguments: argparse.N
 
 
 def attack_summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians of what is measured, the largest memory; None if the gateway was gone. What is told is told once."""
+    """Medians of what is measured, the largest memory; None if the gateway was gone. Texts are listed once."""
     found: dict[str, Any] = {"rounds": rounds}
     for name, last in rounds[-1].items():
         values = [one[name] for one in rounds]

@@ -2,8 +2,8 @@
 
 What a hostile text costs is mostly its encoding, so the tokenizer is a byte-level BPE of 32,000 tokens as released
 models have it, trained on the sources of Python's standard library: real text that is on every machine. The model
-answers text with words for ever, and a prompt that ends in ``FRAGMENT`` with that token for ever: half a character,
-which no decoder can show before it knows what follows.
+answers text with words without end, and a prompt that ends in ``FRAGMENT`` with that token without end: half a
+character, which no decoder can show before it knows what follows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``quire bench noisy``: what a flooding tenant costs his neighbour, with a guarantee and without.
+"""``quire bench noisy``: what a flooding tenant costs its neighbour, with a guarantee and without.
 
 Drives a real store in virtual time. Tenant ``a`` sends a generated trace; tenant ``b`` sends one of the same kind in
 the same time with ten times as many requests. A request is admitted when the store has its blocks, in its tenant's
@@ -110,7 +110,7 @@ class Run:
             self._waiting[ask.tenant].append(ask)
             self._admit(ask.tenant, ask.ts)
         self._until(float("inf"))
-        assert not any(self._waiting.values()), "everybody was served or refused"
+        assert not any(self._waiting.values()), "every request was served or refused"
         return self.tallies
 
     def _until(self, now: float) -> None:

@@ -1,6 +1,6 @@
 """Turns: how long a kvstore's thread is busy with one turn of a request, in CPU time, without processes or sockets.
 
-A step of somebody else waits at most for the turn that is being executed, so the longest turn of a long prompt's ops is
+Another client's step waits at most for the turn that is being executed, so the longest turn of a long prompt's ops is
 what the neighbour costs. Measured in process CPU time through the real dispatch: a busy machine disturbs it little.
 """
 

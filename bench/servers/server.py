@@ -1,7 +1,7 @@
 """Servers under test: started, asked what they hold, and stopped, the same way for each side.
 
 Each runs in a process group of its own, and the group is gone when its context is left. One that is not measured can be
-put to rest: even a server that nobody asks anything wakes often, and each time takes a core from whoever is measured.
+put to rest: even an idle server wakes often, and each time takes a core from the one that is measured.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HOST = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on at the moment."""
+    """A TCP port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -150,7 +150,7 @@ class Server:
 
 
 class Elsewhere(Server):
-    """A server that somebody else started: any OpenAI-compatible URL."""
+    """A server that was started elsewhere: any OpenAI-compatible URL."""
 
     name = "peer"
 
@@ -218,7 +218,7 @@ def get(port: int, path: str, host: str = HOST, key: str = "") -> str:
 
 
 def status(port: int, path: str) -> int:
-    """The status of a page, 0 if nobody answers."""
+    """The status of a page, 0 without an answer."""
     try:
         get(port, path)
     except urllib.error.HTTPError as error:

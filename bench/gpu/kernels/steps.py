@@ -1,7 +1,7 @@
 """How much of a decode step the host still costs, with CUDA graphs and without.
 
 One model on the device, no kvstore: a step is its plan, the refill of the graph's buffers and one replay, after which
-somebody waits. ``host_ms`` is the time until that waiting begins, during which a second step in flight could keep the
+the host waits. ``host_ms`` is the time until that wait begins, during which a second step in flight could keep the
 device busy; ``device_ms`` is what the device itself needs for the replay; ``ungraphed_ms`` is the same step launched
 kernel by kernel.
 """

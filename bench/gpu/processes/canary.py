@@ -1,4 +1,4 @@
-"""A canary in the pool: whoever writes to a block after it was given to somebody else is seen.
+"""A canary in the pool: a write to a block after it was given to another session is seen.
 
 A session of its own that takes free blocks, fills them with one byte value, watches them for a while, and gives them
 back, over and over. The blocks are those that aborted requests and killed engines have just lost, so a write that

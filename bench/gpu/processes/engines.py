@@ -1,9 +1,9 @@
-"""Phase 2: two engines and a kvstore through the arena, and what becomes of the blocks of those who are killed.
+"""Phase 2: two engines and a kvstore through the arena, and what becomes of the blocks of those that are killed.
 
 For each kind of arena: greedy tokens of both engines equal transformers' own, a prompt that both are asked for is held
 once. Then, on the kind that ``auto`` takes, requests at random with random aborts while an engine and the kvstore are
-killed, a canary watching every block it can get: no block may change after it was given to somebody else, every answer
-that ends is right, and everything is served again afterwards. Last, how long writes of a killed process still arrive.
+killed, a canary watching every block it can get: no block may change after it was given to another, every answer that
+ends is right, and everything is served again afterwards. Last, how long writes of a killed process still arrive.
 """
 
 from __future__ import annotations
