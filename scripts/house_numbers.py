@@ -30,7 +30,21 @@ PACKAGES = {
     "bench": "",
 }
 # Nouns of the field that end like a participle.
-NOUNS = frozenset({"mapping", "tiling", "scheduling", "sharing", "sampling", "string", "routing", "ring", "tuning"})
+NOUNS = frozenset(
+    [
+        "mapping",
+        "tiling",
+        "scheduling",
+        "sharing",
+        "sampling",
+        "string",
+        "routing",
+        "ring",
+        "tuning",
+        "timing",
+        "reading",
+    ],
+)
 # Names that many modules define on purpose: an entry, a module's logger, and the two functions of every bench.
 SHARED_NAMES = frozenset({"main", "log"})
 BENCH_NAMES = frozenset({"main", "run", "add_arguments"})

@@ -16,7 +16,7 @@ from tests.proofs.model_quotas import Promises
 from tests.proofs.model_sharing import Sharing
 from tests.proofs.rules_claims import ClaimRules
 from tests.proofs.rules_lives import LifeRules
-from tests.proofs.rules_publishing import PublishingRules
+from tests.proofs.rules_publications import PublishingRules
 from tests.proofs.rules_quotas import QuotaRules
 from tests.proofs.rules_sessions import SessionRules
 from tests.proofs.rules_wire import WireRules

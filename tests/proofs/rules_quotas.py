@@ -11,7 +11,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from quire_proto.messages.tenants import SetQuota
 from quire_proto.wire.envelope import Reply
 from tests.proofs.engine import Branch, Engine
-from tests.proofs.model_publishing import PublishingModel
+from tests.proofs.model_publications import PublishingModel
 from tests.proofs.model_quotas import Quota
 from tests.proofs.rules_sequences import BEGINNINGS, PICK
 from tests.proofs.world import World

@@ -9,7 +9,7 @@ from quire_proto import messages as m
 from tests.proofs.engine import Engine
 from tests.proofs.model import Holder
 from tests.proofs.model_claims import PATIENCE_MS
-from tests.proofs.model_publishing import PublishingModel
+from tests.proofs.model_publications import PublishingModel
 from tests.proofs.model_quotas import Promises
 from tests.proofs.model_sharing import Sharing
 from tests.proofs.rules_claims import Asked

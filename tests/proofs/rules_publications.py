@@ -19,7 +19,7 @@ from quire_proto.wire.codec import from_map, to_map
 from quire_proto.wire.envelope import Reply, Request
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.proofs.engine import Branch, Engine
-from tests.proofs.model_publishing import PublishingModel
+from tests.proofs.model_publications import PublishingModel
 from tests.proofs.rules_sequences import PICK
 from tests.proofs.world import SIZE, World
 
