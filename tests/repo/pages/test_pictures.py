@@ -90,19 +90,25 @@ def test_the_arena_is_drawn_to_scale() -> None:
     assert missing(picture(page), map(str, (*strides[:3], *(strides[3] * block for block in range(4))))) == []
 
 
-def test_the_list_of_a_step_is_what_the_plan_makes() -> None:
-    """Rows, blocks and keys of each item, and which is causal, for the tables that are drawn."""
-    text = picture(CONCEPTS / "groups.md")
-    tables = [list(map(int, re.findall(r"\d+", table))) for table in re.findall(r"\[(.*?)\]", text)]
-    plan = build_plan([np.array(table, np.int32) for table in tables], [17, 18, 9, 4], [1, 1, 1, 4], block_size=4)
-    items, drawn = plan.items(), re.findall(r"  ((?:[A-D] )+) +((?:\d )+) +(\d+) to (\d+)(.*)", text)
+TABLE = re.compile(r"^ {4}[a-d] ([\d |]+)", re.MULTILINE)
+ITEM = re.compile(r" ((?:[a-d] )+) +(\d+) \.\. (\d+) +(\d+(?: \d+)*)(.*)")
+
+
+def test_the_items_of_a_step_are_what_the_plan_makes() -> None:
+    """Rows, keys and blocks of each, and which is causal, for the tables that are drawn beside them."""
+    text = (ROOT / "kernels" / "README.md").read_text().split("## Work items")[1].split("```")[1]
+    tables = [list(map(int, row.replace("|", "").split())) for row in TABLE.findall(text)]
+    drawn = ITEM.findall(text)
+    starts = [60, 75, 50, 34]
+    plan = build_plan([np.array(table, np.int32) for table in tables], starts, [1, 1, 1, 6], block_size=16)
+    items = plan.items()
     assert len(drawn) == len(items)
-    for item, (rows, blocks, low, high, words) in enumerate(drawn):
+    for item, (rows, first_key, last_key, blocks, words) in enumerate(drawn):
         wanted = items.rows[items.row_ptr[item] : items.row_ptr[item + 1]]
-        first, start, length = items.table_start[item], items.kv_start[item], items.kv_len[item]
-        assert rows.split() == ["ABCDDDD"[row] for row in wanted]
-        assert list(map(int, blocks.split())) == plan.table[first : first + -(-(start % 4 + length) // 4)].tolist()
-        assert (int(low), int(high)) == (start, start + length)
+        at, start, length = items.table_start[item], items.kv_start[item], items.kv_len[item]
+        assert rows.split() == ["abcdddddd"[row] for row in wanted]
+        assert list(map(int, blocks.split())) == plan.table[at : at + -(-(start % 16 + length) // 16)].tolist()
+        assert (int(first_key), int(last_key)) == (start, start + length - 1)
         assert ("causal" in words) == items.causal[item]
 
 
