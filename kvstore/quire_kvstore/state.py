@@ -1,7 +1,7 @@
-"""State: all data of the store, and the few moves every op is made of.
+"""State: all data of the kvstore in one object, and the few moves that ops are made of.
 
-One object, owned by one thread. Ops live in files of their own (``ops``) as functions of (state, command); none of them
-reads a clock or draws a random number.
+One thread owns it. The ops are functions over it, a file each (``ops``). Neither they nor it read a clock or draw a
+random number: the time comes in through :meth:`State.tick`, ids as arguments.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class State:
     """Everything the kvstore knows.
 
     Attributes:
-        charges: whom each block is charged to.
+        charges: which account each block is charged to.
         appender: uid of the one sequence that may write each block in place, or ``NO_APPENDER``.
         offers: offers that are open, by id (``ops/handoff``).
         standing: blocks that do not come back by themselves.

@@ -1,8 +1,8 @@
 """A directory that is ours alone: the only kind in which sockets are trusted.
 
-Whoever may write to a directory may put a socket of his own into it and be told what was meant for the kvstore; whoever
+A user that may write to a directory may put a socket into it and read what was meant for the kvstore; one that
 makes ``/tmp/quire-UID-PORT`` before its owner does has done so already. So a run directory is asked about before
-anything in it is read or spoken to: a real directory, of this user, open to nobody else. A link is refused even where
+anything in it is read or spoken to: a real directory, of this user, open to no other. A link is refused even where
 it leads to such a one, for its owner may turn it.
 """
 
@@ -28,7 +28,9 @@ def insist_on_private(path: str | os.PathLike[str]) -> None:
     info = os.lstat(path)
     shown = os.fspath(path)
     if stat.S_ISLNK(info.st_mode):
-        raise NotPrivate(f"{shown}: the run directory is a symbolic link, which somebody could turn: name its target")
+        raise NotPrivate(
+            f"{shown}: the run directory is a symbolic link, which another user could turn: name its target"
+        )
     if not stat.S_ISDIR(info.st_mode):
         raise NotPrivate(f"{shown}: the run directory is no directory")
     if info.st_uid != os.geteuid():

@@ -84,7 +84,7 @@ def publication_s_name_is_anybody_s(patch: pytest.MonkeyPatch) -> None:
 
     def apply(self: Catalogue, changes: Any) -> Any:
         for digest in changes.removed:
-            self._told.pop(digest, None)
+            self._announced.pop(digest, None)
         yield from real(self, changes)
 
     patch.setattr(Catalogue, "apply", apply)

@@ -1,1 +1,1 @@
-"""Blocks: which are free, held, cached or in quarantine, whom each is charged to, and which cached one goes first."""
+"""Blocks: which are free, held, cached or in quarantine, what each is charged to, which cached one goes first."""

@@ -1,4 +1,4 @@
-"""Charges: whom each block is charged to, and how many blocks each account holds and caches.
+"""Charges: which account each block is charged to, and how many blocks each account holds and caches.
 
 Owns the charge of every block and the counts that follow from it. Knows accounts by number only; names and rules are
 the business of ``tenants`` and ``quotas``. The pool makes an entry at each change of a block's state:
@@ -11,7 +11,7 @@ the business of ``tenants`` and ``quotas``. The pool makes an entry at each chan
 
 Invariants:
 - each block that is not free has exactly one account: the quarantine while all its references are those of fenced
-  sessions, else ``owner``. The owner of a block in quarantine is who gets the charge back if it is used again;
+  sessions, else ``owner``. The owner of a block in quarantine gets the charge back if it is used again;
 - ``held`` and ``cached`` are what a count over all blocks would give. They are kept, not counted, because every
   request for blocks asks for them;
 - a block has the eviction group of its account (``groups``, read by the policies).
@@ -100,6 +100,6 @@ class Charges:
         self.quarantined -= len(ids)
 
     def transferred(self, ids: Ids, account: int) -> None:
-        """Held blocks, whoever they were charged to, are charged to ``account``."""
+        """Held blocks, whatever account they were charged to, are charged to ``account``."""
         self.freed(ids)
         self.granted(ids, account)

@@ -1,4 +1,4 @@
-"""Eviction: which cached block goes first when space is needed. What a policy is told, and the simplest policy.
+"""Eviction: which cached block goes first when space is needed. What a policy learns, and the simplest one.
 
 A policy owns the set of cached blocks (no references, sealed) and their order of eviction. It never owns ids, counts
 or names: the pool and the index do, and they tell it what happens. It reads no clock: the store's caller sets
@@ -9,7 +9,7 @@ Invariants every policy keeps:
 - :meth:`EvictionPolicy.victims` names a block only after every cached block below it in the prefix tree. A released
   table comes in tail first, so the order of insertion is such an order.
 
-Blocks are in *eviction groups*, each with an order of its own: a tenant with a quota is one, everybody else together
+Blocks are in *eviction groups*, each with an order of its own: a tenant with a quota is one, all others together
 is group 0. Which group loses how much is for ``quotas`` to say. Chains do not cross groups, for each tenant has its
 own digests.
 """

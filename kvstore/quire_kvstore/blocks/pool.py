@@ -36,7 +36,7 @@ class BlockPool:
         quarantined_refs: references of fenced sessions.
         sealed: blocks whose content is final; at refcount 0 they become cached instead of free.
         free, cached: how many blocks are.
-        charges: whom each block is charged to.
+        charges: which account each block is charged to.
     """
 
     def __init__(self, size: int, policy: EvictionPolicy | None = None) -> None:

@@ -1,16 +1,17 @@
-"""Catalogue: what subscribers of the event stream were told, and so what to tell them next.
+"""Catalogue: what was announced to the subscribers of the event stream, and so what to announce next.
 
 Owns a copy of the names in the prefix index, on the publisher's thread: readings of the ``journal`` go in, events of
-the KV-events format (PROTOCOL.md section 16) come out, and whoever missed more than is kept gets all of it at once.
+the KV-events format (PROTOCOL.md section 16) come out, and a subscriber that missed too much gets all of it.
 
     journal --Changes--> Catalogue --events--> publisher          Catalogue --everything--> a replay from too far back
 
 Invariants:
-- a name is told once when it comes and once when it goes, parent before child;
-- a publication is named by the chain of its domain's key, each name told while at least one ready publication has it;
+- a name is announced once when it comes and once when it goes, parent before child;
+- a publication is named by the chain of its domain's key, each name announced while at least one ready publication has
+  it;
 - ``extra_keys`` name a domain where a chain enters it, and nowhere else: at the first block of a chain, and at the
   first private block behind a publication. The public domain has no name;
-- tokens are told of whom the setting says, and of nobody else.
+- tokens are announced as far as the setting says, and no further.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How blocks are told of.
+    """How blocks are announced.
 
     Attributes:
         block_size: tokens in a block.
         medium: ``GPU`` or ``CPU``.
         adapter: the layout's, "" for none.
-        tokens: whose token ids are told, one of ``TOKENS``.
+        tokens: whose token ids are announced, one of ``TOKENS``.
         hashes: how a name is written, one of ``HASHES``.
         root_key: what names publications.
     """
@@ -65,9 +66,9 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Announced:
     """One block: its parent's name, its domain ("" for the public one) and whether the chain enters that here, and
-    its tokens if they are told."""
+    its tokens if they are announced."""
 
     parent: bytes | None
     domain: str
@@ -76,25 +77,25 @@ class _Told:
 
 
 class Catalogue:
-    """All names that were told and not taken back."""
+    """All names that were announced and not taken back."""
 
     def __init__(self, form: Form) -> None:
         self._form = form
-        self._told: dict[bytes, _Told] = {}
+        self._announced: dict[bytes, _Announced] = {}
         self._sharing: Counter[bytes] = Counter()  # ready publications by the name of a block
         self._chains: dict[Edition, list[bytes]] = {}
         self._of_id: dict[str, Edition] = {}
 
     def __len__(self) -> int:
-        return len(self._told)
+        return len(self._announced)
 
     def apply(self, changes: Changes) -> Iterator[Event]:
         """What to tell after a reading of the journal."""
-        # A client may seal under a publication's name, if it makes it up: that changes nothing of what is told of it.
+        # A client may seal under a publication's name, if it makes it up: that changes no announcement.
         gone = [
             digest
             for digest in changes.removed
-            if digest not in self._sharing and self._told.pop(digest, None) is not None
+            if digest not in self._sharing and self._announced.pop(digest, None) is not None
         ]
         for edition in changes.unpublished:
             gone += self._unpublish(edition)
@@ -105,43 +106,43 @@ class Catalogue:
         for stored in changes.stored.values():
             if stored.digest in self._sharing:
                 continue
-            self._told[stored.digest] = self._of(stored)
+            self._announced[stored.digest] = self._of(stored)
             new[stored.digest] = None
         for digest, publication in changes.anchored.items():
-            told, present = self._told.get(digest), self._of_id.get(publication)
-            if told is not None and present is not None and digest not in self._sharing:
-                # Told again: whoever walks the chain of the publication finds it there, too.
-                self._told[digest] = _Told(self._end(present), told.domain, True, told.tokens)
+            known, present = self._announced.get(digest), self._of_id.get(publication)
+            if known is not None and present is not None and digest not in self._sharing:
+                # Announced again: a walk of the publication's chain finds it there, too.
+                self._announced[digest] = _Announced(self._end(present), known.domain, True, known.tokens)
                 new[digest] = None
         yield from self._stores(new)
 
     def everything(self) -> Iterator[Event]:
-        """What to tell somebody who knows nothing, or who knows what may be wrong."""
+        """What to announce to a subscriber that knows nothing, or whose knowledge may be wrong."""
         yield {"type": "AllBlocksCleared"}
         yield from self._stores(self._downwards())
 
     def _downwards(self) -> Iterator[bytes]:
-        """All names, a parent before its children: who was anchored at a publication may be older than that."""
+        """All names, a parent before its children: what was anchored at a publication may be older than that."""
         below: dict[bytes | None, list[bytes]] = {}
-        for digest, told in self._told.items():
-            below.setdefault(told.parent if told.parent in self._told else None, []).append(digest)
+        for digest, known in self._announced.items():
+            below.setdefault(known.parent if known.parent in self._announced else None, []).append(digest)
         todo = below.pop(None, [])[::-1]
         while todo:
             digest = todo.pop()
             yield digest
             todo += reversed(below.pop(digest, ()))
 
-    def _of(self, stored: Stored) -> _Told:
+    def _of(self, stored: Stored) -> _Announced:
         """A tenant's block."""
         parent: bytes | None = None if stored.parent == ROOT_PARENT else stored.parent
         behind = stored.anchor is not None and stored.anchor in self._chains
         if stored.anchor is not None and behind:
             parent = self._end(stored.anchor)
         tokens = stored.tokens if self._form.tokens == ALL else b""
-        return _Told(parent, stored.tenant, behind or parent is None, tokens)
+        return _Announced(parent, stored.tenant, behind or parent is None, tokens)
 
     def _publish(self, edition: Edition, prompt: ReadyPrompt) -> list[bytes]:
-        """Enter a publication; returns its names that nobody was told yet."""
+        """Enter a publication; returns those of its names that were not announced yet."""
         names = self._chains[edition] = self._form.digests(prompt)
         self._of_id[prompt.id] = edition
         public = prompt.domain == PUBLIC
@@ -151,7 +152,7 @@ class Catalogue:
             self._sharing[digest] += 1
             if self._sharing[digest] == 1:
                 tokens = prompt.packed[index * step : (index + 1) * step] if tell else b""
-                self._told[digest] = _Told(parent, "" if public else f"({prompt.domain})", index == 0, tokens)
+                self._announced[digest] = _Announced(parent, "" if public else f"({prompt.domain})", index == 0, tokens)
                 new.append(digest)
             parent = digest
         return new
@@ -162,7 +163,7 @@ class Catalogue:
         for digest in reversed(self._chains.pop(edition)):
             self._sharing[digest] -= 1
             if not self._sharing[digest]:
-                del self._sharing[digest], self._told[digest]
+                del self._sharing[digest], self._announced[digest]
                 gone.append(digest)
         self._of_id = {identity: other for identity, other in self._of_id.items() if other != edition}
         return gone
@@ -181,8 +182,8 @@ class Catalogue:
         """One event a run of blocks that follow each other."""
         run: list[bytes] = []
         for digest in digests:
-            told = self._told[digest]
-            follows = run and told.parent == run[-1] and bool(told.tokens) == bool(self._told[run[-1]].tokens)
+            known = self._announced[digest]
+            follows = run and known.parent == run[-1] and bool(known.tokens) == bool(self._announced[run[-1]].tokens)
             if run and (not follows or len(run) == MAX_RUN):
                 yield self._stored(run)
                 run = []
@@ -191,19 +192,19 @@ class Catalogue:
             yield self._stored(run)
 
     def _stored(self, run: list[bytes]) -> Event:
-        told = [self._told[digest] for digest in run]
-        parent = told[0].parent
+        known = [self._announced[digest] for digest in run]
+        parent = known[0].parent
         event: Event = {
             "type": "BlockStored",
             "block_hashes": [self._form.name(digest) for digest in run],
             "parent_block_hash": None if parent is None else self._form.name(parent),
-            "token_ids": unpack_u32(b"".join(block.tokens for block in told)).tolist(),
+            "token_ids": unpack_u32(b"".join(block.tokens for block in known)).tolist(),
             "block_size": self._form.block_size,
             "lora_id": None,
             "medium": self._form.medium,
             "lora_name": self._form.adapter or None,
         }
-        keys = [[block.domain] if block.enters and block.domain else None for block in told]
+        keys = [[block.domain] if block.enters and block.domain else None for block in known]
         if any(keys):
             event["extra_keys"] = keys
         return event

@@ -1,8 +1,8 @@
 """The side socket: which process is behind a session, and whether it still lives.
 
-ZeroMQ hides who is at the other end. So a writable session first connects here (AF_UNIX, SEQPACKET) and gets, in one
-message, our boot id and a one-time token for ``attach``. From the connection we take the peer's *pidfd*: a handle to
-the process itself, which becomes readable when it dies and cannot name another process later, as a pid can.
+ZeroMQ hides which process is at the other end. So a writable session first connects here (AF_UNIX, SEQPACKET) and gets,
+in one message, our boot id and a one-time token for ``attach``. From the connection we take the peer's *pidfd*: a
+handle to the process itself, which becomes readable when it dies and cannot name another process later, as a pid can.
 
 ``SO_PEERPIDFD`` gives it without a race. On older kernels we open it by pid and then make sure that the connection
 is still open and the process is older than our accept: then the pid was not taken over in between.
@@ -90,7 +90,7 @@ class Connection:
         return self.uid == os.getuid()
 
     def kill(self) -> str:
-        """SIGKILL to exactly this process, or to nobody if it is dead; why that is not possible, or nothing."""
+        """SIGKILL to exactly this process, to none if it is dead; why that is not possible, or nothing."""
         try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
@@ -122,7 +122,7 @@ class Listener:
         return self._socket.fileno()
 
     def accept(self) -> Accepted | None:
-        """(connection, pidfd, pid, uid) of the next process, or None if nobody waits. Raises PeerGone."""
+        """(connection, pidfd, pid, uid) of the next process, or None if none waits. Raises PeerGone."""
         try:
             connection, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):

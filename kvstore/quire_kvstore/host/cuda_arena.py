@@ -2,7 +2,7 @@
 
 ``CudaVmmFdArena``: virtual memory management. The memory is a file descriptor that goes to each process with the
 hello of its side socket. The kvstore maps nothing, has no context, and makes no driver call after the start. The
-memory lives as long as anybody holds or maps it, so it outlives a killed kvstore under its engines, and no
+memory lives as long as any process holds or maps it, so it outlives a killed kvstore under its engines, and no
 namespaces need to be shared.
 
 ``CudaIpcArena``: plain device memory with a 64-byte IPC handle. Needs shared pid and ipc namespaces and a context

@@ -1,14 +1,15 @@
 """Mappers: the private roster of processes that may map a device arena, and the end of those of an earlier life.
 
 Host memory is gone for good once its last mapping is; with device memory that is not enough. After the exporter's
-death the driver may give memory to the next one who asks while an engine's kernels still write there. So a
-kvstore that starts looks who was connected to its predecessor and, before it allocates anything, waits until each
+death the driver may give memory to the next process that asks while an engine's kernels still write there. So a
+kvstore that starts looks which processes were connected to its predecessor and, before it allocates anything, waits
+until each
 
     has ended, or
     has come back to the side socket: a client connects again only after it has unmapped,
 
-and kills whoever does neither in time. A process is named by pid and start time, so no other one can be hit; entries of
-an earlier boot of the machine, or of another pid namespace, name nobody.
+and kills any that does neither in time. A process is named by pid and start time, so no other one can be hit; entries
+of an earlier boot of the machine, or of another pid namespace, name no process.
 
 The file is replaced whole by a rename: a kill leaves the old or the new text.
 """
@@ -90,7 +91,7 @@ class Mappers:
         return accepted
 
     def close(self) -> None:
-        """Remove the file, unless somebody may still map the arena: then the next start reads it."""
+        """Remove the file, unless a process may still map the arena: then the next start reads it."""
         if not self._present:
             self._path.unlink(missing_ok=True)
 
@@ -120,7 +121,7 @@ def is_mappers(file: Path) -> bool:
 
 
 def _wait(waiting: dict[int, Mapper], listener: Listener | None, accepted: list[Accepted], limit_s: float) -> None:
-    """Take out of ``waiting`` who ended or connected, until it is empty or the time is over."""
+    """Take out of ``waiting`` what ended or connected, until it is empty or the time is over."""
     until = time.monotonic() + limit_s
     poll = select.poll()
     for fd in (*waiting, *([listener.fileno()] if listener else [])):
@@ -144,7 +145,7 @@ def _accept(listener: Listener) -> list[Accepted]:
         try:
             one = listener.accept()
         except PeerGone:
-            return found  # whoever else waits is found by the next poll
+            return found  # any other that waits is found by the next poll
         if one is None:
             return found
         found.append(one)

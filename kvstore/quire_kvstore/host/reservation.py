@@ -1,4 +1,4 @@
-"""The pool's pages, taken from the system before anybody writes to them.
+"""The pool's pages, taken from the system before any process writes to them.
 
 A file in /dev/shm that was only given a length gets its pages one by one, when they are first written. If something
 else has filled /dev/shm by then, or the container's memory is used up, the writer is killed by SIGBUS: an engine, in
@@ -6,7 +6,8 @@ the middle of whatever it does, and again after every restart. So all pages are 
 zeroes them on the way (1 to 3 s a GiB), so that happens in a thread, piece by piece, while the engines load their
 model; a pool that cannot be had ends the kvstore with one line.
 
-``reserve = false`` is the other bargain: a pool costs what is used of it, and who fills /dev/shm kills engines.
+``reserve = false`` is the other bargain: a pool costs what is used of it, and a process that fills /dev/shm kills
+engines.
 """
 
 from __future__ import annotations

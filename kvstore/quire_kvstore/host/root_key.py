@@ -1,7 +1,7 @@
 """The root key: 32 random bytes from which the keys of all share domains are derived.
 
 It survives boots, so that a tenant's digests stay the same; it lies in the state directory, mode 0600, and never
-travels. A key file that others may read is refused: whoever has it can name every tenant's blocks.
+travels. A key file that others may read is refused: its reader can name every tenant's blocks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def root_key(state_dir: Path) -> bytes:
     finally:
         os.close(fd)
     try:
-        os.link(draft, path)  # unlike rename this never replaces the key of one who was faster
+        os.link(draft, path)  # unlike rename this never replaces the key of a process that was faster
     except FileExistsError:
         pass
     finally:

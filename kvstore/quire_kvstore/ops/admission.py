@@ -4,11 +4,11 @@ Two steps of one grant: ``shortage`` says no before anything changed, or promise
 blocks. Without quotas that is the pool's free and cached blocks, and the policy's order. With quotas (``quotas``):
 
 - an account never exceeds its limit: its own cache goes first, and what it holds is refused beyond;
-- who stays within his guarantee gets what is there, but for the cache that others' guarantees protect;
-- who grows beyond it leaves alone whatever is missing of others' guarantees, of publications still to be computed,
+- within its guarantee it gets what is there, but for the cache that others' guarantees protect;
+- beyond it, it leaves alone whatever is missing of others' guarantees, of publications still to be computed,
   and of the quarantine's reserve. So a guarantee can be claimed at any time, not only kept.
 
-A refusal names the scope and for whom it holds, and how long it makes sense to wait; 0 ms means that the request
+A refusal names the scope and the account it holds for, and how long it makes sense to wait; 0 ms means that the request
 alone is more than its account can have beside what stands (``permanent``) and what others are guaranteed.
 """
 
@@ -59,7 +59,7 @@ def shortage(state: State, account: int, count: int, shared: Ids) -> Shortage | 
     if missing <= 0:
         return None
     # Beyond a guarantee it is this account's shortage, even of a full pool: what others give up is not for it.
-    # A share domain's is everybody's: its publications wait for the same blocks as all.
+    # A share domain's is that of all: its publications wait for the same blocks.
     confined = not within and bool(quotas.guarantee.any()) and not state.accounts[account].is_domain
     scope, whose = (GUARANTEES, name) if confined else (POOL, "")
     return Shortage(missing, scope, whose, 0 if _never(state, account, count, shared) else RETRY_AFTER_MS)
@@ -116,7 +116,7 @@ def trim(state: State, account: int, more: int = 0) -> None:
 
 
 def trim_all(state: State) -> None:
-    """After blocks came back from the quarantine: nobody's cache may exceed his limit."""
+    """After blocks came back from the quarantine: no account's cache may exceed its limit."""
     if state.quotas.active:
         charges, limit = state.charges, state.quotas.limit
         for account in np.flatnonzero(charges.held + charges.cached > limit).tolist():

@@ -4,11 +4,11 @@
 
 All or nothing: space is counted before anything changes, and whatever is answered but OK leaves the store as it was. A
 sequence that gets its table claims every block it must compute. One that may wait, and whose first missing block
-another sequence is computing, gets nothing and is told so (``CLAIMED``): it waits, holding nothing, and asks again. One
+another sequence is computing, gets nothing and hears so (``CLAIMED``): it waits, holding nothing, and asks again. One
 that may not wait computes a second copy; its seals then name the canonical blocks.
 
-Digests are keyed by tenant, so a claim can only ever be met by those who may use its blocks. A pending publication is
-one key of its own, met by all who may name it.
+Digests are keyed by tenant, so a claim can only ever be met by requests that may use its blocks. A pending publication
+is one key of its own, met by all that may name it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Prompt:
         hit: the indexed run of them, from the publication's end on.
         present: how many leading blocks need not be computed.
         missing: keys of what must be computed, in order.
-        pending: whether the first of these keys is a publication that nobody has computed yet: no digest.
+        pending: whether the first of these keys is a publication that is not computed yet: no digest.
     """
 
     digests: list[bytes]
@@ -104,7 +104,7 @@ def allocate(state: State, session: Session, item: Allocate, pace: Pace | None =
 
 
 def _without(state: State, session: Session, item: Allocate, answer: Allocated) -> Allocated:
-    """The answer to who gets no table: a claim that had passed to it goes on to the next waiter.
+    """The answer to a request that gets no table: a claim that had passed to it goes on to the next waiter.
 
     A successor that finds no space must not stop the others.
     """
@@ -138,7 +138,7 @@ def refusal(state: State, session: Session, item: Allocate, published: Published
 
 
 def _prefill_refusal(state: State, session: Session, item: Allocate, published: PublishedPrompt | None) -> int:
-    """Without a tenant: exactly a pending publication, which nobody else claims."""
+    """Without a tenant: exactly a pending publication that no other sequence claims."""
     if published is None or published.table is not None or item.tokens != published.count or item.digests:
         return CONFLICT
     claim = state.claims.of_others(publication_key(published.id, published.edition), (session.id, item.sequence))
@@ -269,7 +269,7 @@ def _anchor(state: State, sequence: Sequence, published: PublishedPrompt, digest
 
 
 def _claim(state: State, holder: Holder, prompt: _Prompt, priority: int) -> list[bytes] | None:
-    """Claim what nobody else does; returns None for all of it, else the digests that others compute."""
+    """Claim what no other sequence does; returns None for all of it, else the digests that others compute."""
     keys = prompt.missing
     if state.claims.untouched(keys) and len(set(keys)) == len(keys) and state.index.lacks(keys):
         state.claims.acquire(holder, keys, priority)

@@ -3,7 +3,7 @@
 Everything or nothing: space is counted first, and a reply of "no space" leaves the store as it was.
 
 The result of many rows is that of one row after the other. Most rows of a step are *plain*: the sequence may write all
-of its table and wants more blocks, so nothing is copied. If there is space for all rows and nobody has a quota, the
+of its table and wants more blocks, so nothing is copied. If there is space for all rows and no tenant has a quota, the
 order in which they are served makes no difference, and the plain ones are served together: one look at the free list,
 one entry in each array. Every other row is one of its own.
 """
@@ -47,7 +47,7 @@ def extend(state: State, session: Session, item: Extend) -> Extended:
     first, copies = have, b""
     make_space(state, sequence.account, count)
     if shared is not None:
-        assert shared == have - 1, "whoever must copy has nothing past the block to be copied"
+        assert shared == have - 1, "a sequence that must copy has nothing past the block to be copied"
         first = shared
         fresh = state.grant(count, sequence)
         src, slots = int(sequence.table[first]), sequence.fill % state.block_size
@@ -68,7 +68,7 @@ def _shared_tail(state: State, sequence: Sequence) -> int | None:
     block = int(sequence.table[index])
     if int(state.appender[block]) == sequence.uid:
         return None
-    # A block that nobody is known to have scrubbed stays what it is: to scrub it now would wipe what was copied to it.
+    # A block that is not known to have been scrubbed stays what it is: to scrub it now would wipe what was copied in.
     known = int(state.scrub_map.account[block]) == sequence.account
     sole_survivor = known and int(state.pool.refs[block]) == 1 and not bool(state.pool.sealed[block])
     return None if sole_survivor else index

@@ -148,7 +148,7 @@ def _accounts(state: State) -> None:
 
 
 def _contents(state: State) -> None:
-    """A block that a sequence may write holds nobody else's bytes, unless it still has to scrub it."""
+    """A block that a sequence may write holds no other account's bytes, unless it still has to scrub it."""
     mixed = set(np.flatnonzero(state.scrub_map.account == MIXED).tolist())
     for session in state.sessions.all():
         for sequence in session.sequences.values():

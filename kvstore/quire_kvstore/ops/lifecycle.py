@@ -4,8 +4,8 @@ A lease that passed fences its session, because a process that was stopped for t
 write where it no longer may. It is never a reason to take blocks back: only the death of the process, or its
 ``detach``, is. A session that holds nothing lapses without more.
 
-If the kvstore itself stood still (a stopped machine, a debugger), every lease is extended by that gap first: nobody
-is judged for heartbeats that we did not read.
+If the kvstore itself stood still (a stopped machine, a debugger), every lease is extended by that gap first: no
+session is judged for heartbeats that we did not read.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Unpublishing ends new matches at once and gives the publication's pins back. Sequences that share its blocks keep
 them until they end. Blocks that were sealed behind it keep their names: a digest names all tokens from the first on,
-so what they hold stays true; nobody reaches them, unless the same prompt is published again, until they are evicted.
+so what they hold stays true; no request reaches them, unless the same prompt is published again, until they are
+evicted.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def publish(state: State, identity: str, domain: str, packed: bytes) -> Publishe
 
 
 def unpublish(state: State, published: PublishedPrompt) -> None:
-    """No new matches; its pins are given back, from the tail on. Who waits for it is told to ask again."""
+    """No new matches; its pins are given back, from the tail on. What waits for it has to ask again."""
     state.publications.remove(published)
     state.claims.sealed([publication_key(published.id, published.edition)])
     if published.table is not None:

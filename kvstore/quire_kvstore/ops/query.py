@@ -1,6 +1,6 @@
 """Reading: what ``stats`` and ``lookup`` answer. Nothing here changes the store.
 
-Filled slots are counted when somebody asks, in one pass over all tables laid end to end: the hot path keeps no
+Filled slots are counted on request, in one pass over all tables laid end to end: the hot path keeps no
 second account that could drift.
 """
 

@@ -198,7 +198,7 @@ def _parent(state: State, sequence: Sequence, index: int, previous: bytes | None
 def _beyond_limit(state: State, sequence: Sequence, plan: _Plan) -> bool:
     """Whether pinning the canonical blocks would charge an account more than its limit.
 
-    One in quarantine is charged to its owner again. His cache can make way for that, what he holds cannot.
+    One in quarantine is charged to its owner again. Its cache can make way for that, what it holds cannot.
     """
     if not state.quotas.active or not plan.canonical:
         return False

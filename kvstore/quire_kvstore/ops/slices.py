@@ -1,13 +1,13 @@
-"""Slices: a long op is done in slices, and whoever else asks is answered between them.
+"""Slices: a long op is done in slices, and other requests are answered between them.
 
-An op that may be long is a generator: it yields where others may go on, and returns its result. Who calls it resumes
+An op that may be long is a generator: it yields where others may go on, and returns its result. Its caller resumes
 it later (``dispatch``), or at once (:func:`finish`). Evicting costs some microseconds a block, so a prompt of 100,000
-tokens in a full pool would hold up everybody for tens of milliseconds; giving up a table, sealing it and finding a hit
+tokens in a full pool would hold up all others for tens of milliseconds; giving up a table, sealing it and finding a hit
 cost less, and a request may name many of them. Hence:
 
 - an allocate takes its hit, and its claims, at once; then the blocks that it lacks as they become free, one slice of
-  evictions after the other. It has them in its table from then on: nobody else can take them, its session's end gives
-  them back, and if somebody else got what it still needs, it gives all back itself and says "no space";
+  evictions after the other. It has them in its table from then on: no other sequence can get them, its session's end
+  gives them back, and if another got what it still needs, it gives all back itself and says "no space";
 - everything else is long only by being many: it yields between two items, each of which is as atomic as ever.
 
 Invariants: at each yield those of the store hold; nothing is kept across a yield but what the ledger of the session

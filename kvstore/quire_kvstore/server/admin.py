@@ -1,9 +1,9 @@
 """Administration: the handlers of publish, unpublish, groups, join and leave.
 
-Who may: whoever reaches the kvstore's socket is this machine's operator, or acts for a tenant and then names it. The
-operator may publish for everybody, a member for its group; a member may take back what its group published. Names are
-judged here once; the store's moves (``publish``) assume them right. A declaration is on the disk before it counts:
-if it cannot be saved nothing changed.
+What a peer may: it is this machine's operator, for it reaches the kvstore's socket, or acts for a tenant and then names
+it. The operator may publish for all tenants, a member for its group; a member may take back what its group published.
+Names are judged here once; the store's moves (``publish``) assume them right. A declaration is on the disk before it
+counts: if it cannot be saved nothing changed.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def on_join(service: Service, _: Task, body: a.Join) -> Slices[a.Groups]:
 
 @one_at_a_time
 def on_leave(service: Service, _: Task, body: a.Leave) -> Slices[a.Groups]:
-    """End a tenant's membership; who is no member stays none."""
+    """End a tenant's membership; what is no member stays none."""
     state = service.state
     _named(tenant=body.tenant, group=body.group)
     if (body.group, body.tenant) in state.groups.declared:

@@ -1,6 +1,6 @@
 """Declaring: administration puts its declarations on the disk, aside, while the store serves.
 
-A flush takes as long as the disk likes, and there is one thread that answers everybody. So the handlers of
+A flush takes as long as the disk likes, and there is one thread that answers all. So the handlers of
 administration are generators: one yields ``WAITING`` until another thread has written the document, and only then
 changes the store and answers. The order stays: durable, then true, then said.
 

@@ -77,7 +77,7 @@ def _domain(service: Service, _: Task, body: m.Domain) -> m.DomainKey:
     if not is_tenant(body.tenant):
         raise Refusal("BAD_FIELD", f"tenant: {A_TENANT}")
     if body.group:
-        # The same for a group that does not exist: who is no member learns nothing of it.
+        # The same for a group that does not exist: a tenant that is no member learns nothing of it.
         if not groups.entitled(body.tenant, body.group):
             raise Refusal("NOT_PERMITTED", f"tenant {body.tenant[:80]!r} is no member of {body.group[:80]!r}")
         generation = groups.generation(body.group)

@@ -1,7 +1,7 @@
 """Inbox: tasks received and not yet executed, one queue a connection, served in turn.
 
-One thread executes everything, so whoever sends without waiting could make all others wait: ten thousand requests of
-one engine, read in the order of arrival, are half a second in which nobody else is answered. Here each connection has
+One thread executes everything, so a peer that sends without waiting could make all others wait: ten thousand requests
+of one engine, read in the order of arrival, are half a second in which no other is answered. Here each connection has
 its own queue and gives one request a round. A queue is short: a client that follows the protocol has at most a window
 of ordered requests in flight, so what does not fit is refused at once (``BUSY``) and costs no memory.
 

@@ -9,8 +9,8 @@ Invariant: blocks come back only after the kernel said that the process is gone,
 Where we may not kill (another user's process), cannot (one outside our pid namespace) or must not (it hung up by itself
 and does something else now), they stay in quarantine; the log says so once, and ``counters.not_killed``.
 
-There are places for a limited number of connections. When all are taken, whoever connected longest ago and never
-attached gives up its place: a flood of connections that say nothing keeps no engine out.
+There are places for a limited number of connections. When all are taken, the process that connected longest ago and
+never attached gives up its place: a flood of connections that say nothing keeps no engine out.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Processes:
                 self._died(connection)
             elif connection.ended():
                 self._hung_up(connection, now_ms)
-        # Last: who hung up before it connected again is known by now.
+        # Last: a process that hung up before it connected again is known by now.
         if self._listener.fileno() in ready:
             self._accept()
 
@@ -92,7 +92,7 @@ class Processes:
         """Fence those whose lease passed; kill those whose grace passed too."""
         state = self._service.state
         for session in lifecycle.judge(state, now_ms):
-            log.warning("session_fenced", reason="lease", **_who(session))
+            log.warning("session_fenced", reason="lease", **_fields(session))
         for session in lifecycle.overdue(state, now_ms, self._grace_ms):
             if session.id not in self._signalled:
                 self._signalled.add(session.id)
@@ -143,7 +143,7 @@ class Processes:
         if full and not self._full:
             log.warning("side_socket_full", connections=self._most)
         self._full = full
-        # With a device arena the hello brought the memory, so that even who never attached may have mapped it.
+        # With a device arena the hello brought the memory, so even a process that never attached may have mapped it.
         if not full or self._device.arena_fd >= 0:
             return full
         peer = self._service.oldest_unattached()
@@ -155,8 +155,8 @@ class Processes:
     def _died(self, connection: Connection, event: str = "process_died") -> None:
         self._service.forget(connection.peer)
         for session in self._service.state.sessions.of_peer(connection.peer):
-            who = _who(session)
-            log.info(event, references=free.reclaim(self._service.state, session), **who)
+            fields = _fields(session)
+            log.info(event, references=free.reclaim(self._service.state, session), **fields)
             self._signalled.discard(session.id)
         for fd in (connection.socket.fileno(), connection.pidfd):
             if self._by_fd.pop(fd, None) is not None:
@@ -183,7 +183,7 @@ class Processes:
         self._hung += (connection,)
 
     def _judge_hung(self, connection: Connection, now_ms: int) -> None:
-        """Fence whoever hung up and lives on. A dying process hangs up a moment before its pidfd tells so."""
+        """Fence the sessions of a process that hung up and lives on. A dying one hangs up before its pidfd tells so."""
         state = self._service.state
         sessions = state.sessions.of_peer(connection.peer)
         if not sessions:
@@ -192,7 +192,7 @@ class Processes:
             for session in sessions:
                 if session.state != FENCED:
                     free.fence(state, session, now_ms)
-                    log.warning("session_fenced", reason="side_socket_closed", **_who(session))
+                    log.warning("session_fenced", reason="side_socket_closed", **_fields(session))
 
     def _end(self, session: Session) -> None:
         connection = next((c for c in self._by_fd.values() if c.peer is session.peer), None)
@@ -204,14 +204,14 @@ class Processes:
             reason = "may_not_kill"
         else:
             counters.killed += 1
-            log.warning("process_killed", **_who(session))
+            log.warning("process_killed", **_fields(session))
             return
         session.stays = True
         counters.not_killed += 1
-        log.error("quarantine_stays", reason=reason, **({"error": why} if why else {}), **_who(session))
+        log.error("quarantine_stays", reason=reason, **({"error": why} if why else {}), **_fields(session))
 
 
-def _who(session: Session) -> dict[str, object]:
+def _fields(session: Session) -> dict[str, object]:
     return {
         "session": session.id.hex(),
         "name": session.name,

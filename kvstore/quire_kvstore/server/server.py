@@ -38,7 +38,7 @@ TICK_MS = 50
 LATER_MS = 1
 GAP_MS = 200
 LINGER_AT_END_MS = 200
-# Above the protocol's own limit, so that a frame a little too large is told so; far larger ones cost the connection.
+# Above the protocol's own limit, so that a frame a little too large is answered; far larger ones cost the connection.
 MAX_ZMQ_BYTES = 64 * 1024 * 1024
 
 log = structlog.get_logger()
@@ -71,7 +71,7 @@ class Server:
     ) -> None:
         """Bind both sockets, the side socket only if ``listener`` is not it already; raises ServerError.
 
-        ``publisher`` is told what happens to the store's names, and stays the caller's.
+        ``publisher`` learns what happens to the store's names, and stays the caller's.
         """
         self._service, self._options, self._publisher = service, options, publisher
         self._dispatch = Dispatch(service)
@@ -81,7 +81,7 @@ class Server:
         if len(os.fsencode(self._path)) > MAX_SUN_PATH:
             raise ServerError(f"{self._path}: longer than the {MAX_SUN_PATH} bytes a socket's path may have")
         free_socket_name(self._path)  # libzmq would remove whatever is there
-        listener = listener or Listener(run_dir)  # before the ROUTER: who sees that one can attach already
+        listener = listener or Listener(run_dir)  # before the ROUTER: a process that sees that one can attach already
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

@@ -136,7 +136,7 @@ class Service:
         return lifecycle.attach(self.state, self._ids(), nonce, name, peer, now_ms + self.lease_ms)
 
     def _insist_on_free(self, name: str, newcomer: Peer) -> None:
-        """Raise Refusal if another living process has the name: whoever asks for that engine would get either.
+        """Raise Refusal if another living process has the name: a request for that engine would get either.
 
         A process may attach anew before its old session has gone; pid 0 is one of another pid namespace, which cannot
         be told from another there.

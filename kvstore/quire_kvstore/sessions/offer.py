@@ -1,4 +1,4 @@
-"""OpenOffer: a live sequence on its way from one session to another. Who makes and ends them: ``ops/handoff``."""
+"""OpenOffer: a live sequence on its way from one session to another. ``ops/handoff`` makes and ends them."""
 
 from __future__ import annotations
 

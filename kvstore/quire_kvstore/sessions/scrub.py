@@ -1,11 +1,12 @@
-"""Scrub map: whose bytes a block may hold, and so which blocks must be zeroed before somebody else writes to them.
+"""Scrub map: whose bytes a block may hold, and so which blocks must be zeroed before another account writes to them.
 
 Owns one account number a block. A grant to another account carries the block in ``scrub``, and the engine zeroes it
 on its own stream before its first write. Whether it did is known only from the fill mark: a process may die between
 the grant and the scrub, and the block then still holds what it held. Until an acknowledged fill covers the block it
-counts as ``MIXED``, and whoever gets it next scrubs it again.
+counts as ``MIXED``, and the next sequence to get it scrubs it again.
 
-A fresh arena holds nobody's bytes. Who may read a block is not decided here: that is what digests are for.
+A fresh arena holds no account's bytes. Which sequences may read a block is not decided here: that is what digests are
+for.
 """
 
 from __future__ import annotations

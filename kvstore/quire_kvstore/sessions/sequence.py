@@ -2,7 +2,7 @@
 
     0 ........ sealed*bs ........ fill ........ writable ........ len(table)*bs
     | sealed, indexed | full or   | own slots,  | (children of a fork: fill == writable until
-    |                 | part full | not yet     |  they extend; everybody else: writable is the
+    |                 | part full | not yet     |  they extend; all others: writable is the
     |                 |           | written     |  capacity)
 
 Invariants:
@@ -10,7 +10,7 @@ Invariants:
 - this sequence is the appender of every block between ``fill`` and ``writable``, the unfull one included;
 - ``pins[i]`` is the canonical block of table index ``i``: another block with the same digest was indexed first. It
   is pinned until the session swaps to it or frees the sequence, so that the chain of digests below a sealed block
-  is always held by whoever holds the block;
+  is always held by what holds the block;
 - ``copies`` are copy-on-write copies the session has not acknowledged; their sources are pinned.
 """
 
@@ -38,7 +38,7 @@ class Sequence:
 
     Attributes:
         uid: unique in the life of the store; the appender of a block is known by it.
-        account: whom its new blocks are charged to (``accounts``).
+        account: what its new blocks are charged to (``accounts``).
         private_from: first table index that is indexed under the tenant's own chain (0 without a publication).
         publication: id of the publication its tokens begin with, "" for none.
         publication_edition: which one of that id (``PublishedPrompt.edition``).

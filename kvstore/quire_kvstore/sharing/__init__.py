@@ -1,1 +1,1 @@
-"""Sharing: which block holds which tokens, who is computing what is missing, and who may use what was published."""
+"""Sharing: which block holds which tokens, what computes the missing ones, which tenants may use published prompts."""

@@ -1,10 +1,10 @@
-"""Journal: what became of the names in the prefix index since somebody last read it. The event stream is made of it.
+"""Journal: what became of the names in the prefix index since it was read last. The event stream is made of it.
 
 Owns the changes that were not read yet. Invariants:
 
 - what a reader knew, changed by what it reads, is the prefix index and the ready publications of that moment;
 - changes are kept by name, and a name that came and went again between two readings leaves nothing: however long
-  nobody reads, the journal is no larger than the pool and what the reader knows of it;
+  it is not read, the journal is no larger than the pool and what the reader knows of it;
 - of ``stored``, a parent comes before its children.
 
 The store only enters; it costs a dict entry a block. Nothing is encoded or sent here: ``publisher`` reads from the
@@ -24,7 +24,7 @@ class Stored:
     """A name that leads to a block. ``parent``: digest before it (``digests.ROOT_PARENT`` for the first of a chain).
 
     ``anchor``: the publication that is its parent instead, or None. ``tokens``: the block's, packed u32, if the engine
-    told them.
+    named them.
     """
 
     digest: bytes

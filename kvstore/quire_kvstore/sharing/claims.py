@@ -1,12 +1,12 @@
-"""Claims: who is computing which missing blocks, and who waits for them.
+"""Claims: which sequence is computing which missing blocks, and which wait for them.
 
 A *key* names what is missing: the digest of a block, or a pending publication. A claim is one sequence's run of keys,
-in the order in which it will seal them. Whoever lacks the same keys may wait instead of computing them again.
+in the order in which it will seal them. Others that lack the same keys may wait instead of computing them again.
 
 Invariants:
 - a key has at most one claim, and no claim names what is sealed already;
 - a holder (session, sequence number) has at most one claim, and does not wait;
-- a waiter holds nothing but its place here: no block, no pin, no batch slot. So nobody can wait for what a waiter has,
+- a waiter holds nothing but its place here: no block, no pin, no batch slot. So none can wait for what a waiter has,
   and claims cannot deadlock; the worst that happens to blocks sealed for a waiter is that they are evicted first;
 - a claim whose holder gave up, died or made no progress passes to exactly one waiter, the most urgent and then the
   longest waiting. Until that *successor* has allocated (or was refused), the others go on waiting: for it now.
@@ -31,12 +31,12 @@ def publication_key(identity: str, edition: int) -> bytes:
 
     ``edition`` tells it from others that had its id (``PublishedPrompt.edition``).
     """
-    return f"a publication that nobody has computed yet: {identity} {edition}".encode()
+    return f"a publication that is not computed yet: {identity} {edition}".encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Whom to answer: a peer of the wire, and the number of its request there."""
+    """Where an answer goes: a peer of the wire, and the number of its request there."""
 
     peer: bytes
     number: int
@@ -78,7 +78,7 @@ class Claims:
 
     Attributes:
         answers: (ticket, state) of waits that ended, in order; the caller takes them out.
-        urgent: by session, the priority each of its owners has inherited and not yet been told.
+        urgent: by session, the priority each of its owners has inherited that is not announced yet.
     """
 
     def __init__(self, patience_ms: int = 5000) -> None:
@@ -98,12 +98,12 @@ class Claims:
         return self._by_key.get(key)
 
     def of_others(self, key: bytes, holder: Holder) -> Claim | None:
-        """The claim of somebody else on a key."""
+        """The claim of another holder on a key."""
         claim = self._by_key.get(key)
         return None if claim is None or claim.holder == holder else claim
 
     def untouched(self, keys: list[bytes]) -> bool:
-        """Whether nobody claims any of these keys."""
+        """Whether none of these keys is claimed."""
         return not self._by_key or self._by_key.keys().isdisjoint(keys)
 
     def all(self) -> list[Claim]:
@@ -182,7 +182,7 @@ class Claims:
     # --- waiters ------------------------------------------------------------------------------------------------
 
     def wait(self, holder: Holder, key: bytes, ticket: Ticket, priority: int, until_ms: int) -> bool:
-        """Wait for a key; False if nobody else is computing it.
+        """Wait for a key; False if no other sequence is computing it.
 
         The same number again is a resend: its answer goes to the peer that asked last. Another one ends the first.
         """
@@ -210,7 +210,7 @@ class Claims:
         return list(self.urgent.pop(session, {}).items()) if self.urgent else []
 
     def judge(self) -> None:
-        """End waits whose time is over; pass claims on that made no progress though somebody waits."""
+        """End waits whose time is over; pass claims on that made no progress though others wait."""
         if self.now_ms < self._due:
             return
         for claim in list(self._by_holder.values()):
@@ -224,7 +224,7 @@ class Claims:
                 self._due = min(self._due, waiter.until_ms, claim.since_ms + self.patience_ms)
 
     def forgive(self, gap_ms: int) -> None:
-        """The store stood still for ``gap_ms``: nobody could make progress."""
+        """The store stood still for ``gap_ms``: none could make progress."""
         for claim in self._by_holder.values():
             claim.since_ms += gap_ms
 
@@ -265,9 +265,9 @@ class Claims:
         self._forget_keys(claim, claim.keys)
         for waiter in claim.waiters.values():
             del self._waiting[waiter.holder]
-        told = self.urgent.get(claim.holder[0])
-        if told is not None:
-            told.pop(claim.holder[1], None)
+        inherited = self.urgent.get(claim.holder[0])
+        if inherited is not None:
+            inherited.pop(claim.holder[1], None)
 
     def _forget_keys(self, claim: Claim, keys: list[bytes]) -> None:
         if not self._by_key:
@@ -287,7 +287,7 @@ class Claims:
         claim.holder, claim.since_ms = successor.holder, self.now_ms
         claim.priority = min([successor.priority, *(waiter.priority for waiter in claim.waiters.values())])
         self._by_holder[successor.holder] = claim
-        # The successor's tokens may part from the old owner's where it stopped waiting: behind that nobody computes.
+        # The successor's tokens may part from the old owner's where it stopped waiting; it computes no more.
         self._forget_keys(claim, claim.keys[successor.end :])
         del claim.keys[successor.end :]
         for waiter in claim.waiters.values():

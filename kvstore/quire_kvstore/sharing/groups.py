@@ -1,11 +1,11 @@
 """Groups: which tenants may use which share domain besides ``public`` and their own.
 
-A tenant is a member because the configuration says so (*declared*) or because somebody with the right to let it join
+A tenant is a member because the configuration says so (*declared*) or because a peer with the right to let it join
 did so while the kvstore ran (*joined*). Both are declarations: they live through restarts, and what was the case when
 the kvstore last ran is remembered, so that a member that the configuration no longer names has left, too.
 
-Whoever leaves takes the present key of the group along: leaving bumps the group's generation. From then on neither
-the key nor the publications are called what the former member knew them by.
+A tenant that leaves takes the present key of the group along: leaving bumps the group's generation. From then on
+neither the key nor the publications are called what the former member knew them by.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Groups:
 
     @classmethod
     def restored(cls, document: dict[str, Any], declared: Iterable[Member]) -> Groups:
-        """The groups of a document and of the present configuration; who is a member no more has left.
+        """The groups of a document and of the present configuration; a tenant that is a member no more has left.
 
         Raises ValueError for a document that is not one.
         """

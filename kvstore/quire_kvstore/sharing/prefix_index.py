@@ -9,9 +9,9 @@ Invariants:
 - an entry remembers its parent's digest: a hit follows the chain, so a digest that was sealed under one parent can
   never be reached from another.
 
-Removing an entry removes all that hang below it. That is rare: who holds a block holds the chain below it and gives
+Removing an entry removes all that hang below it. That is rare: what holds a block holds the chain below it and gives
 it up from the tail, so the least recently used entry is nearly always a leaf. Only a fork that shares a block which
-its sibling sealed above somebody else's parent may outlive that parent.
+its sibling sealed above another's parent may outlive that parent.
 
 So a chain is never indexed beyond its first missing block. That monotony makes the longest hit a binary search;
 collecting the blocks then verifies it link by link.

@@ -3,7 +3,7 @@
     pending --a sequence that names it has computed all its tokens--> ready --unpublished--> gone
 
 A ready publication holds a *publication sequence*: the blocks of exactly its tokens, the unfull tail included,
-pinned until it is unpublished and written by nobody. Requests share it by forking it. There are no partial hits:
+pinned until it is unpublished and never written again. Requests share it by forking it. There are no partial hits:
 a publication is matched whole or not at all, so timing tells nothing but what was declared shared.
 
 A published prompt has a generation of its own, which no other one of its id has had in this boot: a request that names

@@ -1,1 +1,1 @@
-"""Tenants: their accounts, what each may have, and what nobody can have."""
+"""Tenants: their accounts, what each may have, and what none can have."""

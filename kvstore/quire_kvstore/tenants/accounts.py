@@ -27,7 +27,7 @@ def is_tenant(name: str) -> bool:
 
 @dataclass(slots=True)
 class Account:
-    """Counters of one tenant or domain. ``declared``: somebody has set its quota."""
+    """Counters of one tenant or domain. ``declared``: its quota was set."""
 
     name: str
     sequences: int = 0

@@ -2,8 +2,8 @@
 
 Two kinds stand: what ready publications pin, until an operator unpublishes, and what a fenced session holds whose
 process lives on and may not be killed. Whatever else is held belongs to sequences that end. So a request that does not
-fit beside what stands, and what others are guaranteed, would wait for ever: it is told so, each time it asks, because
-publications, quarantine and quotas change while it waits.
+fit beside what stands, and what others are guaranteed, would wait for ever: it is refused for good, each time it asks,
+because publications, quarantine and quotas change while it waits.
 
 It is asked only where there is a shortage. The ids are kept until publications or such sessions change.
 """

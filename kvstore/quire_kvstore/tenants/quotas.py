@@ -1,15 +1,15 @@
-"""Quotas: what each account may have, and who gives way when space is short. Rules only; ``admission`` applies them.
+"""Quotas: what each account may have, and which gives way when space is short. Rules only; ``admission`` applies them.
 
     limit      blocks an account may be charged, cache included. Never exceeded, not for an instant.
-    guarantee  blocks an account can have whatever the others do: nobody evicts its cache below it, and nobody else
-               grows past his own guarantee into what is missing of it.
-    weight     share of the cache that nobody is guaranteed: of two accounts, the one with more blocks above its
+    guarantee  blocks an account can have whatever the others do: none evicts its cache below it, and none
+               grows past its own guarantee into what is missing of it.
+    weight     share of the cache that no guarantee covers: of two accounts, the one with more blocks above its
                guarantee per weight loses cache first.
 
 Invariant: guarantees + pin budget + quarantine reserve <= pool, so that all guarantees can be met at once. Without
 quotas nothing here is asked (``active`` is false): one order of eviction and one limit, the pool.
 
-A tenant with a quota is an eviction group of its own; everybody else shares group 0, with the weight of all of them
+A tenant with a quota is an eviction group of its own; all others share group 0, with the weight of all of them
 that have blocks.
 """
 

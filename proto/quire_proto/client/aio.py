@@ -90,7 +90,7 @@ class AsyncKVClient(AsyncSessionCalls, SessionBase):
 
     def _when_lost(self, on_lost: OnLost | None) -> OnLost:
         def lost(reason: QuireError) -> None:  # on any thread
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: no call waits any more
                 self._loop.call_soon_threadsafe(self._fail, reason)
             if on_lost is not None:
                 on_lost(reason)

@@ -91,7 +91,7 @@ class SideSocket:
             self.arena_fd = -1
 
     def _insist_on_own_user(self, path: str) -> None:
-        """Whoever made the directory before its owner could listens in it under the same names."""
+        """Another user that made the directory before its owner could listen in it under the same names."""
         _, uid, _ = _UCRED.unpack(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         if uid != os.geteuid():
             self.close()

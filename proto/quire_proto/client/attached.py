@@ -59,7 +59,7 @@ class Attachment:
         return self._mapping.view
 
     def refresh(self, fetched: Publications) -> None:
-        """Take a new publication list over; who may use which domain may have changed with it."""
+        """Take a new publication list over; which tenant may use which domain may have changed with it."""
         self.publications.replace(fetched.publications, fetched.generation)
         self.domains.clear()
 

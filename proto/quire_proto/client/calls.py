@@ -57,12 +57,12 @@ class ReadCalls:
     def publish(self, id: str, domain: str, tokens: bytes, tenant: str = "") -> a.Published:
         """Put a prompt (``tokens``, packed) into a share domain: ``public`` or a group.
 
-        ``tenant``: for whom, a member of that group; "" is the operator. Raises Conflict or NotPermitted.
+        ``tenant``: on whose behalf, a member of that group's; "" is the operator. Raises Conflict or NotPermitted.
         """
         return self.call(ops.PUBLISH, a.Publish(id, domain, tokens, tenant))
 
     def unpublish(self, id: str, tenant: str = "") -> m.Empty:
-        """Stop new matches of a publication; who shares its blocks keeps them. Raises NotFound."""
+        """Stop new matches of a publication; sequences that share its blocks keep them. Raises NotFound."""
         return self.call(ops.UNPUBLISH, a.Unpublish(id, tenant))
 
     def groups(self) -> a.Groups:
@@ -113,7 +113,7 @@ class SessionCalls(ReadCalls):
 
         Args:
             sequence: its number from now on.
-            tenant: whom the blocks are charged to.
+            tenant: what the blocks are charged to.
             tokens: known tokens, at least 1.
             digests: the tenant's chain over all full blocks of these tokens, 32 bytes each (``chain(...).digests()``);
                 without it nothing is hit.

@@ -2,7 +2,7 @@
 
 One thread uses a client; one request is in flight at a time. A request that is not answered within ``resend``
 seconds is sent again, the same bytes on a fresh connection, until ``timeout``; one that was answered BUSY is sent
-again on the same connection, when the kvstore said. If an *ordered* request then still has no answer, nobody knows
+again on the same connection, when the kvstore said. If an *ordered* request then still has no answer, it is not known
 whether it was applied: the session is lost, and the process attaches again. A wait for another sequence holds up
 nothing: it has a socket and thread of its own (``waits``). All but sockets and waiting is shared with the asyncio
 client (``session``, ``attachment``).

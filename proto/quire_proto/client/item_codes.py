@@ -1,6 +1,6 @@
 """Item codes as errors: what a call about one item raises, where a ``step`` returns the code as a result.
 
-A single call that returned a reply whose code somebody must look at would be taken for done by everybody who does not.
+A single call that returned a reply whose code must be looked at would be taken for done where it is not.
 Nothing changed in the store when one of these is raised, and the session goes on. Their ``code`` is the item code's
 name.
 """

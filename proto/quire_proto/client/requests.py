@@ -9,7 +9,7 @@ Invariants:
 - a reply that answers nothing in flight (a second copy, an abandoned request) is dropped;
 - a request that was answered BUSY stays in flight, and goes out again when the kvstore said, not before.
 
-Bytes go in and out; who sends them and when is the business of ``client`` and ``aio``.
+Bytes go in and out; sending them is the business of ``client`` and ``aio``.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _OPTIONS = {
 def address(run_dir: str | os.PathLike[str]) -> str:
     """ZeroMQ address of the kvstore of a run directory; raises NotPrivate for a directory others may enter.
 
-    One that is not there yet passes: nobody can be spoken to in it.
+    One that is not there yet passes: there is nothing in it to speak to.
     """
     path = os.path.abspath(run_dir)
     with suppress(FileNotFoundError):

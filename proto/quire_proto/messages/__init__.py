@@ -1,8 +1,8 @@
-"""Bodies of all ops: what a session asks of the kvstore and what it answers.
+"""Bodies of all ops: what a session asks of the kvstore and what it answers. A file a subject; the engines' are here.
 
 Sequences are named by their session: a u32 chosen by the client, unique among its live sequences, so that one
-message may allocate a sequence and a retry names the same one. Packed fields hold little-endian u32 (``packed``).
-PROTOCOL.md describes every field; fields of ops that come later are here already, so that version 1 stays version 1.
+message may allocate a sequence and a retry names the same one. Packed fields (``wire.arrays``) hold little-endian u32
+or digests. PROTOCOL.md describes every field, and a test compares the two.
 """
 
 from .codes import CLAIMED, CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, UNPUBLISHED

@@ -1,4 +1,4 @@
-"""Where the event stream is, if there is one."""
+"""Body of ``events``: where the event stream is (PROTOCOL.md section 16)."""
 
 from __future__ import annotations
 

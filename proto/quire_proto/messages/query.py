@@ -1,4 +1,4 @@
-"""Bodies that ask: digest keys, publications, blocks of a prompt, statistics."""
+"""Bodies of the ops that only ask: domain, publications, lookup, stats."""
 
 from __future__ import annotations
 

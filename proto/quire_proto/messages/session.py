@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A prompt put into a share domain. ``state``: ``pending`` (nobody has computed it yet) or ``ready``."""
+    """A prompt put into a share domain. ``state``: ``pending`` (not computed yet) or ``ready``."""
 
     id: str
     generation: int

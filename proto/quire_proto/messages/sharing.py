@@ -1,6 +1,6 @@
-"""Bodies of the ops that declare who shares what: publish, unpublish, groups, join, leave.
+"""Bodies of the ops that declare which tenants share what: publish, unpublish, groups, join, leave.
 
-Rare ops of people, beside the engines' ops of ``messages``; PROTOCOL.md describes every field of both.
+Operators and tenants ask for them, rarely; engines do not.
 """
 
 from __future__ import annotations

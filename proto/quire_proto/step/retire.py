@@ -1,7 +1,7 @@
 """Retire list: references are given up only after the step that may name their blocks has completed.
 
 Work already launched reads and writes the blocks in its tables. The kvstore may hand a block to another sequence the
-moment its refcount is 0, so a release sent while that work runs would let it touch somebody else's memory. Hence
+moment its refcount is 0, so a release sent while that work runs would let it touch another sequence's memory. Hence
 every release, copy acknowledgement and swap is recorded with the number of the last step whose work names the
 blocks, and becomes *due* when ``complete`` was called for that step (seen on the host, not merely launched).
 Steps complete in order, as work on one stream does.

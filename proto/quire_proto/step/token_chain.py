@@ -2,7 +2,7 @@
 
 The chain holds the tokens and the digests of their full blocks, so that a prompt and then its generated tokens cost
 one hash a block, once. Hashing is put off until a digest is asked for: a decode step that completes no block that
-anybody asks about costs an append, and the blocks of many steps are hashed in one pass. Forking a chain at a point
+is asked about costs an append, and the blocks of many steps are hashed in one pass. Forking a chain at a point
 keeps the digests of the blocks below it.
 """
 
@@ -19,7 +19,7 @@ class DomainChain:
     """Tokens of one sequence and the digests of its full blocks, from token 0, under one domain's key.
 
     Attributes:
-        ids: the tokens, as numbers of the machine. Whoever holds the chain may append to them.
+        ids: the tokens, as numbers of the machine. Its holder may append to them.
     """
 
     def __init__(self, key: bytes, block_size: int, tokens: Iterable[int] | bytes = b"") -> None:

@@ -4,9 +4,9 @@ A digest is a keyed BLAKE2b-256 (RFC 7693) over the parent's digest and the bloc
 
     digest(i) = BLAKE2b(key=domain key, person=b"quire.digest.v1", digest(i-1) || tokens of block i)
 
-with 32 zero bytes in place of the parent of block 0. The key is the share domain's (DESIGN section 7): a digest
+with 32 zero bytes in place of the parent of block 0. The key is the share domain's (PROTOCOL.md section 9): a digest
 computed in one domain can never equal one of another, so isolation between domains is a property of the names
-themselves and not of a check somebody could forget. The same holds within a domain for whoever brings a salt: it
+themselves and not of a check that could be forgotten. The same holds within a domain for requests with a salt: it
 makes another key.
 """
 

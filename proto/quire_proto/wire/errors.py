@@ -117,7 +117,7 @@ class NoSpace(RemoteError):
     Attributes:
         missing: blocks that were lacking.
         scope: of what: ``pool``, ``limit`` or ``guarantees`` (PROTOCOL.md section 8); "" if the kvstore does not say.
-        account: for whom; "" for everybody.
+        account: the tenant it holds for; "" for all.
         retry_after_ms: when a retry pays, or after freeing something; 0: never.
     """
 

@@ -1,8 +1,8 @@
 """Layout: the ABI between kvstore, kernels and engines.
 
 Two processes may share a pool only if their layouts are equal: same weights, same RoPE, same dtype, same strides.
-The kvstore holds one, every engine computes its own from the model it loaded, and attach compares them field by
-field. Elements of the arena are addressed as
+The kvstore holds one, every engine computes its own from the model it loaded, and ``attach`` compares them field by
+field, but for the model's name. Elements of the arena are addressed as
 
     offset(layer, kv, head, block, slot, d) = layer*S0 + kv*S1 + head*S2 + block*S3 + slot*S4 + d      (elements)
 
@@ -32,7 +32,7 @@ class Layout:
         dtype: element type of keys and values as they are stored.
         block_size: tokens in a block.
         num_layers, num_kv_heads, head_dim: shape of keys and values.
-        shard_rank, shard_size: tensor-parallel shard; only 0 of 1 is accepted in version 1.
+        shard_rank, shard_size: tensor-parallel shard; only 0 of 1 is accepted so far.
         scales: identity of what e4m3 elements are multiplied by, hex; "" if that is 1, or for any other dtype.
     """
 

@@ -2,7 +2,7 @@
 
 Token ids, block ids and number pairs travel as bytes, not as MessagePack lists: decoding 2,048 ids from a list
 costs 0.4 ms, from bytes nothing. Only the standard library is used here, so that a client needs no numpy;
-whoever has numpy reads the same bytes with ``np.frombuffer(data, "<u4")``.
+a program that has numpy reads the same bytes with ``np.frombuffer(data, "<u4")``.
 """
 
 from __future__ import annotations
