@@ -21,10 +21,10 @@ from quire_kvstore.server.service import Service
 from quire_kvstore.sharing.change_log import Journal
 from quire_proto.messages import Events
 from quire_proto.wire.handles import ShmHandle
+from quire_services.config.socket_names import EVENTS_SOCKET, REPLAY_SOCKET
 
 IPC = "ipc"
 SWITCH_INTERVAL_S = 0.0005
-LIVE_SOCKET, REPLAY_SOCKET = "events.sock", "events-replay.sock"
 _LOOPBACK = re.compile(r"tcp://(127(?:\.\d{1,3}){3}):(\d{1,5})")
 
 
@@ -44,7 +44,7 @@ NO_EVENTS = EventsConfig()
 def endpoints(config: EventsConfig, run_dir: Path) -> Endpoints:
     """Where both sockets are bound. Raises EventsError for a place that may not be."""
     if config.where == IPC:
-        return Endpoints(f"ipc://{run_dir / LIVE_SOCKET}", f"ipc://{run_dir / REPLAY_SOCKET}")
+        return Endpoints(f"ipc://{run_dir / EVENTS_SOCKET}", f"ipc://{run_dir / REPLAY_SOCKET}")
     address = _LOOPBACK.fullmatch(config.where)
     if address is None or not 0 < int(address[2]) < 65535:
         raise EventsError(

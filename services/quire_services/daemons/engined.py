@@ -37,6 +37,7 @@ from quire_proto.wire.errors import DeviceFault, QuireError
 from quire_proto.wire.layout import Layout
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.settings import Config
+from quire_services.config.socket_names import GATEWAY_SOCKET
 from quire_services.process import flags, load_share, logs
 from quire_services.process.gc_tuning import tune_gc
 from quire_services.process.reason import complain
@@ -102,7 +103,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         device=str(attention.device),
     )
     engine = _engine(config, arguments.name, model, layout, attention)
-    path = config.run_dir / "gateway.sock"
+    path = config.run_dir / GATEWAY_SOCKET
     engine.front = Front(path, _hello(arguments.name, model, layout), engine.load)
 
     def stop(_signum: int, _frame: FrameType | None) -> None:

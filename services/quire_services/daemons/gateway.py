@@ -27,6 +27,7 @@ from starlette.types import ASGIApp
 from quire_engine.checkpoint.model_name import model_name
 from quire_proto.private_dir import NotPrivate
 from quire_services.config import settings
+from quire_services.config.socket_names import GATEWAY_SOCKET
 from quire_services.gateway.admin.http import make_admin_app
 from quire_services.gateway.admin.token import AdminToken, TokenError
 from quire_services.gateway.api_keys import ApiKeys
@@ -98,7 +99,7 @@ async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.soc
     if config.gateway.admin_port:
         token = AdminToken(config.run_dir, config.gateway.admin_token_file)
         apps.append(Edge(make_admin_app(gateway, config.run_dir), token.operator, Counters()))
-    link = LinkServer(gateway.engines, config.run_dir / "gateway.sock")
+    link = LinkServer(gateway.engines, config.run_dir / GATEWAY_SOCKET)
     try:
         await link.start()
     except (OSError, NotPrivate) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from quire_proto.client.client import KVReader
+from quire_proto.client.socket import KVSTORE_SOCKET
 from quire_proto.wire.errors import KvstoreUnreachable, QuireError
 from quire_services.config.input_files import one_line
 
@@ -23,8 +24,8 @@ _T = TypeVar("_T")
 def kvstore_reader(run_dir: Path, timeout_s: float) -> Iterator[KVReader]:
     """A reader of the kvstore in a run directory. Raises FileNotFoundError at once if there is none, QuireError or
     OSError if it does not answer."""
-    if not (run_dir / "kvstore.sock").exists():
-        raise FileNotFoundError("there is no kvstore.sock")
+    if not (run_dir / KVSTORE_SOCKET).exists():
+        raise FileNotFoundError(f"there is no {KVSTORE_SOCKET}")
     with KVReader(run_dir, timeout=timeout_s) as reader:
         yield reader
 

@@ -25,14 +25,13 @@ from typing import Any
 from quire_kvstore.host.arena import ROSTER, ArenaError, Roster, is_roster
 from quire_kvstore.host.device_mappers import MAPPERS_FILE, is_mappers
 from quire_proto.private_dir import NotPrivate, insist_on_private
-from quire_services.config.event_stream import LIVE_SOCKET, REPLAY_SOCKET
 from quire_services.config.prepared_file import PREPARED_FILE, is_prepared
+from quire_services.config.socket_names import REPLAY_SOCKET, SOCKETS
 from quire_services.gateway.admin import token as admin_token
 
 from .state_tree import STATE, StateTree
 
 MARKER_FILE = "serve.lock"
-SOCKETS = ("kvstore.sock", "attach.sock", "gateway.sock", LIVE_SOCKET, REPLAY_SOCKET)
 KVSTORE_FILES = (ROSTER, MAPPERS_FILE)  # those of a dead stack are for the next kvstore
 _DOCUMENTS: dict[str, Callable[[Path], bool]] = {
     PREPARED_FILE: is_prepared,

@@ -1,0 +1,10 @@
+"""Names of the sockets in a run directory: the kvstore's two, the gateway's for engines, the event stream's two."""
+
+from __future__ import annotations
+
+from quire_proto.client.attach_socket import ATTACH_SOCKET
+from quire_proto.client.socket import KVSTORE_SOCKET
+
+GATEWAY_SOCKET = "gateway.sock"
+EVENTS_SOCKET, REPLAY_SOCKET = "events.sock", "events-replay.sock"
+SOCKETS = (KVSTORE_SOCKET, ATTACH_SOCKET, GATEWAY_SOCKET, EVENTS_SOCKET, REPLAY_SOCKET)
