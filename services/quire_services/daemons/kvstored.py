@@ -44,11 +44,12 @@ from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_proto.wire.codec import CodecError, from_map
 from quire_proto.wire.layout import Layout
 from quire_services.config import settings
-from quire_services.config.event_stream import NO_EVENTS, EventsConfig, event_stream
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
 from quire_services.process import flags, logs, reason
 from quire_services.process.gc_tuning import tune_gc
 from quire_services.process.reason import StartError
+
+from .event_stream import NO_EVENTS, EventsConfig, event_stream
 
 KVSTORE_SETTINGS = ("run_dir", "port", "log_format", *(spec.name for spec in fields(settings.KvstoreSettings)))
 

@@ -14,7 +14,7 @@ from quire_proto.client.client import KVReader
 from quire_proto.wire.codec import from_map
 from quire_proto.wire.digests import split
 from quire_proto.wire.u32 import pack_u32
-from quire_services.config.event_stream import EventsConfig, endpoints
+from quire_services.daemons.event_stream import EventsConfig, endpoints
 from tests.kvstore.events.subscriber import AllBlocksCleared, BlockStored, Subscriber
 from tests.support.engine_loop import running
 from tests.support.raw import Client, Process
