@@ -1,4 +1,4 @@
-"""Configuration: the settings, their loader, the files that they name, and the file that ``quire prepare`` writes.
+"""Configuration: the settings, their loader, files that they name, the prepared file, and names of sockets.
 
 Owns the names and bounds of every setting. Imports nothing else of this package.
 """

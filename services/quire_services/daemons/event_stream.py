@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from quire_kvstore.events.catalogue import ALL, Form
@@ -21,6 +20,7 @@ from quire_kvstore.server.service import Service
 from quire_kvstore.sharing.change_log import Journal
 from quire_proto.messages import Events
 from quire_proto.wire.handles import ShmHandle
+from quire_services.config.settings import KvstoreSettings
 from quire_services.config.socket_names import EVENTS_SOCKET, REPLAY_SOCKET
 
 IPC = "ipc"
@@ -28,47 +28,34 @@ SWITCH_INTERVAL_S = 0.0005
 _LOOPBACK = re.compile(r"tcp://(127(?:\.\d{1,3}){3}):(\d{1,5})")
 
 
-@dataclass(frozen=True, slots=True)
-class EventsConfig:
-    """``where``: ``ipc``, an address, or "" for nowhere; the rest as in ``settings``."""
-
-    where: str = ""
-    topic: str = ""
-    tokens: str = "none"
-    hashes: str = "int"
-
-
-NO_EVENTS = EventsConfig()
-
-
-def endpoints(config: EventsConfig, run_dir: Path) -> Endpoints:
+def endpoints(pool: KvstoreSettings, run_dir: Path) -> Endpoints:
     """Where both sockets are bound. Raises EventsError for a place that may not be."""
-    if config.where == IPC:
+    if pool.events == IPC:
         return Endpoints(f"ipc://{run_dir / EVENTS_SOCKET}", f"ipc://{run_dir / REPLAY_SOCKET}")
-    address = _LOOPBACK.fullmatch(config.where)
+    address = _LOOPBACK.fullmatch(pool.events)
     if address is None or not 0 < int(address[2]) < 65535:
         raise EventsError(
-            f"kvstore.events: {config.where[:80]!r} is neither ipc nor tcp://127.0.0.1:PORT; the port after it is for "
+            f"kvstore.events: {pool.events[:80]!r} is neither ipc nor tcp://127.0.0.1:PORT; the port after it is for "
             "replays. For other hosts, relay the stream"
         )
-    if config.tokens == ALL:
+    if pool.events_tokens == ALL:
         raise EventsError("kvstore.events_tokens: every user of this host could read all prompts: set events to ipc")
     host, port = address[1], int(address[2])
     return Endpoints(f"tcp://{host}:{port}", f"tcp://{host}:{port + 1}")
 
 
 @contextmanager
-def event_stream(config: EventsConfig, service: Service, run_dir: Path) -> Iterator[Publisher | None]:
+def event_stream(pool: KvstoreSettings, service: Service, run_dir: Path) -> Iterator[Publisher | None]:
     """The event stream of a service that has done nothing yet, if there is to be one. Raises EventsError."""
-    if not config.where:
+    if not pool.events:
         yield None
         return
-    where, layout = endpoints(config, run_dir), service.layout
+    where, layout = endpoints(pool, run_dir), service.layout
     medium = "CPU" if isinstance(service.arena, ShmHandle) else "GPU"
-    form = Form(layout.block_size, medium, layout.adapter, config.tokens, config.hashes, service.root_key)
+    form = Form(layout.block_size, medium, layout.adapter, pool.events_tokens, pool.events_hashes, service.root_key)
     # What the publisher computes must not keep the store's thread waiting for the interpreter.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    with closing(Publisher(where, config.topic, form)) as publisher:
-        service.events = Events(where.live, where.replay, config.topic, config.tokens, config.hashes)
+    with closing(Publisher(where, pool.events_topic, form)) as publisher:
+        service.events = Events(where.live, where.replay, pool.events_topic, pool.events_tokens, pool.events_hashes)
         service.state.index.journal = Journal()
         yield publisher

@@ -15,7 +15,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +25,7 @@ import structlog
 from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.events.publisher import EventsError
 from quire_kvstore.host.arena import Arena, ArenaError, Roster, ShmArena, check_capacity
-from quire_kvstore.host.arena_choice import AUTO, choose, make
+from quire_kvstore.host.arena_choice import choose, make
 from quire_kvstore.host.attach_socket import Accepted, Listener, raise_descriptor_limit
 from quire_kvstore.host.cuda_arena import check_fits
 from quire_kvstore.host.device_mappers import Mappers
@@ -37,129 +37,65 @@ from quire_kvstore.server import quota as quota_op
 from quire_kvstore.server.liveness import DeviceAdmission
 from quire_kvstore.server.server import Server, ServerError, ServerOptions
 from quire_kvstore.server.service import Service
-from quire_kvstore.sharing.groups import Member
 from quire_kvstore.state import State
 from quire_proto import __version__
 from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_proto.wire.codec import CodecError, from_map
 from quire_proto.wire.layout import Layout
-from quire_services.config import settings
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
+from quire_services.config.settings import Config, KvstoreSettings
 from quire_services.process import flags, logs, reason
 from quire_services.process.gc_tuning import tune_gc
 from quire_services.process.reason import StartError
 
-from .event_stream import NO_EVENTS, EventsConfig, event_stream
+from .event_stream import event_stream
 
-KVSTORE_SETTINGS = ("run_dir", "port", "log_format", *(spec.name for spec in fields(settings.KvstoreSettings)))
+KVSTORE_SETTINGS = ("run_dir", "port", "log_format", *(spec.name for spec in fields(KvstoreSettings)))
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class KvstoreConfig:
-    """What a kvstore is started with.
-
-    Attributes:
-        run_dir: sockets and roster (made with mode 0700).
-        state_dir: what survives boots: the root key, quotas, groups, published prompts.
-        prepared: JSON file with ``layout`` and ``published``.
-        blocks: blocks in the pool.
-        arena: where they lie, as ``arena_choice`` reads it.
-        lease_ms: time without a heartbeat after which a session is fenced.
-        fence_grace_ms: time after which a fenced process is killed.
-        fence_kill: whether it is; else its blocks stay in quarantine until it ends.
-        pin_budget: share of the pool that published prompts may pin.
-        quarantine_reserve: share kept back, once something is guaranteed, for what fenced sessions hold.
-        policy: what is evicted first, a name in ``policies``.
-        reserve: take all of the pool's host memory at the start, not as it is written.
-        debug: check the store's invariants when idle.
-        members: (group, tenant) of the configuration.
-        events: where what happens to the cache is published, and how.
-        log_format: as ``logs`` reads it.
-    """
-
-    run_dir: Path
-    state_dir: Path
-    prepared: Path
-    blocks: int
-    lease_ms: int = 5000
-    fence_grace_ms: int = 2000
-    fence_kill: bool = True
-    pin_budget: float = 0.5
-    quarantine_reserve: float = 0.05
-    policy: str = "density"
-    reserve: bool = True
-    debug: bool = False
-    arena: str = AUTO
-    members: tuple[Member, ...] = ()
-    events: EventsConfig = NO_EVENTS
-    log_format: str = "auto"
-
-
-def run(config: KvstoreConfig) -> int:
-    """Serve until a signal; returns the exit status (0, or 1 with one line on stderr)."""
-    logs.configure("kvstore", form=config.log_format)
-    try:
-        return _serve(config)
-    except (StartError, ArenaError, EventsError, KeyFileError, NotPrivate, ServerError, StateError, OSError) as exc:
-        reason.complain("quire kvstore", str(exc))
-        return 1
-
-
 def main(argv: list[str] | None = None) -> int:
-    """The command line; flags, environment and file as for every command."""
+    """Serve until a signal; returns the exit status (0, or 1 with one line on stderr)."""
     parser = flags.Parser(prog="quire kvstore", description="Serve one pool of KV-cache blocks.")
     flags.add(parser, "serve", "kvstore", "gateway", only=KVSTORE_SETTINGS)
     parser.add_argument("--prepared", type=Path, help="layout and published prompts (default: in the run directory)")
     arguments = parser.parse_args(argv)
     config = flags.read_config(parser, arguments)
+    logs.configure("kvstore", form=config.serve.log_format)
+    try:
+        return _serve(config, arguments.prepared or config.run_dir / PREPARED_FILE)
+    except (StartError, ArenaError, EventsError, KeyFileError, NotPrivate, ServerError, StateError, OSError) as exc:
+        reason.complain("quire kvstore", str(exc))
+        return 1
+
+
+def _serve(config: Config, prepared: Path) -> int:
     pool, run_dir = config.kvstore, config.run_dir
-    return run(
-        KvstoreConfig(
-            run_dir=run_dir,
-            state_dir=Path(pool.state_dir or run_dir),
-            prepared=arguments.prepared or run_dir / PREPARED_FILE,
-            blocks=pool.blocks,
-            lease_ms=pool.lease_ms,
-            fence_grace_ms=pool.fence_grace_ms,
-            fence_kill=pool.fence_kill,
-            pin_budget=pool.pin_budget,
-            quarantine_reserve=pool.quarantine_reserve,
-            policy=pool.policy,
-            reserve=pool.reserve,
-            debug=pool.debug,
-            arena=pool.arena,
-            members=tuple((group, tenant.name) for tenant in config.tenants for group in tenant.groups),
-            events=EventsConfig(pool.events, pool.events_topic, pool.events_tokens, pool.events_hashes),
-            log_format=config.serve.log_format,
-        )
-    )
-
-
-def _serve(config: KvstoreConfig) -> int:
-    layout, prompts = _prepared(config.prepared)
+    state_dir = Path(pool.state_dir or run_dir)
+    members = tuple((group, tenant.name) for tenant in config.tenants for group in tenant.groups)
+    layout, prompts = _prepared(prepared)
     _check(layout)
-    kind, device = choose(config.arena)
-    size = layout.arena_bytes(config.blocks)
+    kind, device = choose(pool.arena)
+    size = layout.arena_bytes(pool.blocks)
     # Before the store makes its own arrays for so many blocks.
-    check_fits(size, device) if device else check_capacity(size, reserve=config.reserve)
-    state = State(config.blocks, layout.block_size, make_policy(config.policy, config.blocks))
-    for directory in {config.run_dir, config.state_dir}:
+    check_fits(size, device) if device else check_capacity(size, reserve=pool.reserve)
+    state = State(pool.blocks, layout.block_size, make_policy(pool.policy, pool.blocks))
+    for directory in {run_dir, state_dir}:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    insist_on_private(config.run_dir)
-    documents = StateDir(config.state_dir)
+    insist_on_private(run_dir)
+    documents = StateDir(state_dir)
     declarations = Declarations(documents)
-    state.groups = declarations.groups(config.members)
-    _publish(state, prompts, declarations, config)
-    _restore_quotas(state, documents, config)
-    key = root_key(config.state_dir)
+    state.groups = declarations.groups(members)
+    _publish(state, prompts, declarations, pool, prepared)
+    _restore_quotas(state, documents, pool)
+    key = root_key(state_dir)
     raise_descriptor_limit()
     signals = _Signals()
-    with closing(Roster(config.run_dir)) as roster, closing(Mappers(config.run_dir)) as mappers:
-        listener, accepted = _settle(mappers, config)
+    with closing(Roster(run_dir)) as roster, closing(Mappers(run_dir)) as mappers:
+        listener, accepted = _settle(mappers, run_dir, pool.fence_grace_ms)
         with (
-            closing(make(kind, device, size, roster, reserve=config.reserve)) as arena,
+            closing(make(kind, device, size, roster, reserve=pool.reserve)) as arena,
             ThreadPoolExecutor(1, "disk") as disk,
         ):
             service = Service(
@@ -167,7 +103,7 @@ def _serve(config: KvstoreConfig) -> int:
                 layout,
                 arena.handle(),
                 key,
-                lease_ms=config.lease_ms,
+                lease_ms=pool.lease_ms,
                 started_ms=time.monotonic_ns() // 1_000_000,
                 version=__version__,
                 state_dir=documents,
@@ -175,22 +111,22 @@ def _serve(config: KvstoreConfig) -> int:
                 disk=disk,
             )
             admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
-            options = ServerOptions(config.fence_grace_ms, config.fence_kill, config.debug)
-            with event_stream(config.events, service, config.run_dir) as publisher:
-                server = Server(service, config.run_dir, options, listener, admission, publisher)
+            options = ServerOptions(pool.fence_grace_ms, pool.fence_kill, pool.debug)
+            with event_stream(pool, service, run_dir) as publisher:
+                server = Server(service, run_dir, options, listener, admission, publisher)
                 _loop(server, service, arena, config, signals)
     return 0
 
 
-def _settle(mappers: Mappers, config: KvstoreConfig) -> tuple[Listener | None, tuple[Accepted, ...]]:
+def _settle(mappers: Mappers, run_dir: Path, grace_ms: int) -> tuple[Listener | None, tuple[Accepted, ...]]:
     """Before memory is allocated: see off the processes that may still write to an earlier device arena."""
     if not mappers.old:
         return None, ()
-    listener = Listener(config.run_dir)
-    return listener, tuple(mappers.settle(listener, config.fence_grace_ms))
+    listener = Listener(run_dir)
+    return listener, tuple(mappers.settle(listener, grace_ms))
 
 
-def _loop(server: Server, service: Service, arena: Arena, config: KvstoreConfig, signals: _Signals) -> None:
+def _loop(server: Server, service: Service, arena: Arena, config: Config, signals: _Signals) -> None:
     refused: list[str] = []
 
     def refuse(why: str) -> None:
@@ -199,13 +135,13 @@ def _loop(server: Server, service: Service, arena: Arena, config: KvstoreConfig,
 
     taken = None
     try:
-        if config.reserve and isinstance(arena, ShmArena):
-            taken = Reservation(arena.file, service.layout.arena_bytes(config.blocks), refuse)
+        if config.kvstore.reserve and isinstance(arena, ShmArena):
+            taken = Reservation(arena.file, service.layout.arena_bytes(config.kvstore.blocks), refuse)
         signals.stop_at_first(server)
         log.info(
             "kvstore_started",
             boot=service.boot.hex(),
-            blocks=config.blocks,
+            blocks=config.kvstore.blocks,
             layout=service.layout.fingerprint(),
             arena=service.arena.type,
             run_dir=str(config.run_dir),
@@ -259,29 +195,31 @@ def _check(layout: Layout) -> None:
         raise StartError(f"layout {asdict(layout)}: only shard 0 of 1 is served")
 
 
-def _restore_quotas(state: State, documents: StateDir, config: KvstoreConfig) -> None:
+def _restore_quotas(state: State, documents: StateDir, pool: KvstoreSettings) -> None:
     """What may be guaranteed, and the quotas that were declared before."""
     quotas = state.quotas
-    quotas.pin_budget = int(config.pin_budget * config.blocks)
-    quotas.quarantine_reserve = int(config.quarantine_reserve * config.blocks)
+    quotas.pin_budget = int(pool.pin_budget * pool.blocks)
+    quotas.quarantine_reserve = int(pool.quarantine_reserve * pool.blocks)
     quota_op.restore(documents, state)
 
 
-def _publish(state: State, prompts: list[Any], declarations: Declarations, config: KvstoreConfig) -> None:
+def _publish(
+    state: State, prompts: list[Any], declarations: Declarations, pool: KvstoreSettings, prepared: Path
+) -> None:
     """Enter what the configuration publishes and what was published live; under one id the configuration counts."""
     publications = state.publications
     for prompt in prompts:
         try:
             publications.add(str(prompt["id"]), str(prompt["domain"]), [int(token) for token in prompt["tokens"]])
         except (ValueError, KeyError, TypeError, OverflowError) as exc:
-            raise StartError(f"{config.prepared}: published: {exc}") from None
+            raise StartError(f"{prepared}: published: {exc}") from None
     declarations.restore_publications(publications)
-    pinned, budget = publications.blocks(state.block_size), int(config.pin_budget * config.blocks)
+    pinned, budget = publications.blocks(state.block_size), int(pool.pin_budget * pool.blocks)
     publications.budget = budget
     if pinned > budget:
         raise StartError(
             f"the published prompts need {pinned} blocks and may pin {budget} "
-            f"({config.pin_budget:.0%} of {config.blocks}): raise --blocks or --pin-budget"
+            f"({pool.pin_budget:.0%} of {pool.blocks}): raise --blocks or --pin-budget"
         )
 
 

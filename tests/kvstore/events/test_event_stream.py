@@ -14,7 +14,8 @@ from quire_proto.client.client import KVReader
 from quire_proto.wire.codec import from_map
 from quire_proto.wire.digests import split
 from quire_proto.wire.u32 import pack_u32
-from quire_services.daemons.event_stream import EventsConfig, endpoints
+from quire_services.config.settings import KvstoreSettings
+from quire_services.daemons.event_stream import endpoints
 from tests.kvstore.events.subscriber import AllBlocksCleared, BlockStored, Subscriber
 from tests.support.engine_loop import running
 from tests.support.raw import Client, Process
@@ -144,6 +145,6 @@ def test_places_that_others_reach_are_refused(run_dir: Path, where: str, tokens:
 
 def test_the_replay_port_follows_the_live_one(run_dir: Path) -> None:
     """A loopback address gives both."""
-    found = endpoints(EventsConfig("tcp://127.0.0.1:5557"), run_dir)
+    found = endpoints(KvstoreSettings(events="tcp://127.0.0.1:5557"), run_dir)
 
     assert (found.live, found.replay) == ("tcp://127.0.0.1:5557", "tcp://127.0.0.1:5558")
