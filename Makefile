@@ -29,7 +29,7 @@ help:
 	@echo "make soak    [MINUTES=10]: random kills and stops of real processes, a million simulated steps, and other long runs"
 	@echo "make cubins  [ALL=1]: compile the GPU kernels for six architectures, without a GPU"
 	@echo "make triton36  the same for three of them with Triton 3.6, in an environment of its own"
-	@echo "make fmt     format and sort imports"
+	@echo "make fmt     format, sort imports, and bring up to date what pages quote"
 	@echo "make peers   environments of the peers that the benches measure, in .peers"
 
 $(READY): pyproject.toml constraints.txt scripts/setup.sh scripts/install_torch.py
@@ -65,6 +65,8 @@ soak: $(READY)
 fmt: $(READY)
 	@echo "fmt: formatting and sorting imports"
 	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
+	@echo "fmt: lines of the walk, quotes of scenarios"
+	@$(BIN)/python scripts/walk.py && $(BIN)/python scripts/quote_scenarios.py
 
 peers:
 	@bench/peers.sh $(PYTHON) .peers
