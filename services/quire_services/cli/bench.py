@@ -1,6 +1,6 @@
 """``quire bench``: hands over to the benches of the source tree.
 
-Benches need the tree they measure, peers in environments of their own and a place for results, so they stand in
+Benches need the tree they measure, peers in environments of their own and a place for results, so they are in
 ``bench/`` beside the packages and are not part of the installed distribution.
 """
 

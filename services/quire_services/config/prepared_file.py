@@ -2,7 +2,7 @@
 
     {"model", "model_dir", "max_model_len", "layout": {...}, "published": [{"id", "domain", "tokens": [...]}]}
 
-Owns its name, its size limit and how it is told from any other file of that name; the readers check the values that
+Owns its name, its size limit and how it is recognised among other files of that name; the readers check the values that
 they use.
 """
 

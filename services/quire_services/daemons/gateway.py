@@ -143,7 +143,8 @@ def _gateway(config: settings.Config) -> Gateway:
 
 
 def _defaults(source: str, model: Path) -> SamplingDefaults:
-    """What requests leave unsaid, told in one line if a file says it. Raises DefaultsError."""
+    """What stands in for parameters that requests leave out, logged in one line if a file gives it. Raises
+    DefaultsError."""
     defaults = load_sampling_defaults(source, model)
     if defaults.given:
         log.info("sampling_defaults", source=source, **dict(defaults.given))

@@ -119,7 +119,7 @@ def _serve(config: Config, prepared: Path) -> int:
 
 
 def _settle(mappers: Mappers, run_dir: Path, grace_ms: int) -> tuple[Listener | None, tuple[Accepted, ...]]:
-    """Before memory is allocated: see off the processes that may still write to an earlier device arena."""
+    """Before memory is made: wait for processes that may still write to an earlier device arena, then kill them."""
     if not mappers.old:
         return None, ()
     listener = Listener(run_dir)

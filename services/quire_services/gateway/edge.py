@@ -77,7 +77,7 @@ class Edge:
 
         try:
             await self._serve(scope, receive, tagged, headers, record)
-        except Exception:  # already answered with 500: only the log must still hear of it
+        except Exception:  # already answered with 500, but not logged yet
             log.exception("bug", request_id=record.request_id)
         finally:
             self._finish(scope, record, time.monotonic() - began)

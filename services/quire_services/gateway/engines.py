@@ -6,9 +6,9 @@ counting what was sent since keeps a burst from piling up on one engine.
 
 Invariants: a name is one process: a second one is refused as long as the first holds its connection, however long it
 has been silent. An engine is in the table from its hello to the end of its connection and no longer; its end fails
-every generation it carried, at once. An engine gets work only while it says it is ready and has spoken in the last
-``MAX_SILENCE_S`` seconds that this loop was awake. Whether anything can be served is computed when asked, never stored,
-so it is always true.
+every generation it carried, at once. An engine gets work only while it reports that it is ready and has reported in the
+last ``MAX_SILENCE_S`` seconds that this loop was awake. Whether anything can be served is computed when asked, never
+stored, so it is always true.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     09:06:32 [info     ] gateway[1815] request          path=/v1/models status=200 ...
 
-Under ``quire serve`` the supervisor tells of starts, ends and readiness in its own words on the same terminal, so that
+Under ``quire serve`` the supervisor reports starts, ends and readiness in its own words on the same terminal, so that
 the events behind them would say everything twice; they are left out there, and only there: JSON keeps them all.
 """
 

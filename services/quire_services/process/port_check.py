@@ -1,7 +1,7 @@
 """Whether the addresses that a stack will listen on are free, asked before anything is started.
 
 A bound socket that does not listen yet shares its port with others of that kind (SO_REUSEADDR), so only ``listen``
-tells. The gateway asks again when it begins to listen: between the two another process may have been faster.
+shows it. The gateway asks again when it begins to listen: between the two another process may have been faster.
 """
 
 from __future__ import annotations

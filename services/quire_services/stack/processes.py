@@ -26,7 +26,7 @@ def command_line(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "quire_services.cli", name, *arguments]
 
 
-# What the kvstore takes from the prepared file instead, and engines are told.
+# What the kvstore takes from the prepared file instead, and engines are given as flags.
 LAYOUT_SETTINGS = ("block_size", "dtype", "kv_cache_dtype")
 
 

@@ -6,7 +6,7 @@ refused and nothing is touched. Where there is one, each name still has to hold 
 document with our keys, the token whose digest the marker repeats. Anything else stays, and a line of output names it.
 
 The lock is an flock, which the kernel gives up with the process that holds it: a marked directory whose lock is free
-belongs to a dead stack, and the next one takes it over. The kvstore's state lies in a directory of its own inside, made
+belongs to a dead stack, and the next one takes it over. The kvstore's state is in a directory of its own inside, made
 here and marked too, unless the configuration names another; that one is never touched.
 """
 
@@ -83,7 +83,7 @@ class RunDir:
         admin_token.write_token(self.path / admin_token.TOKEN_FILE, word)
 
     def close(self) -> list[str]:
-        """Remove everything of ours, and a directory that we made if it is then empty; returns what else lies there."""
+        """Remove everything of ours, and a directory that we made if it is then empty; returns what else is there."""
         if self._ours(ROSTER):  # the kvstore did not get to it
             with suppress(ArenaError, OSError):
                 Roster(self.path).close()

@@ -65,7 +65,7 @@ class StackRun:
     """One life of a stack.
 
     Attributes:
-        failure: why it had to end; empty if it was told to.
+        failure: why it had to end; empty if it was stopped.
         screen: where a person looks.
     """
 

@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Supervisor:
-    """Runs children until it is told to stop.
+    """Runs children until it is stopped.
 
     Args:
         ended: called with a child, its exit code and the seconds until it is started again.

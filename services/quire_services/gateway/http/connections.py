@@ -6,7 +6,7 @@ comes: the one that has been idle longest, of the address that has most. So sile
 proxy in front, whose connections all have one address, is served as far as there is room. Only if all are at work is
 the new one refused.
 
-Invariant: an idle connection stands in ``_idle`` under its address, one at work does not.
+Invariant: an idle connection is in ``_idle`` under its address, one at work does not.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A client that hangs up: noticed while its request is being read or answered, because nothing else would end the work.
 
-ASGI tells it as a message on the request's ``receive``, behind all of its body.
+ASGI delivers it as a message on the request's ``receive``, after all of its body.
 """
 
 from __future__ import annotations

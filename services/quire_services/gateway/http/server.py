@@ -36,7 +36,7 @@ class HttpServer(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 access_log=False,
-                log_level="warning",  # its starts and ends are told by events of our own
+                log_level="warning",  # its starts and ends are logged as events of our own
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(drain_s) + 2,

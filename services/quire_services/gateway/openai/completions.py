@@ -74,7 +74,7 @@ class CompletionShape:
         self._echoes = echoes
         self._prompts, self._n = prompts, body.n or 1
         self.about_prompt: dict[str, Any] = {}
-        self._told: set[int] = set()  # choices whose prompt's tokens were told
+        self._announced: set[int] = set()  # choices whose prompt's tokens were sent
         self._offsets: dict[int, int] = {}
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
@@ -107,8 +107,8 @@ class CompletionShape:
         """With the tokens, if they were asked for: the first object of a choice has those of its prompt, too."""
         if not self.with_ids:
             return out
-        if choice.index not in self._told:
-            self._told.add(choice.index)
+        if choice.index not in self._announced:
+            self._announced.add(choice.index)
             out["prompt_token_ids"] = list(self._prompts[choice.index // self._n])
         return out | {"token_ids": tokens}
 

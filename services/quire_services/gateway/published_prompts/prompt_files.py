@@ -1,6 +1,6 @@
 """Files of a published prompt: a system message as text, and the tools that go with it as JSON.
 
-Both are read the way a request would carry them: the text as it stands in the file, the tools as the list that
+Both are read the way a request would carry them: the text as it is in the file, the tools as the list that
 clients send in ``tools``, in the same order, because a template writes them into the prompt as they come. Whatever a
 person can name as a file is answered with one line: a directory, binary data, a file without end, nesting without
 end.

@@ -1,8 +1,8 @@
 """Reader pool: the gateway's side of the reader processes.
 
 Two lanes, so that a tenant's body of a few hundred kilobytes never waits for one of many megabytes: the short lane's
-reader has the priority of the gateway, the long lane's stands back. In each lane tenants take turns. A reader has one
-body at a time; when its client hangs up or its time is over it is killed, and the next body gets a new one.
+reader has the priority of the gateway, the long lane's has a lower one. In each lane tenants take turns. A reader has
+one body at a time; when its client hangs up or its time is over it is killed, and the next body gets a new one.
 
 Invariant: a reader is idle in its lane, at work on one body, or dead.
 """

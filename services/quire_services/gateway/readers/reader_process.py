@@ -103,7 +103,7 @@ def _close_all_but(kept: int) -> None:
 def _fork_readers(control: socket.socket, reader: RequestReader) -> None:
     """Fork readers as long as the gateway asks."""
     freeze_objects()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps them
     while True:
         asked, fds, _, _ = socket.recv_fds(control, 1, 1)
         if not asked:
@@ -178,7 +178,7 @@ def _exactly(of: socket.socket, size: int) -> bytes:
 
 
 def _status(name: str) -> int:
-    """A figure of this process in bytes, as the kernel tells it."""
+    """A figure of this process in bytes, as the kernel reports it."""
     with open("/proc/self/status", encoding="ascii") as status:
         line = next(line for line in status if line.startswith(name + ":"))
     return int(line.split()[1]) * 1024

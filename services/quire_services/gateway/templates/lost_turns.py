@@ -1,9 +1,9 @@
 """Lost turns: whether a chat template leaves out tools, documents, tool calls or answers of a conversation.
 
-A template that leaves a call out says nothing, and the model answers as if it had called nothing. What stands in the
-text cannot tell: a name may stand there because a message mentions it. So the conversation is rendered a second time
-with words in place of names, arguments and answers that stand nowhere else, and each of these words must appear.
-Chats without any of these are rendered once.
+A template that leaves a call out says nothing, and the model answers as if it had called nothing. The text itself
+cannot tell: a name may be in it because a message mentions it. So the conversation is rendered a second time with words
+in place of names, arguments and answers that occur nowhere else, and each of these words must appear. Chats without any
+of these are rendered once.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A template is a program; what it reads of a tool turn is nowhere declared, and what it does not read it leaves out
 without a word. So a sample turn is rendered in every form that clients' turns can be given (``tool_turns``) and the
-first form is kept in which the tool's name, the arguments and the answer all stand in the text, written well.
+first form is kept in which the tool's name, the arguments and the answer all appear in the text, unspoilt.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _single(text: RenderChat) -> ToolForm | None:
 
 
 def _spoilt(written: str, nothing: str) -> bool:
-    """Whether arguments stand there as Python writes objects, or as text within text, or "None" for no content."""
+    """Whether arguments are written as Python writes objects, or as text within text, or "None" for no content."""
     spoilt = (f"'{_KEY}", f'\\"{_KEY}')
     return any(word in written for word in spoilt) or written.count("None") > nothing.count("None")
 

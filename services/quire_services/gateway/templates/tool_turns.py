@@ -6,7 +6,7 @@ of nine characters only. ``ToolForm`` is what can differ, ``in_tool_form`` write
 template wants is found out by trying (``template_probe``).
 
 Invariants: nothing a client said is left out in any form. Messages without tool turns are not touched. The form of a
-message depends on it and on those before it (and for calls that are told one by one, on their answers), so that a
+message depends on it and on those before it (and for calls that are written one by one, on their answers), so that a
 conversation that goes on begins with the same text.
 """
 

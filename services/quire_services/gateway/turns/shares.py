@@ -4,7 +4,7 @@ One tenant may hold at most ``each`` of the ``total``. A request waits behind th
 turns. When it is a tenant's turn and only the total is short, all wait until there is enough for it: a large part is
 not overtaken for ever by small ones.
 
-Invariants: what is held never exceeds ``total``, nor a tenant's ``each``; a tenant stands in ``_waiting`` only while
+Invariants: what is held never exceeds ``total``, nor a tenant's ``each``; a tenant is in ``_waiting`` only while
 one of its waits. One event loop, no locks.
 """
 
