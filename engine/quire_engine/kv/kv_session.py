@@ -192,7 +192,7 @@ class KvSession:
             publication=request.publication,
             publication_generation=request.publication_generation,
             priority=request.priority,
-            may_wait=int(sequence.patient),
+            may_wait=int(sequence.may_wait),
             list_generation=request.list_generation,
         )
 
@@ -202,7 +202,7 @@ class KvSession:
             sequence.table = np.frombuffer(answer.blocks, "<u4").astype(np.int32)
             sequence.computed = answer.computed
             sequence.sealed = answer.computed // self.block_size
-            sequence.writable = sequence.patient = True
+            sequence.writable = sequence.may_wait = True
             sequence.known = len(sequence.tokens)
             self._live[sequence.id] = self._owing[sequence.id] = sequence
             self.known.admit(sequence)

@@ -80,11 +80,11 @@ class Waiters:
             if left <= 0:
                 break
             hit = self._kv.known.hit(sequence)
-            if sequence.patient and not sequence.asked and self._joins(sequence, hit // self._kv.block_size):
+            if sequence.may_wait and not sequence.asked and self._joins(sequence, hit // self._kv.block_size):
                 self._scheduler.set_aside(sequence)
                 continue
             key = self._first_missing(sequence, hit // self._kv.block_size)
-            if sequence.patient and key in first:
+            if sequence.may_wait and key in first:
                 continue
             if key:
                 first.add(key)
@@ -125,7 +125,7 @@ class Waiters:
                 self._kv.cancel_wait(group.asked)
             if group in self._groups:
                 # Whoever waited too long computes; who waited with it may wait for that.
-                group.asked.patient = state != "deadline"
+                group.asked.may_wait = state != "deadline"
                 self._close(group)
         for group in [g for g in self._groups if g.asked is None and self._kv.known.owner(g.digest) is None]:
             self._close(group)

@@ -90,7 +90,7 @@ class Sequence:
         chain: digests of the full blocks of ``tokens``, in the tenant's own domain.
         writable: the kvstore has granted writing at ``computed``; False after a fork until extended.
         asked: the kvstore knows ``id`` as that of a sequence which waits, or may become the one to compute.
-        patient: whether it may wait for what another sequence is computing; False once it has waited too long.
+        may_wait: whether it may wait for what another sequence is computing; False once it has waited too long.
         inherited: the most urgent priority of those that wait for what this sequence computes.
         arrival: order of admission; the newest is preempted first.
         in_flight: tokens launched and not yet seen complete.
@@ -116,7 +116,7 @@ class Sequence:
     coming: int = 0
     ended: bool = False
     asked: bool = False
-    patient: bool = True
+    may_wait: bool = True
     inherited: int = LEAST_URGENT
     slots: int = 1
     favoured: bool = False
