@@ -101,7 +101,7 @@ class KvSession:
         They are given up when the newest step is complete, even if that computes something for the sequence still.
         """
         sequence.ended = True
-        if sequence.asked:
+        if sequence.registered:
             self.cancel_wait(sequence)
         if self._live.pop(sequence.id, None) is sequence:
             # Its last seals go out with the release.
@@ -114,7 +114,7 @@ class KvSession:
     def cancel_wait(self, sequence: Sequence) -> None:
         """What was waited for, or had become the sequence's to compute, is no more."""
         self._retire.release(self.step, sequence.id)
-        sequence.asked = False
+        sequence.registered = False
 
     def preempted(self, sequence: Sequence) -> None:
         """The sequence gives all its blocks back and will be computed again."""
@@ -181,7 +181,7 @@ class KvSession:
         return self._builder.build()
 
     def _allocation(self, sequence: Sequence) -> Allocate:
-        if not sequence.asked:
+        if not sequence.registered:
             sequence.id = self.new_id()  # else it keeps the id under which it may have become the one to compute
         request = sequence.request
         return Allocate(
@@ -197,7 +197,7 @@ class KvSession:
         )
 
     def _apply_allocate(self, sequence: Sequence, answer: Allocated, grants: StepGrants) -> None:
-        sequence.asked = answer.code == CLAIMED
+        sequence.registered = answer.code == CLAIMED
         if answer.code == OK:
             sequence.table = np.frombuffer(answer.blocks, "<u4").astype(np.int32)
             sequence.computed = answer.computed

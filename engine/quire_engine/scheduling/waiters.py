@@ -33,18 +33,18 @@ LOOKAHEAD = 64  # waiting sequences looked at in a step
 class WaitGroup:
     """Sequences that wait for block ``index``, whose digest is ``digest``, or, without digest, for a publication.
 
-    ``asked``: the member that waits at the kvstore; None if a sequence of this engine is computing the block.
+    ``waiter``: the member that waits at the kvstore; None if a sequence of this engine is computing the block.
     """
 
     digest: bytes
     index: int
-    asked: Sequence | None
+    waiter: Sequence | None
     members: list[Sequence] = field(default_factory=list)
 
     def suits(self, sequence: Sequence, missing: int) -> bool:
         """Whether a sequence whose first missing block is ``missing`` lacks the same."""
-        if self.asked is not None and not self.digest:
-            theirs, mine = self.asked.request, sequence.request
+        if self.waiter is not None and not self.digest:
+            theirs, mine = self.waiter.request, sequence.request
             named = (theirs.publication, theirs.publication_generation)
             return named == (mine.publication, mine.publication_generation)
         return (
@@ -76,11 +76,11 @@ class Waiters:
         left = self._scheduler.slots_left()
         # Those that the kvstore chose to compute come first: others wait for them.
         candidates = islice(self._scheduler.waiting.in_turn(deferred), max(LOOKAHEAD, left)) if left > 0 else ()
-        for sequence in sorted(candidates, key=lambda s: not s.asked):
+        for sequence in sorted(candidates, key=lambda s: not s.registered):
             if left <= 0:
                 break
             hit = self._kv.known.hit(sequence)
-            if sequence.may_wait and not sequence.asked and self._joins(sequence, hit // self._kv.block_size):
+            if sequence.may_wait and not sequence.registered and self._joins(sequence, hit // self._kv.block_size):
                 self._scheduler.set_aside(sequence)
                 continue
             key = self._first_missing(sequence, hit // self._kv.block_size)
@@ -106,7 +106,7 @@ class Waiters:
     def forget(self, sequence: Sequence) -> None:
         """A sequence that was set aside has ended; those that waited through it ask for themselves."""
         for group in self._groups:
-            if group.asked is sequence:
+            if group.waiter is sequence:
                 group.members.remove(sequence)
                 self._close(group)
                 return
@@ -118,16 +118,16 @@ class Waiters:
                 group, answer = self._ended.get_nowait()
             except Empty:
                 break
-            assert group.asked is not None, "a wait of somebody"
+            assert group.waiter is not None, "a wait of somebody"
             state = answer.state if isinstance(answer, Waited) else "deadline"
-            if group.asked.ended and state == "yours":
+            if group.waiter.ended and state == "yours":
                 # It had ended before its wait reached the kvstore: others wait for what it will not compute.
-                self._kv.cancel_wait(group.asked)
+                self._kv.cancel_wait(group.waiter)
             if group in self._groups:
                 # Whoever waited too long computes; who waited with it may wait for that.
-                group.asked.may_wait = state != "deadline"
+                group.waiter.may_wait = state != "deadline"
                 self._close(group)
-        for group in [g for g in self._groups if g.asked is None and self._kv.known.owner(g.digest) is None]:
+        for group in [g for g in self._groups if g.waiter is None and self._kv.known.owner(g.digest) is None]:
             self._close(group)
 
     def _end(self, group: WaitGroup, answer: Waited | QuireError) -> None:
@@ -142,8 +142,8 @@ class Waiters:
     def _joins(self, sequence: Sequence, missing: int) -> bool:
         """Let a sequence wait in a group, if what it lacks is being computed."""
         for group in self._groups:
-            if group.asked is not None and group.suits(sequence, missing):
-                if sequence.request.priority < group.asked.request.priority:
+            if group.waiter is not None and group.suits(sequence, missing):
+                if sequence.request.priority < group.waiter.request.priority:
                     return False  # it is more urgent than the wait that was asked for: it asks itself
                 group.members.append(sequence)
                 return True
@@ -161,7 +161,7 @@ class Waiters:
         end = missing + bisect_left(theirs, True, key=lambda i: known.owner(chain.digests(i, i + 1)) is not owner)
         digest = chain.digests(end - 1, end)
         for group in self._groups:
-            if group.asked is None and group.digest == digest:
+            if group.waiter is None and group.digest == digest:
                 return group
         self._groups.append(WaitGroup(digest, end - 1, None))
         return self._groups[-1]

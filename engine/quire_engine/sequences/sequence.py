@@ -89,7 +89,7 @@ class Sequence:
         known: tokens it had when it got its table: others may wait for what it computes of them.
         chain: digests of the full blocks of ``tokens``, in the tenant's own domain.
         writable: the kvstore has granted writing at ``computed``; False after a fork until extended.
-        asked: the kvstore knows ``id`` as that of a sequence which waits, or may become the one to compute.
+        registered: the kvstore knows ``id`` as that of a sequence which waits, or may become the one to compute.
         may_wait: whether it may wait for what another sequence is computing; False once it has waited too long.
         inherited: the most urgent priority of those that wait for what this sequence computes.
         arrival: order of admission; the newest is preempted first.
@@ -115,7 +115,7 @@ class Sequence:
     in_flight: int = 0
     coming: int = 0
     ended: bool = False
-    asked: bool = False
+    registered: bool = False
     may_wait: bool = True
     inherited: int = LEAST_URGENT
     slots: int = 1
