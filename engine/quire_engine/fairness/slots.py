@@ -41,7 +41,7 @@ def used(running: Iterable[Sequence]) -> Counter[str]:
 def slot_donor(shares: Shares, running: list[Sequence], heads: Iterable[Sequence], size: int) -> Sequence | None:
     """The running sequence that yields a slot to one of ``heads``, the first of each tenant's queue, if one should.
 
-    All ``size`` slots are taken. The head for which it is done has been ``favoured`` by now.
+    All ``size`` slots are taken. The head for which it is done has its slot promised by now.
     """
     waiting = {head.request.tenant: head for head in heads if head.request.tenant}
     taken = used(running)
@@ -53,10 +53,10 @@ def slot_donor(shares: Shares, running: list[Sequence], heads: Iterable[Sequence
         return None
     most = max(above, key=lambda name: taken[name] / shares.weight(name))
     claimants = [
-        name for name, head in waiting.items() if taken[name] + 1 <= max(1.0, portions[name]) and not head.favoured
+        name for name, head in waiting.items() if taken[name] + 1 <= max(1.0, portions[name]) and not head.slot_promised
     ]
     found = [s for s in running if s.request.tenant == most and (s.inherited == LEAST_URGENT or s.remaining == 1)]
     if not claimants or not found:
         return None
-    waiting[shares.turn(claimants)].favoured = True
+    waiting[shares.turn(claimants)].slot_promised = True
     return max(found, key=lambda s: (slots(s) > 1, s.remaining == 1, rank(s)))

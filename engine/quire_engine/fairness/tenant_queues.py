@@ -69,7 +69,7 @@ class TenantQueues:
             yield from queues[0]
             return
         firsts = [queue[0] for queue in queues]
-        heads = [(not s.favoured, shares.counter(s.request.tenant), k, 0) for k, s in enumerate(firsts)]
+        heads = [(not s.slot_promised, shares.counter(s.request.tenant), k, 0) for k, s in enumerate(firsts)]
         heapify(heads)
         while heads:
             _, at, k, index = heads[0]

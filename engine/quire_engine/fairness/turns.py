@@ -49,8 +49,8 @@ class Turns:
             return nobodys
         if len(heads) == 1:
             return next(iter(heads.values()))
-        if favoured := next((head for head in heads.values() if head.favoured), None):
-            return favoured
+        if promised := next((head for head in heads.values() if head.slot_promised), None):
+            return promised
         return heads[self._shares.turn((tenant for tenant in heads if tenant), self._promised)]
 
     def next(self, tenant: str, promised: int = 0) -> None:

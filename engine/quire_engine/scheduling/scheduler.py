@@ -197,7 +197,7 @@ class Scheduler:
     def admitted(self, sequence: Sequence, plan: StepPlan) -> None:
         """The kvstore gave the sequence its table: it joins the batch, in this step if budget is left."""
         self._steady = None
-        sequence.favoured = False
+        sequence.slot_promised = False
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=lambda s: s.arrival)
         count = min(sequence.remaining, plan.budget_left)

@@ -97,7 +97,7 @@ class Sequence:
         coming: tokens drawn on the device that ``tokens`` lacks yet.
         buffer: what the table grows into, if it is the beginning of that.
         slots: batch slots kept for it, branches not forked yet included.
-        favoured: another tenant's sequence gave a slot up for it.
+        slot_promised: another tenant's sequence gave a slot up for it.
         ended: its blocks are given up; what is still in flight for it counts for nothing.
     """
 
@@ -119,7 +119,7 @@ class Sequence:
     may_wait: bool = True
     inherited: int = LEAST_URGENT
     slots: int = 1
-    favoured: bool = False
+    slot_promised: bool = False
     buffer: npt.NDArray[np.int32] = field(default_factory=lambda: EMPTY_TABLE)
 
     @property
