@@ -55,7 +55,7 @@ class KnownDigests:
 
     def give_up(self, sequence: Sequence) -> None:
         """A sequence computes no more: what it has not sealed of its prompt nothing computes now."""
-        promised = min(sequence.known // self._block_size, sequence.chain.blocks)
+        promised = min(sequence.promised // self._block_size, sequence.chain.blocks)
         for digest in split(sequence.chain.digests(min(sequence.sealed, promised), promised)):
             if self._computing.get(digest) is sequence:
                 del self._computing[digest]

@@ -83,7 +83,7 @@ class KvSession:
 
     def _owes(self, sequence: Sequence) -> bool:
         """Whether something of its prompt is there that others may wait for, and the kvstore does not know."""
-        return sequence.computed >= sequence.known or sequence.computed // self.block_size > sequence.sealed
+        return sequence.computed >= sequence.promised or sequence.computed // self.block_size > sequence.sealed
 
     def forked(self, parent: Sequence, children: list[Sequence]) -> None:
         """``children`` share all the parent has computed; they own their ids already."""
@@ -203,7 +203,7 @@ class KvSession:
             sequence.computed = answer.computed
             sequence.sealed = answer.computed // self.block_size
             sequence.writable = sequence.may_wait = True
-            sequence.known = len(sequence.tokens)
+            sequence.promised = len(sequence.tokens)
             self._live[sequence.id] = self._owing[sequence.id] = sequence
             self.known.admit(sequence)
             self._add_copies(answer, grants)
@@ -257,7 +257,7 @@ class KvSession:
         size = self.block_size
         for sequence in [s for s in self._live.values() if s.computed // size > s.sealed]:
             self._seal_full(sequence)
-        for sequence in [s for s in self._owing.values() if s.computed >= s.known]:
+        for sequence in [s for s in self._owing.values() if s.computed >= s.promised]:
             self._builder.fill(sequence.id, sequence.computed)  # a publication's tail is frozen by its fill mark
             del self._owing[sequence.id]
 

@@ -86,7 +86,7 @@ class Sequence:
         table: physical block ids.
         computed: tokens whose K and V are written and seen complete.
         sealed: leading full blocks already sealed (or matched), or about to be.
-        known: tokens it had when it got its table: others may wait for what it computes of them.
+        promised: tokens it had when it got its table: others may wait for what it computes of them.
         chain: digests of the full blocks of ``tokens``, in the tenant's own domain.
         writable: the kvstore has granted writing at ``computed``; False after a fork until extended.
         registered: the kvstore knows ``id`` as that of a sequence which waits, or may become the one to compute.
@@ -110,7 +110,7 @@ class Sequence:
     table: npt.NDArray[np.int32] = field(default_factory=lambda: EMPTY_TABLE)
     computed: int = 0
     sealed: int = 0
-    known: int = 0
+    promised: int = 0
     writable: bool = False
     in_flight: int = 0
     coming: int = 0
@@ -190,7 +190,7 @@ class Sequence:
         """Forget its blocks: the sequence was preempted or its session is gone."""
         self.table = EMPTY_TABLE
         assert not self.in_flight, "the blocks of work in flight"
-        self.computed = self.sealed = self.known = 0
+        self.computed = self.sealed = self.promised = 0
         self.writable = self.ended = False
         self.inherited = LEAST_URGENT
 
