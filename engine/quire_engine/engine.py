@@ -206,7 +206,7 @@ class Engine:
             elif isinstance(message, Abort):
                 for sequence in self._intake.abort(message, kv):
                     self._waiters.forget(sequence)
-            else:  # the gateway is gone, and with it everybody who would read an answer
+            else:  # the gateway is gone, and with it every reader of an answer
                 for sequence in self._scheduler.clear():
                     kv.finished(sequence)
         self._outbox.flush(self.front)

@@ -12,7 +12,8 @@ and read as float32. So a group of ``members`` sequences with ``rows`` query row
 cache in part, what is written does not. ``fixed_bytes`` is what the memory could move while the group's kernel runs dry
 before the next one starts. Few rows, short runs and many query heads for each KV head (a row then fills a tile alone)
 do not pay; long prompts shared by many do. Both numbers come from ``group_table.json`` by architecture; where it has no
-row they are ``START``, a cautious guess and no measurement. The rule cannot change a result, only who reads what.
+row they are ``START``, a cautious guess and no measurement. The rule cannot change a result, only what is read
+how often.
 """
 
 from __future__ import annotations

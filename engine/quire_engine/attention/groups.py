@@ -113,7 +113,7 @@ def _best_group(of: _Tables, members: IntArray, reference: int, depth: int) -> t
 
     The reference has the longest table. A group that ends at index e keeps the members that agree with it up to
     there: the end that gains most wins, None if none pays. Without this weighing, one sequence with a short common
-    prefix would cut everybody's group short.
+    prefix would cut the group of all others short.
     """
     end = of.limits[members[reference]]
     same = of.entries[members, depth:end] == of.entries[members[reference], depth:end]

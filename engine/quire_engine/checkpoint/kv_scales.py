@@ -6,8 +6,8 @@ that a head's keys and values fall into that range. So scales are static, one fo
 
     {"keys": [[s, ...one a KV head] ...one row a layer], "values": [[...] ...]}
 
-Without that file all are 1. Whoever shares a pool must divide and multiply by the same numbers: their identity stands
-in the layout. No torch here: ``quire prepare`` reads this too.
+Without that file all are 1. Engines that share a pool must divide and multiply by the same numbers: their identity
+stands in the layout. No torch here: ``quire prepare`` reads this too.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def _absent(file: Path) -> str:
 
 
 def _forbidden(path: Path) -> str:
-    """Who may not read what: the file itself, or the first directory above it that lets nobody through."""
+    """Why a path cannot be read: its own mode, or that of the first directory above it that may not be entered."""
     for place in (*reversed(path.absolute().parents), path):
         need = os.X_OK if place != path else os.R_OK | (os.X_OK if place.is_dir() else 0)
         if not os.access(place, need, effective_ids=True):

@@ -1,7 +1,7 @@
 """The name of a model, from the directory it lies in.
 
 ``/models/qwen3`` is ``qwen3``. In the hub's cache a directory is called after a commit and the model after the
-directory above it, ``models--org--name``: there the name is ``org/name``, as everybody else calls it.
+directory above it, ``models--org--name``: there the name is ``org/name``, as it is called elsewhere.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Fairness: whose turn it is, by tenant and weight, and who gives way."""
+"""Fairness: whose turn it is, by tenant and weight, and which sequence gives way."""

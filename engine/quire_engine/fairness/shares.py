@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-WEIGHT = 100  # everybody's, if nothing was said
+WEIGHT = 100  # of a tenant for which none was given
 NOTHING: Mapping[str, int] = {}
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from quire_engine.sequences.sequence import LEAST_URGENT, Sequence
+from quire_engine.sequences.sequence import NO_WAITER, Sequence
 
 from .shares import Shares
 from .tenant_queues import rank
@@ -55,7 +55,7 @@ def slot_donor(shares: Shares, running: list[Sequence], heads: Iterable[Sequence
     claimants = [
         name for name, head in waiting.items() if taken[name] + 1 <= max(1.0, portions[name]) and not head.slot_promised
     ]
-    found = [s for s in running if s.request.tenant == most and (s.inherited == LEAST_URGENT or s.remaining == 1)]
+    found = [s for s in running if s.request.tenant == most and (s.inherited == NO_WAITER or s.remaining == 1)]
     if not claimants or not found:
         return None
     waiting[shares.turn(claimants)].slot_promised = True

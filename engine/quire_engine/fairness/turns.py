@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from quire_engine.sequences.sequence import BEHIND_ALL, Sequence
+from quire_engine.sequences.sequence import BACKGROUND, Sequence
 
 from .shares import Shares
 from .tenant_queues import TenantQueues
@@ -44,9 +44,9 @@ class Turns:
         heads = self._heads
         if not heads:
             return None
-        nobodys = heads.get("")
-        if nobodys is not None and (len(heads) == 1 or nobodys.priority < BEHIND_ALL):
-            return nobodys
+        untenanted = heads.get("")  # a publication's prefill
+        if untenanted is not None and (len(heads) == 1 or untenanted.priority < BACKGROUND):
+            return untenanted
         if len(heads) == 1:
             return next(iter(heads.values()))
         if promised := next((head for head in heads.values() if head.slot_promised), None):

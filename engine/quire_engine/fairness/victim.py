@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from quire_engine.sequences.sequence import BEHIND_ALL, Sequence
+from quire_engine.sequences.sequence import BACKGROUND, Sequence
 
 from .shares import Shares
 from .tenant_queues import rank
@@ -25,7 +25,7 @@ def victim(shares: Shares, candidates: Collection[Sequence]) -> Sequence:
     held = Counter[str]()
     for sequence in candidates:
         held[sequence.request.tenant] += len(sequence.table)
-    if len(held) == 1 or newest.priority >= BEHIND_ALL:
+    if len(held) == 1 or newest.priority >= BACKGROUND:
         return newest
     oldest = min(candidates, key=lambda s: s.arrival)
     others = [s for s in candidates if s is not oldest]

@@ -4,9 +4,9 @@ Sequences tell it what became of them (computed, forked, finished, preempted); i
 releases in the next message and brings the answers back into the sequences' tables. A reference is given up only
 after the step that may name its blocks has completed (``RetireList``).
 
-What nobody waits for asks for no message: full blocks of generated tokens are sealed with whatever is said next, and
-the scheduler's looking ahead makes that once in many steps. Blocks of a prompt, which others may wait for, are
-sealed in the step after the one that computed them.
+What no other sequence waits for asks for no message: full blocks of generated tokens are sealed with whatever is said
+next, and the scheduler's looking ahead makes that once in many steps. Blocks of a prompt, which others may wait for,
+are sealed in the step after the one that computed them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A queue does what it is given one after another. On a CPU work has ended when ``
 given launches and gets to them later; an event behind a step's last launch fires when all of it is complete.
 
 ``depth`` says how many steps may be in flight at a time: 1 where nothing runs beside the host, 2 where the host can
-plan the next step while the device computes the last. Whoever releases what a step uses waits for ``result`` first.
+plan the next step while the device computes the last. What a step uses may be released once ``result`` has returned.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A decode step launches a few hundred kernels that take less time than their laun
 they are one launch. A graph repeats addresses and grids, so nothing of a step may stand in it: token ids, positions,
 slots, block tables, tiles and counts are copied into static buffers before each replay, and kernels read on the
 device how much of them is meant. A step of fewer rows than its graph is padded with rows that store nothing, attend
-to nothing, and whose logits nobody reads.
+to nothing, and whose logits are not read.
 
 All that needs a GPU is the capture itself. A ``Capture`` that just calls the function again over the same buffers
 gives the same results, and so proves refilling and padding where there is none.

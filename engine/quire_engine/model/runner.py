@@ -100,7 +100,7 @@ class Runner:
         graphs: runs the decode steps that it can, if given.
 
     Attributes:
-        on_release: called in ``release`` when nothing runs any more: whoever holds CUDA graphs drops them here.
+        on_release: called in ``release`` when nothing runs any more: what holds CUDA graphs drops them here.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Runner:
         del self._backend
 
     def launch(self, work: list[Work], copies: list[tuple[int, int, int]]) -> Launched:
-        """Begin to compute ``work`` after ``copies`` (rows src, dst, slots; src -1 zeroes); nobody waits."""
+        """Begin to compute ``work`` after ``copies`` (rows src, dst, slots; src -1 zeroes), without waiting."""
         before = self._last
         batch = _batch(work, before.onward if before else {}, self._backend.block_size) if work else None
         launched = self._last = Launched(batch)

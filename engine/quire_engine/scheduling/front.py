@@ -2,8 +2,8 @@
 
 It connects to the gateway's socket, again and again, with back-off however the connection before ended, says hello,
 reports the load, and carries requests in and outputs out. The engine's thread is never blocked by it: requests arrive
-in a queue, outputs are handed over and written by the loop. When the gateway goes away nobody is left to read an
-answer, so every request is aborted.
+in a queue, outputs are handed over and written by the loop. When the gateway goes away no reader of an answer
+is left, so every request is aborted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 
 class GatewayLost:
-    """Put into the inbox when the link breaks: nobody reads the answers any more."""
+    """Put into the inbox when the link breaks: no answer is read any more."""
 
 
 class Front:

@@ -12,7 +12,7 @@ COUNTED = ("steps", "messages", "requests", "prompt_tokens", "computed_tokens", 
 
 
 class Sender(Protocol):
-    """Who takes outputs away: the front."""
+    """What takes outputs away: the front."""
 
     def send(self, outputs: Outputs) -> None:
         """Take them."""
@@ -27,7 +27,7 @@ class Outbox:
     _waiting: list[Output] = field(default_factory=list)
 
     def put(self, output: Output) -> None:
-        """Add an output; one of no request (a publication's prefill) goes to nobody."""
+        """Add an output; one of no request (a publication's prefill) goes nowhere."""
         if output.request:
             self._waiting.append(output)
 

@@ -1,8 +1,8 @@
 """Pipeline: the steps of a session that are launched and not yet collected, oldest first.
 
 Owns the two ends of a step. At its launch the sequences advance: their tokens are in flight, and one more is coming
-where a sequence may go on with a token nobody has seen. When its completion is seen the tokens are delivered, and
-only then do its fill marks, seals, releases and copy acknowledgements become sayable.
+where a sequence may go on with a token that the host has not seen. When its completion is seen the tokens are
+delivered, and only then do its fill marks, seals, releases and copy acknowledgements become due.
 
 Invariants: steps complete in the order of their launch; no step is launched and no token kept past the lease; what
 ends while steps are in flight keeps its blocks until the last of them is complete (``KvSession.finished`` records the

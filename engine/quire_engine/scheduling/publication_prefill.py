@@ -2,9 +2,9 @@
 
 After a restart of the kvstore, or when a prompt is published, the record is pending: requests that begin with it work,
 but each computes it. So every engine offers to compute what is pending, through the same queue as all requests and
-behind them all; the kvstore lets exactly one do so. Who is refused looks again later, for the one who was let may die.
+behind them all; the kvstore lets exactly one do so. The others look again later, for the one it chose may die.
 
-Such a sequence belongs to a request without id and tenant: its one sampled token goes to nobody, and its blocks are
+Such a sequence belongs to a request without id and tenant: its one sampled token is dropped, and its blocks are
 charged to the share domain.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable
 import structlog
 
 from quire_engine.kv.kv_session import KvSession
-from quire_engine.sequences.sequence import BEHIND_ALL, Request, Sequence
+from quire_engine.sequences.sequence import BACKGROUND, Request, Sequence
 from quire_proto.gateway_link import Sampling
 from quire_proto.messages import Publication
 from quire_proto.step.token_chain import DomainChain
@@ -81,7 +81,7 @@ class PublicationPrefill:
             prompt=publication.tokens,
             sampling=Sampling(max_tokens=1, temperature=0.0),
             n=1,
-            priority=BEHIND_ALL,
+            priority=BACKGROUND,
             emitted=array("I"),
             stop_ids=frozenset(),
             publication=publication.id,

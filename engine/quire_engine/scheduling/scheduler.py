@@ -82,14 +82,14 @@ class Scheduler:
             self.add(sequence)
 
     def inherit(self, number: int, priority: int) -> None:
-        """Somebody of this priority waits for what the running sequence with this id computes."""
+        """A sequence of this priority waits for what the running sequence with this id computes."""
         self._steady = None
         for sequence in self.running:
             if sequence.id == number:
                 sequence.inherited = min(sequence.inherited, priority)
 
     def slots_left(self) -> int:
-        """Batch slots that nobody uses."""
+        """Batch slots that are free."""
         return self.limits.max_sequences - sum(map(slots, self.running))
 
     def slot_donor(self, deferred: Container[str] = ()) -> Sequence | None:

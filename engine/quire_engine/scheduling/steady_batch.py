@@ -2,12 +2,12 @@
 
 A sequence needs a block once in ``block_size`` steps. Asked for one by one that is a message nearly every step; so
 whenever one sequence must have a block, those that will need theirs within the *horizon* get it in the same message.
-What they hold early is waste: half a horizon on the mean. The horizon is therefore at most one part in ``SHARE`` of
-the batch's mean length, which bounds that waste by half of it, and never longer than a block. A message asks for at
-most ``MOST`` blocks ahead, so that none keeps the kvstore from others for long.
+What they hold early is waste: half a horizon on the mean. The horizon is therefore at most one part in
+``HORIZON_SHARE`` of the batch's mean length, which bounds that waste by half of it, and never longer than a block. A
+message asks for at most ``MAX_AHEAD`` blocks ahead, so that none keeps the kvstore from others for long.
 
-While nobody comes or goes and every block is granted, a step is like the one before: what each sequence has left is a
-number that falls by one, and nothing is done for each sequence.
+While no sequence comes or goes and every block is granted, a step is like the one before: what each sequence has left
+is a number that falls by one, and nothing is done for each sequence.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 
 from quire_engine.sequences.sequence import Sequence
 
-SHARE = 32
-MOST = 128
+HORIZON_SHARE = 32
+MAX_AHEAD = 128
 
 Rows = list[tuple[Sequence, int]]
 
@@ -35,7 +35,7 @@ class Needs:
 class SteadyBatch:
     """A batch whose every step computes one token of each sequence.
 
-    Whoever has it gives it up when a sequence leaves or joins, and when a block is refused.
+    It is to be given up when a sequence leaves or joins, and when a block is refused.
     """
 
     def __init__(self, batch: list[Sequence], block_size: int) -> None:
@@ -44,7 +44,7 @@ class SteadyBatch:
         ends = np.array([sequence.launched + 1 for sequence in batch], np.int64)
         tables = np.array([len(sequence.table) for sequence in batch], np.int64)
         self._spare = tables * block_size - ends  # tokens behind those that the present step computes
-        # Steps after the present one: the last token is drawn and not computed, and who forks does something else.
+        # Steps after the present one: the last token is drawn and not computed, and a fork does something else.
         self._left = np.array([s.tokens_left - 1 if s.single else 0 for s in batch], np.int64)
         self._tokens = int(ends.sum())
         self._quiet = self._passed = 0
@@ -73,10 +73,10 @@ class SteadyBatch:
         return Needs(self._one_block_more(now), self._one_block_more(later))
 
     def _within_horizon(self) -> np.ndarray:
-        horizon = min(self._block_size, self._tokens // (SHARE * len(self._batch)))
+        horizon = min(self._block_size, self._tokens // (HORIZON_SHARE * len(self._batch)))
         soon = (self._spare >= 0) & (self._spare < horizon) & (self._spare < self._left)
         found = np.flatnonzero(soon)
-        return found if len(found) <= MOST else found[np.argsort(self._spare[found], kind="stable")[:MOST]]
+        return found if len(found) <= MAX_AHEAD else found[np.argsort(self._spare[found], kind="stable")[:MAX_AHEAD]]
 
     def _one_block_more(self, which: np.ndarray) -> Rows:
         size = self._block_size

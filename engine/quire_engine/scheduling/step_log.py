@@ -1,4 +1,4 @@
-"""Step log: one JSON line a step, for those who want to see the batching and the waste rather than believe it.
+"""Step log: one JSON line a step, to see the batching and the waste instead of believing it.
 
 A line holds what the step computed (decode rows, prefill rows and tokens), the queues, the messages so far, and the
 slots of this engine's tables: ``slots_held`` over all physical blocks its sequences name, each once, and

@@ -5,7 +5,7 @@ that wait for the same blocks are a group. Within this engine nothing need be sa
 block it waits for is sealed or its owner gave up. What another engine computes the kvstore knows: the first of a group
 waits there (one message), the others with it.
 
-Nobody waits for ever. The kvstore answers when the blocks are sealed, when they have become this sequence's to
+No wait is for ever. The kvstore answers when the blocks are sealed, when they have become this sequence's to
 compute, or at the deadline; then, and if the wait fails, the sequence computes its own copy.
 """
 
@@ -118,13 +118,13 @@ class Waiters:
                 group, answer = self._ended.get_nowait()
             except Empty:
                 break
-            assert group.waiter is not None, "a wait of somebody"
+            assert group.waiter is not None, "a wait that was begun"
             state = answer.state if isinstance(answer, Waited) else "deadline"
             if group.waiter.ended and state == "yours":
                 # It had ended before its wait reached the kvstore: others wait for what it will not compute.
                 self._kv.cancel_wait(group.waiter)
             if group in self._groups:
-                # Whoever waited too long computes; who waited with it may wait for that.
+                # One that waited too long computes; those that waited with it may wait for that.
                 group.waiter.may_wait = state != "deadline"
                 self._close(group)
         for group in [g for g in self._groups if g.waiter is None and self._kv.known.owner(g.digest) is None]:

@@ -23,8 +23,8 @@ from quire_proto.wire.u32 import unpack_u32
 
 from .sample_row import SampleRow
 
-LEAST_URGENT = 1 << 62
-BEHIND_ALL = 1 << 31  # priority of what no client waits for
+NO_WAITER = 1 << 62  # less urgent than any priority
+BACKGROUND = 1 << 31  # the priority of what no client waits for
 EMPTY_TABLE: npt.NDArray[np.int32] = np.empty(0, np.int32)
 
 
@@ -117,7 +117,7 @@ class Sequence:
     ended: bool = False
     registered: bool = False
     may_wait: bool = True
-    inherited: int = LEAST_URGENT
+    inherited: int = NO_WAITER
     slots: int = 1
     slot_promised: bool = False
     buffer: npt.NDArray[np.int32] = field(default_factory=lambda: EMPTY_TABLE)
@@ -192,7 +192,7 @@ class Sequence:
         assert not self.in_flight, "the blocks of work in flight"
         self.computed = self.sealed = self.promised = 0
         self.writable = self.ended = False
-        self.inherited = LEAST_URGENT
+        self.inherited = NO_WAITER
 
     def sample_row(self, index: int) -> SampleRow:
         """How the next token of continuation ``index`` is drawn."""

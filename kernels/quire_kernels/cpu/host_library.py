@@ -5,7 +5,7 @@ PyTorch has no attention that reads a paged arena on a CPU. Where a C compiler i
 or two, so the result is kept in the user's cache directory under a name that changes with source, compiler and
 processor.
 
-Invariants: only a file in a directory that is ours and that nobody else may write is ever loaded; a compilation is
+Invariants: only a file in a directory that is ours and that no other user may write is ever loaded; a compilation is
 renamed into place whole, so that processes which start together do not see half a library.
 """
 
@@ -56,15 +56,17 @@ def _directory() -> Path:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = directory.stat()
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
-        raise NoHostLibrary(f"{directory} belongs to somebody else or others may write there")
+        raise NoHostLibrary(f"{directory} belongs to another user, or others may write there")
     return directory
 
 
 def _name(compiler: str) -> str:
     """Changes with whatever changes the machine code."""
-    told = subprocess.run([compiler, "--version"], capture_output=True, timeout=COMPILE_TIMEOUT_S, check=False).stdout
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, timeout=COMPILE_TIMEOUT_S, check=False
+    ).stdout
     sources = b"\0".join(file.read_bytes() for file in SOURCES + HEADERS)
-    parts = (sources, " ".join((*FLAGS, THREADS)).encode(), told, platform.machine().encode(), _processor())
+    parts = (sources, " ".join((*FLAGS, THREADS)).encode(), version, platform.machine().encode(), _processor())
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
 
 

@@ -3,7 +3,7 @@
 A row (src, dst, slots) copies the first ``slots`` slots of block ``src`` to block ``dst``, in K and V of every layer
 and head. ``src`` -1 scrubs instead: the slots become zero. One program does one row in one plane of the arena.
 
-Invariants: slots from ``slots`` on are neither read nor written, for they may be somebody else's next write; the
+Invariants: slots from ``slots`` on are neither read nor written, for another sequence may write them next; the
 bits are copied, so any dtype and any NaN survive. Within one launch no ``dst`` may be another row's ``src`` or
 ``dst``: rows run in any order.
 """

@@ -1,7 +1,7 @@
 """write_kv: the keys and values of a packed batch into their slots of the arena.
 
 One program stores a few tokens of one KV head. A slot of -1 means "not stored": padded rows of a captured graph and
-tokens somebody else owns. With e4m3 arenas, values are divided by their head's scale and clamped to the largest
+tokens of another sequence. With e4m3 arenas, values are divided by their head's scale and clamped to the largest
 finite number (448) before rounding.
 
 Invariant: nothing but the named slots is written. Slots are unique within a batch.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quire_engine.fairness.shares import Shares
 from quire_engine.fairness.tenant_queues import TenantQueues
-from quire_engine.sequences.sequence import BEHIND_ALL
+from quire_engine.sequences.sequence import BACKGROUND
 from tests.support.bare_loop import SLOTS, Loop, sequence
 
 WEIGHTS = st.integers(1, 400)
@@ -208,7 +208,7 @@ def test_the_oldest_of_all_is_no_victim() -> None:
 def test_what_no_client_waits_for_goes_last() -> None:
     """A publication is computed when no tenant's prompt can use the step, and first if somebody waits for it."""
     loop = Loop(budget=4)
-    loop.scheduler.add(nobodys := sequence("", 1000, 40, priority=BEHIND_ALL))
+    loop.scheduler.add(nobodys := sequence("", 1000, 40, priority=BACKGROUND))
     loop.step()
     asked = loop.ask("a", 4)
     loop.step()

@@ -29,7 +29,7 @@ class PackedLinear(torch.nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The dense weight, [out, in], unpacked anew at each call: for whoever wants to look at it."""
+        """The dense weight, [out, in], unpacked anew at each call, for inspection."""
         return self._packed.to_dense()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
