@@ -6,14 +6,12 @@ Each engine's lines are read by a thread. Nobody else may end: an end that we di
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,14 @@ from quire_proto.client.client import KVReader
 from quire_proto.messages import SessionInfo, Stats
 from quire_proto.wire.errors import QuireError
 from tests.chaos.engine import PUBLISHED
-from tests.support.repository import ROOT
+from tests.support.kvstore import Kvstore
+from tests.support.repository import child_environ
 from tests.support.stamped_arena import LAYOUT
 from tests.support.waits import wait_for
 
 LEASE_MS, GRACE_MS, BLOCKS = 1000, 500, 192
 PATIENCE_S = 30.0
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = child_environ(OMP_NUM_THREADS="1")
 
 
 class ChaosError(AssertionError):
@@ -87,25 +86,10 @@ class Stage:
     def __init__(self, run_dir: Path, engines: int, seed: int) -> None:
         self.run_dir = run_dir
         published = [{"id": "p", "domain": "public", "tokens": PUBLISHED}]
-        (run_dir / "prepared.json").write_text(json.dumps({"layout": asdict(LAYOUT), "published": published}))
-        self.log = (run_dir / "log").open("ab")
-        self.start_kvstore()
+        flags = (f"--lease-ms={LEASE_MS}", f"--fence-grace-ms={GRACE_MS}")
+        self.kvstore = Kvstore(run_dir, *flags, blocks=BLOCKS, layout=LAYOUT, published=published).start(wait=False)
         self.reader = KVReader(run_dir, timeout=PATIENCE_S, resend=0.5)
         self.engines = [Member(run_dir, f"engine-{i}", seed + i) for i in range(engines)]
-
-    def start_kvstore(self) -> None:
-        """Start it, as a supervisor does."""
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "quire_services.daemons.kvstored",
-            f"--run-dir={self.run_dir}",
-            "--debug",
-        ]
-        command += [f"--prepared={self.run_dir / 'prepared.json'}", f"--blocks={BLOCKS}"]
-        command += [f"--lease-ms={LEASE_MS}", f"--fence-grace-ms={GRACE_MS}"]
-        self.kvstore = subprocess.Popen(command, stderr=self.log, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
 
     def stats(self) -> Stats | None:
         """The kvstore's counters, None while it does not answer."""
@@ -145,7 +129,7 @@ class Stage:
         """What the kvstore says of each engine; those that do not work print their stacks on stderr."""
         stats = self.stats()
         if stats is None:
-            return f"the kvstore (status {self.kvstore.poll()}) does not answer"
+            return f"the kvstore (status {self.kvstore.process.poll()}) does not answer"
         sessions = {s.pid: (s.state, s.progress) for s in stats.sessions}
         for engine in self.engines:
             if sessions.get(engine.pid, ("", 0))[1] == 0 and engine.process.poll() is None:
@@ -155,16 +139,11 @@ class Stage:
 
     def check(self) -> None:
         """Nobody ended by itself, nothing foreign was read, no exception in the kvstore."""
-        if self.kvstore.poll() is not None:
-            raise ChaosError(f"the kvstore ended with {self.kvstore.returncode}: see {self.run_dir / 'log'}")
+        if self.kvstore.process.poll() is not None:
+            raise ChaosError(f"the kvstore ended with {self.kvstore.process.returncode}: see {self.kvstore.log}")
         for engine in self.engines:
             if engine.foreign or engine.process.poll() is not None:
                 raise ChaosError(f"{engine.name} ended with {engine.process.returncode}: {engine.foreign}")
-
-    def events(self) -> list[dict[str, Any]]:
-        """What all kvstores logged."""
-        lines = (self.run_dir / "log").read_text().splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
 
     def close(self) -> None:
         """End everything, whatever state it is in."""
@@ -173,8 +152,6 @@ class Stage:
             engine.process.kill()
             engine.gone()
         self.kvstore.kill()
-        self.kvstore.wait()
-        self.log.close()
 
     def end_engines(self) -> None:
         """SIGTERM: each gives everything back and goes."""

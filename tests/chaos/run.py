@@ -113,18 +113,17 @@ class Chaos:
         stats = wait_for(self.stage.stats, "the kvstore answers", PATIENCE_S)
         began = time.monotonic()
         self.stage.kvstore.kill()
-        self.stage.kvstore.wait()
-        self.stage.start_kvstore()
+        self.stage.kvstore.start(wait=False)
         self.stage.wait_for(lambda: self.stage.serving(stats.boot), "all engines are back")
         self._timed("killed kvstore: all engines at work", BACK_S, began)
 
     def stop_kvstore(self) -> None:
         """It stands still, at times for longer than the lease, and judges nobody for it."""
         before = wait_for(self.stage.stats, "the kvstore answers", PATIENCE_S)
-        self.stage.kvstore.send_signal(signal.SIGSTOP)
+        self.stage.kvstore.process.send_signal(signal.SIGSTOP)
         time.sleep(self.rng.uniform(0.2, 2.0 * LEASE_MS / 1000))
         began = time.monotonic()
-        self.stage.kvstore.send_signal(signal.SIGCONT)
+        self.stage.kvstore.process.send_signal(signal.SIGCONT)
         self.stage.wait_for(self.stage.serving, "all engines work again")
         self._timed("stopped kvstore: all engines at work", BACK_S, began)
         after = wait_for(self.stage.stats, "the kvstore answers", PATIENCE_S)
@@ -158,11 +157,10 @@ class Chaos:
         held = ready * -(-len(PUBLISHED) // SIZE)
         if (stats.blocks["held"], stats.blocks["quarantined"]) != (held, 0):
             raise ChaosError(f"a leak: {stats.blocks}, and {held} are pinned")
-        bad = [event for event in self.stage.events() if event["event"] == "internal_error"]
+        bad = self.stage.kvstore.events("internal_error")
         if bad or stats.counters["internal_errors"]:
             raise ChaosError(f"exceptions in the kvstore: {bad[:1]}")
-        self.stage.kvstore.terminate()
-        if self.stage.kvstore.wait(10) != 0:
+        if self.stage.kvstore.end() != 0:
             raise ChaosError("the kvstore did not end cleanly")
         left = [path.name for path in Path("/dev/shm").glob("quire-*") if path.name in self._named()]
         if left:
@@ -186,7 +184,7 @@ class Chaos:
         report.tables.append(("How long the others waited", table(rows, header)))
         totals = {key: sum(e.totals.get(key, 0) for e in self.stage.engines) for key in self.stage.engines[0].totals}
         events = defaultdict(int)
-        for event in self.stage.events():
+        for event in self.stage.kvstore.events():
             events[event["event"]] += 1
         facts: list[list[object]] = [[key.replace("_", " "), value] for key, value in totals.items()]
         facts += [[f"log: {name}", count] for name, count in sorted(events.items())]

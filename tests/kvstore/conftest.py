@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,26 +10,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.raw import Client, Process
+from tests.support.kvstore import Kvstore
+from tests.support.raw_client import Client
 from tests.support.repository import ROOT
 from tests.support.waits import DEADLINE_S
 
-Start = Callable[..., Process]
+Start = Callable[..., Kvstore]
 
 
 @pytest.fixture
 def start(run_dir: Path) -> Iterator[Start]:
     """Starts kvstores in the run directory; all are gone after the test, with nothing left in /dev/shm."""
-    started: list[Process] = []
+    started: list[Kvstore] = []
 
-    def one(*flags: str, **options: bool | int) -> Process:
-        started.append(Process(run_dir, *flags, **options))  # type: ignore[arg-type]
-        return started[-1]
+    def one(*flags: str, blocks: int = 64, wait: bool = True) -> Kvstore:
+        started.append(Kvstore(run_dir, *flags, blocks=blocks))
+        return started[-1].start(wait=wait)
 
     yield one
-    for process in started:
-        if process.process.poll() is None:
-            assert process.end(signal.SIGTERM) == 0
+    for kvstore in started:
+        if kvstore.process.poll() is None:
+            kvstore.stop()
 
 
 @pytest.fixture

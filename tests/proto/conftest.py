@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.harness import Kvstore, Proxy
+from tests.proto.kvstore import started
+from tests.proto.proxy import Proxy
+from tests.support.kvstore import Kvstore
 
 # Examples share two cores with real processes: their time says nothing.
 settings.register_profile("processes", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -18,23 +20,21 @@ settings.load_profile("processes")
 @pytest.fixture
 def start_kvstore(tmp_path: Path) -> Iterator[Callable[..., Kvstore]]:
     """Starts kvstores that end with the test."""
-    started: list[Kvstore] = []
+    kvstores: list[Kvstore] = []
 
     def start(lease_ms: int = 10_000) -> Kvstore:
-        directory = tmp_path / str(len(started))
-        directory.mkdir()
-        started.append(Kvstore(directory, lease_ms))
-        return started[-1]
+        kvstores.append(started(tmp_path / f"run{len(kvstores)}", lease_ms))
+        return kvstores[-1]
 
     yield start
-    for kvstore in started:
+    for kvstore in kvstores:
         kvstore.stop()
 
 
 @pytest.fixture(scope="module")
 def shared_kvstore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kvstore]:
     """One kvstore for the tests of a module that do not disturb it."""
-    kvstore = Kvstore(tmp_path_factory.mktemp("kvstore"), 10_000)
+    kvstore = started(tmp_path_factory.mktemp("kvstore") / "run")
     yield kvstore
     kvstore.stop()
 

@@ -1,4 +1,32 @@
-"""What tests share. Look here before you write a helper; a test folder's ``conftest.py`` only makes fixtures of these.
+"""What tests share. Look here before you write a helper; a folder's ``conftest.py`` only makes fixtures of these.
+
+Waiting and processes:
 
 - ``waits``: ``wait_for``, the one way to wait for something.
+- ``kvstore``: ``Kvstore``, a kvstore process that can be killed and started again.
+- ``stack``: ``running`` and ``Stack``, a whole ``quire serve``, watched for what it leaves behind.
+- ``engine_loop``, ``engine_pair``: one engine, or two, in this process over a kvstore process.
+- ``peer_engine``: an engine without a model, for tests of the gateway.
+- ``hold_blocks``: a client process that holds blocks until it is killed.
+- ``quire_command``: the ``quire`` command in this process, and what its complaints must look like.
+
+Clients and servers:
+
+- ``raw_client``: a session over bare sockets, without the client library.
+- ``service``: dispatch and service without a socket, asked in bytes.
+- ``http_server``: the gateway's HTTP server around any application, and raw sockets to it.
+
+The kvstore without processes:
+
+- ``store``: all ops as methods over one state.
+- ``driver``, ``scrubbing_driver``: sequences over a store, with an arena whose content is checked.
+- ``frame_fuzzer``, ``slow_disk``: damaged requests; a disk that saves when it is told to.
+
+Memory and models:
+
+- ``stamped_arena``: every slot of a real arena holds a hash of the tokens up to it.
+- ``reference``, ``dense_attention``: what transformers and plain attention say.
+- ``families``, ``chat_templates``: tiny models of all families; templates for tool turns.
+- ``bare_loop``: a scheduler without a kvstore.
+- ``host_library``, ``repository``: skips where nothing can be compiled; the source tree and its scripts.
 """

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -26,6 +22,7 @@ from quire_proto.client.client import KVClient, KVReader
 from quire_proto.gateway_link import Generate, Outputs, Sampling
 from quire_proto.messages import Stats
 from quire_proto.wire.u32 import pack_u32, unpack_u32
+from tests.support.kvstore import Kvstore
 from tests.support.reference import Reference
 from tests.support.waits import wait_for
 
@@ -116,18 +113,13 @@ def on_cpu(model: Model, client: KVClient) -> Runner:
 @contextmanager
 def kvstore(tmp: Path, blocks: int = BLOCKS, **model_options: Any) -> Iterator[tuple[Path, Path]]:
     """A kvstore process of ``blocks`` blocks for a tiny model; the run directory and the model's."""
-    run_dir = tmp / "run"
-    run_dir.mkdir(mode=0o700)
     model_dir = make_model(tmp / "model", vocab=VOCAB, **model_options)
     layout = layout_of(model_dir, "float32", 16)
-    (run_dir / "prepared.json").write_text(json.dumps({"layout": asdict(layout), "published": []}))
-    command = [sys.executable, "-m", "quire_services.cli", "kvstore", "--run-dir", str(run_dir), "--debug"]
-    process = subprocess.Popen([*command, "--blocks", str(blocks)])
+    kvstore = Kvstore(tmp / "run", "--lease-ms=5000", blocks=blocks, layout=layout, published=()).start()
     try:
-        yield run_dir, model_dir
+        yield kvstore.run_dir, model_dir
     finally:
-        process.terminate()
-        assert process.wait(10) == 0
+        kvstore.stop()
 
 
 @contextmanager

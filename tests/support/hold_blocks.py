@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from quire_proto import messages as m
-from tests.support.raw import Client
+from tests.support.raw_client import Client
 
 client = Client(Path(sys.argv[1]))
 client.attach()

@@ -1,13 +1,19 @@
-"""Scripts of the project as modules, for tests of what is in them."""
+"""The source tree: where it lies, what a child needs that imports from it, and its scripts as modules."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def child_environ(**others: str) -> dict[str, str]:
+    """Environment of a child process that imports from tests/ or bench/, and of its children."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **others}
 
 
 def script(name: str) -> ModuleType:

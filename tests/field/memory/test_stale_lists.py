@@ -9,15 +9,15 @@ import pytest
 
 from quire_proto.client.client import KVClient, KVReader
 from quire_proto.wire.u32 import pack_u32
-from tests.support.harness import Kvstore
+from tests.support.kvstore import Kvstore
 
 pytestmark = pytest.mark.process
 
 
 @pytest.fixture
-def kvstore(tmp_path: Path) -> Iterator[Kvstore]:
+def kvstore(run_dir: Path) -> Iterator[Kvstore]:
     """One whose clients beat every 2.5 s."""
-    kvstore = Kvstore(tmp_path, 10_000)
+    kvstore = Kvstore(run_dir, "--lease-ms=10000").start()
     yield kvstore
     kvstore.stop()
 

@@ -27,7 +27,7 @@ from quire_proto.gateway_link import Hello, Load, Refused, decode_message, encod
 from quire_proto.wire.errors import KvstoreUnreachable, NameTaken
 from quire_services.gateway.engines import Engine, Engines
 from quire_services.gateway.link_server import LinkServer
-from tests.support.raw import Process
+from tests.support.kvstore import Kvstore
 from tests.support.service import LAYOUT
 from tests.support.waits import wait_for
 
@@ -163,7 +163,7 @@ def another_process(run_dir: Path, name: str) -> Iterator[subprocess.Popen[str]]
 @pytest.mark.source("gpustack/gpustack#2046", "clusterio/clusterio#350")
 def test_the_kvstore_keeps_the_first(run_dir: Path) -> None:
     """A living process's name is refused to others, also while it is frozen; after a kill -9 it is free at once."""
-    store = Process(run_dir)
+    store = Kvstore(run_dir).start()
     with another_process(run_dir, "engine-1") as first:
         for number in (signal.SIGCONT, signal.SIGSTOP):
             first.send_signal(number)

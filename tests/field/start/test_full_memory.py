@@ -21,7 +21,7 @@ from quire_services.config.settings import Config
 from quire_services.stack import serve
 from quire_services.stack.child import Child
 from quire_services.stack.rundir import RunDir
-from tests.support.raw import Process
+from tests.support.kvstore import Kvstore
 from tests.support.service import LAYOUT
 from tests.support.waits import wait_for
 
@@ -29,7 +29,7 @@ BLOCKS = 100_000
 SIZE = LAYOUT.arena_bytes(BLOCKS)
 
 
-def taken(process: Process) -> int:
+def taken(process: Kvstore) -> int:
     """Bytes of this kvstore's pool that are allocated."""
     named = (process.run_dir / "arena.json").read_text()
     [segment] = [path for path in SHM_DIR.glob("quire-*") if path.name in named]
@@ -40,12 +40,12 @@ def taken(process: Process) -> int:
 @pytest.mark.source("shadow/shadow#2266", "wmanley/pulsevideo#13", "dmf-mxl/mxl#300")
 def test_the_pool_is_there_before_it_is_written(run_dir: Path) -> None:
     """All of its pages are taken soon after the start, unless that was not wanted."""
-    process = Process(run_dir, blocks=BLOCKS)
+    process = Kvstore(run_dir, blocks=BLOCKS).start()
     wait_for(lambda: taken(process) >= SIZE, "pages")
     with closing(KVClient(run_dir, layout=LAYOUT)) as client:
         client.map()[:4] = b"abcd"
     assert process.end(signal.SIGTERM) == 0
-    process = Process(run_dir, "--reserve=false", blocks=BLOCKS)
+    process = Kvstore(run_dir, "--reserve=false", blocks=BLOCKS).start()
     assert taken(process) == 0
     assert process.end(signal.SIGTERM) == 0
 
@@ -62,7 +62,7 @@ def full(fd, start, length):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 os.posix_fallocate = full
 """
-    process = Process(run_dir, blocks=BLOCKS)
+    process = Kvstore(run_dir, blocks=BLOCKS).start()
     prepared = run_dir / "prepared.json"
     assert process.end(signal.SIGTERM) == 0
     argv = [f"--run-dir={run_dir}", f"--prepared={prepared}", f"--blocks={BLOCKS}"]

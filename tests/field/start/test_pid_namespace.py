@@ -16,7 +16,8 @@ import pytest
 
 from quire_kvstore.host.attach_socket import Connection, PeerGone, pidfd_by_pid
 from quire_kvstore.sessions.session import Peer
-from tests.support.raw import Client, Process
+from tests.support.kvstore import PROGRAM, Kvstore
+from tests.support.raw_client import Client
 from tests.support.repository import ROOT
 from tests.support.waits import DEADLINE_S, wait_for
 
@@ -32,11 +33,11 @@ def may_unshare() -> bool:
 
 
 @pytest.fixture
-def apart(run_dir: Path) -> Iterator[Process]:
+def apart(run_dir: Path) -> Iterator[Kvstore]:
     """A kvstore in a pid namespace of its own, below this one."""
     if not may_unshare():
         pytest.skip("no right to make a pid namespace")
-    process = Process(run_dir, "--lease-ms=400", "--fence-grace-ms=100", prefix=UNSHARE)
+    process = Kvstore(run_dir, "--lease-ms=400", "--fence-grace-ms=100", program=(*UNSHARE, *PROGRAM)).start()
     yield process
     inner = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children").read_text().split()
     for pid in inner:
@@ -46,7 +47,7 @@ def apart(run_dir: Path) -> Iterator[Process]:
 
 @pytest.mark.process
 @pytest.mark.source("containers/crun#1644")
-def test_a_silent_process_of_another_pid_namespace_stays_in_quarantine(apart: Process) -> None:
+def test_a_silent_process_of_another_pid_namespace_stays_in_quarantine(apart: Kvstore) -> None:
     """It is fenced and cannot be killed: the kvstore says so, serves on, and has the blocks back when it ends."""
     command = [sys.executable, "-m", "tests.support.hold_blocks", str(apart.run_dir)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

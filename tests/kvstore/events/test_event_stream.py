@@ -18,7 +18,8 @@ from quire_services.config.settings import KvstoreSettings
 from quire_services.daemons.event_stream import endpoints
 from tests.kvstore.events.subscriber import AllBlocksCleared, BlockStored, Subscriber
 from tests.support.engine_loop import running
-from tests.support.raw import Client, Process
+from tests.support.kvstore import Kvstore
+from tests.support.raw_client import Client
 
 pytestmark = pytest.mark.process
 DIGESTS = bytes(range(1, 65))
@@ -53,7 +54,7 @@ def sealed(run_dir: Path, opened: list[Client | Subscriber]) -> Client:
 
 def test_a_kvstore_tells_what_is_sealed(run_dir: Path, opened: list[Client | Subscriber]) -> None:
     """``events`` names two sockets that are the user's own; a sealed chain comes out of them."""
-    process = Process(run_dir, "--events=ipc", "--events-topic=kv", "--events-hashes=bytes")
+    process = Kvstore(run_dir, "--events=ipc", "--events-topic=kv", "--events-hashes=bytes").start()
     asker = Client(run_dir)
     opened.append(asker)
     where = from_map(m.Events, asker.ask("events", m.Empty()).body)
@@ -74,7 +75,7 @@ def test_a_kvstore_tells_what_is_sealed(run_dir: Path, opened: list[Client | Sub
 
 def test_a_restart_is_seen_as_a_gap_that_clears(run_dir: Path, opened: list[Client | Subscriber]) -> None:
     """A subscriber that slept through kill -9 and a new boot ends up with what the new one has."""
-    process = Process(run_dir, "--events=ipc")
+    process = Kvstore(run_dir, "--events=ipc").start()
     asker = Client(run_dir)
     opened.append(asker)
     reader = subscribe(from_map(m.Events, asker.ask("events", m.Empty()).body), opened)
@@ -82,7 +83,7 @@ def test_a_restart_is_seen_as_a_gap_that_clears(run_dir: Path, opened: list[Clie
     reader.read_until(lambda view: len(view.parents) == 2, "two names")
     process.end(signal.SIGKILL)
     (run_dir / "kvstore.sock").unlink()
-    process = Process(run_dir, "--events=ipc")
+    process = Kvstore(run_dir, "--events=ipc").start()
     last = reader.last
     reader.catch_up()
 
@@ -136,7 +137,7 @@ def test_engines_name_their_tokens_when_everybodys_are_wanted(
 )
 def test_places_that_others_reach_are_refused(run_dir: Path, where: str, tokens: str, named: str) -> None:
     """One line on stderr that says what is allowed; nothing is bound."""
-    process = Process(run_dir, f"--events={where}", f"--events-tokens={tokens}")
+    process = Kvstore(run_dir, f"--events={where}", f"--events-tokens={tokens}").start(wait=False)
 
     assert process.process.wait(20) == 1
     assert process.end(0) == 1

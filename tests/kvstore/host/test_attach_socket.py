@@ -17,7 +17,8 @@ from quire_kvstore.host.attach_socket import MAX_CONNECTIONS
 from quire_kvstore.server.liveness import DYING_MS
 from quire_proto import messages as m
 from tests.kvstore.conftest import Start
-from tests.support.raw import Client, Process
+from tests.support.kvstore import Kvstore
+from tests.support.raw_client import Client
 from tests.support.service import LAYOUT
 from tests.support.waits import DEADLINE_S, wait_for
 
@@ -33,13 +34,13 @@ def dial(run_dir: Path) -> socket.socket:
     return side
 
 
-def descriptors(process: Process) -> int:
+def descriptors(process: Kvstore) -> int:
     """How many the kvstore has open."""
     return len(os.listdir(f"/proc/{process.process.pid}/fd"))
 
 
 @contextmanager
-def honest(process: Process, connect: Connect) -> Iterator[Callable[[], None]]:
+def honest(process: Kvstore, connect: Connect) -> Iterator[Callable[[], None]]:
     """A client that allocated before; what is yielded makes a round of its requests, each answered well.
 
     Afterwards the kvstore's descriptors are as many as before, newcomers can attach, and nothing went wrong inside.

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.raw import Client, Process
+from tests.support.kvstore import Kvstore
+from tests.support.raw_client import Client
 from tests.support.repository import ROOT
 from tests.support.waits import DEADLINE_S, wait_for
 
@@ -27,7 +28,7 @@ def test_leases_survive_a_stopped_kvstore(tmp_path: Path) -> None:
     """After a stop of several leases no session is fenced; its holder goes on beating in the same session."""
     run_dir = tmp_path / "run"
     run_dir.mkdir(mode=0o700)
-    kvstore = Process(run_dir, f"--lease-ms={int(LEASE_S * 1000)}")
+    kvstore = Kvstore(run_dir, f"--lease-ms={int(LEASE_S * 1000)}").start()
     command = [sys.executable, "-m", "tests.support.hold_blocks", str(run_dir)]
     holder = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
     reader = Client(run_dir)

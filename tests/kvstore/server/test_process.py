@@ -19,14 +19,15 @@ from quire_proto.wire.codec import from_map
 from quire_proto.wire.envelope import Request
 from tests.kvstore.conftest import Start
 from tests.support.frame_fuzzer import Fuzzer
-from tests.support.raw import Client, Process
+from tests.support.kvstore import Kvstore
+from tests.support.raw_client import Client
 from tests.support.service import LAYOUT
 from tests.support.waits import DEADLINE_S, wait_for
 
 pytestmark = pytest.mark.process
 
 
-def segments(process: Process) -> list[str]:
+def segments(process: Kvstore) -> list[str]:
     """Names of this kvstore's segments in /dev/shm."""
     roster = process.run_dir / "arena.json"
     named = roster.read_text() if roster.exists() else ""

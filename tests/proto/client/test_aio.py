@@ -14,7 +14,8 @@ from quire_proto.messages import OK
 from quire_proto.wire.envelope import decode_request
 from quire_proto.wire.errors import KvstoreUnreachable, LimitError, LocalError, StaleSession
 from quire_proto.wire.u32 import pack_u32, unpack_u32
-from tests.support.harness import Kvstore, Proxy
+from tests.proto.proxy import Proxy
+from tests.support.kvstore import Kvstore
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process

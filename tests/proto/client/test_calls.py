@@ -20,7 +20,7 @@ from quire_proto.client.client import KVClient as Behind
 from quire_proto.op_table import OPS
 from quire_proto.step.retire import RetireList
 from quire_proto.wire.u32 import unpack_rows
-from tests.support.harness import Kvstore
+from tests.support.kvstore import Kvstore
 from tests.support.repository import script
 
 LIFE = {"attach", "ready", "heartbeat"}  # what makes and keeps a session: the constructor, and a thread

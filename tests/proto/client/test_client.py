@@ -24,7 +24,9 @@ from quire_proto.wire.errors import (
     StaleSession,
 )
 from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
-from tests.support.harness import LAYOUT, Kvstore, Proxy
+from tests.proto.kvstore import LAYOUT
+from tests.proto.proxy import Proxy
+from tests.support.kvstore import Kvstore
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process

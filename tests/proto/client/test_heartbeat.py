@@ -9,7 +9,8 @@ import pytest
 
 from quire_proto.client.client import KVClient
 from quire_proto.wire.errors import KvstoreUnreachable, StaleSession
-from tests.support.harness import Kvstore, Proxy
+from tests.proto.proxy import Proxy
+from tests.support.kvstore import Kvstore
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
@@ -65,7 +66,7 @@ def test_the_lease_is_let_go_here_before_the_kvstore_fences(start_kvstore: Start
         with pytest.raises(KvstoreUnreachable, match="lease"):
             client.extend(sequence=1, tokens=20)
         wait_for(lambda: kvstore.stats().blocks["quarantined"] == 3, "the kvstore fences the session")
-        assert valid < kvstore.logged("session_fenced")[0]
+        assert valid < kvstore.logged_at("session_fenced")[0]
     stats = kvstore.stats()
     assert (stats.sessions, stats.blocks["quarantined"], stats.counters["fenced"]) == ((), 0, 1)
 
@@ -78,8 +79,8 @@ def test_lost_acknowledgements_count_as_none(start_kvstore: Start, proxy_to: Pro
         client.allocate(sequence=1, tenant="a", tokens=9)
         proxy.lose_replies.append("heartbeat*")
         valid = last_valid(client)
-        wait_for(lambda: kvstore.logged("session_fenced") != [], "the kvstore fences the session, much later")
-        assert kvstore.logged("session_fenced")[0] - valid > 0.2
+        wait_for(lambda: kvstore.logged_at("session_fenced") != [], "the kvstore fences the session, much later")
+        assert kvstore.logged_at("session_fenced")[0] - valid > 0.2
 
 
 def test_one_lost_heartbeat_is_no_harm(start_kvstore: Start, proxy_to: ProxyTo) -> None:

@@ -17,7 +17,8 @@ from quire_proto.op_table import ALLOCATE
 from quire_proto.wire.digests import DIGEST_BYTES
 from quire_proto.wire.errors import Claimed, LocalError, QuireError, RemoteError, StaleSession
 from quire_proto.wire.u32 import pack_u32
-from tests.support.harness import Kvstore, Proxy
+from tests.proto.proxy import Proxy
+from tests.support.kvstore import Kvstore
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import Kvstore
+from tests.support.kvstore import Kvstore
 from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.process

@@ -13,7 +13,7 @@ from quire_kv import KVClient
 from quire_proto.client.requests import Session
 from quire_proto.messages import Empty
 from quire_proto.op_table import STATS
-from tests.support.harness import Kvstore
+from tests.support.kvstore import Kvstore
 
 SHM = Path("/dev/shm")
 

@@ -13,7 +13,8 @@ from hashlib import shake_128
 import pytest
 
 from quire_kv import KVClient, pack_u32, unpack_u32
-from tests.support.harness import LAYOUT, Kvstore
+from tests.proto.kvstore import LAYOUT
+from tests.support.kvstore import Kvstore
 from tests.support.repository import ROOT
 from tests.support.waits import wait_for
 

@@ -14,7 +14,7 @@ from quire_proto.client.client import KVClient
 from quire_proto.memory.mapping import Mapping
 from quire_proto.wire.errors import MapError
 from quire_proto.wire.handles import CudaIpcHandle, CudaVmmFdHandle, Handle, ShmHandle
-from tests.support.harness import Kvstore
+from tests.support.kvstore import Kvstore
 
 NAME = f"quire-test-{os.getpid()}"
 OTHER_PROCESS = """

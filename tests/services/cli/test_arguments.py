@@ -13,8 +13,8 @@ import pytest
 from quire_services.config import input_files
 from quire_services.config.settings import SECTIONS
 from quire_services.gateway.admin.token import AdminToken, TokenError
+from tests.support.kvstore import Kvstore
 from tests.support.quire_command import Quire
-from tests.support.raw import Process
 
 NUMBERS = ("-1", "x", "", "9" * 5_000, "1.5", "nan", str(2**31), str(2**63), str(2**64), "half \udc80")
 NAMES = ("half \udc80 pair", "null\0byte", "new\nline", "x" * 100_000, "")
@@ -25,7 +25,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Of a running kvstore."""
     path = tmp_path_factory.mktemp("arguments") / "run"
     path.mkdir(mode=0o700)
-    process = Process(path)
+    process = Kvstore(path).start()
     yield path
     assert process.end(signal.SIGTERM) == 0
 

@@ -19,7 +19,8 @@ from quire_proto.messages import Allocate, Step
 from quire_proto.wire.codec import decode
 from quire_proto.wire.errors import DeviceFault, LayoutMismatch, MapError
 from tests.kvstore.host.cuda_arena.recorder import BASE_BELOW, Recorder
-from tests.kvstore.host.cuda_arena.stack import CHILD, SIZE, Kvstore
+from tests.kvstore.host.cuda_arena.stack import SIZE, RecordedKvstore
+from tests.support.repository import child_environ
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
@@ -37,9 +38,11 @@ time.sleep(600)
 """
 
 
-def stubborn_client(kvstore: Kvstore) -> subprocess.Popen[bytes]:
+def stubborn_client(kvstore: RecordedKvstore) -> subprocess.Popen[bytes]:
     """A process that maps the arena and never lets go."""
-    return subprocess.Popen([sys.executable, "-c", STUBBORN, str(kvstore.run_dir)], stdout=subprocess.PIPE, env=CHILD)
+    return subprocess.Popen(
+        [sys.executable, "-c", STUBBORN, str(kvstore.run_dir)], stdout=subprocess.PIPE, env=child_environ()
+    )
 
 
 def _inodes(pid: int) -> set[int]:
@@ -48,9 +51,11 @@ def _inodes(pid: int) -> set[int]:
 
 
 @KINDS
-def test_a_session_maps_the_arena_and_releases_it_on_detach(kvstore: Kvstore, recorder: Recorder, arena: str) -> None:
+def test_a_session_maps_the_arena_and_releases_it_on_detach(
+    kvstore: RecordedKvstore, recorder: Recorder, arena: str
+) -> None:
     """Attach gives device, pointer and size; detach unmaps, and the roster forgets the process."""
-    kvstore.start(arena)
+    kvstore.start_with(arena)
     with KVClient(kvstore.run_dir, gpu_uuid=UUID) as client:
         memory = client.map()
         assert isinstance(memory, DeviceMemory)
@@ -63,18 +68,18 @@ def test_a_session_maps_the_arena_and_releases_it_on_detach(kvstore: Kvstore, re
     wait_for(lambda: not kvstore.roster(), "the roster is empty", 30)
 
 
-def test_the_descriptor_comes_over_the_side_socket(kvstore: Kvstore, recorder: Recorder) -> None:
+def test_the_descriptor_comes_over_the_side_socket(kvstore: RecordedKvstore, recorder: Recorder) -> None:
     """What the client imports is the very memory that the kvstore holds, and no descriptor of it stays open here."""
-    kvstore.start("cuda-vmm-fd")
+    kvstore.start_with("cuda-vmm-fd")
     with KVClient(kvstore.run_dir):
         assert recorder.imported in _inodes(kvstore.process.pid)
         assert recorder.imported not in _inodes(os.getpid())
 
 
 @KINDS
-def test_a_hello_carries_one_descriptor_or_none(kvstore: Kvstore, arena: str) -> None:
+def test_a_hello_carries_one_descriptor_or_none(kvstore: RecordedKvstore, arena: str) -> None:
     """As ancillary data of the same packet, for the kind that needs it."""
-    kvstore.start(arena)
+    kvstore.start_with(arena)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
         client.settimeout(10)
         client.connect(str(kvstore.run_dir / "attach.sock"))
@@ -89,10 +94,10 @@ def test_a_hello_carries_one_descriptor_or_none(kvstore: Kvstore, arena: str) ->
 
 
 def test_an_ipc_handle_opens_the_drivers_allocation_and_the_offset_leads_into_it(
-    kvstore: Kvstore, recorder: Recorder
+    kvstore: RecordedKvstore, recorder: Recorder
 ) -> None:
     """The pointer is what the driver gave plus the exporter's offset from the start of its allocation."""
-    kvstore.start("cuda-ipc")
+    kvstore.start_with("cuda-ipc")
     with KVClient(kvstore.run_dir) as client:
         memory = client.map()
         assert isinstance(memory, DeviceMemory)
@@ -100,9 +105,9 @@ def test_an_ipc_handle_opens_the_drivers_allocation_and_the_offset_leads_into_it
 
 
 @KINDS
-def test_a_process_opens_an_arena_once(kvstore: Kvstore, recorder: Recorder, arena: str) -> None:
+def test_a_process_opens_an_arena_once(kvstore: RecordedKvstore, recorder: Recorder, arena: str) -> None:
     """Two sessions share one mapping, which goes with the second."""
-    kvstore.start(arena)
+    kvstore.start_with(arena)
     first, second = KVClient(kvstore.run_dir), KVClient(kvstore.run_dir)
     assert first.map() == second.map()
     first.close()
@@ -112,9 +117,9 @@ def test_a_process_opens_an_arena_once(kvstore: Kvstore, recorder: Recorder, are
 
 
 @KINDS
-def test_the_store_thread_calls_no_driver(kvstore: Kvstore, recorder: Recorder, arena: str) -> None:
+def test_the_store_thread_calls_no_driver(kvstore: RecordedKvstore, recorder: Recorder, arena: str) -> None:
     """After the start the kvstore's recorder stays silent through attach, work, a lost client and detach."""
-    kvstore.start(arena)
+    kvstore.start_with(arena)
     before = kvstore.calls.read_text()
     with KVClient(kvstore.run_dir) as client:
         client.step(Step(allocates=(Allocate(1, "a", 8),)))
@@ -124,16 +129,16 @@ def test_the_store_thread_calls_no_driver(kvstore: Kvstore, recorder: Recorder, 
 
 @KINDS
 def test_after_the_exporters_death_a_client_unmaps_and_attaches_anew(
-    kvstore: Kvstore, recorder: Recorder, arena: str
+    kvstore: RecordedKvstore, recorder: Recorder, arena: str
 ) -> None:
     """The loss is noticed, everything is released, and the next kvstore waits for us instead of killing us."""
-    kvstore.start(arena)
+    kvstore.start_with(arena)
     client = KVClient(kvstore.run_dir)
     boot, memory = client.boot, recorder.imported
     kvstore.kill()
     assert client.lost.wait(10)
     made = "cuMemAlloc" if arena == "cuda-ipc" else "cuMemCreate"
-    kvstore.start(arena, wait=False)
+    kvstore.start_with(arena, wait=False)
     wait_for(lambda: kvstore.events("waiting_for_old_mappers"), "the new kvstore waits", 30)
     assert kvstore.calls.read_text().count(made) == 1
     client.close()
@@ -149,10 +154,10 @@ def test_after_the_exporters_death_a_client_unmaps_and_attaches_anew(
 
 @KINDS
 def test_an_old_mapper_that_does_not_let_go_is_killed_before_memory_is_made(
-    kvstore: Kvstore, recorder: Recorder, arena: str
+    kvstore: RecordedKvstore, recorder: Recorder, arena: str
 ) -> None:
     """A process that keeps the old mapping is waited for, then killed; only then is the new arena allocated."""
-    kvstore.start(arena)
+    kvstore.start_with(arena)
     stubborn = stubborn_client(kvstore)
     assert stubborn.stdout is not None
     with stubborn.stdout:
@@ -160,7 +165,7 @@ def test_an_old_mapper_that_does_not_let_go_is_killed_before_memory_is_made(
         kvstore.kill()
         made = "cuMemAlloc" if arena == "cuda-ipc" else "cuMemCreate"
         before = kvstore.calls.read_text().count(made)
-        kvstore.start(arena, grace_ms=1000, wait=False)
+        kvstore.start_with(arena, grace_ms=1000, wait=False)
         wait_for(lambda: kvstore.events("waiting_for_old_mappers"), "the new kvstore waits", 30)
         assert stubborn.poll() is None
         assert kvstore.calls.read_text().count(made) == before
@@ -170,9 +175,9 @@ def test_an_old_mapper_that_does_not_let_go_is_killed_before_memory_is_made(
     assert kvstore.calls.read_text().count(made) == before + 1
 
 
-def test_a_process_that_ends_while_it_is_waited_for_ends_the_wait(kvstore: Kvstore, recorder: Recorder) -> None:
+def test_a_process_that_ends_while_it_is_waited_for_ends_the_wait(kvstore: RecordedKvstore, recorder: Recorder) -> None:
     """The wait is for the process, not for the time."""
-    kvstore.start("cuda-ipc")
+    kvstore.start_with("cuda-ipc")
     stubborn = stubborn_client(kvstore)
     assert stubborn.stdout is not None
     with stubborn.stdout:
@@ -181,16 +186,18 @@ def test_a_process_that_ends_while_it_is_waited_for_ends_the_wait(kvstore: Kvsto
         began = time.monotonic()
         timer = threading.Timer(0.5, stubborn.terminate)
         timer.start()
-        kvstore.start("cuda-ipc", grace_ms=600_000)
+        kvstore.start_with("cuda-ipc", grace_ms=600_000)
         assert time.monotonic() - began < 60
         assert stubborn.wait(20) == -signal.SIGTERM
         timer.join()
 
 
 @KINDS
-def test_another_gpu_is_refused_at_attach_and_both_are_named(kvstore: Kvstore, recorder: Recorder, arena: str) -> None:
+def test_another_gpu_is_refused_at_attach_and_both_are_named(
+    kvstore: RecordedKvstore, recorder: Recorder, arena: str
+) -> None:
     """An engine on another GPU or MIG instance never gets as far as mapping."""
-    kvstore.start(arena, uuid=0xAB)
+    kvstore.start_with(arena, uuid=0xAB)
     recorder.name = b"NVIDIA H200 MIG 1g.18gb\0"
     pool, engine = UUID.replace("00", "ab"), UUID.replace("GPU", "MIG")
     with pytest.raises(LayoutMismatch, match=f"{pool}.*{engine}.*CUDA_VISIBLE_DEVICES"):
@@ -200,9 +207,9 @@ def test_another_gpu_is_refused_at_attach_and_both_are_named(kvstore: Kvstore, r
         KVClient(kvstore.run_dir)
 
 
-def test_a_poisoned_context_is_told_apart_from_all_other_losses(kvstore: Kvstore, recorder: Recorder) -> None:
+def test_a_poisoned_context_is_told_apart_from_all_other_losses(kvstore: RecordedKvstore, recorder: Recorder) -> None:
     """If unmapping fails with a sticky error, closing says that only a new process helps; the session still ends."""
-    kvstore.start("cuda-vmm-fd")
+    kvstore.start_with("cuda-vmm-fd")
     client = KVClient(kvstore.run_dir)
     recorder.fail["cuMemUnmap"] = "ILLEGAL_ADDRESS"
     with pytest.raises(DeviceFault, match="ILLEGAL_ADDRESS"):

@@ -19,7 +19,7 @@ from quire_proto.memory.mapping import open_arena
 from quire_proto.wire.errors import MapError
 from quire_proto.wire.handles import CudaIpcHandle, CudaVmmFdHandle
 from tests.kvstore.host.cuda_arena.recorder import GRANULE, Recorder
-from tests.kvstore.host.cuda_arena.stack import Kvstore
+from tests.kvstore.host.cuda_arena.stack import RecordedKvstore
 
 UUID = "GPU-00000000-0000-0000-0000-000000000000"
 DEVICE = Device(0, UUID, 1 << 30)
@@ -188,8 +188,8 @@ def test_sizes_are_whole_granules(recorder: Recorder) -> None:
 
 
 @pytest.mark.process
-def test_the_command_says_in_one_line_why_it_does_not_start(kvstore: Kvstore) -> None:
+def test_the_command_says_in_one_line_why_it_does_not_start(kvstore: RecordedKvstore) -> None:
     """A refusal is one line on stderr and exit status 1."""
-    kvstore.start("cuda-ipc", wait=False, cuMemAlloc="OUT_OF_MEMORY")
+    kvstore.start_with("cuda-ipc", wait=False, cuMemAlloc="OUT_OF_MEMORY")
     assert kvstore.process.wait(30) == 1
-    assert "choose fewer blocks" in kvstore.log().splitlines()[-1]
+    assert "choose fewer blocks" in kvstore.log.read_text().splitlines()[-1]

@@ -13,7 +13,7 @@ import pytest
 
 from quire_proto.client.client import KVReader
 from tests.services.gateway.conftest import GatewayProcess, Start, free_port, listens, refused
-from tests.support.raw import Process
+from tests.support.kvstore import Kvstore
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
@@ -45,7 +45,7 @@ class Admin:
 def running(model: Path) -> Iterator[Admin]:
     port = free_port()
     gateway = GatewayProcess(model, f"--admin-port={port}").wait()
-    kvstore = Process(gateway.run_dir)
+    kvstore = Kvstore(gateway.run_dir).start()
     wait_for(lambda: listens(port), "the admin port is open")
     gateway.engine()
     it = Admin(gateway, port)

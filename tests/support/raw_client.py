@@ -1,13 +1,9 @@
-"""A kvstore process, and a client made of a raw DEALER and a raw side socket: no client library in between."""
+"""A client made of a raw DEALER and a raw side socket: no client library in between."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import subprocess
-import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,48 +14,7 @@ from quire_proto import messages as m
 from quire_proto.wire.codec import from_map, to_map
 from quire_proto.wire.envelope import Reply, Request, decode_reply
 from tests.support.service import LAYOUT
-from tests.support.waits import DEADLINE_S, wait_for
-
-UNENDING_MS = 600_000
-
-
-class Process:
-    """One kvstore process in a run directory."""
-
-    def __init__(
-        self, run_dir: Path, *flags: str, blocks: int = 64, wait: bool = True, prefix: tuple[str, ...] = ()
-    ) -> None:
-        """``prefix``: the command that starts it, if it is not started as it is.
-
-        A lease is as good as for ever unless ``flags`` say otherwise: a ``Client`` sends no heartbeat of its own, and
-        on a busy machine the shortest exchange may take seconds.
-        """
-        self.run_dir = run_dir
-        prepared = run_dir / "prepared.json"
-        published = [{"id": "p", "domain": "public", "tokens": list(range(10))}]
-        prepared.write_text(json.dumps({"layout": asdict(LAYOUT), "published": published}))
-        command = [*prefix, sys.executable, "-P", "-m", "quire_services.daemons.kvstored", f"--run-dir={run_dir}"]
-        command += [f"--prepared={prepared}", f"--blocks={blocks}", "--debug"]
-        lease = () if any(flag.startswith("--lease-ms") for flag in flags) else (f"--lease-ms={UNENDING_MS}",)
-        command += [*lease, *flags]
-        self.log = (run_dir / "log").open("ab")
-        self.process = subprocess.Popen(command, stderr=self.log, stdout=subprocess.PIPE)
-        if wait:
-            wait_for(lambda: (run_dir / "kvstore.sock").exists() or self.process.poll() is not None, "start")
-
-    def end(self, signal: int) -> int:
-        """Signal it and give its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal)
-        status = self.process.wait(DEADLINE_S)
-        self.log.close()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return status
-
-    def events(self) -> list[dict[str, Any]]:
-        """What it logged so far."""
-        return [json.loads(line) for line in (self.run_dir / "log").read_text().splitlines() if line[:1] == "{"]
+from tests.support.waits import DEADLINE_S
 
 
 class Client:

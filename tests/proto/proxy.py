@@ -1,88 +1,15 @@
-"""Real kvstore processes, and a proxy that loses frames, for the tests of the client library."""
+"""A proxy between client and kvstore that loses frames, doubles them, or says BUSY."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
 import threading
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import zmq
 
-from quire_proto.client.client import KVReader
-from quire_proto.wire.codec import to_map
 from quire_proto.wire.envelope import Reply, decode_reply, decode_request
-from quire_proto.wire.errors import KvstoreUnreachable
-from quire_proto.wire.layout import Layout
-from tests.support.waits import DEADLINE_S, wait_for
-
-LAYOUT = Layout("tiny", "ab12", "{}", "", "float32", 4, 2, 2, 8)
-PUBLISHED = [{"id": "system", "domain": "public", "tokens": list(range(100, 110))}]
-
-
-class Kvstore:
-    """A kvstore process in a run directory of its own."""
-
-    def __init__(self, directory: Path, lease_ms: int) -> None:
-        self.run_dir = directory / "run"
-        self._lease_ms = lease_ms
-        self._prepared = directory / "prepared.json"
-        self._prepared.write_text(json.dumps({"layout": to_map(LAYOUT), "published": PUBLISHED}))
-        self._log = directory / "log"
-        self.start()
-
-    def start(self) -> None:
-        """Start the process and wait until it answers."""
-        command = [
-            sys.executable,
-            "-m",
-            "quire_services.daemons.kvstored",
-            "--run-dir",
-            str(self.run_dir),
-            "--blocks",
-            "32",
-        ]
-        command += ["--prepared", str(self._prepared), "--lease-ms", str(self._lease_ms), "--debug"]
-        command += ["--fence-grace-ms", "600000"]  # the process under test is this one: it must not be killed
-        with self._log.open("a") as log:
-            self.process = subprocess.Popen(command, stderr=log)
-        wait_for(self._answers, "kvstore answers")
-
-    def _answers(self) -> bool:
-        assert self.process.poll() is None, self._log.read_text()
-        try:
-            with KVReader(self.run_dir, timeout=0.2) as reader:
-                return bool(reader.stats().num_blocks)
-        except KvstoreUnreachable:
-            return False
-
-    def logged(self, event: str) -> list[float]:
-        """When the kvstore logged an event (s since the epoch)."""
-        lines = [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
-        return [datetime.fromisoformat(line["timestamp"]).timestamp() for line in lines if line["event"] == event]
-
-    def stats(self) -> Any:
-        """The kvstore's own counters."""
-        with KVReader(self.run_dir) as reader:
-            return reader.stats()
-
-    def kill(self) -> None:
-        """kill -9."""
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> None:
-        """End it cleanly; a kvstore that found a broken invariant would not exit with 0."""
-        if self.process.poll() == -signal.SIGKILL:
-            self.start()  # the next start removes what a killed one left behind
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            assert self.process.wait(DEADLINE_S) == 0, self._log.read_text()
+from tests.support.kvstore import Kvstore
 
 
 class Proxy:
