@@ -9,25 +9,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import count, groupby, takewhile
 from pathlib import Path
-from typing import Any
 
-from quire_proto import messages as m
-from quire_proto.messages import handoff as h
-from quire_proto.wire.digests import DIGEST_BYTES
 from quire_proto.wire.envelope import Reply, decode_reply
-from quire_proto.wire.u32 import pack_u32
 from tests.scenarios.administration import Administration
-from tests.scenarios.client import Client, answer, refusal
-from tests.scenarios.engine import ITEMS, Engine, Slots
+from tests.scenarios.client import Client, refusal
+from tests.scenarios.engine import Engine, Slots
 from tests.scenarios.kvstore import TICK_MS, ClientProcess, Kvstore, Settings
-from tests.scenarios.reply_text import reply_text
-from tests.scenarios.step_items import results_of, step_of
-from tests.scenarios.words import Line, ScenarioError, Words, as_text, lines_of, milliseconds, whole
+from tests.scenarios.operations import Operations
+from tests.scenarios.words import Line, ScenarioError, Words, as_text, lines_of, milliseconds
 
-Told = Callable[[Any], str]
 UNORDERED = 1 << 40
 FOREVER = "36000s"
-UNSAID = ("write", "copied", "swap")  # what an engine does by itself: OK goes without saying
 
 
 def play(text: str, documents: Path) -> str:
@@ -53,16 +45,14 @@ def play(text: str, documents: Path) -> str:
 
 
 class Scenario:
-    """What is there while a scenario runs: a kvstore, clients by name, and waits that have no answer yet."""
+    """What is there while a scenario runs: a kvstore, processes, and a clock."""
 
     def __init__(self, documents: Path) -> None:
         self._documents = documents
         self._store: Kvstore | None = None
         self._slots: Slots = {}
-        self._clients: dict[str, Client] = {}
         self._pids, self._unordered = count(1), count(UNORDERED)
-        self._waits: dict[int, str] = {}
-        self._offers: dict[str, bytes] = {}
+        self._operations = Operations(self._unordered, self._generation)
 
     def play(self, lines: list[Line]) -> list[str]:
         """Carry out a line, with the items below it if it is a step; what stands behind each arrow."""
@@ -70,7 +60,7 @@ class Scenario:
         if lines[0].is_item or (len(lines) > 1 and words.verb != "step"):
             raise ScenarioError("an indented line is an item of a step")
         if words.verb == "step":
-            text, *results = self._step(words, [Words(line.left) for line in lines[1:]])
+            text, *results = self._operations.step(words, [Words(line.left) for line in lines[1:]])
         else:
             text, results = self._verb(words), []
         words.end()
@@ -81,7 +71,7 @@ class Scenario:
         if self._store is None:
             return
         self._store.check()
-        for client in self._clients.values():
+        for client in self._operations.clients.values():
             tables = self._store.tables(client.session) if client.process.alive else None
             if tables is None:
                 client.engine.branches.clear()  # the session is gone, and its sequences with it
@@ -102,19 +92,15 @@ class Scenario:
             "kill": self._kill,
             "hangup": self._hangup,
             "restart": self._restart,
-            "resend": lambda words: self._client(words).resend(words.number("back", 0)),
-            "heartbeat": self._heartbeat,
-            "domain": self._domain,
-            "detach": lambda words: self._ordered(self._client(words), "detach", m.Empty(), words),
-            "wait": self._wait,
-            "offer": self._offer,
-            "adopt": self._adopt,
         }
         if words.verb == "pool":
             return self._pool(words)
         if self._store is None:
             raise ScenarioError("a scenario begins with its pool")
-        return (verbs | self._administration.verbs).get(words.verb, self._item)(words)
+        verbs |= self._operations.verbs | self._administration.verbs
+        if words.verb not in verbs:
+            raise ScenarioError(f"what is {words.verb!r}?")
+        return verbs[words.verb](words)
 
     # --- processes and time -------------------------------------------------------------------------------------
 
@@ -138,6 +124,9 @@ class Scenario:
     def _administer(self) -> None:
         self._administration = Administration(self._new_client("operator", 0), self._unordered)
 
+    def _generation(self, publication: str) -> int:
+        return self._administration.generation(publication)
+
     def _new_client(self, name: str, pid: int) -> Client:
         engine = Engine(name, self._slots, self._kvstore.settings.block_size, self._generation)
         return Client(name, self._kvstore, engine, ClientProcess(pid))
@@ -149,7 +138,7 @@ class Scenario:
             client = self._new_client(name, next(self._pids))
             refused.append(client.attach(called or name, self._unordered))
             if not refused[-1]:
-                self._clients[name] = client
+                self._operations.clients[name] = client
         return "; ".join(filter(None, refused))
 
     def _turn(self) -> list[str]:
@@ -157,7 +146,7 @@ class Scenario:
         if self._store is None:
             return []
         texts = self._late([decode_reply(frame) for _, frame in self._store.turn()])
-        for client in self._clients.values():
+        for client in self._operations.clients.values():
             if client.process.killed:
                 texts.append(f"killed {client.name}")
                 client.process.killed = False
@@ -171,7 +160,7 @@ class Scenario:
             return refusal(reply) if reply.code else str(reply.body["state"])
 
         return [
-            f"answered {' '.join(self._waits.pop(reply.number) for reply in alike)} {how}"
+            f"answered {' '.join(self._operations.waits.pop(reply.number) for reply in alike)} {how}"
             for how, alike in groupby(replies, end)
         ]
 
@@ -189,20 +178,13 @@ class Scenario:
         return ""
 
     def _kill(self, words: Words) -> str:
-        self._client(words).process.alive = False
+        self._operations.client(words).process.alive = False
         self._kvstore.attend()
         return ""
 
-    def _heartbeat(self, words: Words) -> str:
-        return answer("heartbeat", self._client(words).request("heartbeat", m.Heartbeat(), next(self._unordered)))
-
-    def _domain(self, words: Words) -> str:
-        client, body = self._client(words), m.Domain(words.option("tenant"), words.option("group", ""))
-        return answer("domain", client.request("domain", body, next(self._unordered)))
-
     def _hangup(self, words: Words) -> str:
         """Close the side socket of a process that lives on."""
-        self._client(words).side.hung_up = True
+        self._operations.client(words).side.hung_up = True
         self._kvstore.attend()
         return ""
 
@@ -212,104 +194,3 @@ class Scenario:
         self._kvstore.boot()
         self._administer()
         return ""
-
-    # --- ops of engines -----------------------------------------------------------------------------------------
-
-    def _client(self, words: Words) -> Client:
-        return self._named(words.name("a session"))
-
-    def _named(self, name: str) -> Client:
-        if name not in self._clients:
-            raise ScenarioError(f"{name!r} is not attached")
-        return self._clients[name]
-
-    def _generation(self, publication: str) -> int:
-        return self._administration.generation(publication)
-
-    def _sequence(self, words: Words) -> tuple[Client, int, str]:
-        name = words.name("a sequence")
-        client = self._named(name.partition("/")[0])
-        return client, whole(name.partition("/")[2], "a sequence"), name
-
-    def _ordered(
-        self, client: Client, op: str, body: Any, words: Words, told: Callable[[Any], str] = reply_text
-    ) -> str:
-        """``number=``: another than the session's next."""
-        return answer(op, client.request(op, body, words.number("number", 0)), told)
-
-    def _step(self, words: Words, lines: list[Words]) -> list[str]:
-        """What the step as a whole was told, and each item."""
-        client, items = self._client(words), []
-        for line in lines:
-            items.append(client.engine.item(line))
-            line.end()
-        results: list[str] = []
-
-        def told(reply: m.Stepped) -> str:
-            results.extend(results_of(items, reply))
-            moved = reply.publications_generation != client.publications
-            client.publications = reply.publications_generation
-            urgent = reply_text(m.Stepped(priorities=reply.priorities)).removeprefix("OK").strip()
-            return " ".join(filter(None, [urgent, "publications changed" if moved else ""]))
-
-        text = self._ordered(client, "step", step_of(items), words, told)
-        return [text, *(results or [""] * len(items))]
-
-    def _item(self, words: Words) -> str:
-        """An op about sequences in a message of its own; what has no op is a step of one item."""
-        if words.verb not in ITEMS:
-            raise ScenarioError(f"what is {words.verb!r}?")
-        client = self._named(words.first.partition("/")[0])
-        item = client.engine.item(words)
-        if item.op == "free":
-            return self._ordered(
-                client, "free", m.Free(pack_u32(item.rows)), words, lambda r: item.told(r.codes, m.Stepped())
-            )
-        if item.op:
-            body = m.Extend(*item.rows[0]) if item.op == "extend" else item.rows[0]
-            return self._ordered(client, item.op, body, words, lambda r: item.told((r,), m.Stepped()))
-        text = self._ordered(client, "step", step_of([item]), words, lambda r: results_of([item], r)[0])
-        return "" if words.verb in UNSAID and set(text.split(",")) <= {"OK", ""} else text
-
-    def _wait(self, words: Words) -> str:
-        """For the last block that its allocate was told of, or a publication; ``again``: the same bytes once more."""
-        client, number, name = self._sequence(words)
-        publication, priority = words.option("publication", ""), words.number("priority", 0)
-        digest = b"" if publication else client.engine.claimed.get(number, b"")[-DIGEST_BYTES:]
-        generation = words.number("generation", self._generation(publication))
-        body = m.Wait(number, digest, publication, priority, generation)
-        request = self._open_wait(name) if words.flag("again") else next(self._unordered)
-        reply = client.request("wait", body, request, words.time("deadline", "0ms"))
-        if reply is None:
-            self._waits[request] = name
-        return answer("wait", reply)
-
-    def _open_wait(self, name: str) -> int:
-        """The number of the request with which a sequence waits."""
-        found = [number for number, waiting in self._waits.items() if waiting == name]
-        if not found:
-            raise ScenarioError(f"{name} does not wait")
-        return found[-1]
-
-    def _offer(self, words: Words) -> str:
-        client, number, name = self._sequence(words)
-        body = h.Offer(number, self._named(words.option("to")).session, words.time("expires"))
-
-        def told(reply: h.Offered) -> str:
-            self._offers[name] = reply.offer
-            return "OK"
-
-        return self._ordered(client, "offer", body, words, told)
-
-    def _adopt(self, words: Words) -> str:
-        client, number, _ = self._sequence(words)
-        source = words.option("of")
-        if source not in self._offers:
-            raise ScenarioError(f"{source} was never offered")
-        owner, sequence = self._named(source.partition("/")[0]), int(source.partition("/")[2])
-
-        def told(reply: h.Adopted) -> str:
-            client.engine.adopted(number, owner.engine.branches.pop(sequence), reply)
-            return reply_text(reply)
-
-        return self._ordered(client, "adopt", h.Adopt(self._offers[source], number), words, told)
