@@ -20,10 +20,11 @@ from quire_proto.wire.codec import decode
 from quire_proto.wire.errors import NotPermitted, StaleSession
 from tests.proofs.engine import Device
 from tests.proofs.sim import Process, Sim
-from tests.proofs.sim_kvstore import Side, SimKvstore
+from tests.proofs.sim_kvstore import SimKvstore
 from tests.proofs.sim_network import Network
 from tests.proofs.stamps import Slots
 from tests.proofs.world import LEASE_MS
+from tests.support.side_socket import Side
 
 RESEND_MS, TIMEOUT_MS, GOODBYE_MS, HELLO_MS = 20, 250, 80, 60
 NEVER_S = 50.0
