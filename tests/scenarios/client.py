@@ -33,6 +33,7 @@ class Client:
         self.session, self.publications = b"", 0
         self._boot, self._number = kvstore.service.boot, 0
         self._sent: dict[int, tuple[bytes, bytes]] = {}
+        self._keys: dict[str, bytes] = {}
 
     def attach(self, name: str, unordered: Iterator[int]) -> str:
         """Connect, attach, map nothing, be ready; why it was refused, or nothing."""
@@ -60,6 +61,13 @@ class Client:
         if OPS[op].ordered:
             self._sent.setdefault(used, (frame, reply))
         return decode_reply(reply)
+
+    def key(self, tenant: str, number: int) -> bytes:
+        """A tenant's digest key, asked for once; zeros if it is refused: the name is no tenant's."""
+        if tenant not in self._keys:
+            reply = self.request("domain", m.Domain(tenant), number)
+            self._keys[tenant] = bytes(32) if reply is None or reply.code else reply.body["key"]
+        return self._keys[tenant]
 
     def resend(self, back: int) -> str:
         """Send the last ordered request but ``back`` once more, to the byte."""

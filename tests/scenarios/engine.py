@@ -14,13 +14,12 @@ from typing import Any
 
 from quire_proto import messages as m
 from quire_proto.messages.handoff import Adopted
-from quire_proto.wire.digests import DIGEST_BYTES, chain, domain_key, salted
+from quire_proto.wire.digests import DIGEST_BYTES, chain, salted
 from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 from tests.scenarios.reply_text import codes, reply_text
 from tests.scenarios.step_items import Item, extended
 from tests.scenarios.words import ScenarioError, Words, tokens, whole
 
-ROOT_KEY = bytes(32)
 Slots = dict[tuple[int, int], int]
 
 
@@ -45,10 +44,14 @@ class Branch:
 
 
 class Engine:
-    """One engine's sequences. ``size``: tokens a block; ``generation``: of a publication by id."""
+    """One engine's sequences."""
 
-    def __init__(self, name: str, slots: Slots, size: int, generation: Callable[[str], int]) -> None:
-        self.name, self._slots, self._size, self._generation = name, slots, size, generation
+    def __init__(
+        self, name: str, slots: Slots, size: int, generation: Callable[[str], int], key: Callable[[str], bytes]
+    ) -> None:
+        """``size``: tokens a block; ``generation``: of a publication by id; ``key``: for a tenant's digests."""
+        self.name, self._slots, self._size = name, slots, size
+        self._generation, self._key = generation, key
         self.branches: dict[int, Branch] = {}
         self.claimed: dict[int, bytes] = {}
 
@@ -151,7 +154,7 @@ class Engine:
         branch, tenant = self.branch(number), words.option("tenant", "")
         first = words.number("first", branch.sealed)
         end = first + words.number("blocks", branch.written // self._size - first)
-        key = _key(tenant) if tenant else branch.key
+        key = self._key(tenant) if tenant else branch.key
         digests = chain(key, branch.tokens, self._size)[first * DIGEST_BYTES : end * DIGEST_BYTES]
 
         def told(results: Sequence[m.Sealed], __: m.Stepped) -> str:
@@ -196,7 +199,7 @@ class Engine:
             tokens(words.option("tokens")),
             words.option("publication", ""),
         )
-        key = salted(_key(tenant), words.option("salt", ""))
+        key = salted(self._key(tenant), words.option("salt", ""))
         digests = chain(key, prompt, self._size)
         if count := words.number("digests", 0):  # of the text that all share, however few tokens there are
             digests = chain(key, tokens(str(count * self._size)), self._size)
@@ -255,10 +258,6 @@ ITEMS: dict[str, Callable[..., Item]] = {
 
 def _codes(results: bytes, _: m.Stepped) -> str:
     return codes(results)
-
-
-def _key(tenant: str) -> bytes:
-    return domain_key(ROOT_KEY, f"tenant:{tenant}", 1)
 
 
 def _value(branch: Branch, position: int) -> int:

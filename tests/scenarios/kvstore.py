@@ -18,10 +18,10 @@ from quire_kvstore.server.task import Task
 from quire_kvstore.state import State
 from quire_proto.wire.handles import ShmHandle
 from quire_proto.wire.layout import Layout
-from tests.scenarios.engine import ROOT_KEY
 from tests.support.side_socket import Side, SimListener
 
 TICK_MS = 10
+ROOT_KEY = bytes(32)
 LAYOUT = Layout("tiny", "w0", "{}", "", "float32", 4, 1, 1, 8)
 
 

@@ -128,7 +128,10 @@ class Scenario:
         return self._administration.generation(publication)
 
     def _new_client(self, name: str, pid: int) -> Client:
-        engine = Engine(name, self._slots, self._kvstore.settings.block_size, self._generation)
+        def key(tenant: str) -> bytes:
+            return self._operations.clients[name].key(tenant, next(self._unordered))
+
+        engine = Engine(name, self._slots, self._kvstore.settings.block_size, self._generation, key)
         return Client(name, self._kvstore, engine, ClientProcess(pid))
 
     def _attach(self, words: Words) -> str:
