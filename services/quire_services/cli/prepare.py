@@ -68,7 +68,7 @@ def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
     from transformers.utils import logging
 
     from quire_engine.checkpoint.layout import layout_of, max_model_len, served_length
-    from quire_services.gateway.text.tokenizer_files import check_tokenizer
+    from quire_services.gateway.text.tokenizer_check import check_tokenizer
 
     logging.set_verbosity(logging.CRITICAL)  # what it would advise, a refusal says in a line
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from .tokenizer_files import TOKENIZER_FILE
+from .tokenizer_check import TOKENIZER_FILE
 
 _SAMPLES = (
     *("", " ", "hello", " hello", "  hello", "    return x", "a  b   c", "hello ", "Hello, world! It's 12345.67%"),
