@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         command.add_argument("tenant", metavar="TENANT")
     for command in (join, leave, commands.add_parser("list", help="all groups with their members")):
         command.add_argument("--json", action="store_true", help="as one JSON array")
-        flags.add(command, "serve", "gateway", only=("run_dir", "port"))
+        flags.add_run_dir(command)
     arguments = parser.parse_args(argv)
     run_dir = flags.read_config(parser, arguments).run_dir
     show = _as_json if arguments.json else _as_table

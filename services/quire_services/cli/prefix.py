@@ -65,7 +65,7 @@ def _parser() -> flags.Parser:
 
 def _common(command: ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="the answer as JSON")
-    flags.add(command, "serve", "gateway", only=("run_dir", "port"))
+    flags.add_run_dir(command)
 
 
 def _rendered(arguments: Namespace, run_dir: Path) -> RenderedPrompt:

@@ -24,7 +24,7 @@ from .text_table import prompts_table, text_table
 def main(argv: list[str]) -> int:
     """Entry of ``quire status``; returns the exit code."""
     parser = flags.Parser(prog="quire status", description=(__doc__ or "").partition("\n")[0])
-    flags.add(parser, "serve", "gateway", only=("run_dir", "port"))
+    flags.add_run_dir(parser)
     parser.add_argument("--json", action="store_true", help="everything, as one JSON object")
     parser.add_argument("--session", metavar="NAME", help="only whether this session is ready (exit code 1 if not)")
     arguments = parser.parse_args(argv)

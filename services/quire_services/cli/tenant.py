@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         help="its share of the cache beyond, and of the engines' time (default 100)",
     )
     for command in (show, change):
-        flags.add(command, "serve", "gateway", only=("run_dir", "port"))
+        flags.add_run_dir(command)
     arguments = parser.parse_args(argv)
     run_dir = flags.read_config(parser, arguments).run_dir
     return print_answer(parser.prog, run_dir, lambda reader: _answer(reader, arguments))

@@ -8,7 +8,6 @@ only."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -80,16 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def gateway_config(argv: Sequence[str] | None) -> tuple[settings.Config, str]:
     """Flags, environment and file as configuration, and this gateway's name; a mistake ends the process with 2."""
     parser = flags.Parser(prog="quire gateway", description="the OpenAI-compatible HTTP side of the stack")
-    add_flags(parser)
+    own = (field.name for field in fields(settings.GatewaySettings))
+    flags.add(parser, "serve", "gateway", only=("model", "run_dir", "log_format", *own))
     parser.add_argument("--instance", default=secrets.token_hex(8), help="name at /health (default: a random one)")
     arguments = parser.parse_args(argv)
     return flags.read_config(parser, arguments), arguments.instance
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The gateway's flags."""
-    own = (field.name for field in fields(settings.GatewaySettings))
-    flags.add(parser, "serve", "gateway", only=("model", "run_dir", "log_format", *own))
 
 
 async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.socket], instance: str) -> int:

@@ -49,6 +49,11 @@ def add(parser: argparse.ArgumentParser, *sections: str, only: tuple[str, ...] =
                 argument.nargs, argument.const = "?", "true"
 
 
+def add_run_dir(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which running stack is meant: its run directory, or the port that names the default one."""
+    add(parser, "serve", "gateway", only=("run_dir", "port"))
+
+
 def as_flags(config: Config, section: str, *, but: tuple[str, ...] = ()) -> list[str]:
     """The settings of a section as flags, for a process that is to have exactly these."""
     return [
