@@ -80,6 +80,8 @@ def from_map(cls: type[T], value: Any) -> T:
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in _SCALARS:  # as most fields are
+        return value
     if is_dataclass(value):
         return to_map(value)
     if isinstance(value, (tuple, list)):
