@@ -1,10 +1,11 @@
 """``quire bench trees OTHER``: the control plane of this source tree beside another one's, in the same run.
 
 For changes that should cost nothing: ``OTHER`` is a worktree of an older commit with a ``.venv`` of its own. Each
-tree's kvstore and client run the cases of ``quire bench control`` with their own code and interpreter, in turn. A ratio
-is taken within each round, of the CPU time of engine and kvstore together, and the median over the rounds counts; that
-of each tree's least beside it, for noise only adds. A tree from before ``attach`` was measured lacks that case: its
-client needs ``case_attach`` of ours.
+tree's kvstore and client run the cases of ``quire bench control`` with their own code and interpreter. Other work on
+the machine disturbs even CPU times, so the trees take turns of a few milliseconds, many for each case: a ratio is taken
+within each pair of turns, of the CPU time of engine and kvstore together, and the median over the pairs counts.
+
+A tree from before ``attach`` was measured lacks that case: its client needs ``case_attach`` of ours.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from bench.report.figures import Report, machine, median, percentile, say, table
 from .control import Case, cases
 
 SIDE_MODULES = ("bench.control.quire_side", "bench.control_quire")  # of this tree, of trees with a flat bench/
+Pair = tuple[dict[str, float], dict[str, float]]  # this tree's figures, the other's
 PARTS = ("cpu_us", "engine_cpu_us", "kvstore_cpu_us")
 HEADER = [
     "case",
@@ -41,7 +44,7 @@ HEADER = [
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the bench."""
     parser.add_argument("other", type=Path, help="the root of another source tree, with its own .venv")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds in which the trees take turns (default: 9)")
+    parser.add_argument("--pairs", type=int, default=41, help="pairs of turns for each case (default: 41)")
     parser.add_argument("--blocks", type=int, default=131_072, help="blocks of either pool (default: 131072)")
     parser.add_argument("--block-size", type=int, default=16, help="tokens in a block (default: 16)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
@@ -50,34 +53,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Measure; returns the report."""
-    settings = {key: getattr(arguments, key) for key in ("rounds", "blocks", "block_size")}
+    settings = {key: getattr(arguments, key) for key in ("pairs", "blocks", "block_size")}
     report = Report("trees", {"other": arguments.other.name, **settings})
-    chosen = {name: case for name, case in _cases(arguments.quick).items() if arguments.only in name}
+    figures = report.figures["cases"] = {}
     with contextlib.ExitStack() as stack:
         this, other = (
             stack.enter_context(_side(tree, arguments.blocks, arguments.block_size))
             for tree in (ROOT, arguments.other.resolve())
         )
-        rounds: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {}
-        for number in range(arguments.rounds + 1):
-            say(f"round {number} ...")
-            for name, case in chosen.items():
-                sides = (this, other) if number % 2 else (other, this)
-                answers = {side: side.ask(**case) for side in sides}
-                for row, pair in _rows(name, answers[this], answers[other]):
-                    if number:  # the first round warms both
-                        rounds.setdefault(row, []).append(pair)
+        for name, case in _cases(arguments.quick).items():
+            if arguments.only in name:
+                say(f"{name} ...")
+                for row, pairs in _pairs(name, case, (this, other), arguments.pairs).items():
+                    figures[row] = _summary(pairs)
         for side in (this, other):
             side.ask(case="stop")
-    report.figures["cases"] = {name: _summary(pairs) for name, pairs in rounds.items()}
-    report.tables.append(("One operation, microseconds of CPU", _table(report.figures["cases"])))
+    report.tables.append(("One operation, microseconds of CPU", _table(figures)))
     report.machine["load_1m_after"] = machine()["load_1m"]
     return report
 
 
 def _cases(quick: bool) -> dict[str, Case]:
-    """The cases of ``quire bench control``, and coming and going."""
-    return {"attach and detach": {"case": "attach", "repeat": 4 if quick else 16}, **cases(quick)}
+    """The cases of ``quire bench control`` in shorter turns, and coming and going."""
+    found = {"attach and detach": {"case": "attach", "repeat": 4}}
+    for name, case in cases(quick).items():
+        found[name] = {**case, "repeat": 4} if "repeat" in case else case
+    return found
+
+
+def _pairs(name: str, case: Case, sides: tuple[Side, Side], pairs: int) -> dict[str, list[Pair]]:
+    """What the sides answered turn by turn, this tree's first; a first pair warms both and is thrown away."""
+    turn = case
+    if case["case"] == "decode":  # the same sequences go on decoding from turn to turn
+        turn = {"case": "steps", "steps": case["steps"]}
+        for side in sides:
+            side.ask(case="prepare", sequences=case["sequences"], prompt=case["prompt"])
+    rows: dict[str, list[Pair]] = defaultdict(list)
+    for number in range(pairs + 1):
+        order = sides if number % 2 else sides[::-1]
+        answers = {side: side.ask(**turn) for side in order}
+        for row, pair in _rows(name, answers[sides[0]], answers[sides[1]]):
+            if number:
+                rows[row].append(pair)
+    if case["case"] == "decode":
+        for side in sides:
+            side.ask(case="drop")
+    return rows
 
 
 @contextlib.contextmanager
@@ -93,15 +114,15 @@ def _side(tree: Path, blocks: int, block_size: int) -> Iterator[Side]:
             yield side
 
 
-def _rows(name: str, this: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _rows(name: str, this: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, Pair]]:
     """A case's row, and one of what it timed apart."""
     yield name, (this, other)
     if "then_index" in this:
         yield f"{name}, then index", (this["then_index"], other["then_index"])
 
 
-def _summary(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> dict[str, Any]:
-    """Medians of both trees and of the ratio, with the ratio's quartiles and that of the least times."""
+def _summary(pairs: list[Pair]) -> dict[str, Any]:
+    """Medians of both trees and of the ratio, its quartiles, and the ratio of the least times, for noise only adds."""
     ratios = [this["cpu_us"] / other["cpu_us"] for this, other in pairs]
     return {
         "this": {part: median(this[part] for this, _ in pairs) for part in PARTS},

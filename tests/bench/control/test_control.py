@@ -34,7 +34,7 @@ def test_trees_compares_a_tree_with_itself() -> None:
     """Each case has both trees' figures, and a ratio that lies between its quartiles."""
     command = [sys.executable, "-m", "quire_services.cli", "bench", "trees", str(ROOT), "--quick", "--json"]
     done = subprocess.run(
-        [*command, "--rounds=2", "--blocks=4096"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [*command, "--pairs=2", "--blocks=4096"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     cases = json.loads(done.stdout)["figures"]["cases"]
