@@ -20,7 +20,7 @@ from quire_kvstore.sharing.groups import Groups
 from quire_kvstore.sharing.prefix_index import PrefixIndex
 from quire_kvstore.sharing.publications import PublicationList
 from quire_kvstore.tenants.accounts import Accounts
-from quire_kvstore.tenants.permanent import Standing
+from quire_kvstore.tenants.permanent import PermanentBlocks
 from quire_kvstore.tenants.quotas import Quotas
 
 from .counters import Counters
@@ -36,7 +36,7 @@ class State:
         charges: which account each block is charged to.
         appender: uid of the one sequence that may write each block in place, or ``NO_APPENDER``.
         offers: offers that are open, by id (``ops/handoff``).
-        standing: blocks that do not come back by themselves.
+        permanent: blocks that do not come back by themselves.
         slice_blocks: how many blocks an op may evict before others have a turn (``ops/slices``).
     """
 
@@ -53,7 +53,7 @@ class State:
         self.scrub_map = ScrubMap(num_blocks)
         self.counters = Counters()
         self.claims = Claims()
-        self.standing = Standing()
+        self.permanent = PermanentBlocks()
         self.appender = np.full(num_blocks, NO_APPENDER, np.int64)
         self.offers: dict[bytes, OpenOffer] = {}
         self.slice_blocks = SLICE_BLOCKS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from quire_kvstore.blocks.density_policy import NONE, DensityPolicy
+from quire_kvstore.blocks.density_policy import NO_PARENT, DensityPolicy
 
 
 def compare_density(state: Any) -> None:
@@ -19,7 +19,7 @@ def compare_density(state: Any) -> None:
     for entry in index.entries():
         parent = parents[entry.block]
         assert policy._digest[entry.block] == entry.digest, "the name of a block"
-        assert policy._parent[entry.block] == (NONE if parent is None else parent.block), "the parent of a block"
+        assert policy._parent[entry.block] == (NO_PARENT if parent is None else parent.block), "the parent of a block"
     named = [block for block, digest in enumerate(policy._digest) if digest is not None]
     assert sorted(named) == sorted(parents), "blocks with a name"
     for block in named:

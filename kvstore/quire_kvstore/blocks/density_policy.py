@@ -30,7 +30,8 @@ from .lru_shadow import LruShadow
 from .reuse_model import CLASSES, GAP_EDGES_S, OUTPUT_EDGES, REUSE_EDGES, SHAPE, ReuseModel
 
 HISTORY, HISTORY_CAPACITIES = 65_536, 4
-NONE = -1
+NO_PARENT = -1
+NOT_REUSED_S = -1.0
 BLOCK_BITS = 32  # an entry is (order << BLOCK_BITS) + block
 
 
@@ -55,13 +56,13 @@ class DensityPolicy:
         self._heaps: defaultdict[int, list[list[int]]] = defaultdict(lambda: [[] for _ in range(CLASSES)])
         self._past: OrderedDict[bytes, Past] = OrderedDict()
         self._history = max(HISTORY, HISTORY_CAPACITIES * capacity)
-        # By block. Times in seconds; gap is NONE until the first reuse.
+        # By block. Times in seconds; gap is NOT_REUSED_S until the first reuse.
         self._cached = np.zeros(capacity, np.bool_)
-        self._released, self._gap = np.zeros(capacity), np.full(capacity, float(NONE))
+        self._released, self._gap = np.zeros(capacity), np.full(capacity, NOT_REUSED_S)
         self._reused, self._class = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
         self._group, self._orders = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
         self._digest: list[bytes | None] = [None] * capacity
-        self._parent, self._children = [NONE] * capacity, [0] * capacity
+        self._parent, self._children = [NO_PARENT] * capacity, [0] * capacity
 
     def __len__(self) -> int:
         return self._count
@@ -78,11 +79,11 @@ class DensityPolicy:
 
     def sealed(self, block: int, digest: bytes, parent: int | None) -> None:
         """Give the block the history of its digest, if there is one."""
-        self._digest[block], self._parent[block], self._children[block] = digest, NONE, 0
+        self._digest[block], self._parent[block], self._children[block] = digest, NO_PARENT, 0
         if parent is not None:
             self._parent[block] = parent
             self._children[parent] += 1
-        self._reused[block], self._gap[block] = 0, NONE
+        self._reused[block], self._gap[block] = 0, NOT_REUSED_S
         past = self._past.pop(digest, None)
         if past is not None:
             self._recall(block, past)
@@ -98,13 +99,13 @@ class DensityPolicy:
         if parent is not None:
             self._children[parent] += 1
         named, below, children = self._digest, self._parent, self._children
-        above = NONE if parent is None else parent
+        above = NO_PARENT if parent is None else parent
         for block, digest in zip(blocks, digests, strict=True):
             named[block], below[block], children[block] = digest, above, 1
             above = block
         children[above] = 0
         ids = np.array(blocks, np.int64)
-        self._reused[ids], self._gap[ids] = 0, NONE
+        self._reused[ids], self._gap[ids] = 0, NOT_REUSED_S
         for block, digest in [pair for pair in zip(blocks, digests, strict=True) if pair[1] in self._past]:
             self._recall(block, self._past.pop(digest))
 
@@ -164,7 +165,7 @@ class DensityPolicy:
             self._forget(block)
             chosen.append(block)
             self._propose(candidates, heap, name)
-            if parent != NONE and self._is_leaf(parent) and (above := int(self._class[parent])) != name:
+            if parent != NO_PARENT and self._is_leaf(parent) and (above := int(self._class[parent])) != name:
                 self._propose(candidates, heaps[above], above)
         if len(chosen) < count:
             # A held block may outlive the references of its parent: then a cached block is no leaf, and goes last.
@@ -198,8 +199,8 @@ class DensityPolicy:
         self._leave_parent(block)
 
     def _leave_parent(self, block: int) -> None:
-        parent, self._parent[block] = self._parent[block], NONE
-        if parent != NONE and self._digest[parent] is not None:
+        parent, self._parent[block] = self._parent[block], NO_PARENT
+        if parent != NO_PARENT and self._digest[parent] is not None:
             self._children[parent] -= 1
             if self._is_leaf(parent):
                 self._push(parent)

@@ -23,7 +23,7 @@ from .eviction import EvictionPolicy, LruPolicy
 from .ids import Ids
 
 FREE, HELD, CACHED, QUARANTINED = range(4)
-STATES = ("free", "held", "cached", "quarantined")
+STATE_NAMES = ("free", "held", "cached", "quarantined")
 
 
 class BlockPool:

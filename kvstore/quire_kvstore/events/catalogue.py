@@ -26,10 +26,10 @@ from quire_kvstore.sharing.groups import PUBLIC
 from quire_proto.wire.digests import ROOT_PARENT, chain, domain_key, split
 from quire_proto.wire.u32 import unpack_u32
 
-NONE, ALL = "none", "all"
-TOKENS = (NONE, PUBLIC, ALL)
-INT, BYTES = "int", "bytes"
-HASHES = (INT, BYTES)
+NO_TOKENS, ALL_TOKENS = "none", "all"
+TOKENS = (NO_TOKENS, PUBLIC, ALL_TOKENS)
+INT_HASHES, BYTE_HASHES = "int", "bytes"
+HASHES = (INT_HASHES, BYTE_HASHES)
 MAX_RUN = 256  # blocks in an event: what is encoded in one go, while the store's thread waits for the interpreter
 
 Event = dict[str, Any]
@@ -57,7 +57,7 @@ class Form:
 
     def name(self, digest: bytes) -> int | bytes:
         """A digest as it is written: whole, or its last 8 bytes as a big-endian number."""
-        return digest if self.hashes == BYTES else int.from_bytes(digest[-8:], "big")
+        return digest if self.hashes == BYTE_HASHES else int.from_bytes(digest[-8:], "big")
 
     def digests(self, prompt: ReadyPrompt) -> list[bytes]:
         """The names of a publication's full blocks."""
@@ -138,7 +138,7 @@ class Catalogue:
         behind = stored.anchor is not None and stored.anchor in self._chains
         if stored.anchor is not None and behind:
             parent = self._end(stored.anchor)
-        tokens = stored.tokens if self._form.tokens == ALL else b""
+        tokens = stored.tokens if self._form.tokens == ALL_TOKENS else b""
         return _Announced(parent, stored.tenant, behind or parent is None, tokens)
 
     def _publish(self, edition: Edition, prompt: ReadyPrompt) -> list[bytes]:
@@ -146,7 +146,7 @@ class Catalogue:
         names = self._chains[edition] = self._form.digests(prompt)
         self._of_id[prompt.id] = edition
         public = prompt.domain == PUBLIC
-        tell = self._form.tokens == ALL or (public and self._form.tokens == PUBLIC)
+        tell = self._form.tokens == ALL_TOKENS or (public and self._form.tokens == PUBLIC)
         parent, step, new = None, 4 * self._form.block_size, []
         for index, digest in enumerate(names):
             self._sharing[digest] += 1

@@ -34,7 +34,7 @@ from quire_proto.private_dir import free_socket_name
 
 from .catalogue import Catalogue, Event, Form
 
-IPC = "ipc://"
+IPC_SCHEME = "ipc://"
 HWM = 100_000
 BUFFER_BATCHES, BUFFER_BYTES = 10_000, 64 * 1024 * 1024
 EVENTS_A_BATCH = 16
@@ -99,8 +99,8 @@ class Publisher:
         self._context.term()
         os.close(self._wake)
         for endpoint in self._endpoints:
-            if endpoint.startswith(IPC):
-                Path(endpoint.removeprefix(IPC)).unlink(missing_ok=True)
+            if endpoint.startswith(IPC_SCHEME):
+                Path(endpoint.removeprefix(IPC_SCHEME)).unlink(missing_ok=True)
 
     def _bind(self, kind: int, endpoint: str, hwm: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -111,8 +111,8 @@ class Publisher:
             socket.setsockopt(option, value)
         mask = os.umask(0o177)
         try:
-            if endpoint.startswith(IPC):
-                free_socket_name(endpoint.removeprefix(IPC))  # libzmq would remove whatever is there
+            if endpoint.startswith(IPC_SCHEME):
+                free_socket_name(endpoint.removeprefix(IPC_SCHEME))  # libzmq would remove whatever is there
             socket.bind(endpoint)
         except (zmq.ZMQError, OSError) as exc:
             socket.close(0)

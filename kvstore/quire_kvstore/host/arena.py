@@ -28,7 +28,7 @@ from .host_space import lacking
 
 SHM_DIR = Path("/dev/shm")
 LEFT_OVER_S = 10.0  # that an earlier life's engines have to unmap its pages
-ROSTER = "arena.json"
+ROSTER_FILE = "arena.json"
 _NAME = re.compile(r"quire-[0-9a-f]{32}")
 
 
@@ -62,7 +62,7 @@ class Roster:
 
     def __init__(self, run_dir: Path) -> None:
         """Lock the roster and remove what an earlier life left. Raises ArenaError if another kvstore holds it."""
-        self._path = run_dir / ROSTER
+        self._path = run_dir / ROSTER_FILE
         while True:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:

@@ -31,7 +31,7 @@ from .arena import ArenaError
 from .attach_socket import Accepted, Listener, PeerGone, start_ticks
 
 MAPPERS_FILE = "mappers.json"
-GONE_S = 10.0
+MAPPERS_GONE_S = 10.0
 
 Mapper = tuple[int, int]
 log = structlog.get_logger()
@@ -80,7 +80,7 @@ class Mappers:
             _wait(waiting, listener, accepted, wait_ms / 1000)
             for pidfd, (pid, _) in waiting.items():
                 _kill(pidfd, pid)
-            _wait(waiting, None, accepted, GONE_S)
+            _wait(waiting, None, accepted, MAPPERS_GONE_S)
             if waiting:
                 raise ArenaError(f"processes {_pids(waiting)} map an earlier arena and do not die: see ps and dmesg")
         finally:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .host_space import lacking
 
-PIECE = 64 << 20  # allocated at a time; a stop waits for one
+PIECE_BYTES = 64 << 20  # allocated at a time; a stop waits for one
 
 
 class Reservation:
@@ -50,10 +50,10 @@ class Reservation:
 
     def _run(self) -> None:
         try:
-            for start in range(0, self._size, PIECE):
+            for start in range(0, self._size, PIECE_BYTES):
                 if self._stop.is_set():
                     return
-                os.posix_fallocate(self._fd, start, min(PIECE, self._size - start))
+                os.posix_fallocate(self._fd, start, min(PIECE_BYTES, self._size - start))
         except OSError as error:
             self._failed(self._why(error, start))
         finally:

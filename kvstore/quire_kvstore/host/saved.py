@@ -15,8 +15,8 @@ from quire_kvstore.sharing.publications import PublicationList, PublishedPrompt
 
 from .state_dir import StateDir, StateError
 
-GROUPS = "groups"
-FOLDER = "publications"
+GROUPS_DOCUMENT = "groups"
+PUBLICATIONS_FOLDER = "publications"
 
 
 class Declarations:
@@ -27,31 +27,33 @@ class Declarations:
 
     def groups(self, declared: Iterable[Member]) -> Groups:
         """The groups as they were, adjusted to the present configuration and saved. Raises StateError."""
-        document = self._state.read(GROUPS)
+        document = self._state.read(GROUPS_DOCUMENT)
         if document is None:
             groups = Groups(declared)
         else:
             try:
                 groups = Groups.restored(document, declared)
             except ValueError as exc:
-                raise StateError(f"{self._state.path / GROUPS}.json: {exc}; repair it or move it away") from None
+                where = f"{self._state.path / GROUPS_DOCUMENT}.json"
+                raise StateError(f"{where}: {exc}; repair it or move it away") from None
         if groups.document() != document and (document is not None or groups.members()):
             self.save_groups(groups)
         return groups
 
     def save_groups(self, groups: Groups) -> None:
         """Keep the groups. Raises StateError."""
-        self._state.write(GROUPS, groups.document())
+        self._state.write(GROUPS_DOCUMENT, groups.document())
 
     def restore_publications(self, publications: PublicationList) -> None:
         """Enter every publication that was kept, but for ids that are taken. Raises StateError."""
-        for name in self._state.names(FOLDER):
+        for name in self._state.names(PUBLICATIONS_FOLDER):
             document = self._state.read(name) or {}
-            if publications.get(name.removeprefix(f"{FOLDER}/")) is not None:
+            identity = name.removeprefix(f"{PUBLICATIONS_FOLDER}/")
+            if publications.get(identity) is not None:
                 continue
             try:
                 tokens = base64.b64decode(document["tokens"], validate=True)
-                publications.add(name.removeprefix(f"{FOLDER}/"), str(document["domain"]), tokens, live=True)
+                publications.add(identity, str(document["domain"]), tokens, live=True)
             except (ValueError, KeyError, TypeError, binascii.Error) as exc:
                 where = f"{self._state.path / name}.json"
                 raise StateError(f"{where}: not a publication ({exc}); repair it or move it away") from None
@@ -59,8 +61,8 @@ class Declarations:
     def save_publication(self, published: PublishedPrompt) -> None:
         """Keep a publication. Raises StateError."""
         tokens = base64.b64encode(published.packed).decode()
-        self._state.write(f"{FOLDER}/{published.id}", {"domain": published.domain, "tokens": tokens})
+        self._state.write(f"{PUBLICATIONS_FOLDER}/{published.id}", {"domain": published.domain, "tokens": tokens})
 
     def forget_publication(self, identity: str) -> None:
         """Keep a publication no more. Raises StateError."""
-        self._state.remove(f"{FOLDER}/{identity}")
+        self._state.remove(f"{PUBLICATIONS_FOLDER}/{identity}")

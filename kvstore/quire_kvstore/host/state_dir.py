@@ -21,7 +21,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
+DOCUMENT_VERSION = 1
 SUFFIX = ".json"
 
 
@@ -52,8 +52,8 @@ class StateDir:
             return None
         except (OSError, ValueError, RecursionError) as exc:
             raise StateError(f"{file}: cannot be read: {exc}; repair it or move it away") from None
-        if not isinstance(content, dict) or content.pop("version", None) != VERSION:
-            raise StateError(f"{file}: not a document of version {VERSION}; repair it or move it away")
+        if not isinstance(content, dict) or content.pop("version", None) != DOCUMENT_VERSION:
+            raise StateError(f"{file}: not a document of version {DOCUMENT_VERSION}; repair it or move it away")
         return content
 
     def write(self, name: str, content: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ class StateDir:
         draft = file.with_name(f".{file.name}.{os.getpid()}")
         try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(draft, json.dumps({"version": VERSION, **content}).encode())
+            _write(draft, json.dumps({"version": DOCUMENT_VERSION, **content}).encode())
             draft.replace(file)
             _flush(file.parent)
         except OSError as exc:

@@ -9,7 +9,7 @@ blocks. Without quotas that is the pool's free and cached blocks, and the policy
   and of the quarantine's reserve. So a guarantee can be claimed at any time, not only kept.
 
 A refusal names the scope and the account it holds for, and how long it makes sense to wait; 0 ms means that the request
-alone is more than its account can have beside what stands (``permanent``) and what others are guaranteed.
+alone is more than its account can have beside what is permanent (``permanent``) and what others are guaranteed.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ def no_space(state: State, reply: type[Reply], short: Shortage) -> Reply:
 
 def _never(state: State, account: int, count: int, shared: Ids) -> bool:
     """Whether ``count`` blocks besides ``shared`` are more than the account can have, even when all others ended."""
-    quotas, standing = state.quotas, state.standing
-    standing.look(state.publications, state.sessions)
+    quotas, permanent = state.quotas, state.permanent
+    permanent.look(state.publications, state.sessions)
     promised = int(quotas.guarantee.sum()) - int(quotas.guarantee[account])
-    promised += max(0, _reserve(state, account) - standing.quarantined)
-    left = state.pool.size - len(standing.blocks) - promised - standing.besides(shared)
+    promised += max(0, _reserve(state, account) - permanent.quarantined)
+    left = state.pool.size - len(permanent.blocks) - promised - permanent.besides(shared)
     charged = int(np.count_nonzero(state.charges.owner[shared] == account))
     return count > min(int(quotas.limit[account]) - charged, left)
 

@@ -23,7 +23,7 @@ from quire_kvstore.blocks.ids import NO_BLOCKS, Ids
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sessions.session import MAX_SEQUENCES, Session
 from quire_kvstore.sharing.claims import Claim, Holder, publication_key
-from quire_kvstore.sharing.publications import READY, PublishedPrompt
+from quire_kvstore.sharing.publications import PublishedPrompt
 from quire_kvstore.state import State
 from quire_kvstore.tenants.accounts import is_tenant
 from quire_kvstore.tenants.quotas import UNLIMITED
@@ -34,7 +34,7 @@ from quire_proto.wire.u32 import U32_MAX
 from .admission import Shortage, make_space, no_space, shortage, to_evict
 from .copies import ask_copy
 from .free import release
-from .slices import EVICTED, LOOKED_UP, Pace, Slices
+from .slices import Pace, Slices, Work
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ def allocate(state: State, session: Session, item: Allocate, pace: Pace | None =
     grant = _admit(state, session, item, published, prompt)
     if isinstance(grant, Shortage):
         return _without(state, session, item, no_space(state, Allocated, grant))
-    pace.spend(len(prompt.digests), LOOKED_UP)
+    pace.spend(len(prompt.digests), Work.LOOK_UP)
     others = _claim(state, holder, prompt, item.priority)  # before others have their turn
     short = yield from _fill_table(state, grant, pace)
     if short is not None:
@@ -224,9 +224,8 @@ def _admit(
     session.sequences[item.sequence] = sequence
     if published is not None:
         _anchor(state, sequence, published, prompt.digests)
-    return _Grant(
-        sequence, shared, computed, lacks, 0 if published is None or published.state != READY else published.count
-    )
+    published_tokens = 0 if published is None or published.table is None else published.count
+    return _Grant(sequence, shared, computed, lacks, published_tokens)
 
 
 def _account(state: State, item: Allocate, published: PublishedPrompt | None) -> int:
@@ -305,7 +304,7 @@ def _fill_table(state: State, grant: _Grant, pace: Pace) -> Slices[Shortage | No
             if short is not None:
                 return short
         portion = left - max(to_evict(state, sequence.account, left) - state.slice_blocks, 0)
-        pace.spend(to_evict(state, sequence.account, portion), EVICTED)
+        pace.spend(to_evict(state, sequence.account, portion), Work.EVICT)
         make_space(state, sequence.account, portion)
         sequence.table = np.concatenate((sequence.table, state.grant(portion, sequence)))
         left -= portion

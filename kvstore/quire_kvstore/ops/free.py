@@ -22,7 +22,7 @@ from quire_proto.wire.u32 import unpack_u32
 
 from .admission import trim_all
 from .handoff import cancel
-from .slices import RELEASED, Pace, Slices
+from .slices import Pace, Slices, Work
 
 
 def release(state: State, session: Session, number: int) -> int:
@@ -50,7 +50,7 @@ def release_rows(state: State, session: Session, numbers: Iterable[int], pace: P
     for number in numbers:
         yield from pace.rest()
         sequence = session.sequences.get(number)
-        pace.spend(0 if sequence is None else sequence.references(), RELEASED)
+        pace.spend(0 if sequence is None else sequence.references(), Work.RELEASE)
         codes.append(release(state, session, number))
     return bytes(codes)
 

@@ -17,6 +17,7 @@ shows, so a generator that is never resumed loses nothing.
 from __future__ import annotations
 
 from collections.abc import Generator
+from enum import IntEnum
 from typing import TypeVar
 
 from quire_kvstore.state import State
@@ -24,8 +25,14 @@ from quire_kvstore.state import State
 Result = TypeVar("Result")
 Slices = Generator[bool, None, Result]  # it yields whether it waits, and need not be resumed at once
 
-# Blocks in a slice, for each block evicted in one: what takes about as long.
-EVICTED, RELEASED, SEALED, LOOKED_UP = 1, 32, 4, 16
+
+class Work(IntEnum):
+    """What is done with blocks: how many of them take about as long as one that is evicted."""
+
+    EVICT = 1
+    SEAL = 4
+    LOOK_UP = 16
+    RELEASE = 32
 
 
 def finish(slices: Slices[Result]) -> Result:
@@ -45,9 +52,9 @@ class Pace:
         self._slice = state.slice_blocks
         self._spent = 0.0
 
-    def spend(self, blocks: int, kind: int) -> None:
-        """So many blocks were ``EVICTED``, ``RELEASED``, ``SEALED`` or ``LOOKED_UP``."""
-        self._spent += blocks / (kind * self._slice)
+    def spend(self, blocks: int, work: Work) -> None:
+        """This was done with so many blocks."""
+        self._spent += blocks / (work * self._slice)
 
     @property
     def over(self) -> bool:

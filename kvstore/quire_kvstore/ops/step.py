@@ -22,7 +22,7 @@ from .fill import fill
 from .fork import fork
 from .free import release_rows
 from .seal import complete_rows, seal, swap
-from .slices import SEALED, Pace, Slices
+from .slices import Pace, Slices, Work
 
 
 def step(state: State, session: Session, item: Step) -> Slices[Stepped]:
@@ -37,7 +37,7 @@ def step(state: State, session: Session, item: Step) -> Slices[Stepped]:
     for one in item.seals:
         yield from pace.rest()
         seals.append(seal(state, session, one))
-        pace.spend(len(one.digests) // DIGEST_BYTES, SEALED)
+        pace.spend(len(one.digests) // DIGEST_BYTES, Work.SEAL)
     completed, canonical = complete_rows(state, session, item.completed, item.completed_digests)
     forks = tuple([fork(state, session, one) for one in item.forks])
     extended = extend_rows(state, session, item.extends)

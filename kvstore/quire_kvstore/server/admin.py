@@ -23,7 +23,7 @@ from .declarations import one_at_a_time, saved
 from .service import Service
 from .task import Task
 
-A_NAME = "1 to 64 letters, digits or ._-, a letter or digit first"
+NAME_RULE = "1 to 64 letters, digits or ._-, a letter or digit first"
 
 
 @one_at_a_time
@@ -102,7 +102,7 @@ def on_leave(service: Service, _: Task, body: a.Leave) -> Slices[a.Groups]:
 def _named(**names: str) -> None:
     for field, name in names.items():
         if not is_name(name):
-            raise Refusal("BAD_FIELD", f"{field}: {A_NAME}")
+            raise Refusal("BAD_FIELD", f"{field}: {NAME_RULE}")
 
 
 def _may_publish(known: Groups, domain: str, tenant: str) -> None:

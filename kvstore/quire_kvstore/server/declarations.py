@@ -21,7 +21,7 @@ from quire_kvstore.ops.slices import Slices
 from .service import Service
 from .task import Task
 
-WAITING = True  # what is yielded: there is no point in going on at once
+BLOCKED = True  # what is yielded: there is no point in going on at once
 Body = TypeVar("Body")
 Answer = TypeVar("Answer")
 Handler = Callable[[Service, Task, Body], Slices[Answer]]
@@ -33,7 +33,7 @@ def one_at_a_time(handler: Handler[Body, Answer]) -> Handler[Body, Answer]:
     @wraps(handler)
     def waits(service: Service, task: Task, body: Body) -> Slices[Answer]:
         while service.declaring:
-            yield WAITING
+            yield BLOCKED
         service.declaring = True
         try:
             return (yield from handler(service, task, body))
@@ -47,7 +47,7 @@ def saved(service: Service, save: Callable[[], None]) -> Slices[None]:
     """Let the disk's thread save; returns when it is done, raises Refusal if that failed."""
     done = service.disk.submit(save)
     while not done.done():
-        yield WAITING
+        yield BLOCKED
     try:
         done.result()
     except StateError as exc:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from quire_kvstore.blocks.pool import STATES
+from quire_kvstore.blocks.pool import STATE_NAMES
 from quire_kvstore.errors import Refusal
-from quire_kvstore.events.catalogue import ALL
+from quire_kvstore.events.catalogue import ALL_TOKENS
 from quire_kvstore.ops import allocate, extend, fork, free, handoff, lifecycle, query, seal, step, wait
 from quire_kvstore.state import State
-from quire_kvstore.tenants.accounts import A_TENANT, is_tenant
+from quire_kvstore.tenants.accounts import TENANT_RULE, is_tenant
 from quire_proto import messages as m
 from quire_proto.messages import handoff as h
 from quire_proto.messages.tenants import Tenants
@@ -50,7 +50,7 @@ def _attach(service: Service, task: Task, body: m.Attach) -> m.Attached:
         arena=service.arena,
         publications=publications.messages(),
         publications_generation=publications.generation,
-        wants_tokens=service.events is not None and service.events.tokens == ALL,
+        wants_tokens=service.events is not None and service.events.tokens == ALL_TOKENS,
     )
 
 
@@ -75,7 +75,7 @@ def _offer(service: Service, task: Task, body: h.Offer) -> h.Offered:
 def _domain(service: Service, _: Task, body: m.Domain) -> m.DomainKey:
     groups = service.state.groups
     if not is_tenant(body.tenant):
-        raise Refusal("BAD_FIELD", f"tenant: {A_TENANT}")
+        raise Refusal("BAD_FIELD", f"tenant: {TENANT_RULE}")
     if body.group:
         # The same for a group that does not exist: a tenant that is no member learns nothing of it.
         if not groups.entitled(body.tenant, body.group):
@@ -108,7 +108,7 @@ def _stats(service: Service, task: Task, __: m.Empty) -> m.Stats:
         layout=service.layout,
         uptime_ms=task.now_ms - service.started_ms,
         num_blocks=service.num_blocks,
-        blocks={"total": counts["total"], **{name: counts[name] for name in STATES}},
+        blocks={"total": counts["total"], **{name: counts[name] for name in STATE_NAMES}},
         slots=query.slots(state),
         counters=state.counters.as_dict(),
         sessions=query.sessions(state, task.now_ms),

@@ -14,13 +14,13 @@ from collections import deque
 
 from .task import Task
 
-QUEUED = 64
+MAX_QUEUED = 64
 
 
 class Inbox:
     """Queues of at most ``most`` tasks each."""
 
-    def __init__(self, most: int = QUEUED) -> None:
+    def __init__(self, most: int = MAX_QUEUED) -> None:
         self._most = most
         self._queues: dict[bytes, deque[Task]] = {}
 

@@ -16,15 +16,15 @@ from quire_kvstore.host.state_dir import StateDir, StateError
 from quire_kvstore.ops.admission import trim
 from quire_kvstore.ops.slices import Slices
 from quire_kvstore.state import State
-from quire_kvstore.tenants.accounts import A_TENANT, is_tenant
-from quire_kvstore.tenants.quotas import WEIGHT, Quota
+from quire_kvstore.tenants.accounts import TENANT_RULE, is_tenant
+from quire_kvstore.tenants.quotas import DEFAULT_WEIGHT, Quota
 from quire_proto.messages.tenants import SetQuota, TenantUsage
 
 from .declarations import one_at_a_time, saved
 from .service import Service
 from .task import Task
 
-DOCUMENT = "quotas"
+QUOTAS_DOCUMENT = "quotas"
 
 
 @one_at_a_time
@@ -32,7 +32,7 @@ def set_quota(service: Service, _: Task, body: SetQuota) -> Slices[TenantUsage]:
     """Declare a quota; the same again changes nothing."""
     state, quota = service.state, Quota(body.limit, body.guarantee, body.weight)
     if not is_tenant(body.tenant):
-        raise Refusal("BAD_FIELD", f"tenant: {A_TENANT}")
+        raise Refusal("BAD_FIELD", f"tenant: {TENANT_RULE}")
     account = state.accounts.find(body.tenant)
     problem = state.quotas.problem(account, quota)
     if problem:
@@ -72,15 +72,15 @@ def declare(state: State, tenant: str, quota: Quota) -> int:
 def save(directory: StateDir, quotas: dict[str, Quota]) -> None:
     """Keep all quotas. Raises StateError."""
     rows = {name: {"limit": q.limit, "guarantee": q.guarantee, "weight": q.weight} for name, q in quotas.items()}
-    directory.write(DOCUMENT, {"tenants": rows})
+    directory.write(QUOTAS_DOCUMENT, {"tenants": rows})
 
 
 def restore(directory: StateDir, state: State) -> None:
     """Declare the quotas that were kept. Raises StateError for a document that is not one or no longer fits."""
-    document = directory.read(DOCUMENT)
+    document = directory.read(QUOTAS_DOCUMENT)
     if document is None:
         return
-    where = f"{directory.path / DOCUMENT}.json"
+    where = f"{directory.path / QUOTAS_DOCUMENT}.json"
     rows = document.get("tenants")
     if not isinstance(rows, dict):
         raise StateError(f"{where}: tenants: not a map; repair it or move it away")
@@ -97,7 +97,7 @@ def restore(directory: StateDir, state: State) -> None:
 def _quota(row: Any) -> Quota | None:
     if not isinstance(row, dict):
         return None
-    numbers = [row.get("limit", 0), row.get("guarantee", 0), row.get("weight", WEIGHT)]
+    numbers = [row.get("limit", 0), row.get("guarantee", 0), row.get("weight", DEFAULT_WEIGHT)]
     if set(row) - {"limit", "guarantee", "weight"} or not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
         return None
     return Quota(*numbers)

@@ -32,10 +32,10 @@ from .task import Task
 
 KVSTORE_SOCKET = "kvstore.sock"
 MAX_SUN_PATH = 107
-BATCH = 256
-SLICE = 8
+REQUESTS_A_TURN = 256
+MESSAGES_A_TURN = 8
 TICK_MS = 50
-LATER_MS = 1
+DISK_POLL_MS = 1
 GAP_MS = 200
 LINGER_AT_END_MS = 200
 # Above the protocol's own limit, so that a frame a little too large is answered; far larger ones cost the connection.
@@ -100,7 +100,7 @@ class Server:
         """Run until :meth:`stop`, then answer what is queued."""
         last = _now_ms()
         while not self._stopping:
-            ready = dict(self._poller.poll(0 if self._inbox else LATER_MS if self._later else TICK_MS))
+            ready = dict(self._poller.poll(0 if self._inbox else DISK_POLL_MS if self._later else TICK_MS))
             now = _now_ms()
             self._forgive(now - last - TICK_MS)
             last = now
@@ -117,7 +117,7 @@ class Server:
         self._processes.stop_accepting()
         until = _now_ms() + LINGER_AT_END_MS
         while (not self._drain() or self._later) and _now_ms() < until:
-            self._poller.poll(LATER_MS if self._later else 0)  # what waits for the disk is on it in a moment
+            self._poller.poll(DISK_POLL_MS if self._later else 0)  # what waits for the disk is on it in a moment
             self._resume()
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class Server:
     def _drain(self) -> bool:
         """Receive and execute about ``BATCH`` requests, one of each connection in turn; whether that was all."""
         executed = 0
-        while executed < BATCH:
+        while executed < REQUESTS_A_TURN:
             self._receive()
             tasks = self._inbox.round()
             if not tasks:
@@ -173,7 +173,7 @@ class Server:
     def _receive(self) -> None:
         """Take a few messages from the socket into the inbox; refuse what does not fit there."""
         received = _now_ms()
-        for _ in range(SLICE):
+        for _ in range(MESSAGES_A_TURN):
             try:
                 identity, *frames = self._router.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:

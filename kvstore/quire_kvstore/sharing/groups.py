@@ -17,7 +17,7 @@ from typing import Any
 PUBLIC = "public"
 # What a share domain's and the quarantine's account are called: no group may be.
 RESERVED = (PUBLIC, "quarantine")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FIRST_GENERATION = 1
 
 Member = tuple[str, str]  # (group, tenant)
@@ -25,7 +25,7 @@ Member = tuple[str, str]  # (group, tenant)
 
 def is_name(name: str) -> bool:
     """Whether a tenant, a group or a publication may be called so: 1 to 64 letters, digits or ``._-``."""
-    return NAME.fullmatch(name) is not None
+    return NAME_PATTERN.fullmatch(name) is not None
 
 
 def is_group(name: str) -> bool:

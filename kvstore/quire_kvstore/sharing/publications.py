@@ -21,7 +21,7 @@ from quire_proto.wire.u32 import pack_u32
 
 from .groups import FIRST_GENERATION, PUBLIC, is_group, is_name
 
-PENDING, READY = "pending", "ready"
+PROMPT_PENDING, PROMPT_READY = "pending", "ready"
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +50,7 @@ class PublishedPrompt:
     @property
     def state(self) -> str:
         """``pending`` or ``ready``."""
-        return PENDING if self.table is None else READY
+        return PROMPT_PENDING if self.table is None else PROMPT_READY
 
     def message(self) -> Publication:
         """It, as it travels."""

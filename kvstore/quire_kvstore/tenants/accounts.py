@@ -17,7 +17,7 @@ from .quotas import Quota, Quotas
 
 QUARANTINE = "(quarantine)"
 MAX_TENANT_CHARS = 256
-A_TENANT = f"1 to {MAX_TENANT_CHARS} printable characters, the first of them no bracket"
+TENANT_RULE = f"1 to {MAX_TENANT_CHARS} printable characters, the first of them no bracket"
 
 
 def is_tenant(name: str) -> bool:

@@ -1,8 +1,8 @@
-"""Standing: blocks that do not come back by themselves, and what can ever be free beside them.
+"""Permanent blocks: those that do not come back by themselves, which decides what can ever be free beside them.
 
-Two kinds stand: what ready publications pin, until an operator unpublishes, and what a fenced session holds whose
+There are two kinds: what ready publications pin, until an operator unpublishes, and what a fenced session holds whose
 process lives on and may not be killed. Whatever else is held belongs to sequences that end. So a request that does not
-fit beside what stands, and what others are guaranteed, would wait for ever: it is refused for good, each time it asks,
+fit beside them, and beside what others are guaranteed, would wait for ever: it is refused for good, each time it asks,
 because publications, quarantine and quotas change while it waits.
 
 It is asked only where there is a shortage. The ids are kept until publications or such sessions change.
@@ -20,8 +20,8 @@ from quire_kvstore.sharing.publications import PublicationList
 
 
 @dataclass(slots=True)
-class Standing:
-    """The blocks that stand, as of the last look.
+class PermanentBlocks:
+    """The permanent blocks, as of the last look.
 
     Attributes:
         blocks: their ids, rising.
@@ -33,7 +33,7 @@ class Standing:
     _key: object = None
 
     def look(self, publications: PublicationList, sessions: Sessions) -> None:
-        """Look which blocks stand now."""
+        """See which blocks are permanent now."""
         tables = [published.table for published in publications.all() if published.table is not None]
         stuck = [session for session in sessions.all() if session.stays]
         key = (publications.generation, len(tables), *(session.id for session in stuck))
@@ -46,7 +46,7 @@ class Standing:
         self._key, self.quarantined = key, len(self.blocks) - len(pinned)
 
     def besides(self, ids: Ids) -> int:
-        """How many of ``ids`` do not stand."""
+        """How many of ``ids`` are not permanent."""
         if not len(self.blocks):
             return len(ids)
         places = np.minimum(np.searchsorted(self.blocks, ids), len(self.blocks) - 1)

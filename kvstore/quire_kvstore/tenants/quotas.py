@@ -24,7 +24,7 @@ from quire_kvstore.blocks.ids import Ids
 
 UNLIMITED = 1 << 62
 MAX_LIMIT = (1 << 31) - 1  # the largest pool
-WEIGHT = 100
+DEFAULT_WEIGHT = 100
 MAX_WEIGHT = 10_000
 HALVINGS = 48  # halvings of the level: exact to a block for any pool
 
@@ -35,7 +35,7 @@ class Quota:
 
     limit: int = 0
     guarantee: int = 0
-    weight: int = WEIGHT
+    weight: int = DEFAULT_WEIGHT
 
 
 class Quotas:
@@ -54,7 +54,7 @@ class Quotas:
         self.quarantine_reserve = 0
         self.limit: Ids = np.full(FIRST_ACCOUNTS, UNLIMITED, np.int64)
         self.guarantee: Ids = np.zeros(FIRST_ACCOUNTS, np.int64)
-        self.weight: Ids = np.full(FIRST_ACCOUNTS, WEIGHT, np.int64)
+        self.weight: Ids = np.full(FIRST_ACCOUNTS, DEFAULT_WEIGHT, np.int64)
         self._groups = 1
 
     def open(self, account: int) -> None:
@@ -63,7 +63,7 @@ class Quotas:
             have = len(self.limit)
             self.limit = np.concatenate((self.limit, np.full(have, UNLIMITED, np.int64)))
             self.guarantee = np.concatenate((self.guarantee, np.zeros(have, np.int64)))
-            self.weight = np.concatenate((self.weight, np.full(have, WEIGHT, np.int64)))
+            self.weight = np.concatenate((self.weight, np.full(have, DEFAULT_WEIGHT, np.int64)))
 
     def get(self, account: int) -> Quota:
         """The settings of an account."""

@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 import msgpack
 
-INT_MAX = 2**63 - 1
+MAX_INT = 2**63 - 1
 MAX_STR = 64 * 1024
 
 T = TypeVar("T")
@@ -198,7 +198,7 @@ def _whole(size: int) -> Decoder:
 
 
 def _int(value: Any, where: str) -> int:
-    if type(value) is not int or not 0 <= value <= INT_MAX:
+    if type(value) is not int or not 0 <= value <= MAX_INT:
         raise CodecError("BAD_FIELD", f"{where}: expected an integer 0..2**63-1")
     return value
 

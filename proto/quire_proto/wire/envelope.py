@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .codec import INT_MAX, CodecError, decode, encode
+from .codec import MAX_INT, CodecError, decode, encode
 
 VERSION = 2
 ID_BYTES = 16
@@ -58,7 +58,7 @@ def decode_request(frame: bytes, max_bytes: int = MAX_FRAME_BYTES) -> Request:
     for name, value in (("boot id", boot), ("session", session)):
         if not isinstance(value, bytes) or len(value) not in (0, ID_BYTES):
             raise CodecError("BAD_FRAME", f"{name}: expected {ID_BYTES} bytes or none")
-    if not _count(number, INT_MAX) or not _count(deadline_ms, MAX_DEADLINE_MS):
+    if not _count(number, MAX_INT) or not _count(deadline_ms, MAX_DEADLINE_MS):
         raise CodecError("BAD_FRAME", f"number and deadline are integers; the deadline at most {MAX_DEADLINE_MS} ms")
     if not isinstance(op, str) or not isinstance(body, dict):
         raise CodecError("BAD_FRAME", "op is a string and the body a map")
@@ -69,7 +69,7 @@ def decode_reply(frame: bytes, max_bytes: int = MAX_FRAME_BYTES) -> Reply:
     """A frame as a reply; raises CodecError."""
     version, boot, number, code, body = _array(frame, max_bytes, 5)
     _version(version)
-    if not isinstance(boot, bytes) or not _count(number, INT_MAX):
+    if not isinstance(boot, bytes) or not _count(number, MAX_INT):
         raise CodecError("BAD_FRAME", "boot id or number is malformed")
     if not isinstance(code, str) or not isinstance(body, dict):
         raise CodecError("BAD_FRAME", "code is a string and the body a map")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from quire_kvstore.events.catalogue import ALL, Form
+from quire_kvstore.events.catalogue import ALL_TOKENS, Form
 from quire_kvstore.events.publisher import Endpoints, EventsError, Publisher
 from quire_kvstore.server.service import Service
 from quire_kvstore.sharing.change_log import Journal
@@ -38,7 +38,7 @@ def endpoints(pool: KvstoreSettings, run_dir: Path) -> Endpoints:
             f"kvstore.events: {pool.events[:80]!r} is neither ipc nor tcp://127.0.0.1:PORT; the port after it is for "
             "replays. For other hosts, relay the stream"
         )
-    if pool.events_tokens == ALL:
+    if pool.events_tokens == ALL_TOKENS:
         raise EventsError("kvstore.events_tokens: every user of this host could read all prompts: set events to ipc")
     host, port = address[1], int(address[2])
     return Endpoints(f"tcp://{host}:{port}", f"tcp://{host}:{port + 1}")

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from quire_kvstore.host.arena import ROSTER, ArenaError, Roster, is_roster
+from quire_kvstore.host.arena import ROSTER_FILE, ArenaError, Roster, is_roster
 from quire_kvstore.host.device_mappers import MAPPERS_FILE, is_mappers
 from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_services.config.prepared_file import PREPARED_FILE, is_prepared
@@ -32,10 +32,10 @@ from quire_services.gateway.admin import token as admin_token
 from .state_tree import STATE, StateTree
 
 MARKER_FILE = "serve.lock"
-KVSTORE_FILES = (ROSTER, MAPPERS_FILE)  # those of a dead stack are for the next kvstore
+KVSTORE_FILES = (ROSTER_FILE, MAPPERS_FILE)  # those of a dead stack are for the next kvstore
 _DOCUMENTS: dict[str, Callable[[Path], bool]] = {
     PREPARED_FILE: is_prepared,
-    ROSTER: is_roster,
+    ROSTER_FILE: is_roster,
     MAPPERS_FILE: is_mappers,
 }
 STACK_FILES = (*SOCKETS, *_DOCUMENTS, admin_token.TOKEN_FILE)
@@ -84,7 +84,7 @@ class RunDir:
 
     def close(self) -> list[str]:
         """Remove everything of ours, and a directory that we made if it is then empty; returns what else is there."""
-        if self._ours(ROSTER):  # the kvstore did not get to it
+        if self._ours(ROSTER_FILE):  # the kvstore did not get to it
             with suppress(ArenaError, OSError):
                 Roster(self.path).close()
         for name in STACK_FILES:

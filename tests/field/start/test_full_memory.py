@@ -15,7 +15,7 @@ import pytest
 
 from quire_kvstore.host import host_space
 from quire_kvstore.host.arena import SHM_DIR, ArenaError, Roster, ShmArena, check_capacity
-from quire_kvstore.host.reservation import PIECE, Reservation
+from quire_kvstore.host.reservation import PIECE_BYTES, Reservation
 from quire_proto.client.client import KVClient
 from quire_services.config.settings import Config
 from quire_services.stack import serve
@@ -132,7 +132,7 @@ def test_a_reservation_ends_when_it_is_told_to(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "posix_fallocate", allocate)
     (tmp_path / "pool").touch()
-    taking = Reservation(tmp_path / "pool", 1000 * PIECE, pytest.fail)
+    taking = Reservation(tmp_path / "pool", 1000 * PIECE_BYTES, pytest.fail)
     begun.wait(10)
     threading.Timer(0.05, go_on.set).start()
     taking.close()

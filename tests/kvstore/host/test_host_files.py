@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_kvstore.host.arena import ROSTER, SHM_DIR, ArenaError, Roster, ShmArena
+from quire_kvstore.host.arena import ROSTER_FILE, SHM_DIR, ArenaError, Roster, ShmArena
 from quire_kvstore.host.attach_socket import Listener, PeerGone, pidfd_by_pid
 from quire_kvstore.host.root_key import KeyFileError, root_key
 
@@ -43,7 +43,7 @@ def test_an_arena_larger_than_the_space_is_refused_before_anything_is_made(roste
     """The message says how much there is and what would help; no segment is named."""
     with pytest.raises(ArenaError, match=r"shared memory and /dev/shm has .* free"):
         ShmArena(1 << 50, roster)
-    assert (tmp_path / ROSTER).read_text() == ""
+    assert (tmp_path / ROSTER_FILE).read_text() == ""
 
 
 def test_the_next_life_removes_what_the_roster_names(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_the_next_life_removes_what_the_roster_names(tmp_path: Path) -> None:
 
     assert not left.exists()
     second.close()
-    assert not (tmp_path / ROSTER).exists()
+    assert not (tmp_path / ROSTER_FILE).exists()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_damaged_roster_removes_nothing(tmp_path: Path, text: str) -> None:
     foreign = SHM_DIR / "other"
     existed = foreign.exists()
     foreign.touch()
-    (tmp_path / ROSTER).write_text(text)
+    (tmp_path / ROSTER_FILE).write_text(text)
 
     Roster(tmp_path).close()
 
@@ -82,7 +82,7 @@ def test_two_rosters_exclude_each_other(roster: Roster, tmp_path: Path) -> None:
     roster.write("quire-" + "0" * 32)
     with pytest.raises(ArenaError, match="another kvstore"):
         Roster(tmp_path)
-    assert json.loads((tmp_path / ROSTER).read_text()) == {"shm": "quire-" + "0" * 32, "pid": os.getpid()}
+    assert json.loads((tmp_path / ROSTER_FILE).read_text()) == {"shm": "quire-" + "0" * 32, "pid": os.getpid()}
 
 
 def test_the_root_key_is_made_once_and_stays(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir
-from quire_kvstore.server.quota import DOCUMENT
+from quire_kvstore.server.quota import QUOTAS_DOCUMENT
 from quire_proto import messages as m
 from quire_proto.messages import sharing as a
 from quire_proto.messages.tenants import SetQuota
@@ -111,12 +111,12 @@ def test_a_limit_that_is_broken_while_it_is_saved_is_taken_back(wire: Slow) -> N
     assert wire.reply(frame) is None
     assert wire.ask("allocate", 2, m.Allocate(1, "t", 12)).code == ""
     assert wire.disk.turn() == 1
-    assert (wire.state_dir.read(DOCUMENT) or {})["tenants"]["t"]["limit"] == 2
+    assert (wire.state_dir.read(QUOTAS_DOCUMENT) or {})["tenants"]["t"]["limit"] == 2
     assert wire.reply(frame) is None
     assert wire.disk.turn() == 1
     reply = wire.reply(frame)
 
     assert reply is not None
     assert (reply.code, reply.body["detail"]) == ("CONFLICT", {"held": 3})
-    assert (wire.state_dir.read(DOCUMENT) or {})["tenants"]["t"] == {"limit": 0, "guarantee": 0, "weight": 7}
+    assert (wire.state_dir.read(QUOTAS_DOCUMENT) or {})["tenants"]["t"] == {"limit": 0, "guarantee": 0, "weight": 7}
     assert not wire.service.declaring

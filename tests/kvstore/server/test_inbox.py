@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quire_kvstore.server.inbox import QUEUED, Inbox
+from quire_kvstore.server.inbox import MAX_QUEUED, Inbox
 from quire_kvstore.server.task import Task
 from quire_proto import messages as m
 from quire_proto.wire.envelope import decode_reply
@@ -30,11 +30,11 @@ def test_each_connection_gives_one_message_a_round_in_its_own_order() -> None:
 def test_a_full_queue_refuses_and_the_others_stay_open() -> None:
     """The message past the limit is not kept; other connections are not touched by it."""
     inbox = Inbox()
-    assert all(inbox.put(task(b"flood", number)) for number in range(QUEUED))
+    assert all(inbox.put(task(b"flood", number)) for number in range(MAX_QUEUED))
 
-    assert not inbox.put(task(b"flood", QUEUED))
+    assert not inbox.put(task(b"flood", MAX_QUEUED))
     assert inbox.put(task(b"other", 0))
-    assert len(inbox) == QUEUED + 1
+    assert len(inbox) == MAX_QUEUED + 1
 
 
 def test_busy_consumes_nothing_and_says_when_to_come_back() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from quire_engine.attention.plan import build_plan
-from quire_kvstore.blocks.pool import STATES
+from quire_kvstore.blocks.pool import STATE_NAMES
 from quire_kvstore.sessions import session
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.sharing import claims
@@ -45,7 +45,7 @@ def fields(*bodies: type) -> set[str]:
 @pytest.mark.parametrize(
     ("page", "words"),
     [
-        ("blocks", STATES),
+        ("blocks", STATE_NAMES),
         ("sessions", (session.ATTACHED, session.READY, session.FENCED)),
         ("claims", (claims.SEALED, claims.YOURS)),
     ],
