@@ -1,4 +1,4 @@
-"""What made-up digests may not do, and chains that are sealed in portions or outlive their parents."""
+"""What made-up digests may not do, and a chain that is sealed in portions."""
 
 from __future__ import annotations
 
@@ -13,27 +13,6 @@ PROMPT = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 @pytest.fixture
 def driver() -> Driver:
     return Driver()
-
-
-def test_a_fork_may_outlive_the_parent_of_what_its_sibling_sealed(driver: Driver) -> None:
-    """A sibling sealed a shared block above another's canonical block: evicting that one unnames the shared block."""
-    first, second = driver.attach(), driver.attach()
-    for session in (first, second):
-        driver.allocate(session, 1, PROMPT[:8])
-        driver.write(session, 1, 8)
-    driver.store.seal(first, m.Seal(1, 0, driver.digests("a", PROMPT[:4])))
-    driver.fork(second, 1, 2, 8)
-    driver.seal(second, 1)
-    driver.free(first, 1)
-    driver.free(second, 1)
-    assert driver.counts()["cached"] == 1
-
-    assert driver.allocate(first, 3, [1] * 56, tenant="b").code == m.OK
-    driver.check()
-    assert len(driver.store.state.index) == 0
-    assert driver.seal(second, 2).code == m.OK
-    driver.check()
-    assert len(driver.store.state.index) == 2
 
 
 ROOT, ONE, TWO = bytes(32), b"\x01" * 32, b"\x02" * 32
