@@ -6,6 +6,7 @@ Waiting and processes:
 - ``kvstore``: ``Kvstore``, a kvstore process that can be killed and started again.
 - ``stack``: ``running`` and ``Stack``, a whole ``quire serve``, watched for what it leaves behind.
 - ``engine_loop``, ``engine_pair``: one engine, or two, in this process over a kvstore process.
+- ``gateway``: ``GatewayProcess``, a gateway process over a tiny tokenizer; ``gateway_fixtures``: one for many tests.
 - ``peer_engine``: an engine without a model, for tests of the gateway.
 - ``hold_blocks``: a client process that holds blocks until it is killed.
 - ``quire_command``: the ``quire`` command in this process, and what its complaints must look like.
@@ -28,5 +29,6 @@ Memory and models:
 - ``reference``, ``dense_attention``: what transformers and plain attention say.
 - ``families``, ``chat_templates``: tiny models of all families; templates for tool turns.
 - ``bare_loop``: a scheduler without a kvstore.
-- ``host_library``, ``repository``: skips where nothing can be compiled; the source tree and its scripts.
+- ``host_library``: skips where nothing can be compiled.
+- ``ports``, ``repository``: free ports; the source tree, its scripts, and the environment of children.
 """

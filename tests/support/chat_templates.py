@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quire_services.gateway.templates.chat_template import PromptEncoder, template_message
-from tests.services.gateway.conftest import write_tokenizer
+from tests.support.gateway import write_tokenizer
 
 TOOLS = "{% if tools %}<|system|>{{ tools | tojson }}{% endif %}"
 OPEN = "<bos>" + TOOLS + "{% for m in messages %}"

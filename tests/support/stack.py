@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,16 +18,10 @@ import psutil
 
 from quire_proto.client.client import KVReader
 from quire_proto.messages import Stats
+from tests.support.ports import free_port
 from tests.support.waits import wait_for
 
 START_S = 90.0
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on at the moment."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 class Stack:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from quire_proto.wire.u32 import unpack_u32
-from tests.services.gateway.conftest import GatewayProcess, gateway, model, tokenizer  # noqa: F401 - fixtures
+from tests.support.gateway import GatewayProcess
 from tests.support.peer_engine import PeerEngine
 
 HEADERS = {"content-type": "application/json"}
@@ -18,7 +18,7 @@ USER = {"role": "user", "content": "hi"}
 
 
 @pytest.fixture(scope="module")
-def engine(gateway: GatewayProcess) -> Iterator[PeerEngine]:  # noqa: F811
+def engine(gateway: GatewayProcess) -> Iterator[PeerEngine]:
     peer = gateway.engine()
     yield peer
     peer.close()
@@ -27,7 +27,7 @@ def engine(gateway: GatewayProcess) -> Iterator[PeerEngine]:  # noqa: F811
 class Client:
     """Sends bodies as they are."""
 
-    def __init__(self, gateway: GatewayProcess, engine: PeerEngine) -> None:  # noqa: F811
+    def __init__(self, gateway: GatewayProcess, engine: PeerEngine) -> None:
         self.gateway, self.engine = gateway, engine
 
     def post(self, path: str, **body: Any) -> httpx.Response:
@@ -49,7 +49,7 @@ class Client:
 
 
 @pytest.fixture(scope="module")
-def client(gateway: GatewayProcess, engine: PeerEngine) -> Client:  # noqa: F811
+def client(gateway: GatewayProcess, engine: PeerEngine) -> Client:
     return Client(gateway, engine)
 
 

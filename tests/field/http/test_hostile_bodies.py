@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from quire_services.gateway.readers.reader_process import READER_MEMORY
-from tests.services.gateway.conftest import GatewayProcess, model  # noqa: F401 - fixture
+from tests.support.gateway import GatewayProcess
 from tests.support.http_server import Wire, post
 from tests.support.peer_engine import PeerEngine
 from tests.support.waits import wait_for
@@ -40,7 +40,7 @@ WORDS = "the quick brown fox jumps over the lazy dog. "
 
 
 @pytest.fixture(scope="module")
-def gateway(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:  # noqa: F811
+def gateway(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     config: Path = tmp_path_factory.mktemp("config") / "quire.toml"
     config.write_text(KEYS)
     config.chmod(0o600)
@@ -193,7 +193,7 @@ def test_a_body_takes_bounded_memory(gateway: GatewayProcess, engine: PeerEngine
 
 
 @pytest.mark.source("vllm-project/vllm#24910")
-def test_a_body_beyond_the_limit_is_refused_before_it_is_read(model: Any) -> None:  # noqa: F811
+def test_a_body_beyond_the_limit_is_refused_before_it_is_read(model: Any) -> None:
     """413 by the length it announces, or as soon as it is longer; by default 64 bytes a token, at least 4 MiB."""
     process = GatewayProcess(model).wait()
     try:
@@ -217,7 +217,7 @@ def test_a_body_beyond_the_limit_is_refused_before_it_is_read(model: Any) -> Non
     "how",
     [pytest.param(signal.SIGTERM, id="stopped", marks=pytest.mark.slow), pytest.param(signal.SIGKILL, id="killed")],
 )
-def test_readers_end_with_the_gateway(model: Any, how: signal.Signals) -> None:  # noqa: F811
+def test_readers_end_with_the_gateway(model: Any, how: signal.Signals) -> None:
     """However it ends, none of the processes that it has started is left, whatever they were doing."""
     process = GatewayProcess(model, "--drain-s=0").wait()
     process.engine(max_model_len=LONGEST)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from quire_services.gateway.engines import MAX_SILENCE_S
-from tests.services.gateway.conftest import GatewayProcess, model  # noqa: F401 - fixture
+from tests.support.gateway import GatewayProcess
 
 
 @pytest.mark.slow
 @pytest.mark.source("vllm-project/vllm#24910")
-def test_engines_are_heard_after_a_stall_of_the_gateway(model: Any) -> None:  # noqa: F811
+def test_engines_are_heard_after_a_stall_of_the_gateway(model: Any) -> None:
     """A gateway that was stopped for longer than engines may be silent serves the first request after it."""
     process = GatewayProcess(model).wait()
     try:

@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from tests.services.gateway.conftest import GatewayProcess, model  # noqa: F401 - fixture
+from tests.support.gateway import GatewayProcess
 from tests.support.peer_engine import PeerEngine
 from tests.support.waits import wait_for
 
@@ -20,7 +20,7 @@ PING = ": ping"
 
 
 @pytest.fixture(scope="module")
-def gateway(model: Any) -> Iterator[GatewayProcess]:  # noqa: F811
+def gateway(model: Any) -> Iterator[GatewayProcess]:
     """One that says something after 0.3 seconds of silence."""
     process = GatewayProcess(model, "--ping-s=0.3").wait()
     yield process

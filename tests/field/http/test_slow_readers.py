@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.services.gateway.conftest import GatewayProcess, model  # noqa: F401 - fixture
+from tests.support.gateway import GatewayProcess
 from tests.support.http_server import Wire, post
 from tests.support.peer_engine import PeerEngine
 from tests.support.waits import wait_for
@@ -21,7 +21,7 @@ WIDE: dict[str, Any] = {"model": "tiny", "prompt": "the quick fox", "n": 64, "st
 
 
 @pytest.fixture(scope="module")
-def gateway(model: Any) -> Iterator[GatewayProcess]:  # noqa: F811
+def gateway(model: Any) -> Iterator[GatewayProcess]:
     process = GatewayProcess(model).wait()
     yield process
     assert process.stop() == 0

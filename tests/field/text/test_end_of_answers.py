@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from quire_proto.wire.u32 import unpack_u32
-from tests.services.gateway.conftest import GatewayProcess, write_tokenizer
+from tests.support.gateway import GatewayProcess, write_tokenizer
 from tests.support.peer_engine import PeerEngine
 
 END, OTHER = 1, 3  # <eos>, which is the tokenizer's alone: the engine knows another; and <|user|>

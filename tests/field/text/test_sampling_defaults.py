@@ -13,7 +13,7 @@ import pytest
 from quire_proto.gateway_link import Sampling
 from quire_proto.wire.u32 import unpack_u32
 from quire_services.gateway.openai.sampling_defaults import DefaultsError, SamplingDefaults, load_sampling_defaults
-from tests.services.gateway.conftest import GatewayProcess, refused, write_tokenizer
+from tests.support.gateway import GatewayProcess, refused, write_tokenizer
 from tests.support.peer_engine import PeerEngine
 
 Stack = tuple[openai.OpenAI, PeerEngine, GatewayProcess]

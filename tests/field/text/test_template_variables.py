@@ -11,8 +11,8 @@ from quire_services.gateway.http.errors import ApiError
 from quire_services.gateway.openai.bodies import ChatBody
 from quire_services.gateway.openai.chat import chat_tokens
 from quire_services.gateway.templates.chat_template import PromptEncoder
-from tests.services.gateway.conftest import TEMPLATE
 from tests.support.chat_templates import encoder
+from tests.support.gateway import TEMPLATE
 
 DOCUMENTS = [{"title": "one", "text": "penguins are birds"}, {"title": "two", "text": "whales are mammals"}]
 READS = {

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from quire_services.gateway.http.errors import ApiError
-from tests.services.gateway.conftest import refused, write_tokenizer
 from tests.support.chat_templates import CLOSE, JSON, KINDS, TOOL, WITHOUT, call, calls, each, encoder, said
+from tests.support.gateway import refused, write_tokenizer
 
 USER = {"role": "user", "content": "Weather?"}
 CALLS = {"role": "assistant", "content": None, "tool_calls": [call("get_weather", '{"city": "Rome"}')]}

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from quire_proto.gateway_link import Hello, decode_message, encode_message
-from tests.services.gateway.conftest import GatewayProcess, Start, refused
+from tests.support.gateway import GatewayProcess, Start, refused
 from tests.support.peer_engine import PeerEngine, connect
 from tests.support.waits import wait_for
 

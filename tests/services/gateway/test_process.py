@@ -12,9 +12,10 @@ from typing import Any
 import openai
 import pytest
 
-from tests.services.gateway.conftest import GatewayProcess, Start, listens, refused
 from tests.services.gateway.test_engines import Background
+from tests.support.gateway import GatewayProcess, Start, refused
 from tests.support.peer_engine import PeerEngine
+from tests.support.ports import listens
 from tests.support.waits import wait_for
 
 KEYS = '[[tenants]]\nname = "acme"\nkeys = ["sk-one", "sk-two"]\n'

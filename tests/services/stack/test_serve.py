@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from bench.models.tiny import make_model
-from tests.support.stack import free_port, running
+from tests.support.ports import free_port
+from tests.support.stack import running
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process

@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from quire_proto.client.client import KVReader
-from tests.services.gateway.conftest import GatewayProcess, Start, free_port, listens, refused
+from tests.support.gateway import GatewayProcess, Start, refused
 from tests.support.kvstore import Kvstore
+from tests.support.ports import free_port, listens
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process

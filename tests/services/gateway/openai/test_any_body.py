@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
 from quire_services.gateway.openai.parameters import PARAMETERS
-from tests.services.gateway.conftest import GatewayProcess
 from tests.services.gateway.openai.test_errors import CHAT, JSON, PLAIN, chat, error_of, plain
+from tests.support.gateway import GatewayProcess
 from tests.support.peer_engine import PeerEngine
 
 NAMES = sorted({*ChatBody.model_fields, *CompletionBody.model_fields, *(row.name for row in PARAMETERS)})

@@ -10,8 +10,8 @@ import httpx
 import openai
 import pytest
 
-from tests.services.gateway.conftest import GatewayProcess, Start, write_tokenizer
 from tests.services.gateway.test_engines import Background
+from tests.support.gateway import GatewayProcess, Start, write_tokenizer
 from tests.support.peer_engine import PeerEngine
 from tests.support.waits import wait_for
 

@@ -16,10 +16,10 @@ from quire_proto.wire.u32 import unpack_u32
 from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
 from quire_services.gateway.openai.parameters import CHAT, PARAMETERS, PARAMETERS_BY_NAME, PLAIN, Parameter
 from quire_services.gateway.openai.parameters_page import page
-from tests.services.gateway.conftest import GatewayProcess, write_tokenizer
 from tests.services.gateway.openai.test_errors import CHAT as CHAT_PATH
 from tests.services.gateway.openai.test_errors import PLAIN as PLAIN_PATH
 from tests.services.gateway.openai.test_errors import USER, chat, error_of, plain
+from tests.support.gateway import GatewayProcess, write_tokenizer
 from tests.support.peer_engine import PeerEngine
 from tests.support.repository import ROOT
 

@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from tests.services.gateway.conftest import GatewayProcess
+from tests.support.gateway import GatewayProcess
 from tests.support.peer_engine import PeerEngine
 
 MESSAGES: list[Any] = [{"role": "user", "content": "the quick fox"}]

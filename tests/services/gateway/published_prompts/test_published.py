@@ -16,7 +16,7 @@ from quire_services.gateway.openai.chat import chat_tokens
 from quire_services.gateway.published_prompts.prompt_files import PublishError
 from quire_services.gateway.published_prompts.rendered_prompt import render_prompt
 from quire_services.gateway.templates.chat_template import PromptEncoder
-from tests.services.gateway.conftest import write_tokenizer
+from tests.support.gateway import write_tokenizer
 
 LONGEST = 1 << 20
 TURN = "<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"

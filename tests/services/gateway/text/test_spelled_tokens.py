@@ -16,9 +16,9 @@ from quire_services.gateway.http.errors import ApiError
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.spelled_tokens import SpelledTokens
 from quire_services.gateway.text.word_pattern import any_of
-from tests.services.gateway.conftest import SPECIAL, TEMPLATE
 from tests.services.gateway.text.test_prompt_cache import TEXTS, plain, tokenizer
 from tests.support.chat_templates import TOOL, encoder, said
+from tests.support.gateway import SPECIAL, TEMPLATE
 
 KINDS = ["bytes", "metaspace first", "prepended", "words"]
 MESSAGES = st.lists(st.sampled_from([*SPECIAL, "hi", " ", "\n", "<", "|>", "é", "the quick"]), max_size=8).map("".join)
