@@ -1,6 +1,6 @@
 """House numbers: how the source is arranged, as figures that tests hold and people compare.
 
-    python scripts/house_numbers.py [--json] [ROOT]
+    python scripts/house_numbers.py [--json] [ROOT [OLDER_ROOT]]
 
 For each package, and for the benches: floors (the longest chain of imports between its top-level parts, where a part
 is a folder or a single module; type-only imports count, imports inside functions too), cycles between modules, the
@@ -42,7 +42,6 @@ NOUNS = frozenset(
         "ring",
         "tuning",
         "timing",
-        "reading",
     ],
 )
 # Names that many modules define on purpose: an entry, a module's logger, and the two functions of every bench.
@@ -50,6 +49,10 @@ SHARED_NAMES = frozenset({"main", "log"})
 BENCH_NAMES = frozenset({"main", "run", "add_arguments"})
 # What nothing but tests is meant to use: the kernels are held against it.
 FOR_TESTS = frozenset({"quire_kernels.reference"})
+COLUMNS = (
+    "modules", "floors", "floors of modules", "cycles", "modules in the fullest folder", "lines of the longest file",
+    "names twice", "participles", "unused", "folders undescribed",
+)  # fmt: skip
 # What may use a module of a package. Tests are left out: what only they use is dead.
 USERS = (*(folder for folder in PACKAGES.values() if folder), "bench", "examples", "scripts")
 
@@ -259,26 +262,39 @@ def house_of(root: Path, package: str) -> House:
     )
 
 
+def row(house: House) -> list[int]:
+    """The figures of a package as the table shows them."""
+    return [
+        house.modules,
+        house.floors,
+        house.module_floors,
+        len(house.cycles),
+        max(house.folders.values()),
+        house.longest_file[1],
+        len(house.duplicates),
+        len(house.participles),
+        len(house.unused),
+        len(house.undescribed),
+    ]
+
+
 def main(argv: list[str]) -> int:
-    """Print a table, or JSON."""
+    """Print a Markdown table, or JSON."""
     parser = argparse.ArgumentParser(description="How the source is arranged, in figures.")
     parser.add_argument("root", nargs="?", type=Path, default=Path(__file__).resolve().parents[1])
-    parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    parser.add_argument("older", nargs="?", type=Path, help="another tree; figures that differ become: older -> now")
+    parser.add_argument("--json", action="store_true", help="everything of ROOT, as JSON")
     options = parser.parse_args(argv)
-    houses = [house_of(options.root, package) for package in PACKAGES]
     if options.json:
-        print(json.dumps([asdict(house) for house in houses], indent=1))
+        print(json.dumps([asdict(house_of(options.root, package)) for package in PACKAGES], indent=1))
         return 0
-    print(
-        f"{'package':<16}{'modules':>8}{'floors':>7}{'of modules':>11}{'cycles':>7}{'folder':>7}{'file':>5}"
-        f"{'names twice':>12}{'participles':>12}"
-    )
-    for house in houses:
-        print(
-            f"{house.package:<16}{house.modules:>8}{house.floors:>7}{house.module_floors:>11}"
-            f"{len(house.cycles):>7}{max(house.folders.values()):>7}{house.longest_file[1]:>5}"
-            f"{len(house.duplicates):>12}{len(house.participles):>12}"
-        )
+    print("| package | " + " | ".join(COLUMNS) + " |")
+    print("| --- |" + " ---: |" * len(COLUMNS))
+    for package in PACKAGES:
+        now = row(house_of(options.root, package))
+        before = row(house_of(options.older, package)) if options.older else now
+        cells = [str(new) if new == old else f"{old} -> {new}" for old, new in zip(before, now, strict=True)]
+        print(f"| {package} | " + " | ".join(cells) + " |")
     return 0
 
 
