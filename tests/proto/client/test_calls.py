@@ -19,6 +19,8 @@ from quire_kv import AsyncKVClient, KVClient, KVReader, Step, StepBuilder, pack_
 from quire_proto.client.client import KVClient as Behind
 from quire_proto.op_table import OPS
 from quire_proto.step.retire import RetireList
+from quire_proto.wire import errors
+from quire_proto.wire.errors import QuireError
 from quire_proto.wire.u32 import unpack_rows
 from tests.support.kvstore import Kvstore
 from tests.support.repository import script
@@ -99,6 +101,14 @@ def test_the_face_needs_neither_numpy_nor_torch() -> None:
         for name, value in vars(quire_kv).items()
         if name == "__version__" or not (name.startswith("_") or inspect.ismodule(value))
     }
+
+
+def test_the_face_has_what_its_calls_return_and_raise() -> None:
+    """Each reply of a named call, and each error of the library, can be named with the face alone."""
+    replies = {op.reply for name, op in OPS.items() if name not in LIFE}
+    raised = {value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, QuireError)}
+
+    assert {kind.__name__ for kind in replies | raised} <= set(quire_kv.__all__)
 
 
 @pytest.mark.slow
