@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from quire_kernels.group_rule import START, GroupRule, Weights
+from quire_kernels.group_rule import DEFAULT_WEIGHTS, GroupRule, Weights
 
 TABLE = Path(__file__).resolve().parents[2] / "kernels" / "quire_kernels" / "group_table.json"
 MARGINS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -51,7 +51,7 @@ def points(result: dict[str, Any]) -> list[Point]:
     for row in result["phases"]["timings"]["figures"]["shared"]:
         if "grouped_ms" in row and "private_ms" in row:
             shape = ("kv_heads", "group", "head_dim", "itemsize", "block_m", "sm_count")
-            rule = GroupRule(**{name: row[name] for name in shape}, weights=START)
+            rule = GroupRule(**{name: row[name] for name in shape}, weights=DEFAULT_WEIGHTS)
             found.append(Point(rule, row["members"], row["keys"], row["grouped_ms"], row["private_ms"]))
     return found
 

@@ -12,8 +12,8 @@ and read as float32. So a group of ``members`` sequences with ``rows`` query row
 cache in part, what is written does not. ``fixed_bytes`` is what the memory could move while the group's kernel runs dry
 before the next one starts. Few rows, short runs and many query heads for each KV head (a row then fills a tile alone)
 do not pay; long prompts shared by many do. Both numbers come from ``group_table.json`` by architecture; where it has no
-row they are ``START``, a cautious guess and no measurement. The rule cannot change a result, only what is read
-how often.
+row they are ``DEFAULT_WEIGHTS``, a cautious guess and no measurement. The rule cannot change a result, only what is
+read how often.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Weights:
     fixed_bytes: int
 
 
-START = Weights(2.0, 8 << 20)
+DEFAULT_WEIGHTS = Weights(2.0, 8 << 20)
 FREE = Weights(0.0, 0)  # the interpreter is there to prove groups, not to be fast
 
 
@@ -77,7 +77,7 @@ class GroupRule:
 
 def weights_for(arch: str) -> Weights:
     """The numbers of an architecture (``sm_90`` and the like)."""
-    return FREE if arch == INTERPRETER else _table().get(arch, START)
+    return FREE if arch == INTERPRETER else _table().get(arch, DEFAULT_WEIGHTS)
 
 
 @cache

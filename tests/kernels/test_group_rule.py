@@ -11,10 +11,10 @@ import pytest
 
 from quire_engine.attention.groups import find_groups
 from quire_engine.attention.plan import build_plan
-from quire_kernels.group_rule import FREE, START, GroupRule, weights_for
+from quire_kernels.group_rule import DEFAULT_WEIGHTS, FREE, GroupRule, weights_for
 from tests.engine.attention.test_plan import visible_pairs
 
-LLAMA = GroupRule(kv_heads=8, group=4, head_dim=128, itemsize=2, block_m=64, sm_count=132, weights=START)
+LLAMA = GroupRule(kv_heads=8, group=4, head_dim=128, itemsize=2, block_m=64, sm_count=132, weights=DEFAULT_WEIGHTS)
 BLOCK = 16
 
 
@@ -45,11 +45,11 @@ def test_what_saves_little_does_not_pay(rule: GroupRule, members: int, keys: int
 
 def test_gain_is_the_documented_balance() -> None:
     """The gain is the bytes saved less the bytes of partial results, as the docstring has it."""
-    rule = GroupRule(kv_heads=2, group=4, head_dim=64, itemsize=2, block_m=32, sm_count=16, weights=START)
+    rule = GroupRule(kv_heads=2, group=4, head_dim=64, itemsize=2, block_m=32, sm_count=16, weights=DEFAULT_WEIGHTS)
     # 20 rows of 4 heads are 3 tiles of 8 rows; 32 places over 6 programs are 5 pieces of at least 256 keys.
     saved, partials = (20 - 3) * 2 * 4096 * 64 * 2, 20 * 4 * (5 + 1) * 2 * 4 * 65
 
-    assert gain(rule, 20, 4096) == 2 * (saved - START.margin * partials) - START.fixed_bytes
+    assert gain(rule, 20, 4096) == 2 * (saved - DEFAULT_WEIGHTS.margin * partials) - DEFAULT_WEIGHTS.fixed_bytes
 
 
 def test_groups_that_do_not_pay_are_left_out() -> None:
@@ -84,7 +84,7 @@ def test_every_rule_covers_the_same_pairs(margin: float, items: int) -> None:
     """Whatever the rule takes or leaves, each row sees each of its keys exactly once."""
     tables = [np.array([7, 8, 1, 2, 20], np.int32), np.array([7, 8, 1, 3, 21], np.int32), np.array([7, 4, 5], np.int32)]
     plan = build_plan(tables, [17, 16, 9], [1, 3, 2], 4)
-    rule = replace(LLAMA, kv_heads=1, weights=replace(START, margin=margin, fixed_bytes=0))
+    rule = replace(LLAMA, kv_heads=1, weights=replace(DEFAULT_WEIGHTS, margin=margin, fixed_bytes=0))
 
     assert sorted(visible_pairs(plan, None, rule)) == sorted(visible_pairs(plan, None))
     assert len(plan.items(None, rule)) == items
@@ -95,5 +95,5 @@ def test_rows_of_the_table_are_used() -> None:
     rows = json.loads(files("quire_kernels").joinpath("group_table.json").read_text())["rows"]
 
     assert all(weights_for(row["arch"]).margin == row["margin"] for row in rows)
-    assert weights_for("sm_999") == START
+    assert weights_for("sm_999") == DEFAULT_WEIGHTS
     assert weights_for("interpreter") == FREE

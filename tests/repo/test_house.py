@@ -116,6 +116,10 @@ def _name_twice(base: Path) -> None:
     (base / "high" / "other.py").write_text("def SIZE() -> int:\n    return 1\n")
 
 
+def _name_twice_among_others(base: Path) -> None:
+    (base / "high" / "other.py").write_text("FIRST, SIZE = 0, 1\n")
+
+
 def _participle(base: Path) -> None:
     (base / "low" / "growing.py").write_text("")
 
@@ -137,6 +141,7 @@ def _undescribed(base: Path) -> None:
         ("folder", _ops_folder),
         ("file", _file),
         ("name twice", _name_twice),
+        ("name twice", _name_twice_among_others),
         ("participle", _participle),
         ("unused", _unused),
         ("undescribed", _undescribed),

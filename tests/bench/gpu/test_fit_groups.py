@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.gpu.fit_groups import FIXED, Point, fit, write_group_row
-from quire_kernels.group_rule import START, GroupRule, Weights
+from quire_kernels.group_rule import DEFAULT_WEIGHTS, GroupRule, Weights
 
-RULE = GroupRule(kv_heads=8, group=4, head_dim=128, itemsize=2, block_m=64, sm_count=132, weights=START)
+RULE = GroupRule(kv_heads=8, group=4, head_dim=128, itemsize=2, block_m=64, sm_count=132, weights=DEFAULT_WEIGHTS)
 
 
 def made_up(truth: Weights) -> list[Point]:
