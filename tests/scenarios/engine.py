@@ -149,6 +149,23 @@ class Engine:
         branch.written = max(branch.written, upto)
         return item
 
+    def _complete(self, words: Words, number: int) -> Item:
+        """As a batch that decodes says it: rows are written up to the end of a block, and that block is sealed."""
+        branch, upto = self.branch(number), self._write(words, number).rows[0][1]
+        index = upto // self._size - 1
+        digest = chain(branch.key, branch.tokens, self._size)[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
+
+        def told(results: bytes, reply: m.Stepped) -> str:
+            rows = [row[1:] for row in unpack_rows(reply.canonical, 3) if row[0] == number]
+            branch.canonical += rows
+            if results[0] in (m.OK, m.UNPUBLISHED):
+                branch.fill = upto
+            if results[0] == m.OK:
+                branch.sealed = index + 1
+            return reply_text(m.Sealed(results[0], canonical=pack_u32(value for row in rows for value in row)))
+
+        return Item("completed", [(number, index, upto)], told, digest=digest)
+
     def _seal(self, words: Words, number: int) -> Item:
         """``first=`` and ``blocks=``: others than those that are written and not sealed; ``tenant=``: its digests."""
         branch, tenant = self.branch(number), words.option("tenant", "")
@@ -249,6 +266,7 @@ ITEMS: dict[str, Callable[..., Item]] = {
     "swap": Engine._swap,
     "fill": Engine._fill,
     "write": Engine._write,
+    "complete": Engine._complete,
     "seal": Engine._seal,
     "fork": Engine._fork,
     "extend": Engine._extend,

@@ -9,21 +9,22 @@ from typing import Any
 from quire_proto import messages as m
 from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 
-PACKED = {"releases": 1, "copies_done": 1, "swaps": 3, "fills": 2, "extends": 2}  # numbers a row
-SECTIONS = ("releases", "copies_done", "swaps", "fills", "seals", "forks", "extends", "allocates")
+PACKED = {"releases": 1, "copies_done": 1, "swaps": 3, "fills": 2, "completed": 3, "extends": 2}  # numbers a row
+SECTIONS = ("releases", "copies_done", "swaps", "fills", "seals", "completed", "forks", "extends", "allocates")
 
 
 @dataclass(eq=False)
 class Item:
     """One item of a step: its rows in a section, and what the engine does with their results, which gives their text.
 
-    ``op``: the op that says the same in a message of its own, if there is one.
+    ``op``: the op that says the same in a message of its own, if there is one; ``digest``: of a completed block.
     """
 
     section: str
     rows: Sequence[Any]
     told: Callable[[Any, m.Stepped], str]
     op: str = ""
+    digest: bytes = b""
 
 
 def step_of(items: list[Item]) -> m.Step:
@@ -36,7 +37,7 @@ def step_of(items: list[Item]) -> m.Step:
             rows = [number for row in rows for number in row]
         if rows:
             fields[section] = pack_u32(rows) if width else tuple(rows)
-    return m.Step(**fields)
+    return m.Step(**fields, completed_digests=b"".join(item.digest for item in items))
 
 
 def results_of(items: list[Item], reply: m.Stepped) -> list[str]:
