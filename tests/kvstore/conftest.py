@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.support.children import holding_client
 from tests.support.kvstore import Kvstore
 from tests.support.raw_client import Client
-from tests.support.repository import ROOT
-from tests.support.waits import DEADLINE_S
 
 Start = Callable[..., Kvstore]
 
@@ -49,19 +47,5 @@ def connect(run_dir: Path) -> Iterator[Callable[[], Client]]:
 @pytest.fixture
 def holder(run_dir: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Starts client processes that hold ten blocks; returns once they do."""
-    started: list[subprocess.Popen[str]] = []
-
-    def one() -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.support.hold_blocks", str(run_dir)]
-        env = os.environ | {"PYTHONPATH": str(ROOT)}
-        started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
-        assert started[-1].stdout is not None
-        assert started[-1].stdout.readline() == "holding\n"
-        return started[-1]
-
-    yield one
-    for process in started:
-        process.kill()
-        process.wait(DEADLINE_S)
-        assert process.stdout is not None
-        process.stdout.close()
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(holding_client(run_dir))

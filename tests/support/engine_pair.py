@@ -6,10 +6,9 @@ So the first owns what it was asked first, for as long as a test wants, and the 
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from quire_proto.gateway_link import Abort
 from quire_proto.messages import Stats
 from quire_proto.wire.u32 import pack_u32
 from tests.engine.scheduling.slow_device import WorkerQueue
+from tests.support.children import python_child
 from tests.support.engine_loop import BLOCKS, Queues, engine_on, kvstore
 from tests.support.reference import Reference
 from tests.support.waits import wait_for
@@ -145,10 +145,6 @@ with KVClient(Path(sys.argv[1]), name="claimant") as client:
 """
 
 
-def claimant(run_dir: Path, prompt: list[int]) -> subprocess.Popen[str]:
+def claimant(run_dir: Path, prompt: list[int]) -> AbstractContextManager[subprocess.Popen[str]]:
     """A process that owns the blocks of a prompt and computes nothing."""
-    command = [sys.executable, "-c", CLAIMANT, str(run_dir), pack_u32(prompt).hex()]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "claimed\n"
-    return process
+    return python_child(CLAIMANT, str(run_dir), pack_u32(prompt).hex(), says="claimed")

@@ -8,10 +8,9 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from quire_proto.gateway_link import Hello, Load, Refused, decode_message, encod
 from quire_proto.wire.errors import KvstoreUnreachable, NameTaken
 from quire_services.gateway.engines import Engine, Engines
 from quire_services.gateway.link_server import LinkServer
+from tests.support.children import python_child
 from tests.support.kvstore import Kvstore
 from tests.support.service import LAYOUT
 from tests.support.waits import wait_for
@@ -141,22 +141,14 @@ def test_an_engine_that_is_sent_away_does_not_storm_back(tmp_path: Path, refused
 # --- the kvstore -----------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def another_process(run_dir: Path, name: str) -> Iterator[subprocess.Popen[str]]:
+def another_process(run_dir: Path, name: str) -> AbstractContextManager[subprocess.Popen[str]]:
     """A process that is attached under a name until it is killed."""
     code = (
         "import json, sys, time; from quire_kv import KVClient; from quire_proto.wire.layout import Layout\n"
         "client = KVClient(sys.argv[1], name=sys.argv[2], layout=Layout(**json.loads(sys.argv[3])))\n"
         "print('attached', flush=True); time.sleep(600)"
     )
-    argv = [sys.executable, "-c", code, str(run_dir), name, json.dumps(asdict(LAYOUT))]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "attached\n"
-            yield process
-        finally:
-            process.kill()
+    return python_child(code, str(run_dir), name, json.dumps(asdict(LAYOUT)), says="attached")
 
 
 @pytest.mark.process

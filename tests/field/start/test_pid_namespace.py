@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,9 +15,9 @@ import pytest
 
 from quire_kvstore.host.attach_socket import Connection, PeerGone, pidfd_by_pid
 from quire_kvstore.sessions.session import Peer
+from tests.support.children import holding_client
 from tests.support.kvstore import PROGRAM, Kvstore
 from tests.support.raw_client import Client
-from tests.support.repository import ROOT
 from tests.support.waits import DEADLINE_S, wait_for
 
 UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -49,12 +48,7 @@ def apart(run_dir: Path) -> Iterator[Kvstore]:
 @pytest.mark.source("containers/crun#1644")
 def test_a_silent_process_of_another_pid_namespace_stays_in_quarantine(apart: Kvstore) -> None:
     """It is fenced and cannot be killed: the kvstore says so, serves on, and has the blocks back when it ends."""
-    command = [sys.executable, "-m", "tests.support.hold_blocks", str(apart.run_dir)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as holder, ExitStack() as stack:
-        stack.callback(holder.kill)  # a stopped one never ends by itself
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holding\n"
+    with holding_client(apart.run_dir) as holder, ExitStack() as stack:
         reader = Client(apart.run_dir)
         stack.callback(reader.close)
         holder.send_signal(signal.SIGSTOP)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from quire_proto.wire.codec import decode
 from quire_proto.wire.errors import DeviceFault, LayoutMismatch, MapError
 from tests.kvstore.host.cuda_arena.recorder import BASE_BELOW, Recorder
 from tests.kvstore.host.cuda_arena.stack import SIZE, RecordedKvstore
-from tests.support.repository import child_environ
+from tests.support.children import python_child
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
@@ -38,11 +39,9 @@ time.sleep(600)
 """
 
 
-def stubborn_client(kvstore: RecordedKvstore) -> subprocess.Popen[bytes]:
+def stubborn_client(kvstore: RecordedKvstore) -> AbstractContextManager[subprocess.Popen[str]]:
     """A process that maps the arena and never lets go."""
-    return subprocess.Popen(
-        [sys.executable, "-c", STUBBORN, str(kvstore.run_dir)], stdout=subprocess.PIPE, env=child_environ()
-    )
+    return python_child(STUBBORN, str(kvstore.run_dir), says="mapped")
 
 
 def _inodes(pid: int) -> set[int]:
@@ -158,10 +157,7 @@ def test_an_old_mapper_that_does_not_let_go_is_killed_before_memory_is_made(
 ) -> None:
     """A process that keeps the old mapping is waited for, then killed; only then is the new arena allocated."""
     kvstore.start_with(arena)
-    stubborn = stubborn_client(kvstore)
-    assert stubborn.stdout is not None
-    with stubborn.stdout:
-        assert stubborn.stdout.readline() == b"mapped\n"
+    with stubborn_client(kvstore) as stubborn:
         kvstore.kill()
         made = "cuMemAlloc" if arena == "cuda-ipc" else "cuMemCreate"
         before = kvstore.calls.read_text().count(made)
@@ -178,10 +174,7 @@ def test_an_old_mapper_that_does_not_let_go_is_killed_before_memory_is_made(
 def test_a_process_that_ends_while_it_is_waited_for_ends_the_wait(kvstore: RecordedKvstore, recorder: Recorder) -> None:
     """The wait is for the process, not for the time."""
     kvstore.start_with("cuda-ipc")
-    stubborn = stubborn_client(kvstore)
-    assert stubborn.stdout is not None
-    with stubborn.stdout:
-        assert stubborn.stdout.readline() == b"mapped\n"
+    with stubborn_client(kvstore) as stubborn:
         kvstore.kill()
         began = time.monotonic()
         timer = threading.Timer(0.5, stubborn.terminate)
