@@ -13,22 +13,15 @@ import numpy as np
 import pytest
 
 from quire_kvstore.blocks.pool import BlockPool
-from quire_kvstore.ops import allocate, copies, extend, fill, seal
-from quire_kvstore.ops import fork as forking
-from quire_kvstore.ops import free as releasing
-from quire_kvstore.ops import handoff as offering
-from quire_kvstore.ops import lifecycle as leasing
-from quire_kvstore.server import admin as administration
-from quire_kvstore.server import dispatch, handlers
-from quire_kvstore.server import liveness as processes
-from quire_kvstore.sessions import reply_window as window
+from quire_kvstore.ops import allocate, copies, extend, fill, fork, free, handoff, lifecycle, seal
+from quire_kvstore.server import admin, dispatch, handlers, liveness
+from quire_kvstore.sessions import reply_window
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.prefix_index import PrefixIndex
 from quire_kvstore.state import State
 from quire_proto import messages as m
 from quire_proto.op_table import Op
-from quire_proto.step import retire
-from quire_proto.step import token_chain as proto_chain
+from quire_proto.step import retire, token_chain
 from quire_proto.wire import digests
 from quire_proto.wire.u32 import unpack_u32
 
@@ -76,27 +69,27 @@ def last_token_not_hashed(patch: pytest.MonkeyPatch) -> None:
         return real(begun, parent, block[:-4] + bytes(4))
 
     patch.setattr(digests, "link", link)
-    patch.setattr(proto_chain, "link", link)
+    patch.setattr(token_chain, "link", link)
 
 
 def reuse_before_fence(patch: pytest.MonkeyPatch) -> None:
     """A lease that passed gives the blocks to the next one at once, although the process may still write."""
 
     def fence(state: State, session: Session, now_ms: int) -> None:
-        releasing.reclaim(state, session)
+        free.reclaim(state, session)
 
-    patch.setattr(leasing, "fence", fence)
+    patch.setattr(lifecycle, "fence", fence)
 
 
 def double_free(patch: pytest.MonkeyPatch) -> None:
     """A sequence that is given up gives its blocks back twice when somebody else holds them too."""
-    real = releasing._give_back
+    real = free._give_back
 
     def give_back(state: State, sequence: Any, quarantined: bool) -> None:
         real(state, sequence, quarantined)
         state.pool.release(np.array([b for b in sequence.table if state.pool.refs[b] > 0], np.int64), quarantined)
 
-    patch.setattr(releasing, "_give_back", give_back)
+    patch.setattr(free, "_give_back", give_back)
 
 
 def free_at_launch(patch: pytest.MonkeyPatch) -> None:
@@ -132,22 +125,22 @@ def copy_source_unpinned(patch: pytest.MonkeyPatch) -> None:
 
 def resend_executed(patch: pytest.MonkeyPatch) -> None:
     """A request that comes twice is executed twice."""
-    real = window.ReplyWindow.repeated
+    real = reply_window.ReplyWindow.repeated
 
-    def repeated(self: window.ReplyWindow, number: int, frame: bytes) -> bytes | None:
+    def repeated(self: reply_window.ReplyWindow, number: int, frame: bytes) -> bytes | None:
         return None if number == self.next_number - 1 else real(self, number, frame)
 
-    def keep(self: window.ReplyWindow, number: int, frame: bytes, reply: bytes) -> None:
+    def keep(self: reply_window.ReplyWindow, number: int, frame: bytes, reply: bytes) -> None:
         self.next_number = number + 1
-        self._replies[number] = (window._hash(frame), reply)
+        self._replies[number] = (reply_window._hash(frame), reply)
 
-    patch.setattr(window.ReplyWindow, "repeated", repeated)
-    patch.setattr(window.ReplyWindow, "keep", keep)
+    patch.setattr(reply_window.ReplyWindow, "repeated", repeated)
+    patch.setattr(reply_window.ReplyWindow, "keep", keep)
 
 
 def adopted_by_both(patch: pytest.MonkeyPatch) -> None:
     """An adopted sequence stays in the ledger of its source too."""
-    real = offering.adopt
+    real = handoff.adopt
 
     def adopt(state: State, session: Session, identity: bytes, number: int) -> Any:
         made = state.offers.get(identity)
@@ -156,7 +149,7 @@ def adopted_by_both(patch: pytest.MonkeyPatch) -> None:
             made.source.sequences[made.number] = session.sequences[number]
         return reply
 
-    patch.setattr(offering, "adopt", adopt)
+    patch.setattr(handoff, "adopt", adopt)
 
 
 def evicted_and_still_a_hit(patch: pytest.MonkeyPatch) -> None:
@@ -175,7 +168,7 @@ def evicted_and_still_a_hit(patch: pytest.MonkeyPatch) -> None:
 
 def fork_takes_the_appender(patch: pytest.MonkeyPatch) -> None:
     """A child becomes the appender of the unfull block, which its parent goes on writing."""
-    real = forking._child
+    real = fork._child
 
     def child(state: State, parent: Any, table: Any, pins: Any, tokens: int) -> Any:
         made = real(state, parent, table, pins, tokens)
@@ -183,7 +176,7 @@ def fork_takes_the_appender(patch: pytest.MonkeyPatch) -> None:
             state.appender[table[-1]] = made.uid
         return made
 
-    patch.setattr(forking, "_child", child)
+    patch.setattr(fork, "_child", child)
 
 
 def fenced_session_may_act(patch: pytest.MonkeyPatch) -> None:
@@ -199,7 +192,7 @@ def fenced_session_may_act(patch: pytest.MonkeyPatch) -> None:
 
 def gap_not_forgiven(patch: pytest.MonkeyPatch) -> None:
     """Leases go on running while the kvstore stands still."""
-    patch.setattr(leasing, "forgive", lambda *_: None)
+    patch.setattr(lifecycle, "forgive", lambda *_: None)
 
 
 def account_lost(patch: pytest.MonkeyPatch) -> None:
@@ -218,32 +211,32 @@ def account_lost(patch: pytest.MonkeyPatch) -> None:
 
 def window_of_one(patch: pytest.MonkeyPatch) -> None:
     """Only the last reply is kept for resends."""
-    patch.setattr(window, "WINDOW", 1)
+    patch.setattr(reply_window, "WINDOW", 1)
 
 
 def fenced_and_not_killed_but_reclaimed(patch: pytest.MonkeyPatch) -> None:
     """When the grace is over the blocks come back, whether the process is dead or not."""
 
-    def end(self: processes.Processes, session: Session) -> None:
-        releasing.reclaim(self._service.state, session)
+    def end(self: liveness.Processes, session: Session) -> None:
+        free.reclaim(self._service.state, session)
 
-    patch.setattr(processes.Processes, "_end", end)
+    patch.setattr(liveness.Processes, "_end", end)
 
 
 def death_not_noticed(patch: pytest.MonkeyPatch) -> None:
     """The end of a process gives nothing back."""
 
-    def died(self: processes.Processes, connection: Any, event: str = "") -> None:
+    def died(self: liveness.Processes, connection: Any, event: str = "") -> None:
         for fd in (connection.socket.fileno(), connection.pidfd):
             if self._by_fd.pop(fd, None) is not None:
                 self._poller.unregister(fd)
 
-    patch.setattr(processes.Processes, "_died", died)
+    patch.setattr(liveness.Processes, "_died", died)
 
 
 def declaration_not_saved(patch: pytest.MonkeyPatch) -> None:
     """A publication is answered before it is on the disk, and never gets there."""
-    patch.setattr(administration, "_save", lambda *_: ())
+    patch.setattr(admin, "_save", lambda *_: ())
 
 
 # What only a lossy wire, dying processes or a restart can show: for the simulation.

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from quire_kvstore.events.catalogue import Catalogue
-from quire_kvstore.ops import allocate as claiming
-from quire_kvstore.ops import extend as growing
+from quire_kvstore.ops import allocate, extend
 from quire_kvstore.server import handlers
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.sharing import groups
@@ -38,7 +37,7 @@ def fork_into_a_waiting_number(patch: pytest.MonkeyPatch) -> None:
 
 def scrub_forgotten_with_a_fork(patch: pytest.MonkeyPatch) -> None:
     """The last one who shares a block may write it, though nobody is known to have zeroed it."""
-    real = growing._shared_tail
+    real = extend._shared_tail
 
     def shared_tail(state: Any, sequence: Any) -> int | None:
         index = real(state, sequence)
@@ -46,7 +45,7 @@ def scrub_forgotten_with_a_fork(patch: pytest.MonkeyPatch) -> None:
         sole = block is not None and int(state.pool.refs[block]) == 1 and not bool(state.pool.sealed[block])
         return None if sole else index
 
-    patch.setattr(growing, "_shared_tail", shared_tail)
+    patch.setattr(extend, "_shared_tail", shared_tail)
 
 
 def declaration_dropped_with_its_session(patch: pytest.MonkeyPatch) -> None:
@@ -69,12 +68,12 @@ def group_called_like_the_quarantine(patch: pytest.MonkeyPatch) -> None:
 
 def hit_beyond_anothers_limit(patch: pytest.MonkeyPatch) -> None:
     """A hit under made-up digests charges another tenant for what it had in the quarantine."""
-    patch.setattr(claiming, "_chargeable", lambda _state, _tenant, hit: hit)
+    patch.setattr(allocate, "_chargeable", lambda _state, _tenant, hit: hit)
 
 
 def priority_that_no_row_can_hold(patch: pytest.MonkeyPatch) -> None:
     """Priorities are taken as they come, and told in rows of 32 bits."""
-    patch.setattr(claiming, "U32_MAX", 1 << 62)
+    patch.setattr(allocate, "U32_MAX", 1 << 62)
     patch.setattr(handlers, "U32_MAX", 1 << 62)
 
 

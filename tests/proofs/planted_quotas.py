@@ -9,10 +9,9 @@ import pytest
 
 from quire_kvstore.blocks.charges import Charges
 from quire_kvstore.blocks.ids import Ids
-from quire_kvstore.ops import admission, allocate, extend
-from quire_kvstore.ops import free as releasing
+from quire_kvstore.ops import admission, allocate, extend, free
 from quire_kvstore.ops.admission import Shortage
-from quire_kvstore.server import quota as quota_op
+from quire_kvstore.server import quota
 from quire_kvstore.sessions.scrub import ScrubMap
 from quire_kvstore.sessions.sequence import Sequence
 from quire_kvstore.state import State
@@ -72,7 +71,7 @@ def limit_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def others_guarantees_ignored(patch: pytest.MonkeyPatch) -> None:
-    """Blocks that another tenant was promised are given away while he does not use them."""
+    """Blocks that another tenant was promised are given away while it does not use them."""
     _shortage_of(patch, Quota())
 
 
@@ -82,7 +81,7 @@ def guaranteed_cache_evicted(patch: pytest.MonkeyPatch) -> None:
 
 
 def weights_ignored(patch: pytest.MonkeyPatch) -> None:
-    """Whoever has most cache gives way, whatever the weights say."""
+    """The account with most cache gives way, whatever the weights say."""
     real = Quotas.shares
 
     def shares(self: Quotas, charges: Charges, count: int) -> list[tuple[int, int]]:
@@ -98,17 +97,17 @@ def weights_ignored(patch: pytest.MonkeyPatch) -> None:
 def cache_beyond_the_limit_kept(patch: pytest.MonkeyPatch) -> None:
     """A limit counts what is held, and cache is kept on top of it."""
     patch.setattr(admission, "trim", lambda *_: None)
-    patch.setattr(quota_op, "trim", lambda *_: None)
+    patch.setattr(quota, "trim", lambda *_: None)
 
 
 def cache_of_the_dead_untrimmed(patch: pytest.MonkeyPatch) -> None:
     """What comes back from the quarantine is cached beyond the limit of its tenant."""
-    patch.setattr(releasing, "trim_all", lambda _: None)
+    patch.setattr(free, "trim_all", lambda _: None)
 
 
 def quota_not_saved(patch: pytest.MonkeyPatch) -> None:
     """A quota holds until the next start."""
-    patch.setattr(quota_op, "save", lambda *_: None)
+    patch.setattr(quota, "save", lambda *_: None)
 
 
 def scrub_forgotten(patch: pytest.MonkeyPatch) -> None:

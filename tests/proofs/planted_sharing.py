@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from quire_kvstore.ops import allocate
-from quire_kvstore.ops import publish as publishing
+from quire_kvstore.ops import allocate, publish
 from quire_kvstore.sharing.groups import Groups
 from quire_kvstore.sharing.publications import PublicationList, PublishedPrompt
 from quire_kvstore.state import State
@@ -17,14 +16,14 @@ from tests.proofs.planted import Patch, declaration_not_saved
 
 def unpublish_leaves_a_pin(patch: pytest.MonkeyPatch) -> None:
     """The last block of a publication that was taken back stays pinned."""
-    real = publishing.unpublish
+    real = publish.unpublish
 
     def unpublish(state: State, record: PublishedPrompt) -> None:
         if record.table is not None:
             record.table = record.table[:-1]
         real(state, record)
 
-    patch.setattr(publishing, "unpublish", unpublish)
+    patch.setattr(publish, "unpublish", unpublish)
 
 
 def former_member_matches(patch: pytest.MonkeyPatch) -> None:
