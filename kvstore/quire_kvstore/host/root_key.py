@@ -11,7 +11,7 @@ import secrets
 import stat
 from pathlib import Path
 
-FILE_NAME = "root.key"
+KEY_FILE = "root.key"
 KEY_BYTES = 32
 
 
@@ -21,12 +21,12 @@ class KeyFileError(Exception):
 
 def root_key(state_dir: Path) -> bytes:
     """The root key, made on first use. Raises KeyFileError."""
-    path = state_dir / FILE_NAME
+    path = state_dir / KEY_FILE
     try:
         return _read(path)
     except FileNotFoundError:
         pass
-    draft = state_dir / f".{FILE_NAME}.{os.getpid()}"
+    draft = state_dir / f".{KEY_FILE}.{os.getpid()}"
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         os.write(fd, secrets.token_bytes(KEY_BYTES))

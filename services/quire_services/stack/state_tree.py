@@ -12,8 +12,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from quire_kvstore.host.root_key import FILE_NAME as ROOT_KEY
-from quire_kvstore.host.root_key import KEY_BYTES
+from quire_kvstore.host.root_key import KEY_BYTES, KEY_FILE
 from quire_kvstore.host.state_dir import StateDir, StateError
 
 STATE = "state"  # its name in the run directory
@@ -53,7 +52,7 @@ class StateTree:
             file = self.path / f"{name}.json"
             if _plain(file, stat.S_IFREG) and self._is_document(name):
                 file.unlink()
-        key = self.path / ROOT_KEY
+        key = self.path / KEY_FILE
         if _plain(key, stat.S_IFREG) and key.lstat().st_size == KEY_BYTES:
             key.unlink()
         with suppress(OSError):
