@@ -96,7 +96,7 @@ class Kvstore:
         return side
 
     def attend(self) -> None:
-        """See who connected, died or hung up."""
+        """See which processes connected, died or hung up."""
         self._processes.attend(self._listener.ready(), self.now)
 
     def handle(self, peer: bytes, frame: bytes) -> bytes | None:

@@ -147,7 +147,7 @@ def _no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_feature_its_scenarios_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch_off: object
 ) -> None:
-    """Nothing is indexed, or nobody claims what it computes: the promise about both does not hold."""
+    """Nothing is indexed, or no sequence claims what it computes: the promise about both does not hold."""
     assert promise("claims/second_waits_for_first.txt", tmp_path / "on")
     switch_off(monkeypatch)  # type: ignore[operator]
     assert not promise("claims/second_waits_for_first.txt", tmp_path / "off")

@@ -116,7 +116,7 @@ class PeerEngine:
                 time.sleep(0 if self._step() else 0.002)
 
     def _step(self) -> bool:
-        """One token for everybody who may have one."""
+        """One token for every request that may have one."""
         with self._lock:
             items = tuple(self._token(b) for b in self._branches if self.steps is None or b.done < self.steps)
             ended = {(item.request, item.index) for item in items if item.finish}

@@ -18,7 +18,7 @@ LEASE_MS = 5000
 
 
 class Wire:
-    """A dispatch and somebody who talks to it."""
+    """A dispatch and a peer that talks to it."""
 
     def __init__(self, blocks: int = 32) -> None:
         count = iter(range(1, 1 << 30))

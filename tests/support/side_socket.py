@@ -1,7 +1,7 @@
 """Side sockets without a kernel: connections, pidfds and a poller that are only objects.
 
 ``Processes`` (``server/liveness``) is given a ``SimListener`` as its listener and as its poller, and judges
-the processes of a test: who connected, hung up, died.
+the processes of a test: which connected, hung up, died.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class SimConnection(Connection):
 
 
 class SimListener:
-    """The listening end, and the poller: who waits to be accepted, and what is ready."""
+    """The listening end, and the poller: which wait to be accepted, and what is ready."""
 
     def __init__(self) -> None:
         self.waiting: deque[Side] = deque()

@@ -40,7 +40,7 @@ class Stack:
         self.http = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
 
     def health(self) -> int:
-        """Status of /health, 0 if nobody answers."""
+        """Status of /health, 0 if there is no answer."""
         try:
             return self.http.get("/health", timeout=5).status_code
         except httpx.TransportError:

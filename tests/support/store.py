@@ -71,7 +71,7 @@ class Store:
         return lifecycle.judge(self.state, now_ms)
 
     def extend_leases(self, gap_ms: int) -> None:
-        """Forgive everybody ``gap_ms`` in which the kvstore stood still."""
+        """Forgive all sessions ``gap_ms`` in which the kvstore stood still."""
         lifecycle.forgive(self.state, gap_ms)
 
     # --- sequences ----------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_available_leaves_out_what_the_same_request_will_pin() -> None:
 
 
 def test_a_reference_is_given_back_once() -> None:
-    """A second release of the same reference trips an assertion instead of freeing somebody's block."""
+    """A second release of the same reference trips an assertion instead of freeing a block in use."""
     pool = BlockPool(2)
     block = pool.allocate(1)
     pool.release(block)

@@ -185,7 +185,7 @@ def test_a_group_s_tokens_are_not_public() -> None:
 
 
 def test_everything_is_told_parent_first() -> None:
-    """Who knows nothing gets all, in chains, even where a block is older than the publication it hangs on."""
+    """To a new subscriber all is told, in chains, even where a block is older than the publication it hangs on."""
     one = told()
     long = [*PROMPT, 10, 11, 12, 13, 14, 15, 16]
     session = fill(one.driver, long, "acme")

@@ -192,7 +192,7 @@ def test_a_publisher_that_stands_still_delays_no_store_and_loses_nothing(
         if number % 2:
             stream.journal.removed(name)
         stream.publisher.collect(stream.journal)
-    assert stream.journal, "handed over although nobody takes it"
+    assert stream.journal, "handed over although it is not taken"
     go_on.set()
     stream.collect()
     reader.catch_up()

@@ -191,7 +191,7 @@ def test_descriptors_sent_along_are_closed(run_dir: Path, start: Start, connect:
 
 @pytest.mark.slow
 def test_silent_connections_keep_no_engine_out(run_dir: Path, start: Start, connect: Connect) -> None:
-    """With every place taken by those that say nothing, the oldest of them give way to whoever comes."""
+    """With every place taken by those that say nothing, the oldest of them give way to newcomers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * MAX_CONNECTIONS)), hard))
     process = start()

@@ -147,7 +147,7 @@ def test_a_pidfd_names_the_process_that_connected(tmp_path: Path) -> None:
 
 
 def test_a_reused_pid_is_not_taken_for_the_peer(tmp_path: Path) -> None:
-    """The fallback refuses a pid whose connection has ended: the pid may be somebody else's by now."""
+    """The fallback refuses a pid whose connection has ended: the pid may be another process's by now."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     theirs.close()

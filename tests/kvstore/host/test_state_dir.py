@@ -59,7 +59,7 @@ def test_a_document_that_cannot_be_used_is_an_error(tmp_path: Path, content: byt
 
 
 def test_a_pipe_is_no_document(tmp_path: Path) -> None:
-    """It would keep the start waiting for somebody to write."""
+    """It would keep the start waiting for a writer."""
     os.mkfifo(tmp_path / "tenants.json", 0o600)
     with pytest.raises(StateError, match="not a file"):
         StateDir(tmp_path).read("tenants")

@@ -66,7 +66,7 @@ class Bodies:
         return "detach", m.Empty()
 
     def wait(self, session: Session | None) -> m.Wait:
-        """For whatever anybody computes, or nobody; one that inherited a claim may wait as well."""
+        """For whatever another computes, or none; one that inherited a claim may wait as well."""
         chance, claims = self._random, self._state.claims.all()
         claimed = [key for claim in claims for key in claim.keys if len(key) == 32]
         priority = self._priority()

@@ -264,9 +264,9 @@ class Crowd:
         self.check()
         counts, published = self.state.pool.counts(), self.state.publications.all()
         pinned = {int(block) for record in published if record.table is not None for block in record.table}
-        assert (counts["held"], counts["quarantined"]) == (len(pinned), 0), f"held by nobody: {counts}"
-        assert not self.state.claims.all(), "claims of nobody"
-        assert not self.state.offers, "offers of nobody"
+        assert (counts["held"], counts["quarantined"]) == (len(pinned), 0), f"held by no session: {counts}"
+        assert not self.state.claims.all(), "claims of no session"
+        assert not self.state.offers, "offers of no session"
         self.compare()
 
     def compare(self) -> None:

@@ -66,7 +66,7 @@ class Innocent:
         assert self._next is not None
         op, self._next = self._next[0], None
         late = op == "wait" and reply.code == "DEADLINE"  # it was over before it was looked at
-        assert late or reply.code == "", f"{op} of who keeps the rules: {reply}"
+        assert late or reply.code == "", f"{op} of a client that keeps the rules: {reply}"
         getattr(self, f"_after_{op}")({"state": "deadline"} if late else reply.body)
         self.check()
 

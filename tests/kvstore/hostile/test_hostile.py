@@ -1,4 +1,4 @@
-"""Random clients that keep no rule: they harm nobody else, and each fault that they could reach is found if it is put
+"""Random clients that keep no rule: they harm no other, and each fault that they could reach is found if it is put
 back."""
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def test_a_hit_that_ends_inside_a_block_is_copied_when_all_is_there(wire: Staged
 
 
 def test_if_others_take_what_it_still_needs_it_gives_all_back(wire: Staged) -> None:
-    """No space, and its blocks are free again, and its claim is anybody's."""
+    """No space, and its blocks are free again, and its claim is any sequence's to take."""
     names = secrets.token_bytes(32 * BLOCKS)
     frame = wire.frame("allocate", 5, m.Allocate(2, "t", SIZE * BLOCKS, names))
     assert wire.turn(frame) is None

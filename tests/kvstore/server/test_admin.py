@@ -1,4 +1,4 @@
-"""Publishing while the store runs: who may, what it pins, what becomes of sequences that share it, what is kept."""
+"""Publishing while the store runs: which peers may, what it pins, what becomes of its sequences, what is kept."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_published_prompt_is_listed_and_shared(wire: Wire) -> None:
 
 
 def test_who_looked_in_an_old_list_is_told_to_look_again(wire: Wire) -> None:
-    """A prompt published a moment ago is not missed by a client whose list is older; who tells no list is not asked."""
+    """A prompt published a moment ago is not missed by a client with an older list; one without a list is not asked."""
     looked = wire.store.state.publications.generation
     publish(wire)
 
@@ -88,7 +88,7 @@ def test_the_same_again_changes_nothing(wire: Wire) -> None:
 
 
 def test_unpublishing_stops_new_matches_and_gives_the_pins_back(wire: Wire) -> None:
-    """Who shares it keeps the blocks; who names it is told to match again; at the end nothing is held."""
+    """A sequence that shares it keeps the blocks; one that names it must match again; at the end nothing is held."""
     publish(wire)
     named = generation(wire, "x")
     allocate(wire, 1, "ann", 9, "x")
@@ -157,7 +157,7 @@ def test_who_may_unpublish(wire: Wire, tenant: str, code: str) -> None:
 
 
 def test_a_member_takes_nothing_of_the_public(wire: Wire) -> None:
-    """What is everybody's is the operator's."""
+    """What all tenants share is the operator's."""
     publish(wire)
 
     assert wire.ask("unpublish", 1 << 62, a.Unpublish("x", "ann")).code == "NOT_PERMITTED"
@@ -170,7 +170,7 @@ def test_a_bad_record_is_refused(wire: Wire, identity: str, tokens: bytes) -> No
 
 
 def test_an_id_stays_in_its_domain(wire: Wire) -> None:
-    """A prompt does not move from a group to everybody by being published again."""
+    """A prompt does not move from a group to all tenants by being published again."""
     publish(wire, domain="research")
 
     assert publish(wire, domain="public").code == "CONFLICT"
@@ -220,7 +220,7 @@ def test_domains_and_their_keys(wire: Wire) -> None:
 
 
 def test_joining_and_leaving(wire: Wire) -> None:
-    """Both may be repeated; what the configuration declares cannot be left; public is nobody's."""
+    """Both may be repeated; what the configuration declares cannot be left; public is no one's to join."""
     for _ in range(2):
         reply = wire.ask("join", 1 << 62, a.Join("eve", "sales"))
         assert reply.body["members"][-1] == {"group": "sales", "tenant": "eve", "generation": 1}
@@ -234,7 +234,7 @@ def test_joining_and_leaving(wire: Wire) -> None:
 
 
 def test_declarations_are_kept(wire: Wire, tmp_path: Path) -> None:
-    """What was published and who joined is in the state directory; what was taken back is not."""
+    """What was published and which tenants joined is in the state directory; what was taken back is not."""
     publish(wire, "a")
     publish(wire, "b", domain="research")
     wire.ask("unpublish", 1 << 62, a.Unpublish("a"))
@@ -260,7 +260,7 @@ def test_what_cannot_be_kept_does_not_count(wire: Wire, tmp_path: Path) -> None:
 
 
 def test_exactly_one_computes_it_without_a_request(wire: Wire) -> None:
-    """A pending publication goes to the first who asks; to another one once that one gave up; to nobody when ready."""
+    """A pending publication goes to the first that asks; to another once that one gave up; to none when ready."""
     publish(wire)
     named = generation(wire, "x")
 

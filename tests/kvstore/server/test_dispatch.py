@@ -115,7 +115,7 @@ def test_another_boot_id_is_stale(wire: Wire) -> None:
 
 
 def test_an_unknown_session_is_stale(wire: Wire) -> None:
-    """A session nobody opened, ordered op or not."""
+    """A session that was never opened, ordered op or not."""
     assert wire.ask("step", 2, m.Step(), session=b"y" * 16).code == "STALE_SESSION"
     assert wire.ask("heartbeat", 0, session=b"y" * 16).code == "STALE_SESSION"
 
@@ -249,7 +249,7 @@ def test_stats_adds_up(wire: Wire) -> None:
 
 
 def test_reading_needs_no_session(wire: Wire) -> None:
-    """stats, tenants, publications and lookup answer anybody at the socket; an unknown publication is NOT_FOUND."""
+    """stats, tenants, publications and lookup answer any peer at the socket; an unknown publication is NOT_FOUND."""
     for op in ("stats", "tenants", "publications", "lookup"):
         assert wire.ask(op, 0, session=b"").code == ""
     assert wire.ask("lookup", 0, m.Lookup("nothing"), session=b"").code == "NOT_FOUND"

@@ -28,7 +28,7 @@ def snapshot(wire: Wire) -> tuple[object, ...]:
 
 
 def fresh(life: int) -> Wire:
-    """A store with one session that holds a sequence, and a journal that nobody reads."""
+    """A store with one session that holds a sequence, and a journal that is never read."""
     wire = Wire(blocks=64)
     wire.service.events = m.Events("ipc:///live", "ipc:///replay", "", "all", "int")
     wire.store.state.index.journal = Journal()
@@ -49,7 +49,7 @@ def test_fuzzed_frames_get_a_reply_and_change_nothing() -> None:
             number = session.window.next_number if session else 0
             frame = fuzzer.frame(wire.service.boot, wire.session, number)
             answer = wire.dispatch.handle(Task(b"fuzz", [frame], 0), 0)
-            assert answer is not None, "there is nobody to wait for"
+            assert answer is not None, "there is nothing to wait for"
             reply = decode_reply(answer)
             after = snapshot(wire)
             codes[reply.code] += 1

@@ -1,4 +1,4 @@
-"""The inbox: nobody waits for another connection's backlog, and a backlog costs no memory."""
+"""The inbox: no connection waits for another's backlog, and a backlog costs no memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_busy_consumes_nothing_and_says_when_to_come_back() -> None:
 
 
 def test_a_reply_that_was_not_taken_marks_its_session_as_slow() -> None:
-    """Stats name it; damaged bytes name nobody and only count."""
+    """Stats name it; damaged bytes name no session and only count."""
     wire = Wire()
     wire.open()
     wire.dispatch.unsent([wire.frame("step", 2, m.Step())])

@@ -1,4 +1,4 @@
-"""A kvstore that was stopped for longer than a lease judges nobody for it.
+"""A kvstore that was stopped for longer than a lease judges no session for it.
 
 The whole machine stands still here: the kvstore and its client. With only the kvstore stopped, a heartbeat would lie in
 its socket and renew the lease by itself.

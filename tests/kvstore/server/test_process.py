@@ -123,7 +123,7 @@ def test_a_client_that_hangs_up_is_fenced_and_may_still_detach(start: Start, con
 
 
 def test_a_process_that_connects_again_has_unmapped(start: Start, connect: Callable[[], Client]) -> None:
-    """Who hung up without a word and comes back gives up what he held: nothing waits for the end of the process."""
+    """A process that hung up and comes back gives up what it held: nothing waits for the end of the process."""
     start("--fence-grace-ms=100")
     client, again, reader = connect(), connect(), connect()
     client.attach()

@@ -17,7 +17,7 @@ def driver() -> Driver:
 
 
 def test_a_fence_moves_everything_to_quarantine_and_frees_nothing(driver: Driver) -> None:
-    """Until its process is dead, nobody gets the blocks of a fenced session."""
+    """Until its process is dead, no other session gets the blocks of a fenced one."""
     session = driver.attach()
     driver.allocate(session, 1, PROMPT)
 

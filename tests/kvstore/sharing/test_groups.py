@@ -14,7 +14,7 @@ from quire_kvstore.sharing.publications import PublicationList
 
 
 def test_members_are_entitled_to_their_groups_and_to_public() -> None:
-    """Declared and joined members alike; nobody else."""
+    """Declared and joined members alike; no other tenant."""
     groups = Groups([("research", "a")])
     groups.join("b", "research")
 
@@ -35,7 +35,7 @@ def test_leaving_bumps_the_generation() -> None:
 
 
 def test_groups_come_back(tmp_path: Path) -> None:
-    """Who joined is a member after a restart, under the generation of before."""
+    """A tenant that joined is a member after a restart, under the generation of before."""
     keep = Declarations(StateDir(tmp_path))
     groups = keep.groups([("research", "a")])
     for tenant in "bc":

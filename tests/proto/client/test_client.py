@@ -182,7 +182,7 @@ def test_a_second_copy_of_a_reply_is_ignored(shared_kvstore: Kvstore, proxy_to: 
 
 
 def test_an_ordered_request_without_any_reply_ends_the_session(shared_kvstore: Kvstore, proxy_to: ProxyTo) -> None:
-    """Nobody knows whether it was applied, so the session is lost; its goodbye still frees what it held."""
+    """It is not known whether it was applied, so the session is lost; its goodbye still frees what it held."""
     proxy = proxy_to(shared_kvstore)
     lost: list[QuireError] = []
     with KVClient(proxy.run_dir, timeout=0.5, resend=0.2, on_lost=lost.append) as client:

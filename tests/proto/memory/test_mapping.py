@@ -88,7 +88,7 @@ def test_what_cannot_be_mapped_is_refused_with_the_reason(segment: Path, handle:
 
 
 def test_a_link_in_place_of_the_segment_is_refused(segment: Path) -> None:
-    """Nobody can redirect the mapping to another file."""
+    """No one can redirect the mapping to another file."""
     link = segment.with_name(f"{NAME}-link")
     link.symlink_to(segment)
     try:

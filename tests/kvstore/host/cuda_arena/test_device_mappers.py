@@ -1,4 +1,4 @@
-"""The roster of mappers, with ordinary processes: who is waited for, who is killed, who is left alone."""
+"""The roster of mappers, with ordinary processes: which are waited for, killed, left alone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _left_behind(run_dir: Path, *pids: int, **other: object) -> Mappers:
 
 
 def test_the_roster_is_private_and_goes_with_its_last_mapper(tmp_path: Path) -> None:
-    """One entry a process, however many connections; the file is removed at the end if nobody is left."""
+    """One entry a process, however many connections; the file is removed at the end if none is left."""
     mappers = Mappers(tmp_path)
     entries = [mappers.add(os.getpid()), mappers.add(os.getpid())]
     path = tmp_path / "mappers.json"
