@@ -25,7 +25,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .model_files import check_directory, read_json
-from .refused import ModelRefused
+from .refusal import ModelRefused
 from .weight_files import check_quantisation
 
 __all__ = ["ModelRefused", "canonical", "kv_shape", "layer_window", "max_positions", "read_config", "rope_json"]

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .refused import ModelRefused
+from .refusal import ModelRefused
 
 LFS = b"version https://git-lfs.github.com/spec/"
 HEAD = 64  # bytes that tell a pointer or a page of HTML from what should be there

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .model_files import check_file, present, read_json
-from .refused import ModelRefused
+from .refusal import ModelRefused
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_HEADER = 100_000_000  # bytes; the format's own limit

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from quire_engine.attention.hook import ATTENTION_NAME
-from quire_engine.checkpoint.refused import ModelRefused, first_line
+from quire_engine.checkpoint.refusal import ModelRefused, first_line
 from quire_engine.checkpoint.weight_files import UNQUANTISED, check_weights, some
 
 # Left over, and no part of what a text decoder computes: buffers that are computed anew, further heads that guess

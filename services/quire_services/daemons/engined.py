@@ -23,7 +23,7 @@ import torch
 from quire_engine.backends import BackendChoice, BackendRefused, choose_backend
 from quire_engine.checkpoint.layout import layout_of, served_length
 from quire_engine.checkpoint.load_progress import watched
-from quire_engine.checkpoint.refused import first_line
+from quire_engine.checkpoint.refusal import first_line
 from quire_engine.engine import Engine
 from quire_engine.kv.attach import ContextPoisoned, gpu_uuid
 from quire_engine.model.model import Model, ModelRefused, load_model

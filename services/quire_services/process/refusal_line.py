@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quire_engine.checkpoint.refused import first_line
+from quire_engine.checkpoint.refusal import first_line
 from quire_services.config.input_files import one_line
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from bench.models.tiny import make_model
 from quire_engine.checkpoint.layout import served_length
-from quire_engine.checkpoint.refused import ModelRefused
+from quire_engine.checkpoint.refusal import ModelRefused
 from tests.support.stack import Stack, running
 from tests.support.waits import wait_for
 

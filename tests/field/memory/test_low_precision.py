@@ -16,7 +16,7 @@ from quire_engine.attention import hook as interface
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.plan import AttentionPlan
 from quire_engine.checkpoint.layout import layout_of
-from quire_engine.checkpoint.refused import ModelRefused
+from quire_engine.checkpoint.refusal import ModelRefused
 from quire_engine.model.model import load_model
 from quire_engine.model.selftest.eager import tolerance
 from quire_engine.model.selftest.selftest import self_test

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.models.tiny import make_model
 from quire_engine.checkpoint.model_files import check_directory, check_file
-from quire_engine.checkpoint.refused import ModelRefused
+from quire_engine.checkpoint.refusal import ModelRefused
 from tests.support.quire_command import Quire
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123\n"

@@ -29,7 +29,7 @@ from quire_engine.model.model import Model
 from quire_proto.wire.layout import E4M3, Layout
 
 from .eager import Modules, Probe, Reference, hooks, judge, logits_tolerance, reference
-from .stored import StoredContent
+from .stored_content import StoredContent
 
 MAX_WINDOW = 512
 # Takes a layer, its output rows, (probe, number of rows) in their order, what eager attention gave, and positions.

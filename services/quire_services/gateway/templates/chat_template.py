@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from quire_engine.checkpoint.refused import first_line
+from quire_engine.checkpoint.refusal import first_line
 from quire_services.gateway.http.errors import invalid
 from quire_services.gateway.text.prompt_cache import PromptCache, token_ids
 from quire_services.gateway.text.spelled_tokens import SpelledTokens

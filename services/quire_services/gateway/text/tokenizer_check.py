@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from quire_engine.checkpoint.model_files import check_file, present
-from quire_engine.checkpoint.refused import ModelRefused
+from quire_engine.checkpoint.refusal import ModelRefused
 
 TOKENIZER_FILE = "tokenizer.json"
 # Files that together are a tokenizer too: transformers makes a ``tokenizer.json`` from them.
