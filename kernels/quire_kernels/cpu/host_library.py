@@ -1,8 +1,8 @@
 """Host library: our C source, compiled once for the machine it runs on.
 
-PyTorch has no attention that reads a paged arena on a CPU. Where a C compiler is at hand the few lines of our
-``cpu_*.c`` close that gap; where none is, ``load`` says why and the caller keeps to PyTorch. Compiling takes a second
-or two, so the result is kept in the user's cache directory under a name that changes with source, compiler and
+PyTorch has no attention that reads a paged arena on a CPU. Where a C compiler is at hand the few lines of C beside this
+file close that gap; where none is, ``load`` says why and the caller keeps to PyTorch. Compiling takes a second or two,
+so the result is kept in the user's cache directory under a name that changes with source, compiler and
 processor.
 
 Invariants: only a file in a directory that is ours and that no other user may write is ever loaded; a compilation is
@@ -22,9 +22,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-NAMES = ("cpu_decode.c", "cpu_tiles.c", "cpu_merge.c", "cpu_write.c", "cpu_norm.c", "cpu_rotate.c")
-SOURCES = tuple(Path(__file__).with_name(name) for name in NAMES)
-HEADERS = (Path(__file__).with_name("cpu_vectors.h"),)
+SOURCE_NAMES = ("decode.c", "tiles.c", "merge.c", "write.c", "norm.c", "rotate.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in SOURCE_NAMES)
+HEADERS = (Path(__file__).with_name("vectors.h"),)
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 THREADS = "-fopenmp"  # of the same library as torch's: its threads, which would otherwise spin beside ours
 COMPILE_TIMEOUT_S = 120

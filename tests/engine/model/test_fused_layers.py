@@ -92,7 +92,7 @@ def test_without_a_compiler_norms_stay(monkeypatch):
     def missing():
         raise host_library.NoHostLibrary("no compiler")
 
-    monkeypatch.setattr("quire_kernels.cpu.cpu_norm.load", missing)
+    monkeypatch.setattr("quire_kernels.cpu.norm.load", missing)
     model = torch.nn.ModuleDict({"norm": norm(LlamaRMSNorm), "mlp": mlp()[0]}).requires_grad_(False)
 
     assert fuse_layers(model) == 1

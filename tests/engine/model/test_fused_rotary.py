@@ -91,6 +91,6 @@ def test_without_a_compiler_nothing_is_replaced(monkeypatch):
         getattr(modeling_llama, ROTARY_FUNCTION), "before_quire", getattr(modeling_llama, ROTARY_FUNCTION)
     )
     monkeypatch.setattr(modeling_llama, ROTARY_FUNCTION, original)
-    monkeypatch.setattr("quire_kernels.cpu.cpu_rotate.load", missing)
+    monkeypatch.setattr("quire_kernels.cpu.rotate.load", missing)
     assert fuse_rotary(modeling_llama.LlamaRMSNorm(32)) == 0
     assert getattr(modeling_llama, ROTARY_FUNCTION) is original

@@ -24,11 +24,11 @@ import torch
 from quire_engine.attention.backend import Copies
 from quire_engine.attention.plan import AttentionPlan
 from quire_engine.checkpoint.kv_scales import KvScales
-from quire_kernels.cpu.cpu_decode import cpu_decode, supports
-from quire_kernels.cpu.cpu_merge import cpu_merge
-from quire_kernels.cpu.cpu_tiles import cpu_tiles
-from quire_kernels.cpu.cpu_write import cpu_write
+from quire_kernels.cpu.decode import cpu_decode, supports
 from quire_kernels.cpu.host_library import NoHostLibrary, load
+from quire_kernels.cpu.merge import cpu_merge
+from quire_kernels.cpu.tiles import cpu_tiles
+from quire_kernels.cpu.write import cpu_write
 
 from .calls import Call, Calls, prepare
 from .pytorch import Partials, merge, partial_attention

@@ -25,8 +25,8 @@ import torch
 
 from quire_engine.attention.groups import IntArray
 from quire_engine.attention.plan import AttentionPlan, WorkItems, ranges
-from quire_kernels.cpu.cpu_decode import RowItems
-from quire_kernels.cpu.cpu_tiles import TileItems
+from quire_kernels.cpu.decode import RowItems
+from quire_kernels.cpu.tiles import TileItems
 
 LONG = 256  # tokens from which a contiguous single-row item is worth a call of its own instead of a copy
 SPREAD = 1.5  # longest over shortest item of one batch

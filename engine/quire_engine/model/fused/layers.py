@@ -16,8 +16,8 @@ from collections.abc import Iterator
 
 import torch
 
-from quire_kernels.cpu.cpu_norm import cpu_norm
 from quire_kernels.cpu.host_library import NoHostLibrary
+from quire_kernels.cpu.norm import cpu_norm
 
 from .linear import PackedLinear
 

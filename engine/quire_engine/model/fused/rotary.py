@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from quire_engine.attention.hook import in_step
-from quire_kernels.cpu.cpu_rotate import PAIR, cpu_rotate
 from quire_kernels.cpu.host_library import NoHostLibrary
+from quire_kernels.cpu.rotate import PAIR, cpu_rotate
 
 ROTARY_FUNCTION = "apply_rotary_pos_emb"
 ROTATION_TOLERANCE = 1e-5  # relative to values of about 1

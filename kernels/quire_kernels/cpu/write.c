@@ -1,4 +1,4 @@
-/* Writing a step's keys and values into their slots of the arena, float32, on a CPU. See cpu_write.py, which owns the
+/* Writing a step's keys and values into their slots of the arena, float32, on a CPU. See write.py, which owns the
  * types and checks of this call.
  */
 #include <stdint.h>

@@ -1,5 +1,5 @@
-/* RMS normalisation of rows, float32, on a CPU. See cpu_norm.py, which owns the types and checks of this call. */
-#include "cpu_vectors.h"
+/* RMS normalisation of rows, float32, on a CPU. See norm.py, which owns the types and checks of this call. */
+#include "vectors.h"
 
 #define SERIAL 8192 /* vectors below which waking threads costs more than they save */
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from quire_kernels.cpu.cpu_call import WIDTHS
-from quire_kernels.cpu.cpu_merge import cpu_merge
+from quire_kernels.cpu.call import WIDTHS
+from quire_kernels.cpu.merge import cpu_merge
 from quire_kernels.gpu.merge_partials import merge_partials_ref
 from tests.support.host_library import need_host_library
 

@@ -1,4 +1,4 @@
-"""cpu_merge: partial attention results of each row become one, on a CPU; the compiled loop is in ``cpu_merge.c``.
+"""cpu_merge: partial attention results of each row become one, on a CPU; the compiled loop is in ``merge.c``.
 
 The same sum as ``merge_partials``. In PyTorch it takes ten small operations a layer, which for a decode's few rows are
 overhead from end to end.
@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from .cpu_call import WIDTHS, structure
+from .call import WIDTHS, structure
 from .host_library import load
 
 # merge_args of the C source

@@ -1,4 +1,4 @@
-"""cpu_norm: RMS normalisation on a CPU in one pass; the compiled loop is in ``cpu_norm.c``.
+"""cpu_norm: RMS normalisation on a CPU in one pass; the compiled loop is in ``norm.c``.
 
 Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019. As modelling code writes it, it is six
 operations of PyTorch, each reading and writing all rows.
@@ -10,7 +10,7 @@ import ctypes
 
 import torch
 
-from .cpu_call import structure
+from .call import structure
 from .host_library import load
 
 # norm_args of the C source

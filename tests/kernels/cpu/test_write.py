@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quire_kernels.cpu.cpu_write import cpu_write
+from quire_kernels.cpu.write import cpu_write
 from tests.support.host_library import need_host_library
 
 need_host_library()

@@ -4,9 +4,9 @@
  * is gathered, nothing is padded, and a slot outside the run is never read (it may hold NaN). Softmax is online (Milakov
  * and Gimelshein 2018) over tiles of TILE keys, in base 2: the caller folds scale * log2(e) into ``factor``.
  *
- * The head dimension is a multiple of 16, one vector. Compiled at run time for the machine it runs on; see cpu_decode.py, which owns the types and checks of this call.
+ * The head dimension is a multiple of 16, one vector. Compiled at run time for the machine it runs on; see decode.py, which owns the types and checks of this call.
  */
-#include "cpu_vectors.h"
+#include "vectors.h"
 
 #define TILE 64
 #define MAX_GROUP 8 /* query heads of one key head that one pass serves */

@@ -1,10 +1,10 @@
 /* Merging partial attention results of each row, float32, on a CPU.
  *
  * A row's result is the mean of its partial ones, weighted by 2 ** lse. An empty partial result (lse -inf) has no weight
- * whatever it holds, and a row of empty ones gives 0. A sink joins the denominator without a value. See cpu_merge.py,
+ * whatever it holds, and a row of empty ones gives 0. A sink joins the denominator without a value. See merge.py,
  * which owns the types and checks of this call.
  */
-#include "cpu_vectors.h"
+#include "vectors.h"
 
 #define SERIAL 4096 /* vectors below which waking threads costs more than they save */
 

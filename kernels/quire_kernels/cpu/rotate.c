@@ -1,6 +1,6 @@
-/* Rotary positions of queries or keys, float32, on a CPU. See cpu_rotate.py, which owns the types and checks of this call.
+/* Rotary positions of queries or keys, float32, on a CPU. See rotate.py, which owns the types and checks of this call.
  */
-#include "cpu_vectors.h"
+#include "vectors.h"
 
 #define SERIAL 8192 /* vectors below which waking threads costs more than they save */
 

@@ -1,4 +1,4 @@
-"""cpu_write: a step's keys and values into their slots of the arena, on a CPU; the compiled loop is in ``cpu_write.c``.
+"""cpu_write: a step's keys and values into their slots of the arena, on a CPU; the compiled loop is in ``write.c``.
 
 PyTorch's ``index_copy_`` does the same for one of the two at a time, and takes far longer to begin than to copy the few
 rows of a decode.
@@ -10,7 +10,7 @@ import ctypes
 
 import torch
 
-from .cpu_call import structure
+from .call import structure
 from .host_library import load
 
 # write_args of the C source

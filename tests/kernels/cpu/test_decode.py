@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from quire_kernels.cpu import host_library
-from quire_kernels.cpu.cpu_call import WIDTHS
-from quire_kernels.cpu.cpu_decode import RowItems, cpu_decode, cpu_decode_ref, supports
+from quire_kernels.cpu.call import WIDTHS
+from quire_kernels.cpu.decode import RowItems, cpu_decode, cpu_decode_ref, supports
 from tests.support.host_library import need_host_library
 
 need_host_library()

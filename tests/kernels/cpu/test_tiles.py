@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from quire_kernels.cpu.cpu_call import WIDTHS
-from quire_kernels.cpu.cpu_tiles import TileItems, cpu_tiles, cpu_tiles_ref
+from quire_kernels.cpu.call import WIDTHS
+from quire_kernels.cpu.tiles import TileItems, cpu_tiles, cpu_tiles_ref
 from tests.support.host_library import need_host_library
 
 need_host_library()

@@ -1,4 +1,4 @@
-"""cpu_decode: attention of single query rows over the arena on a CPU; the compiled loop is in ``cpu_decode.c``.
+"""cpu_decode: attention of single query rows over the arena on a CPU; the compiled loop is in ``decode.c``.
 
 Each item is one query row (all its heads) against one run of blocks of one sequence: a decode, or what a decode has
 beyond a shared prefix. Blocks are read in place, whatever their order. Its result is a partial one with base-2
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .cpu_call import WIDTHS, attention_numbers, attention_structure, check_arrays, check_places
+from .call import WIDTHS, attention_numbers, attention_structure, check_arrays, check_places
 from .host_library import load
 
 _Arguments = attention_structure(("row", "table_start", "kv_start", "kv_len", "place"))  # decode_args of the C source

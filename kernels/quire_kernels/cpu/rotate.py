@@ -1,4 +1,4 @@
-"""cpu_rotate: rotary positions of queries or keys on a CPU in one pass; the compiled loop is in ``cpu_rotate.c``.
+"""cpu_rotate: rotary positions of queries or keys on a CPU in one pass; the compiled loop is in ``rotate.c``.
 
 Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021, with the halves of a head as
 the pairs that are rotated. As modelling code writes it, it is five operations of PyTorch, one of them a copy.
@@ -10,7 +10,7 @@ import ctypes
 
 import torch
 
-from .cpu_call import structure
+from .call import structure
 from .host_library import load
 
 # rotate_args of the C source

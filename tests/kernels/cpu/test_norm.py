@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quire_kernels.cpu.cpu_norm import cpu_norm
-from quire_kernels.cpu.cpu_rotate import cpu_rotate
+from quire_kernels.cpu.norm import cpu_norm
+from quire_kernels.cpu.rotate import cpu_rotate
 from tests.support.host_library import need_host_library
 
 need_host_library()

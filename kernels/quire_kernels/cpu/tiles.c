@@ -7,9 +7,9 @@
  *
  * Softmax is online (Milakov and Gimelshein 2018) over tiles of KEYS keys, in base 2: the caller folds
  * scale * log2(e) into ``factor``. Causality and window are masks by position; keys that no row of a tile can see are
- * not read. See cpu_tiles.py, which owns the types and checks of this call.
+ * not read. See tiles.py, which owns the types and checks of this call.
  */
-#include "cpu_vectors.h"
+#include "vectors.h"
 
 #define KEYS 64
 #define MAX_WIDTH 256

@@ -1,4 +1,4 @@
-"""cpu_tiles: attention of many query rows over the arena on a CPU; the compiled loops are in ``cpu_tiles.c``.
+"""cpu_tiles: attention of many query rows over the arena on a CPU; the compiled loops are in ``tiles.c``.
 
 Each item is a set of query rows (all their heads) against one run of blocks of one sequence: a prefill chunk, or the
 rows of a group over its shared prefix. Blocks are read in place, whatever their order. Its results are partial ones
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .cpu_call import attention_numbers, attention_structure, check_arrays, check_places
+from .call import attention_numbers, attention_structure, check_arrays, check_places
 from .host_library import load
 
 TILE_ROWS = 48
