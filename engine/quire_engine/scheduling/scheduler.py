@@ -15,7 +15,7 @@ the queue, and what it had sealed is found in the cache when it comes back. Hold
 freed blocks for those that lacked them.
 
 While every running sequence decodes, one step is like the one before: its work is kept and given again, with the blocks
-that ``lookahead`` names, and forgotten when anything happens to the batch.
+that ``steady_batch`` names, and forgotten when anything happens to the batch.
 
 A sequence whose beginning another one is computing is set *aside*: it takes neither slot nor budget until it can hit
 (``waiters``). Whatever it waits for is as urgent as itself.

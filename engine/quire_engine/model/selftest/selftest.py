@@ -9,7 +9,7 @@ is compared with what the same weights give under transformers' eager attention,
 The comparison goes layer by layer on equal inputs: after each layer has been judged, the eager output takes its
 place. Rounding cannot add up over layers, so the tolerance is tight, and the layer that is named is the one that is
 wrong and not one downstream of it. Where the pool stores keys and values as e4m3 numbers, equal inputs include
-those: see ``selftest_stored``.
+those: see ``stored_content``.
 """
 
 from __future__ import annotations
