@@ -1,6 +1,6 @@
 """The processes of a chaos run: a kvstore that is started again when it was killed, and engines likewise.
 
-Each engine's lines are read by a thread. Nobody else may end: an end that we did not cause is noted as a failure.
+Each engine's lines are read by a thread. None may end by itself: an end that we did not cause is noted as a failure.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Stage:
         return ", ".join(f"{e.name}: {sessions.get(e.pid)}, status {e.process.poll()}" for e in self.engines)
 
     def check(self) -> None:
-        """Nobody ended by itself, nothing foreign was read, no exception in the kvstore."""
+        """No process ended by itself, nothing foreign was read, no exception in the kvstore."""
         if self.kvstore.process.poll() is not None:
             raise ChaosError(f"the kvstore ended with {self.kvstore.process.returncode}: see {self.kvstore.log}")
         for engine in self.engines:

@@ -118,7 +118,7 @@ class Chaos:
         self._timed("killed kvstore: all engines at work", BACK_S, began)
 
     def stop_kvstore(self) -> None:
-        """It stands still, at times for longer than the lease, and judges nobody for it."""
+        """It stands still, at times for longer than the lease, and holds it against no session."""
         before = wait_for(self.stage.stats, "the kvstore answers", PATIENCE_S)
         self.stage.kvstore.process.send_signal(signal.SIGSTOP)
         time.sleep(self.rng.uniform(0.2, 2.0 * LEASE_MS / 1000))

@@ -11,14 +11,14 @@ from tests.chaos.run import run
 from tests.support.stamped_arena import LAYOUT, Arena, ForeignBytes, stamps
 
 MINUTES = 2.0
-SLACK = 5.0  # CI shares its machine with who knows whom
+SLACK = 5.0  # CI shares its machine with unknown others
 
 
 @pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.timeout(600)
 def test_two_minutes_of_chaos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No foreign byte, no leak, no exception; whoever died or hung gave its blocks back in time."""
+    """No foreign byte, no leak, no exception; every engine that died or hung gave its blocks back in time."""
     seed = random.randrange(10**6)
     with capsys.disabled():
         print(f"\npython -m tests.chaos.run --minutes {MINUTES} --seed {seed}")

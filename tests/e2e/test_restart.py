@@ -56,7 +56,7 @@ def cached(stack: Stack, tenant: str, prompt: list[int]) -> int:
 
 
 def who_hits_what(stack: Stack, last: int) -> None:
-    """Everybody the public prompt, members the group's, each with a last token that makes the request new."""
+    """All tenants hit the public prompt, members the group's, each with a last token that makes the request new."""
     for tenant, prompts in (("ann", {"everybody", "team"}), ("bob", {"everybody", "team"}), ("eve", {"everybody"})):
         for name, prompt in PROMPTS.items():
             assert cached(stack, tenant, [*prompt, last]) == (len(prompt) if name in prompts else 0), (tenant, name)
@@ -79,7 +79,7 @@ def kill(stack: Stack, *engines: int) -> None:
 
 @pytest.mark.slow
 def test_after_kill_9_the_first_engine_recomputes_what_is_published(tmp_path: Path) -> None:
-    """Kvstore and engines killed at once: all declarations stand, and nobody need ask for the prompts."""
+    """Kvstore and engines killed at once: all declarations stand, and no client need ask for the prompts."""
     model = make_model(tmp_path / "model", vocab=256)
     with running(tmp_path, model, engines=2, config=CONFIG) as stack:
         declare(stack)
@@ -98,7 +98,7 @@ def test_after_kill_9_the_first_engine_recomputes_what_is_published(tmp_path: Pa
 
 @pytest.mark.slow
 def test_until_then_requests_work_uncached(tmp_path: Path) -> None:
-    """With nobody to compute prompts unasked, the first request after kill -9 does, and the next ones share."""
+    """With no engine to compute prompts unasked, the first request after kill -9 does, and the next ones share."""
     model = make_model(tmp_path / "model", vocab=256)
     with running(tmp_path, model, "--prefill=false", engines=1, config=CONFIG) as stack:
         declare(stack)

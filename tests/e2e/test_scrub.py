@@ -67,7 +67,7 @@ def left_of_a(tmp: Path, backend: type[CpuAttention], second: str) -> tuple[int,
 
 
 def test_nothing_of_one_tenant_is_left_in_a_block_that_another_writes_to(tmp_path: Path) -> None:
-    """Tails of blocks that nobody has written to since are zero, not another's keys and values."""
+    """Tails of blocks that were not written to since are zero, not another's keys and values."""
     touched, left = left_of_a(tmp_path, CpuAttention, "b")
 
     assert touched >= 16

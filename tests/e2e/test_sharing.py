@@ -88,7 +88,7 @@ def test_a_published_prompt_is_one_set_of_blocks_for_all(stack: Stack) -> None:
 
 @pytest.mark.process
 def test_overwriting_a_shared_block_changes_both_engines_and_nobody_else(stack: Stack) -> None:
-    """Bytes changed in the arena by another process change the logits of all who share the block, and of no other."""
+    """Bytes changed in the arena by another process change the logits of all that share the block, and of no other."""
     with KVClient(stack.run_dir, name="vandal") as client:
         shape = client.layout.shape(client.num_blocks)
         arena = np.frombuffer(client.map(), np.float32).reshape(shape)
@@ -113,7 +113,7 @@ def test_overwriting_a_shared_block_changes_both_engines_and_nobody_else(stack: 
 
 @pytest.mark.process
 def test_a_private_prompt_is_private(stack: Stack) -> None:
-    """Its own tenant hits it, on either engine; another tenant who sends the same tokens reports 0 cached tokens."""
+    """Its own tenant hits it, on either engine; another tenant that sends the same tokens reports 0 cached tokens."""
     private = {"messages": [{"role": "user", "content": " ".join(f"w{(3 * i) % 190}" for i in range(200))}]}
     chat(stack, "ada", "", **private)
     assert all(cached(a) >= 192 for a in on_both_engines(stack, "ada", "", **private).values())

@@ -34,7 +34,7 @@ TEMPLATE = (
 
 @dataclass
 class House:
-    """The stack and everybody in it."""
+    """The stack and all tenants in it."""
 
     stack: Stack
     folder: Path

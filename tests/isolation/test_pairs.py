@@ -1,6 +1,6 @@
-"""Who hits what, in pairs: the one who may, and the one who may not, with the same prompt on the same stack.
+"""Which tenant hits what, in pairs: one that may, and one that may not, with the same prompt on the same stack.
 
-Each pair asks twice for the one who may not, so that a hit on either engine would show.
+Each pair asks twice for the one that may not, so that a hit on either engine would show.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def test_a_private_prompt_is_hit_by_its_tenant_and_by_nobody_else(house: House) 
 
 
 def test_a_group_shares_with_its_members_only(house: House) -> None:
-    """Ready and pinned all the while: a member hits it whole, who is none computes it alone and is told nothing."""
+    """Ready and pinned all the while: a member hits it whole; another tenant computes it alone and is told nothing."""
     system = words(3, 100)
     length = house.publish("team", system, "research")
 
@@ -87,7 +87,7 @@ def test_nothing_is_hit_before_the_end_of_a_publication(house: House) -> None:
 
 
 def test_unpublished_is_private_again(house: House) -> None:
-    """From the moment the command returns, nobody's new request finds it."""
+    """From the moment the command returns, no new request finds it."""
     system = words(42, 100)
     length = house.publish("gone", system, "public")
     assert house.cached("ann", system, words(43, 20)) == length

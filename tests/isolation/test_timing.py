@@ -1,4 +1,4 @@
-"""Time to first token tells nobody what another tenant has asked.
+"""Time to first token tells no tenant what another has asked.
 
 A prober sends, in random order, a prompt that its victim has just sent and one that nobody has: the pair's difference
 is what it can learn. The verdict is that of ``medians``: the two are the *same* if the whole 99.9 % interval of the
@@ -55,7 +55,7 @@ class Prober:
         self._count = 0
 
     def prompt(self) -> list[int]:
-        """One that nobody has sent."""
+        """One that was never sent."""
         return [self._rng.randrange(FIRST_WORD, VOCAB) for _ in range(LENGTH)]
 
     def first_token_s(self, tenant: str, prompt: list[int]) -> float:
@@ -129,7 +129,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("shared", "expected"), [(False, "same"), (True, "different")])
 def test_what_another_tenant_has_asked_cannot_be_told_by_time(stack: Stack, shared: bool, expected: str) -> None:
-    """A private prompt of the victim's is no faster than one nobody sent; a shared one is, and this test sees it."""
+    """A private prompt of the victim's is no faster than a new one; a shared one is, and this test sees it."""
     found, figures = verdict(Prober(stack, shared).pair)
 
     print(f"\n{'shared' if shared else 'private'}: {found}, {figures}")
@@ -140,7 +140,7 @@ def test_what_another_tenant_has_asked_cannot_be_told_by_time(stack: Stack, shar
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_what_another_tenant_is_asking_cannot_be_told_by_time(stack: Stack) -> None:
-    """Nor while it is being computed: another tenant's computing is waited for by nobody else."""
+    """Nor while it is being computed: no tenant waits for what another computes."""
     found, figures = verdict(Prober(stack, shared=False).overlapping_pair)
 
     print(f"\nstill computing: {found}, {figures}")

@@ -68,7 +68,7 @@ def test_groups_that_do_not_pay_are_left_out() -> None:
 
 
 def test_a_useless_reference_does_not_hide_a_group() -> None:
-    """A long sequence that shares one block with everybody is set aside; the others' common prefix is still found."""
+    """A long sequence that shares one block with all others is set aside; the others' common prefix is still found."""
     prefix = list(range(10, 138))
     tables = [np.array([1, *prefix, 500 + i], np.int32) for i in range(8)]
     tables.append(np.array([1, *range(1000, 1400)], np.int32))

@@ -1,4 +1,4 @@
-"""compose.yaml: who owns which namespace, who runs as whom, and who can be reached from where."""
+"""compose.yaml: which container owns which namespace, which user it runs as, and from where it can be reached."""
 
 from __future__ import annotations
 

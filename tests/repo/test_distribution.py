@@ -1,4 +1,4 @@
-"""The distribution is ``quire-kv``: ``quire`` on PyPI belongs to another project, and nobody may be sent there."""
+"""The distribution is ``quire-kv``: ``quire`` on PyPI belongs to another project, and no user may be sent there."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def advice(text: str) -> list[str]:
     ],
 )
 def test_advice_to_install_the_strangers_package_is_found(planted: str) -> None:
-    """The control: each way of sending somebody to ``quire`` on PyPI is seen."""
+    """The control: each way of sending a user to ``quire`` on PyPI is seen."""
     assert advice(f"before\n{planted}\nafter") == [planted]
 
 

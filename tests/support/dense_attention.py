@@ -31,7 +31,7 @@ def random_batch(draw: np.random.Generator, *, block_size: int, shared: list[int
         private: for each sequence, (tokens in the arena after the shared ones, query tokens of the step).
     """
     sizes = [-(-(past + count) // block_size) for past, count in private]
-    blocks = max(shared) + sum(sizes) + 5  # five blocks belong to nobody here
+    blocks = max(shared) + sum(sizes) + 5  # five blocks belong to no sequence here
     ids = draw.permutation(blocks).astype(np.int32)
     if draw.random() < 0.5:
         ids = np.sort(ids)  # contiguous runs take another path

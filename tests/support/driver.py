@@ -1,6 +1,6 @@
-"""A store with an arena whose content can be checked: what the tests of this folder act on.
+"""A store with an arena whose content can be checked: what tests of blocks and sequences act on.
 
-The arena holds one number a slot, and that number depends on all tokens up to it, as keys and values do. Whoever
+The arena holds one number a slot, and that number depends on all tokens up to it, as keys and values do. A test that
 reads a slot of its table below its fill mark must find the number of its own tokens there: a wrong copy, a write into
 a shared block or a hit on the wrong block shows as a wrong number.
 """

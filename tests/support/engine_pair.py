@@ -57,7 +57,7 @@ class Gate:
     def wait(self) -> None:
         """Return when a step may begin."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self._open or self._left, 60), "nobody opens the gate"
+            assert self._changed.wait_for(lambda: self._open or self._left, 60), "the gate is not opened"
             self._left -= not self._open
 
     def runner(self, model: Model, client: KVClient) -> Runner:
@@ -97,7 +97,7 @@ class Pair:
         wait_for(lambda: self.count(name) >= value, f"{name} is {value}", 30)
 
     def aside(self, number: int) -> None:
-        """Wait until so many sequences of the other engine wait for somebody's work, and one of them was asked."""
+        """Wait until so many sequences of the other engine wait for another's work, and the kvstore was told of one."""
         wait_for(lambda: len(self.other_engine._scheduler.aside) == number, f"{number} wait", 30)
         wait_for(lambda: self.stats().counters["waits"], "the kvstore knows", 30)
 

@@ -1,7 +1,7 @@
 """Stamped memory: every slot of the real arena holds a hash of whose it is and of all tokens up to it.
 
-A slot's K is 32 bytes, and so is its V: both are the stamp. Whoever reads a slot knows by it whether it was written for
-these tokens, in a domain that he may read. Tokens that a publication begins with may carry the stamp of the public.
+A slot's K is 32 bytes, and so is its V: both are the stamp. A reader of a slot knows by it whether it was written for
+these tokens, in a domain that it may read. Tokens that a publication begins with may carry the stamp of the public.
 """
 
 from __future__ import annotations

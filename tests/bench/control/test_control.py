@@ -1,4 +1,4 @@
-"""The control bench runs on tiny sizes and prints one JSON document; what it measures is nobody's promise here."""
+"""The control bench runs on tiny sizes and prints one JSON document; what it measures is no promise here."""
 
 from __future__ import annotations
 

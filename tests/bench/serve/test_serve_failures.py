@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        with contextlib.suppress(ConnectionError):  # who asked may have given up
+        with contextlib.suppress(ConnectionError):  # the client may have given up
             self.wfile.write(body)
 
 

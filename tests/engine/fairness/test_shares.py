@@ -49,7 +49,7 @@ def test_idling_saves_nothing_up() -> None:
 
 
 def test_a_tenant_that_only_decodes_is_not_in_debt_for_it() -> None:
-    """Work done while nobody else wanted any is held against nobody: both have half of the prompts from now on."""
+    """Work done while no other tenant wanted any is held against none: both have half of the prompts from now on."""
     loop = Loop()
     loop.ask("a", 2, 10_000)
     for _ in range(2000):
@@ -119,7 +119,7 @@ def test_a_lone_tenant_loses_no_slot() -> None:
 
 
 def test_slots_do_not_go_to_and_fro() -> None:
-    """Once every tenant has its portion nobody is preempted any more."""
+    """Once every tenant has its portion none is preempted any more."""
     loop = Loop()
     for _ in range(60):
         for name in "abc":
@@ -134,7 +134,7 @@ def test_slots_do_not_go_to_and_fro() -> None:
 
 
 def test_many_branches_are_admitted_in_part() -> None:
-    """A request for more continuations than there are free slots begins with one slot, and holds up nobody."""
+    """A request for more continuations than there are free slots begins with one slot, and holds up no other."""
     loop = Loop()
     for _ in range(3):
         loop.ask("a", 2, 50)
@@ -206,7 +206,7 @@ def test_the_oldest_of_all_is_no_victim() -> None:
 
 
 def test_what_no_client_waits_for_goes_last() -> None:
-    """A publication is computed when no tenant's prompt can use the step, and first if somebody waits for it."""
+    """A publication is computed when no tenant's prompt can use the step, and first if a request waits for it."""
     loop = Loop(budget=4)
     loop.scheduler.add(nobodys := sequence("", 1000, 40, priority=BACKGROUND))
     loop.step()

@@ -72,7 +72,7 @@ class Tenants(RuleBasedStateMachine):
                 assert self.without[tenant] <= 8, tenant
 
     def teardown(self) -> None:
-        """All comes to an end, and nobody is remembered as wanting work."""
+        """All comes to an end, and no tenant is remembered as wanting work."""
         for _ in range(AT_LAST):
             if not self.loop.scheduler.running and not self.loop.scheduler.waiting:
                 return

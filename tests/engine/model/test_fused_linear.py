@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quire_engine.model.fused import linear as packed_linear
+from quire_engine.model.fused import linear
 from quire_engine.model.fused.linear import PackedLinear, fuse_linear
 
 
@@ -61,7 +61,7 @@ def test_falls_back(monkeypatch, fault):
         def forward(self, x):
             return 1.01 * super().forward(x)
 
-    monkeypatch.setattr(packed_linear, "PackedLinear", Broken)
+    monkeypatch.setattr(linear, "PackedLinear", Broken)
     model = torch.nn.Sequential(torch.nn.Linear(8, 8))
 
     assert fuse_linear(model) == 0

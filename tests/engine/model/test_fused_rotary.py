@@ -8,7 +8,7 @@ from transformers.models.cohere import modeling_cohere
 from transformers.models.llama import modeling_llama
 
 from quire_engine.attention.hook import Step, running
-from quire_engine.model.fused import rotary as fused_rotary
+from quire_engine.model.fused import rotary
 from quire_engine.model.fused.rotary import ROTARY_FUNCTION, fuse_rotary
 from quire_kernels.cpu import host_library
 from tests.support.host_library import need_host_library
@@ -22,8 +22,8 @@ STEP = Step(config=None, backend=None, plan=None)
 def calls(monkeypatch):
     """How often our kernel is called."""
     seen = []
-    kernel = fused_rotary.cpu_rotate
-    monkeypatch.setattr(fused_rotary, "cpu_rotate", lambda *a: seen.append(1) or kernel(*a))
+    kernel = rotary.cpu_rotate
+    monkeypatch.setattr(rotary, "cpu_rotate", lambda *a: seen.append(1) or kernel(*a))
     return seen
 
 

@@ -139,7 +139,7 @@ def test_what_does_not_fit_runs_without_a_graph(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_model_that_cannot_be_captured_goes_on_without_graphs(tmp_path: Path) -> None:
-    """A refused capture turns graphs off for good, and the step is left as if nobody had tried."""
+    """A refused capture turns graphs off for good, and the step is left as if it had not been tried."""
     model = model_of(tmp_path, "llama")
     backend = TritonAttention(arena_of(model, tmp_path, "llama"), model.heads)
     model.use(backend)

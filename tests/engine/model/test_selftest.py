@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.models.tiny import make_model
-from quire_engine.attention import hook as interface
+from quire_engine.attention import hook
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.checkpoint.layout import layout_of
 from quire_engine.model.model import ModelRefused, load_model
@@ -158,9 +158,9 @@ def test_configurations_are_refused_before_loading(tmp_path, fields, reason):
 
 def call_with(model, layout, monkeypatch, **extra):
     """Run the self-test with every attention call given further arguments."""
-    right = interface.paged_attention
+    right = hook.paged_attention
     monkeypatch.setitem(
-        interface.AttentionInterface._global_mapping, interface.ATTENTION_NAME, lambda *a, **k: right(*a, **(k | extra))
+        hook.AttentionInterface._global_mapping, hook.ATTENTION_NAME, lambda *a, **k: right(*a, **(k | extra))
     )
     self_test(model, layout)
 

@@ -8,7 +8,7 @@ from quire_engine.scheduling.backoff import ALL_ACCOUNTS, SAME_SHORTAGE_S, Backo
 
 
 def test_one_account_s_quiet_time_is_not_another_s() -> None:
-    """Everybody's is everybody's; times that are over are forgotten."""
+    """A time for all accounts counts for each; times that are over are forgotten."""
     backoff = Backoff()
     backoff.defer("a", 1000, 10.0)
     assert backoff.remaining_s(["a", "b"], 10.5) == 0.0

@@ -91,7 +91,7 @@ def test_priority_goes_before_arrival() -> None:
 
 
 def test_refusal_preempts_the_newest_and_holds_admissions() -> None:
-    """A sequence without a block costs the newest one its blocks; nobody is admitted in its place at once."""
+    """A sequence without a block costs the newest one its blocks; none is admitted in its place at once."""
     sched = scheduler()
     for arrival in (1, 2):
         sched.add(sequence(arrival, 4))
@@ -109,7 +109,7 @@ def test_refusal_preempts_the_newest_and_holds_admissions() -> None:
 
 
 def test_a_lone_sequence_preempts_itself() -> None:
-    """With nobody else to take from, the refused sequence gives its own blocks back and waits."""
+    """With no other to take from, the refused sequence gives its own blocks back and waits."""
     sched = scheduler()
     sched.add(sequence(1, 4))
     run(sched, sched.plan({}, True))

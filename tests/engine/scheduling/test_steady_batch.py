@@ -99,7 +99,7 @@ def test_without_space_each_step_is_looked_at_anew() -> None:
 
 
 def test_a_steady_batch_still_admits() -> None:
-    """Whoever waits is chosen beside a step that is like the one before, within the budget that it leaves."""
+    """A waiting request is chosen beside a step that is like the one before, within the budget that it leaves."""
     scheduler, made = batch([1000, 1001], 100)
     scheduler = _with_room(scheduler, made, 3)
     for _ in range(3):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quire_engine.scheduling import waiters as waiting
+from quire_engine.scheduling import waiters
 from quire_proto.client.client import KVReader
 from quire_proto.step.retire import RetireList
 from quire_proto.wire.u32 import pack_u32
@@ -35,7 +35,7 @@ def owned(two: Pair, prompt: list[int] = PROMPT, priority: int = 0) -> None:
 
 
 def computed_once(two: Pair, requests: int, size: int = 150, shared: int = FULL) -> None:
-    """Of the prompts' tokens only what nobody can share was computed more than once."""
+    """Of the prompts' tokens only what cannot be shared was computed more than once."""
     counters = two.stats().counters
     assert counters["prompt_tokens"] - counters["hit_tokens"] == size + (requests - 1) * (size - shared)
     assert counters["duplicates"] == 0
@@ -60,7 +60,7 @@ def test_what_another_engine_computes_is_waited_for(tmp_path: Path, deep: bool) 
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_twins_of_one_engine_wait_without_a_message(tmp_path: Path, deep: bool) -> None:
-    """Five requests with one prompt on one engine: one computes it, nobody asks the kvstore to be told."""
+    """Five requests with one prompt on one engine: one computes it, none asks the kvstore to be told."""
     with pair(tmp_path, deep=deep) as two:
         for i in range(5):
             two.other.ask(f"twin-{i}", PROMPT)
@@ -73,7 +73,7 @@ def test_twins_of_one_engine_wait_without_a_message(tmp_path: Path, deep: bool) 
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_prompt_that_ends_with_a_block_is_computed_once_too(tmp_path: Path, deep: bool) -> None:
-    """Whoever shares all of it computes its last token only, in a copy of the last block, on either engine."""
+    """A sequence that shares all of it computes its last token only, in a copy of the last block, on either engine."""
     even = words(160)
     with pair(tmp_path, deep=deep) as two:
         owned(two, even)
@@ -224,8 +224,8 @@ def test_an_owner_without_progress_is_passed_over(two: Pair) -> None:
 
 
 def test_who_waits_too_long_computes(two: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the deadline a waiter computes a copy of its own; who waited with it waits for that; one copy is kept."""
-    monkeypatch.setattr(waiting, "WAIT_S", 0.2)
+    """At the deadline a waiter computes a copy of its own; one that waited with it waits for that; one copy is kept."""
+    monkeypatch.setattr(waiters, "WAIT_S", 0.2)
     owned(two)
     for name in ("a", "b"):
         two.other.ask(name, PROMPT)
@@ -243,7 +243,7 @@ def test_a_lost_wait_ends_in_computing(two: Pair, monkeypatch: pytest.MonkeyPatc
     two.other.ask("a", PROMPT)
     two.aside(1)
     [group] = two.other_engine._waiters._groups
-    two.other_engine._waiters._end(group, waiting.QuireError("no reply to wait"))
+    two.other_engine._waiters._end(group, waiters.QuireError("no reply to wait"))
     two.right(two.other, "a", PROMPT)
     two.gate.open()
     two.right(two.owner, "owner", PROMPT)
@@ -277,7 +277,7 @@ def test_a_pending_publication_is_computed_by_one(two: Pair) -> None:
 
 
 def test_a_publication_that_is_taken_back_keeps_nobody_waiting(two: Pair) -> None:
-    """Unpublished while it is pending: who waited for it matches again and computes privately."""
+    """Unpublished while it is pending: a request that waited for it matches again and computes privately."""
     prompt = words(70, 4) + words(40, 8)
     published(two, prompt[:70])
     two.other.ask("a", prompt, tenant="ada")
@@ -290,7 +290,7 @@ def test_a_publication_that_is_taken_back_keeps_nobody_waiting(two: Pair) -> Non
 
 
 def test_a_tenant_that_is_to_be_quiet_stops_nobody(two: Pair) -> None:
-    """One tenant finds no room beside another's guarantee: his request waits, those of others wait, hit and end."""
+    """One tenant finds no room beside another's guarantee: its request waits, those of others wait, hit and end."""
     with KVReader(two.run_dir) as operator:
         operator.quota("rich", guarantee=18)
     owned(two)
@@ -305,5 +305,5 @@ def test_a_tenant_that_is_to_be_quiet_stops_nobody(two: Pair) -> None:
     with KVReader(two.run_dir) as operator:
         operator.quota("rich", guarantee=0)
     two.right(two.other, "poor", words(300, 3))
-    wait_for(lambda: two.other_engine.load().waiting == 0, "nobody waits", 5)
+    wait_for(lambda: two.other_engine.load().waiting == 0, "no request waits", 5)
     two.empty()

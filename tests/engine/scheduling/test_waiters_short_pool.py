@@ -22,7 +22,7 @@ pytestmark = pytest.mark.process
 
 @contextmanager
 def hoarding(two: Pair) -> Iterator[None]:
-    """Somebody holds all blocks that nobody else has."""
+    """Another session holds all blocks that are not held yet."""
     with KVClient(two.run_dir, name="hoarder") as client:
         client.allocate(1, "hoarder", two.stats().blocks["free"] * 16)
         yield
@@ -31,7 +31,7 @@ def hoarding(two: Pair) -> Iterator[None]:
 def short_of_a_block(two: Pair, waiter: bool) -> None:
     """On the gated engine "old" decodes and "owner", less urgent, is being computed, when "old" lacks a block.
 
-    With ``waiter`` somebody most urgent waits on the other engine for what the owner computes.
+    With ``waiter`` a most urgent request waits on the other engine for what the owner computes.
     """
     two.owner.ask("old", OLD, priority=3, max_tokens=20)
     two.gate.allow(1)
@@ -60,7 +60,7 @@ def test_an_owner_inherits_the_urgency_of_its_waiters(tmp_path: Path) -> None:
 
 
 def test_without_a_waiter_the_less_urgent_is_preempted(tmp_path: Path) -> None:
-    """The same with nobody waiting: the owner gives way to its neighbour."""
+    """The same with no waiter: the owner gives way to its neighbour."""
     with pair(tmp_path, BLOCKS) as two:
         short_of_a_block(two, waiter=False)
         with hoarding(two):
@@ -73,7 +73,7 @@ def test_without_a_waiter_the_less_urgent_is_preempted(tmp_path: Path) -> None:
 
 
 def test_a_preempted_owner_passes_its_claim_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Preempted though somebody waits: the waiter is the one to compute, on top of what was sealed, and only it."""
+    """Preempted though another waits: the waiter is the one to compute, on top of what was sealed, and only it."""
     monkeypatch.setattr(Scheduler, "inherit", lambda *_: None)
     with pair(tmp_path, BLOCKS) as two:
         short_of_a_block(two, waiter=True)

@@ -1,4 +1,4 @@
-"""Bodies that cost more than they look: reading them holds nobody else up, and takes bounded memory."""
+"""Bodies that cost more than they look: reading them holds up no other request, and takes bounded memory."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_hang_up_ends_the_reading(gateway: GatewayProcess, engine: PeerEngine)
     ]
     for wire in wires:
         wire.socket.close()
-    wait_for(lambda: not at_work(gateway), "nobody reads any more")
+    wait_for(lambda: not at_work(gateway), "no reader is at work")
 
     assert len(reading - {process.pid for process in tree(gateway)}) >= 1
     assert ask(gateway, CHAT, body(messages=[user(WORDS * 300)])).status_code == 200

@@ -87,7 +87,7 @@ def test_a_message_that_can_be_read_in_two_ways_is_refused(port: int, framing: b
 
 @pytest.mark.source("pgjones/hypercorn#279")
 def test_old_versions_have_no_chunks_in_requests_either(port: int) -> None:
-    """Chunks in HTTP/1.0 are a mistake of somebody on the way (RFC 9112, 6.1)."""
+    """Chunks in HTTP/1.0 are a mistake of some proxy on the way (RFC 9112, 6.1)."""
     with Wire(port, b"POST /a HTTP/1.0\r\n" + JSON + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n") as wire:
         assert wire.rest().startswith(b"HTTP/1.1 400 ")
 

@@ -1,4 +1,4 @@
-"""Connections that say nothing, too much or do not listen: they cost little and keep nobody out."""
+"""Connections that say nothing, too much or do not listen: they cost little and keep no other client out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that read slowly or not at all: what waits for them is bounded, and costs nobody else anything."""
+"""Clients that read slowly or not at all: what waits for them is bounded, and costs no other client anything."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_client_that_pauses_loses_nothing(gateway: GatewayProcess, engine: Pee
 @pytest.mark.slow
 @pytest.mark.source("OpenCTI-Platform/opencti#13908", "IBM/mcp-context-forge#1682")
 def test_answers_that_are_not_read_take_bounded_memory(gateway: GatewayProcess, engine: PeerEngine) -> None:
-    """The longest one ends with an error before all are larger than the bound; who reads is not concerned."""
+    """The longest one ends with an error before all are larger than the bound; a client that reads is not concerned."""
     before = peak(gateway)
     fields = {"max_tokens": 7000, "logprobs": 5}
     with unread(gateway, **fields) as first, unread(gateway, **fields) as second:

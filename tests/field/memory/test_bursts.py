@@ -1,4 +1,4 @@
-"""Bursts: requests that arrive in one moment keep nobody waiting for all of them."""
+"""Bursts: no request waits for all others that arrive in the same moment."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def begins(tenants: list[str]) -> list[tuple[int, str]]:
 
 @pytest.mark.source("ROCm/ATOM#1912")
 def test_between_two_looks_at_the_sockets_one_request_begins() -> None:
-    """However many arrive at once, the loop can serve everybody else after each of them."""
+    """However many arrive at once, the loop can serve all others after each of them."""
     begun = asyncio.run(begins(["a"] * BURST))
     assert len({looks for looks, _ in begun}) == BURST
 

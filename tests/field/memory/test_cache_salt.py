@@ -83,7 +83,7 @@ def test_what_is_generated_under_a_salt_is_found_under_it_only(client: openai.Op
 
 @pytest.mark.source("vllm-project/vllm#16016")
 def test_a_salted_chat_is_kept_from_publications(client: openai.OpenAI) -> None:
-    """A published prompt is shared on purpose; who asks for isolation shares not even that."""
+    """A published prompt is shared on purpose; a request that asks for isolation shares not even that."""
 
     def chat(user: str, **extra: Any) -> int:
         messages: list[Any] = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}]

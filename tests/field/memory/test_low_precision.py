@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from quire_engine.attention import hook as interface
+from quire_engine.attention import hook
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.plan import AttentionPlan
 from quire_engine.checkpoint.layout import layout_of
@@ -90,7 +90,7 @@ def wrong_mask(patch: pytest.MonkeyPatch) -> None:
 
 def wrong_rope(patch: pytest.MonkeyPatch) -> None:
     """Keys that stand one position further than they are, in one layer."""
-    right = interface.paged_attention
+    right = hook.paged_attention
 
     def attention(module: Any, query: torch.Tensor, key: torch.Tensor, *others: Any, **options: Any) -> Any:
         if module.layer_idx == 1:
@@ -101,7 +101,7 @@ def wrong_rope(patch: pytest.MonkeyPatch) -> None:
             key = torch.cat(turned, -1).to(key.dtype)
         return right(module, query, key, *others, **options)
 
-    patch.setitem(interface.AttentionInterface._global_mapping, interface.ATTENTION_NAME, attention)
+    patch.setitem(hook.AttentionInterface._global_mapping, hook.ATTENTION_NAME, attention)
 
 
 def wrong_block(patch: pytest.MonkeyPatch) -> None:

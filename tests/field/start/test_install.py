@@ -128,7 +128,7 @@ class Machine:
 
 @pytest.fixture
 def machine(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """A machine of somebody else."""
+    """A machine that is not ours."""
     return Machine(index, tmp_path / "venv", monkeypatch)
 
 

@@ -194,7 +194,7 @@ def test_the_same_model_is_accepted_whole(quire: Quire, model: Path, tmp_path: P
 
 @pytest.fixture
 def stranger() -> Iterator[Path]:
-    """A directory that everybody may enter, seen by a user who owns nothing in it."""
+    """A directory that any user may enter, seen by one who owns nothing in it."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     with tempfile.TemporaryDirectory() as place:
@@ -205,7 +205,7 @@ def stranger() -> Iterator[Path]:
 
 @pytest.mark.source("huggingface/transformers#19420")
 def test_what_may_not_be_read_is_said(stranger: Path) -> None:
-    """Who may not read what, and by which rights: of a directory, of a file, of a file below a directory."""
+    """Which user may not read what, and by which rights: of a directory, of a file, of a file below a directory."""
     (stranger / "closed").mkdir(mode=0o700)
     for path in (stranger / "closed" / "config.json", stranger / "config.json", stranger / "weights"):
         path.write_text("{}")

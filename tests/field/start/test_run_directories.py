@@ -1,4 +1,4 @@
-"""Directories that are somebody's: what is not ours is neither removed nor trusted."""
+"""Directories of other users: what is not ours is neither removed nor trusted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_failed_start_leaves_the_users_directory(tmp_path: Path, broken_model:
 def test_a_run_directory_that_somebody_else_made_is_told_nothing(
     quire: Quire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Who is first at the place where clients look for a stack gets neither a prompt nor a question, and no stack."""
+    """Another user who is first where clients look for a stack gets neither a prompt nor a question, and no stack."""
     run_dir, system = tmp_path / "run", tmp_path / "system.txt"
     system.write_text("w1 w2 a secret")
     (tmp_path / "real").mkdir(mode=0o700)

@@ -222,7 +222,7 @@ def test_where_nothing_can_be_printed() -> None:
 @pytest.mark.process
 @pytest.mark.source("fail2ban/fail2ban#2758")
 def test_progress_that_cannot_be_printed_stops_nothing(tmp_path: Path, model: Path) -> None:
-    """A stack whose lines nobody can read goes its way: here to the end of its start, which leaves nothing."""
+    """A stack whose lines cannot be written goes on: here to the end of its start, which leaves nothing."""
     for shell in (">&- 2>&-", "> /dev/full"):
         told = subprocess.run(
             [

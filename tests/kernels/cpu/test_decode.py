@@ -93,7 +93,7 @@ def test_what_the_kernel_does_not_know_is_refused() -> None:
 
 
 def test_a_directory_others_may_write_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is loaded from a cache that somebody else could have filled."""
+    """Nothing is loaded from a cache that another user could have filled."""
     (tmp_path / "quire").mkdir()
     (tmp_path / "quire").chmod(0o777)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

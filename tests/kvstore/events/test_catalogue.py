@@ -9,7 +9,7 @@ import pytest
 from hypothesis.stateful import invariant, rule
 
 from quire_kvstore.events.catalogue import Catalogue, Form
-from quire_kvstore.ops import publish as publishing
+from quire_kvstore.ops import publish
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.change_log import Journal
 from quire_proto.messages import Seal
@@ -161,7 +161,7 @@ def test_unpublishing_takes_back_what_no_other_publication_has() -> None:
     for identity in ("q", "p"):
         record = state.publications.get(identity)
         assert record is not None
-        publishing.unpublish(state, record)
+        publish.unpublish(state, record)
         events.append(one.read())
 
     first, second = events
@@ -238,7 +238,7 @@ class EventsMachine(StoreMachine):
 
     @rule()
     def read(self) -> None:
-        """Somebody reads the stream."""
+        """The stream is read."""
         self.view.apply(decoded(self.catalogue.apply(self.journal.drain())))
         self.reading = True
 

@@ -161,7 +161,7 @@ class Crowd:
     # --- what is said ---------------------------------------------------------------------------------------------
 
     def say(self) -> None:
-        """Somebody sends a request; the innocent whenever it has its answer."""
+        """Some client sends a request; the innocent one whenever it has its answer."""
         chance = self.chance
         if self.idle:
             self.idle = False
@@ -246,7 +246,7 @@ class Crowd:
         assert len(set(names)) == len(names), f"two accounts of one name: {names}"
 
     def settle(self) -> None:
-        """Nobody says anything more: what was asked is answered, what waits is told, what was held comes back."""
+        """No client says anything more: what was asked is answered, what waits is told, what was held comes back."""
         while self.queue:
             self.now += 1
             self.disk.turn()

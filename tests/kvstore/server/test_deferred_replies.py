@@ -1,4 +1,4 @@
-"""Deferred replies in dispatch: whom they go to and when, without a socket."""
+"""Deferred replies in dispatch: where they go and when, without a socket."""
 
 from __future__ import annotations
 

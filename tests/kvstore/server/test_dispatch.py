@@ -108,7 +108,7 @@ def test_a_passed_deadline_consumes_the_number_and_executes_nothing(wire: Wire) 
 
 
 def test_another_boot_id_is_stale(wire: Wire) -> None:
-    """Whoever believes in another boot learns it on any op, even on one that needs no session."""
+    """A client that believes in another boot learns it on any op, even on one that needs no session."""
     assert wire.ask("step", 2, m.Step(), boot=b"x" * 16).code == "STALE_SESSION"
     assert wire.ask("stats", 0, boot=b"x" * 16).code == "STALE_SESSION"
     assert wire.ask("stats", 0, boot=b"").code == ""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quire_kvstore.blocks.policies import make_policy
-from quire_kvstore.ops import publish as publishing
+from quire_kvstore.ops import publish
 from quire_kvstore.server.quota import declare
 from quire_kvstore.sessions.session import Session
 from quire_kvstore.tenants.quotas import Quota, level
@@ -156,7 +156,7 @@ def test_cache_that_goes_with_a_publications_tail_is_not_asked_for_again(policy:
     assert (driver.write(session, 1, len(tokens)), driver.seal(session, 1).code) == (m.OK, m.OK)
     record = state.publications.get("p")
     assert record is not None
-    publishing.unpublish(state, record)
+    publish.unpublish(state, record)
     driver.free(session, 1)
     assert (driver.counts()["cached"], state.charges.cached.tolist()[:2]) == (2, [1, 1])
     assert driver.allocate(session, 2, [9] * 32, "b").code == m.OK

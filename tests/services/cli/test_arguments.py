@@ -60,7 +60,7 @@ def test_names_that_cannot_be(quire: Quire, run_dir: Path, words: tuple[str, ...
 
 
 def test_a_token_file_that_is_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that nobody writes to is given up; one with a token and no writer is read to its end."""
+    """One that is never written to is given up; one with a token and no writer is read to its end."""
     monkeypatch.setattr(input_files, "SILENCE_S", 0.1)
     pipe = tmp_path / "token"
     os.mkfifo(pipe, 0o600)

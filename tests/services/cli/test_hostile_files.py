@@ -37,7 +37,7 @@ CONTENTS = {
     "latin-1": b"caf\xe9",
     "wrong type": b"[1, 2, 3]",
 }
-# A system message may be any text but none; these are what the commands complain of next: nobody serves here.
+# A system message may be any text but none; these are what the commands complain of next: no stack serves here.
 WELCOME = {("system", name) for name in CONTENTS if name not in ("random", "nothing", "latin-1")} | {
     ("serve", "nothing")
 }
@@ -98,7 +98,7 @@ def test_hostile_contents(quire: Quire, tmp_path: Path, commands: dict[str, Any]
 
 @pytest.mark.parametrize("what", READERS)
 def test_hostile_paths(quire: Quire, tmp_path: Path, commands: dict[str, Any], what: str) -> None:
-    """A directory, nothing, a pipe that nobody writes to, a device without end, and names that cannot be."""
+    """A directory, nothing, a pipe without a writer, a device without end, and names that cannot be."""
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "gone", tmp_path / "pipe", "/dev/zero", "/dev/null/below"):
         quire(*commands[what](path)).complains(str(path))
@@ -179,7 +179,7 @@ def test_prepared_files(quire: Quire, commands: dict[str, Any], tmp_path: Path, 
 @example(None)
 @example({"function": {"name": 10**400, "parameters": "\ud800"}})
 def test_tools(quire: Quire, commands: dict[str, Any], tmp_path: Path, value: Any) -> None:
-    """Tools of any shape are rendered or refused; whoever rendered them finds no kvstore next."""
+    """Tools of any shape are rendered or refused; a command that rendered them finds no kvstore next."""
     for _ in range(900 if value is None else 0):  # as deep as JSON may be
         value = {"a": value}
     file = tmp_path / "tools.json"

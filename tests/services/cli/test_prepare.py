@@ -31,7 +31,7 @@ def _config(model: Path, *prompts: Path) -> Config:
 
 
 def test_a_published_prompt_is_what_every_chat_begins_with(model: Path, tmp_path: Path) -> None:
-    """Tokens end where chats begin to differ, whoever speaks next; every chat with that message begins with them."""
+    """Tokens end where chats begin to differ, whatever role is next; every chat with that message begins with them."""
     prompt = tmp_path / "agent.txt"
     prompt.write_text("w1 w2 w3\n")
     tokens = prepare(_config(model, prompt))["published"][0]["tokens"]

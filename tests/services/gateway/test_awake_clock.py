@@ -53,7 +53,7 @@ def test_it_never_goes_back(wall: Wall) -> None:
 
 
 def test_without_ticks_it_is_the_wall(wall: Wall) -> None:
-    """Whoever runs no loop has a common clock."""
+    """Code that runs no loop has a common clock."""
     clock = AwakeClock()
     before = clock.now()
     wall.now += 50

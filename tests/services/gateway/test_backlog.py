@@ -1,4 +1,4 @@
-"""Backlogs: order, joining, the bound that all share, and who pays when it is reached."""
+"""Backlogs: order, joining, the bound that all share, and which tenant pays when it is reached."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def test_what_the_drain_does_not_wait_for_is_aborted(start: Start) -> None:
 
 
 def test_a_second_signal_ends_at_once(start: Start) -> None:
-    """Whoever does not want to wait for the drain need not."""
+    """An operator who does not want to wait for the drain need not."""
     process = start()
     engine = process.engine()
     engine.steps = 1

@@ -176,7 +176,7 @@ def test_the_token_is_known_by_its_digest(tmp_path: Path) -> None:
 
 
 def test_two_at_once(tmp_path: Path) -> None:
-    """The second is told who has it; the prepared file of the first is not looked at."""
+    """The second is told which process has it; the prepared file of the first is not looked at."""
     first = RunDir(tmp_path / "run")
     prepared(tmp_path / "run")
     with pytest.raises(RunDirError, match=f"another stack .pid {os.getpid()}. runs in"):

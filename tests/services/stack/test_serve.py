@@ -91,7 +91,7 @@ def test_mistakes_are_one_line_and_exit_code_two(arguments: list[str], words: st
 
 
 def test_status_without_a_kvstore_is_one_line(tmp_path: Path) -> None:
-    """Nobody there: exit code 1 and where it was looked for."""
+    """No stack there: exit code 1 and where it was looked for."""
     told = quire("status", "--json", f"--run-dir={tmp_path}", f"--port={free_port()}")
 
     assert (told.returncode, told.stdout) == (1, "")

@@ -60,7 +60,7 @@ def test_a_process_with_an_end_is_not_started_again() -> None:
 
 @pytest.mark.parametrize("ours", [None, "5"])
 def test_environment_of_a_child_is_ours_before_its_defaults(ours: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A default counts only where nobody has set the variable."""
+    """A default counts only where the variable is not set."""
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     if ours:
         monkeypatch.setenv("GOMP_SPINCOUNT", ours)
@@ -73,7 +73,7 @@ def test_environment_of_a_child_is_ours_before_its_defaults(ours: str | None, mo
 
 
 def test_stopping_follows_the_order_and_kills_after_the_deadline() -> None:
-    """Groups end one after the other; who ignores SIGTERM is killed and named."""
+    """Groups end one after the other; a child that ignores SIGTERM is killed and named."""
     with Supervisor(lambda *_: None) as supervisor:
         first = supervisor.start(Child("first", [sys.executable, "-c", STUBBORN]))
         second = supervisor.start(python(SLEEP, "second"))

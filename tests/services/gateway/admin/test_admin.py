@@ -88,7 +88,7 @@ def test_a_prompt_is_published_listed_and_taken_back(admin: Admin) -> None:
 
 
 def test_members_join_and_leave(admin: Admin) -> None:
-    """A member is one whoever asks; leaving gives the group another generation."""
+    """A member is one for every caller; leaving gives the group another generation."""
     assert admin.http.put("/admin/groups/sales/members/ann").json()["data"] == [
         {"object": "member", "group": "sales", "tenant": "ann", "generation": 1}
     ]

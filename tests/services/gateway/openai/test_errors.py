@@ -102,7 +102,7 @@ def test_a_wrong_request_is_answered_400(
 
 
 def test_neutral_and_unknown_parameters_are_accepted(gateway: GatewayProcess, engine: PeerEngine) -> None:
-    """Values that change nothing, nulls and fields that nobody knows do not disturb."""
+    """Values that change nothing, nulls and unknown fields do not disturb."""
     body = chat(
         presence_penalty=0, frequency_penalty=0.0, logit_bias={}, response_format={"type": "text"}, stop=None, n=None,
         repetition_penalty=1.0, service_tier="auto", metadata={"a": "b"}, something_new=[1], user="u", seed=None,

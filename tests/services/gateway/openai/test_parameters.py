@@ -24,7 +24,7 @@ from tests.support.peer_engine import PeerEngine
 from tests.support.repository import ROOT
 
 PAGE = ROOT / "docs" / "operate" / "parameters.md"
-ODD = {"no": "default"}  # a value that is nobody's default
+ODD = {"no": "default"}  # a value that is no parameter's default
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
@@ -34,7 +34,7 @@ def test_the_page_is_made_of_the_table() -> None:
 
 
 def test_what_is_served_is_a_field_of_its_body_and_nothing_else_is() -> None:
-    """Table and bodies agree, so that nothing known is taken for a field that nobody knows."""
+    """Table and bodies agree, so that nothing known is taken for an unknown field."""
     for api, body in ((CHAT, ChatBody), (PLAIN, CompletionBody)):
         assert set(body.model_fields) == {row.name for row in PARAMETERS if api in row.served}
     assert len(PARAMETERS_BY_NAME) == len(PARAMETERS)

@@ -20,7 +20,7 @@ class Fixed(Weights):
 
 
 def filled(admission: Admission, order: str) -> Counter[str]:
-    """Who waits after these arrivals."""
+    """The tenants that wait after these arrivals."""
     waiting = Counter[str]()
     for tenant in order:
         if not admission.refuses(tenant, waiting):
@@ -45,7 +45,7 @@ def test_only_the_tenant_that_fills_it_is_refused() -> None:
     st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 500)),
 )
 def test_any_arrivals(order: str, size: int, weights: dict[str, int]) -> None:
-    """The first of a tenant is never refused, nobody is while there is place, and what waits is bounded."""
+    """The first of a tenant is never refused, none is while there is place, and what waits is bounded."""
     admission, waiting = Admission(size, Fixed(weights)), Counter[str]()
     for tenant in order:
         refused = admission.refuses(tenant, waiting)

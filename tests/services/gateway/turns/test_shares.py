@@ -1,4 +1,4 @@
-"""Shares: bounds hold, tenants take turns, and who leaves takes nothing along."""
+"""Shares: bounds hold, tenants take turns, and a request that leaves takes nothing along."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def shares(total: int, each: int, most_waiting: int = 100, wait_s: float = 10.0)
 
 
 async def settle() -> None:
-    """Let everybody go on who can."""
+    """Let all tasks go on that can."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -52,7 +52,7 @@ def test_tenants_take_turns() -> None:
 
 
 def test_a_large_part_is_not_overtaken_for_ever() -> None:
-    """When its turn has come, what is free is kept for it; a tenant at its own bound keeps nobody else waiting."""
+    """When its turn has come, what is free is kept for it; a tenant at its own bound keeps no other waiting."""
 
     async def run() -> list[str]:
         it, order = shares(10, 8), list[str]()
