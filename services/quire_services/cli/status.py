@@ -20,6 +20,8 @@ from quire_services.process.kvstore_call import answer_of
 from .tenant import tenants_table
 from .text_table import prompts_table, text_table
 
+STATUS_TIMEOUT_S = 3.0  # containers are asked for their health by this command, and are given five
+
 
 def main(argv: list[str]) -> int:
     """Entry of ``quire status``; returns the exit code."""
@@ -29,7 +31,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--session", metavar="NAME", help="only whether this session is ready (exit code 1 if not)")
     arguments = parser.parse_args(argv)
     run_dir = flags.read_config(parser, arguments).run_dir
-    answer = answer_of(parser.prog, run_dir, lambda reader: (reader.stats(), reader.tenants()))
+    answer = answer_of(parser.prog, run_dir, lambda reader: (reader.stats(), reader.tenants()), STATUS_TIMEOUT_S)
     if answer is None:
         return 1
     stats, tenants = answer

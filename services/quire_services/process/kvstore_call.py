@@ -30,10 +30,12 @@ def kvstore_reader(run_dir: Path, timeout_s: float) -> Iterator[KVReader]:
         yield reader
 
 
-def answer_of(command: str, run_dir: Path, question: Callable[[KVReader], _T]) -> _T | None:
+def answer_of(
+    command: str, run_dir: Path, question: Callable[[KVReader], _T], timeout_s: float = ANSWER_TIMEOUT_S
+) -> _T | None:
     """The kvstore's answer to a command's question; None after saying in one line on stderr why there is none."""
     try:
-        with kvstore_reader(run_dir, ANSWER_TIMEOUT_S) as reader:
+        with kvstore_reader(run_dir, timeout_s) as reader:
             return question(reader)
     except (KvstoreUnreachable, FileNotFoundError) as error:
         complaint = f"no kvstore answers in {run_dir}: {error}"
