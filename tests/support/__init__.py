@@ -21,7 +21,8 @@ Clients and servers:
 The kvstore without processes:
 
 - ``store``: all ops as methods over one state.
-- ``driver``, ``scrubbing_driver``: sequences over a store, with an arena whose content is checked.
+- ``driver``: sequences over a store, with an arena whose content is checked.
+- ``side_socket``: connections and the deaths of processes, as objects.
 - ``frame_fuzzer``, ``slow_disk``: damaged requests; a disk that saves when it is told to.
 
 Memory and models:
