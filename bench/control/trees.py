@@ -5,6 +5,8 @@ tree's kvstore and client run the cases of ``quire bench control`` with their ow
 the machine disturbs even CPU times, so the trees take turns of a few milliseconds, many for each case: a ratio is taken
 within each pair of turns, of the CPU time of engine and kvstore together, and the median over the pairs counts.
 
+Both kvstores run on one core and both clients on another, so that neither tree has the better place.
+
 A tree from before ``attach`` was measured lacks that case: its client needs ``case_attach`` of ours.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -102,16 +105,31 @@ def _pairs(name: str, case: Case, sides: tuple[Side, Side], pairs: int) -> dict[
 
 
 @contextlib.contextmanager
+def _started_on(core: int) -> Iterator[None]:
+    """Processes that are started meanwhile stay on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
 def _side(tree: Path, blocks: int, block_size: int) -> Iterator[Side]:
     """A tree's client, on a kvstore of that tree."""
     python = sys.executable if tree == ROOT else str(tree / ".venv" / "bin" / "python")
     module = next((name for name in SIDE_MODULES if (tree / f"{name.replace('.', '/')}.py").is_file()), None)
     if module is None or not Path(python).exists():
         raise SideError(f"{tree} is no source tree of Quire with a .venv")
-    with KVProcess(blocks, block_size, python=python) as kvstore:
+    cores = sorted(os.sched_getaffinity(0))
+    with contextlib.ExitStack() as stack:
+        with _started_on(cores[0]):
+            kvstore = stack.enter_context(KVProcess(blocks, block_size, python=python))
         command = [python, "-m", module, str(kvstore.directory), str(kvstore.pid)]
-        with Side(tree.name, command, {"PYTHONPATH": str(tree)}, tree) as side:
-            yield side
+        with _started_on(cores[-1]):
+            side = stack.enter_context(Side(tree.name, command, {"PYTHONPATH": str(tree)}, tree))
+        yield side
 
 
 def _rows(name: str, this: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, Pair]]:
