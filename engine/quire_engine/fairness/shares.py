@@ -5,8 +5,9 @@ the least (virtual token counters: Sheng et al., "Fairness in Serving Large Lang
 leave goes to a tenant that has work, so a lone tenant gets all.
 
 Invariant: a tenant that begins to want work stands no lower than the lowest that wants some already, or, if there is
-none, than the one that wanted some last. So nothing is saved up by idling, and between two that want work all the time
-the counters are never further apart than one piece of work.
+none, than the one that wanted some last. One that only waits for a batch slot stands no lower than the lowest that has
+a prompt in the batch. So nothing is saved up by idling or behind a full batch, and between two that can be given work
+all the time the counters are never further apart than one piece of work.
 
 Work of no tenant ("") is counted nowhere. Pure arithmetic.
 """
@@ -53,6 +54,13 @@ class Shares:
         if tenant in self._wanting:
             self._wanting.remove(tenant)
             self._last = tenant
+
+    def lift(self, blocked: Iterable[str], served: Iterable[str]) -> None:
+        """Tenants in ``blocked`` want work and have no slot for it; those in ``served`` have, and go on."""
+        floor = min((self.counter(tenant) for tenant in served if tenant), default=0.0)
+        for tenant in blocked:
+            if tenant and self.counter(tenant) < floor:
+                self._counters[tenant] = floor
 
     def charge(self, tenant: str, tokens: int) -> None:
         """A tenant was given so many tokens of work."""

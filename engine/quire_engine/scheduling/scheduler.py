@@ -174,6 +174,9 @@ class Scheduler:
                 plan.admits.append(sequence)
             budget -= cost
             turns.next(tenant, cost)
+        if not left:  # none that only waits saves up what others use meanwhile
+            served = {sequence.request.tenant for sequence in (*prompts, *plan.admits)}
+            self.shares.lift(set(self.waiting.tenants()) - served, served)
 
     def _grant(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
         """Grant a running sequence what it can use of ``budget``; returns how much that is."""

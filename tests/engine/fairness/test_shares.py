@@ -64,6 +64,26 @@ def test_a_tenant_that_only_decodes_is_not_in_debt_for_it() -> None:
     assert work["a"] >= 0.4 * work.total()
 
 
+def test_waiting_behind_a_full_batch_saves_nothing_up() -> None:
+    """A tenant with its portion of the slots, and more requests that wait for one, holds down no counter: another that
+    used the budget meanwhile is not in debt for it when a third one comes."""
+    loop = Loop()
+    loop.scheduler.shares.weigh("full", 400)
+    for _ in range(9):
+        loop.ask("full", 1, 10_000)
+    for _ in range(100):
+        loop.ask("busy", 40, 1)
+    for _ in range(60):
+        loop.step()
+    before = loop.work.copy()
+    for _ in range(100):
+        loop.ask("new", 40, 1)
+    for _ in range(60):
+        loop.step()
+    served = loop.work - before
+    assert abs(served["busy"] - served["new"]) <= 80
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     weights=st.tuples(WEIGHTS, WEIGHTS),

@@ -9,9 +9,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from tests.support.bare_loop import Loop
+from tests.support.bare_loop import BUDGET, Loop
 
 TENANTS = st.sampled_from("abcd")
+LEAST, MOST = 50, 400  # weights
+# Two that want work are never further apart than one piece of it, each by its weight: a tenant of the least weight
+# waits while each of the three others, of the most, is given the worth of its last piece, and one of its own.
+UNSERVED_TOKENS = 3 * BUDGET * (MOST // LEAST + 1)
 AT_LAST = 3000  # steps, many times what all that is asked for takes
 
 
@@ -21,9 +25,10 @@ class Tenants(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = Loop()
-        self.without = Counter[str]()  # steps that a tenant has waited for and got nothing
+        self.without = Counter[str]()  # tokens that others were given while a tenant waited and got nothing
+        self.gave_up = set[str]()  # tenants that a shortage took blocks from, until they are served again
 
-    @rule(tenant=TENANTS, weight=st.integers(50, 400))
+    @rule(tenant=TENANTS, weight=st.integers(LEAST, MOST))
     def weigh(self, tenant: str, weight: int) -> None:
         """An operator changes a weight."""
         self.loop.scheduler.shares.weigh(tenant, weight)
@@ -58,18 +63,22 @@ class Tenants(RuleBasedStateMachine):
             assert gave is not None
             assert not (several and gave is oldest)
             gave.drop_blocks()
+            self.gave_up.add(gave.request.tenant)
 
     @rule(steps=st.integers(1, 30))
     def step(self, steps: int) -> None:
-        """Some steps; a tenant that waits is served soon, unless admissions are held after a shortage."""
+        """Some steps; a tenant that waits is served soon, unless it lost its blocks or admissions are held for them."""
         for _ in range(steps):
             held, before = self.loop.holds, self.loop.work.copy()
             self.loop.step()
             served = self.loop.work - before
             for tenant in "abcd":
+                if served[tenant]:
+                    self.gave_up.discard(tenant)
                 waits = bool(self.loop.scheduler.waiting.of(tenant)) and not served[tenant] and not held
-                self.without[tenant] = self.without[tenant] + 1 if waits else 0
-                assert self.without[tenant] <= 8, tenant
+                waits = waits and tenant not in self.gave_up
+                self.without[tenant] = self.without[tenant] + served.total() if waits else 0
+                assert self.without[tenant] <= UNSERVED_TOKENS, tenant
 
     def teardown(self) -> None:
         """All comes to an end, and no tenant is remembered as wanting work."""
