@@ -77,7 +77,7 @@ def agents_of_all_tenants(stack: DemoStack) -> tuple[list[Answer], int]:
 
 def conduct(stack: DemoStack) -> Measured:
     """Send all requests, in the order that the table tells of."""
-    title("The first agent brings the published system prompt: nobody has computed it yet")
+    title("The first agent brings the published system prompt: it is not computed yet")
     first = ask(stack, TENANTS[0], f"{TENANTS[0]}-0", words(99, PRIVATE_WORDS))
     print(f"{first.engine} computed {first.computed} prompt tokens, first token after {first.ttft * 1000:.0f} ms")
 

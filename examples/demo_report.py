@@ -9,7 +9,7 @@ from quire_proto.messages import Found, Stats
 
 
 class Paint:
-    """Colours, or none where nobody would see them."""
+    """Colours, or none where the output is no terminal."""
 
     def __init__(self, on: bool) -> None:
         self._on = on

@@ -56,7 +56,7 @@ def pythons() -> list[str]:
 
 
 def way() -> dict[str, str]:
-    """The environment for uv: no source that anybody configured, pip's certificates and proxy by the names uv reads."""
+    """The environment for uv: no source that was configured, pip's certificates and proxy by the names uv reads."""
     sources = re.compile("UV_(?!HTTP_)")
     plain = {name: value for name, value in environment().items() if not sources.match(name)}
     for name, ours in (("PIP_CERT", "SSL_CERT_FILE"), ("PIP_PROXY", "ALL_PROXY")):

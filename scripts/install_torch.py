@@ -2,7 +2,7 @@
 
 PyPI's torch for Linux is the CUDA build: with the packages it requires more than 2 GB that a machine without a GPU
 never uses. So pip is asked first what it would install as it is configured. If that needs no CUDA (a wheel or an index
-that somebody has set up), it is taken; otherwise the wheel comes from the index in TORCH_INDEX and from nowhere else.
+that was set up), it is taken; otherwise the wheel comes from the index in TORCH_INDEX and from nowhere else.
 
 TORCH_INDEX: URL of an index with the wanted build, by default PyTorch's of CPU wheels; empty: as pip is configured.
 

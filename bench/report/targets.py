@@ -18,7 +18,7 @@ from bench.processes.side import SideError
 from . import figures
 from .figures import Report, table
 
-PROMPT_ONCE = ("shared-prompt", "herd")  # workloads of one prompt that isolated tenants compute each for himself
+PROMPT_ONCE = ("shared-prompt", "herd")  # workloads of one prompt that isolated tenants compute each for themselves
 RATE, FIRST, PROMPT = "output_tokens_per_s", "ttft_p50_s", "prompt_kv_mib"
 WHOLE = 0.005  # an eighth measured as 0.1253 is an eighth
 

@@ -1,9 +1,10 @@
 """Time to first token tells no tenant what another has asked.
 
-A prober sends, in random order, a prompt that its victim has just sent and one that nobody has: the pair's difference
-is what it can learn. The verdict is that of ``medians``: the two are the *same* if the whole 99.9 % interval of the
-median difference lies within a quarter of what a hit saves, measured in the same pairs. The same procedure must find
-them *different* where both tenants may share the victim's prompt: a test that cannot see a hit proves nothing.
+A prober sends, in random order, a prompt that its victim has just sent and one that no tenant has: the pair's
+difference is what it can learn. The verdict is that of ``medians``: the two are the *same* if the whole 99.9 %
+interval of the median difference lies within a quarter of what a hit saves, measured in the same pairs. The same
+procedure must find them *different* where both tenants may share the victim's prompt: a test that cannot see a hit
+proves nothing.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def test_a_request_socket_gets_the_first_batch(streams: list[Stream], tmp_path: 
 
 
 def test_one_who_asks_and_never_reads_stops_nobody(streams: list[Stream], tmp_path: Path) -> None:
-    """His answers are dropped at the socket's limit; others are served, and the store's thread never waits."""
+    """Its answers are dropped at the socket's limit; others are served, and the store's thread never waits."""
     stream = start(streams, tmp_path, buffer=100)
     stream.store(200)
     deaf = stream.subscribe()

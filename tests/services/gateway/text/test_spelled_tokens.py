@@ -102,7 +102,7 @@ def test_turns_of_tokens_that_are_not_special(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_comes_back_has_the_tokens_it_was(tmp_path: Path) -> None:
-    """What an assistant calls tools with is its own; from anybody else, and of tools' answers, it is text."""
+    """What an assistant calls tools with is its own; from any other role, and of tools' answers, it is text."""
     made = encoder(tmp_path, TEMPLATE)
     opens, result = "<tool\u2581calls>", "<tool\u2581outputs>"
     made.backend.add_tokens([AddedToken(opens, normalized=False), AddedToken(result, normalized=False)])
