@@ -18,7 +18,7 @@ from openai import OpenAI
 
 from examples.demo_report import Answer, Measured, Paint, report
 from examples.demo_stack import PROMPT_WORDS, TENANTS, DemoStack, key_of, running, words
-from quire_proto.messages import Stats
+from quire_kv import Stats
 
 AGENTS_PER_TENANT = 3
 PRIVATE_WORDS = 90

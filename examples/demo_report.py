@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from examples.demo_stack import BLOCK_SIZE, BLOCKS, ENGINES
-from quire_proto.messages import Found, Stats
+from quire_kv import Found, Stats
 
 
 class Paint:

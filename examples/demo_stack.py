@@ -20,8 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from quire_proto.client.client import KVReader
-from quire_proto.messages import Found, Stats
+from quire_kv import Found, KVReader, Stats
 from quire_services.stack.child import die_with
 
 TENANTS = ("atlas", "borea", "cairn")

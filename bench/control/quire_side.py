@@ -23,7 +23,7 @@ from quire_engine.kv.sequence_limits import longest
 from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from quire_engine.sequences.sequence import Request, Sequence
 from quire_engine.sequences.step_plan import StepPlan, Work
-from quire_proto.client.client import KVClient
+from quire_kv import KVClient
 from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.wire.u32 import pack_u32
 from quire_services.process.gc_tuning import tune_gc

@@ -27,9 +27,8 @@ from quire_engine.model.runner import Runner
 from quire_engine.scheduling.front import Front
 from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
-from quire_proto.client.client import KVClient
+from quire_kv import KVClient, Layout
 from quire_proto.gateway_link import Generate, Outputs
-from quire_proto.wire.layout import Layout
 
 
 @dataclass(slots=True)

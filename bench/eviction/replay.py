@@ -30,6 +30,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from quire_kv import OK, Allocate, Seal, Step
 from quire_kvstore.blocks.eviction import EvictionPolicy
 from quire_kvstore.blocks.policies import POLICIES, make_policy
 from quire_kvstore.ops import lifecycle
@@ -39,7 +40,7 @@ from quire_kvstore.ops.slices import finish
 from quire_kvstore.ops.step import step
 from quire_kvstore.sessions.session import Peer, Session
 from quire_kvstore.state import State
-from quire_proto.messages import OK, Allocate, Free, Seal, Step
+from quire_proto.messages import Free
 from quire_proto.wire.digests import DIGEST_BYTES, ROOT_PARENT
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.input_files import one_line, read_bytes

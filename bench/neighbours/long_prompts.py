@@ -22,9 +22,9 @@ from pathlib import Path
 from bench.processes.kvprocess import KVProcess
 from bench.processes.side import ROOT
 from bench.report.figures import Report, percentile, say, table
+from quire_kv import KVClient
 from quire_kvstore.blocks.policies import POLICIES
 from quire_proto import messages as m
-from quire_proto.client.client import KVClient
 from quire_proto.wire.u32 import pack_u32
 
 from .turns import longest_turns

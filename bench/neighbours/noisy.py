@@ -22,6 +22,7 @@ from heapq import heappop, heappush
 from bench.load.trace_format import Request
 from bench.load.traces import KINDS, generate
 from bench.report.figures import Report, percentile, say, table
+from quire_kv import NO_SPACE, OK, Allocate, Seal, Step
 from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.ops import lifecycle
 from quire_kvstore.ops.allocate import allocate
@@ -32,7 +33,7 @@ from quire_kvstore.server.quota import declare
 from quire_kvstore.sessions.session import Peer
 from quire_kvstore.state import State
 from quire_kvstore.tenants.quotas import Quota
-from quire_proto.messages import NO_SPACE, OK, Allocate, Free, Seal, Step
+from quire_proto.messages import Free
 from quire_proto.wire.digests import DIGEST_BYTES, split
 from quire_proto.wire.u32 import pack_u32
 

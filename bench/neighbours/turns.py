@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
+from quire_kv import Layout
 from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.service import Service
@@ -20,7 +21,6 @@ from quire_proto import messages as m
 from quire_proto.wire.codec import to_map
 from quire_proto.wire.envelope import Request, decode_reply
 from quire_proto.wire.handles import ShmHandle
-from quire_proto.wire.layout import Layout
 from quire_proto.wire.u32 import pack_u32
 from quire_services.process.gc_tuning import tune_gc
 

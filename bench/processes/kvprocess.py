@@ -17,9 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from quire_proto.client.client import KVReader
-from quire_proto.wire.errors import QuireError
-from quire_proto.wire.layout import Layout
+from quire_kv import KVReader, Layout, QuireError
 
 START_S = 20.0
 STOP_S = 10.0

@@ -26,7 +26,7 @@ from bench.processes.side import OutOfTime, SideError
 from bench.report.figures import Report, machine, say
 from bench.report.plots import bars
 from quire_engine.model.model import load_model
-from quire_proto.wire.errors import QuireError
+from quire_kv import QuireError
 
 from .samples import OURS, Failure, Samples
 from .sides import Answers, Sides

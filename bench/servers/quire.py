@@ -15,8 +15,7 @@ from typing import Any
 
 from bench.load.agents import TENANTS
 from bench.load.generator import Endpoint
-from quire_proto.client.client import KVReader
-from quire_proto.messages import Stats
+from quire_kv import KVReader, Stats
 
 from .server import HOST, Server, free_port, status
 

@@ -25,7 +25,7 @@ from typing import IO, Any, Self
 
 from bench.load.generator import Endpoint
 from bench.processes.side import SideError
-from quire_proto.wire.errors import QuireError
+from quire_kv import QuireError
 
 START_S = 400.0  # a compiling server on a busy machine
 STOP_S = 20.0

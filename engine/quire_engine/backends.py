@@ -20,8 +20,8 @@ from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.kv.attach import arena_of
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner
-from quire_proto.client.client import KVClient
-from quire_proto.wire.layout import E4M3, Layout
+from quire_kv import KVClient, Layout
+from quire_proto.wire.layout import E4M3
 
 AUTO, CPU, TRITON = "auto", "cpu", "triton"
 

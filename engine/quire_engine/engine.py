@@ -41,9 +41,8 @@ from quire_engine.scheduling.token_output import TokenOutput
 from quire_engine.scheduling.waiters import Waiters
 from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import StepPlan, Work
-from quire_proto.client.client import KVClient
+from quire_kv import DeviceFault, KVClient, LayoutMismatch, LocalError, NameTaken, QuireError
 from quire_proto.gateway_link import Abort, Generate, Load
-from quire_proto.wire.errors import DeviceFault, LayoutMismatch, LocalError, NameTaken, QuireError
 
 IDLE_S = 0.2
 REATTACH_S = 0.05

@@ -21,8 +21,8 @@ An engine says everything about a scheduler step in one message: ``StepBuilder``
 back what running work still names, ``client.step`` sends it, ``results`` pairs the reply. There an item that was not
 done is a result: its code is ``OK`` or one of the other item codes.
 
-Needs pyzmq and msgpack, nothing else. What travels is in PROTOCOL.md. Everything public of the library is here; the
-modules of ``quire_proto`` behind it may change.
+Needs pyzmq and msgpack, nothing else. What travels is in PROTOCOL.md. Everything public of the library is here, and
+Quire's own engine uses it in this way; the modules of ``quire_proto`` behind it may change.
 """
 
 from quire_proto import __version__

@@ -23,8 +23,7 @@ import torch
 
 from bench.report.figures import say
 from quire_engine.kv.attach import arena_of, gpu_uuid, quiesce
-from quire_proto.client.client import KVClient
-from quire_proto.wire.errors import NoSpace, QuireError
+from quire_kv import KVClient, NoSpace, QuireError
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 
 SHARE = 0.4  # of the pool at a time

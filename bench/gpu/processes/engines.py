@@ -23,7 +23,7 @@ from bench.gpu.processes.link import EngineAnswer
 from bench.gpu.processes.stack import Stack, wait_for, write_model
 from bench.models.tiny import FIRST_WORD
 from bench.report.figures import say
-from quire_proto.client.client import KVReader
+from quire_kv import KVReader
 from tests.support.reference import Reference
 
 VOCAB, TOKENS, ENGINES = 256, 8, ("engine-1", "engine-2")

@@ -19,9 +19,7 @@ from typing import Any, Self
 
 from bench.gpu.processes.link import Gateway
 from quire_engine.checkpoint.layout import layout_of
-from quire_proto.client.client import KVReader
-from quire_proto.messages import Stats
-from quire_proto.wire.errors import QuireError
+from quire_kv import KVReader, QuireError, Stats
 
 START_S = 90.0
 STOP_S = 10.0

@@ -17,7 +17,7 @@ import json
 from io import BufferedReader
 from pathlib import Path
 
-from quire_proto.wire.layout import DTYPE_BYTES, Layout
+from quire_kv import DTYPE_BYTES, Layout
 
 from .architecture import ModelRefused, canonical, kv_shape, max_positions, read_config, rope_json
 from .kv_scales import scales_identity

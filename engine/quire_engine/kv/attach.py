@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from quire_proto.client.client import KVClient
+from quire_kv import KVClient
 from quire_proto.wire.layout import E4M3
 
 ARENA_DTYPES = {

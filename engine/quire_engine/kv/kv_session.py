@@ -17,8 +17,7 @@ import numpy as np
 
 from quire_engine.sequences.sequence import Request, Sequence
 from quire_engine.sequences.step_plan import StepPlan, Work
-from quire_proto.client.client import KVClient
-from quire_proto.messages import (
+from quire_kv import (
     CLAIMED,
     CONFLICT,
     NO_SPACE,
@@ -26,15 +25,18 @@ from quire_proto.messages import (
     RETRY,
     Allocate,
     Allocated,
+    KVClient,
+    QuireError,
+    Results,
+    RetireList,
     Step,
+    StepBuilder,
     Stepped,
     Wait,
     Waited,
+    results,
 )
-from quire_proto.step.retire import RetireList
-from quire_proto.step.step_builder import Results, StepBuilder, results
 from quire_proto.wire.digests import DIGEST_BYTES, split
-from quire_proto.wire.errors import QuireError
 from quire_proto.wire.u32 import unpack_rows, unpack_u32
 
 from .known_digests import KnownDigests

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quire_engine.sequences.sequence import Request
-from quire_proto.client.client import KVClient
+from quire_kv import KVClient
 
 
 def longest(client: KVClient, request: Request) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from quire_engine.sequences.sequence import Sequence
-from quire_proto.messages import NO_SPACE, Allocated, Shortage
+from quire_kv import NO_SPACE, Allocated, Shortage
 
 AT_LIMIT, OVER_LIMIT, NO_ROOM = "no_space", "over_limit", "no_room"  # codes of errors; only the second says never
 LIMIT = "limit"  # scope of a shortage that only the tenant's own requests can end

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.model.runner import Drawn, Launched, Runner
 from quire_engine.sequences.step_plan import Work
-from quire_proto.wire.errors import QuireError
+from quire_kv import QuireError
 
 
 @dataclass(frozen=True, slots=True)

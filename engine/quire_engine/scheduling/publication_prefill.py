@@ -18,10 +18,8 @@ import structlog
 
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.sequences.sequence import BACKGROUND, Request, Sequence
+from quire_kv import DomainChain, NotFound, Publication
 from quire_proto.gateway_link import Sampling
-from quire_proto.messages import Publication
-from quire_proto.step.token_chain import DomainChain
-from quire_proto.wire.errors import NotFound
 from quire_proto.wire.u32 import unpack_u32
 
 from .scheduler import Scheduler

@@ -20,8 +20,7 @@ from queue import Empty, SimpleQueue
 from quire_engine.fairness.slots import branches
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.sequences.sequence import Sequence
-from quire_proto.messages import Wait, Waited
-from quire_proto.wire.errors import QuireError
+from quire_kv import QuireError, Wait, Waited
 
 from .scheduler import Scheduler
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from quire_kv import DomainChain
 from quire_proto.gateway_link import Generate, Sampling
-from quire_proto.step.token_chain import DomainChain
 from quire_proto.wire.u32 import unpack_u32
 
 from .sample_row import SampleRow

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from quire_proto.messages.sharing import Groups
+from quire_kv import Groups
 from quire_services.process import flags
 from quire_services.process.kvstore_call import print_answer
 

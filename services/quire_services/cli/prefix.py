@@ -13,7 +13,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 from pathlib import Path
 
-from quire_proto.client.client import KVReader
+from quire_kv import KVReader
 from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.loader import IDENTIFIER

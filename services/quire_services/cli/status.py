@@ -11,8 +11,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from quire_proto.messages import Stats
-from quire_proto.messages.tenants import Tenants
+from quire_kv import Stats, Tenants
 from quire_services.gateway.published_prompts.prompt_row import prompt_row
 from quire_services.process import flags
 from quire_services.process.kvstore_call import answer_of

@@ -10,8 +10,7 @@ import json
 from argparse import ArgumentTypeError, Namespace
 from dataclasses import asdict
 
-from quire_proto.client.client import KVReader
-from quire_proto.messages.tenants import TenantUsage
+from quire_kv import KVReader, TenantUsage
 from quire_services.config.input_files import one_line
 from quire_services.config.loader import MAX_NUMBER
 from quire_services.process import flags

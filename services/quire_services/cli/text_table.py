@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from quire_proto.messages import Publication
+from quire_kv import Publication
 
 
 def text_table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> str:

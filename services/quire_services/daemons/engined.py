@@ -31,10 +31,8 @@ from quire_engine.model.selftest.selftest import self_test
 from quire_engine.scheduling.front import Front
 from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
-from quire_proto.client.client import KVClient
+from quire_kv import DeviceFault, KVClient, Layout, QuireError
 from quire_proto.gateway_link import Hello
-from quire_proto.wire.errors import DeviceFault, QuireError
-from quire_proto.wire.layout import Layout
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.settings import Config
 from quire_services.config.socket_names import GATEWAY_SOCKET

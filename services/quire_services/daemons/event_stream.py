@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from quire_kv import Events
 from quire_kvstore.events.catalogue import ALL_TOKENS, Form
 from quire_kvstore.events.publisher import Endpoints, EventsError, Publisher
 from quire_kvstore.server.service import Service
 from quire_kvstore.sharing.change_log import Journal
-from quire_proto.messages import Events
 from quire_proto.wire.handles import ShmHandle
 from quire_services.config.settings import KvstoreSettings
 from quire_services.config.socket_names import EVENTS_SOCKET, REPLAY_SOCKET

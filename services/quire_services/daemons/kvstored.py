@@ -22,6 +22,7 @@ from typing import Any
 
 import structlog
 
+from quire_kv import Layout
 from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.events.publisher import EventsError
 from quire_kvstore.host.arena import Arena, ArenaError, Roster, ShmArena, check_capacity
@@ -41,7 +42,6 @@ from quire_kvstore.state import State
 from quire_proto import __version__
 from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_proto.wire.codec import CodecError, from_map
-from quire_proto.wire.layout import Layout
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
 from quire_services.config.settings import Config, KvstoreSettings
 from quire_services.process import flags, logs, reason

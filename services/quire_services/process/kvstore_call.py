@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from quire_proto.client.client import KVReader
+from quire_kv import KVReader, KvstoreUnreachable, QuireError
 from quire_proto.client.socket import KVSTORE_SOCKET
-from quire_proto.wire.errors import KvstoreUnreachable, QuireError
 from quire_services.config.input_files import one_line
 
 ANSWER_TIMEOUT_S = 5.0

@@ -12,8 +12,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from quire_proto.messages import Stats
-from quire_proto.wire.errors import QuireError
+from quire_kv import QuireError, Stats
 from quire_services.process.kvstore_call import kvstore_reader
 
 from .child import Child

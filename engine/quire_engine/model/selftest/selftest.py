@@ -26,7 +26,8 @@ from quire_engine.checkpoint.architecture import ModelRefused, layer_window
 from quire_engine.checkpoint.kv_scales import FILE, KvScales
 from quire_engine.kv.attach import ARENA_DTYPES
 from quire_engine.model.model import Model
-from quire_proto.wire.layout import E4M3, Layout
+from quire_kv import Layout
+from quire_proto.wire.layout import E4M3
 
 from .eager import Modules, Probe, Reference, hooks, judge, logits_tolerance, reference
 from .stored_content import StoredContent

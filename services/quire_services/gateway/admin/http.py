@@ -23,9 +23,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from quire_proto.client.client import KVReader
-from quire_proto.messages.sharing import Groups
-from quire_proto.wire.errors import BadRequest, Conflict, NotFound, NotPermitted, QuireError, RemoteError
+from quire_kv import BadRequest, Conflict, Groups, KVReader, NotFound, NotPermitted, QuireError, RemoteError
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.loader import IDENTIFIER
 from quire_services.gateway.generate import Gateway

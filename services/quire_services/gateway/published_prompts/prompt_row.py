@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire_proto.messages import Publication
+from quire_kv import Publication
 
 
 def prompt_row(publication: Publication) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import asyncio
 from pathlib import Path
 
 from quire_engine.fairness.shares import WEIGHT
-from quire_proto.wire.errors import QuireError
+from quire_kv import QuireError
 from quire_services.process.kvstore_call import kvstore_reader
 
 WEIGHTS_POLL_S = 1.0
