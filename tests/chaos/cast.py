@@ -18,10 +18,9 @@ from typing import Any
 from quire_proto.client.client import KVReader
 from quire_proto.messages import SessionInfo, Stats
 from quire_proto.wire.errors import QuireError
-from tests.chaos.engine import PUBLISHED
+from tests.chaos.engine import LAYOUT, PUBLISHED
 from tests.support.kvstore import Kvstore
 from tests.support.repository import child_environ
-from tests.support.stamped_arena import LAYOUT
 from tests.support.waits import wait_for
 
 LEASE_MS, GRACE_MS, BLOCKS = 1000, 500, 192

@@ -25,12 +25,14 @@ from quire_proto.step.retire import RetireList
 from quire_proto.step.step_builder import Results, StepBuilder, results
 from quire_proto.step.token_chain import DomainChain
 from quire_proto.wire.errors import QuireError
+from quire_proto.wire.layout import Layout
 from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 from tests.proofs.extends import extends_of
-from tests.support.stamped_arena import LAYOUT, PUBLIC, Arena, ForeignBytes
+from tests.support.stamped_arena import PUBLIC, ForeignBytes, StampedArena
 
 FOREIGN = 3
 ROWS, PROMPT, GROW, PAUSE_S = 6, 40, 6, 0.002
+LAYOUT = Layout("chaos", "w0", "{}", "", "float32", 4, 1, 1, 8)
 SIZE = LAYOUT.block_size
 PUBLISHED = list(range(10))
 
@@ -82,7 +84,7 @@ class Engine:
 
     def __init__(self, client: KVClient, rng: random.Random, counts: Counts) -> None:
         self.client, self.rng, self.counts = client, rng, counts
-        self.arena = Arena(client.map(), client.num_blocks)
+        self.arena = StampedArena.mapped(client.map(), LAYOUT, client.num_blocks)
         self.retire = RetireList()
         self.builder = StepBuilder(self.retire)
         self.rows: dict[int, Row] = {}
@@ -114,13 +116,13 @@ class Engine:
             self.arena.copy(src, dst, slots)
             self.retire.copy_done(self.step, copy_id)
         row.copies = []
-        self.arena.read(row.table, row.tokens, row.fill, row.tenant, row.shared)
+        self.arena.read(row.table, row.tokens, row.fill, {row.tenant: row.fill, PUBLIC: row.shared})
         self.counts.blocks_read += -(-row.fill // SIZE)
         upto = min(row.writable, row.total, row.fill + self.rng.randint(1, 3 * SIZE))
         if upto > row.fill:
             row.chain.append([self.rng.randrange(3) for _ in range(upto - len(row.chain))])
-            owners = [(min(row.shared, upto), PUBLIC), (upto, row.tenant)]
-            self.arena.write(row.table, row.tokens[:upto], row.fill, owners)
+            self.arena.write(row.table, row.tokens, row.fill, min(row.shared, upto), PUBLIC)
+            self.arena.write(row.table, row.tokens, max(row.shared, row.fill), upto, row.tenant)
             self.counts.blocks_written += upto // SIZE - row.fill // SIZE
             row.fill = upto
             self.builder.fill(row.number, row.fill)

@@ -18,8 +18,9 @@ from quire_proto.step.token_chain import DomainChain
 from quire_proto.wire.codec import from_map, to_map
 from quire_proto.wire.envelope import Reply, Request, decode_reply
 from quire_proto.wire.u32 import unpack_rows, unpack_u32
-from tests.proofs.stamps import Slots
+from tests.proofs.domains import Domains
 from tests.proofs.world import SIZE, World
+from tests.support.stamped_arena import StampedArena
 
 KEPT = 12  # frames remembered for resends: more than the window
 
@@ -79,8 +80,8 @@ class Work:
 class Device:
     """What an engine has launched, on the arena of one boot, and what it will give up when that has completed."""
 
-    def __init__(self, slots: Slots) -> None:
-        self.slots = slots
+    def __init__(self, arena: StampedArena, domains: Domains) -> None:
+        self.arena, self.domains = arena, domains
         self.step = -1
         self.retire = RetireList()
         self.work: deque[Work] = deque()
@@ -96,18 +97,18 @@ class Device:
     def run(self) -> Work:
         """The oldest step runs to its end, as the device would do it."""
         work = self.work.popleft()
-        slots, tokens, tenant = self.slots, work.branch.tokens, work.branch.tenant
+        arena, branch = self.arena, work.branch
+        tokens, tenant = branch.tokens, branch.tenant
         for block in work.scrubs:
-            slots.scrub(block)
+            arena.scrub(block)
         for _, src, dst, count in work.copies:
-            slots.copy(src, dst, count)
-        for position in range(work.end):
-            block = work.table[position // SIZE]
-            if position >= work.start:
-                slots.write(block, tenant, tokens, position, work.branch.domain)
-            slots.read(block, tenant, tokens, position)
+            arena.copy(src, dst, count)
+        shared = self.domains.shared(branch.domain, tokens)
+        arena.write(work.table, tokens, work.start, min(shared, work.end), branch.domain)
+        arena.write(work.table, tokens, max(shared, work.start), work.end, tenant)
+        arena.read(work.table, tokens, work.end, self.domains.readable(tenant, tokens))
         for block in work.table[work.start // SIZE : -(-work.end // SIZE)]:
-            slots.clean(block, tenant)
+            arena.check_writers(block, self.domains.of(tenant))
         return work
 
     def seen(self, work: Work) -> None:
@@ -128,7 +129,7 @@ class Engine(Device):
     """A session and its branches."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(world.slots)
+        super().__init__(world.arena, world.domains)
         self.world = world
         self.boot = world.service.boot
         self.id = b""
@@ -186,7 +187,5 @@ class Engine(Device):
         for branch in self.branches.values():
             moved = {dst: src for _, src, dst, _ in branch.copies}
             moved |= {w[2]: w[1] for work in self.work if work.branch is branch for w in work.copies}
-            tokens = branch.tokens
-            for position in range(branch.fill):
-                block = branch.table[position // SIZE]
-                self.slots.read(moved.get(block, block), branch.tenant, tokens, position)
+            table, tokens = [moved.get(block, block) for block in branch.table], branch.tokens
+            self.arena.read(table, tokens, branch.fill, self.domains.readable(branch.tenant, tokens))

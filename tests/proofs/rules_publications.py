@@ -59,7 +59,7 @@ class PublishingRules:
         self.do_publish(name, domain, prompt, tenant)
 
     def do_publish(self, name: str, domain: str, prompt: list[int], tenant: str) -> None:
-        self.world.share(domain, prompt)
+        self.world.domains.share(domain, prompt)
         code = self.model.publish(name, domain, prompt, tenant)
         reply = self.administer("publish", a.Publish(name, domain, pack_u32(prompt), tenant))
         assert reply.code == code
@@ -79,7 +79,7 @@ class PublishingRules:
     def come_or_go(self, tenant: str, joins: bool) -> None:
         """A tenant joins the group, or leaves it."""
         if joins:
-            self.world.entitle(GROUP, tenant)
+            self.world.domains.entitle(GROUP, tenant)
         body = a.Join(tenant, GROUP) if joins else a.Leave(tenant, GROUP)
         assert self.administer("join" if joins else "leave", body).code == ""
         (self.model.joined if joins else self.model.departed)(tenant, GROUP, self.generation())

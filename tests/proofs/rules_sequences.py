@@ -180,11 +180,11 @@ class SequenceRules:
         """Copies owed by a branch run before anything that reads their target: in stream order, all that is queued."""
         queued = [w for w in engine.work if w.branch is branch]
         for block in [block for w in queued for block in w.scrubs] + branch.scrubs:
-            self.world.slots.scrub(block)
+            self.world.arena.scrub(block)
         for _, src, dst, count in [copy for w in queued for copy in w.copies]:
-            self.world.slots.copy(src, dst, count)
+            self.world.arena.copy(src, dst, count)
         for copy_id, src, dst, count in branch.copies:
-            self.world.slots.copy(src, dst, count)
+            self.world.arena.copy(src, dst, count)
             engine.retire.copy_done(engine.step, copy_id)
         branch.copies, branch.scrubs = [], []
 

@@ -95,7 +95,7 @@ class SessionRules:
         for branch in zombie.branches.values():
             first = max(branch.launched, branch.fill)
             for position in range(first, branch.writable):
-                self.world.slots.soil(branch.table[position // SIZE], position % SIZE, branch.tenant)
+                self.world.arena.spoil(branch.table[position // SIZE], position % SIZE, branch.tenant)
 
     @precondition(lambda self: self.zombies())
     @rule(who=PICK)

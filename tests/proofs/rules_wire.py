@@ -85,7 +85,7 @@ class OfferRules:
         others = [e for e in self.active() if e is not engine]
         target = others[whom % len(others)]
         for block in branch.scrubs:
-            self.world.slots.scrub(block)
+            self.world.arena.scrub(block)
         branch.scrubs = []
         offered: h.Offered = engine.ok("offer", h.Offer(number, target.id, lives), h.Offered)
         self.model.offered(engine.id, number, offered.offer, target.id, self.world.now + lives)

@@ -22,9 +22,9 @@ from tests.proofs.engine import Device
 from tests.proofs.sim import Process, Sim
 from tests.proofs.sim_kvstore import SimKvstore
 from tests.proofs.sim_network import Network
-from tests.proofs.stamps import Slots
 from tests.proofs.world import LEASE_MS
 from tests.support.side_socket import Side
+from tests.support.stamped_arena import StampedArena
 
 RESEND_MS, TIMEOUT_MS, GOODBYE_MS, HELLO_MS = 20, 250, 80, 60
 NEVER_S = 50.0
@@ -149,23 +149,23 @@ class SimClient(Process):
         self._next = 1
         self.session, self.beats = Session(), Session()
         self.identity = self.beat_identity = b""
-        side = self.side = Side(self, lambda hello: self.later(1, self._hello, side, hello, self.kvstore.world.slots))
+        side = self.side = Side(self, lambda hello: self.later(1, self._hello, side, hello, self.kvstore.world.arena))
         if self.kvstore.connect(side):
             self.later(HELLO_MS, self._hello, side, b"", None)
         else:
             self.later(10, self._attach_anew)
 
-    def _hello(self, side: Side, hello: bytes, slots: Slots | None) -> None:
+    def _hello(self, side: Side, hello: bytes, arena: StampedArena | None) -> None:
         if side is not self.side or self.session.boot:
             return  # of another connection, or heard already
-        if slots is None or side.closed:
+        if arena is None or side.closed:
             self._hang_up()
             return
         said = decode(hello, len(hello))
         assert isinstance(said, dict)
         self.sim.failpoint("client: connected the side socket", KILL_RARE)
         self.session = Session(said["boot"])
-        self.device = Device(slots)
+        self.device = Device(arena, self.kvstore.world.domains)
         self._reconnect()
         self._deadline = self.sim.now + LEASE_MS
         body = Attach(nonce=self.kvstore.world.fresh_id(), token=said["token"], name=self.name)

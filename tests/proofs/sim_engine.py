@@ -23,8 +23,8 @@ from tests.proofs.sim import Sim
 from tests.proofs.sim_client import READY_STATE, SimClient
 from tests.proofs.sim_kvstore import SimKvstore
 from tests.proofs.sim_network import Network
-from tests.proofs.stamps import PUBLIC
 from tests.proofs.world import SIZE
+from tests.support.stamped_arena import PUBLIC
 
 CYCLE_MS, WORK_MS = (1, 6), (1, 5)
 HANGS, HANGING_MS = 1 / 100, 500  # a step that outlives the lease, and the grace after it

@@ -65,7 +65,7 @@ class Simulation:
         self._every = every
         policy = sim.random.choice(("lru", "density"))
         self.world = World(sim.random.choice((14, 20, 28)), policy, MemoryDir(sim))
-        self.world.share("public", PROMPT)
+        self.world.domains.share("public", PROMPT)
         self.network = Network(sim)
         self.kvstore = SimKvstore(sim, self.world, self._reply)
         self.queue: deque[Task] = deque()

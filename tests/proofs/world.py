@@ -1,4 +1,4 @@
-"""World: a real store behind the real dispatch, with an arena that can be judged, a virtual clock and seeded ids."""
+"""World: a real store behind the real dispatch, with a stamped arena, a virtual clock and seeded ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from quire_kvstore.sessions.session import FENCED, Peer
 from quire_proto.wire.envelope import Reply, decode_reply
 from quire_proto.wire.handles import ShmHandle
 from quire_proto.wire.layout import Layout
-from tests.proofs.stamps import PUBLIC, Slots
+from tests.proofs.domains import Domains
+from tests.support.stamped_arena import StampedArena
 from tests.support.store import Store
 
 SIZE = 2
@@ -45,8 +46,7 @@ class World:
     ) -> None:
         self.blocks, self._policy, self._published = blocks, policy, published
         self._documents, self._promised = documents, promised
-        self.shareable = [(PUBLIC, PUBLISHED)]  # all prompts that were ever published
-        self.readers: set[tuple[str, str]] = set()  # who was ever a member of what
+        self.domains = Domains(PUBLISHED)
         self.now = 0
         self._ids = iter(range(1, 1 << 40))
         self.boot()
@@ -57,7 +57,7 @@ class World:
         if self._published:
             self.store.state.publications.add("p", "public", PUBLISHED)
         declarations = self._declared()
-        self.slots = Slots(self.blocks, SIZE, self.shareable, self.readers)
+        self.arena = StampedArena.in_memory(self.blocks, SIZE)
         handle = ShmHandle("/quire-proof", LAYOUT.arena_bytes(self.blocks))
         self.service = Service(
             self.store.state,
@@ -106,14 +106,6 @@ class World:
     def ask(self, frame: bytes) -> Reply:
         """The same, decoded."""
         return decode_reply(self.answer(frame))
-
-    def share(self, domain: str, tokens: list[int]) -> None:
-        """A prompt may be published in a domain from now on."""
-        self.shareable.append((f"({domain})", tokens))
-
-    def entitle(self, group: str, tenant: str) -> None:
-        """A tenant may read what is published in a group from now on."""
-        self.readers.add((f"({group})", tenant))
 
     def session(self, identity: bytes) -> Any:
         """The store's session of an id, or None."""

@@ -1,9 +1,4 @@
-"""An engine of a scenario: it does what replies tell it, in a pool whose content can be judged.
-
-A slot holds a number of all tokens up to it, as keys and values do. A sequence that reads a slot of its table below
-its fill mark must find the number of its own tokens there: a wrong copy, a write into a shared block or a hit on the
-wrong block shows as a wrong number.
-"""
+"""An engine of a scenario: it does what replies tell it, in a stamped arena, and must find its own content there."""
 
 from __future__ import annotations
 
@@ -19,8 +14,7 @@ from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 from tests.scenarios.reply_text import codes, reply_text
 from tests.scenarios.step_items import Item, extended
 from tests.scenarios.words import ScenarioError, Words, tokens, whole
-
-Slots = dict[tuple[int, int], int]
+from tests.support.stamped_arena import ForeignBytes, StampedArena
 
 
 @dataclass(eq=False)
@@ -47,10 +41,10 @@ class Engine:
     """One engine's sequences."""
 
     def __init__(
-        self, name: str, slots: Slots, size: int, generation: Callable[[str], int], key: Callable[[str], bytes]
+        self, name: str, arena: StampedArena, size: int, generation: Callable[[str], int], key: Callable[[str], bytes]
     ) -> None:
         """``size``: tokens a block; ``generation``: of a publication by id; ``key``: for a tenant's digests."""
-        self.name, self._slots, self._size = name, slots, size
+        self.name, self._arena, self._size = name, arena, size
         self._generation, self._key = generation, key
         self.branches: dict[int, Branch] = {}
         self.claimed: dict[int, bytes] = {}
@@ -75,10 +69,11 @@ class Engine:
         for number, branch in self.branches.items():
             assert branch.table == tables[number], f"{self.name}/{number} has another table than the kvstore"
             source = {dst: src for _, src, dst, _ in branch.undone}
-            for position in range(branch.fill):
-                block = branch.table[position // self._size]
-                held = self._slots.get((source.get(block, block), position % self._size))
-                assert held == _value(branch, position), f"{self.name}/{number}: wrong content at token {position}"
+            table = [source.get(block, block) for block in branch.table]
+            try:
+                self._arena.read(table, branch.tokens, branch.fill)
+            except ForeignBytes as exc:
+                raise AssertionError(f"{self.name}/{number}: {exc}") from exc
 
     def branch(self, number: int) -> Branch:
         """What we know of a sequence; an error if that is nothing."""
@@ -144,8 +139,7 @@ class Engine:
             raise ScenarioError(f"write: the table of {self.name}/{number} ends before {upto} tokens")
         self._copy(branch)
         branch.tokens += tokens(f"{upto}{text}")[len(branch.tokens) :]
-        for position in range(branch.written, upto):
-            self._slots[branch.table[position // self._size], position % self._size] = _value(branch, position)
+        self._arena.write(branch.table, branch.tokens, branch.written, upto)
         branch.written = max(branch.written, upto)
         return item
 
@@ -250,12 +244,10 @@ class Engine:
 
     def _copy(self, branch: Branch) -> None:
         for block in branch.scrubs:
-            for slot in range(self._size):
-                self._slots.pop((block, slot), None)
+            self._arena.scrub(block)
         branch.scrubs.clear()
         for copy, src, dst, slots in branch.undone:
-            for slot in range(slots):
-                self._slots[dst, slot] = self._slots[src, slot]
+            self._arena.copy(src, dst, slots)
             branch.unacknowledged.append(copy)
         branch.undone.clear()
 
@@ -276,7 +268,3 @@ ITEMS: dict[str, Callable[..., Item]] = {
 
 def _codes(results: bytes, _: m.Stepped) -> str:
     return codes(results)
-
-
-def _value(branch: Branch, position: int) -> int:
-    return hash(tuple(branch.tokens[: position + 1]))

@@ -13,10 +13,11 @@ from pathlib import Path
 from quire_proto.wire.envelope import Reply, decode_reply
 from tests.scenarios.administration import Administration
 from tests.scenarios.client import Client, refusal
-from tests.scenarios.engine import Engine, Slots
+from tests.scenarios.engine import Engine
 from tests.scenarios.kvstore import TICK_MS, ClientProcess, Kvstore, Settings
 from tests.scenarios.operations import Operations
 from tests.scenarios.words import Line, ScenarioError, Words, as_text, lines_of, milliseconds
+from tests.support.stamped_arena import StampedArena
 
 UNORDERED = 1 << 40
 FOREVER = "36000s"
@@ -50,7 +51,6 @@ class Scenario:
     def __init__(self, documents: Path) -> None:
         self._documents = documents
         self._store: Kvstore | None = None
-        self._slots: Slots = {}
         self._pids, self._unordered = count(1), count(UNORDERED)
         self._operations = Operations(self._unordered, self._generation)
 
@@ -118,6 +118,7 @@ class Scenario:
             grace_ms=words.time("grace", FOREVER),
         )
         self._store = Kvstore(settings, self._documents)
+        self._arena = StampedArena.in_memory(blocks, settings.block_size)
         self._administer()
         return ""
 
@@ -131,7 +132,7 @@ class Scenario:
         def key(tenant: str) -> bytes:
             return self._operations.clients[name].key(tenant, next(self._unordered))
 
-        engine = Engine(name, self._slots, self._kvstore.settings.block_size, self._generation, key)
+        engine = Engine(name, self._arena, self._kvstore.settings.block_size, self._generation, key)
         return Client(name, self._kvstore, engine, ClientProcess(pid))
 
     def _attach(self, words: Words) -> str:
@@ -193,7 +194,7 @@ class Scenario:
 
     def _restart(self, _: Words) -> str:
         """``kill -9`` of the kvstore, and another one in the same state directory."""
-        self._slots.clear()
+        self._arena.clear()
         self._kvstore.boot()
         self._administer()
         return ""

@@ -21,13 +21,13 @@ Clients and servers:
 The kvstore without processes:
 
 - ``store``: all ops as methods over one state.
-- ``driver``: sequences over a store, with an arena whose content is checked.
+- ``driver``: sequences over a store and a stamped arena.
 - ``side_socket``: connections and the deaths of processes, as objects.
 - ``frame_fuzzer``, ``slow_disk``: damaged requests; a disk that saves when it is told to.
 
 Memory and models:
 
-- ``stamped_arena``: every slot of a real arena holds a hash of the tokens up to it.
+- ``stamped_arena``: ``StampedArena``, whose slots hold a hash of the tokens up to them, in memory or mapped.
 - ``reference``, ``dense_attention``: what transformers and plain attention say.
 - ``families``, ``chat_templates``: tiny models of all families; templates for tool turns.
 - ``bare_loop``: a scheduler without a kvstore.

@@ -1,15 +1,11 @@
-"""A store with an arena whose content can be checked: what tests of blocks and sequences act on.
+"""A store with a stamped arena: what tests of blocks and sequences act on.
 
-The arena holds one number a slot, and that number depends on all tokens up to it, as keys and values do. A test that
-reads a slot of its table below its fill mark must find the number of its own tokens there: a wrong copy, a write into
-a shared block or a hit on the wrong block shows as a wrong number.
+Each engine writes what it is granted and must find its own content below its fill marks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from quire_kvstore.blocks.eviction import EvictionPolicy
 from quire_kvstore.sessions.sequence import Sequence
@@ -17,17 +13,13 @@ from quire_kvstore.sessions.session import Peer, Session
 from quire_proto import messages as m
 from quire_proto.wire.digests import DIGEST_BYTES, chain
 from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
+from tests.support.stamped_arena import StampedArena
 from tests.support.store import Store
 
 
 def key_of(tenant: str) -> bytes:
     """A digest key of a tenant."""
     return tenant.encode().ljust(32, b"\0")
-
-
-def value_of(tokens: list[int], position: int) -> int:
-    """What a slot holds: a number of all tokens up to it."""
-    return hash(tuple(tokens[: position + 1]))
 
 
 @dataclass
@@ -57,7 +49,7 @@ class Driver:
         self.size = block_size
         for identity, tokens in (publications or {}).items():
             self.store.state.publications.add(identity, "public", tokens)
-        self.arena = np.zeros((blocks, block_size), np.int64)
+        self.arena = StampedArena.in_memory(blocks, block_size)
         self.branches: dict[bytes, dict[int, Branch]] = {}
         self._attached = 0
 
@@ -133,9 +125,7 @@ class Driver:
         branch = self.branch(session, number)
         self._copy(branch)
         branch.tokens += [token] * (upto - len(branch.tokens))
-        for position in range(branch.fill, upto):
-            block = branch.table[position // self.size]
-            self.arena[block, position % self.size] = value_of(branch.tokens, position)
+        self.arena.write(branch.table, branch.tokens, branch.fill, upto)
         reply = self.store.step(session, m.Step(fills=pack_u32((number, upto))))
         if reply.fills[0] == m.OK:
             branch.fill = upto
@@ -184,21 +174,16 @@ class Driver:
         return self.store.state.pool.counts()
 
     def check(self) -> None:
-        """The store's own invariants; each engine's table is the store's; everyone finds its own content."""
+        """The store's own invariants; each engine's table is the store's; each sequence's content is its own."""
         self.store.check_invariants()
         for session in self.store.state.sessions.all():
             for number, branch in self.branches[session.id].items():
                 sequence = session.sequences[number]
                 assert sequence.table.tolist() == branch.table, "the engine's table is the store's"
                 assert sequence.fill == branch.fill
-                self._check_content(branch)
-
-    def _check_content(self, branch: Branch) -> None:
-        source = {dst: src for src, dst, _ in branch.undone.values()}
-        for position in range(branch.fill):
-            block = branch.table[position // self.size]
-            held = int(self.arena[source.get(block, block), position % self.size])
-            assert held == value_of(branch.tokens, position), f"block {block} holds something else at {position}"
+                source = {dst: src for src, dst, _ in branch.undone.values()}
+                table = [source.get(block, block) for block in branch.table]
+                self.arena.read(table, branch.tokens, branch.fill)
 
     def _owe(self, branch: Branch, copies: bytes) -> None:
         for copy_id, src, dst, slots in unpack_rows(copies, 4):
@@ -206,6 +191,6 @@ class Driver:
 
     def _copy(self, branch: Branch) -> None:
         for copy_id, (src, dst, slots) in branch.undone.items():
-            self.arena[dst, :slots] = self.arena[src, :slots]
+            self.arena.copy(src, dst, slots)
             branch.unacknowledged.append(copy_id)
         branch.undone.clear()

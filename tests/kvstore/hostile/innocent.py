@@ -1,6 +1,6 @@
 """An engine that keeps every rule, among clients that keep none: it is never refused, held up, or handed wrong content.
 
-It computes the prompts of one tenant on an arena whose slots hold a number of all tokens up to them. What others do may
+It computes the prompts of one tenant in a stamped arena. What others do may
 cost it space, a wait or a seal. It may never cost it an error reply, a wait beyond its deadline, or a slot that holds
 anything else below its fill mark.
 """
@@ -11,14 +11,12 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from quire_proto import messages as m
 from quire_proto.wire.codec import from_map
 from quire_proto.wire.envelope import Reply
 from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 from tests.kvstore.hostile.bodies import INNOCENT, PROMPTS, SIZE, digests_of
-from tests.support.driver import value_of
+from tests.support.stamped_arena import StampedArena
 
 WAIT_MS = 200
 PATIENCE = 4  # waits for one prompt before it is computed in any case
@@ -46,7 +44,7 @@ class Innocent:
 
     def __init__(self, chance: random.Random, blocks: int) -> None:
         self._random = chance
-        self._arena = np.zeros((blocks, SIZE), np.int64)
+        self._arena = StampedArena.in_memory(blocks, SIZE)
         self._number = 0
         self._next: tuple[str, Any] | None = None
         self._live: list[Work] = []
@@ -73,9 +71,7 @@ class Innocent:
     def check(self) -> None:
         """What is below its fill marks is its own."""
         for work in self._live:
-            for position in range(work.fill):
-                held = int(self._arena[work.table[position // SIZE], position % SIZE])
-                assert held == value_of(work.tokens, position), f"another content at {position} of {work}"
+            self._arena.read(work.table, work.tokens, work.fill)
 
     # --- one op after the other -----------------------------------------------------------------------------------
 
@@ -137,12 +133,11 @@ class Innocent:
 
     def _moved(self, work: Work, answer: m.Allocated | m.Extended) -> None:
         for block in unpack_u32(answer.scrub):
-            self._arena[block] = 0
+            self._arena.scrub(block)
         for copy_id, src, dst, slots in unpack_rows(answer.copies, 4):
-            self._arena[dst, :slots] = self._arena[src, :slots]
+            self._arena.copy(src, dst, slots)
             work.copies.append(copy_id)
 
     def _compute(self, work: Work, upto: int) -> None:
-        for position in range(work.fill, upto):
-            self._arena[work.table[position // SIZE], position % SIZE] = value_of(work.tokens, position)
+        self._arena.write(work.table, work.tokens, work.fill, upto)
         work.fill = upto
