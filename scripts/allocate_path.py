@@ -18,8 +18,12 @@ from types import FrameType
 from typing import Any
 
 FOLDERS = ("proto", "kvstore", "kernels", "engine", "services", "")
-# Where a tree's tests keep the kvstore without a socket; older trees have it elsewhere.
-HARNESSES = ("tests.support.service", "tests.kvstore.service_fixture")
+# Where a tree's tests keep the kvstore without a socket; older trees have it elsewhere, or by another name.
+HARNESSES = (
+    ("tests.support.service", "BareService"),
+    ("tests.support.service", "Wire"),
+    ("tests.kvstore.service_fixture", "Wire"),
+)
 ENTRY = "Dispatch.handle"
 ENCODED = "to_map"  # what the op has answered
 TOKENS = 17
@@ -28,11 +32,12 @@ EARLIER, DIGESTS = bytes(range(64, 128)), bytes(range(64))
 
 def harness() -> Any:
     """The tree's dispatch with a client in this process, attached."""
-    for name in HARNESSES:
+    for module, name in HARNESSES:
         try:
-            wire = importlib.import_module(name).Wire()
-        except ModuleNotFoundError:
+            harness_class = getattr(importlib.import_module(module), name)
+        except (ModuleNotFoundError, AttributeError):
             continue
+        wire = harness_class()
         wire.open()
         return wire
     raise SystemExit("this tree has no kvstore for tests that is driven without a socket")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
-from tests.support.stack import running, step_log
+from tests.support.stack import running_stack, step_log
 from tests.support.waits import wait_for
 
 
@@ -19,7 +19,7 @@ from tests.support.waits import wait_for
 def test_short_requests_overtake_a_long_one(tmp_path: Path) -> None:
     """Eight short requests sent after one of 400 tokens finish first."""
     model = make_model(tmp_path / "model", vocab=256)
-    with running(tmp_path, model, engines=1) as stack:
+    with running_stack(tmp_path, model, engines=1) as stack:
 
         def timed(words: int, tokens: int) -> float:
             stack.complete([FIRST_WORD + words] * words, max_tokens=tokens, ignore_eos=True)
@@ -40,7 +40,7 @@ def test_prefill_chunks_share_steps_with_decodes(tmp_path: Path) -> None:
     rng = random.Random(3)
     asked = [[rng.randrange(FIRST_WORD, 256) for _ in range(rng.randrange(50, 400))] for _ in range(48)]
     log = tmp_path / "steps-{name}.jsonl"
-    with running(tmp_path, model, "--max-batch-tokens", "64", "--step-log", str(log), engines=1) as stack:
+    with running_stack(tmp_path, model, "--max-batch-tokens", "64", "--step-log", str(log), engines=1) as stack:
         with ThreadPoolExecutor(12) as pool:
             list(pool.map(lambda p: stack.complete(p, max_tokens=96, ignore_eos=True), asked))
     steps = step_log(tmp_path / "steps-engine-1.jsonl")

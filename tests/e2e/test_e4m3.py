@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from bench.models.tiny import make_model
 from quire_engine.checkpoint.kv_scales import KvScales
 from tests.support.reference import Reference
-from tests.support.stack import running
+from tests.support.stack import running_stack
 
 VOCAB, NEW, SHARED = 256, 8, 40
 LENGTHS = (SHARED + 5, SHARED + 9, 1, 16, 21, 37)  # the first two share a prefix, the last forks inside a block
@@ -56,7 +56,7 @@ def test_two_engines_give_the_tokens_of_a_rounded_cache(
     assert any(reference.greedy([*p], NEW, margin=0) != tokens for p, tokens in right.items()), "rounding hides"
     first, *others = ([*prompt] for prompt in right)
     flags = ("--attention", attention, "--kv-cache-dtype", "fp8")
-    with running(tmp_path, model, *flags, engines=2, blocks=64) as stack:
+    with running_stack(tmp_path, model, *flags, engines=2, blocks=64) as stack:
 
         def ask(prompt: list[int]) -> list[list[int]]:
             n = 2 if len(prompt) == LENGTHS[-1] else 1

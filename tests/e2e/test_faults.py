@@ -15,7 +15,7 @@ import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
 from tests.support.reference import Reference
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 NEW = 300
@@ -57,7 +57,7 @@ def test_killed_engines_harm_no_other_stream(tmp_path: Path, kills: int) -> None
     )
     prompts = [list(prompt) for prompt in expected]
     survived = 0
-    with running(tmp_path, model) as stack, ThreadPoolExecutor(8) as pool:
+    with running_stack(tmp_path, model) as stack, ThreadPoolExecutor(8) as pool:
         for _ in range(kills):
             running_now: list[tuple[list[int], Future[tuple[str, list[int], bool]]]] = [
                 (p, pool.submit(stream, stack, p, NEW)) for p in prompts
@@ -91,7 +91,7 @@ def test_a_killed_kvstore_is_replaced(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", vocab=256)
     prompt = [FIRST_WORD + i for i in range(40)]
     expected = Reference(model).greedy(prompt, 12)
-    with running(tmp_path, model) as stack, ThreadPoolExecutor(4) as pool:
+    with running_stack(tmp_path, model) as stack, ThreadPoolExecutor(4) as pool:
         assert stack.complete(prompt, max_tokens=12, ignore_eos=True)["choices"][0]["token_ids"] == expected
         boot = stack.stats().boot
         url = f"{stack.url}/v1/completions"
@@ -119,7 +119,7 @@ def test_a_killed_kvstore_is_replaced(tmp_path: Path) -> None:
 def test_a_hang_up_frees_the_blocks(tmp_path: Path) -> None:
     """A client that closes its stream in mid-answer frees its blocks."""
     model = make_model(tmp_path / "model", vocab=256)
-    with running(tmp_path, model, engines=1) as stack:
+    with running_stack(tmp_path, model, engines=1) as stack:
         # Eight continuations of 3000 tokens take far longer than the deadline below: only an abort can meet it.
         body = {"model": "m", "prompt": [9] * 50, "max_tokens": 3000, "n": 8, "ignore_eos": True, "stream": True}
         with httpx.stream("POST", f"{stack.url}/v1/completions", json=body, timeout=60, trust_env=False) as answer:

@@ -7,15 +7,15 @@ import threading
 import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:  # type: ignore[misc]
     tmp = tmp_path_factory.mktemp("fork")
-    with running(tmp, make_model(tmp / "model", vocab=256), engines=1) as running_stack:
-        yield running_stack
+    with running_stack(tmp, make_model(tmp / "model", vocab=256), engines=1) as started:
+        yield started
 
 
 @pytest.mark.process

@@ -15,7 +15,7 @@ import pytest
 from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.messages import SessionInfo
 from tests.support.reference import Reference
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
@@ -67,7 +67,7 @@ def test_a_herd_computes_a_new_prompt_once(tmp_path: Path, engines: int, request
     computes only what is no full block, a token at least."""
     model, prompt = make_model(tmp_path / "model", vocab=256), words(size)
     expected = Reference(model).greedy(prompt, 4)
-    with running(tmp_path, model, engines=engines) as stack:
+    with running_stack(tmp_path, model, engines=engines) as stack:
         answers = herd(stack, prompt, requests, max_tokens=4)
         assert len({engine for engine, _ in answers}) == engines, "all engines took part"
         assert [tokens for _, tokens in answers] == [expected] * requests
@@ -96,7 +96,7 @@ def test_a_herd_survives_its_owner_in_a_small_pool(tmp_path: Path) -> None:
     model, prompt = make_model(tmp_path / "model", vocab=256, **shape), words(510)
     config = "[engine]\nmax_sequences = 1\nmax_batch_tokens = 16\n"
     killed: list[int] = []
-    with running(tmp_path, model, blocks=34, config=config) as stack, ThreadPoolExecutor(1) as pool:
+    with running_stack(tmp_path, model, blocks=34, config=config) as stack, ThreadPoolExecutor(1) as pool:
 
         def kill() -> None:
             session = wait_for(lambda: owner(stack), "an owner has sealed a part", 60)

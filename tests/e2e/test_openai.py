@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from bench.models.tiny import make_model
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 CONFIG = '[[tenants]]\nname = "ada"\nkeys = ["sk-ada"]\n'
@@ -18,8 +18,8 @@ CONFIG = '[[tenants]]\nname = "ada"\nkeys = ["sk-ada"]\n'
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     tmp: Path = tmp_path_factory.mktemp("openai")
-    with running(tmp, make_model(tmp / "model", vocab=256), engines=1, config=CONFIG) as running_stack:
-        yield running_stack
+    with running_stack(tmp, make_model(tmp / "model", vocab=256), engines=1, config=CONFIG) as started:
+        yield started
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from bench.models.tiny import FIRST_WORD, make_model
 from tests.e2e.poison import changed
 from tests.support.reference import Reference
-from tests.support.stack import running
+from tests.support.stack import running_stack
 from tests.support.waits import wait_for
 
 # What a kernel's failure looks like to the engine: the step is launched, and the wait for it says that all is lost.
@@ -42,7 +42,7 @@ def test_a_poisoned_engine_is_replaced(tmp_path: Path, monkeypatch: pytest.Monke
     change = FAIL_ONCE.format(marker=str(tmp_path / "failed"))
     for name, value in changed(tmp_path / "change", "quire_engine.model.device_queue", change).items():
         monkeypatch.setenv(name, value)
-    with running(tmp_path, model, engines=1) as stack, ThreadPoolExecutor(1) as pool:
+    with running_stack(tmp_path, model, engines=1) as stack, ThreadPoolExecutor(1) as pool:
         before = stack.ready_sessions()
         body = {"model": "m", "prompt": prompt, "max_tokens": 60, "ignore_eos": True}
         asked = pool.submit(httpx.post, f"{stack.url}/v1/completions", json=body, timeout=180, trust_env=False)

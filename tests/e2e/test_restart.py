@@ -13,7 +13,7 @@ from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
 from quire_proto.wire.errors import QuireError
 from quire_proto.wire.u32 import pack_u32
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
@@ -81,7 +81,7 @@ def kill(stack: Stack, *engines: int) -> None:
 def test_after_kill_9_the_first_engine_recomputes_what_is_published(tmp_path: Path) -> None:
     """Kvstore and engines killed at once: all declarations stand, and no client need ask for the prompts."""
     model = make_model(tmp_path / "model", vocab=256)
-    with running(tmp_path, model, engines=2, config=CONFIG) as stack:
+    with running_stack(tmp_path, model, engines=2, config=CONFIG) as stack:
         declare(stack)
         wait_for(lambda: states(stack) == {"ready"}, "the prompts are computed", 60)
         before = declared(stack)
@@ -100,7 +100,7 @@ def test_after_kill_9_the_first_engine_recomputes_what_is_published(tmp_path: Pa
 def test_until_then_requests_work_uncached(tmp_path: Path) -> None:
     """With no engine to compute prompts unasked, the first request after kill -9 does, and the next ones share."""
     model = make_model(tmp_path / "model", vocab=256)
-    with running(tmp_path, model, "--prefill=false", engines=1, config=CONFIG) as stack:
+    with running_stack(tmp_path, model, "--prefill=false", engines=1, config=CONFIG) as stack:
         declare(stack)
         wanted = [stack.complete([*PUBLIC, 9], max_tokens=6, ignore_eos=True, key="sk-ann") for _ in range(2)][1]
         assert wanted["usage"]["prompt_tokens_details"]["cached_tokens"] >= len(PUBLIC)
@@ -120,10 +120,10 @@ def test_until_then_requests_work_uncached(tmp_path: Path) -> None:
 def test_a_stopped_stack_has_it_all_with_a_state_directory(tmp_path: Path) -> None:
     """With --state-dir a clean stop keeps what was declared; the next stack serves it to the same people."""
     model, state = make_model(tmp_path / "model", vocab=256), f"--state-dir={tmp_path / 'state'}"
-    with running(tmp_path, model, state, engines=1, config=CONFIG) as stack:
+    with running_stack(tmp_path, model, state, engines=1, config=CONFIG) as stack:
         declare(stack)
         before = declared(stack)
-    with running(tmp_path, model, state, engines=1, config=CONFIG) as stack:
+    with running_stack(tmp_path, model, state, engines=1, config=CONFIG) as stack:
         assert declared(stack) == before
         wait_for(lambda: states(stack) == {"ready"}, "the prompts are computed", 60)
         who_hits_what(stack, last=252)

@@ -12,7 +12,7 @@ import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
 from tests.support.reference import Reference
-from tests.support.stack import Stack, running, step_log
+from tests.support.stack import Stack, running_stack, step_log
 from tests.support.waits import wait_for
 
 NEW = 10
@@ -63,7 +63,7 @@ def test_tokens_equal_generate(family: str, tmp_path: Path) -> None:
     asked = [list(prompt) for prompt in right]
     assert len(asked) == 24
     assert len({t for tokens in right.values() for t in tokens}) > 60, "outputs are too alike to prove anything"
-    with running(tmp_path, model, "--max-batch-tokens", "96", blocks=1500) as stack:
+    with running_stack(tmp_path, model, "--max-batch-tokens", "96", blocks=1500) as stack:
         assert ask_all(stack, asked) == list(right.values())
         assert ask_all(stack, asked) == list(right.values())  # the second time from the cache
         counters = stack.stats().counters
@@ -81,7 +81,7 @@ def test_tokens_equal_generate_under_preemption(tmp_path: Path) -> None:
     )
     asked = [list(prompt) for prompt in right]
     log = tmp_path / "steps-{name}.jsonl"
-    with running(tmp_path, model, "--max-batch-tokens", "96", "--step-log", str(log), blocks=64) as stack:
+    with running_stack(tmp_path, model, "--max-batch-tokens", "96", "--step-log", str(log), blocks=64) as stack:
         with ThreadPoolExecutor(12) as pool:
             answers = list(pool.map(lambda p: stack.complete(p, max_tokens=60, ignore_eos=True), asked))
         assert [a["choices"][0]["token_ids"] for a in answers] == list(right.values())

@@ -12,7 +12,7 @@ from quire_engine.kv.attach import arena_of
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner
 from quire_proto.client.client import KVClient
-from tests.support.engine_loop import BLOCKS, Bench, running, words
+from tests.support.engine_loop import BLOCKS, Bench, running_engine, words
 
 pytestmark = pytest.mark.process
 SLOTS = 16
@@ -56,7 +56,7 @@ def ask_all(bench: Bench, tenant: str, prompts: list[list[int]]) -> None:
 def left_of_a(tmp: Path, backend: type[CpuAttention], second: str) -> tuple[int, int]:
     """Blocks the second tenant wrote to, and slots of them that still hold what tenant a wrote."""
     arena = Arena(backend)
-    with running(tmp, arena.runner) as bench:
+    with running_engine(tmp, arena.runner) as bench:
         ask_all(bench, "a", [words(9 * SLOTS, start=index) for index in range(4)])
         before = arena.slots()
         ask_all(bench, second, [words(SLOTS + 1, start=50 + index) for index in range(8)])

@@ -13,7 +13,7 @@ import pytest
 from bench.models.tiny import make_model
 from quire_proto.client.client import KVClient
 from quire_proto.wire.u32 import unpack_u32
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 SYSTEM = " ".join(f"w{(7 * i) % 230}" for i in range(500))
@@ -25,8 +25,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     tmp = tmp_path_factory.mktemp("sharing")
     (tmp / "system.txt").write_text(SYSTEM)
     config = TENANTS + f'[[published]]\nfile = "{tmp / "system.txt"}"\ndomain = "public"\nid = "agent"\n'
-    with running(tmp, make_model(tmp / "model", vocab=256), config=config) as running_stack:
-        yield running_stack
+    with running_stack(tmp, make_model(tmp / "model", vocab=256), config=config) as started:
+        yield started
 
 
 def chat(stack: Stack, tenant: str, text: str, **options: Any) -> tuple[dict[str, Any], str]:
@@ -133,7 +133,7 @@ def private_bytes(pid: int) -> int:
 def test_engines_hold_no_copy_of_the_pool(tmp_path: Path) -> None:
     """While half the pool fills, an engine's private memory grows by less than 5 % of the arena."""
     model = make_model(tmp_path / "model", layers=4, hidden=512, heads=4, kv_heads=4, head_dim=128, vocab=256)
-    with running(tmp_path, model, blocks=1024) as stack:
+    with running_stack(tmp_path, model, blocks=1024) as stack:
         layout = stack.stats().layout
         for i in range(4):  # warm up: libraries, thread pools, workspaces
             stack.complete([10 + i] * 600, max_tokens=2)

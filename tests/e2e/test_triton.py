@@ -13,7 +13,7 @@ import pytest
 from bench.models.tiny import make_model
 from tests.e2e.poison import MESSAGE, poisoned
 from tests.support.reference import Reference
-from tests.support.stack import running, step_log
+from tests.support.stack import running_stack, step_log
 
 NEW, VOCAB = 8, 256
 SHARED = 40  # tokens, two and a half blocks
@@ -37,7 +37,7 @@ def test_two_engines_on_triton_kernels_give_the_tokens_of_generate(
     right = Reference(model).prompts(LENGTHS, SHARED, NEW, VOCAB)
     first, *others = ([*prompt] for prompt in right)
     log = tmp_path / "steps-{name}.jsonl"
-    with running(tmp_path, model, "--attention", "triton", "--step-log", str(log), engines=2, blocks=64) as stack:
+    with running_stack(tmp_path, model, "--attention", "triton", "--step-log", str(log), engines=2, blocks=64) as stack:
 
         def ask(prompt: list[int]) -> list[list[int]]:
             n = 2 if len(prompt) == LENGTHS[-1] else 1

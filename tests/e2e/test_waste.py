@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
-from tests.support.stack import running, step_log
+from tests.support.stack import running_stack, step_log
 
 MAX_TOKENS = 4096
 
@@ -24,7 +24,7 @@ def test_waste_is_under_four_percent(tmp_path: Path) -> None:
     lengths = [max(16, min(2000, round(rng.expovariate(1 / 500)))) for _ in range(32)]
     asked = [([rng.randrange(FIRST_WORD, 256) for _ in range(max(1, n // 2))], max(1, n - n // 2)) for n in lengths]
     log = tmp_path / "steps-{name}.jsonl"
-    with running(tmp_path, model, "--step-log", str(log), blocks=2048) as stack:
+    with running_stack(tmp_path, model, "--step-log", str(log), blocks=2048) as stack:
         with ThreadPoolExecutor(12) as pool:
             list(pool.map(lambda a: stack.complete(a[0], max_tokens=a[1], ignore_eos=True), asked))
     steps = [s for i in (1, 2) for s in step_log(tmp_path / f"steps-engine-{i}.jsonl") if s["slots_held"]]

@@ -8,13 +8,13 @@ import pytest
 
 from quire_proto.gateway_link import Abort
 from quire_proto.wire.u32 import pack_u32
-from tests.support.engine_loop import BLOCKS, VOCAB, Bench, running, words
+from tests.support.engine_loop import BLOCKS, VOCAB, Bench, running_engine, words
 from tests.support.waits import wait_for
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with running(tmp_path_factory.mktemp("engine")) as started:
+    with running_engine(tmp_path_factory.mktemp("engine")) as started:
         yield started
 
 

@@ -17,7 +17,7 @@ from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
 from quire_proto.messages import Publication
 from quire_proto.wire.u32 import pack_u32
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 TENANTS = {"ann": ["research"], "bob": ["research"], "cat": [], "eve": [], "scout": []}
@@ -117,5 +117,5 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         f'[[tenants]]\nname = "{name}"\nkeys = ["sk-{name}"]\ngroups = {json.dumps(groups)}\n'
         for name, groups in TENANTS.items()
     ]
-    with running(folder, model, engines=ENGINES, config="".join(rows)) as stack:
+    with running_stack(folder, model, engines=ENGINES, config="".join(rows)) as stack:
         yield House(stack, folder)

@@ -17,7 +17,7 @@ from quire_proto.client.client import KVReader
 from quire_proto.messages.tenants import TenantUsage
 from quire_proto.wire.errors import QuireError
 from tests.isolation.conftest import House
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
@@ -44,7 +44,7 @@ def test_a_tenant_at_its_limit_is_answered_429_and_the_other_is_served(tmp_path:
     The quota is set and listed by the CLI, and is still there after kill -9 of the kvstore.
     """
     model = make_model(tmp_path / "model", vocab=256)
-    with running(tmp_path, model, engines=1, blocks=256, config=CONFIG) as stack, ThreadPoolExecutor() as pool:
+    with running_stack(tmp_path, model, engines=1, blocks=256, config=CONFIG) as stack, ThreadPoolExecutor() as pool:
         house = House(stack, tmp_path)
         told = house.quire("tenant", "set", "ann", f"--limit={LIMIT}", "--guarantee=10")
         assert "ann" in told

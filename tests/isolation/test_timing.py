@@ -22,7 +22,7 @@ from bench.models.tiny import FIRST_WORD, make_model
 from quire_proto.client.client import KVReader
 from quire_proto.wire.u32 import pack_u32
 from tests.isolation.medians import interval, verdict
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 VOCAB, LENGTH = 256, 1200
@@ -118,11 +118,11 @@ class Prober:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder: Path = tmp_path_factory.mktemp("timing")
     model = make_model(folder / "model", vocab=VOCAB, layers=4, hidden=256, heads=8, kv_heads=4)
-    with running(folder, model, engines=1, blocks=2048, config=TENANTS) as running_stack:
-        prober = Prober(running_stack, shared=False)
+    with running_stack(folder, model, engines=1, blocks=2048, config=TENANTS) as started:
+        prober = Prober(started, shared=False)
         for _ in range(3):  # warm up: libraries, workspaces, connections
             prober.pair()
-        yield running_stack
+        yield started
 
 
 @pytest.mark.process

@@ -4,7 +4,7 @@ Waiting and processes:
 
 - ``waits``: ``wait_for``, the one way to wait for something.
 - ``kvstore``: ``Kvstore``, a kvstore process that can be killed and started again.
-- ``stack``: ``running`` and ``Stack``, a whole ``quire serve``, watched for what it leaves behind.
+- ``stack``: ``running_stack`` and ``Stack``, a whole ``quire serve``, watched for what it leaves behind.
 - ``engine_loop``, ``engine_pair``: one engine, or two, in this process over a kvstore process.
 - ``gateway``: ``GatewayProcess``, a gateway process over a tiny tokenizer; ``gateway_fixtures``: one for many tests.
 - ``peer_engine``: an engine without a model, for tests of the gateway.
@@ -15,8 +15,8 @@ Waiting and processes:
 Clients and servers:
 
 - ``raw_client``: a session over bare sockets, without the client library.
-- ``service``: dispatch and service without a socket, asked in bytes.
-- ``http_server``: the gateway's HTTP server around any application, and raw sockets to it.
+- ``service``: ``BareService``, dispatch and service without a socket, asked in bytes.
+- ``http_server``: the gateway's HTTP server around any application, and ``RawConnection`` to it.
 
 The kvstore without processes:
 

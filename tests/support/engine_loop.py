@@ -157,7 +157,7 @@ def engine_on(
 
 
 @contextmanager
-def running(
+def running_engine(
     tmp: Path,
     make_runner: Callable[[Model, KVClient], Runner] = on_cpu,
     client_class: type[KVClient] = KVClient,

@@ -15,7 +15,7 @@ from quire_proto.wire.codec import to_map
 from quire_proto.wire.envelope import VERSION
 from quire_proto.wire.u32 import pack_u32
 
-TARGET = (3).to_bytes(16, "big")  # id of the first session of a ``Wire``
+TARGET = (3).to_bytes(16, "big")  # id of the first session of a ``BareService``
 BODIES: list[tuple[str, Any]] = [
     ("attach", m.Attach(bytes(16), bytes(16), "x")),
     ("ready", m.Empty()),

@@ -64,7 +64,7 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-class Wire:
+class RawConnection:
     """A connection that says exactly what a test says."""
 
     def __init__(self, port: int, *pieces: bytes, buffer: int = 0) -> None:
@@ -77,7 +77,7 @@ class Wire:
         for piece in pieces:
             self.say(piece)
 
-    def __enter__(self) -> Wire:
+    def __enter__(self) -> RawConnection:
         return self
 
     def __exit__(self, *_: Any) -> None:

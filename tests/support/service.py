@@ -17,7 +17,7 @@ LAYOUT = Layout("tiny", "w0", "{}", "", "float32", 4, 1, 1, 8)
 LEASE_MS = 5000
 
 
-class Wire:
+class BareService:
     """A dispatch and a peer that talks to it."""
 
     def __init__(self, blocks: int = 32) -> None:

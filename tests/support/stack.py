@@ -92,7 +92,7 @@ class Stack:
 
 
 @contextmanager
-def running(
+def running_stack(
     tmp: Path,
     model: Path,
     *flags: str,

@@ -11,7 +11,7 @@ import pytest
 from quire_proto.client.client import KVClient, KVReader
 from quire_proto.messages import RETRY, Stepped
 from quire_proto.wire.u32 import pack_u32
-from tests.support.engine_loop import Bench, running, words
+from tests.support.engine_loop import Bench, running_engine, words
 from tests.support.engine_pair import Gate
 from tests.support.waits import wait_for
 
@@ -38,7 +38,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     """An engine whose tenant is a member of ``research``, with PROMPT published there and computed."""
     Listening.retries = 0
     GATE.open()
-    with running(tmp_path, GATE.runner, Listening) as bench, KVReader(bench.run_dir) as kvstore:
+    with running_engine(tmp_path, GATE.runner, Listening) as bench, KVReader(bench.run_dir) as kvstore:
         kvstore.join("tenant", "research")
         kvstore.publish("p", "research", pack_u32(PROMPT))
         wait_for(lambda: kvstore.lookup(publication="p").tokens == len(PROMPT), "the engine computed it", 30)

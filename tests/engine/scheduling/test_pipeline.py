@@ -20,7 +20,7 @@ from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Abort
 from quire_proto.wire.u32 import pack_u32
 from tests.engine.scheduling.slow_device import Watch, WorkerQueue
-from tests.support.engine_loop import Bench, running, words
+from tests.support.engine_loop import Bench, running_engine, words
 from tests.support.waits import wait_for
 
 LATE_S = 0.004
@@ -36,7 +36,7 @@ def bench(tmp_path: Any, watch: Watch) -> Iterator[Bench]:
     def make(model: Any, client: Any) -> Any:
         return watch.runner(model, client, WorkerQueue(LATE_S))
 
-    with running(tmp_path, make, watch.client()) as started:
+    with running_engine(tmp_path, make, watch.client()) as started:
         yield started
 
 
@@ -108,7 +108,7 @@ def test_replayed_decode_steps_feed_each_other(tmp_path: Path) -> None:
         made.append(DecodeGraphs(model, backend, 8, lambda launch: launch))
         return Runner(model, backend, WorkerQueue(LATE_S), made[0])
 
-    with running(tmp_path, make, hidden=32, heads=2, kv_heads=1) as bench:
+    with running_engine(tmp_path, make, hidden=32, heads=2, kv_heads=1) as bench:
         asked = {"first": (words(35), 1), "second": (words(35)[:32] + words(6, 9), 1), "fork": (words(20, 5), 2)}
         for name, (prompt, n) in asked.items():
             bench.ask(name, prompt, n=n)

@@ -18,7 +18,7 @@ import pytest
 
 from quire_services.gateway.readers.reader_process import READER_MEMORY
 from tests.support.gateway import GatewayProcess
-from tests.support.http_server import Wire, post
+from tests.support.http_server import RawConnection, post
 from tests.support.peer_engine import PeerEngine
 from tests.support.waits import wait_for
 
@@ -150,11 +150,13 @@ def test_another_tenant_does_not_wait_its_turn_behind_long_bodies(gateway: Gatew
 def test_a_hang_up_ends_the_reading(gateway: GatewayProcess, engine: PeerEngine) -> None:
     """Of six long bodies that are sent and given up, nothing is left at work, and the next is read at once."""
     head = ACME["authorization"].encode()
-    wires = [Wire(gateway.port, post(b"/v1/completions", body(prompt="w" * 4_000_000), b"authorization: " + head))]
+    wires = [
+        RawConnection(gateway.port, post(b"/v1/completions", body(prompt="w" * 4_000_000), b"authorization: " + head))
+    ]
     wait_for(lambda: at_work(gateway), "a reader is at work")
     reading = {process.pid for process in tree(gateway)}
     wires += [
-        Wire(gateway.port, post(b"/v1/completions", body(prompt="w" * 4_000_000), b"authorization: " + head))
+        RawConnection(gateway.port, post(b"/v1/completions", body(prompt="w" * 4_000_000), b"authorization: " + head))
         for _ in range(5)
     ]
     for wire in wires:
@@ -201,10 +203,10 @@ def test_a_body_beyond_the_limit_is_refused_before_it_is_read(model: Any) -> Non
         announced = (
             b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         )
-        with Wire(process.port, announced % (6_400_001)) as wire:
+        with RawConnection(process.port, announced % (6_400_001)) as wire:
             assert wire.answer()[0] == 413
         chunked = announced.partition(b"content-length")[0] + b"transfer-encoding: chunked\r\n\r\n"
-        with Wire(process.port, chunked) as wire:
+        with RawConnection(process.port, chunked) as wire:
             for _ in range(7):
                 wire.say(b"100000\r\n" + b" " * MIB + b"\r\n")
             assert wire.answer()[0] == 413
@@ -221,7 +223,7 @@ def test_readers_end_with_the_gateway(model: Any, how: signal.Signals) -> None:
     """However it ends, none of the processes that it has started is left, whatever they were doing."""
     process = GatewayProcess(model, "--drain-s=0").wait()
     process.engine(max_model_len=LONGEST)
-    with Wire(process.port, post(b"/v1/completions", body(prompt="w" * 4_000_000))):
+    with RawConnection(process.port, post(b"/v1/completions", body(prompt="w" * 4_000_000))):
         wait_for(lambda: at_work(process), "a reader is at work")
         children = tree(process)
         process.process.send_signal(how)

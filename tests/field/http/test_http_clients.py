@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.http_server import JSON, Wire, echo, post, served
+from tests.support.http_server import JSON, RawConnection, echo, post, served
 
 H2C = (
     b"connection: Upgrade, HTTP2-Settings",
@@ -27,7 +27,7 @@ def port() -> Iterator[int]:
 def test_an_offer_of_http_2_is_ignored_and_the_body_read(port: int, size: int) -> None:
     """Java's client offers h2c with its first request: it is answered in HTTP/1.1, and so is the next one."""
     body = b"x" * size
-    with Wire(port, post(b"/a", body, *H2C)) as wire:
+    with RawConnection(port, post(b"/a", body, *H2C)) as wire:
         assert wire.answer()[::2] == (200, b"POST /a " + body)
         wire.say(post(b"/b", b"again"))
         assert wire.answer()[::2] == (200, b"POST /b again")
@@ -39,7 +39,7 @@ def test_an_offer_of_http_2_with_a_chunked_body(port: int, cut: int) -> None:
     """The same where the body comes in chunks, wherever the segments of the connection are cut."""
     head = b"POST /a HTTP/1.1\r\n" + JSON + b"".join(h + b"\r\n" for h in H2C) + b"transfer-encoding: chunked\r\n\r\n"
     message = head + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n" + post(b"/b", b"next")
-    with Wire(port, message[:cut]) as wire:
+    with RawConnection(port, message[:cut]) as wire:
         wire.say(message[cut:])
         assert wire.answer()[::2] == (200, b"POST /a abcde")
         assert wire.answer()[::2] == (200, b"POST /b next")
@@ -48,7 +48,7 @@ def test_an_offer_of_http_2_with_a_chunked_body(port: int, cut: int) -> None:
 @pytest.mark.source("Kludex/uvicorn#1360")
 def test_a_client_of_http_1_0_gets_no_chunks(port: int) -> None:
     """An answer without a length ends with the connection."""
-    with Wire(port, post(b"/stream", b"abc", version=b"1.0")) as wire:
+    with RawConnection(port, post(b"/stream", b"abc", version=b"1.0")) as wire:
         head, _, body = wire.rest().partition(b"\r\n\r\n")
 
     assert b"transfer-encoding" not in head.lower()
@@ -76,7 +76,9 @@ def test_a_client_of_http_1_0_gets_no_chunks(port: int) -> None:
 )
 def test_a_message_that_can_be_read_in_two_ways_is_refused(port: int, framing: bytes) -> None:
     """400 in the shape of all errors, and the connection ends: nothing behind it is taken for a request."""
-    with Wire(port, b"POST /a HTTP/1.1\r\n" + JSON + framing + b"\r\n\r\n0\r\n\r\n" + post(b"/b", b"smuggled")) as wire:
+    with RawConnection(
+        port, b"POST /a HTTP/1.1\r\n" + JSON + framing + b"\r\n\r\n0\r\n\r\n" + post(b"/b", b"smuggled")
+    ) as wire:
         answer = wire.rest()
 
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -88,7 +90,7 @@ def test_a_message_that_can_be_read_in_two_ways_is_refused(port: int, framing: b
 @pytest.mark.source("pgjones/hypercorn#279")
 def test_old_versions_have_no_chunks_in_requests_either(port: int) -> None:
     """Chunks in HTTP/1.0 are a mistake of some proxy on the way (RFC 9112, 6.1)."""
-    with Wire(port, b"POST /a HTTP/1.0\r\n" + JSON + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n") as wire:
+    with RawConnection(port, b"POST /a HTTP/1.0\r\n" + JSON + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n") as wire:
         assert wire.rest().startswith(b"HTTP/1.1 400 ")
 
 
@@ -96,7 +98,7 @@ def test_old_versions_have_no_chunks_in_requests_either(port: int) -> None:
 def test_who_asks_before_sending_is_told_to_go_on(port: int) -> None:
     """Expect: 100-continue is answered before the body has come."""
     message = post(b"/a", b"abc", b"expect: 100-continue")
-    with Wire(port, message[:-3]) as wire:
+    with RawConnection(port, message[:-3]) as wire:
         assert wire.socket.recv(100).startswith(b"HTTP/1.1 100 ")
         wire.say(message[-3:])
         assert wire.answer()[::2] == (200, b"POST /a abc")
@@ -106,5 +108,5 @@ def test_who_asks_before_sending_is_told_to_go_on(port: int) -> None:
 @pytest.mark.parametrize("line", [b"post /a HTTP/1.1", b"CONNECT evil:80 HTTP/1.1", b"GET a HTTP/1.1", b"\x16\x03\x01"])
 def test_what_is_no_request_of_ours_is_answered_400(port: int, line: bytes) -> None:
     """A method in lower case, a proxy's method, a target that is none, TLS on a plain port."""
-    with Wire(port, line + b"\r\nhost: x\r\n\r\n") as wire:
+    with RawConnection(port, line + b"\r\nhost: x\r\n\r\n") as wire:
         assert wire.rest().startswith(b"HTTP/1.1 400 ")

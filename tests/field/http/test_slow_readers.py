@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.gateway import GatewayProcess
-from tests.support.http_server import Wire, post
+from tests.support.http_server import RawConnection, post
 from tests.support.peer_engine import PeerEngine
 from tests.support.waits import wait_for
 
@@ -35,9 +35,9 @@ def engine(gateway: GatewayProcess) -> Iterator[PeerEngine]:
     wait_for(lambda: gateway.health()["engines"]["connected"] == 0, "the engine is gone")
 
 
-def unread(gateway: GatewayProcess, **fields: Any) -> Wire:
+def unread(gateway: GatewayProcess, **fields: Any) -> RawConnection:
     """A stream that is asked for and not read."""
-    return Wire(gateway.port, post(b"/v1/completions", json.dumps(WIDE | fields).encode()), buffer=4096)
+    return RawConnection(gateway.port, post(b"/v1/completions", json.dumps(WIDE | fields).encode()), buffer=4096)
 
 
 def peak(gateway: GatewayProcess) -> int:
@@ -48,7 +48,7 @@ def peak(gateway: GatewayProcess) -> int:
     return int(found[1]) * 1024
 
 
-def events(wire: Wire) -> list[str]:
+def events(wire: RawConnection) -> list[str]:
     """The events of a stream that is read after all."""
     data = b""
     while not data.endswith(b"\r\n0\r\n\r\n"):

@@ -17,13 +17,13 @@ from quire_proto.messages.tenants import SetQuota
 from quire_proto.wire.envelope import Reply, decode_reply
 from quire_proto.wire.u32 import U32_MAX, pack_u32
 from tests.support.driver import Driver
-from tests.support.service import Wire
+from tests.support.service import BareService
 from tests.support.slow_disk import SlowDisk
 
 X, Y = b"X" * 32, b"Y" * 32
 
 
-class Sessions(Wire):
+class Sessions(BareService):
     """Several sessions on one store; every message leaves its invariants intact."""
 
     def __init__(self, count: int) -> None:
@@ -167,7 +167,7 @@ def test_a_scrub_that_was_owed_is_not_forgotten_with_a_fork() -> None:
 )
 def test_what_is_saved_holds_though_its_session_ended(tmp_path: Path, op: str, body: object, end: str) -> None:
     """A declaration on its way to the disk is true in memory, too, whatever became of the session that asked."""
-    wire = Wire()
+    wire = BareService()
     state_dir = wire.service.state_dir = StateDir(tmp_path)
     keep = wire.service.declarations = Declarations(state_dir)
     wire.open()
@@ -198,7 +198,7 @@ def test_what_is_saved_holds_though_its_session_ended(tmp_path: Path, op: str, b
 @pytest.mark.parametrize("group", ["quarantine", "public", "", "(g)", "a\nb", "x" * 65])
 def test_no_group_has_the_name_of_another_account(group: str) -> None:
     """Reserved and malformed names are refused, and every account is listed once."""
-    wire = Wire()
+    wire = BareService()
     assert wire.ask("join", 1 << 62, a.Join("t", group)).code == "BAD_FIELD"
     names = [row["tenant"] for row in wire.ask("tenants", 1 << 62).body["tenants"]]
     assert len(set(names)) == len(names)

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from bench.models.tiny import make_model
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 SYSTEM = " ".join(f"w{i}" for i in range(100, 180))
@@ -31,7 +31,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     tmp: Path = tmp_path_factory.mktemp("salt")
     (tmp / "system.txt").write_text(SYSTEM)
     model = make_model(tmp / "model", vocab=256)
-    with running(tmp, model, engines=2, config=CONFIG.replace("system.txt", str(tmp / "system.txt"))) as started:
+    with running_stack(tmp, model, engines=2, config=CONFIG.replace("system.txt", str(tmp / "system.txt"))) as started:
         wait_for(lambda: [p.state for p in started.stats().publications] == ["ready"], "the prompt is computed", 60)
         yield started
 

@@ -11,7 +11,7 @@ import pytest
 from bench.models.tiny import make_model
 from quire_engine.checkpoint.layout import served_length
 from quire_engine.checkpoint.refusal import ModelRefused
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 BLOCKS, SIZE, PINNED = 24, 16, 3
@@ -53,7 +53,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     (tmp / "system.txt").write_text(SYSTEM)
     config = CONFIG.format(file=tmp / "system.txt")
     model = make_model(tmp / "model", vocab=256, max_len=2048)
-    with running(tmp, model, engines=1, blocks=BLOCKS, config=config) as started:
+    with running_stack(tmp, model, engines=1, blocks=BLOCKS, config=config) as started:
         wait_for(lambda: [p.state for p in started.stats().publications] == ["ready"], "the prompt is computed", 60)
         yield started
 
@@ -73,7 +73,7 @@ def test_what_the_pool_admits_is_published_and_holds(stack: Stack) -> None:
 def test_the_setting_is_published_and_holds(tmp_path: Path) -> None:
     """``--max-model-len`` below the model's context and the pool's is what everyone is told."""
     model = make_model(tmp_path / "model", vocab=256, max_len=2048)
-    with running(tmp_path, model, "--max-model-len=100", engines=1, blocks=64) as started:
+    with running_stack(tmp_path, model, "--max-model-len=100", engines=1, blocks=64) as started:
         assert published(started) == 100
         holds_exactly(started, 100)
 

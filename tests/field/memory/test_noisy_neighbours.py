@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bench.models.tiny import make_model
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 CONFIG = "".join(f'[[tenants]]\nname = "{name}"\nkeys = ["sk-{name}"]\n' for name in ("ann", "bob"))
@@ -29,7 +29,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     tmp: Path = tmp_path_factory.mktemp("noisy")
     model = make_model(tmp / "model", vocab=256)
     flags = ("--max-sequences", str(SLOTS), "--max-queue", str(QUEUE))
-    with running(tmp, model, *flags, engines=2, blocks=4096, config=CONFIG) as started:
+    with running_stack(tmp, model, *flags, engines=2, blocks=4096, config=CONFIG) as started:
         yield started
 
 

@@ -17,7 +17,7 @@ from quire_proto.wire.u32 import pack_u32
 from quire_services.config.settings import KvstoreSettings
 from quire_services.daemons.event_stream import endpoints
 from tests.kvstore.events.subscriber import AllBlocksCleared, BlockStored, Subscriber
-from tests.support.engine_loop import running
+from tests.support.engine_loop import running_engine
 from tests.support.kvstore import Kvstore
 from tests.support.raw_client import Client
 
@@ -100,7 +100,7 @@ def test_engines_name_their_tokens_when_everybodys_are_wanted(
     monkeypatch.setenv("QUIRE_KVSTORE_EVENTS", "ipc")
     monkeypatch.setenv("QUIRE_KVSTORE_EVENTS_TOKENS", "all")
     prompt = [7 + i % 200 for i in range(40)]
-    with running(tmp_path) as bench:
+    with running_engine(tmp_path) as bench:
         with KVReader(bench.run_dir) as kvstore:
             reader = subscribe(kvstore.events(), opened)
         bench.ask("a", prompt, max_tokens=24)

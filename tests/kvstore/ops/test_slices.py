@@ -15,14 +15,14 @@ from quire_proto.messages.tenants import SetQuota
 from quire_proto.wire.codec import from_map
 from quire_proto.wire.envelope import decode_reply
 from quire_proto.wire.u32 import pack_u32
-from tests.support.service import LEASE_MS, Wire
+from tests.support.service import LEASE_MS, BareService
 
 SLICE, SLICES, SIZE = 4, 8, 4
 BLOCKS = SLICE * SLICES
 WHOLE = m.Allocate(2, "t", SIZE * BLOCKS)
 
 
-class Staged(Wire):
+class Staged(BareService):
     """A store whose pool is all cache, of one chain, and whose slices are small."""
 
     def __init__(self) -> None:

@@ -16,32 +16,34 @@ from quire_proto.messages import sharing as a
 from quire_proto.wire.digests import domain_key
 from quire_proto.wire.envelope import Reply
 from quire_proto.wire.u32 import pack_u32, unpack_u32
-from tests.support.service import Wire
+from tests.support.service import BareService
 
 SIX = pack_u32([9, 8, 7, 6, 5, 4])  # a block of four and a tail of two
 
 
 @pytest.fixture
-def wire(tmp_path: Path) -> Wire:
-    wire = Wire()
+def wire(tmp_path: Path) -> BareService:
+    wire = BareService()
     wire.service.declarations = Declarations(StateDir(tmp_path))
     wire.store.state.groups = Groups([("research", "ann"), ("research", "bob")])
     wire.open()
     return wire
 
 
-def publish(wire: Wire, identity: str = "x", domain: str = "public", tokens: bytes = SIX, tenant: str = "") -> Reply:
+def publish(
+    wire: BareService, identity: str = "x", domain: str = "public", tokens: bytes = SIX, tenant: str = ""
+) -> Reply:
     """One publish."""
     return wire.ask("publish", 1 << 62, a.Publish(identity, domain, tokens, tenant))
 
 
-def generation(wire: Wire, identity: str) -> int:
+def generation(wire: BareService, identity: str) -> int:
     """Generation of a record; 0 if there is none."""
     record = wire.store.state.publications.get(identity)
     return record.generation if record else 0
 
 
-def allocate(wire: Wire, number: int, tenant: str, tokens: int, identity: str, old: int = 0) -> dict[str, Any]:
+def allocate(wire: BareService, number: int, tenant: str, tokens: int, identity: str, old: int = 0) -> dict[str, Any]:
     """Allocate under a publication, then acknowledge all as computed; the reply of the allocate."""
     item = m.Allocate(number, tenant, tokens, b"", identity, old or generation(wire, identity))
     reply = wire.ask("allocate", 2 * number, item).body
@@ -50,7 +52,7 @@ def allocate(wire: Wire, number: int, tenant: str, tokens: int, identity: str, o
     return reply
 
 
-def test_a_published_prompt_is_listed_and_shared(wire: Wire) -> None:
+def test_a_published_prompt_is_listed_and_shared(wire: BareService) -> None:
     """The list moves, and once a tenant has computed the prompt another one finds it, the tail included."""
     before = wire.store.state.publications.generation
 
@@ -60,7 +62,7 @@ def test_a_published_prompt_is_listed_and_shared(wire: Wire) -> None:
     assert allocate(wire, 2, "eve", 7, "x")["computed"] == 6
 
 
-def test_who_looked_in_an_old_list_is_told_to_look_again(wire: Wire) -> None:
+def test_who_looked_in_an_old_list_is_told_to_look_again(wire: BareService) -> None:
     """A prompt published a moment ago is not missed by a client with an older list; one without a list is not asked."""
     looked = wire.store.state.publications.generation
     publish(wire)
@@ -74,7 +76,7 @@ def test_who_looked_in_an_old_list_is_told_to_look_again(wire: Wire) -> None:
     assert [ask(2, wire.store.state.publications.generation), ask(3, 0)] == [m.OK, m.OK]
 
 
-def test_the_same_again_changes_nothing(wire: Wire) -> None:
+def test_the_same_again_changes_nothing(wire: BareService) -> None:
     """Another prompt under the id takes its place and has a generation of its own."""
     first = publish(wire).body
     allocate(wire, 1, "ann", 7, "x")
@@ -87,7 +89,7 @@ def test_the_same_again_changes_nothing(wire: Wire) -> None:
     assert [p.id for p in wire.store.state.publications.all()] == ["p", "x"]
 
 
-def test_unpublishing_stops_new_matches_and_gives_the_pins_back(wire: Wire) -> None:
+def test_unpublishing_stops_new_matches_and_gives_the_pins_back(wire: BareService) -> None:
     """A sequence that shares it keeps the blocks; one that names it must match again; at the end nothing is held."""
     publish(wire)
     named = generation(wire, "x")
@@ -103,7 +105,7 @@ def test_unpublishing_stops_new_matches_and_gives_the_pins_back(wire: Wire) -> N
     assert wire.ask("unpublish", 1 << 62, a.Unpublish("x")).code == "NOT_FOUND"
 
 
-def test_a_sequence_outlives_its_publication(wire: Wire) -> None:
+def test_a_sequence_outlives_its_publication(wire: BareService) -> None:
     """It fills, seals and forks on; a prompt published anew under the id does not become what it computed."""
     publish(wire)
     chain = wire_chain(range(12))
@@ -126,7 +128,7 @@ def wire_chain(tokens: range) -> bytes:
     return b"".join(bytes([number]) * 32 for number in range(1, len(tokens) // 4 + 1))
 
 
-def session_of(wire: Wire) -> Any:
+def session_of(wire: BareService) -> Any:
     """The open session."""
     return wire.store.state.sessions.get(wire.session)
 
@@ -143,20 +145,20 @@ def session_of(wire: Wire) -> Any:
         ("nobody", "ann", "NOT_PERMITTED"),
     ],
 )
-def test_who_may_publish(wire: Wire, domain: str, tenant: str, code: str) -> None:
+def test_who_may_publish(wire: BareService, domain: str, tenant: str, code: str) -> None:
     """The operator to all and to every group there is; a member to its group."""
     assert publish(wire, domain=domain, tenant=tenant).code == code
 
 
 @pytest.mark.parametrize(("tenant", "code"), [("eve", "NOT_FOUND"), ("ann", ""), ("", "")])
-def test_who_may_unpublish(wire: Wire, tenant: str, code: str) -> None:
+def test_who_may_unpublish(wire: BareService, tenant: str, code: str) -> None:
     """A member what is its group's; a stranger is not even told that it exists."""
     publish(wire, domain="research")
 
     assert wire.ask("unpublish", 1 << 62, a.Unpublish("x", tenant)).code == code
 
 
-def test_a_member_takes_nothing_of_the_public(wire: Wire) -> None:
+def test_a_member_takes_nothing_of_the_public(wire: BareService) -> None:
     """What all tenants share is the operator's."""
     publish(wire)
 
@@ -164,19 +166,19 @@ def test_a_member_takes_nothing_of_the_public(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize(("identity", "tokens"), [("", SIX), ("../x", SIX), ("x" * 65, SIX), ("x", b"")])
-def test_a_bad_record_is_refused(wire: Wire, identity: str, tokens: bytes) -> None:
+def test_a_bad_record_is_refused(wire: BareService, identity: str, tokens: bytes) -> None:
     """Ids are names, prompts have tokens."""
     assert publish(wire, identity, tokens=tokens).code == "BAD_FIELD"
 
 
-def test_an_id_stays_in_its_domain(wire: Wire) -> None:
+def test_an_id_stays_in_its_domain(wire: BareService) -> None:
     """A prompt does not move from a group to all tenants by being published again."""
     publish(wire, domain="research")
 
     assert publish(wire, domain="public").code == "CONFLICT"
 
 
-def test_the_pin_budget_holds(wire: Wire) -> None:
+def test_the_pin_budget_holds(wire: BareService) -> None:
     """Beyond it publishing is refused and says by how much; taking something back makes room."""
     wire.store.state.publications.budget = 5  # "p" needs three
 
@@ -189,7 +191,7 @@ def test_the_pin_budget_holds(wire: Wire) -> None:
     assert publish(wire, "y").code == ""
 
 
-def test_a_former_member_misses(wire: Wire) -> None:
+def test_a_former_member_misses(wire: BareService) -> None:
     """Members hit a group's publication; a stranger and a member that left are told to match again."""
     publish(wire, domain="research")
     named = generation(wire, "x")
@@ -207,7 +209,7 @@ def test_a_former_member_misses(wire: Wire) -> None:
     assert allocate(wire, 7, "bob", 7, "x")["computed"] == 6
 
 
-def test_domains_and_their_keys(wire: Wire) -> None:
+def test_domains_and_their_keys(wire: BareService) -> None:
     """A tenant learns its domains and the keys of its groups, under the present generation, and no others."""
     own = wire.ask("domain", 1 << 62, m.Domain("ann")).body
     group = wire.ask("domain", 1 << 62, m.Domain("ann", "research")).body
@@ -219,7 +221,7 @@ def test_domains_and_their_keys(wire: Wire) -> None:
     assert own["key"] != group["key"]
 
 
-def test_joining_and_leaving(wire: Wire) -> None:
+def test_joining_and_leaving(wire: BareService) -> None:
     """Both may be repeated; what the configuration declares cannot be left; public is no one's to join."""
     for _ in range(2):
         reply = wire.ask("join", 1 << 62, a.Join("eve", "sales"))
@@ -233,7 +235,7 @@ def test_joining_and_leaving(wire: Wire) -> None:
     assert wire.ask("groups", 1 << 62).body == wire.ask("leave", 1 << 62, a.Leave("x", "y")).body
 
 
-def test_declarations_are_kept(wire: Wire, tmp_path: Path) -> None:
+def test_declarations_are_kept(wire: BareService, tmp_path: Path) -> None:
     """What was published and which tenants joined is in the state directory; what was taken back is not."""
     publish(wire, "a")
     publish(wire, "b", domain="research")
@@ -247,7 +249,7 @@ def test_declarations_are_kept(wire: Wire, tmp_path: Path) -> None:
     assert ("sales", "eve") in keep.groups([]).members()
 
 
-def test_what_cannot_be_kept_does_not_count(wire: Wire, tmp_path: Path) -> None:
+def test_what_cannot_be_kept_does_not_count(wire: BareService, tmp_path: Path) -> None:
     """A state directory that cannot be written refuses the change and says why."""
     (tmp_path / "publications").write_text("in the way")
     (tmp_path / "groups.json").mkdir()
@@ -259,7 +261,7 @@ def test_what_cannot_be_kept_does_not_count(wire: Wire, tmp_path: Path) -> None:
     assert not wire.store.state.groups.entitled("eve", "sales")
 
 
-def test_exactly_one_computes_it_without_a_request(wire: Wire) -> None:
+def test_exactly_one_computes_it_without_a_request(wire: BareService) -> None:
     """A pending publication goes to the first that asks; to another once that one gave up; to none when ready."""
     publish(wire)
     named = generation(wire, "x")
@@ -282,7 +284,7 @@ def test_exactly_one_computes_it_without_a_request(wire: Wire) -> None:
     wire.store.check_invariants()
 
 
-def test_a_fenced_one_computes_nothing(wire: Wire) -> None:
+def test_a_fenced_one_computes_nothing(wire: BareService) -> None:
     """A pending publication does not wait for a session that was fenced."""
     publish(wire)
     item = m.Allocate(1, "", 6, b"", "x", generation(wire, "x"))

@@ -14,14 +14,14 @@ from quire_proto.messages import sharing as a
 from quire_proto.messages.tenants import SetQuota
 from quire_proto.wire.envelope import Reply, decode_reply
 from quire_proto.wire.u32 import pack_u32
-from tests.support.service import Wire
+from tests.support.service import BareService
 from tests.support.slow_disk import SlowDisk
 
 NUMBER = 1 << 62
 PROMPT = a.Publish("q", "public", pack_u32(range(8)))
 
 
-class Slow(Wire):
+class Slow(BareService):
     """A service with a slow disk, and requests that are handled as often as it takes."""
 
     def __init__(self, directory: Path) -> None:

@@ -16,12 +16,12 @@ from quire_proto.wire.codec import from_map
 from quire_proto.wire.envelope import VERSION, decode_reply
 from quire_proto.wire.errors import BY_CODE
 from quire_proto.wire.u32 import pack_u32
-from tests.support.service import LAYOUT, LEASE_MS, Wire
+from tests.support.service import LAYOUT, LEASE_MS, BareService
 
 
 @pytest.fixture
-def wire() -> Wire:
-    wire = Wire()
+def wire() -> BareService:
+    wire = BareService()
     wire.open()
     return wire
 
@@ -33,7 +33,7 @@ def allocate(sequence: int, tokens: int = 8) -> m.Allocate:
 # --- order and resends -------------------------------------------------------------------------------------------
 
 
-def test_a_resend_gets_the_same_bytes_and_changes_nothing(wire: Wire) -> None:
+def test_a_resend_gets_the_same_bytes_and_changes_nothing(wire: BareService) -> None:
     """The second copy of a request is answered from the window."""
     frame = wire.frame("allocate", 2, allocate(1))
     first = wire.dispatch.handle(Task(b"a", [frame], 0), 0)
@@ -44,7 +44,7 @@ def test_a_resend_gets_the_same_bytes_and_changes_nothing(wire: Wire) -> None:
     assert wire.store.state.pool.free == 32
 
 
-def test_a_gap_is_refused_and_not_consumed(wire: Wire) -> None:
+def test_a_gap_is_refused_and_not_consumed(wire: BareService) -> None:
     """A number ahead of the next one names the one expected; that one is still open."""
     reply = wire.ask("allocate", 3, allocate(1))
 
@@ -53,7 +53,7 @@ def test_a_gap_is_refused_and_not_consumed(wire: Wire) -> None:
     assert wire.ask("allocate", 3, allocate(2)).code == ""
 
 
-def test_a_number_with_other_bytes_is_refused(wire: Wire) -> None:
+def test_a_number_with_other_bytes_is_refused(wire: BareService) -> None:
     """Same number, other request: an error, and the first one's reply stays."""
     frame = wire.frame("allocate", 2, allocate(1))
     first = wire.send(frame)
@@ -63,7 +63,7 @@ def test_a_number_with_other_bytes_is_refused(wire: Wire) -> None:
     assert wire.store.state.pool.free == 30
 
 
-def test_the_window_holds_eight_replies(wire: Wire) -> None:
+def test_the_window_holds_eight_replies(wire: BareService) -> None:
     """The eighth last reply can be asked for again, the ninth last cannot."""
     frames = {number: wire.frame("step", number, m.Step()) for number in range(2, 12)}
     for frame in frames.values():
@@ -85,7 +85,9 @@ def test_the_window_holds_eight_replies(wire: Wire) -> None:
         ("free", {"sequences": bytes(4 * 8193)}, "TOO_LARGE"),
     ],
 )
-def test_a_refused_ordered_request_consumes_its_number(wire: Wire, op: str, body: dict[str, Any], code: str) -> None:
+def test_a_refused_ordered_request_consumes_its_number(
+    wire: BareService, op: str, body: dict[str, Any], code: str
+) -> None:
     """A bad body is answered once and for all: its resend gets the same reply, the next number is open."""
     frame = wire.frame(op, 2, body)
 
@@ -95,7 +97,7 @@ def test_a_refused_ordered_request_consumes_its_number(wire: Wire, op: str, body
     assert wire.ask("step", 3, m.Step()).code == ""
 
 
-def test_a_passed_deadline_consumes_the_number_and_executes_nothing(wire: Wire) -> None:
+def test_a_passed_deadline_consumes_the_number_and_executes_nothing(wire: BareService) -> None:
     """The deadline counts from receipt, and only until execution begins."""
     late = wire.frame("allocate", 2, allocate(1), deadline_ms=50)
 
@@ -107,14 +109,14 @@ def test_a_passed_deadline_consumes_the_number_and_executes_nothing(wire: Wire) 
 # --- sessions ----------------------------------------------------------------------------------------------------
 
 
-def test_another_boot_id_is_stale(wire: Wire) -> None:
+def test_another_boot_id_is_stale(wire: BareService) -> None:
     """A client that believes in another boot learns it on any op, even on one that needs no session."""
     assert wire.ask("step", 2, m.Step(), boot=b"x" * 16).code == "STALE_SESSION"
     assert wire.ask("stats", 0, boot=b"x" * 16).code == "STALE_SESSION"
     assert wire.ask("stats", 0, boot=b"").code == ""
 
 
-def test_an_unknown_session_is_stale(wire: Wire) -> None:
+def test_an_unknown_session_is_stale(wire: BareService) -> None:
     """A session that was never opened, ordered op or not."""
     assert wire.ask("step", 2, m.Step(), session=b"y" * 16).code == "STALE_SESSION"
     assert wire.ask("heartbeat", 0, session=b"y" * 16).code == "STALE_SESSION"
@@ -122,7 +124,7 @@ def test_an_unknown_session_is_stale(wire: Wire) -> None:
 
 def test_the_same_nonce_opens_the_same_session() -> None:
     """A resent attach opens nothing new; the nonce with another token is refused; a token serves once."""
-    wire = Wire()
+    wire = BareService()
     token, other = wire.service.admit(1).token, wire.service.admit(2).token
     body = {"nonce": b"n" * 16, "token": token}
 
@@ -136,7 +138,7 @@ def test_the_same_nonce_opens_the_same_session() -> None:
 
 def test_attach_compares_layouts_field_by_field() -> None:
     """Another layout is refused naming the fields; the display name may differ; none at all is accepted."""
-    wire = Wire()
+    wire = BareService()
     other = {
         "model": "other name",
         "weights": "w1",
@@ -160,7 +162,7 @@ def test_attach_compares_layouts_field_by_field() -> None:
 
 def test_the_handshake_says_all_a_client_needs() -> None:
     """Layout, arena, lease, limits and publications are in the reply."""
-    wire = Wire()
+    wire = BareService()
     reply = from_map(m.Attached, wire.ask("attach", 0, {"nonce": b"n" * 16}).body)
 
     assert (reply.layout, reply.num_blocks, reply.lease_ms) == (LAYOUT, 32, LEASE_MS)
@@ -170,7 +172,7 @@ def test_the_handshake_says_all_a_client_needs() -> None:
 
 def test_a_session_without_a_token_only_reads() -> None:
     """It may beat and look, and neither become ready nor ask for keys or blocks."""
-    wire = Wire()
+    wire = BareService()
     wire.session = wire.ask("attach", 0, {"nonce": b"n" * 16}).body["session"]
 
     assert wire.ask("heartbeat", 0).code == ""
@@ -182,7 +184,7 @@ def test_a_session_without_a_token_only_reads() -> None:
 
 def test_blocks_need_a_ready_session() -> None:
     """Before ``ready`` a session holds nothing."""
-    wire = Wire()
+    wire = BareService()
     token = wire.service.admit(1).token
     wire.session = wire.ask("attach", 0, {"nonce": b"n" * 16, "token": token}).body["session"]
 
@@ -192,7 +194,7 @@ def test_blocks_need_a_ready_session() -> None:
     assert wire.ask("allocate", 1, allocate(1), session=b"").code == "NOT_PERMITTED"
 
 
-def test_a_fenced_session_may_only_detach(wire: Wire) -> None:
+def test_a_fenced_session_may_only_detach(wire: BareService) -> None:
     """Its next message tells it; detach is the acknowledgement that gives its blocks back."""
     wire.ask("allocate", 2, allocate(1))
     session = wire.store.state.sessions.get(wire.session)
@@ -206,7 +208,7 @@ def test_a_fenced_session_may_only_detach(wire: Wire) -> None:
     assert wire.store.state.pool.counts()["free"] == 32
 
 
-def test_a_resent_detach_is_answered_although_the_session_is_gone(wire: Wire) -> None:
+def test_a_resent_detach_is_answered_although_the_session_is_gone(wire: BareService) -> None:
     """The window of a detached session outlives it for a while; anything new is stale."""
     frame = wire.frame("detach", 2)
     first = wire.send(frame)
@@ -215,7 +217,7 @@ def test_a_resent_detach_is_answered_although_the_session_is_gone(wire: Wire) ->
     assert wire.ask("step", 3, m.Step()).code == "STALE_SESSION"
 
 
-def test_heartbeats_renew_the_lease_outside_the_order(wire: Wire) -> None:
+def test_heartbeats_renew_the_lease_outside_the_order(wire: BareService) -> None:
     """Their numbers mean nothing and their progress is shown."""
     reply = wire.send(wire.frame("heartbeat", 1 << 62, m.Heartbeat(7)), now_ms=3000)
 
@@ -224,7 +226,7 @@ def test_heartbeats_renew_the_lease_outside_the_order(wire: Wire) -> None:
     assert (stats.sessions[0].progress, stats.sessions[0].lease_ms_left) == (7, LEASE_MS - 1000)
 
 
-def test_domain_keys_differ_by_tenant_and_are_stable(wire: Wire) -> None:
+def test_domain_keys_differ_by_tenant_and_are_stable(wire: BareService) -> None:
     """The key of a tenant is its own and the same each time."""
     one, again, other = (wire.ask("domain", 0, m.Domain(t)).body["key"] for t in ("a", "a", "b"))
 
@@ -234,7 +236,7 @@ def test_domain_keys_differ_by_tenant_and_are_stable(wire: Wire) -> None:
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def test_stats_adds_up(wire: Wire) -> None:
+def test_stats_adds_up(wire: BareService) -> None:
     """Blocks by state, slots, counters, ops and sessions are those of the store."""
     wire.ask("allocate", 2, allocate(1, 6))
     wire.ask("step", 3, m.Step(fills=pack_u32([1, 6])))
@@ -248,7 +250,7 @@ def test_stats_adds_up(wire: Wire) -> None:
     assert [(s.name, s.state, s.sequences, s.blocks) for s in stats.sessions] == [("engine-1", "ready", 1, 2)]
 
 
-def test_reading_needs_no_session(wire: Wire) -> None:
+def test_reading_needs_no_session(wire: BareService) -> None:
     """stats, tenants, publications and lookup answer any peer at the socket; an unknown publication is NOT_FOUND."""
     for op in ("stats", "tenants", "publications", "lookup"):
         assert wire.ask(op, 0, session=b"").code == ""
@@ -258,7 +260,7 @@ def test_reading_needs_no_session(wire: Wire) -> None:
 # --- malformed ---------------------------------------------------------------------------------------------------
 
 
-def test_a_kvstore_without_events_says_so(wire: Wire) -> None:
+def test_a_kvstore_without_events_says_so(wire: BareService) -> None:
     """``events`` is UNSUPPORTED, a malformed one BAD_FIELD, an unknown op UNKNOWN_OP."""
     assert wire.ask("events", 0).code == "UNSUPPORTED"
     assert wire.ask("events", 0, {"nonsense": 1}).code == "BAD_FIELD"
@@ -282,7 +284,7 @@ def test_a_kvstore_without_events_says_so(wire: Wire) -> None:
     ],
 )
 def test_a_malformed_frame_gets_an_error_with_the_number_if_readable(
-    wire: Wire, frames: list[bytes], number: int, code: str
+    wire: BareService, frames: list[bytes], number: int, code: str
 ) -> None:
     """Never an exception, never silence."""
     frame = wire.dispatch.handle(Task(b"peer", frames, 0), 0)
@@ -300,7 +302,7 @@ def test_every_op_has_a_handler() -> None:
 
 
 @pytest.mark.parametrize("op", ["stats", "step"])
-def test_a_bug_of_ours_becomes_internal(wire: Wire, monkeypatch: pytest.MonkeyPatch, op: str) -> None:
+def test_a_bug_of_ours_becomes_internal(wire: BareService, monkeypatch: pytest.MonkeyPatch, op: str) -> None:
     """An exception in a handler is logged and answered; the next request is served."""
 
     def broken(*_: object) -> None:

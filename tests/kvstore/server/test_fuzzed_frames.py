@@ -11,13 +11,13 @@ from quire_proto.op_table import OPS
 from quire_proto.wire.envelope import decode_reply
 from quire_proto.wire.errors import BY_CODE
 from tests.support.frame_fuzzer import TARGET, Fuzzer
-from tests.support.service import Wire
+from tests.support.service import BareService
 
 FRAMES = 100_000
 LIFE = 500  # frames until the session is opened anew, because some of them detach it or use up the pool
 
 
-def snapshot(wire: Wire) -> tuple[object, ...]:
+def snapshot(wire: BareService) -> tuple[object, ...]:
     """All of the store that a refused request must not touch."""
     state = wire.store.state
     sessions = [(s.id, s.state, len(s.sequences), len(s.copies)) for s in state.sessions.all()]
@@ -27,9 +27,9 @@ def snapshot(wire: Wire) -> tuple[object, ...]:
     return sessions, arrays, pool.free, pool.cached, len(state.index), declared
 
 
-def fresh(life: int) -> Wire:
+def fresh(life: int) -> BareService:
     """A store with one session that holds a sequence, and a journal that is never read."""
-    wire = Wire(blocks=64)
+    wire = BareService(blocks=64)
     wire.service.events = m.Events("ipc:///live", "ipc:///replay", "", "all", "int")
     wire.store.state.index.journal = Journal()
     assert wire.open(b"target-session..", pid=2) == TARGET

@@ -11,7 +11,7 @@ from quire_proto import messages as m
 from quire_proto.wire.codec import from_map
 from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 from tests.kvstore.server.test_fuzzed_frames import snapshot
-from tests.support.service import LAYOUT, Wire
+from tests.support.service import LAYOUT, BareService
 
 FRAMES = 2_400
 SEQUENCES = 6
@@ -22,7 +22,7 @@ ODD = (0, 1, 2, 3, SIZE, 40, 2**16, 2**31 - 1, 2**31, 2**32 - 1)
 class Rows:
     """Steps that the live state of a session permits, and the same with some numbers changed."""
 
-    def __init__(self, wire: Wire, seed: int) -> None:
+    def __init__(self, wire: BareService, seed: int) -> None:
         self._wire, self._random = wire, random.Random(seed)
         self._digests = [self._random.randbytes(32) for _ in range(40)]  # few: some name a block already
 
@@ -65,7 +65,7 @@ class Rows:
         return pack_u32(numbers)
 
 
-def fill(wire: Wire) -> None:
+def fill(wire: BareService) -> None:
     """Begin anew: no sequence but ``SEQUENCES`` new ones, the last of which shares all its blocks."""
     session = wire.store.state.sessions.get(wire.session)
     assert session is not None
@@ -81,7 +81,7 @@ def fill(wire: Wire) -> None:
 
 def test_damaged_rows_get_a_code_each_and_change_nothing_else() -> None:
     """Every row of an accepted step has its code, a refused step changes nothing, and the store stays consistent."""
-    wire = Wire(blocks=96)
+    wire = BareService(blocks=96)
     wire.store.state.index.journal = Journal()
     wire.open()
     rows, codes, refused = Rows(wire, seed=20_26), Counter[int](), Counter[str]()

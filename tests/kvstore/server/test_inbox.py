@@ -6,7 +6,7 @@ from quire_kvstore.server.inbox import MAX_QUEUED, Inbox
 from quire_kvstore.server.task import Task
 from quire_proto import messages as m
 from quire_proto.wire.envelope import decode_reply
-from tests.support.service import Wire
+from tests.support.service import BareService
 
 
 def task(who: bytes, number: int) -> Task:
@@ -39,7 +39,7 @@ def test_a_full_queue_refuses_and_the_others_stay_open() -> None:
 
 def test_busy_consumes_nothing_and_says_when_to_come_back() -> None:
     """The same bytes are executed later, as if they had never come before."""
-    wire = Wire()
+    wire = BareService()
     wire.open()
     frame = wire.frame("allocate", 2, m.Allocate(1, "t", 9))
 
@@ -52,7 +52,7 @@ def test_busy_consumes_nothing_and_says_when_to_come_back() -> None:
 
 def test_a_reply_that_was_not_taken_marks_its_session_as_slow() -> None:
     """Stats name it; damaged bytes name no session and only count."""
-    wire = Wire()
+    wire = BareService()
     wire.open()
     wire.dispatch.unsent([wire.frame("step", 2, m.Step())])
     wire.dispatch.unsent([b"\xc1"])

@@ -11,7 +11,7 @@ from quire_kvstore.server.task import Task
 from quire_proto import messages as m
 from quire_proto.wire.u32 import pack_u32
 from tests.support.frame_fuzzer import Fuzzer
-from tests.support.service import Wire
+from tests.support.service import BareService
 
 LIVES, FRAMES = 4, 500
 
@@ -26,7 +26,7 @@ def collector_off() -> Iterator[None]:
 
 def life(number: int) -> None:
     """A store, sequences that come and go, and damaged requests of every op."""
-    wire = Wire(blocks=64)
+    wire = BareService(blocks=64)
     wire.open(b"target-session..", pid=2)
     wire.open(number.to_bytes(16, "big"))
     fuzzer = Fuzzer(number)

@@ -14,7 +14,7 @@ from quire_proto import messages as m
 from quire_proto.messages.tenants import SetQuota
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.support.driver import Driver
-from tests.support.service import Wire
+from tests.support.service import BareService
 
 SIZE = 4
 
@@ -115,7 +115,7 @@ def test_publishing_moves_the_charge_or_refuses() -> None:
 
 def test_a_refused_guarantee_says_what_can_be_guaranteed() -> None:
     """What the pool has beside other guarantees, the pin budget and the reserve."""
-    wire = Wire(blocks=64)
+    wire = BareService(blocks=64)
     wire.store.state.quotas.pin_budget, wire.store.state.quotas.quarantine_reserve = 32, 4
     assert wire.ask("quota", 0, SetQuota("a", guarantee=20)).code == ""
     over = wire.ask("quota", 0, SetQuota("b", guarantee=9))

@@ -13,7 +13,7 @@ import pytest
 
 from bench.models.tiny import make_model
 from tests.support.ports import free_port
-from tests.support.stack import running
+from tests.support.stack import running_stack
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
@@ -33,8 +33,8 @@ def quire(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_one_life_of_a_stack(tmp_path: Path, model: Path) -> None:
     """It says when it is ready; a second one is refused; a killed engine and gateway come back; status agrees; the
-    stop leaves nothing (which ``running`` insists on)."""
-    with running(tmp_path, model, engines=1, blocks=64) as stack:
+    stop leaves nothing (which ``running_stack`` insists on)."""
+    with running_stack(tmp_path, model, engines=1, blocks=64) as stack:
         directory = f"--run-dir={stack.run_dir}"
         wait_for(lambda: "ready: http://127.0.0.1:" in stack.log.read_text(), "it says so", 10)
         second = quire("serve", f"--model={model}", directory)

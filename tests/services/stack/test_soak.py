@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from bench.models.tiny import FIRST_WORD, make_model
-from tests.support.stack import Stack, running
+from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 VOCABULARY = 128
@@ -47,7 +47,7 @@ def test_random_kills_under_load_leave_a_whole_stack(tmp_path: Path) -> None:
     rng, stop, kills = random.Random(seed), Event(), 0
     print(f"\nSOAK_SEED={seed}")
     model = make_model(tmp_path / "model", vocab=VOCABULARY, hidden=32, heads=2, kv_heads=1)
-    with running(tmp_path, model, "--debug", blocks=128) as stack, ThreadPoolExecutor(4) as pool:
+    with running_stack(tmp_path, model, "--debug", blocks=128) as stack, ThreadPoolExecutor(4) as pool:
         loads = [pool.submit(_load, stack, stop, seed + i) for i in range(4)]
         try:
             while time.monotonic() < end:
