@@ -13,7 +13,7 @@ from tests.support.stamped_arena import PUBLIC
 
 
 class Domains:
-    """What was ever published, and which tenant was ever a member of what. Both outlive a boot of the kvstore.
+    """What was ever published, and which tenant was ever a member of which group. Both outlive a boot of the kvstore.
 
     A publication's domain is named in parentheses, so that no tenant is called like it.
     """

@@ -1,6 +1,6 @@
 """A naive model of the store: what each reply must say, and what must be where afterwards.
 
-Written for obviousness: tables are lists, reference counts are recounted from all tables whenever somebody asks,
+Written for obviousness: tables are lists, reference counts are recounted from all tables at each question,
 the index is a dictionary, prefixes are found by walking. It shares no code with the store. Which free block is
 taken and which cached one is evicted is the store's choice; the model checks that the choice was allowed.
 """
@@ -15,7 +15,7 @@ from quire_proto import messages as m
 from quire_proto.wire.u32 import unpack_rows, unpack_u32
 from tests.proofs.model_contents import Contents
 from tests.proofs.model_quotas import Counts, Promises
-from tests.proofs.model_sharing import Record, Sharing
+from tests.proofs.model_sharing import ModelPublication, Sharing
 
 ROOT = bytes(32)
 
@@ -31,7 +31,7 @@ class Row:
     names: list[bytes] = field(default_factory=list)
     pins: dict[int, int] = field(default_factory=dict)
     copies: dict[int, int] = field(default_factory=dict)
-    record: Record | None = None
+    publication: ModelPublication | None = None
     private_from: int = 0
     anchor: bytes | None = None
     chained: bool = True
@@ -91,9 +91,9 @@ class Model:
         return held | {block for table in self.sharing.tables() for block in table}
 
     def counts(self, hit: list[int]) -> Counts:
-        """Who has what once ``hit`` is held."""
+        """What each account has once ``hit`` is held."""
         refs, active, sealed = set(self.refs()) | set(hit), self.active() | set(hit), self.sealed()
-        pending = sum(self.need(len(r.tokens)) for r in self.sharing.records.values() if r.table is None)
+        pending = sum(self.need(len(p.tokens)) for p in self.sharing.publications.values() if p.table is None)
         held = Counter(self.charged[block] for block in active)
         return Counts(held, Counter(self.charged[block] for block in sealed - refs), len(refs - active), pending)
 
@@ -120,8 +120,8 @@ class Model:
         if not item.publication:
             hit = self.walk(digests, 0, ROOT)
             return hit, min(len(hit) * self.size, item.tokens - 1)
-        record = self.sharing.records[item.publication]
-        table, count = record.table, len(record.tokens)
+        publication = self.sharing.publications[item.publication]
+        table, count = publication.table, len(publication.tokens)
         if table is None:
             return [], 0
         start = count // self.size
@@ -143,16 +143,16 @@ class Model:
             parent = digest
         return hit
 
-    def allocated(self, who: bytes, item: m.Allocate, reply: m.Allocated, store: Any) -> None:
+    def allocated(self, session: bytes, item: m.Allocate, reply: m.Allocated, store: Any) -> None:
         """An allocate was answered."""
-        rows, refused = self.holders[who].rows, self.refusal(who, item)
+        rows, refused = self.holders[session].rows, self.refusal(session, item)
         if refused != m.OK:
             assert reply == m.Allocated(refused), "what may not be had"
             return
         hit, computed = self.match(item)
         whole, tail = divmod(computed, self.size)
         own = self.need(max(item.tokens, item.reserve)) - whole
-        account = item.tenant or self.sharing.records[item.publication].account
+        account = item.tenant or self.sharing.publications[item.publication].account
         missing, scope = self.short(account, own, hit)
         if tail and missing:  # then the block that would be copied is computed
             hit, computed, tail = hit[:whole], whole * self.size, 0
@@ -172,27 +172,27 @@ class Model:
         rows[item.sequence] = row
 
     def refused(self, reply: m.Allocated | m.Extended, missing: int, scope: str, account: str) -> None:
-        """There is no space: what is missing where, and for whom if it is not missing for all."""
+        """There is no space: what is missing where, and for which account if it is not missing for all."""
         said = (reply.code, reply.missing, reply.scope, reply.account, reply.blocks)
         assert said == (m.NO_SPACE, missing, scope, "" if scope == "pool" else account, b"")
 
-    def refusal(self, who: bytes, item: m.Allocate) -> int:
+    def refusal(self, session: bytes, item: m.Allocate) -> int:
         """Why an allocate is refused whatever is free."""
-        if item.sequence in self.holders[who].rows or len(item.digests) // 32 > item.tokens // self.size:
+        if item.sequence in self.holders[session].rows or len(item.digests) // 32 > item.tokens // self.size:
             return m.CONFLICT
         return self.sharing.refusal(item)
 
     def anchor(self, row: Row, item: m.Allocate, whole: int) -> None:
         """The row begins with a publication."""
-        row.record = self.sharing.records[item.publication]
-        row.private_from = start = len(row.record.tokens) // self.size
+        row.publication = self.sharing.publications[item.publication]
+        row.private_from = start = len(row.publication.tokens) // self.size
         digests = digests_of(item.digests)
         row.anchor = digests[start - 1] if 0 < start <= len(digests) else None
         row.names = [b""] * min(start, whole) + row.names[start:]
 
-    def extended(self, who: bytes, item: m.Extend, reply: m.Extended, store: Any) -> None:
+    def extended(self, session: bytes, item: m.Extend, reply: m.Extended, store: Any) -> None:
         """An extend was answered."""
-        row = self.holders[who].rows[item.sequence]
+        row = self.holders[session].rows[item.sequence]
         have, refs = len(row.table), self.refs()
         if row.offer:
             assert reply == m.Extended(m.CONFLICT)
@@ -225,7 +225,7 @@ class Model:
         """Blocks given: as many as asked, none in use, and cached ones evicted only where free ones were short."""
         busy, now = set(self.refs()) | set(hit), self.counts(hit)
         assert len(fresh) == len(set(fresh)) == count, "as many blocks as asked for"
-        assert not busy & set(fresh), "a block that somebody holds was given away"
+        assert not busy & set(fresh), "a block that a sequence holds was given away"
         short = count - (self.blocks - len(busy | self.sealed()))
         over = now.held[row.tenant] + now.cached[row.tenant] + count - self.promises.limit(row.tenant)
         lost, dragged = self.evicted(busy, store)
@@ -262,7 +262,7 @@ class Model:
         return False
 
     def trimmed(self, store: Any) -> None:
-        """What may be evicted though nobody asked for blocks: cache of an account above its limit."""
+        """What may be evicted though no blocks were asked for: cache of an account above its limit."""
         now = self.counts([])
         for account, lost in self.evicted(set(self.refs()), store)[0].items():
             over = now.held[account] + now.cached[account] - self.promises.limit(account)

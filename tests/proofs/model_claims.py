@@ -1,7 +1,7 @@
-"""The naive model of claims: who computes what, who waits for it, and what each wait must be told.
+"""The naive model of claims: which sequence computes what, which wait for it, and what each wait must be told.
 
 A claim is the list of names that its holder will seal, a pending publication being a name of its own. What is still
-``open`` in it nobody has sealed. Every question is answered by walking over all claims.
+``open`` in it is not sealed yet. Every question is answered by walking over all claims.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.proofs.model_quotas import Promises
 from tests.proofs.model_sharing import Sharing
 
 PATIENCE_MS = 70
-Who = tuple[bytes, int]  # session, sequence number
+Claimant = tuple[bytes, int]  # session, sequence number: has a claim or waits for one
 
 
 @dataclass(eq=False)
@@ -31,12 +31,12 @@ class Wait:
 
 @dataclass(eq=False)
 class Claim:
-    """What somebody computes, since when without a seal, and who waits, the longest waiting first."""
+    """What a sequence computes, since when without a seal, and which wait for it, the longest waiting first."""
 
     names: list[bytes]
     since: int
     open: set[bytes] = field(default_factory=set)
-    waits: dict[Who, Wait] = field(default_factory=dict)
+    waits: dict[Claimant, Wait] = field(default_factory=dict)
 
 
 class ClaimModel(FullModel):
@@ -45,44 +45,44 @@ class ClaimModel(FullModel):
     def __init__(self, size: int, sharing: Sharing, promises: Promises, now: int) -> None:
         super().__init__(size, sharing, promises)
         self.now = now
-        self.claims: dict[Who, Claim] = {}
+        self.claims: dict[Claimant, Claim] = {}
         self.told: list[tuple[int, str]] = []
 
     # --- reading ----------------------------------------------------------------------------------------------
 
-    def owner(self, name: bytes) -> Who | None:
-        """Who computes a name."""
-        return next((who for who, claim in self.claims.items() if name in claim.open), None)
+    def owner(self, name: bytes) -> Claimant | None:
+        """The sequence that computes a name."""
+        return next((claimant for claimant, claim in self.claims.items() if name in claim.open), None)
 
     def lack(self, item: m.Allocate) -> list[bytes]:
         """Names that an allocate would have to compute."""
         digests, start = digests_of(item.digests), 0
         if item.publication:
-            record = self.sharing.records[item.publication]
-            start = min(len(record.tokens) // self.size, len(digests))
-            if record.table is None:
-                return [record.key, *digests[start:]]
+            publication = self.sharing.publications[item.publication]
+            start = min(len(publication.tokens) // self.size, len(digests))
+            if publication.table is None:
+                return [publication.key, *digests[start:]]
         while start < len(digests) and digests[start] in self.index:
             start += 1
         return digests[start:]
 
-    def waits(self, who: Who) -> bool:
+    def waits(self, claimant: Claimant) -> bool:
         """Whether a number is waiting, or inherited a claim."""
-        return who in self.claims or any(who in claim.waits for claim in self.claims.values())
+        return claimant in self.claims or any(claimant in claim.waits for claim in self.claims.values())
 
     # --- what happens to claims -------------------------------------------------------------------------------
 
-    def end(self, who: Who, state: str) -> bool:
-        """A wait of ``who`` ends, if there is one."""
+    def end(self, claimant: Claimant, state: str) -> bool:
+        """Its wait ends, if there is one."""
         for claim in self.claims.values():
-            if who in claim.waits:
-                self.told.append((claim.waits.pop(who).ticket, state))
+            if claimant in claim.waits:
+                self.told.append((claim.waits.pop(claimant).ticket, state))
                 return True
         return False
 
-    def pass_on(self, who: Who) -> None:
+    def pass_on(self, claimant: Claimant) -> None:
         """An owner gives up: the most urgent waiter, of equals the longest waiting, is the next."""
-        claim = self.claims.pop(who)
+        claim = self.claims.pop(claimant)
         if not claim.waits:
             return
         successor = min(claim.waits, key=lambda waiter: claim.waits[waiter].priority)
@@ -97,11 +97,11 @@ class ClaimModel(FullModel):
         claim.since = self.now
         self.claims[successor] = claim
 
-    def left(self, who: Who, state: str = "deadline") -> bool:
-        """Whoever it is waits no more and owns nothing."""
-        known = self.end(who, state)
-        if who in self.claims:
-            self.pass_on(who)
+    def left(self, claimant: Claimant, state: str = "deadline") -> bool:
+        """It waits no more and owns nothing."""
+        known = self.end(claimant, state)
+        if claimant in self.claims:
+            self.pass_on(claimant)
             return True
         return known
 
@@ -109,20 +109,20 @@ class ClaimModel(FullModel):
         """A session can do nothing any more."""
         for waiting in [w for claim in self.claims.values() for w in claim.waits if w[0] == session]:
             self.end(waiting, "stale")
-        for who in [who for who in self.claims if who[0] == session]:
-            self.pass_on(who)
+        for claimant in [claimant for claimant in self.claims if claimant[0] == session]:
+            self.pass_on(claimant)
 
-    def took(self, who: Who, lack: list[bytes]) -> None:
-        """A sequence has its table and computes what nobody else does, up to the first that somebody does."""
-        self.end(who, "deadline")
-        old = self.claims.pop(who, None)
+    def took(self, claimant: Claimant, lack: list[bytes]) -> None:
+        """A sequence has its table and computes what no other does, up to the first that another does."""
+        self.end(claimant, "deadline")
+        old = self.claims.pop(claimant, None)
         names: list[bytes] = []
         for name in lack:
             if name in names or self.owner(name) or name in self.index:
                 break
             names.append(name)
         if names:
-            self.claims[who] = Claim(names, self.now, set(names))
+            self.claims[claimant] = Claim(names, self.now, set(names))
         for waiter, wait in (old.waits if old else {}).items():
             owner = self.owner(wait.name)
             if owner is None:
@@ -133,7 +133,7 @@ class ClaimModel(FullModel):
 
     def made(self, names: set[bytes]) -> None:
         """Names are there now."""
-        for who, claim in list(self.claims.items()):
+        for claimant, claim in list(self.claims.items()):
             done = claim.open & names
             if not done:
                 continue
@@ -143,35 +143,37 @@ class ClaimModel(FullModel):
             for waiter in [w for w, wait in claim.waits.items() if claim.names.index(wait.name) <= last]:
                 self.end(waiter, "sealed")
             if last == len(claim.names) - 1:
-                del self.claims[who]
+                del self.claims[claimant]
 
     def wait(self, session: bytes, item: m.Wait, ticket: int, until: int) -> str | None:
         """What a wait is told at once."""
-        who, record = (session, item.sequence), self.sharing.present(item.publication, item.publication_generation)
-        if item.publication and record is None:
+        claimant = session, item.sequence
+        publication = self.sharing.present(item.publication, item.publication_generation)
+        if item.publication and publication is None:
             return "yours"  # its allocate will be told more
-        name = item.digest if record is None else record.key
-        if name in self.index or (record is not None and record.table is not None):
+        name = item.digest if publication is None else publication.key
+        if name in self.index or (publication is not None and publication.table is not None):
             return "sealed"
-        self.end(who, "deadline")
+        self.end(claimant, "deadline")
         owner = self.owner(name)
-        if owner is None or owner == who:
+        if owner is None or owner == claimant:
             return "yours"
-        if who in self.claims:  # a successor that rather waits for something else
-            self.pass_on(who)
-        self.claims[owner].waits[who] = Wait(ticket, name, item.priority, until)
+        if claimant in self.claims:  # a successor that rather waits for something else
+            self.pass_on(claimant)
+        self.claims[owner].waits[claimant] = Wait(ticket, name, item.priority, until)
         self.passed(self.now, 0)  # the owner may be without progress for long
         return None
 
     # --- the operations ---------------------------------------------------------------------------------------
 
-    def allocated(self, who: bytes, item: m.Allocate, reply: m.Allocated, store: Any) -> None:
-        """With claims: who may wait for what another computes gets no table."""
-        me, live, refused = (who, item.sequence), item.sequence in self.holders[who].rows, self.refusal(who, item)
+    def allocated(self, session: bytes, item: m.Allocate, reply: m.Allocated, store: Any) -> None:
+        """With claims: a request that may wait for what another computes gets no table."""
+        me, live = (session, item.sequence), item.sequence in self.holders[session].rows
+        refused = self.refusal(session, item)
         lack = self.lack(item) if refused == m.OK else []
         owner = self.owner(lack[0]) if lack else None
         if not item.tenant and owner not in (None, me):
-            assert reply == m.Allocated(m.CONFLICT), "whoever computes for a domain is the only one"
+            assert reply == m.Allocated(m.CONFLICT), "what is computed for a domain is computed once"
         elif item.may_wait and owner not in (None, me):
             run = next((i for i, name in enumerate(lack) if self.owner(name) != owner), len(lack))
             named = len(lack[0]) != 32
@@ -179,42 +181,42 @@ class ClaimModel(FullModel):
             shared = b"" if named else b"".join(lack[:run])
             assert reply == m.Allocated(m.CLAIMED, computed=present * self.size, claimed=shared), "what is claimed"
         else:
-            super().allocated(who, item, reply, store)
+            super().allocated(session, item, reply, store)
         if reply.code == m.OK:
             self.took(me, lack)
         elif not live:
             self.left(me)
 
-    def seal(self, who: bytes, item: m.Seal) -> tuple[int, list[tuple[int, int]]]:
-        """What is sealed is nobody's to compute."""
+    def seal(self, session: bytes, item: m.Seal) -> tuple[int, list[tuple[int, int]]]:
+        """What is sealed is claimed no more."""
         before = set(self.index)
-        answer = super().seal(who, item)
+        answer = super().seal(session, item)
         self.made(set(self.index) - before)
         return answer
 
-    def fill(self, who: bytes, number: int, tokens: int) -> int:
-        """A publication that is ready is nobody's to compute."""
-        pending = [record for record in self.sharing.records.values() if record.table is None]
-        code = super().fill(who, number, tokens)
-        self.made({record.key for record in pending if record.table is not None})
+    def fill(self, session: bytes, number: int, tokens: int) -> int:
+        """A publication that is ready is claimed no more."""
+        pending = [p for p in self.sharing.publications.values() if p.table is None]
+        code = super().fill(session, number, tokens)
+        self.made({p.key for p in pending if p.table is not None})
         return code
 
-    def free(self, who: bytes, number: int) -> int:
+    def free(self, session: bytes, number: int) -> int:
         """A claim passes on; a number without a table ends its wait."""
-        known = self.left((who, number))
-        code = super().free(who, number)
+        known = self.left((session, number))
+        code = super().free(session, number)
         return m.OK if known else code
 
-    def gone(self, who: bytes) -> int:
+    def gone(self, session: bytes) -> int:
         """All that a session claimed passes on."""
-        self.left_all(who)
-        return super().gone(who)
+        self.left_all(session)
+        return super().gone(session)
 
     def judge(self, now: int) -> None:
-        """Who is fenced or dropped claims nothing."""
-        for who, holder in self.holders.items():
+        """A session that is fenced or dropped claims nothing."""
+        for session, holder in self.holders.items():
             if not holder.fenced and holder.lease_until <= now:
-                self.left_all(who)
+                self.left_all(session)
         super().judge(now)
 
     def adopted(self, name: bytes, number: int) -> Row:
@@ -225,15 +227,15 @@ class ClaimModel(FullModel):
         return super().adopted(name, number)
 
     def passed(self, now: int, gap: int) -> None:
-        """Time passed, and ``gap`` of it counts for nobody: waits end, and claims without progress pass on."""
+        """Time passed, and ``gap`` of it does not count: waits end, and claims without progress pass on."""
         self.now = now
         for claim in self.claims.values():
             claim.since += gap
-        for who, claim in list(self.claims.items()):
+        for claimant, claim in list(self.claims.items()):
             for waiter in [w for w, wait in claim.waits.items() if wait.until <= now]:
                 self.end(waiter, "deadline")
             if claim.waits and claim.since + PATIENCE_MS <= now:
-                self.pass_on(who)
+                self.pass_on(claimant)
 
     # --- comparing --------------------------------------------------------------------------------------------
 
@@ -244,6 +246,6 @@ class ClaimModel(FullModel):
             claim.holder: {key for key in claim.keys if len(key) == 32 and store.state.claims.of_key(key) is claim}
             for claim in store.state.claims.all()
         }
-        assert real == {who: {n for n in c.open if len(n) == 32} for who, c in self.claims.items()}, "claims"
+        assert real == {claimant: {n for n in c.open if len(n) == 32} for claimant, c in self.claims.items()}, "claims"
         waits = {w: claim.holder for claim in store.state.claims.all() for w in claim.waiters}
-        assert waits == {w: who for who, claim in self.claims.items() for w in claim.waits}, "waits"
+        assert waits == {w: claimant for claimant, claim in self.claims.items() for w in claim.waits}, "waits"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Contents:
-    """Whose bytes are where, in an arena that held nobody's."""
+    """Whose bytes are where, in an arena that held none."""
 
     def __init__(self) -> None:
         self._bytes: defaultdict[int, set[str]] = defaultdict(set)

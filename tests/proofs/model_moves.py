@@ -13,26 +13,26 @@ from tests.proofs.model import ROOT, Holder, Model, Row, digests_of
 class FullModel(Model):
     """Every operation. Methods that return a code say what the store must answer."""
 
-    def fork(self, who: bytes, parent: int, child: int, at: int) -> int:
+    def fork(self, session: bytes, parent: int, child: int, at: int) -> int:
         """A child at a point of a parent."""
-        rows = self.holders[who].rows
+        rows = self.holders[session].rows
         row = rows[parent]
         if row.offer or child in rows or at > row.fill:
             return m.CONFLICT
         whole = at // self.size
         new = Row(row.tenant, row.table[: self.need(at)], at, at)
         new.pins = {index: block for index, block in row.pins.items() if index < whole}
-        count = len(row.record.tokens) if row.record else 0
+        count = len(row.publication.tokens) if row.publication else 0
         new.chained = row.chained and at >= count
         if new.chained:
-            new.record, new.private_from, new.anchor = row.record, row.private_from, row.anchor
+            new.publication, new.private_from, new.anchor = row.publication, row.private_from, row.anchor
             new.names = row.names[:whole]
         rows[child] = new
         return m.OK
 
-    def fill(self, who: bytes, number: int, tokens: int) -> int:
+    def fill(self, session: bytes, number: int, tokens: int) -> int:
         """An acknowledged fill; the first that covers a publication freezes it."""
-        row = self.holders[who].rows.get(number)
+        row = self.holders[session].rows.get(number)
         if row is None:
             return m.NO_SUCH
         if row.offer or not row.fill <= tokens <= row.writable:
@@ -45,21 +45,21 @@ class FullModel(Model):
 
     def promote(self, row: Row) -> None:
         """The first that has computed a publication freezes it: charged to its domain, or not yet if that is full."""
-        record = row.record
-        if record is None or self.sharing.records.get(record.id) is not record or record.table is not None:
+        publication = row.publication
+        if publication is None or self.sharing.publications.get(publication.id) is not publication:
             return
-        if row.fill < len(record.tokens):
+        if publication.table is not None or row.fill < len(publication.tokens):
             return
-        table = row.table[: self.need(len(record.tokens))]
+        table = row.table[: self.need(len(publication.tokens))]
         moved = [block for block in table if not self.charged[block].startswith("(")]
         pinned = [block for block in self.active() if self.charged[block].startswith("(")]
         if not moved or len(pinned) + len(moved) <= self.sharing.budget:
-            record.table = table
-            self.charged.update(dict.fromkeys(table, record.account))
+            publication.table = table
+            self.charged.update(dict.fromkeys(table, publication.account))
 
-    def seal(self, who: bytes, item: m.Seal) -> tuple[int, list[tuple[int, int]]]:
+    def seal(self, session: bytes, item: m.Seal) -> tuple[int, list[tuple[int, int]]]:
         """Honest digests are sealed; canonical rows name blocks that were there first."""
-        row = self.holders[who].rows[item.sequence]
+        row = self.holders[session].rows[item.sequence]
         digests = digests_of(item.digests)
         if row.offer or (item.first + len(digests)) * self.size > row.fill:
             return m.CONFLICT, []
@@ -71,7 +71,7 @@ class FullModel(Model):
                 names[index:] = [b"", *names[index + 1 :]]
                 continue
             parent = ROOT if index == 0 else names[index - 1]
-            if row.record and index == row.private_from:
+            if row.publication and index == row.private_from:
                 if row.anchor is None and index:
                     return m.UNPUBLISHED, []
                 parent = row.anchor or ROOT
@@ -98,9 +98,9 @@ class FullModel(Model):
         held = self.counts(list(pins)).held
         return any(held[account] > self.promises.limit(account) for account in held)
 
-    def swap(self, who: bytes, number: int, index: int, block: int) -> int:
+    def swap(self, session: bytes, number: int, index: int, block: int) -> int:
         """The canonical block into the table."""
-        row = self.holders[who].rows[number]
+        row = self.holders[session].rows[number]
         if row.offer:
             return m.CONFLICT
         if row.table[index] == block:
@@ -112,16 +112,16 @@ class FullModel(Model):
         row.table[index] = row.pins.pop(index)
         return m.OK
 
-    def copied(self, who: bytes, copy_id: int) -> int:
+    def copied(self, session: bytes, copy_id: int) -> int:
         """A copy is acknowledged."""
-        for row in self.holders[who].rows.values():
+        for row in self.holders[session].rows.values():
             if row.copies.pop(copy_id, None) is not None:
                 return m.OK
         return m.NO_SUCH
 
-    def free(self, who: bytes, number: int) -> int:
+    def free(self, session: bytes, number: int) -> int:
         """A sequence is given up."""
-        row = self.holders[who].rows.pop(number, None)
+        row = self.holders[session].rows.pop(number, None)
         if row is None:
             return m.NO_SUCH
         self.offers.pop(row.offer, None)
@@ -129,36 +129,36 @@ class FullModel(Model):
         return m.OK
 
     def forget(self, row: Row) -> None:
-        """A row is no more: nobody writes for it."""
+        """A row is no more: no block has it as its writer."""
         self.writer = {block: writer for block, writer in self.writer.items() if writer is not row}
 
     # --- sessions and offers --------------------------------------------------------------------------------------
 
-    def gone(self, who: bytes) -> int:
+    def gone(self, session: bytes) -> int:
         """A process is dead or said goodbye; returns the references that come back."""
-        self.thaw(who)
-        rows = self.holders.pop(who).rows.values()
+        self.thaw(session)
+        rows = self.holders.pop(session).rows.values()
         for row in rows:
             self.forget(row)
         return sum(len(row.references()) for row in rows)
 
     def judge(self, now: int) -> None:
-        """Leases that passed: whoever holds something is fenced, the others are gone."""
-        for who, holder in list(self.holders.items()):
+        """Leases that passed: a session that holds something is fenced, the others are gone."""
+        for session, holder in list(self.holders.items()):
             if holder.fenced or holder.lease_until > now:
                 continue
-            self.thaw(who)
+            self.thaw(session)
             if holder.rows:
                 holder.fenced = True
             else:
-                del self.holders[who]
+                del self.holders[session]
 
-    def offered(self, who: bytes, number: int, name: bytes, target: bytes, until: int) -> None:
+    def offered(self, session: bytes, number: int, name: bytes, target: bytes, until: int) -> None:
         """An offer was made."""
-        row = self.holders[who].rows[number]
+        row = self.holders[session].rows[number]
         row.offer = name
         self.contents.filled(row, row.table)  # a quiesced sequence was scrubbed
-        self.offers[name] = (who, number, target, until)
+        self.offers[name] = (session, number, target, until)
 
     def adopted(self, name: bytes, number: int) -> Row:
         """An offer was taken."""
@@ -167,10 +167,10 @@ class FullModel(Model):
         row.offer = b""
         return row
 
-    def thaw(self, who: bytes | None = None, now: int = -1) -> None:
+    def thaw(self, session: bytes | None = None, now: int = -1) -> None:
         """Offers from or to a session end, or those whose time has come."""
         for name, (source, number, target, until) in list(self.offers.items()):
-            if who in (source, target) or until <= now:
+            if session in (source, target) or until <= now:
                 del self.offers[name]
                 row = self.holders[source].rows.get(number)
                 if row is not None and row.offer == name:
@@ -183,8 +183,8 @@ class FullModel(Model):
         state, refs = store.state, self.refs()
         pool = state.pool
         assert {s.id for s in state.sessions.all()} == set(self.holders), "sessions"
-        for who, holder in self.holders.items():
-            self._compare_session(state.sessions.get(who), holder)
+        for session, holder in self.holders.items():
+            self._compare_session(state.sessions.get(session), holder)
         assert pool.refs.tolist() == [refs[block] for block in range(self.blocks)], "reference counts"
         index = {e.digest: (e.block, e.parent) for e in state.index.entries()}
         assert {d: b for d, (b, _) in index.items()} == {d: b for d, (b, _) in self.index.items()}, "the index"

@@ -1,4 +1,4 @@
-"""The naive model of administration: publish, unpublish, join, leave, and what they mean for those who wait."""
+"""The naive model of administration: publish, unpublish, join, leave, and what they mean for requests that wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PublishingModel(ClaimModel):
 
     def publish(self, name: str, domain: str, tokens: list[int], tenant: str) -> str:
         """The answer to a publish, "" for yes. What is said again, or refused, changes nothing."""
-        sharing, old = self.sharing, self.sharing.records.get(name)
+        sharing, old = self.sharing, self.sharing.publications.get(name)
         code = self.may_publish(domain, tenant)
         if code:
             return code
@@ -30,7 +30,7 @@ class PublishingModel(ClaimModel):
 
     def published(self, name: str, domain: str, tokens: list[int], generation: int) -> None:
         """It was answered with a generation: the old one of its own if nothing changed, else the list's next."""
-        old = self.sharing.records.get(name)
+        old = self.sharing.publications.get(name)
         if old is not None and old.tokens == tokens:
             assert generation == old.generation, "a publication that was there"
             return
@@ -40,15 +40,15 @@ class PublishingModel(ClaimModel):
         self.sharing.enter(name, domain, tokens, generation)
 
     def unpublish(self, name: str, tenant: str) -> str:
-        """The answer to an unpublish; who may not use a publication does not learn that it is there."""
-        record = self.sharing.records.get(name)
-        if record is None or (tenant and not self.sharing.entitled(tenant, record.domain)):
+        """The answer to an unpublish; a tenant that may not use a publication does not learn that it is there."""
+        publication = self.sharing.publications.get(name)
+        if publication is None or (tenant and not self.sharing.entitled(tenant, publication.domain)):
             return "NOT_FOUND"
-        return self.may_publish(record.domain, tenant)
+        return self.may_publish(publication.domain, tenant)
 
     def vanish(self, name: str) -> None:
-        """A publication is gone: its pins come back, and who waits for it is told to ask again."""
-        self.made({self.sharing.records.pop(name).key})
+        """A publication is gone: its pins come back, and a request that waits for it is told to ask again."""
+        self.made({self.sharing.publications.pop(name).key})
 
     def moved(self, generation: int) -> None:
         """The list is another one: its generation is one that it never had."""
@@ -56,7 +56,7 @@ class PublishingModel(ClaimModel):
         self.sharing.generation = generation
 
     def joined(self, tenant: str, group: str, generation: int) -> None:
-        """A tenant is a member now; who was one already changes nothing."""
+        """A tenant is a member now; one that was a member already changes nothing."""
         if (group, tenant) not in self.sharing.members:
             self.sharing.members.add((group, tenant))
             self.moved(generation)
@@ -67,5 +67,5 @@ class PublishingModel(ClaimModel):
             self.sharing.members.remove((group, tenant))
             self.sharing.left[group] += 1
             self.moved(generation)
-            for record in self.sharing.records.values():
-                record.generation = generation if record.domain == group else record.generation
+            for publication in self.sharing.publications.values():
+                publication.generation = generation if publication.domain == group else publication.generation

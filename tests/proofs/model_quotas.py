@@ -1,8 +1,8 @@
 """The naive model of quotas: what each account may have, counted anew from all blocks at each question.
 
-``Counts`` says who holds and who caches what, at one instant. The rules are those of the design: a limit is never
-exceeded; who stays within his guarantee gets whatever is there but for what others' guarantees protect; who grows
-beyond it leaves alone what others may still claim.
+``Counts`` says what each account holds and caches, at one instant. The rules are those of the design: a limit is never
+exceeded; an account within its guarantee gets whatever is there but for what others' guarantees protect; one
+that grows beyond it leaves alone what others may still claim.
 """
 
 from __future__ import annotations

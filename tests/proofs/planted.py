@@ -1,6 +1,6 @@
 """Bugs, planted into the real store and client library from the outside: what the machine and the simulation must find.
 
-Each is a mistake that somebody could make, in one function, and is put in with a monkeypatch. None of them touches the
+Each is a mistake that a person could make, in one function, and is put in with a monkeypatch. None of them touches the
 tests' own code, except that an engine may be made careless where the client library has no say.
 """
 
@@ -82,7 +82,7 @@ def reuse_before_fence(patch: pytest.MonkeyPatch) -> None:
 
 
 def double_free(patch: pytest.MonkeyPatch) -> None:
-    """A sequence that is given up gives its blocks back twice when somebody else holds them too."""
+    """A sequence that is given up gives its blocks back twice when another holds them too."""
     real = free._give_back
 
     def give_back(state: State, sequence: Any, quarantined: bool) -> None:

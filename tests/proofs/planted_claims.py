@@ -12,7 +12,7 @@ from tests.proofs.planted import Patch
 
 
 def waiters_of_the_dead_forgotten(patch: pytest.MonkeyPatch) -> None:
-    """A session that is gone takes its claims along, and nobody tells who waited for them."""
+    """A session that is gone takes its claims along, and those that waited for them are told nothing."""
 
     def leave_session(self: Claims, session: bytes) -> None:
         for claim in [claim for claim in self.all() if claim.holder[0] == session]:
@@ -50,7 +50,7 @@ def told_at_the_first_seal(patch: pytest.MonkeyPatch) -> None:
 
 
 def claimed_by_both(patch: pytest.MonkeyPatch) -> None:
-    """Who computes in spite of a claim takes it over."""
+    """A sequence that computes in spite of a claim takes it over."""
     patch.setattr(allocate, "_unclaimed", lambda _state, keys, _holder: list(dict.fromkeys(keys)))
 
 

@@ -17,7 +17,7 @@ from tests.proofs.planted import Patch
 
 
 def successor_keeps_its_claim_while_it_waits(patch: pytest.MonkeyPatch) -> None:
-    """Who inherited a claim may wait for another one: when that passes to it too, nobody knows the first any more."""
+    """A successor may wait for another claim: when that passes to it too, the one it inherited is lost."""
 
     def wait(self: Claims, holder: Any, key: bytes, ticket: Any, priority: int, until_ms: int) -> bool:
         self._end_wait(holder, DEADLINE)
@@ -36,7 +36,7 @@ def fork_into_a_waiting_number(patch: pytest.MonkeyPatch) -> None:
 
 
 def scrub_forgotten_with_a_fork(patch: pytest.MonkeyPatch) -> None:
-    """The last one who shares a block may write it, though nobody is known to have zeroed it."""
+    """The last sequence that shares a block may write it, though none is known to have zeroed it."""
     real = extend._shared_tail
 
     def shared_tail(state: Any, sequence: Any) -> int | None:
@@ -77,7 +77,7 @@ def priority_that_no_row_can_hold(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(handlers, "U32_MAX", 1 << 62)
 
 
-def publication_s_name_is_anybody_s(patch: pytest.MonkeyPatch) -> None:
+def evicted_block_takes_its_publications_name(patch: pytest.MonkeyPatch) -> None:
     """A block that was sealed under a publication's name takes the name along when it is evicted."""
     real = Catalogue.apply
 
@@ -97,5 +97,5 @@ HOSTILE_BUGS: list[Patch] = [
     group_called_like_the_quarantine,
     hit_beyond_anothers_limit,
     priority_that_no_row_can_hold,
-    publication_s_name_is_anybody_s,
+    evicted_block_takes_its_publications_name,
 ]

@@ -29,7 +29,7 @@ def freed_blocks_stay_charged(patch: pytest.MonkeyPatch) -> None:
 
 
 def publishing_moves_no_charge(patch: pytest.MonkeyPatch) -> None:
-    """A published prompt stays charged to whoever computed it."""
+    """A published prompt stays charged to the tenant that computed it."""
     patch.setattr("quire_kvstore.tenants.accounts.Accounts.publish", lambda *_: True)
 
 

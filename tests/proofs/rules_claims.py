@@ -54,9 +54,9 @@ class ClaimRules:
         return self.asked
 
     @precondition(lambda self: self.active())
-    @rule(who=PICK, tenant=st.sampled_from("ab"), begin=BEGINNINGS, more=st.integers(0, 3), priority=st.integers(0, 2))
-    def ask(self, who: int, tenant: str, begin: list[int], more: int, priority: int) -> None:
-        self.do_ask(self.active()[who % len(self.active())], tenant, begin + [1] * more, priority, None)
+    @rule(peer=PICK, tenant=st.sampled_from("ab"), begin=BEGINNINGS, more=st.integers(0, 3), priority=st.integers(0, 2))
+    def ask(self, peer: int, tenant: str, begin: list[int], more: int, priority: int) -> None:
+        self.do_ask(self.active()[peer % len(self.active())], tenant, begin + [1] * more, priority, None)
 
     def do_ask(
         self, engine: Engine, tenant: str, tokens: list[int], priority: int, known: m.Publication | None, last: int = 0
@@ -103,14 +103,14 @@ class ClaimRules:
         assert state == told, "what can be said at once"
 
     @precondition(lambda self: self.waiting() and self.model.claims)
-    @rule(which=PICK, whose=PICK, lives=st.integers(1, 200))
-    def wait_for_another(self, which: int, whose: int, lives: int) -> None:
-        """For a block that somebody computes for somebody else: a successor that does so gives up what it inherited."""
+    @rule(which=PICK, index=PICK, lives=st.integers(1, 200))
+    def wait_for_another(self, which: int, index: int, lives: int) -> None:
+        """For a block that another computes for a third: a successor that does so gives up what it inherited."""
         asked = self.waiting()[which % len(self.waiting())]
         names = sorted(name for claim in self.model.claims.values() for name in claim.open if len(name) == 32)
         if names:
             self.tickets += 1
-            body = m.Wait(asked.item.sequence, names[whose % len(names)], priority=asked.item.priority)
+            body = m.Wait(asked.item.sequence, names[index % len(names)], priority=asked.item.priority)
             self.send_wait(asked, body, (1 << 62) + self.tickets, lives)
 
     @precondition(lambda self: self.waiting())
@@ -152,10 +152,12 @@ class ClaimRules:
         assert reply.codes[0] == self.model.free(asked.engine.id, asked.item.sequence)
 
     @precondition(lambda self: self.active())
-    @rule(who=PICK, whom=PICK, tenant=st.sampled_from("ab"), begin=BEGINNINGS, finish=st.booleans(), come=st.booleans())
-    def herd(self, who: int, whom: int, tenant: str, begin: list[int], finish: bool, come: bool) -> None:
+    @rule(
+        peer=PICK, waiter=PICK, tenant=st.sampled_from("ab"), begin=BEGINNINGS, finish=st.booleans(), come=st.booleans()
+    )
+    def herd(self, peer: int, waiter: int, tenant: str, begin: list[int], finish: bool, come: bool) -> None:
         """One computes a prompt, two wait for it; it computes to the end, or gives up half-way."""
-        engine, other = (self.active()[i % len(self.active())] for i in (who, whom))
+        engine, other = (self.active()[i % len(self.active())] for i in (peer, waiter))
         self.do_allocate(engine, tenant, [*begin, 1], 0, None)
         number = self.next_number
         for priority in (1, 0):
@@ -166,7 +168,7 @@ class ClaimRules:
         branch = engine.branches.get(number)
         if branch is not None:
             if finish:
-                # One block first: some of the claim is sealed and some is not, and who is told what is heard between.
+                # One block first: some of the claim is sealed and some is not, and waits are heard in between.
                 engine.launch(branch, min(branch.launched + SIZE, branch.writable), 0)
                 while any(work.branch is branch for work in engine.work):
                     self.complete_one(engine, True)

@@ -27,10 +27,10 @@ class LifeRules(SequenceRules, OfferRules):
             self.complete_one(engine, True)
 
     @precondition(lambda self: self.active())
-    @rule(who=PICK, tenant=st.sampled_from("ab"), begin=BEGINNINGS, more=st.integers(0, 9), keep=st.booleans())
-    def serve(self, who: int, tenant: str, begin: list[int], more: int, keep: bool) -> None:
+    @rule(peer=PICK, tenant=st.sampled_from("ab"), begin=BEGINNINGS, more=st.integers(0, 9), keep=st.booleans())
+    def serve(self, peer: int, tenant: str, begin: list[int], more: int, keep: bool) -> None:
         """A request from its beginning to its last token; then it is kept, or given up."""
-        engine = self.active()[who % len(self.active())]
+        engine = self.active()[peer % len(self.active())]
         self.do_allocate(engine, tenant, begin + [1] * more, 1, None)
         if self.next_number in engine.branches:
             number, branch = self.next_number, engine.branches[self.next_number]
@@ -54,10 +54,10 @@ class LifeRules(SequenceRules, OfferRules):
             self.finish(engine, one, grown, token)
 
     @precondition(lambda self: self.quiesced() and len(self.active()) > 1)
-    @rule(which=PICK, whom=PICK, again=st.booleans())
-    def hand_over(self, which: int, whom: int, again: bool) -> None:
+    @rule(which=PICK, recipient=PICK, again=st.booleans())
+    def hand_over(self, which: int, recipient: int, again: bool) -> None:
         """An offer that is adopted at once; the new owner writes on."""
-        self.do_offer(which, whom, 50)
+        self.do_offer(which, recipient, 50)
         self.do_adopt(len(self.model.offers) - 1, again)
 
     @precondition(lambda self: len(self.active()) > 1 and self.branches())

@@ -1,4 +1,4 @@
-"""Rules of sharing: prompts published and taken back, members who join and leave, and who then asks for what.
+"""Rules of sharing: prompts published and taken back, members that join and leave, and what is asked for then.
 
 Engines know the list of publications as they last fetched it, so that names that are gone, generations that are past
 and domains that a tenant has left are asked for all the time. What must be answered is the model's to say.
@@ -50,12 +50,12 @@ class PublishingRules:
         return self.world.ask(Request(self.world.service.boot, b"", 1, op, 0, to_map(body)).encode())
 
     def generation(self) -> int:
-        """What the list is called now, as everybody can ask."""
+        """What the list is called now, as any client can ask."""
         return from_map(m.Publications, self.administer("publications", m.Empty()).body).generation
 
     @rule(name=NAMES, domain=DOMAINS, prompt=PROMPTS, tenant=PEOPLE)
     def publish(self, name: str, domain: str, prompt: list[int], tenant: str) -> None:
-        """For everybody by the operator, for a group by a member, or refused."""
+        """For all tenants by the operator, for a group by a member, or refused."""
         self.do_publish(name, domain, prompt, tenant)
 
     def do_publish(self, name: str, domain: str, prompt: list[int], tenant: str) -> None:
@@ -68,7 +68,7 @@ class PublishingRules:
 
     @rule(name=NAMES, tenant=PEOPLE)
     def unpublish(self, name: str, tenant: str) -> None:
-        """Taken back, by whoever may; sequences that share it live on."""
+        """Taken back, if the tenant may; sequences that share it live on."""
         code = self.model.unpublish(name, tenant)
         assert self.administer("unpublish", a.Unpublish(name, tenant)).code == code
         if not code:
@@ -86,14 +86,14 @@ class PublishingRules:
 
     @precondition(lambda self: self.active())
     @rule(
-        who=PICK, tenant=TENANTS, which=PICK, more=st.lists(st.integers(0, 1), max_size=4),
+        peer=PICK, tenant=TENANTS, which=PICK, more=st.lists(st.integers(0, 1), max_size=4),
         fresh=st.booleans(), named=st.booleans(), how=st.sampled_from(["keep", "wait", "finish"]),
     )  # fmt: skip
     def allocate_published(
-        self, who: int, tenant: str, which: int, more: list[int], fresh: bool, named: bool, how: str
+        self, peer: int, tenant: str, which: int, more: list[int], fresh: bool, named: bool, how: str
     ) -> None:
         """A request that begins with a publication which its engine knows, entitled to it or not."""
-        engine = self.active()[who % len(self.active())]
+        engine = self.active()[peer % len(self.active())]
         if fresh:
             engine.fetch()
         known = engine.listed.publications[which % len(engine.listed.publications)]
@@ -115,12 +115,12 @@ class PublishingRules:
 
     @precondition(lambda self: self.active())
     @rule(
-        who=PICK, domain=DOMAINS, prompt=PROMPTS, more=st.lists(st.integers(0, 1), max_size=3),
+        peer=PICK, domain=DOMAINS, prompt=PROMPTS, more=st.lists(st.integers(0, 1), max_size=3),
         end=st.sampled_from(["unpublished", "replaced", "left"]),
     )  # fmt: skip
-    def share(self, who: int, domain: str, prompt: list[int], more: list[int], end: str) -> None:
+    def share(self, peer: int, domain: str, prompt: list[int], more: list[int], end: str) -> None:
         """The life of a publication: two tenants share it; it is taken back or replaced, or one leaves the group."""
-        engine = self.active()[who % len(self.active())]
+        engine = self.active()[peer % len(self.active())]
         for tenant in "ab":
             self.come_or_go(tenant, True)
         self.do_publish("q", domain, prompt, "")
@@ -142,10 +142,10 @@ class PublishingRules:
             self.begin_with(engine, "b", again, more, engine.listed.generation, "keep")
 
     @precondition(lambda self: self.active())
-    @rule(who=PICK, which=PICK)
-    def prefill(self, who: int, which: int) -> None:
-        """A pending publication is computed for its domain, before anybody has asked for it."""
-        engine, number = self.active()[who % len(self.active())], self.number()
+    @rule(peer=PICK, which=PICK)
+    def prefill(self, peer: int, which: int) -> None:
+        """A pending publication is computed for its domain, before any request has asked for it."""
+        engine, number = self.active()[peer % len(self.active())], self.number()
         known = engine.listed.publications[which % len(engine.listed.publications)]
         tokens = list(unpack_u32(known.tokens))
         item = m.Allocate(number, "", len(tokens), b"", known.id, known.generation)

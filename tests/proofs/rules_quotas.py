@@ -64,15 +64,15 @@ class QuotaRules:
 
     @precondition(lambda self: self.quotas and self.active())
     @rule(
-        who=PICK, tenant=st.sampled_from("ab"), begin=BEGINNINGS,
+        peer=PICK, tenant=st.sampled_from("ab"), begin=BEGINNINGS,
         limit=st.sampled_from([0, 12]), guarantee=st.sampled_from([0, 6, 8]), weight=st.sampled_from([20, 100, 500]),
     )  # fmt: skip
-    def crowd_out(self, who: int, tenant: str, begin: list[int], limit: int, guarantee: int, weight: int) -> None:
+    def crowd_out(self, peer: int, tenant: str, begin: list[int], limit: int, guarantee: int, weight: int) -> None:
         """A tenant has cache and promises; then another one wants all there is."""
         self.set_quota(tenant, limit, guarantee, weight)
-        engine = self.active()[who % len(self.active())]
-        for whose in sorted("ab", reverse=tenant == "b"):
-            self.flood(engine, whose, begin)
+        engine = self.active()[peer % len(self.active())]
+        for account in sorted("ab", reverse=tenant == "b"):
+            self.flood(engine, account, begin)
 
     @precondition(lambda self: self.quotas and len(self.active()) > 1)
     @rule(tenant=st.sampled_from("ab"), begin=BEGINNINGS)

@@ -31,7 +31,7 @@ class SequenceRules:
         return [e for e in self.engines if e.id in self.model.holders and not self.model.holders[e.id].fenced]
 
     def branches(self) -> list[tuple[Engine, int, Branch]]:
-        """Branches that somebody still works on."""
+        """Branches that an engine still works on."""
         return [(e, number, b) for e in self.active() for number, b in e.branches.items()]
 
     def pick(self, choice: int) -> tuple[Engine, int, Branch]:
@@ -45,14 +45,14 @@ class SequenceRules:
         return self.next_number
 
     def orders(self) -> tuple[list[int], list[int], list[int]]:
-        """What a refusal leaves alone beside all that the model compares: which blocks go next, and who may write."""
+        """What a refusal leaves alone beside all that the model compares: which blocks go next, and their appenders."""
         state = self.world.store.state
         return state.pool.free_ids().tolist(), state.pool.cached_ids(), state.appender.tolist()
 
     @precondition(lambda self: self.active())
-    @rule(who=PICK, tenant=st.sampled_from("ab"), begin=BEGINNINGS, more=st.integers(0, 5), ahead=st.integers(0, 4))
-    def allocate(self, who: int, tenant: str, begin: list[int], more: int, ahead: int) -> None:
-        self.do_allocate(self.active()[who % len(self.active())], tenant, begin + [1] * more, ahead, None)
+    @rule(peer=PICK, tenant=st.sampled_from("ab"), begin=BEGINNINGS, more=st.integers(0, 5), ahead=st.integers(0, 4))
+    def allocate(self, peer: int, tenant: str, begin: list[int], more: int, ahead: int) -> None:
+        self.do_allocate(self.active()[peer % len(self.active())], tenant, begin + [1] * more, ahead, None)
 
     def do_allocate(
         self, engine: Engine, tenant: str, tokens: list[int], ahead: int, known: m.Publication | None, last: int = 0
@@ -96,10 +96,10 @@ class SequenceRules:
             engine.launch(branch, upto, token)
 
     @precondition(lambda self: any(engine.work for engine in self.active()))
-    @rule(who=PICK, seal=st.booleans())
-    def complete(self, who: int, seal: bool) -> None:
+    @rule(peer=PICK, seal=st.booleans())
+    def complete(self, peer: int, seal: bool) -> None:
         busy = [engine for engine in self.active() if engine.work]
-        self.complete_one(busy[who % len(busy)], seal)
+        self.complete_one(busy[peer % len(busy)], seal)
 
     def complete_one(self, engine: Engine, seal: bool) -> None:
         """The oldest step completes; what it allows to be said is said."""

@@ -41,16 +41,16 @@ class SessionRules:
         self.model.holders[engine.id] = Holder(self.world.now + LEASE_MS)
 
     @precondition(lambda self: len(self.model.rows()) > 2)
-    @rule(who=PICK, passed=st.integers(10, 60), gap=st.booleans())
-    def time_passes(self, who: int, passed: int, gap: bool) -> None:
-        """All but one session beat; or the kvstore stood still, and nobody is judged for it."""
-        self.pass_time(who % len(self.engines), passed, gap)
+    @rule(peer=PICK, passed=st.integers(10, 60), gap=st.booleans())
+    def time_passes(self, peer: int, passed: int, gap: bool) -> None:
+        """All but one session beat; or the kvstore stood still, and no session is judged for it."""
+        self.pass_time(peer % len(self.engines), passed, gap)
 
     @precondition(lambda self: any(holder.rows for holder in self.model.holders.values()))
-    @rule(who=PICK)
-    def fall_silent(self, who: int) -> None:
+    @rule(peer=PICK)
+    def fall_silent(self, peer: int) -> None:
         """One process stops for longer than its lease."""
-        silent = self.engines[who % len(self.engines)]
+        silent = self.engines[peer % len(self.engines)]
         for _ in range(2):
             if silent in self.engines:
                 self.pass_time(self.engines.index(silent), LEASE_MS // 2, False)
@@ -58,7 +58,7 @@ class SessionRules:
     @precondition(lambda self: any(holder.rows for holder in self.model.holders.values()))
     @rule(leases=st.sampled_from([1, 2, 3, 50, 3000]))
     def stand_still(self, leases: int) -> None:
-        """The whole machine stops for some leases, or for minutes: no heartbeat is sent and nobody is fenced for it."""
+        """The whole machine stops for some leases, or for minutes: no heartbeat is sent and none is fenced for it."""
         self.pass_time(0, leases * LEASE_MS, True)
 
     def pass_time(self, silent: int, passed: int, gap: bool) -> None:
@@ -88,37 +88,37 @@ class SessionRules:
         return [e for e in self.engines if self.model.holders[e.id].fenced]
 
     @precondition(lambda self: self.zombies())
-    @rule(who=PICK)
-    def zombie_writes(self, who: int) -> None:
-        """A fenced engine still fills every slot that it was given to write, and nobody else reads one of them."""
-        zombie = self.zombies()[who % len(self.zombies())]
+    @rule(peer=PICK)
+    def zombie_writes(self, peer: int) -> None:
+        """A fenced engine still fills every slot that it was given to write, and no other reads one of them."""
+        zombie = self.zombies()[peer % len(self.zombies())]
         for branch in zombie.branches.values():
             first = max(branch.launched, branch.fill)
             for position in range(first, branch.writable):
                 self.world.arena.spoil(branch.table[position // SIZE], position % SIZE, branch.tenant)
 
     @precondition(lambda self: self.zombies())
-    @rule(who=PICK)
-    def zombie_works(self, who: int) -> None:
+    @rule(peer=PICK)
+    def zombie_works(self, peer: int) -> None:
         """Its device completes what was launched before the fence; what it then says is stale."""
-        zombie = self.zombies()[who % len(self.zombies())]
+        zombie = self.zombies()[peer % len(self.zombies())]
         while zombie.work:
             zombie.complete()
         assert zombie.request("step", m.Step()).code == "STALE_SESSION"
 
     @precondition(lambda self: len(self.model.rows()) > 4 and len(self.engines) > 1)
-    @rule(who=PICK)
-    def die(self, who: int) -> None:
+    @rule(peer=PICK)
+    def die(self, peer: int) -> None:
         """A process is killed; the kernel says so, and everything it held is back at once."""
-        engine = self.engines.pop(who % len(self.engines))
+        engine = self.engines.pop(peer % len(self.engines))
         assert self.world.died(engine.id) == self.model.gone(engine.id)
         self.model.trimmed(self.world.store)
 
     @precondition(lambda self: len(self.model.rows()) > 4 and len(self.engines) > 1)
-    @rule(who=PICK)
-    def detach(self, who: int) -> None:
+    @rule(peer=PICK)
+    def detach(self, peer: int) -> None:
         """A client leaves, fenced or not, after its work completed."""
-        engine = self.engines[who % len(self.engines)]
+        engine = self.engines[peer % len(self.engines)]
         while engine.work:
             engine.complete()
         reply = engine.request("detach", m.Empty())
@@ -129,7 +129,7 @@ class SessionRules:
     @precondition(lambda self: len(self.model.rows()) > 5)
     @rule()
     def restart(self) -> None:
-        """The kvstore is killed: a new boot, an empty pool, and everybody is stale on the next message."""
+        """The kvstore is killed: a new boot, an empty pool, and every session is stale on the next message."""
         old = self.engines
         self.world.boot()
         assert [e.request("step", m.Step()).code for e in old] == ["STALE_SESSION"] * len(old)

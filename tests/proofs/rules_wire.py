@@ -25,10 +25,10 @@ class WireRules:
     engines: list[Engine]
 
     @precondition(lambda self: self.engines)
-    @rule(who=PICK, back=st.integers(0, 11))
-    def resend(self, who: int, back: int) -> None:
+    @rule(peer=PICK, back=st.integers(0, 11))
+    def resend(self, peer: int, back: int) -> None:
         """The same bytes again: the same reply while it is in the window, an error later, never a second effect."""
-        engine = self.engines[who % len(self.engines)]
+        engine = self.engines[peer % len(self.engines)]
         number, frame, reply = list(engine.sent)[-1 - back % len(engine.sent)]
         again = self.world.answer(frame)
         if engine.number - number < WINDOW:
@@ -37,19 +37,19 @@ class WireRules:
             assert decode_reply(again).code == "NUMBER_REUSED"
 
     @precondition(lambda self: self.engines)
-    @rule(who=PICK, ahead=st.integers(2, 9))
-    def overtake(self, who: int, ahead: int) -> None:
+    @rule(peer=PICK, ahead=st.integers(2, 9))
+    def overtake(self, peer: int, ahead: int) -> None:
         """A request that overtook an earlier one is not executed and not consumed."""
-        engine = self.engines[who % len(self.engines)]
+        engine = self.engines[peer % len(self.engines)]
         numbers = tuple(engine.branches)
         reply = self.world.ask(engine.frame("free", m.Free(pack_u32(numbers)), engine.number + ahead))
         assert (reply.code, reply.body["detail"]) == ("OUT_OF_ORDER", {"expected": engine.number + 1})
 
     @precondition(lambda self: self.engines)
-    @rule(who=PICK)
-    def reuse(self, who: int) -> None:
+    @rule(peer=PICK)
+    def reuse(self, peer: int) -> None:
         """A used number with other bytes is an error."""
-        engine = self.engines[who % len(self.engines)]
+        engine = self.engines[peer % len(self.engines)]
         frame = engine.frame("free", m.Free(pack_u32([1 << 30])), engine.number)
         assert self.world.ask(frame).code == "NUMBER_REUSED"
 
@@ -75,15 +75,15 @@ class OfferRules:
         ]
 
     @precondition(lambda self: self.quiesced() and len(self.active()) > 1)
-    @rule(which=PICK, whom=PICK, lives=st.integers(1, 150))
-    def offer(self, which: int, whom: int, lives: int) -> None:
-        self.do_offer(which, whom, lives)
+    @rule(which=PICK, recipient=PICK, lives=st.integers(1, 150))
+    def offer(self, which: int, recipient: int, lives: int) -> None:
+        self.do_offer(which, recipient, lives)
 
-    def do_offer(self, which: int, whom: int, lives: int) -> None:
+    def do_offer(self, which: int, recipient: int, lives: int) -> None:
         every = self.quiesced()
         engine, number, branch = every[which % len(every)]
         others = [e for e in self.active() if e is not engine]
-        target = others[whom % len(others)]
+        target = others[recipient % len(others)]
         for block in branch.scrubs:
             self.world.arena.scrub(block)
         branch.scrubs = []
@@ -93,7 +93,7 @@ class OfferRules:
     @precondition(lambda self: self.model.offers)
     @rule(which=PICK, again=st.booleans())
     def adopt(self, which: int, again: bool) -> None:
-        """The target takes it; whoever asks a second time finds no offer."""
+        """The target takes it; a second time there is no offer."""
         self.do_adopt(which, again)
 
     def do_adopt(self, which: int, again: bool) -> None:
@@ -111,8 +111,8 @@ class OfferRules:
         branch.last_step = -1
         branch.written = branch.launched = row.fill
         # New tokens may follow what is written, but a publication's own are given: the sequence promised them.
-        assert adopted.publication == (row.record.id if row.record else "")
-        given = min(len(branch.chain), len(row.record.tokens)) if row.record else 0
+        assert adopted.publication == (row.publication.id if row.publication else "")
+        given = min(len(branch.chain), len(row.publication.tokens)) if row.publication else 0
         branch.chain = branch.chain.fork(max(row.fill, given))
         target.branches[number] = branch
         if again:

@@ -3,7 +3,7 @@
 What the blocking and the asyncio client do with sockets and timers is done here with events: ordered requests are
 pipelined and their answers taken in order, an unanswered one is sent again with everything else in flight under a new
 identity (a fresh connection), one that was refused as BUSY goes out when the kvstore said, heartbeats have a session of
-their own, and whoever has lost his session lets his device finish, says goodbye, and attaches anew.
+their own, and a client that has lost its session lets its device finish, says goodbye, and attaches anew.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class SimEngine(SimClient):
         self.sim.failpoint("client: saw a step complete", KILL)
 
     def _deliver(self, row: Row) -> None:
-        """All tokens of a branch are there: give them to whoever asked, and the sequence up."""
+        """All tokens of a branch are there: give them to the client that asked, and the sequence up."""
         self._give_up(row)
         row.task.done += 1
         if row.task.done == row.task.branches:

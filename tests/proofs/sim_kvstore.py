@@ -1,7 +1,7 @@
 """The simulated kvstore: the real dispatch, inbox, and judgement of processes, behind sockets that are lists.
 
-``turn`` does what a turn of the server does, in its order: forgive a gap, drain, attend to who died or hung up, send
-what was deferred, judge leases. The kernel's part is ``tests.support.side_socket``.
+``turn`` does what a turn of the server does, in its order: forgive a gap, drain, attend to processes that are gone,
+send what was deferred, judge leases. The kernel's part is ``tests.support.side_socket``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SimKvstore(Process):
         self.sim.at(self.sim.random.randint(*RESTART_MS), self.start)
 
     def connect(self, side: Side) -> bool:
-        """A process connects to the side socket; False if nobody listens."""
+        """A process connects to the side socket; False if none listens."""
         if self.alive:
             self.listener.waiting.append(side)
             self.wake()

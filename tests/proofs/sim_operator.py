@@ -60,7 +60,7 @@ class Operator(Process):
         self.later(50, self._publish)
 
     def ended(self) -> None:
-        raise AssertionError("nobody kills the operator")
+        raise AssertionError("the operator is never killed")
 
     def arrive(self, _: bytes, frame: bytes) -> None:
         """A reply."""
@@ -74,8 +74,8 @@ class Operator(Process):
     def check(self) -> None:
         """What was answered holds."""
         if self.published is not None and self._kvstore.alive:
-            record = self._kvstore.world.store.state.publications.get("q")
-            assert (record is not None) == self.published, "an acknowledged declaration is lost"
+            publication = self._kvstore.world.store.state.publications.get("q")
+            assert (publication is not None) == self.published, "an acknowledged declaration is lost"
 
     def _publish(self) -> None:
         self._ask(PUBLISH, a.Publish("q", "public", pack_u32(PROMPT)))

@@ -146,7 +146,7 @@ class Simulation:
             sim.next()
         self.world.store.check_invariants()
         counts, publications = self.world.store.state.pool.counts(), self.world.store.state.publications
-        pinned = {int(block) for record in publications.all() if record.table is not None for block in record.table}
+        pinned = {int(block) for p in publications.all() if p.table is not None for block in p.table}
         assert (counts["held"], counts["quarantined"]) == (len(pinned), 0), f"a leak: {counts}, {len(pinned)} pinned"
 
 

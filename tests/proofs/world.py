@@ -7,7 +7,7 @@ from typing import Any
 from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir
-from quire_kvstore.server import quota as quota_op
+from quire_kvstore.server import quota
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.service import Service
 from quire_kvstore.server.task import Task
@@ -84,7 +84,7 @@ class World:
         declarations = Declarations(self._documents)
         state.groups = declarations.groups(())
         declarations.restore_publications(state.publications)
-        quota_op.restore(self._documents, state)
+        quota.restore(self._documents, state)
         return declarations
 
     def fresh_id(self) -> bytes:

@@ -63,9 +63,9 @@ class Driver:
         return session
 
     def generation(self, publication: str) -> int:
-        """Generation of a publication's present record; 0 without one."""
-        record = self.store.state.publications.get(publication)
-        return record.generation if record else 0
+        """Present generation of a publication; 0 if there is none."""
+        published = self.store.state.publications.get(publication)
+        return published.generation if published else 0
 
     def branch(self, session: Session, number: int) -> Branch:
         """The engine's side of a sequence."""

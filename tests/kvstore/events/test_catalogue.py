@@ -17,7 +17,7 @@ from quire_proto.wire.digests import DIGEST_BYTES, chain, domain_key, split
 from quire_proto.wire.u32 import pack_u32
 from tests.kvstore.events.subscriber import AllBlocksCleared, BlockRemoved, BlockStored, Told, View
 from tests.proofs.machine import StoreMachine
-from tests.proofs.model_sharing import Record
+from tests.proofs.model_sharing import ModelPublication
 from tests.proofs.test_machine import run
 from tests.support.driver import Driver
 
@@ -159,9 +159,9 @@ def test_unpublishing_takes_back_what_no_other_publication_has() -> None:
     names = split(chain(domain_key(ROOT_KEY, "group:public", 1), longer, SIZE))
     state, events = one.driver.store.state, []
     for identity in ("q", "p"):
-        record = state.publications.get(identity)
-        assert record is not None
-        publish.unpublish(state, record)
+        publication = state.publications.get(identity)
+        assert publication is not None
+        publish.unpublish(state, publication)
         events.append(one.read())
 
     first, second = events
@@ -249,7 +249,7 @@ class EventsMachine(StoreMachine):
             return
         self.reading = False
         entries, known = self.world.store.state.index.entries(), set(self.view.parents)
-        ready = {record.id: self.names(record) for record in self.model.sharing.records.values() if record.table}
+        ready = {p.id: self.names(p) for p in self.model.sharing.publications.values() if p.table}
         shared = {name for names in ready.values() for name in names}
         assert known == {entry.digest for entry in entries} | shared
         for entry in entries:
@@ -258,17 +258,17 @@ class EventsMachine(StoreMachine):
                 continue
             if entry.anchor is None:
                 assert parent == (None if entry.parent == bytes(DIGEST_BYTES) else entry.parent)
-            elif entry.anchor in ready and not self.model.sharing.records[entry.anchor].live:
+            elif entry.anchor in ready and not self.model.sharing.publications[entry.anchor].live:
                 assert parent == (ready[entry.anchor][-1] if ready[entry.anchor] else None)
 
-    def names(self, record: Record) -> list[bytes]:
+    def names(self, publication: ModelPublication) -> list[bytes]:
         """How the router knows a ready publication's blocks: under the key that its group had when it was ready."""
-        for generation in range(1, 2 + self.model.sharing.left[record.domain]):
-            key = domain_key(self.world.service.root_key, f"group:{record.domain}", generation)
-            names = split(chain(key, record.tokens, self.world.store.state.block_size))
+        for generation in range(1, 2 + self.model.sharing.left[publication.domain]):
+            key = domain_key(self.world.service.root_key, f"group:{publication.domain}", generation)
+            names = split(chain(key, publication.tokens, self.world.store.state.block_size))
             if set(names) <= set(self.view.parents):
                 return names
-        raise AssertionError(f"a ready publication was not told: {record.id}")
+        raise AssertionError(f"a ready publication was not told: {publication.id}")
 
 
 def test_events_add_up_to_the_index() -> None:

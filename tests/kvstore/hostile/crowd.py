@@ -20,7 +20,7 @@ import structlog
 from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.events.catalogue import Catalogue, Form
 from quire_kvstore.host.saved import Declarations
-from quire_kvstore.server import quota as quota_op
+from quire_kvstore.server import quota
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.service import Service
 from quire_kvstore.server.task import Task
@@ -275,7 +275,7 @@ class Crowd:
         declarations = Declarations(self.documents)
         declarations.restore_publications(kept)
         saved.quotas.pin_budget, saved.quotas.quarantine_reserve = self.state.quotas.pin_budget, 0
-        quota_op.restore(self.documents, saved)
+        quota.restore(self.documents, saved)
         assert declarations.groups(()).document() == self.state.groups.document(), "groups on the disk"
         there = {record.id: (record.domain, record.packed) for record in self.state.publications.all()}
         assert {record.id: (record.domain, record.packed) for record in kept.all()} == there, "publications on the disk"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir, StateError
-from quire_kvstore.server import quota as quota_op
+from quire_kvstore.server import quota
 from quire_kvstore.sharing.publications import PublicationList
 from quire_services.cli.prefix import served_model
 from quire_services.config.loader import ConfigError, load_config
@@ -167,7 +167,7 @@ def test_state_documents(tmp_path: Path, document: dict[str, Any], versioned: bo
     keep = StateDir(tmp_path)
     for name, restore in (
         ("groups", lambda: Declarations(keep).groups([])),
-        ("quotas", lambda: quota_op.restore(keep, Store(16, 4).state)),
+        ("quotas", lambda: quota.restore(keep, Store(16, 4).state)),
         ("publications/p", lambda: Declarations(keep).restore_publications(PublicationList())),
     ):
         try:
