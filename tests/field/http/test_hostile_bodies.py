@@ -74,8 +74,8 @@ def user(content: Any) -> dict[str, Any]:
     return {"role": "user", "content": content}
 
 
-def ask(gateway: GatewayProcess, path: str, content: bytes, who: dict[str, str] = ACME) -> httpx.Response:
-    return httpx.post(gateway.url + path, content=content, headers=who, timeout=100)
+def ask(gateway: GatewayProcess, path: str, content: bytes, headers: dict[str, str] = ACME) -> httpx.Response:
+    return httpx.post(gateway.url + path, content=content, headers=headers, timeout=100)
 
 
 def tree(gateway: GatewayProcess) -> list[psutil.Process]:

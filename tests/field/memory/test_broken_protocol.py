@@ -34,14 +34,14 @@ class Sessions(BareService):
         self.answers: list[tuple[int, str]] = []
         self.now = 0
 
-    def says(self, who: int, op: str, body: object) -> Reply | None:
+    def says(self, peer: int, op: str, body: object) -> Reply | None:
         """A session's next request; None if the answer comes later, to be found in ``answers``."""
-        self.session = self._ids[who]
+        self.session = self._ids[peer]
         if op == "wait":
             number = self._plain = self._plain + 1
         else:
-            number = self._numbers[who] = self._numbers[who] + 1
-        task = Task(b"%d" % who, [self.frame(op, number, body)], self.now)
+            number = self._numbers[peer] = self._numbers[peer] + 1
+        task = Task(b"%d" % peer, [self.frame(op, number, body)], self.now)
         answer = self.dispatch.handle(task, self.now)
         assert task.slices is None
         self.hear()
@@ -54,9 +54,9 @@ class Sessions(BareService):
         self.store.check_invariants()
         assert self.store.counters.internal_errors == 0
 
-    def code(self, who: int, op: str, body: object) -> int:
+    def code(self, peer: int, op: str, body: object) -> int:
         """The item code of a reply."""
-        reply = self.says(who, op, body)
+        reply = self.says(peer, op, body)
         assert reply is not None
         assert reply.code == "", reply
         found = reply.body.get("code", 0)
@@ -73,9 +73,9 @@ def test_a_successor_that_waits_for_something_else_gives_its_claim_to_the_next()
     """The other waiter is told at once, and the session that seals the block later gets no internal error."""
     sessions = Sessions(4)
     assert sessions.code(0, "allocate", asks(1, X)) == m.OK
-    for who in (1, 3):
-        assert sessions.code(who, "allocate", asks(2, X, 1)) == m.CLAIMED
-        assert sessions.says(who, "wait", m.Wait(2, X)) is None
+    for peer in (1, 3):
+        assert sessions.code(peer, "allocate", asks(2, X, 1)) == m.CLAIMED
+        assert sessions.says(peer, "wait", m.Wait(2, X)) is None
     sessions.says(0, "free", m.Free(pack_u32([1])))
     assert sessions.answers == [(1, "yours")]
     assert sessions.code(2, "allocate", asks(3, Y)) == m.OK
@@ -228,8 +228,8 @@ def test_a_reserved_group_on_the_disk_stops_the_start(tmp_path: Path) -> None:
 def test_a_session_cannot_use_up_the_offers_of_all() -> None:
     """One has its own bound, far below what there may be."""
     sessions = Sessions(3)
-    for who in (0, 2):
-        assert sessions.code(who, "allocate", m.Allocate(0, "t", 1)) == m.OK
+    for peer in (0, 2):
+        assert sessions.code(peer, "allocate", m.Allocate(0, "t", 1)) == m.OK
     assert sessions.code(0, "fork", m.Fork(0, pack_u32(range(1, 258)), 0)) == m.OK
     codes = [sessions.says(0, "offer", h.Offer(n, sessions._ids[1], 9999)) for n in range(1, 258)]
     assert [reply.code for reply in codes if reply] == [""] * 256 + ["CONFLICT"]

@@ -74,7 +74,9 @@ class Bodies:
             identity = chance.choice(IDS)
             return m.Wait(self._number(), b"", identity, priority, self._generation(identity))
         own = session or NO_SESSION
-        successors = [n for who, n in (claim.holder for claim in claims) if who == own.id and n not in own.sequences]
+        successors = [
+            n for owner, n in (claim.holder for claim in claims) if owner == own.id and n not in own.sequences
+        ]
         number = chance.choice(successors) if successors and chance.random() < 0.7 else self._number()
         return m.Wait(number, chance.choice(claimed or self._made_up), "", priority)
 
@@ -192,7 +194,7 @@ class Bodies:
         chance, offers = self._random, self._state.offers
         theirs = [identity for identity, made in offers.items() if made.target is own]
         claims = self._state.claims.all()
-        waiting = [n for claim in claims for who, n in claim.waiters if who == own.id]
+        waiting = [n for claim in claims for owner, n in claim.waiters if owner == own.id]
         return h.Adopt(
             chance.choice(theirs if theirs and chance.random() < 0.8 else [*offers, bytes(16)]),
             chance.choice(waiting) if waiting and chance.random() < 0.5 else self._number(),

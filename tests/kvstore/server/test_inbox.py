@@ -9,9 +9,9 @@ from quire_proto.wire.envelope import decode_reply
 from tests.support.service import BareService
 
 
-def task(who: bytes, number: int) -> Task:
+def task(peer: bytes, number: int) -> Task:
     """The ``number``-th message of a connection."""
-    return Task(who, [b"%d" % number], number)
+    return Task(peer, [b"%d" % number], number)
 
 
 def test_each_connection_gives_one_message_a_round_in_its_own_order() -> None:
