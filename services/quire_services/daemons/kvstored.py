@@ -34,7 +34,7 @@ from quire_kvstore.host.reservation import Reservation
 from quire_kvstore.host.root_key import KeyFileError, root_key
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir, StateError
-from quire_kvstore.server import quota as quota_op
+from quire_kvstore.server import quota
 from quire_kvstore.server.liveness import DeviceAdmission
 from quire_kvstore.server.server import Server, ServerError, ServerOptions
 from quire_kvstore.server.service import Service
@@ -200,7 +200,7 @@ def _restore_quotas(state: State, documents: StateDir, pool: KvstoreSettings) ->
     quotas = state.quotas
     quotas.pin_budget = int(pool.pin_budget * pool.blocks)
     quotas.quarantine_reserve = int(pool.quarantine_reserve * pool.blocks)
-    quota_op.restore(documents, state)
+    quota.restore(documents, state)
 
 
 def _publish(
