@@ -17,7 +17,7 @@ from tests.support.waits import wait_for
 # What a kernel's failure looks like to the engine: the step is launched, and the wait for it says that all is lost.
 FAIL_ONCE = """
 import os
-right, steps = module.CpuLane.submit, []
+right, steps = module.CpuQueue.submit, []
 
 def submit(self, work):
     done = right(self, work)
@@ -27,7 +27,7 @@ def submit(self, work):
         raise module.ContextPoisoned("CUDA error: an illegal memory access was encountered")
     return done
 
-module.CpuLane.submit = submit
+module.CpuQueue.submit = submit
 """
 
 
