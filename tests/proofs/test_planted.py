@@ -12,10 +12,11 @@ from tests.proofs.planted_quotas import QUOTA_BUGS
 from tests.proofs.planted_sharing import SHARING_BUGS
 from tests.proofs.test_machine import DensityMachine, run
 
-EXAMPLES = 500
+EXAMPLES = 3000  # at most: some bugs need a rare sequence of ops, and each change of the machine draws others
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("bug", [*BUGS, *CLAIM_BUGS, *SHARING_BUGS, *QUOTA_BUGS], ids=lambda bug: bug.__name__)
 def test_the_machine_finds_a_planted_bug(bug: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same machine that agrees with the real store fails on the broken one."""
@@ -27,6 +28,7 @@ def test_the_machine_finds_a_planted_bug(bug: Patch, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("bug", DENSITY_BUGS, ids=lambda bug: bug.__name__)
 def test_the_machine_finds_a_bug_in_eviction_by_density(bug: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the policy that it is planted in."""
