@@ -30,6 +30,7 @@ def test_control_prints_json() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_trees_compares_a_tree_with_itself() -> None:
     """Each case has both trees' figures, and a ratio that lies between its quartiles."""
     command = [sys.executable, "-m", "quire_services.cli", "bench", "trees", str(ROOT), "--quick", "--json"]
