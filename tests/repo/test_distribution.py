@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.support.repository import ROOT
+from tests.support.repository import ROOT, source_files
 
 NAME = "quire"  # of the stranger's distribution
 COMMAND = re.compile(
@@ -67,15 +66,12 @@ def test_our_own_name_and_the_command_are_no_such_advice(innocent: str) -> None:
 
 def test_no_file_sends_anybody_to_the_strangers_package() -> None:
     """Every text file that git knows but this one."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True
-    )
-    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    files = source_files()
     assert len(files) > 100
     found = {
         str(file.relative_to(ROOT)): lines
         for file in files
-        if file.is_file() and file != Path(__file__) and (lines := advice(file.read_text(errors="replace")))
+        if file != Path(__file__) and (lines := advice(file.read_text(errors="replace")))
     }
 
     assert found == {}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.repository import ROOT, script
+from tests.support.repository import ROOT, script, source_files
 
 MAX_FLOORS, MAX_MODULES, MAX_OPS, MAX_LINES = 6, 12, 16, 400
 numbers: Any = script("house_numbers")
@@ -43,10 +42,9 @@ def test_the_rooms_are_in_order(package: str) -> None:
 
 def tracked() -> list[Path]:
     """Every Python file of the repository."""
-    listed = subprocess.run(["git", "ls-files", "-z", "*.py"], cwd=ROOT, check=True, capture_output=True)
-    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    files = source_files("*.py")
     assert len(files) > 10
-    return [file for file in files if file.exists()]
+    return files
 
 
 def long_files(files: list[Path]) -> list[Path]:

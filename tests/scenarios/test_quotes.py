@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tests.support.repository import ROOT
+from tests.support.repository import ROOT, script
 
-quotes = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "quote_scenarios.py")))
+quotes: Any = script("quote_scenarios")
 PAGES = quotes.pages()
 
 

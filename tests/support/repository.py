@@ -1,14 +1,22 @@
-"""The source tree: where it lies, what a child needs that imports from it, and its scripts as modules."""
+"""The source tree: where it lies, its files, what a child needs that imports from it, and its scripts as modules."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def source_files(pattern: str = "*") -> list[Path]:
+    """Every file under version control, or about to be, whose name matches a pattern."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", pattern]
+    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    return sorted(path for name in names if name and (path := ROOT / name).is_file())
 
 
 def child_environ(**others: str) -> dict[str, str]:

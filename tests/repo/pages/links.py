@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -13,16 +12,14 @@ CODE = re.compile(r"`[^`]*`")
 HEADING = re.compile(r"#{1,6} +(.*)")
 
 
-def files_of(root: Path) -> list[str]:
-    """Every file under version control, or about to be."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(command, cwd=root, capture_output=True, check=True, text=True).stdout.split("\0")
-    return sorted(name for name in names if name and (root / name).is_file())
+def section(page: Path, title: str) -> str:
+    """The text of a page below a heading of the second level."""
+    return page.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def pages_of(root: Path) -> list[Path]:
-    """Every page of the project."""
-    return [root / name for name in files_of(root) if name.endswith(".md")]
+def line_count(path: Path) -> int:
+    """Lines of a file."""
+    return len(path.read_text().splitlines())
 
 
 def prose(page: Path) -> Iterator[str]:
@@ -75,7 +72,7 @@ def has_anchor(target: Path, anchor: str) -> bool:
     """Whether a page has such a heading, or a file of code such a line (``L12``)."""
     if target.suffix == ".md":
         return anchor in anchors_of(target)
-    return re.fullmatch(r"L[1-9]\d*", anchor) is not None and int(anchor[1:]) <= len(target.read_text().splitlines())
+    return re.fullmatch(r"L[1-9]\d*", anchor) is not None and int(anchor[1:]) <= line_count(target)
 
 
 def target_of(page: Path, link: str) -> tuple[Path, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.repo.pages.links import links_of, target_of
+from tests.repo.pages.links import LINK, line_count, links_of, section, target_of
 from tests.support.repository import ROOT
 
 PAGE = ROOT / "kvstore" / "README.md"
@@ -22,20 +22,15 @@ def section_lines(page: Path, first: int, last: int) -> int:
 
 def reading_order(page: Path) -> dict[str, int]:
     """What a page tells to read, itself first, and the lines of each."""
-    text = page.read_text()
-    part = text[text.index("## Reading order") :].split("\n## ")[0]
-    found = {page.name: len(text.splitlines())}
+    part = section(page, "Reading order")
+    found = {page.name: line_count(page)}
     sections = SECTIONS.search(part)
     assert sections is not None, "the protocol is part of it"
-    for link in re.findall(r"\]\(([^)]+)\)", part):
+    for link in LINK.findall(part):
         target, anchor = target_of(page, link)
-        lines = section_lines(target, int(sections[1]), int(sections[2])) if anchor else _lines(target)
+        lines = section_lines(target, int(sections[1]), int(sections[2])) if anchor else line_count(target)
         found[target.name] = lines
     return found
-
-
-def _lines(path: Path) -> int:
-    return len(path.read_text().splitlines())
 
 
 def test_the_reading_order_takes_an_hour() -> None:

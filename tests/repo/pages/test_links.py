@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.repo.pages.links import broken_links, code_named, files_of, is_named_rightly, pages_of, within
-from tests.support.repository import ROOT
+from tests.repo.pages.links import broken_links, code_named, is_named_rightly, within
+from tests.support.repository import ROOT, source_files
 
-PAGES, FILES = pages_of(ROOT), files_of(ROOT)
+PAGES = source_files("*.md")
+FILES = [str(path.relative_to(ROOT)) for path in source_files()]
 PAST = ("CHANGELOG.md", "bench/results/")  # these say what was
 NAMING = [page for page in PAGES if not str(page.relative_to(ROOT)).startswith(PAST)]
 

@@ -12,15 +12,10 @@ from quire_engine.kv.step_grants import StepGrants
 from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import StepPlan
 from quire_kernels.gpu.tiling import REGIMES
-from tests.repo.pages.links import LINK, links_of, target_of
+from tests.repo.pages.links import LINK, line_count, links_of, section, target_of
 from tests.support.repository import ROOT
 
 ENGINE, KERNELS = ROOT / "engine" / "README.md", ROOT / "kernels" / "README.md"
-
-
-def section(page: Path, title: str) -> str:
-    """The text below a heading."""
-    return page.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
 def length(page: Path) -> tuple[int, int]:
@@ -29,7 +24,7 @@ def length(page: Path) -> tuple[int, int]:
     files = [target_of(page, link)[0] for link in LINK.findall(text)]
     said = re.search(r"[Ff]ewer than ([\d,]+) lines", text)
     assert said is not None, "it says how long it is"
-    lines = sum(len(file.read_text().splitlines()) for file in files if file.suffix in (".py", ".c"))
+    lines = sum(line_count(file) for file in files if file.suffix in (".py", ".c"))
     return lines, int(said[1].replace(",", ""))
 
 
