@@ -51,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the bench."""
     parser.add_argument("--peer", choices=("vllm",), help="measure this peer in the same run")
     parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs (default: 5)")
+    add_case_arguments(parser)
+
+
+def add_case_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of a bench that measures ``cases``."""
     parser.add_argument("--blocks", type=int, default=131_072, help="blocks of either pool (default: 131072)")
     parser.add_argument("--block-size", type=int, default=16, help="tokens in a block (default: 16)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")

@@ -25,7 +25,7 @@ from bench.processes.kvprocess import KVProcess
 from bench.processes.side import ROOT, Side, SideError
 from bench.report.figures import Report, machine, median, percentile, say, table
 
-from .control import Case, cases
+from .control import Case, add_case_arguments, cases
 
 SIDE_MODULES = ("bench.control.quire_side", "bench.control_quire")  # of this tree, of trees with a flat bench/
 Pair = tuple[dict[str, float], dict[str, float]]  # this tree's figures, the other's
@@ -48,10 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the bench."""
     parser.add_argument("other", type=Path, help="the root of another source tree, with its own .venv")
     parser.add_argument("--pairs", type=int, default=41, help="pairs of turns for each case (default: 41)")
-    parser.add_argument("--blocks", type=int, default=131_072, help="blocks of either pool (default: 131072)")
-    parser.add_argument("--block-size", type=int, default=16, help="tokens in a block (default: 16)")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    parser.add_argument("--only", default="", metavar="WORD", help="only the cases whose name contains this")
+    add_case_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report:
