@@ -44,9 +44,7 @@ class Shares:
         """A tenant wants work that wanted none."""
         if not tenant or tenant in self._wanting:
             return
-        others = self._wanting or {self._last}
-        floor = min(map(self.counter, others))
-        self._counters[tenant] = max(self.counter(tenant), floor)
+        self._raise((tenant,), self._wanting or {self._last})
         self._wanting.add(tenant)
 
     def leave(self, tenant: str) -> None:
@@ -57,10 +55,15 @@ class Shares:
 
     def lift(self, blocked: Iterable[str], served: Iterable[str]) -> None:
         """Tenants in ``blocked`` want work and have no slot for it; those in ``served`` have, and go on."""
-        floor = min((self.counter(tenant) for tenant in served if tenant), default=0.0)
-        for tenant in blocked:
-            if tenant and self.counter(tenant) < floor:
-                self._counters[tenant] = floor
+        others = [tenant for tenant in served if tenant]
+        if others:
+            self._raise((tenant for tenant in blocked if tenant), others)
+
+    def _raise(self, tenants: Iterable[str], others: Iterable[str]) -> None:
+        """No tenant stands lower than the lowest of ``others``, of which there is one at least."""
+        floor = min(map(self.counter, others))
+        for tenant in tenants:
+            self._counters[tenant] = max(self.counter(tenant), floor)
 
     def charge(self, tenant: str, tokens: int) -> None:
         """A tenant was given so many tokens of work."""
