@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from quire_engine.checkpoint.token_bytes import TokenBytes
 from quire_proto.wire.u32 import unpack_u32
 from quire_services.config.settings import MAX_BODY_BYTES
 from quire_services.gateway.http.hang_up import until_gone
@@ -40,7 +41,6 @@ from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.choices import Choice
 from quire_services.gateway.text.detokenizer import Detokenizer
 from quire_services.gateway.text.end_tokens import EndTokens
-from quire_services.gateway.text.token_bytes import TokenBytes
 from quire_services.gateway.turns.shares import Shares
 
 from .api_keys import ApiKeys

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
+from quire_engine.checkpoint.token_bytes import TokenBytes, byte_alphabet
 from quire_proto.gateway_link import TokenLogprob
 from quire_proto.wire.u32 import pack_u32
 from quire_services.gateway.openai.logprob_shapes import chat_logprobs, completion_logprobs
-from quire_services.gateway.text.token_bytes import TokenBytes, byte_alphabet
 
 CHAR = {byte: char for char, byte in byte_alphabet().items()}
 

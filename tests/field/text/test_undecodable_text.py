@@ -7,8 +7,8 @@ import time
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
+from quire_engine.checkpoint.token_bytes import byte_alphabet
 from quire_services.gateway.text.detokenizer import REPLACEMENT, Detokenizer
-from quire_services.gateway.text.token_bytes import byte_alphabet
 
 
 def byte_level() -> Tokenizer:

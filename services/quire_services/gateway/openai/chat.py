@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from quire_engine.checkpoint.token_bytes import TokenBytes
 from quire_services.gateway.http.errors import invalid
 from quire_services.gateway.templates.chat_template import PromptEncoder, template_message
 from quire_services.gateway.text.choices import Choice, Delta
-from quire_services.gateway.text.token_bytes import TokenBytes
 
 from .bodies import ChatBody, Message
 from .chat_tools import check_tools, tools_of

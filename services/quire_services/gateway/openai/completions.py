@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from quire_engine.checkpoint.token_bytes import TokenBytes
 from quire_services.gateway.http.errors import invalid, unsupported
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.choices import Choice, Delta
-from quire_services.gateway.text.token_bytes import TokenBytes
 
 from .bodies import CompletionBody
 from .logprob_shapes import characters, completion_logprobs

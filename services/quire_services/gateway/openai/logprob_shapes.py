@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from quire_engine.checkpoint.token_bytes import TokenBytes
 from quire_proto.gateway_link import TokenLogprob
 from quire_proto.wire.u32 import unpack_u32
-from quire_services.gateway.text.token_bytes import TokenBytes
 
 FLOOR = -9999.0
 

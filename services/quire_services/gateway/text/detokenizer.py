@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from .token_bytes import Spelling
+from quire_engine.checkpoint.token_bytes import Spelling
 
 REPLACEMENT = "\ufffd"
 PRIME_TOKENS = (4, 24)  # prompt tokens that the window begins with: at least, and at most if they cut a character

@@ -7,8 +7,8 @@ import random
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from quire_engine.checkpoint.token_bytes import TokenBytes, byte_alphabet
 from quire_services.gateway.text.detokenizer import Detokenizer
-from quire_services.gateway.text.token_bytes import TokenBytes, byte_alphabet
 
 
 @pytest.fixture(scope="module")
