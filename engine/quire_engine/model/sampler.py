@@ -7,6 +7,8 @@ cannot change it, and a request resumed elsewhere goes on as it would have here.
 A random row is drawn by inverting the cumulative distribution after, in this order, temperature, min-p, top-k and
 top-p (the order vLLM documents), all on probabilities sorted once. A row that filters nothing out needs no order and is
 drawn in that of the vocabulary: sorting would cost more than all else. Log-probabilities are those of the raw logits.
+
+A row that is held to a grammar takes what its mask allows: all other logits are minus infinity before anything else.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import torch
 
 from quire_engine.sequences.sample_row import SampleRow
 from quire_engine.transfer import to_device, to_host
+
+from .token_masks import TokenMasks
 
 _SCALE = 2.0**-64
 
@@ -64,9 +68,9 @@ class Choice:
         return out
 
 
-def choose_tokens(logits: torch.Tensor, rows: Sequence[SampleRow]) -> Choice:
+def choose_tokens(logits: torch.Tensor, rows: Sequence[SampleRow], masks: TokenMasks | None = None) -> Choice:
     """Choose a token for each row of ``logits`` [rows, vocabulary] (float32), without waiting for it."""
-    choosable = _without_banned(logits, rows)
+    choosable = _without_banned(masks.apply(logits) if masks and masks.lines else logits, rows)
     tokens = choosable.argmax(dim=-1)
     for filtered, draw in ((False, _draw), (True, _draw_filtered)):
         chosen = [i for i, row in enumerate(rows) if row.temperature > 0 and row.filtered == filtered]
