@@ -24,6 +24,7 @@ from functools import partial
 
 import structlog
 
+from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.kv.attach import ContextPoisoned
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.kv.sequence_limits import bounds
@@ -31,6 +32,7 @@ from quire_engine.kv.step_grants import StepGrants
 from quire_engine.model.runner import Drawn, Runner
 from quire_engine.scheduling.backoff import ALL_ACCOUNTS, Backoff
 from quire_engine.scheduling.front import Front
+from quire_engine.scheduling.grammar_queue import GrammarQueue
 from quire_engine.scheduling.intake import Intake
 from quire_engine.scheduling.outbox import Outbox
 from quire_engine.scheduling.pipeline import Pipeline
@@ -62,6 +64,7 @@ class Engine:
         vocab_size, eos_ids: of the model.
         step_log: where each step leaves a line, if anywhere.
         prefill: whether pending publications are computed before a request asks for them.
+        compiler: of grammars; without one, requests that have one are refused.
 
     Attributes:
         front: link to the gateway, set before ``run``.
@@ -79,11 +82,13 @@ class Engine:
         eos_ids: frozenset[int],
         step_log: StepLog,
         prefill: bool = True,
+        compiler: GrammarCompiler | None = None,
     ) -> None:
         self._attach, self._make_runner = attach, make_runner
         self._scheduler = Scheduler(limits)
         self._outbox = Outbox()
-        self._intake = Intake(self._scheduler, self._outbox, max_model_len, vocab_size, eos_ids)
+        self._grammars = GrammarQueue(compiler, self._scheduler, self._outbox, lambda: self.front.wake())
+        self._intake = Intake(self._scheduler, self._outbox, max_model_len, vocab_size, eos_ids, self._grammars)
         self._token_output = TokenOutput(self._scheduler, self._outbox, self._intake.next_arrival)
         self._step_log, self._max_model_len, self._prefills = step_log, max_model_len, prefill
         self._kv: KvSession | None = None
@@ -169,6 +174,7 @@ class Engine:
                 if client.lost.is_set():
                     raise client.lost_reason or QuireError("the session was lost")
                 waiters.resume()
+                self._grammars.resume(kv)
                 if self._prefills:
                     prefill.queue_pending()
                 self._step(kv, pipeline)

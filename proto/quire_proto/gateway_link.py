@@ -52,7 +52,7 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to choose tokens. ``top_k`` 0 and ``top_p`` 1 mean off; ``temperature`` 0 is greedy; ``logprobs`` is the
-    number of alternatives + 1, 0 for none."""
+    number of alternatives + 1, 0 for none. ``grammar``: what a continuation must be, as llguidance reads it, UTF-8."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -64,6 +64,7 @@ class Sampling:
     ignore_eos: bool = False
     min_tokens: int = 0
     logprobs: int = 0
+    grammar: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ Memory and models:
 - ``reference``, ``dense_attention``: what transformers and plain attention say.
 - ``families``, ``chat_templates``: tiny models of all families; templates for tool turns.
 - ``bare_loop``: a scheduler without a kvstore.
+- ``grammars``: a vocabulary of letters for models without text, and random grammars.
 - ``host_library``: skips where nothing can be compiled.
 - ``ports``, ``repository``: free ports; the source tree, its scripts, and the environment of children.
 """

@@ -13,6 +13,7 @@ from bench.models.tiny import FIRST_WORD, make_model
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.checkpoint.layout import layout_of
 from quire_engine.engine import Engine
+from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.kv.attach import arena_of
 from quire_engine.model.model import Model, load_model
 from quire_engine.model.runner import Runner
@@ -131,6 +132,7 @@ def engine_on(
     name: str = "engine",
     slots: int = 8,
     prefill: bool = True,
+    compiler: GrammarCompiler | None = None,
 ) -> Iterator[tuple[Engine, Queues]]:
     """An engine on a thread of its own, attached to the kvstore at ``run_dir``."""
     model, layout = load_model(model_dir), layout_of(model_dir, "float32", 16)
@@ -143,6 +145,7 @@ def engine_on(
         eos_ids=frozenset({2}),
         step_log=StepLog(None),
         prefill=prefill,
+        compiler=compiler,
     )
     front = Queues()
     engine.front = front  # type: ignore[assignment]
@@ -161,11 +164,12 @@ def running_engine(
     tmp: Path,
     make_runner: Callable[[Model, KVClient], Runner] = on_cpu,
     client_class: type[KVClient] = KVClient,
+    compiler: GrammarCompiler | None = None,
     **model_options: Any,
 ) -> Iterator[Bench]:
     """A kvstore of ``BLOCKS`` blocks and an engine attached to it."""
     with kvstore(tmp, **model_options) as (run_dir, model_dir):
-        with engine_on(run_dir, model_dir, make_runner, client_class) as (engine, front):
+        with engine_on(run_dir, model_dir, make_runner, client_class, compiler=compiler) as (engine, front):
             yield Bench(engine, front, run_dir, Reference(model_dir))
 
 

@@ -6,12 +6,17 @@ A row whose request forks here is drawn once for each continuation, from the sam
 
 A step is launched and read later. Where two may be in flight, a token that the earlier one draws can be the later
 one's input before the host has seen it: it is copied on the device, from choice to input.
+
+What a grammar allows next depends on all tokens before. So a step with rows that are held to one is launched without
+its choice, computes, and draws when the step before has been collected and its tokens accepted: the masks are made
+while the device computes the very logits that they are for. Such sequences run ahead like all others.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,8 +31,10 @@ from quire_engine.sequences.step_plan import Work
 from quire_engine.transfer import to_device
 
 from .device_queue import DeviceQueue, Pending, queue_of
+from .mask_filler import MaskedRow, MaskFiller
 from .model import Model
 from .sampler import Choice, Sampled, choose_tokens
+from .token_masks import TokenMasks
 
 if TYPE_CHECKING:
     from .graphs import DecodeGraphs
@@ -54,6 +61,7 @@ class Batch:
         drawn: sequence and continuation of each of them.
         samples: how each is drawn.
         onward: sequences that may go on with the token drawn here before it is known, and its line.
+        masked: sequences that are held to a grammar, and the lines that they draw.
     """
 
     tokens: array[int]
@@ -63,6 +71,7 @@ class Batch:
     drawn: list[tuple[Sequence, int]] = field(default_factory=list)
     samples: list[SampleRow] = field(default_factory=list)
     onward: dict[Sequence, int] = field(default_factory=dict)
+    masked: list[MaskedRow] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -72,16 +81,25 @@ class Launched:
     Attributes:
         onward: see ``Batch``.
         choice: what was chosen, as soon as that is launched; complete when ``read`` returns.
+        masks: being made, where nothing else is in flight.
+        logits: of the rows that draw, between their computation and the choice.
     """
 
     batch: Batch | None
     choice: Choice | None = None
+    masks: Future[TokenMasks] | None = None
+    logits: torch.Tensor | None = None
     pending: Pending[None] | None = None
 
     @property
     def onward(self) -> dict[Sequence, int]:
         """Sequences that may go on with a token drawn here, and its line."""
         return self.batch.onward if self.batch else {}
+
+    @property
+    def masked(self) -> bool:
+        """Whether it is drawn by :meth:`Runner.draw`, when the tokens that the masks depend on are known."""
+        return bool(self.batch and self.batch.masked)
 
     def read(self) -> list[Drawn]:
         """Wait until the step is complete; one entry for each token drawn. Raises ContextPoisoned."""
@@ -115,6 +133,7 @@ class Runner:
         self._queue = queue or queue_of(backend.arena.device)
         self._last: Launched | None = None
         self._graphs = graphs
+        self._filler = MaskFiller(model.vocab_size, backend.arena.device)
         self.on_release: list[Callable[[], None]] = [graphs.drop] if graphs is not None else []
 
     @property
@@ -128,6 +147,7 @@ class Runner:
         Raises ContextPoisoned if the GPU failed; then nothing may be unmapped and the process should end.
         """
         self._queue.close()
+        self._filler.close()
         for drop in self.on_release:
             drop()
         self._last = self._graphs = None
@@ -144,13 +164,31 @@ class Runner:
             if copies:
                 self._backend.copy_blocks(copies)
             if batch is not None:
-                launched.choice = self._compute(batch, before.choice if before else None)
+                launched.logits = self._compute(batch, before.choice if before else None)
+                if not batch.masked:
+                    self._choose(launched, None)
 
+        if batch is not None and batch.masked and self.depth == 1:
+            launched.masks = self._filler.begin(batch.masked)
         launched.pending = self._queue.submit(task)
         return launched
 
+    def draw(self, launched: Launched) -> None:
+        """Choose the tokens of a step with masked rows, the newest; those of all steps before have been accepted."""
+        assert launched.batch is not None, "a step with masked rows"
+        masks = launched.masks.result() if launched.masks else self._filler.fill(launched.batch.masked)
+        launched.pending = self._queue.submit(lambda: self._choose(launched, masks))
+
     @torch.inference_mode()
-    def _compute(self, batch: Batch, before: Choice | None) -> Choice | None:
+    def _choose(self, launched: Launched, masks: TokenMasks | None) -> None:
+        """Choose the step's tokens, if any row draws."""
+        if launched.logits is not None and launched.batch is not None:
+            launched.choice = choose_tokens(launched.logits, launched.batch.samples, masks)
+            launched.logits = None
+
+    @torch.inference_mode()
+    def _compute(self, batch: Batch, before: Choice | None) -> torch.Tensor | None:
+        """Logits of the rows that draw, in their order."""
         device = self._model.device
         tokens = to_device(torch.from_numpy(np.frombuffer(batch.tokens, np.uint32).astype(np.int64)), device)
         if batch.fed:
@@ -166,7 +204,7 @@ class Runner:
             return None
         if len(where) != len(logits) or (where[1:] <= where[:-1]).any():
             logits = logits[to_device(torch.from_numpy(where), device)]
-        return choose_tokens(logits, batch.samples)
+        return logits
 
 
 def _batch(work: list[Work], coming: dict[Sequence, int], block_size: int) -> Batch:
@@ -189,8 +227,11 @@ def _batch(work: list[Work], coming: dict[Sequence, int], block_size: int) -> Ba
             continue
         if sequence.goes_on:
             batch.onward[sequence] = len(batch.rows)
+        first = len(batch.rows)
         for index in sequence.continuations():
             batch.rows.append(len(batch.tokens) - 1)
             batch.drawn.append((sequence, index))
             batch.samples.append(sequence.sample_row(index))
+        if sequence.grammar is not None:
+            batch.masked.append(MaskedRow(sequence, range(first, len(batch.rows)), sequence.banned()))
     return batch

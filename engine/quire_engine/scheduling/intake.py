@@ -1,7 +1,7 @@
 """Intake: messages of the gateway become waiting sequences, refusals, or ends.
 
 What can be refused is refused here, before it costs a block: an empty or too long prompt, a token the model does not
-have, more continuations than there are batch slots.
+have, more continuations than there are batch slots, what is no grammar.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from quire_engine.kv.sequence_limits import longest
 from quire_engine.sequences.sequence import Request, Sequence
 from quire_proto.gateway_link import Abort, Generate
 
+from .grammar_queue import GrammarQueue
 from .outbox import Outbox
 from .scheduler import Scheduler
 
@@ -26,12 +27,19 @@ class Intake:
         outbox: where refusals go.
         max_model_len: longest sequence, in tokens.
         vocab_size, eos_ids: of the model.
+        grammars: where sequences wait for theirs.
     """
 
     def __init__(
-        self, scheduler: Scheduler, outbox: Outbox, max_model_len: int, vocab_size: int, eos_ids: frozenset[int]
+        self,
+        scheduler: Scheduler,
+        outbox: Outbox,
+        max_model_len: int,
+        vocab_size: int,
+        eos_ids: frozenset[int],
+        grammars: GrammarQueue,
     ) -> None:
-        self._scheduler, self._outbox = scheduler, outbox
+        self._scheduler, self._outbox, self._grammars = scheduler, outbox, grammars
         self._max_model_len, self._vocab_size, self._eos_ids = max_model_len, vocab_size, eos_ids
         self._arrivals = count(1)
 
@@ -52,7 +60,11 @@ class Intake:
         self._outbox.counters["requests"] += 1
         self._outbox.counters["prompt_tokens"] += len(request.prompt) // 4
         self._scheduler.shares.weigh(request.tenant, message.weight)
-        self._scheduler.add(Sequence(0, request, 0, chain.ids, chain, self.next_arrival()))
+        sequence = Sequence(0, request, 0, chain.ids, chain, self.next_arrival())
+        if request.sampling.grammar:
+            self._grammars.hold(sequence)
+        else:
+            self._scheduler.add(sequence)
 
     def _problem(self, request: Request, tokens: array[int]) -> tuple[str, str] | None:
         if not request.prompt or max(tokens) >= self._vocab_size:

@@ -46,7 +46,10 @@ class Pipeline:
         return len(self._flights)
 
     def launch(self, work: list[Work], copies: list[tuple[int, int, int]]) -> None:
-        """Launch the step whose message has just been exchanged. Raises QuireError past the lease."""
+        """Launch the step whose message has just been exchanged. Raises QuireError past the lease.
+
+        Where a row is held to a grammar the steps before are collected meanwhile, as :meth:`collect` does it.
+        """
         self._check_lease()
         launched = self._runner.launch(work, copies)
         for item in work:
@@ -54,6 +57,9 @@ class Pipeline:
         for sequence in launched.onward:
             sequence.coming += 1
         self._flights.append(Flight(self._kv.step, work, launched))
+        if launched.masked:
+            self.collect(1)  # its masks depend on the tokens of the steps before
+            self._runner.draw(launched)
 
     def collect(self, leave: int) -> None:
         """Collect steps, waiting for each, until at most ``leave`` are in flight.

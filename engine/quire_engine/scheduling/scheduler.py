@@ -18,7 +18,7 @@ While every running sequence decodes, one step is like the one before: its work 
 that ``steady_batch`` names, and forgotten when anything happens to the batch.
 
 A sequence whose beginning another one is computing is set *aside*: it takes neither slot nor budget until it can hit
-(``waiters``). Whatever it waits for is as urgent as itself.
+(``waiters``). Whatever it waits for is as urgent as itself. One whose grammar is being compiled is aside as well.
 
 Pure logic: no clock, socket or tensor in here.
 """
@@ -69,6 +69,14 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind its tenant's others of its priority."""
         self.waiting.add(sequence)
+
+    def hold(self, sequence: Sequence) -> None:
+        """A sequence that is not to be admitted yet; :meth:`resume` queues it."""
+        self.aside.append(sequence)
+
+    def holds(self, sequence: Sequence) -> bool:
+        """Whether it is aside still."""
+        return sequence in self.aside
 
     def set_aside(self, sequence: Sequence) -> None:
         """A waiting sequence is better not admitted now: another one is computing its beginning."""

@@ -64,7 +64,7 @@ class TokenOutput:
         """A child of ``parent`` at all it has computed, before the parent's own next token."""
         known = parent.computed
         chain = parent.chain.fork(known)
-        return Sequence(
+        branch = Sequence(
             kv.new_id(),
             parent.request,
             index,
@@ -75,6 +75,8 @@ class TokenOutput:
             computed=known,
             sealed=parent.sealed,
         )
+        branch.enter_grammar()
+        return branch
 
     def _fork(self, parent: Sequence, children: list[Sequence], kv: KvSession) -> None:
         left = max(0, self._scheduler.slots_left())
@@ -89,8 +91,11 @@ class TokenOutput:
 
     def _advance(self, sequence: Sequence, sampled: Sampled) -> bool:
         """Append the token and deliver it; True if the continuation ends with it."""
-        request = sequence.request
+        request, grammar = sequence.request, sequence.grammar
         sequence.append(sampled.token)
+        if grammar is not None and (error := grammar.error):
+            self._outbox.put(Output(request.id, sequence.index, finish="error", code="invalid", message=error))
+            return True
         finish = self._finish(sequence, sampled.token)
         logprobs: tuple[TokenLogprob, ...] = ()
         if request.sampling.logprobs:
@@ -102,6 +107,8 @@ class TokenOutput:
     def _finish(self, sequence: Sequence, token: int) -> str:
         s = sequence.request.sampling
         if token in sequence.request.stop_ids and sequence.generated >= s.min_tokens:
+            return "stop"
+        if sequence.grammar is not None and sequence.grammar.ended:
             return "stop"
         if sequence.generated >= s.max_tokens or len(sequence.tokens) >= sequence.request.longest:
             return "length"

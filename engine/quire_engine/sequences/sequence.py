@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from quire_engine.grammar.grammar import Grammar, GrammarState
 from quire_kv import DomainChain
 from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.wire.u32 import unpack_u32
@@ -39,6 +40,7 @@ class Request:
         longest: tokens a continuation may reach, prompt included: what model and pool can hold.
         aborted: continuations the client no longer wants.
         salt: what it may share it shares with requests of the same salt only.
+        grammar: what its continuations must be, once that is compiled.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Request:
     aborted: set[int] = field(default_factory=set)
     forked: bool = False
     salt: str = ""
+    grammar: Grammar | None = None
 
     @classmethod
     def of(cls, message: Generate, eos_ids: frozenset[int]) -> Request:
@@ -99,6 +102,7 @@ class Sequence:
         slots: batch slots kept for it, branches not forked yet included.
         slot_promised: another tenant's sequence gave a slot up for it.
         ended: its blocks are given up; what is still in flight for it counts for nothing.
+        grammar: where its generated tokens have led in its request's grammar, if that has one.
     """
 
     id: int
@@ -121,6 +125,7 @@ class Sequence:
     slots: int = 1
     slot_promised: bool = False
     buffer: npt.NDArray[np.int32] = field(default_factory=lambda: EMPTY_TABLE)
+    grammar: GrammarState | None = None
 
     @property
     def launched(self) -> int:
@@ -178,6 +183,13 @@ class Sequence:
     def append(self, token: int) -> None:
         """Take a new token over; it is still to be computed, and hashed once its block is full and to be sealed."""
         self.tokens.append(token)
+        if self.grammar is not None:
+            self.grammar.accept((token,))
+
+    def enter_grammar(self) -> None:
+        """Stand in the request's grammar, if it has one, where the generated tokens lead."""
+        grammar = self.request.grammar
+        self.grammar = grammar.after(self.tokens[len(self.request.prompt) // 4 :]) if grammar else None
 
     def continuations(self) -> list[int]:
         """The continuations this sequence stands for: all of them until the request forks."""
@@ -194,9 +206,14 @@ class Sequence:
         self.writable = self.ended = False
         self.inherited = NO_WAITER
 
+    def banned(self) -> tuple[int, ...]:
+        """Tokens that may not be drawn next, whatever a grammar says of them."""
+        early = self.generated + self.coming < self.request.sampling.min_tokens
+        return tuple(self.request.stop_ids) if early else ()
+
     def sample_row(self, index: int) -> SampleRow:
         """How the next token of continuation ``index`` is drawn."""
         s = self.request.sampling
-        banned = tuple(self.request.stop_ids) if self.generated + self.coming < s.min_tokens else ()
+        banned = () if self.grammar else self.banned()  # else its mask knows
         position = len(self.tokens) + self.coming
         return SampleRow(s.temperature, s.top_k, s.top_p, s.min_p, s.seed, index, position, banned, s.logprobs)

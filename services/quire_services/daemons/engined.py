@@ -24,7 +24,9 @@ from quire_engine.backends import BackendChoice, BackendRefused, choose_backend
 from quire_engine.checkpoint.layout import layout_of, served_length
 from quire_engine.checkpoint.load_progress import watched
 from quire_engine.checkpoint.refusal import first_line
+from quire_engine.checkpoint.vocabulary import read_vocabulary
 from quire_engine.engine import Engine
+from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.kv.attach import ContextPoisoned, gpu_uuid
 from quire_engine.model.model import Model, ModelRefused, load_model
 from quire_engine.model.selftest.selftest import self_test
@@ -100,7 +102,8 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         attention=attention.kind,
         device=str(attention.device),
     )
-    engine = _engine(config, arguments.name, model, layout, attention)
+    compiler = GrammarCompiler(lambda: read_vocabulary(directory, model.vocab_size, model.eos_ids))
+    engine = _engine(config, arguments.name, model, layout, attention, compiler)
     path = config.run_dir / GATEWAY_SOCKET
     engine.front = Front(path, _hello(arguments.name, model, layout), engine.load)
 
@@ -116,6 +119,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         engine.run()
     finally:
         engine.front.stop()
+        compiler.close()
     return 0
 
 
@@ -137,7 +141,9 @@ def _prove(model: Model, layout: Layout, attention: BackendChoice) -> None:
         raise ModelRefused(f"the self-test failed: {type(error).__name__}: {first_line(error)}") from error
 
 
-def _engine(config: Config, name: str, model: Model, layout: Layout, attention: BackendChoice) -> Engine:
+def _engine(
+    config: Config, name: str, model: Model, layout: Layout, attention: BackendChoice, compiler: GrammarCompiler
+) -> Engine:
     limits = SchedulerLimits(config.engine.max_sequences, config.engine.max_batch_tokens, config.kvstore.block_size)
     step_log = Path(config.engine.step_log.replace("{name}", name)) if config.engine.step_log else None
     uuid = gpu_uuid(attention.device)
@@ -150,6 +156,7 @@ def _engine(config: Config, name: str, model: Model, layout: Layout, attention: 
         eos_ids=model.eos_ids,
         step_log=StepLog(step_log),
         prefill=config.engine.prefill,
+        compiler=compiler,
     )
 
 

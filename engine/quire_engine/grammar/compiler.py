@@ -1,0 +1,140 @@
+"""GrammarCompiler: texts of grammars to grammars, beside the engine's loop and never on it.
+
+Most grammars take less than a millisecond, and those that clients repeat nothing; but one client can send a text that
+would take hours. So texts are compiled on threads (llguidance lets go of the interpreter meanwhile), after a trial in
+a process that can be ended (``trial``), and whatever asks gets a future. Of each tenant one text is compiled at a time,
+in turn: one that sends expensive texts waits for itself, and takes one of the threads at most.
+
+A vocabulary is read once, when the first grammar is asked for: an engine that is never asked spends nothing. Grammars
+are kept by tenant, so that no tenant learns from the time it takes what another asks.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Condition, Lock, Thread
+
+from llguidance import LLTokenizer
+
+from .grammar import Grammar, said
+from .tokens import Tokens, tree_of
+from .trial import Trial, compiled
+
+MAX_TEXT = 256 * 1024  # characters of a grammar
+KEPT = 256  # grammars
+THREADS = 2
+
+
+class GrammarRefused(ValueError):
+    """A text that is no grammar, or too expensive a one; the message is for the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    text: str
+    grammar: Future[Grammar]
+
+
+class GrammarCompiler:
+    """Compiles for one engine.
+
+    Args:
+        tokens: reads the vocabulary; called once, on a thread of the compiler's.
+    """
+
+    def __init__(self, tokens: Callable[[], Tokens]) -> None:
+        self._read_tokens = tokens
+        self._vocabulary: tuple[Tokens, LLTokenizer] | None = None
+        self._reading = Lock()
+        self._kept: OrderedDict[tuple[str, str], Future[Grammar]] = OrderedDict()
+        self._changed = Condition()
+        self._tasks: OrderedDict[str, deque[_Task]] = OrderedDict()  # by tenant, whose turn it is first
+        self._busy: set[str] = set()  # tenants
+        self._threads: list[Thread] = []
+        self._closed = False
+
+    def compile(self, tenant: str, text: str) -> Future[Grammar]:
+        """The grammar of a text, done if it is known; it may raise GrammarRefused, and whatever ``tokens`` does."""
+        if len(text) > MAX_TEXT:
+            refused = Future[Grammar]()
+            refused.set_exception(GrammarRefused(f"the grammar has {len(text)} characters, and may have {MAX_TEXT}"))
+            return refused
+        key = (tenant, text)
+        found = self._kept.get(key)
+        if found is None:
+            found = self._kept[key] = Future[Grammar]()
+            self._queue(tenant, _Task(text, found))
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return found
+
+    def close(self) -> None:
+        """Begin nothing more, and end the processes; what has not begun is cancelled."""
+        with self._changed:
+            self._closed = True
+            for tasks in self._tasks.values():
+                for task in tasks:
+                    task.grammar.cancel()
+            self._changed.notify_all()
+
+    def _queue(self, tenant: str, task: _Task) -> None:
+        with self._changed:
+            self._tasks.setdefault(tenant, deque()).append(task)
+            self._changed.notify()
+        if not self._threads:
+            self._threads = [Thread(target=self._work, name=f"grammar-{i}", daemon=True) for i in range(THREADS)]
+            for thread in self._threads:
+                thread.start()
+
+    def _work(self) -> None:
+        trial: Trial | None = None
+        while (turn := self._next()) is not None:
+            tenant, task = turn
+            if task.grammar.set_running_or_notify_cancel():
+                try:
+                    tokens, tree = self._read()
+                    trial = trial or Trial(tokens)
+                    task.grammar.set_result(_compile(trial, tree, task.text))
+                except Exception as error:  # of any kind: what libraries say of the tokenizer's files, too
+                    task.grammar.set_exception(error)
+            with self._changed:
+                self._busy.remove(tenant)
+                self._changed.notify_all()
+        if trial is not None:
+            trial.close()
+
+    def _next(self) -> tuple[str, _Task] | None:
+        """The next task of a tenant that has none in work, waited for; None if there will be no more."""
+        with self._changed:
+            while not self._closed:
+                tenant = next((name for name in self._tasks if name not in self._busy), None)
+                if tenant is None:
+                    self._changed.wait()
+                    continue
+                tasks = self._tasks.pop(tenant)
+                task = tasks.popleft()
+                if tasks:
+                    self._tasks[tenant] = tasks  # behind the others
+                self._busy.add(tenant)
+                return tenant, task
+        return None
+
+    def _read(self) -> tuple[Tokens, LLTokenizer]:
+        with self._reading:
+            if self._vocabulary is None:
+                tokens = self._read_tokens()
+                self._vocabulary = tokens, tree_of(tokens)
+            return self._vocabulary
+
+
+def _compile(trial: Trial, tree: LLTokenizer, text: str) -> Grammar:
+    if not trial.survives(text):
+        raise GrammarRefused("the grammar takes too much time or memory to compile")
+    matcher = compiled(tree, text)
+    if matcher.is_error():
+        raise GrammarRefused(f"the grammar cannot be used: {said(matcher)}")
+    return Grammar(matcher)

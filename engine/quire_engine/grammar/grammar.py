@@ -1,0 +1,78 @@
+"""A grammar, and where one sequence stands in it.
+
+llguidance's matcher is both: the parsed grammar, shared, and a place in it, which is copied in microseconds. So a
+``Grammar`` is a matcher at the beginning that nothing ever moves, and a ``GrammarState`` one that the tokens of a
+sequence have moved. A place follows from the tokens alone: whoever has these can have it again, in any process.
+
+Nothing here raises for what a model writes or a client asks. A matcher that cannot go on says why in ``error``, allows
+the end and nothing else, and stays so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llguidance import LLMatcher
+
+DEAD_END = "the model has no token with which the answer could go on as the grammar says"
+
+
+class GrammarState:
+    """A place in a grammar."""
+
+    __slots__ = ("_dead_end", "matcher")
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self.matcher = matcher
+        self._dead_end = False
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Go on behind these tokens; one that the grammar does not allow here is an ``error``."""
+        self.matcher.consume_tokens(list(tokens))
+
+    def clone(self) -> GrammarState:
+        """The same place, from which another sequence goes on."""
+        return GrammarState(self.matcher.deep_copy())
+
+    @property
+    def ended(self) -> bool:
+        """Nothing can follow, not even a token that ends the answer."""
+        return bool(self.matcher.is_stopped())
+
+    @property
+    def complete(self) -> bool:
+        """What was accepted is an answer as it is."""
+        return bool(self.matcher.is_accepting())
+
+    def forced(self) -> list[int]:
+        """The tokens that come next for certain, as many as there are."""
+        return list(self.matcher.compute_ff_tokens())
+
+    @property
+    def error(self) -> str:
+        """Why the matcher cannot go on, if it cannot."""
+        found = said(self.matcher)
+        return DEAD_END if self._dead_end or found == "NoExtensionBias" else found
+
+    def dead_end(self) -> None:
+        """The grammar goes on with bytes that no token of the vocabulary begins with."""
+        self._dead_end = True
+
+
+class Grammar:
+    """A grammar that was compiled."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._beginning = matcher
+
+    def after(self, tokens: Sequence[int]) -> GrammarState:
+        """The place behind ``tokens``, counted from the beginning of the answer."""
+        state = GrammarState(self._beginning.deep_copy())
+        if tokens:
+            state.accept(tokens)
+        return state
+
+
+def said(matcher: LLMatcher) -> str:
+    """The first line of a matcher's error, if it has one."""
+    return str(matcher.get_error()).strip().partition("\n")[0] if matcher.is_error() else ""
