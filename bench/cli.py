@@ -20,6 +20,7 @@ BENCHES = {  # name, also of its module: the folder that holds it, what it measu
     "trees": ("control", "the control plane of this tree beside another one's"),
     "serve": ("serve", "agents' requests over HTTP, ours and a peer's server in turn"),
     "engine": ("engine", "a step of the engine, split into its parts"),
+    "grammars": ("engine", "what rows that are held to a grammar cost a decode step"),
     "pools": ("serve", "two engines on one pool against two engines with half a pool each"),
     "paged": ("engine", "blocks against reserving the longest sequence, same bytes, same engine"),
     "scale": ("control", "costs against blocks, sequences, engines, tenants, prompt length"),

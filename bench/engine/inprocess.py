@@ -21,6 +21,7 @@ import structlog
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.checkpoint.layout import layout_of
 from quire_engine.engine import Engine
+from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.kv.attach import arena_of
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner
@@ -112,7 +113,13 @@ def layout_of_model(directory: Path, block_size: int) -> Layout:
 
 
 def make_engine(
-    model: Model, run_dir: Path, limits: SchedulerLimits, layout: Layout, script: Script, step_log: Path | None = None
+    model: Model,
+    run_dir: Path,
+    limits: SchedulerLimits,
+    layout: Layout,
+    script: Script,
+    step_log: Path | None = None,
+    compiler: GrammarCompiler | None = None,
 ) -> Engine:
     """An engine over the kvstore in ``run_dir`` that plays ``script``; ``run()`` returns when it has ended."""
     quiet()
@@ -124,6 +131,7 @@ def make_engine(
         vocab_size=model.vocab_size,
         eos_ids=model.eos_ids,
         step_log=StepLog(step_log),
+        compiler=compiler,
     )
     engine.front = cast(Front, script)
     script.stop = engine.stop

@@ -43,6 +43,12 @@ class Stopwatch:
         setattr(owner, method, timed)
         self._undo.append(lambda: setattr(owner, method, inner))
 
+    def replace(self, owner: Any, method: str, other: Callable[..., Any]) -> None:
+        """Have ``owner.method`` do something else."""
+        inner = getattr(owner, method)
+        setattr(owner, method, other)
+        self._undo.append(lambda: setattr(owner, method, inner))
+
     def restore(self) -> None:
         """Take all clocks off again."""
         while self._undo:

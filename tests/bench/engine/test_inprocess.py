@@ -50,3 +50,16 @@ def test_paged_compares_three_ways() -> None:
 
     assert set(running) == {"static", "continuous", "quire"}
     assert running["quire"] >= running["static"]
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_grammars_are_a_part_of_the_step() -> None:
+    """Steps of both kinds were measured, and what grammars add was found in those that have them and in no others."""
+    figures = bench("grammars", "--pairs=1", "--rows=4", "--prompt=64")
+    steps, parts = figures["steps"], ("wait", "lay", "accept")
+
+    assert all(steps["free"][part] == 0 for part in parts)
+    assert all(steps["held"][part] > 0 for part in parts)
+    assert 0 < steps["parts_share"] < 1
+    assert [row["vocabulary"] for row in figures["masks"]] == [8000, 32000, 128000]
