@@ -165,7 +165,7 @@ class Engine:
         try:
             self._kv = kv = KvSession(client)
             waiters = self._waiters = Waiters(kv, self._scheduler, self.front.wake)
-            pipeline = Pipeline(kv, runner, partial(self._deliver, kv))
+            pipeline = Pipeline(kv, runner, partial(self._deliver, kv), partial(self._token_output.take_forced, kv))
             prefill = PublicationPrefill(self._scheduler, kv, self._max_model_len, self._intake.next_arrival)
             log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
             self.front.report()

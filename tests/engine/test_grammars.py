@@ -13,6 +13,7 @@ from llguidance import LLParserLimits
 
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.grammar.compiler import MAX_TEXT, GrammarCompiler
+from quire_engine.grammar.grammar import GrammarState
 from quire_engine.kv.attach import arena_of
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner
@@ -275,3 +276,53 @@ def test_engines_without_a_vocabulary(tmp_path: Any) -> None:
             assert (end.finish, end.code) == ("error", code)
             bench.ask("free", words(20))
             assert bench.end("free").finish == "length"
+
+
+TOOL_CALL = {
+    "type": "object",
+    "properties": {
+        "name": {"const": "get_current_weather"},
+        "arguments": {
+            "type": "object",
+            "properties": {"location": {"type": "string", "maxLength": 4}, "unit": {"enum": ["celsius", "fahrenheit"]}},
+            "required": ["location", "unit"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["name", "arguments"],
+    "additionalProperties": False,
+    "x-guidance": {"whitespace_flexible": False},
+}
+
+
+@pytest.mark.process
+def test_forced_tokens_are_those_that_would_be_drawn(pen: Pen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tool call is the same whether its forced tokens are drawn one by one or taken at once, in fewer steps."""
+    steps, forced = {}, {}
+    counters = pen.bench.engine.load
+    for taken in (False, True):
+        with monkeypatch.context() as patch:
+            if not taken:
+                patch.setattr(GrammarState, "forced", lambda _: None)
+            before = dict(counters().counters)
+            for seed in range(4):
+                pen.ask(f"call-{taken}-{seed}", words(30, 3 * seed), schema(TOOL_CALL), n=1 + seed % 2, **how(seed))
+                for index in range(1 + seed % 2):
+                    assert pen.bench.end(f"call-{taken}-{seed}", index).finish == "stop"
+            steps[taken] = counters().counters["steps"] - before["steps"]
+            forced[taken] = counters().counters["forced_tokens"] - before["forced_tokens"]
+    for seed in range(4):
+        for index in range(1 + seed % 2):
+            tokens = pen.front.tokens[f"call-True-{seed}", index]
+            assert tokens == pen.front.tokens[f"call-False-{seed}", index]
+            assert json.loads(LETTERS.text(tokens))["name"] == "get_current_weather"
+    assert forced[False] == 0
+    assert forced[True] > 100
+    assert steps[True] < steps[False] / 2
+    pen.ask("counted", words(30), schema(TOOL_CALL), max_tokens=20)
+    assert pen.bench.end("counted").finish == "length"
+    assert len(pen.front.tokens["counted", 0]) == 20
+    pen.ask("measured", words(30), schema(TOOL_CALL), logprobs=1, max_tokens=200)
+    pen.bench.end("measured")
+    assert pen.front.tokens["measured", 0] == pen.front.tokens["call-True-0", 0]
+    pen.bench.empty()

@@ -44,9 +44,10 @@ class GrammarState:
         """What was accepted is an answer as it is."""
         return bool(self.matcher.is_accepting())
 
-    def forced(self) -> list[int]:
-        """The tokens that come next for certain, as many as there are."""
-        return list(self.matcher.compute_ff_tokens())
+    def forced(self) -> int | None:
+        """The token that comes next for certain, if there is one: its mask would allow no other."""
+        tokens = self.matcher.compute_ff_tokens()
+        return tokens[0] if tokens else None
 
     @property
     def error(self) -> str:

@@ -83,12 +83,14 @@ class Launched:
         choice: what was chosen, as soon as that is launched; complete when ``read`` returns.
         masks: being made, where nothing else is in flight.
         logits: of the rows that draw, between their computation and the choice.
+        withdrawn: sequences for which what is drawn counts for nothing.
     """
 
     batch: Batch | None
     choice: Choice | None = None
     masks: Future[TokenMasks] | None = None
     logits: torch.Tensor | None = None
+    withdrawn: set[Sequence] = field(default_factory=set)
     pending: Pending[None] | None = None
 
     @property
@@ -101,13 +103,24 @@ class Launched:
         """Whether it is drawn by :meth:`Runner.draw`, when the tokens that the masks depend on are known."""
         return bool(self.batch and self.batch.masked)
 
+    def undrawn(self) -> list[Sequence]:
+        """Sequences that are held to a grammar, have not ended, draw one token here, and whose masks are not begun."""
+        masked = self.batch.masked if self.batch and self.masks is None else ()
+        return [row.sequence for row in masked if not row.sequence.ended and row.sequence.single]
+
+    def withdraw(self, sequence: Sequence) -> bool:
+        """What is drawn for a sequence counts for nothing: it has its tokens; whether one of this step was coming."""
+        self.withdrawn.add(sequence)
+        return self.onward.pop(sequence, None) is not None
+
     def read(self) -> list[Drawn]:
         """Wait until the step is complete; one entry for each token drawn. Raises ContextPoisoned."""
         assert self.pending is not None, "launched first"
         self.pending.result()
         if self.choice is None or self.batch is None:
             return []
-        return [Drawn(*what, sampled) for what, sampled in zip(self.batch.drawn, self.choice.read(), strict=True)]
+        drawn = zip(self.batch.drawn, self.choice.read(), strict=True)
+        return [Drawn(*what, sampled) for what, sampled in drawn if what[0] not in self.withdrawn]
 
 
 class Runner:

@@ -8,7 +8,10 @@ from typing import Protocol
 from quire_engine.sequences.sequence import Sequence
 from quire_proto.gateway_link import Output, Outputs
 
-COUNTED = ("steps", "messages", "requests", "prompt_tokens", "computed_tokens", "generated_tokens", "kvstores_lost")
+COUNTED = (
+    "steps", "messages", "requests", "prompt_tokens", "computed_tokens", "generated_tokens", "forced_tokens",
+    "kvstores_lost",
+)  # fmt: skip
 
 
 class Sender(Protocol):

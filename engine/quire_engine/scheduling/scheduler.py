@@ -260,6 +260,10 @@ class Scheduler:
         self.preemptions += 1
         self.add(sequence)
 
+    def grown(self) -> None:
+        """A running sequence has more than one token to compute."""
+        self._steady = None
+
     def short_ahead(self) -> None:
         """Some block that will be needed soon was not there: look again before each step."""
         self._steady = None

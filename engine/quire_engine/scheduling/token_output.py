@@ -4,6 +4,9 @@ A token is appended, delivered, and may end its continuation. Where a request wi
 end of its prompt, the tokens drawn from that one row become branches: the first goes on in the sequence itself, the
 others are forked off it and share all it has computed. A branch that ends with its first token is never forked. One
 for which there is no batch slot waits with its token, and finds the prompt in the cache when its turn comes.
+
+Where a grammar allows one token only, that is taken without being drawn, and so are those behind it: their next step
+computes all of them at once. The tokens are the same, for a draw could have chosen no other.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from quire_proto.wire.u32 import pack_u32
 
 from .outbox import Outbox
 from .scheduler import Scheduler
+
+MAX_FORCED = 64  # tokens taken at a time
 
 
 class TokenOutput:
@@ -102,6 +107,33 @@ class TokenOutput:
             logprobs = (TokenLogprob(sampled.logprob, pack_u32(sampled.top_ids), sampled.top_logprobs),)
         tokens, cached = pack_u32([sampled.token]), max(0, request.cached_tokens)
         self._outbox.put(Output(request.id, sequence.index, tokens, logprobs, finish, cached))
+        return bool(finish) or (not sequence.launched_ahead and self._take_forced(sequence))
+
+    def take_forced(self, kv: KvSession, sequence: Sequence) -> bool:
+        """Take what its grammar forces behind the tokens that are in flight, before the last of them has been drawn
+        from; whether that was anything."""
+        before = len(sequence.tokens)
+        if self._take_forced(sequence):
+            self._scheduler.remove(sequence)
+            kv.finished(sequence)
+        return len(sequence.tokens) > before
+
+    def _take_forced(self, sequence: Sequence) -> bool:
+        """Append and deliver tokens for which there is no choice; True if the continuation ends with the last."""
+        request, grammar = sequence.request, sequence.grammar
+        if grammar is None or request.sampling.logprobs:  # these are of logits, which only a step has
+            return False
+        taken, finish = list[int](), ""
+        while not finish and len(taken) < MAX_FORCED and (token := grammar.forced()) is not None:
+            sequence.append(token)
+            taken.append(token)
+            finish = self._finish(sequence, token)
+        if taken:
+            self._outbox.counters["generated_tokens"] += len(taken)
+            self._outbox.counters["forced_tokens"] += len(taken)
+            self._scheduler.grown()
+            cached = max(0, request.cached_tokens)
+            self._outbox.put(Output(request.id, sequence.index, pack_u32(taken), (), finish, cached))
         return bool(finish)
 
     def _finish(self, sequence: Sequence, token: int) -> str:

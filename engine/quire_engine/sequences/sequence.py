@@ -133,6 +133,11 @@ class Sequence:
         return self.computed + self.in_flight
 
     @property
+    def launched_ahead(self) -> bool:
+        """Whether a step in flight computes for it."""
+        return self.in_flight > 0
+
+    @property
     def priority(self) -> int:
         """How urgent it is, lower first: its waiters' urgency counts until its known tokens are computed."""
         own = self.request.priority
