@@ -1,0 +1,158 @@
+"""Format choice: which format a model writes, found out from its own files.
+
+In this order: what the tokenizer declares; the format in which its chat template writes earlier calls, found by
+rendering a call of our own and reading it back; the format whose marks its vocabulary or its template spells. A
+template's text is not searched for calls, because what counts is what comes out of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from os.path import commonprefix
+from typing import Any
+
+from .formats.families import FAMILIES, REASONING
+from .formats.response_template import declared_format
+from .formats.tool_format import CallForm, NamedCall, TaggedCall, ToolFormat
+from .parser.answer_parser import AnswerParser
+from .parser.events import ArgumentsDelta, ContentDelta, ToolCallBegin, ToolCallEnd, joined
+
+Render = Callable[[list[dict[str, Any]], list[Any] | None], str]
+Call = tuple[str, dict[str, Any]]
+
+_TEXT = "qzxtext"
+_PROPERTIES = {"qzxkey": {"type": "string", "description": "d"}, "qzxcount": {"type": "integer", "description": "d"}}
+_PARAMETERS = {"type": "object", "properties": _PROPERTIES, "required": list(_PROPERTIES)}
+_CALLS: tuple[Call, ...] = tuple((f"qzxname{i}", {"qzxkey": f"qzx value {i}", "qzxcount": i + 7}) for i in range(2))
+_FUNCTIONS = [{"name": name, "description": "d", "parameters": _PARAMETERS} for name, _ in _CALLS]
+_TOOLS = [{"type": "function", "function": function} for function in _FUNCTIONS]
+_USER = {"role": "user", "content": "q"}
+_CUT_MARK = re.compile(r"[^\s>\]]*\Z")
+
+
+def chosen_format(
+    render: Render,
+    trips: tuple[type[Exception], ...],
+    spelled: Iterable[str] = (),
+    response_template: Any = None,
+) -> ToolFormat | None:
+    """The format that a model writes; None if none is known that fits.
+
+    Args:
+        render: a conversation and its tools as text, with the beginning of an answer behind it.
+        trips: what ``render`` may raise.
+        spelled: the added tokens of the tokenizer and the text of the template.
+        response_template: as the tokenizer has it.
+    """
+    known = "\n".join(spelled)
+    found = declared_format(response_template)
+    if found:
+        return found
+    found = _written(render, trips) or _spelled(known)
+    return found and with_reasoning(found, known)
+
+
+def with_reasoning(found: ToolFormat, known: str) -> ToolFormat:
+    """The format with the marks of reasoning that the model knows; its own if it knows none of ours."""
+    regions = tuple(region for region in REASONING if region.open.strip() in known)
+    return found if found.marks_content or not regions else replace(found, regions=regions)
+
+
+def _written(render: Render, trips: tuple[type[Exception], ...]) -> ToolFormat | None:
+    """The format in which the template writes calls."""
+    for calls in (_CALLS, _CALLS[:1]):
+        for tools in (_TOOLS, None):
+            try:
+                plain = render([_USER, {"role": "assistant", "content": _TEXT}], tools)
+                written = render(_turn(calls), tools)
+            except trips:
+                continue
+            for answer in _answers(plain.partition(_TEXT)[0], written):
+                if found := _read_back(answer, calls):
+                    return found
+    return None
+
+
+def _turn(calls: tuple[Call, ...]) -> list[dict[str, Any]]:
+    made = [
+        {"id": f"call{i}abcd", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+        for i, (name, arguments) in enumerate(calls)
+    ]
+    answers = [{"role": "tool", "tool_call_id": call["id"], "content": "a"} for call in made]
+    return [_USER, {"role": "assistant", "content": "", "tool_calls": made}, *answers]
+
+
+def _answers(before: str, written: str) -> list[str]:
+    """The text from where the answer begins, which is where it parts from another answer: or a little before, if both
+    begin with marks that begin alike."""
+    at = len(commonprefix([before, written]))
+    cut = _CUT_MARK.search(written[:at])
+    return [written[at:], *([written[cut.start() :]] if cut and cut[0] else [])]
+
+
+def _read_back(answer: str, calls: tuple[Call, ...]) -> ToolFormat | None:
+    for family in FAMILIES.values():
+        for form in family.forms:
+            if _reads(replace(family, forms=(form,)), answer, calls):
+                return family if form.remembered else family.preferring(form)
+    return None
+
+
+def _reads(candidate: ToolFormat, answer: str, calls: tuple[Call, ...]) -> bool:
+    """Whether an answer is these calls and nothing before them; what comes after them is the next turn."""
+    parser = AnswerParser(candidate, _TOOLS)
+    found: list[Call] = []
+    name = ""
+    arguments = ""
+    for event in joined(parser.feed(answer) + parser.finish()):
+        match event:
+            case ToolCallBegin():
+                name, arguments = event.name, ""
+            case ArgumentsDelta():
+                arguments = event.text
+            case ToolCallEnd(complete=True):
+                found.append((name, _loaded(arguments)))
+            case ContentDelta() if len(found) < len(calls):
+                return False
+    return tuple(found) == calls
+
+
+def _loaded(arguments: str) -> Any:
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return None
+
+
+def _spelled(known: str) -> ToolFormat | None:
+    """The format with the most marks among those of which all marks are spelled; no format without marks."""
+    found = [(len(marks), family.preferring(form)) for family, form in _marked() if _in(marks := _marks(form), known)]
+    return max(found, key=lambda one: one[0])[1] if found else None
+
+
+def _marked() -> list[tuple[ToolFormat, CallForm]]:
+    return [
+        (family, form)
+        for family in FAMILIES.values()
+        if not family.forms[0].leads
+        for form in family.forms
+        if not form.remembered
+    ]
+
+
+def _marks(form: CallForm) -> tuple[str, ...]:
+    body = form.body
+    inner: tuple[str, ...] = ()
+    if isinstance(body, NamedCall):
+        inner = (body.before_id, body.before_arguments)
+    elif isinstance(body, TaggedCall):
+        inner = (body.key_open, body.key_close, body.value_close)
+    literals = (form.section_open, form.open, *inner, form.close, form.section_close)
+    return tuple(dict.fromkeys(word for literal in literals for word in literal.split()))
+
+
+def _in(marks: tuple[str, ...], known: str) -> bool:
+    return bool(marks) and all(mark in known for mark in marks)

@@ -1,0 +1,1 @@
+"""Formats: how families of models write tool calls and reasoning, as data."""

@@ -1,0 +1,1 @@
+"""Parser: an answer's text, in pieces, to content, reasoning and tool calls."""
