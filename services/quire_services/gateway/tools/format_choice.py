@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from os.path import commonprefix
 from typing import Any
 
 from .formats.families import FAMILIES, REASONING
@@ -88,7 +87,8 @@ def _turn(calls: tuple[Call, ...]) -> list[dict[str, Any]]:
 def _answers(before: str, written: str) -> list[str]:
     """The text from where the answer begins, which is where it parts from another answer: or a little before, if both
     begin with marks that begin alike."""
-    at = len(commonprefix([before, written]))
+    pairs = enumerate(zip(before, written, strict=False))
+    at = next((place for place, (one, other) in pairs if one != other), min(len(before), len(written)))
     cut = _CUT_MARK.search(written[:at])
     return [written[at:], *([written[cut.start() :]] if cut and cut[0] else [])]
 

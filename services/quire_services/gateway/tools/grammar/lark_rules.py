@@ -1,0 +1,96 @@
+"""Lark rules: the text of a grammar in llguidance's variant of Lark, written rule by rule.
+
+A special token is one terminal of its own there and no text ever matches it, so literals are taken apart into text and
+special tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+TEXT = "TEXT"
+SPACE = "SPACE"
+_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"} | {character: f"\\{character}" for character in r".^$*+?{}[]|()\/"}
+_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as templates write JSON
+
+
+class LarkRules:
+    """A grammar under construction.
+
+    Args:
+        specials: spelling of each special token -> its id.
+    """
+
+    def __init__(self, specials: Mapping[str, int]) -> None:
+        self._specials = {spelling: token for spelling, token in specials.items() if spelling}
+        longest = sorted(self._specials, key=len, reverse=True)
+        self._special = re.compile("(" + ("|".join(map(re.escape, longest)) or r"(?!)") + ")")
+        self._lines = ["%llguidance {}"]
+        self._count = 0
+        self.terminal(TEXT, "/(?s:.*)/")
+        self.terminal(SPACE, r"/[ \t\r\n]{0,8}/")
+
+    def text(self, start: str) -> str:
+        """The grammar that begins with this expression."""
+        return "\n".join([*self._lines, f"start: {start}", ""])
+
+    def rule(self, expression: str, attributes: str = "") -> str:
+        """Name of a new rule."""
+        self._count += 1
+        self._lines.append(f"r{self._count}{attributes}: {expression}")
+        return f"r{self._count}"
+
+    def terminal(self, name: str, expression: str) -> str:
+        """Name of a new terminal."""
+        self._lines.append(f"{name}: {expression}")
+        return name
+
+    def new_terminal(self, expression: str) -> str:
+        """Name of a new terminal that needs no name of its own."""
+        self._count += 1
+        return self.terminal(f"T{self._count}", expression)
+
+    def json(self, schema: Mapping[str, Any]) -> str:
+        """Name of a rule for values of a schema."""
+        options = {**_SPACING, **(schema.get("x-guidance") or {})}
+        return self.rule("%json " + json.dumps({**schema, "x-guidance": options}))
+
+    def literal(self, text: str) -> str:
+        """An expression for a literal, empty for an empty one."""
+        parts = [part for part in self._special.split(text) if part]
+        return " ".join(self._token(part) or quoted(part) for part in parts)
+
+    def until(self, literal: str, before: str = TEXT) -> str:
+        """An expression for text up to the first place where a literal stands, and the literal."""
+        first, *rest = [part for part in self._special.split(literal) if part]
+        if token := self._token(first):
+            return " ".join(part for part in (before, token, self.literal("".join(rest))) if part)
+        word = re.match(r"\s*\S+|\s+", first)
+        assert word
+        head = self.rule(f"{before} {quoted(word[0])}", "[lazy]")
+        return " ".join(part for part in (head, self.literal(literal[word.end() :])) if part)
+
+    def is_token(self, literal: str) -> bool:
+        """Whether a literal begins with a special token."""
+        return bool(self._special.match(literal))
+
+    def _token(self, part: str) -> str:
+        return f"<[{self._specials[part]}]>" if part in self._specials else ""
+
+
+def quoted(text: str) -> str:
+    """A text as a string of the grammar."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def pattern(text: str) -> str:
+    """A text as a regular expression that matches only it."""
+    return "".join(_ESCAPES.get(character, character) for character in text)
+
+
+def without(start: str) -> str:
+    """A terminal's expression for text that does not begin with this regular expression."""
+    return rf"/(?s:.*)/ & ~/\s*{start}(?s:.*)/"

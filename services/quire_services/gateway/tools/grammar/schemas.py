@@ -1,0 +1,57 @@
+"""Schemas: a tool's parameters as a grammar takes them.
+
+An object that lists its properties and does not say whether there may be others has no others: that is what clients
+mean, and a model that may add some does. (What such a grammar allows, the schema allows as well.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Schema = Mapping[str, Any]
+_COMBINED = ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "dependentSchemas")
+_OPEN = ("additionalProperties", "patternProperties", "unevaluatedProperties")
+_LISTS = ("anyOf", "oneOf", "prefixItems")
+_MAPS = ("properties", "$defs", "definitions")
+_SINGLE = ("items", "additionalProperties")
+ANY_OBJECT: Schema = {"type": "object"}
+
+
+def parameters_of(function: Schema, bound: bool) -> dict[str, Any]:
+    """The schema of a function's arguments; any object's where they are not ``bound`` to theirs."""
+    given = function.get("parameters") if bound or function.get("strict") else None
+    if given is None:
+        return dict(ANY_OBJECT if function.get("parameters") is not None else {**ANY_OBJECT, **_NOTHING})
+    schema = closed(given)
+    if not given.get("properties") and not any(key in given for key in (*_COMBINED, *_OPEN)):
+        schema |= _NOTHING
+    return {"type": "object", **schema}
+
+
+_NOTHING = {"properties": {}, "additionalProperties": False}
+
+
+def closed(schema: Any) -> Any:
+    """The schema with no further properties where it does not say; what ``allOf`` combines stays open."""
+    if not isinstance(schema, Mapping):
+        return schema
+    out = dict(schema)
+    for key in _LISTS:
+        if isinstance(out.get(key), list):
+            out[key] = [closed(one) for one in out[key]]
+    for key in _MAPS:
+        if isinstance(out.get(key), Mapping):
+            out[key] = {name: closed(one) for name, one in out[key].items()}
+    for key in _SINGLE:
+        if isinstance(out.get(key), Mapping):
+            out[key] = closed(out[key])
+    if out.get("properties") and not any(key in out for key in (*_COMBINED, *_OPEN)):
+        out["additionalProperties"] = False
+    return out
+
+
+def within(schema: Any, root: Schema) -> Any:
+    """A schema that stands within another, by itself: with the definitions that it may refer to."""
+    defined = {key: root[key] for key in ("$defs", "definitions") if key in root}
+    return {**defined, **schema} if isinstance(schema, Mapping) else schema
