@@ -63,7 +63,7 @@ class CallReader:
             case NamedCall() as body:
                 return (yield from self._named(body, form))
             case TaggedCall() as body:
-                return (yield from self._tagged(body))
+                return (yield from self._tagged(body, form))
             case PythonCall():
                 return (yield from self._python(form.leads))
 
@@ -147,11 +147,15 @@ class CallReader:
         yield from source.skip_space()
         return (yield from self._arguments(name, identity))
 
-    def _tagged(self, body: TaggedCall) -> Reading[bool]:
+    def _tagged(self, body: TaggedCall, form: CallForm) -> Reading[bool]:
         source, sink = self._source, self._sink
         name = yield from source.run(NAME_STOPS, LONGEST_NAME)
         if not name or not (yield from source.literal(body.after_name)):
             return False
+        if not body.after_name.strip():  # then only what follows tells that the name has ended
+            yield from source.skip_space()
+            if not (yield from source.peek()):
+                return False
         self._begin(name)
         before, complete = "{", True
         while complete and (yield from source.literal(f" {body.key_open}")):
@@ -163,6 +167,8 @@ class CallReader:
                 complete, before = (yield from value.read(sink.arguments)), ", "
         if complete:
             sink.arguments("}" if before != "{" else NO_ARGUMENTS)
+            yield from source.skip_space()
+            complete = yield from source.sees(form.close.split()[0])  # else there might have been more arguments
         sink.end(complete)
         return True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .events import AnswerEvent, ArgumentsDelta, ContentDelta, ReasoningDelta, ToolCallBegin, ToolCallEnd
+from .events import AnswerEvent, ArgumentsDelta, ContentDelta, ReasoningDelta, ToolCallBegin, ToolCallEnd, joined
 from .marks import Marks
 from .text_source import SPACE
 
@@ -36,7 +36,7 @@ class EventSink:
     def take(self) -> list[AnswerEvent]:
         """The events since the last time."""
         taken, self.events = self.events, []
-        return taken
+        return joined(taken)
 
     def text(self, kind: Kind, text: str) -> None:
         """Text of the answer or of its reasoning."""

@@ -67,6 +67,14 @@ class TextSource:
         self.at += len(word)
         return True
 
+    def sees(self, word: str) -> Reading[bool]:
+        """Whether exactly this comes next."""
+        begin, held = self.at, self.held
+        self.held = True
+        found = yield from self.word(word)
+        self.at, self.held = begin, held
+        return found
+
     def literal(self, literal: str) -> Reading[bool]:
         """Read a literal of a format, with any whitespace where it has some (but at its end). If it is not there,
         nothing is read."""
