@@ -103,7 +103,7 @@ class _Answer:
         if form and form.leads:
             never = "|".join(filter(None, (never, self._leading(form))))
         if never:
-            first = self._rules.new_terminal(without(f"({never})"))
+            first = self._rules.terminal(without(f"({never})"))
         if form is None:
             return self._content or first
         if self._content or form.leads:

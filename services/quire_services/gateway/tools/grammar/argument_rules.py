@@ -10,10 +10,9 @@ from quire_services.gateway.tools.formats.tool_format import CallBody, NamedCall
 from quire_services.gateway.tools.parser.parameter_types import types_of
 
 from .lark_rules import LarkRules, pattern, quoted
-from .schemas import parameters_of, within
+from .schemas import alternatives, parameters_of, within
 
 _ID = "/[A-Za-z0-9]{9}/"  # the ids of the only family that writes some
-_END = ""
 
 
 class ArgumentRules:
@@ -33,8 +32,8 @@ class ArgumentRules:
         match body:
             case ObjectCall():
                 head = f'{{"{body.name}": {json.dumps(name, ensure_ascii=False)}, "{body.arguments}": '
-                identity = (quoted(f', "{body.id}": "'), _ID, quoted('"')) if body.id else ()
-                return " ".join((quoted(head), rules.json(schema), *identity, quoted("}")))
+                end = [quoted(f', "{body.id}": "'), _ID, quoted('"')] if body.id else []
+                return " ".join([quoted(head), rules.json(schema), *end, quoted("}")])
             case NamedCall():
                 identity = f"{rules.literal(body.before_id)} {_ID}" if body.before_id else ""
                 return f"{quoted(name)} {identity} {rules.literal(body.before_arguments)} {rules.json(schema)}"
@@ -53,23 +52,24 @@ class ArgumentRules:
 
     def _tagged_value(self, body: TaggedCall, one: Any, root: Mapping[str, Any]) -> str:
         """An argument with its closing tag: a string as it is, anything else as JSON."""
-        rules, types = self._rules, tuple(types_of(one, root))
-        close = rules.literal(body.value_close)
-        values = [one["const"]] if "const" in one else one.get("enum") if isinstance(one, Mapping) else None
-        if values:
-            spelled = (value if isinstance(value, str) else json.dumps(value) for value in values)
-            return f"({' | '.join(map(quoted, spelled))}) {close}"
-        if types and "string" not in types:
-            return f"{rules.json(within(one, root))} {close}"
+        rules, found = self._rules, []
         tag = body.value_close.strip()
-        text = rules.new_terminal(f"{_text(one)} & ~/(?s:.*){pattern(tag)}(?s:.*)/")
-        before, _, after = body.value_close.partition(tag)
-        head = rules.rule(f"{text} {quoted(before + tag)}", "[lazy]")
-        return f"{head} {quoted(after)}" if after else head
+        close = rules.literal(body.value_close)
+        for leaf in alternatives(one, root):
+            values = [leaf["const"]] if "const" in leaf else leaf.get("enum")
+            if values:
+                spelled = (value if isinstance(value, str) else json.dumps(value) for value in values)
+                found.append(f"({' | '.join(map(quoted, spelled))}) {close}")
+            elif leaf.get("type", "string") == "string":
+                text = rules.terminal(f"{_text(leaf)} & ~/(?s:.*){pattern(tag)}(?s:.*)/")
+                found.append(rules.until(body.value_close, text))
+            else:
+                found.append(f"{rules.json(within(leaf, root))} {close}")
+        return rules.rule(" | ".join(found))
 
     def _keywords(self, schema: Mapping[str, Any]) -> str:
         """Keyword arguments in the order of the schema, with commas between those that are there."""
-        rest_first, rest = _END, _END  # what may follow where nothing stands before it, and where something does
+        rest_first, rest = "", ""  # what may follow where nothing stands before it, and where something does
         for key, one in reversed(_properties(schema).items()):
             argument = self._rules.rule(f"{quoted(f'{key}=')} {self._python_value(one, schema)}")
             first, next_one = f"{argument} {rest}", f'", " {argument} {rest}'
@@ -96,9 +96,8 @@ def _required(schema: Mapping[str, Any]) -> list[str]:
     return list(schema.get("required") or ())
 
 
-def _text(schema: Any) -> str:
+def _text(one: Mapping[str, Any]) -> str:
     """A terminal's expression for a string that is not quoted: of its length and pattern, if the schema says."""
-    one = schema if isinstance(schema, Mapping) else {}
     least, most = one.get("minLength", 0), one.get("maxLength", "")
     text = f"/(?s:.){{{least},{most}}}/" if least or most != "" else "/(?s:.*)/"
     if isinstance(given := one.get("pattern"), str):

@@ -29,29 +29,27 @@ class LarkRules:
         longest = sorted(self._specials, key=len, reverse=True)
         self._special = re.compile("(" + ("|".join(map(re.escape, longest)) or r"(?!)") + ")")
         self._lines = ["%llguidance {}"]
-        self._count = 0
-        self.terminal(TEXT, "/(?s:.*)/")
-        self.terminal(SPACE, r"/[ \t\r\n]{0,8}/")
+        self._named: dict[str, str] = {}  # what a rule or terminal says -> its name
+        self._lines += [f"{TEXT}: /(?s:.*)/", rf"{SPACE}: /[ \t\r\n]{{0,8}}/"]
 
     def text(self, start: str) -> str:
         """The grammar that begins with this expression."""
         return "\n".join([*self._lines, f"start: {start}", ""])
 
     def rule(self, expression: str, attributes: str = "") -> str:
-        """Name of a new rule."""
-        self._count += 1
-        self._lines.append(f"r{self._count}{attributes}: {expression}")
-        return f"r{self._count}"
+        """Name of a rule that says this."""
+        return self._name("r", attributes, expression)
 
-    def terminal(self, name: str, expression: str) -> str:
-        """Name of a new terminal."""
-        self._lines.append(f"{name}: {expression}")
-        return name
+    def terminal(self, expression: str) -> str:
+        """Name of a terminal that says this."""
+        return self._name("T", "", expression)
 
-    def new_terminal(self, expression: str) -> str:
-        """Name of a new terminal that needs no name of its own."""
-        self._count += 1
-        return self.terminal(f"T{self._count}", expression)
+    def _name(self, kind: str, attributes: str, expression: str) -> str:
+        said = f"{kind}{attributes}: {expression}"
+        if said not in self._named:
+            self._named[said] = f"{kind}{len(self._named)}"
+            self._lines.append(f"{self._named[said]}{attributes}: {expression}")
+        return self._named[said]
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """Name of a rule for values of a schema."""

@@ -159,7 +159,7 @@ class CallReader:
         self._begin(name)
         before, complete = "{", True
         while complete and (yield from source.literal(f" {body.key_open}")):
-            key = yield from source.run(NAME_STOPS, LONGEST_NAME)
+            key = yield from source.before(body.key_close.split()[0], LONGEST_NAME)
             complete = yield from source.literal(body.key_close)
             if complete:
                 sink.arguments(f"{before}{json.dumps(key, ensure_ascii=False)}: ")

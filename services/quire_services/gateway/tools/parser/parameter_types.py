@@ -13,7 +13,6 @@ from . import python_values
 
 Tool = Mapping[str, Any]
 _DEEPEST = 8
-_PYTHON = {"True": True, "False": False, "None": None}
 _KINDS: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
@@ -45,9 +44,10 @@ class ParameterTypes:
         return list(_properties(self._schemas.get(name)))
 
     def of(self, name: str, key: str) -> tuple[str, ...]:
-        """The types that an argument may have; none if the schema does not say."""
+        """The types that an argument may have, null before others; none if the schema does not say."""
         schema = self._schemas.get(name, {})
-        return tuple(dict.fromkeys(types_of(_properties(schema).get(key), schema)))
+        found = dict.fromkeys(types_of(_properties(schema).get(key), schema))
+        return tuple(sorted(found, key=lambda one: one != "null"))
 
 
 def _properties(schema: Any) -> Mapping[str, Any]:
@@ -81,23 +81,21 @@ def referred(reference: str, root: Any) -> Any:
 
 def text_as_json(text: str, types: tuple[str, ...]) -> str:
     """An argument that is written without quotes, as JSON of the first of these types that it can be."""
+    written = text.strip()
+    found = _loaded(written)
     for name in types or tuple(_KINDS):
         if name == "string":
             break
-        found = _loaded(text.strip())
-        kinds = _KINDS.get(name, ())
-        if type(found) in kinds:
-            return json.dumps(found, ensure_ascii=False)
         if name == "integer" and isinstance(found, float) and found.is_integer():
             return json.dumps(int(found))
+        if type(found) in _KINDS.get(name, ()):
+            return python_values.as_json(written)
     return json.dumps(text, ensure_ascii=False)
 
 
 def _loaded(text: str) -> Any:
-    """What a text says as JSON, or as Python writes the same; a string if it is neither."""
-    if text in _PYTHON:
-        return _PYTHON[text]
+    """What a text says as JSON, or as Python writes the same; the text if it is neither."""
     try:
-        return json.loads(text, parse_constant=str)
-    except (ValueError, RecursionError):
-        return json.loads(python_values.as_json(text)) if text[:1] in ("{", "[") else text
+        return json.loads(python_values.as_json(text)) if text[:1] not in ('"', "'") else text
+    except ValueError:
+        return text

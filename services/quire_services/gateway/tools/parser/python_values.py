@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from typing import Any
 
 from .text_source import Reading, TextSource
@@ -15,6 +16,7 @@ from .text_source import Reading, TextSource
 _WORDS = {"true": True, "false": False, "null": None}
 _OPENS, _CLOSES = "([{", ")]}"
 _DEEPEST = 50
+_KEY = re.compile(r"""\s*([^\s"'=()\[{][^"'=()\[{]*?)\s*=(?!=)""")
 
 
 def argument(source: TextSource) -> Reading[tuple[str, bool]]:
@@ -45,17 +47,27 @@ def argument(source: TextSource) -> Reading[tuple[str, bool]]:
 
 def keyword(text: str) -> tuple[str, str]:
     """Key and value of an argument; the key is empty for one that has none."""
-    key, equals, rest = text.partition("=")
-    return (key.strip(), rest.strip()) if equals and key.strip().isidentifier() else ("", text.strip())
+    found = _KEY.match(text)
+    return (found[1], text[found.end() :].strip()) if found else ("", text.strip())
 
 
 def as_json(text: str) -> str:
-    """A Python literal as JSON; what is none is a string."""
+    """A literal of Python or of JSON as JSON; what is neither is a string."""
+    try:
+        json.loads(text, parse_constant=_refuse)
+        return text
+    except (ValueError, RecursionError):
+        pass
     try:
         found = _value(ast.parse(text, mode="eval").body, 0)
         return json.dumps(found, ensure_ascii=False, allow_nan=False)
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return json.dumps(text, ensure_ascii=False)
+
+
+def _refuse(word: str) -> None:
+    """Of the words that Python's reader takes for numbers and JSON does not know."""
+    raise ValueError(word)
 
 
 def _value(node: ast.expr, depth: int) -> Any:

@@ -34,6 +34,8 @@ class TaggedValue:
             yield from self._source.word("\n")
         if self._types[:1] != ("string",):
             parts: list[str] = []
+            if "string" not in self._types and (yield from self._source.peek()) in ("{", "["):
+                yield from json_values.bracketed(self._source, parts.append)  # a tag within it does not end it
             closed = yield from self._text(parts.append)
             emit(text_as_json("".join(parts), self._types))
             return closed

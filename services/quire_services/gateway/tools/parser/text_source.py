@@ -89,6 +89,18 @@ class TextSource:
         self.held = held
         return True
 
+    def before(self, word: str, most: int) -> Reading[str]:
+        """Characters of a line up to ``word``, which is not read, at most so many; empty if it does not come."""
+        begin, held, found = self.at, self.held, ""
+        self.held = True
+        while self.at - begin < most and (yield from self.peek()) not in ("", "\n"):
+            if (yield from self.sees(word)):
+                found = self.text[begin : self.at]
+                break
+            self.at += 1
+        self.at, self.held = begin + len(found), held
+        return found
+
     def run(self, stops: str, most: int) -> Reading[str]:
         """Characters up to one of ``stops`` or to whitespace, at most so many."""
         begin, held = self.at, self.held
