@@ -45,6 +45,7 @@ def tool_choice_of(choice: Any, tools: Sequence[Mapping[str, Any]] | None) -> To
         return ToolChoice("required", (_named(choice, functions),), one=True)
     if kind == "allowed_tools":
         inner = choice.get("allowed_tools", choice)
+        inner = inner if isinstance(inner, Mapping) else {}
         mode, named = inner.get("mode", "auto"), inner.get("tools")
         if mode not in ("auto", "required") or not isinstance(named, Sequence) or not named:
             raise ToolChoiceInvalid("'allowed_tools' needs a mode, 'auto' or 'required', and tools")

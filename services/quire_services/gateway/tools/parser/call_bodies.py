@@ -67,6 +67,10 @@ class CallReader:
             case PythonCall():
                 return (yield from self._python(form.leads))
 
+    def _name(self, behind: str) -> Reading[str]:
+        """The name of a tool, up to the literal behind it."""
+        return (yield from self._source.run(NAME_STOPS + behind.strip()[:1], LONGEST_NAME))
+
     def _begin(self, name: str, identity: str = "") -> None:
         self._source.held = False
         self._sink.begin(name, identity)
@@ -134,7 +138,7 @@ class CallReader:
 
     def _named(self, body: NamedCall, form: CallForm) -> Reading[bool]:
         source = self._source
-        name = yield from source.run(NAME_STOPS, LONGEST_NAME)
+        name = yield from self._name(body.before_id or body.before_arguments)
         identity = ""
         if not name or (form.leads and not self._types.known(name)):
             return False
@@ -149,7 +153,7 @@ class CallReader:
 
     def _tagged(self, body: TaggedCall, form: CallForm) -> Reading[bool]:
         source, sink = self._source, self._sink
-        name = yield from source.run(NAME_STOPS, LONGEST_NAME)
+        name = yield from self._name(body.after_name)
         if not name or not (yield from source.literal(body.after_name)):
             return False
         if not body.after_name.strip():  # then only what follows tells that the name has ended
