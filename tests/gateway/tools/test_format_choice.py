@@ -10,7 +10,7 @@ import pytest
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.tools.format_choice import chosen_format
 from quire_services.gateway.tools.formats.families import FAMILIES
-from quire_services.gateway.tools.formats.response_template import NAME, declared_format
+from quire_services.gateway.tools.formats.response_template import DECLARED, declared_format
 from quire_services.gateway.tools.parser.answer_parser import AnswerParser
 from tests.gateway.templates import KINDS, WITHOUT
 from tests.gateway.tools.family_templates import FAMILY_TEMPLATES, HERMES, each, renderer, template
@@ -90,7 +90,7 @@ BY_NAME = {"type": "function", "function": {"name": "{name}", "arguments": "{con
 BY_KEYS = {"type": "function", "function": {"name": "{content.tool}", "arguments": "{content.args}"}}
 OF_EACH = {"type": "function", "function": {"name": "{tool}", "arguments": "{args}"}}
 ARGUMENTS = '{"city": "Rome", "days": 2}'
-DECLARED: list[tuple[dict[str, Any], str]] = [
+DECLARATIONS: list[tuple[dict[str, Any], str]] = [
     (
         {"open": "<call>", "close": "</call>", "repeats": True, "content": "json", "transform": ONE},
         f'<call>{{"name": "weather", "arguments": {ARGUMENTS}}}</call>',
@@ -120,17 +120,17 @@ DECLARED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("calls", "text"), DECLARED)
+@pytest.mark.parametrize(("calls", "text"), DECLARATIONS)
 def test_a_declared_format_reads_what_it_declares(calls: dict[str, Any], text: str) -> None:
     thinking = {"open": "<think>", "close": "</think>", "content": "text"}
     declared = _declared(tool_calls=calls, thinking=thinking)
     found = choice(template(HERMES), declared=declared)
-    assert found.name == NAME
+    assert found.name == DECLARED
     parser = AnswerParser(found, TOOLS)
     assert summary(parser.feed(f"<think>Hm.</think>Now. {text}") + parser.finish()) == ["~Hm.", "Now.", CALLED]
 
 
-@pytest.mark.parametrize(("calls", "text"), DECLARED)
+@pytest.mark.parametrize(("calls", "text"), DECLARATIONS)
 def test_a_declared_format_is_what_transformers_reads(calls: dict[str, Any], text: str) -> None:
     from transformers.utils.chat_parsing import parse_response
 

@@ -19,13 +19,13 @@ from .formats.tool_format import CallForm, NamedCall, TaggedCall, ToolFormat
 from .parser.answer_parser import AnswerParser
 from .parser.events import ArgumentsDelta, ContentDelta, ToolCallBegin, ToolCallEnd, joined
 
-Render = Callable[[list[dict[str, Any]], list[Any] | None], str]
-Call = tuple[str, dict[str, Any]]
+_Render = Callable[[list[dict[str, Any]], list[Any] | None], str]
+_Call = tuple[str, dict[str, Any]]
 
 _TEXT = "qzxtext"
 _PROPERTIES = {"qzxkey": {"type": "string", "description": "d"}, "qzxcount": {"type": "integer", "description": "d"}}
 _PARAMETERS = {"type": "object", "properties": _PROPERTIES, "required": list(_PROPERTIES)}
-_CALLS: tuple[Call, ...] = tuple((f"qzxname{i}", {"qzxkey": f"qzx value {i}", "qzxcount": i + 7}) for i in range(2))
+_CALLS: tuple[_Call, ...] = tuple((f"qzxname{i}", {"qzxkey": f"qzx value {i}", "qzxcount": i + 7}) for i in range(2))
 _FUNCTIONS = [{"name": name, "description": "d", "parameters": _PARAMETERS} for name, _ in _CALLS]
 _TOOLS = [{"type": "function", "function": function} for function in _FUNCTIONS]
 _USER = {"role": "user", "content": "q"}
@@ -33,7 +33,7 @@ _CUT_MARK = re.compile(r"[^\s>\]]*\Z")
 
 
 def chosen_format(
-    render: Render,
+    render: _Render,
     trips: tuple[type[Exception], ...],
     spelled: Iterable[str] = (),
     response_template: Any = None,
@@ -60,7 +60,7 @@ def with_reasoning(found: ToolFormat, known: str) -> ToolFormat:
     return found if found.marks_content or not regions else replace(found, regions=regions)
 
 
-def _written(render: Render, trips: tuple[type[Exception], ...]) -> ToolFormat | None:
+def _written(render: _Render, trips: tuple[type[Exception], ...]) -> ToolFormat | None:
     """The format in which the template writes calls."""
     for calls in (_CALLS, _CALLS[:1]):
         for tools in (_TOOLS, None):
@@ -75,7 +75,7 @@ def _written(render: Render, trips: tuple[type[Exception], ...]) -> ToolFormat |
     return None
 
 
-def _turn(calls: tuple[Call, ...]) -> list[dict[str, Any]]:
+def _turn(calls: tuple[_Call, ...]) -> list[dict[str, Any]]:
     made = [
         {"id": f"call{i}abcd", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
         for i, (name, arguments) in enumerate(calls)
@@ -93,7 +93,7 @@ def _answers(before: str, written: str) -> list[str]:
     return [written[at:], *([written[cut.start() :]] if cut and cut[0] else [])]
 
 
-def _read_back(answer: str, calls: tuple[Call, ...]) -> ToolFormat | None:
+def _read_back(answer: str, calls: tuple[_Call, ...]) -> ToolFormat | None:
     for family in FAMILIES.values():
         for form in family.forms:
             if _reads(replace(family, forms=(form,)), answer, calls):
@@ -101,10 +101,10 @@ def _read_back(answer: str, calls: tuple[Call, ...]) -> ToolFormat | None:
     return None
 
 
-def _reads(candidate: ToolFormat, answer: str, calls: tuple[Call, ...]) -> bool:
+def _reads(candidate: ToolFormat, answer: str, calls: tuple[_Call, ...]) -> bool:
     """Whether an answer is these calls and nothing before them; what comes after them is the next turn."""
     parser = AnswerParser(candidate, _TOOLS)
-    found: list[Call] = []
+    found: list[_Call] = []
     name = ""
     arguments = ""
     for event in joined(parser.feed(answer) + parser.finish()):

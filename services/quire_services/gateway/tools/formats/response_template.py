@@ -12,7 +12,7 @@ from typing import Any
 
 from .tool_format import CallForm, NamedCall, ObjectCall, Region, TaggedCall, ToolFormat
 
-NAME = "response_template"
+DECLARED = "response_template"
 _REASONING_FIELDS = ("thinking", "reasoning_content", "reasoning")
 _GROUP = re.compile(r"\(\?P<(\w+)>[^()]*\)")
 _SPACES = re.compile(r"\\[sn][*+?]*")
@@ -30,7 +30,7 @@ def declared_format(template: Any) -> ToolFormat | None:
         regions = [_region(kind, declared[name]) for name, kind in _kinds() if _opens(declared.get(name))]
     except (KeyError, TypeError, ValueError, re.error):
         return None
-    return ToolFormat(NAME, (form,), tuple(regions))
+    return ToolFormat(DECLARED, (form,), tuple(regions))
 
 
 def _kinds() -> list[tuple[str, str]]:

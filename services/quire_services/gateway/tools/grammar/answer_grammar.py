@@ -13,7 +13,7 @@ from typing import Any
 from quire_services.gateway.tools.formats.tool_format import CallForm, ObjectCall, Region, ToolFormat
 
 from .argument_rules import ArgumentRules
-from .lark_rules import SPACE, TEXT, LarkRules, pattern, without
+from .lark_rules import GAP, TEXT, LarkRules, pattern, without
 from .tool_choice import ToolChoice
 
 
@@ -70,9 +70,9 @@ class _Answer:
             return self._body("")
         close = self._rules.until(region.closes[0].strip())
         if opened:
-            return f"{close} {SPACE} {self._body('')}"
+            return f"{close} {GAP} {self._body('')}"
         begin = region.open.strip()
-        thought = self._rules.rule(f"{self._rules.literal(region.open.rstrip())} {close} {SPACE}")
+        thought = self._rules.rule(f"{self._rules.literal(region.open.rstrip())} {close} {GAP}")
         marked = "" if self._rules.is_token(begin) else pattern(begin)
         return f"({thought} {self._body('')} | {self._body(marked)})"
 
@@ -114,7 +114,7 @@ class _Answer:
     def _among_text(self, form: CallForm, first: str) -> str:
         """Free text with calls in it."""
         if not self._several:
-            return f"{self._begun(form, first)} {SPACE}"
+            return f"{self._begun(form, first)} {GAP}"
         again = self._rules.rule(self._begun(form, TEXT))
         return f"{self._begun(form, first)} {again}* {TEXT}"
 

@@ -9,7 +9,7 @@ from typing import Any
 from quire_services.gateway.tools.formats.tool_format import CallBody, NamedCall, ObjectCall, PythonCall, TaggedCall
 from quire_services.gateway.tools.parser.parameter_types import types_of
 
-from .lark_rules import LarkRules, pattern, quoted
+from .lark_rules import LarkRules, lark_string, pattern
 from .schemas import alternatives, parameters_of, within
 
 _ID = "/[A-Za-z0-9]{9}/"  # the ids of the only family that writes some
@@ -32,15 +32,15 @@ class ArgumentRules:
         match body:
             case ObjectCall():
                 head = f'{{"{body.name}": {json.dumps(name, ensure_ascii=False)}, "{body.arguments}": '
-                end = [quoted(f', "{body.id}": "'), _ID, quoted('"')] if body.id else []
-                return " ".join([quoted(head), rules.json(schema), *end, quoted("}")])
+                end = [lark_string(f', "{body.id}": "'), _ID, lark_string('"')] if body.id else []
+                return " ".join([lark_string(head), rules.json(schema), *end, lark_string("}")])
             case NamedCall():
                 identity = f"{rules.literal(body.before_id)} {_ID}" if body.before_id else ""
-                return f"{quoted(name)} {identity} {rules.literal(body.before_arguments)} {rules.json(schema)}"
+                return f"{lark_string(name)} {identity} {rules.literal(body.before_arguments)} {rules.json(schema)}"
             case TaggedCall():
-                return f"{quoted(name)} {rules.literal(body.after_name)} {self._tags(body, schema)}"
+                return f"{lark_string(name)} {rules.literal(body.after_name)} {self._tags(body, schema)}"
             case PythonCall():
-                return f"{quoted(f'{name}(')} {self._keywords(schema)} {quoted(')')}"
+                return f"{lark_string(f'{name}(')} {self._keywords(schema)} {lark_string(')')}"
 
     def _tags(self, body: TaggedCall, schema: Mapping[str, Any]) -> str:
         parts = []
@@ -59,7 +59,7 @@ class ArgumentRules:
             values = [leaf["const"]] if "const" in leaf else leaf.get("enum")
             if values:
                 spelled = (value if isinstance(value, str) else json.dumps(value) for value in values)
-                found.append(f"({' | '.join(map(quoted, spelled))}) {close}")
+                found.append(f"({' | '.join(map(lark_string, spelled))}) {close}")
             elif leaf.get("type", "string") == "string":
                 text = rules.terminal(f"{_text(leaf)} & ~/(?s:.*){pattern(tag)}(?s:.*)/")
                 found.append(rules.until(body.value_close, text))
@@ -71,7 +71,7 @@ class ArgumentRules:
         """Keyword arguments in the order of the schema, with commas between those that are there."""
         rest_first, rest = "", ""  # what may follow where nothing stands before it, and where something does
         for key, one in reversed(_properties(schema).items()):
-            argument = self._rules.rule(f"{quoted(f'{key}=')} {self._python_value(one, schema)}")
+            argument = self._rules.rule(f"{lark_string(f'{key}=')} {self._python_value(one, schema)}")
             first, next_one = f"{argument} {rest}", f'", " {argument} {rest}'
             if key in _required(schema):
                 rest_first, rest = first, next_one
@@ -97,7 +97,7 @@ def _required(schema: Mapping[str, Any]) -> list[str]:
 
 
 def _text(one: Mapping[str, Any]) -> str:
-    """A terminal's expression for a string that is not quoted: of its length and pattern, if the schema says."""
+    """A terminal's expression for a string that is not lark_string: of its length and pattern, if the schema says."""
     least, most = one.get("minLength", 0), one.get("maxLength", "")
     text = f"/(?s:.){{{least},{most}}}/" if least or most != "" else "/(?s:.*)/"
     if isinstance(given := one.get("pattern"), str):

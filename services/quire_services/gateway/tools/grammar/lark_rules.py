@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 TEXT = "TEXT"
-SPACE = "SPACE"
+GAP = "GAP"
 _ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"} | {character: f"\\{character}" for character in r".^$*+?{}[]|()\/"}
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as templates write JSON
 
@@ -30,7 +30,7 @@ class LarkRules:
         self._special = re.compile("(" + ("|".join(map(re.escape, longest)) or r"(?!)") + ")")
         self._lines = ["%llguidance {}"]
         self._named: dict[str, str] = {}  # what a rule or terminal says -> its name
-        self._lines += [f"{TEXT}: /(?s:.*)/", rf"{SPACE}: /[ \t\r\n]{{0,8}}/"]
+        self._lines += [f"{TEXT}: /(?s:.*)/", rf"{GAP}: /[ \t\r\n]{{0,8}}/"]
 
     def text(self, start: str) -> str:
         """The grammar that begins with this expression."""
@@ -59,7 +59,7 @@ class LarkRules:
     def literal(self, text: str) -> str:
         """An expression for a literal, empty for an empty one."""
         parts = [part for part in self._special.split(text) if part]
-        return " ".join(self._token(part) or quoted(part) for part in parts)
+        return " ".join(self._token(part) or lark_string(part) for part in parts)
 
     def until(self, literal: str, before: str = TEXT) -> str:
         """An expression for text up to the first place where a literal stands, and the literal."""
@@ -68,7 +68,7 @@ class LarkRules:
             return " ".join(part for part in (before, token, self.literal("".join(rest))) if part)
         word = re.match(r"\s*\S+|\s+", first)
         assert word
-        head = self.rule(f"{before} {quoted(word[0])}", "[lazy]")
+        head = self.rule(f"{before} {lark_string(word[0])}", "[lazy]")
         return " ".join(part for part in (head, self.literal(literal[word.end() :])) if part)
 
     def is_token(self, literal: str) -> bool:
@@ -79,7 +79,7 @@ class LarkRules:
         return f"<[{self._specials[part]}]>" if part in self._specials else ""
 
 
-def quoted(text: str) -> str:
+def lark_string(text: str) -> str:
     """A text as a string of the grammar."""
     return json.dumps(text, ensure_ascii=False)
 

@@ -188,7 +188,7 @@ class CallReader:
             if text.strip():
                 key, value = python_values.keyword(text)
                 key = key or (keys.pop(0) if keys else "")
-                sink.arguments(f"{before}{json.dumps(key, ensure_ascii=False)}: {python_values.as_json(value)}")
+                sink.arguments(f"{before}{json.dumps(key, ensure_ascii=False)}: {python_values.literal_as_json(value)}")
                 before = ", "
             if not whole:
                 sink.end(False)

@@ -107,7 +107,7 @@ def value(source: TextSource) -> Reading[str | None]:
     return scalar or None
 
 
-def quoted(text: str) -> str:
+def escaped(text: str) -> str:
     """A piece of text as it stands inside of a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 

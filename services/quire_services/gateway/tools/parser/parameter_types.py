@@ -89,13 +89,13 @@ def text_as_json(text: str, types: tuple[str, ...]) -> str:
         if name == "integer" and isinstance(found, float) and found.is_integer():
             return json.dumps(int(found))
         if type(found) in _KINDS.get(name, ()):
-            return python_values.as_json(written)
+            return python_values.literal_as_json(written)
     return json.dumps(text, ensure_ascii=False)
 
 
 def _loaded(text: str) -> Any:
     """What a text says as JSON, or as Python writes the same; the text if it is neither."""
     try:
-        return json.loads(python_values.as_json(text)) if text[:1] not in ('"', "'") else text
+        return json.loads(python_values.literal_as_json(text)) if text[:1] not in ('"', "'") else text
     except ValueError:
         return text

@@ -51,7 +51,7 @@ def keyword(text: str) -> tuple[str, str]:
     return (found[1], text[found.end() :].strip()) if found else ("", text.strip())
 
 
-def as_json(text: str) -> str:
+def literal_as_json(text: str) -> str:
     """A literal of Python or of JSON as JSON; what is neither is a string."""
     try:
         json.loads(text, parse_constant=_refuse)

@@ -40,7 +40,7 @@ class TaggedValue:
             emit(text_as_json("".join(parts), self._types))
             return closed
         emit('"')
-        closed = yield from self._text(lambda text: emit(json_values.quoted(text)))
+        closed = yield from self._text(lambda text: emit(json_values.escaped(text)))
         if closed:
             emit('"')
         return closed

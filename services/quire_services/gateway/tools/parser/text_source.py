@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TypeVar
 
-T = TypeVar("T")
-Reading = Generator[None, None, T]
+_T = TypeVar("_T")
+Reading = Generator[None, None, _T]
 SPACE = " \t\r\n"
 
 
