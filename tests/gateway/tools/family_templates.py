@@ -44,6 +44,14 @@ GLM = (
     "<tool_call>{{ f.name }}\n{% for k, v in f.arguments.items() %}"
     "<arg_key>{{ k }}</arg_key>\n<arg_value>{{ v }}</arg_value>\n{% endfor %}</tool_call>"
 )
+SEED = (
+    "<seed:tool_call>\n<function={{ f.name }}>\n{% for k, v in f.arguments.items() %}"
+    "<parameter={{ k }}>{{ v }}</parameter>\n{% endfor %}</function>\n</seed:tool_call>"
+)
+INVOKE = (
+    '<invoke name="{{ f.name }}">\n{% for k, v in f.arguments.items() %}'
+    '<parameter name="{{ k }}">{{ v }}</parameter>\n{% endfor %}</invoke>\n'
+)
 V3 = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{{ f.name }}\n```json\n" + ARGUMENTS + "\n```<｜tool▁call▁end｜>"
 V31 = "<｜tool▁call▁begin｜>{{ f.name }}<｜tool▁sep｜>" + ARGUMENTS + "<｜tool▁call▁end｜>"
 KEYWORDS = "{% for k, v in f.arguments.items() %}{{ k }}={{ v | tojson }}{{ ', ' if not loop.last }}{% endfor %}"
@@ -65,6 +73,35 @@ FAMILY_TEMPLATES: dict[str, list[tuple[str, str]]] = {
     "deepseek": [
         (template(_BEGIN + each(V3, "\n") + _END, prompt="<think>\n"), _BEGIN),
         (template(_BEGIN + each(V31) + _END), _BEGIN),
+    ],
+    "seed_oss": [(template(each(SEED, "\n")), "<seed:tool_call>\n<function=")],
+    "minimax_m2": [
+        (
+            template("<minimax:tool_call>\n" + each(INVOKE) + "</minimax:tool_call>", prompt="<think>\n"),
+            "<minimax:tool_call>\n",
+        )
+    ],
+    "nemotron": [(template(f"<TOOLCALL>[{each(OBJECT + '}', ', ')}]</TOOLCALL>", prompt="<think>\n"), "<TOOLCALL>[")],
+    "phi4_mini": [(template(each(f"<|tool_call|>{OBJECT}}}<|/tool_call|>")), "<|tool_call|>")],
+    "lfm2": [
+        (
+            template(f"<|tool_call_start|>[{each('{{ f.name }}(' + KEYWORDS + ')', ', ')}]<|tool_call_end|>"),
+            "<|tool_call_start|>[",
+        )
+    ],
+    "kimi_k2": [
+        (
+            template(
+                "<|tool_calls_section_begin|>"
+                + each(
+                    "<|tool_call_begin|>functions.{{ f.name }}:{{ loop.index0 }}<|tool_call_argument_begin|>"
+                    + ARGUMENTS
+                    + "<|tool_call_end|>"
+                )
+                + "<|tool_calls_section_end|>"
+            ),
+            "<|tool_calls_section_begin|>",
+        )
     ],
     "harmony": [
         (

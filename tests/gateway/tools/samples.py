@@ -72,6 +72,12 @@ _GLM = (
 _HARMONY = f"<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{_ARGUMENTS}<|call|>"
 _V3 = f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{_ARGUMENTS}\n```<｜tool▁call▁end｜>"
 _V31 = f"<｜tool▁call▁begin｜>weather<｜tool▁sep｜>{_ARGUMENTS}<｜tool▁call▁end｜>"
+
+
+def _kimi(name: str, arguments: str) -> str:
+    return f"<|tool_call_begin|>functions.{name}<|tool_call_argument_begin|>{arguments}<|tool_call_end|>"
+
+
 _BEGIN, _END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 
 # (family, text, summary); of every family one call, several, and text around them
@@ -113,6 +119,27 @@ WELL_FORMED: list[tuple[str, str, list[Any]]] = [
     ("mistral", "[THINK]Why?[/THINK]Because.", ["~Why?", "Because."]),
     ("deepseek", f"{_BEGIN}{_V3}\n{_V3}{_END}", [CALLED, CALLED]),
     ("deepseek", f"<think>\nHm.\n</think>\n\nYes.\n\n{_BEGIN}{_V31}{_V31}{_END}", ["~Hm.", "Yes.", CALLED, CALLED]),
+    (
+        "seed_oss",
+        "<seed:think>Hm.</seed:think>\n<seed:tool_call>\n<function=weather>\n<parameter=city>Rome</parameter>\n"
+        "<parameter=days>2</parameter>\n</function>\n</seed:tool_call>",
+        ["~Hm.", CALLED],
+    ),
+    (
+        "minimax_m2",
+        '\n<minimax:tool_call>\n<invoke name="weather">\n<parameter name="city">Rome</parameter>\n'
+        '<parameter name="days">2</parameter>\n</invoke>\n<invoke name="now">\n</invoke>\n</minimax:tool_call>',
+        [CALLED, NOW],
+    ),
+    ("nemotron", f'<TOOLCALL>[{_OBJECT}, {{"name": "now", "arguments": {{}}}}]</TOOLCALL>', [CALLED, NOW]),
+    ("phi4_mini", f"Sure.<|tool_call|>{_OBJECT}<|/tool_call|>", ["Sure.", CALLED]),
+    ("lfm2", "<|tool_call_start|>[weather(city='Rome', days=2), now()]<|tool_call_end|>Now.", [CALLED, NOW, "Now."]),
+    (
+        "kimi_k2",
+        "Hm.<|tool_calls_section_begin|>"
+        f"{_kimi('weather:0', _ARGUMENTS)}{_kimi('now:1', '{}')}<|tool_calls_section_end|>",
+        ["Hm.", CALLED, NOW],
+    ),
     ("harmony", f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{_HARMONY}", ["~Hm.", CALLED]),
     ("harmony", f" to=functions.weather<|channel|>commentary json<|message|>{_ARGUMENTS}<|call|>", [CALLED]),
     ("harmony", f"<|channel|>commentary to=functions.weather<|message|>{_ARGUMENTS}", [CALLED]),

@@ -8,7 +8,7 @@ import jinja2
 import pytest
 
 from quire_services.gateway.templates.chat_template import PromptEncoder
-from quire_services.gateway.tools.format_choice import chosen_format
+from quire_services.gateway.tools.format_choice import UnknownFormat, chosen_format, without_calls
 from quire_services.gateway.tools.formats.families import FAMILIES
 from quire_services.gateway.tools.formats.response_template import DECLARED, declared_format
 from quire_services.gateway.tools.parser.answer_parser import AnswerParser
@@ -19,8 +19,8 @@ from tests.gateway.tools.samples import CALLED, TOOLS, summary
 CASES = [(family, *case) for family, cases in FAMILY_TEMPLATES.items() for case in cases]
 
 
-def choice(source: str, *spelled: str, declared: Any = None) -> Any:
-    return chosen_format(renderer(source), (jinja2.TemplateError, TypeError), spelled, declared)
+def choice(source: str, *spelled: str, declared: Any = None, name: str | None = None) -> Any:
+    return chosen_format(renderer(source), (jinja2.TemplateError, TypeError), spelled, declared, name)
 
 
 @pytest.mark.parametrize(("family", "source", "begins"), CASES)
@@ -67,7 +67,7 @@ def test_marks_in_the_vocabulary() -> None:
     plain = template(each("[call {{ f.name }} {{ f.arguments | tojson }}]"))
     assert choice(plain) is None
     assert choice(plain, "<tool_call>\n", "\n</tool_call>").name == "hermes"
-    assert choice(plain, "<tool_call>", "</tool_call>", "<arg_key>x</arg_key><arg_value></arg_value>").name == "glm45"
+    assert choice(plain, "<tool_call>", "</tool_call>", "<arg_key></arg_key><arg_value></arg_value>").name == "glm45"
     assert choice(plain, "<tool_call>") is None
     assert choice(plain, "<|python_tag|>") is None
 
@@ -79,6 +79,23 @@ def test_what_a_template_writes_goes_before_its_vocabulary() -> None:
 def test_marks_of_reasoning() -> None:
     assert choice(template(HERMES), "[THINK]", "[/THINK]").reasoning.open == "[THINK]"
     assert choice(template(HERMES)).reasoning == FAMILIES["hermes"].reasoning
+
+
+def test_a_named_format_is_taken_as_it_is() -> None:
+    """Which of its forms is written is found out all the same."""
+    plain = template(each("[call {{ f.name }} {{ f.arguments | tojson }}]"))
+    assert choice(plain, name="hermes").name == "hermes"
+    assert choice(template(HERMES), name="qwen3_xml").name == "qwen3_coder"
+    for source, begins in FAMILY_TEMPLATES["mistral"]:
+        assert choice(source, name="mistral").forms[0].trigger == begins
+    with pytest.raises(UnknownFormat, match="'mine' is none of deepseek, "):
+        choice(plain, name="mine")
+
+
+def test_a_model_without_calls_may_reason() -> None:
+    parser = AnswerParser(without_calls(["<think>", "</think>"]))
+    assert summary(parser.feed("<think>\nHm.</think>\n\n<tool_call>") + parser.finish()) == ["~Hm.", "<tool_call>"]
+    assert without_calls([]).regions == ()
 
 
 def _declared(**fields: Any) -> dict[str, Any]:

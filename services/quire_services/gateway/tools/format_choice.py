@@ -13,14 +13,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from .formats.families import FAMILIES, REASONING
+from .formats.families import ALIASES, FAMILIES, REASONING
 from .formats.response_template import declared_format
-from .formats.tool_format import CallForm, NamedCall, TaggedCall, ToolFormat
+from .formats.tool_format import CallForm, NamedCall, Region, TaggedCall, ToolFormat
 from .parser.answer_parser import AnswerParser
 from .parser.events import ArgumentsDelta, ContentDelta, ToolCallBegin, ToolCallEnd, joined
 
 _Render = Callable[[list[dict[str, Any]], list[Any] | None], str]
 _Call = tuple[str, dict[str, Any]]
+
+
+class UnknownFormat(ValueError):
+    """No format has this name; the message says which there are."""
+
 
 _TEXT = "qzxtext"
 _PROPERTIES = {"qzxkey": {"type": "string", "description": "d"}, "qzxcount": {"type": "integer", "description": "d"}}
@@ -37,6 +42,7 @@ def chosen_format(
     trips: tuple[type[Exception], ...],
     spelled: Iterable[str] = (),
     response_template: Any = None,
+    name: str | None = None,
 ) -> ToolFormat | None:
     """The format that a model writes; None if none is known that fits.
 
@@ -45,22 +51,43 @@ def chosen_format(
         trips: what ``render`` may raise.
         spelled: the added tokens of the tokenizer and the text of the template.
         response_template: as the tokenizer has it.
+        name: of the format, if it is not to be found out; then only which of its forms comes first is.
+
+    Raises:
+        UnknownFormat: there is no format of this name.
     """
     known = "\n".join(spelled)
-    found = declared_format(response_template)
-    if found:
-        return found
-    found = _written(render, trips) or _spelled(known)
+    families = list(FAMILIES.values()) if name is None else [named_format(name)]
+    if name is None and (declared := declared_format(response_template)):
+        return declared
+    found = _written(families, render, trips) or _spelled(families, known) or (families[0] if name else None)
     return found and with_reasoning(found, known)
+
+
+def named_format(name: str) -> ToolFormat:
+    """The format of this name, or of one by which it is known elsewhere. Raises UnknownFormat."""
+    found = FAMILIES.get(ALIASES.get(name, name))
+    if found is None:
+        raise UnknownFormat(f"{name!r} is none of {', '.join(sorted({*FAMILIES, *ALIASES}))}")
+    return found
+
+
+def without_calls(spelled: Iterable[str]) -> ToolFormat:
+    """The format of a model that writes no calls that are known: its reasoning alone."""
+    return ToolFormat("none", (), _reasoning("\n".join(spelled)))
 
 
 def with_reasoning(found: ToolFormat, known: str) -> ToolFormat:
     """The format with the marks of reasoning that the model knows; its own if it knows none of ours."""
-    regions = tuple(region for region in REASONING if region.open.strip() in known)
+    regions = _reasoning(known)
     return found if found.marks_content or not regions else replace(found, regions=regions)
 
 
-def _written(render: _Render, trips: tuple[type[Exception], ...]) -> ToolFormat | None:
+def _reasoning(known: str) -> tuple[Region, ...]:
+    return tuple(region for region in REASONING if region.open.strip() in known)
+
+
+def _written(families: list[ToolFormat], render: _Render, trips: tuple[type[Exception], ...]) -> ToolFormat | None:
     """The format in which the template writes calls."""
     for calls in (_CALLS, _CALLS[:1]):
         for tools in (_TOOLS, None):
@@ -70,7 +97,7 @@ def _written(render: _Render, trips: tuple[type[Exception], ...]) -> ToolFormat 
             except trips:
                 continue
             for answer in _answers(plain.partition(_TEXT)[0], written):
-                if found := _read_back(answer, calls):
+                if found := _read_back(families, answer, calls):
                     return found
     return None
 
@@ -93,8 +120,8 @@ def _answers(before: str, written: str) -> list[str]:
     return [written[at:], *([written[cut.start() :]] if cut and cut[0] else [])]
 
 
-def _read_back(answer: str, calls: tuple[_Call, ...]) -> ToolFormat | None:
-    for family in FAMILIES.values():
+def _read_back(families: list[ToolFormat], answer: str, calls: tuple[_Call, ...]) -> ToolFormat | None:
+    for family in families:
         for form in family.forms:
             if _reads(replace(family, forms=(form,)), answer, calls):
                 return family if form.remembered else family.preferring(form)
@@ -127,16 +154,17 @@ def _loaded(arguments: str) -> Any:
         return None
 
 
-def _spelled(known: str) -> ToolFormat | None:
+def _spelled(families: list[ToolFormat], known: str) -> ToolFormat | None:
     """The format with the most marks among those of which all marks are spelled; no format without marks."""
-    found = [(len(marks), family.preferring(form)) for family, form in _marked() if _in(marks := _marks(form), known)]
+    marked = ((family, form, _marks(form)) for family, form in _forms_with_marks(families))
+    found = [(len(marks), family.preferring(form)) for family, form, marks in marked if _in(marks, known)]
     return max(found, key=lambda one: one[0])[1] if found else None
 
 
-def _marked() -> list[tuple[ToolFormat, CallForm]]:
+def _forms_with_marks(families: list[ToolFormat]) -> list[tuple[ToolFormat, CallForm]]:
     return [
         (family, form)
-        for family in FAMILIES.values()
+        for family in families
         if not family.forms[0].leads
         for form in family.forms
         if not form.remembered

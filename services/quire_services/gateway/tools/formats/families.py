@@ -42,6 +42,55 @@ GLM45 = ToolFormat(
     ),
     (_THINK,),
 )
+SEED_OSS = ToolFormat(
+    "seed_oss",
+    (
+        CallForm(
+            TaggedCall(">\n", "<parameter=", ">", "</parameter>\n"),
+            "<seed:tool_call>\n<function=",
+            "</function>\n</seed:tool_call>",
+            separator="\n",
+        ),
+    ),
+    (_SEED_THINK,),
+)
+MINIMAX = ToolFormat(
+    "minimax_m2",
+    (
+        CallForm(
+            TaggedCall('">\n', '<parameter name="', '">', "</parameter>\n"),
+            '<invoke name="',
+            "</invoke>\n",
+            "<minimax:tool_call>\n",
+            "</minimax:tool_call>",
+        ),
+    ),
+    (_THINK,),
+)
+NEMOTRON = ToolFormat(
+    "nemotron",
+    (CallForm(ObjectCall(), section_open="<TOOLCALL>[", section_close="]</TOOLCALL>", separator=", "),),
+    (_THINK,),
+)
+PHI4_MINI = ToolFormat("phi4_mini", (CallForm(ObjectCall(), "<|tool_call|>", "<|/tool_call|>"),))
+LFM2 = ToolFormat(
+    "lfm2",
+    (CallForm(PythonCall(), section_open="<|tool_call_start|>[", section_close="]<|tool_call_end|>", separator=", "),),
+    (_THINK,),
+)
+KIMI_K2 = ToolFormat(
+    "kimi_k2",
+    (
+        CallForm(
+            NamedCall("<|tool_call_argument_begin|>", prefix="functions.", before_number=":"),
+            "<|tool_call_begin|>",
+            "<|tool_call_end|>",
+            "<|tool_calls_section_begin|>",
+            "<|tool_calls_section_end|>",
+        ),
+    ),
+    (_THINK,),
+)
 MISTRAL = ToolFormat(
     "mistral",
     (
@@ -110,6 +159,30 @@ PYTHONIC = ToolFormat(
         CallForm(PythonCall(), section_open="<|python_start|>[", section_close="]<|python_end|>", separator=", "),
     ),
 )
-FAMILIES: dict[str, ToolFormat] = {
-    family.name: family for family in (HARMONY, DEEPSEEK, MISTRAL, QWEN3_CODER, GLM45, HERMES, LLAMA3_JSON, PYTHONIC)
+_ALL = (
+    HARMONY,
+    DEEPSEEK,
+    MISTRAL,
+    KIMI_K2,
+    SEED_OSS,
+    MINIMAX,
+    QWEN3_CODER,
+    GLM45,
+    HERMES,
+    NEMOTRON,
+    PHI4_MINI,
+    LFM2,
+    LLAMA3_JSON,
+    PYTHONIC,
+)
+FAMILIES: dict[str, ToolFormat] = {family.name: family for family in _ALL}
+ALIASES = {
+    "qwen": "hermes",
+    "qwen3_xml": "qwen3_coder",
+    "deepseek_v3": "deepseek",
+    "deepseek_v31": "deepseek",
+    "openai": "harmony",
+    "llama4_json": "llama3_json",
+    "llama4_pythonic": "pythonic",
+    "glm47": "glm45",
 }

@@ -30,10 +30,12 @@ class ObjectCall:
 @dataclass(frozen=True, slots=True)
 class NamedCall:
     """The name, ``before_arguments``, the arguments as a JSON object; after the name ``before_id`` and an id, if the
-    model writes ids."""
+    model writes ids. Where calls are numbered, ``prefix``, the name, ``before_number`` and the number are the id."""
 
     before_arguments: str
     before_id: str = ""
+    prefix: str = ""
+    before_number: str = ""
 
 
 @dataclass(frozen=True, slots=True)

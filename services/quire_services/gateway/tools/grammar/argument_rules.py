@@ -36,7 +36,10 @@ class ArgumentRules:
                 return " ".join([lark_string(head), rules.json(schema), *end, lark_string("}")])
             case NamedCall():
                 identity = f"{rules.literal(body.before_id)} {_ID}" if body.before_id else ""
-                return f"{lark_string(name)} {identity} {rules.literal(body.before_arguments)} {rules.json(schema)}"
+                if body.before_number:
+                    identity = f"{lark_string(body.before_number)} /[0-9]{{1,2}}/"
+                head = f"{lark_string(body.prefix + name)} {identity} {rules.literal(body.before_arguments)}"
+                return f"{head} {rules.json(schema)}"
             case TaggedCall():
                 return f"{lark_string(name)} {rules.literal(body.after_name)} {self._tags(body, schema)}"
             case PythonCall():

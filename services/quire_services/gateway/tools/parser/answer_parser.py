@@ -11,14 +11,16 @@ writes; time is linear in the text but for what waits for a mark.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from quire_services.gateway.tools.formats.tool_format import CallForm, Region, ToolFormat
 
 from .call_bodies import CallReader
 from .event_sink import EventSink
 from .events import AnswerEvent
-from .marks import Marks
+from .marks import marked_format
 from .parameter_types import ParameterTypes, Tool
 from .text_source import Reading, TextSource, pending
 
@@ -40,15 +42,12 @@ class AnswerParser:
         opened: Region | None = None,
         specials: Iterable[str] = (),
     ) -> None:
-        self._marks = Marks(written.literals(), specials)
-        self._format = self._marks.format(written)
+        self._marks, self._format = marked_format(written, frozenset(specials))
         self._opened = self._format.regions[written.regions.index(opened)] if opened else None
         self._source = TextSource()
         self._sink = EventSink(self._marks)
         self._calls = CallReader(self._source, self._sink, ParameterTypes(tools))
-        marked = [form.trigger for form in self._format.forms if not form.leads]
-        marked += [region.open for region in self._format.regions if not region.leads]
-        self._triggers = tuple(dict.fromkeys(text.split()[0] for text in (*marked, self._format.joint) if text))
+        self._triggers, self._first = _triggers(self._format)
         self._reading = self._answer()
         next(self._reading)
 
@@ -96,8 +95,11 @@ class AnswerParser:
     def _plain_end(self) -> tuple[int, bool]:
         """Where text ends that is no mark for sure, and whether a mark may begin there."""
         source = self._source
-        found = [place for word in self._triggers if (place := source.text.find(word, source.at)) >= 0]
-        end = min([*found, pending(source.text, source.at, self._triggers)])
+        first = self._first.search(source.text, source.at)
+        if not first:
+            return len(source.text), False
+        found = [place for word in self._triggers if (place := source.text.find(word, first.start())) >= 0]
+        end = min([*found, pending(source.text, first.start(), self._triggers)])
         return end, end < len(source.text)
 
     def _leading(self) -> Reading[bool]:
@@ -174,3 +176,12 @@ class AnswerParser:
                 return
         sink.apart()
         sink.fresh = True
+
+
+@lru_cache(maxsize=64)
+def _triggers(written: ToolFormat) -> tuple[tuple[str, ...], re.Pattern[str]]:
+    """Words that marks begin with, wherever they stand, and a pattern of their first characters."""
+    marked = [form.trigger for form in written.forms if not form.leads]
+    marked += [region.open for region in written.regions if not region.leads]
+    words = tuple(dict.fromkeys(text.split()[0] for text in (*marked, written.joint) if text))
+    return words, re.compile("|".join(re.escape(word[0]) for word in words) or r"(?!)")

@@ -7,6 +7,7 @@ text is content then. Once a call has begun it stays one, and what the model wro
 from __future__ import annotations
 
 import json
+import re
 
 from quire_services.gateway.tools.formats.tool_format import CallForm, NamedCall, ObjectCall, PythonCall, TaggedCall
 
@@ -138,8 +139,12 @@ class CallReader:
 
     def _named(self, body: NamedCall, form: CallForm) -> Reading[bool]:
         source = self._source
+        if body.prefix:
+            yield from source.word(body.prefix)
         name = yield from self._name(body.before_id or body.before_arguments)
         identity = ""
+        if body.before_number:
+            identity, name = body.prefix + name, re.sub(rf"{re.escape(body.before_number)}\d+\Z", "", name)
         if not name or (form.leads and not self._types.known(name)):
             return False
         if body.before_id:

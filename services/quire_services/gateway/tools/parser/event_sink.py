@@ -36,7 +36,7 @@ class EventSink:
     def take(self) -> list[AnswerEvent]:
         """The events since the last time."""
         taken, self.events = self.events, []
-        return joined(taken)
+        return joined(taken) if len(taken) > 1 else taken
 
     def text(self, kind: Kind, text: str) -> None:
         """Text of the answer or of its reasoning."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from quire_services.gateway.tools.formats.tool_format import ToolFormat
 
@@ -49,3 +50,10 @@ class Marks:
     def spelled(self, text: str) -> str:
         """A text with its marks spelled out."""
         return self._mark.sub(lambda found: self._spellings.get(found[0], "\ufffd"), text)
+
+
+@lru_cache(maxsize=64)
+def marked_format(written: ToolFormat, specials: frozenset[str]) -> tuple[Marks, ToolFormat]:
+    """A format with marks for the special tokens that it spells. (Every answer of a model needs the same.)"""
+    marks = Marks(written.literals(), specials)
+    return marks, marks.format(written)
