@@ -27,6 +27,7 @@ def answer_grammar(
     opened: Region | None = None,
     reasoning: bool = True,
     content: Mapping[str, Any] | None = None,
+    loose: bool | None = None,
 ) -> str:
     """The text of a grammar for llguidance.
 
@@ -39,8 +40,9 @@ def answer_grammar(
         opened: the region that the prompt has opened.
         reasoning: the model may reason where the prompt has opened nothing.
         content: schema of what is no call and no reasoning; None for any text.
+        loose: whitespace in calls may be any; None: where the model calls of itself, which it does in its own way.
     """
-    rules = LarkRules(specials or {})
+    rules = LarkRules(specials or {}, choice.mode == "auto" if loose is None else loose)
     answer = _Answer(rules, written, choice, parallel and not choice.one, strict, content)
     return rules.text(answer.marked(reasoning) if written.marks_content else answer.plain(opened, reasoning))
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from quire_services.gateway.tools.formats.tool_format import CallBody, NamedCall, ObjectCall, PythonCall, TaggedCall
-from quire_services.gateway.tools.parser.parameter_types import types_of
+from quire_services.gateway.tools.parser.parameter_types import is_text, leaves, listed
 
 from .lark_rules import LarkRules, lark_string, pattern
-from .schemas import alternatives, parameters_of, within
+from .schemas import parameters_of, within
 
 _ID = "/[A-Za-z0-9]{9}/"  # the ids of the only family that writes some
 
@@ -31,24 +31,24 @@ class ArgumentRules:
         name, schema, rules = str(function["name"]), parameters_of(function, self._bound), self._rules
         match body:
             case ObjectCall():
-                head = f'{{"{body.name}": {json.dumps(name, ensure_ascii=False)}, "{body.arguments}": '
-                end = [lark_string(f', "{body.id}": "'), _ID, lark_string('"')] if body.id else []
-                return " ".join([lark_string(head), rules.json(schema), *end, lark_string("}")])
+                keys = (_json(body.name), ":", _json(name), ",", _json(body.arguments), ":")
+                end = [rules.tokens(",", _json(body.id), ":"), f'"\\"" {_ID} "\\""'] if body.id else []
+                return " ".join([rules.tokens("{", *keys), rules.json(schema), *end, rules.tokens("}")])
             case NamedCall():
                 identity = f"{rules.literal(body.before_id)} {_ID}" if body.before_id else ""
                 if body.before_number:
                     identity = f"{lark_string(body.before_number)} /[0-9]{{1,2}}/"
                 head = f"{lark_string(body.prefix + name)} {identity} {rules.literal(body.before_arguments)}"
-                return f"{head} {rules.json(schema)}"
+                return f"{head} {rules.tokens()} {rules.json(schema)} {rules.tokens()}"
             case TaggedCall():
                 return f"{lark_string(name)} {rules.literal(body.after_name)} {self._tags(body, schema)}"
             case PythonCall():
-                return f"{lark_string(f'{name}(')} {self._keywords(schema)} {lark_string(')')}"
+                return f"{lark_string(f'{name}(')} {self._keywords(schema)} {rules.tokens(')')}"
 
     def _tags(self, body: TaggedCall, schema: Mapping[str, Any]) -> str:
         parts = []
         for key, one in _properties(schema).items():
-            head = self._rules.literal(f"{body.key_open}{key}{body.key_close}")
+            head = self._rules.exact(f"{body.key_open}{key}{body.key_close}")
             rule = self._rules.rule(f"{head} {self._tagged_value(body, one, schema)}")
             parts.append(rule if key in _required(schema) else f"{rule}?")
         return " ".join(parts)
@@ -57,13 +57,14 @@ class ArgumentRules:
         """An argument with its closing tag: a string as it is, anything else as JSON."""
         rules, found = self._rules, []
         tag = body.value_close.strip()
-        close = rules.literal(body.value_close)
-        for leaf in alternatives(one, root):
-            values = [leaf["const"]] if "const" in leaf else leaf.get("enum")
-            if values:
+        before, _, after = body.value_close.partition(tag)
+        close = f"{rules.exact(before + tag)} {rules.literal(after)}"
+        for leaf in leaves(one, root):
+            values = listed(leaf)
+            if values is not None:
                 spelled = (value if isinstance(value, str) else json.dumps(value) for value in values)
                 found.append(f"({' | '.join(map(lark_string, spelled))}) {close}")
-            elif leaf.get("type", "string") == "string":
+            elif is_text(leaf):
                 text = rules.terminal(f"{_text(leaf)} & ~/(?s:.*){pattern(tag)}(?s:.*)/")
                 found.append(rules.until(body.value_close, text))
             else:
@@ -75,7 +76,7 @@ class ArgumentRules:
         rest_first, rest = "", ""  # what may follow where nothing stands before it, and where something does
         for key, one in reversed(_properties(schema).items()):
             argument = self._rules.rule(f"{lark_string(f'{key}=')} {self._python_value(one, schema)}")
-            first, next_one = f"{argument} {rest}", f'", " {argument} {rest}'
+            first, next_one = f"{argument} {rest}", f"{self._rules.tokens(',')} {argument} {rest}"
             if key in _required(schema):
                 rest_first, rest = first, next_one
             else:
@@ -85,10 +86,18 @@ class ArgumentRules:
         return rest_first
 
     def _python_value(self, one: Any, root: Mapping[str, Any]) -> str:
-        types = tuple(types_of(one, root))
-        if types == ("boolean",) and not {"const", "enum"} & set(one):
-            return '("True" | "False")'
-        return '"None"' if types == ("null",) else self._rules.json(within(one, root))
+        rules, found = self._rules, []
+        for leaf in leaves(one, root):
+            values, kind = listed(leaf), leaf.get("type")
+            if values is None and kind == "boolean":
+                found.append('("True" | "False")')
+            else:
+                found.append('"None"' if values is None and kind == "null" else rules.json(within(leaf, root)))
+        return rules.rule(" | ".join(found))
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _properties(schema: Mapping[str, Any]) -> dict[str, Any]:

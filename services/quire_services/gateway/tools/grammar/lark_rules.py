@@ -1,7 +1,8 @@
 """Lark rules: the text of a grammar in llguidance's variant of Lark, written rule by rule.
 
 A special token is one terminal of its own there and no text ever matches it, so literals are taken apart into text and
-special tokens.
+special tokens. Whitespace between the words of a literal and between the tokens of JSON is either as formats and
+templates write it, so that much of a call has one continuation only, or any, so that a model may keep its habits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import Any
 TEXT = "TEXT"
 GAP = "GAP"
 _ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"} | {character: f"\\{character}" for character in r".^$*+?{}[]|()\/"}
-_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as templates write JSON
+_ANY_SPACE = r"[ \t\r\n]{0,8}"  # bounded: a model may write nothing else for ever
+_EXACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as templates write JSON
+_LOOSE = {"whitespace_flexible": True, "whitespace_pattern": _ANY_SPACE}
+_AFTER = {",": ", ", ":": ": "}  # what JSON's tokens are with the space that templates write behind them
 
 
 class LarkRules:
@@ -22,15 +26,17 @@ class LarkRules:
 
     Args:
         specials: spelling of each special token -> its id.
+        loose: whitespace between words and tokens may be any.
     """
 
-    def __init__(self, specials: Mapping[str, int]) -> None:
+    def __init__(self, specials: Mapping[str, int], loose: bool = False) -> None:
+        self._loose = loose
         self._specials = {spelling: token for spelling, token in specials.items() if spelling}
         longest = sorted(self._specials, key=len, reverse=True)
         self._special = re.compile("(" + ("|".join(map(re.escape, longest)) or r"(?!)") + ")")
         self._lines = ["%llguidance {}"]
         self._named: dict[str, str] = {}  # what a rule or terminal says -> its name
-        self._lines += [f"{TEXT}: /(?s:.*)/", rf"{GAP}: /[ \t\r\n]{{0,8}}/"]
+        self._lines += [f"{TEXT}: /(?s:.*)/", f"{GAP}: /{_ANY_SPACE}/"]
 
     def text(self, start: str) -> str:
         """The grammar that begins with this expression."""
@@ -53,13 +59,25 @@ class LarkRules:
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """Name of a rule for values of a schema."""
-        options = {**_SPACING, **(schema.get("x-guidance") or {})}
+        options = {**(_LOOSE if self._loose else _EXACT), **(schema.get("x-guidance") or {})}
         return self.rule("%json " + json.dumps({**schema, "x-guidance": options}))
 
     def literal(self, text: str) -> str:
         """An expression for a literal, empty for an empty one."""
+        if not self._loose:
+            return self.exact(text)
+        return " ".join(GAP if part.isspace() else self.exact(part) for part in re.split(r"(\s+)", text) if part)
+
+    def exact(self, text: str) -> str:
+        """An expression for a literal with its whitespace as it is."""
         parts = [part for part in self._special.split(text) if part]
         return " ".join(self._token(part) or lark_string(part) for part in parts)
+
+    def tokens(self, *tokens: str) -> str:
+        """An expression for tokens of JSON."""
+        if not self._loose:
+            return self.exact("".join(_AFTER.get(token, token) for token in tokens))
+        return " ".join(f"{GAP} {lark_string(token)}" for token in tokens) + f" {GAP}"
 
     def until(self, literal: str, before: str = TEXT) -> str:
         """An expression for text up to the first place where a literal stands, and the literal."""

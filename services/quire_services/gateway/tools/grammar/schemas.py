@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quire_services.gateway.tools.parser.parameter_types import referred
-
 Schema = Mapping[str, Any]
-_DEEPEST = 8
 _COMBINED = ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "dependentSchemas")
 _OPEN = ("additionalProperties", "patternProperties", "unevaluatedProperties")
 _LISTS = ("anyOf", "oneOf", "prefixItems")
@@ -52,20 +49,6 @@ def closed(schema: Any) -> Any:
     if out.get("properties") and not any(key in out for key in (*_COMBINED, *_OPEN)):
         out["additionalProperties"] = False
     return out
-
-
-def alternatives(schema: Any, root: Schema, depth: int = 0) -> list[dict[str, Any]]:
-    """The schemas of single types that a schema has to choose from, references resolved."""
-    if not isinstance(schema, Mapping):
-        return [{}]
-    if isinstance(schema.get("$ref"), str) and depth < _DEEPEST:
-        return alternatives(referred(schema["$ref"], root), root, depth + 1)
-    for among in ("anyOf", "oneOf"):
-        if isinstance(schema.get(among), list) and depth < _DEEPEST:
-            return [leaf for one in schema[among] for leaf in alternatives(one, root, depth + 1)]
-    if isinstance(schema.get("type"), list) and not {"const", "enum"} & set(schema):
-        return [{**schema, "type": name} for name in schema["type"]]
-    return [dict(schema)]
 
 
 def within(schema: Any, root: Schema) -> Any:

@@ -1,4 +1,4 @@
-"""Parameter types: the types that a tool's schema allows for an argument, to read arguments that are not JSON.
+"""Parameter types: what a tool's schema allows for an argument, to read arguments that are not JSON.
 
 Where a format writes a string without quotes, only the schema tells ``5`` from ``"5"``.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from . import python_values
 
 Tool = Mapping[str, Any]
+Leaf = Mapping[str, Any]  # a schema that is of one type, or lists values, or says nothing
 _DEEPEST = 8
 _KINDS: dict[str, tuple[type, ...]] = {
     "integer": (int,),
@@ -43,11 +44,10 @@ class ParameterTypes:
         """Names of a tool's parameters, in order."""
         return list(_properties(self._schemas.get(name)))
 
-    def of(self, name: str, key: str) -> tuple[str, ...]:
-        """The types that an argument may have, null before others; none if the schema does not say."""
+    def of(self, name: str, key: str) -> list[Leaf]:
+        """What an argument may be, null before all else."""
         schema = self._schemas.get(name, {})
-        found = dict.fromkeys(types_of(_properties(schema).get(key), schema))
-        return tuple(sorted(found, key=lambda one: one != "null"))
+        return sorted(leaves(_properties(schema).get(key), schema), key=lambda leaf: leaf.get("type") != "null")
 
 
 def _properties(schema: Any) -> Mapping[str, Any]:
@@ -55,23 +55,33 @@ def _properties(schema: Any) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def types_of(schema: Any, root: Any, depth: int = 0) -> Iterable[str]:
-    """The types that a schema names, in its order; references are looked up in ``root``."""
-    if not isinstance(schema, Mapping) or depth > _DEEPEST:
-        return
-    if isinstance(schema.get("$ref"), str):
-        yield from types_of(referred(schema["$ref"], root), root, depth + 1)
-    given = schema.get("type")
-    yield from [given] if isinstance(given, str) else [one for one in given or () if isinstance(one, str)]
-    if not given:
-        for one in [schema["const"]] if "const" in schema else schema.get("enum") or ():
-            yield from (name for name, kinds in {"string": (str,), **_KINDS}.items() if type(one) in kinds)
-    for among in ("anyOf", "oneOf", "allOf"):
-        for choice in schema.get(among) or ():
-            yield from types_of(choice, root, depth + 1)
+def leaves(schema: Any, root: Any, depth: int = 0) -> list[Leaf]:
+    """The schemas that a schema has to choose from; references are looked up in ``root``."""
+    if not isinstance(schema, Mapping):
+        return [{}]
+    if isinstance(schema.get("$ref"), str) and depth < _DEEPEST:
+        return leaves(_referred(schema["$ref"], root), root, depth + 1)
+    for among in ("anyOf", "oneOf"):
+        if isinstance(schema.get(among), list) and depth < _DEEPEST:
+            return [leaf for one in schema[among] for leaf in leaves(one, root, depth + 1)]
+    if isinstance(schema.get("type"), list) and listed(schema) is None:
+        return [{**schema, "type": name} for name in schema["type"]]
+    return [schema]
 
 
-def referred(reference: str, root: Any) -> Any:
+def listed(leaf: Leaf) -> list[Any] | None:
+    """The values that a schema lists; None if it lists none."""
+    if "const" in leaf:
+        return [leaf["const"]]
+    return leaf["enum"] if isinstance(leaf.get("enum"), list) else None
+
+
+def is_text(leaf: Leaf) -> bool:
+    """Whether it is any string, or anything at all."""
+    return listed(leaf) is None and leaf.get("type", "string") == "string"
+
+
+def _referred(reference: str, root: Any) -> Any:
     """What a reference within a schema points to; None if that is nothing."""
     found = root
     for part in reference.removeprefix("#").strip("/").split("/"):
@@ -79,18 +89,24 @@ def referred(reference: str, root: Any) -> Any:
     return found
 
 
-def text_as_json(text: str, types: tuple[str, ...]) -> str:
-    """An argument that is written without quotes, as JSON of the first of these types that it can be."""
-    written = text.strip()
+def text_as_json(text: str, allowed: list[Leaf]) -> str:
+    """An argument that is written without quotes, as JSON of the first of these that it can be."""
+    string, written = json.dumps(text, ensure_ascii=False), text.strip()
     found = _loaded(written)
-    for name in types or tuple(_KINDS):
-        if name == "string":
-            break
-        if name == "integer" and isinstance(found, float) and found.is_integer():
+    for leaf in allowed:
+        values, kind = listed(leaf), leaf.get("type")
+        if values is not None:
+            if text in values:
+                return string
+            if any(value == found and type(value) is type(found) for value in values):
+                return python_values.literal_as_json(written)
+        elif kind == "string":
+            return string
+        elif kind == "integer" and isinstance(found, float) and found.is_integer():
             return json.dumps(int(found))
-        if type(found) in _KINDS.get(name, ()):
+        elif type(found) in _KINDS.get(str(kind), ()) or (kind is None and not isinstance(found, str)):
             return python_values.literal_as_json(written)
-    return json.dumps(text, ensure_ascii=False)
+    return string
 
 
 def _loaded(text: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from quire_services.gateway.tools.formats.tool_format import TaggedCall
 
 from . import json_values
-from .parameter_types import text_as_json
+from .parameter_types import Leaf, is_text, text_as_json
 from .text_source import Reading, TextSource, pending
 
 
@@ -19,12 +19,12 @@ class TaggedValue:
     """One argument.
 
     Args:
-        types: that its schema allows.
+        allowed: what it may be.
     """
 
-    def __init__(self, source: TextSource, body: TaggedCall, types: tuple[str, ...]) -> None:
+    def __init__(self, source: TextSource, body: TaggedCall, allowed: list[Leaf]) -> None:
         self._source = source
-        self._types = types
+        self._allowed = allowed
         self._close = body.value_close.strip()
         self._breaks = (body.key_close.endswith("\n"), body.value_close.startswith("\n"))  # that set the value apart
 
@@ -32,17 +32,23 @@ class TaggedValue:
         """Read the value and its closing tag and give ``emit`` its JSON. False if the answer ends before the tag."""
         if self._breaks[0]:
             yield from self._source.word("\n")
-        if self._types[:1] != ("string",):
-            parts: list[str] = []
-            if "string" not in self._types and (yield from self._source.peek()) in ("{", "["):
-                yield from json_values.bracketed(self._source, parts.append)  # a tag within it does not end it
-            closed = yield from self._text(parts.append)
-            emit(text_as_json("".join(parts), self._types))
-            return closed
+        if len(self._allowed) != 1 or self._allowed[0].get("type") != "string" or not is_text(self._allowed[0]):
+            return (yield from self._whole(emit))
         emit('"')
         closed = yield from self._text(lambda text: emit(json_values.escaped(text)))
         if closed:
             emit('"')
+        return closed
+
+    def _whole(self, emit: Callable[[str], None]) -> Reading[bool]:
+        """A value that its schema may turn into something else than a string."""
+        parts: list[str] = []
+        if not any(map(is_text, self._allowed)):
+            yield from self._source.skip_space()
+            if (yield from self._source.peek()) in ("{", "["):
+                yield from json_values.bracketed(self._source, parts.append)  # a tag within it does not end it
+        closed = yield from self._text(parts.append)
+        emit(text_as_json("".join(parts), self._allowed))
         return closed
 
     def _text(self, emit: Callable[[str], None]) -> Reading[bool]:
