@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jinja2
@@ -118,6 +119,7 @@ FAMILY_TEMPLATES: dict[str, list[tuple[str, str]]] = {
 }
 
 
+@cache
 def renderer(source: str) -> Callable[[list[dict[str, Any]], list[Any] | None], str]:
     """Renders conversations, their arguments as objects."""
 

@@ -96,7 +96,7 @@ def _written(families: list[ToolFormat], render: _Render, trips: tuple[type[Exce
                 written = render(_turn(calls), tools)
             except trips:
                 continue
-            for answer in _answers(plain.partition(_TEXT)[0], written):
+            for answer in answer_texts(plain.partition(_TEXT)[0], written):
                 if found := _read_back(families, answer, calls):
                     return found
     return None
@@ -111,7 +111,7 @@ def _turn(calls: tuple[_Call, ...]) -> list[dict[str, Any]]:
     return [_USER, {"role": "assistant", "content": "", "tool_calls": made}, *answers]
 
 
-def _answers(before: str, written: str) -> list[str]:
+def answer_texts(before: str, written: str) -> list[str]:
     """The text from where the answer begins, which is where it parts from another answer: or a little before, if both
     begin with marks that begin alike."""
     pairs = enumerate(zip(before, written, strict=False))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quire_services.gateway.tools.formats.tool_format import CallBody, NamedCall, ObjectCall, PythonCall, TaggedCall
-from quire_services.gateway.tools.parser.parameter_types import is_text, leaves, listed
+from quire_services.gateway.tools.parser.parameter_types import is_text, leaves, listed_values
 
 from .lark_rules import LarkRules, lark_string, pattern
 from .schemas import parameters_of, within
@@ -60,7 +60,7 @@ class ArgumentRules:
         before, _, after = body.value_close.partition(tag)
         close = f"{rules.exact(before + tag)} {rules.literal(after)}"
         for leaf in leaves(one, root):
-            values = listed(leaf)
+            values = listed_values(leaf)
             if values is not None:
                 spelled = (value if isinstance(value, str) else json.dumps(value) for value in values)
                 found.append(f"({' | '.join(map(lark_string, spelled))}) {close}")
@@ -88,7 +88,7 @@ class ArgumentRules:
     def _python_value(self, one: Any, root: Mapping[str, Any]) -> str:
         rules, found = self._rules, []
         for leaf in leaves(one, root):
-            values, kind = listed(leaf), leaf.get("type")
+            values, kind = listed_values(leaf), leaf.get("type")
             if values is None and kind == "boolean":
                 found.append('("True" | "False")')
             else:

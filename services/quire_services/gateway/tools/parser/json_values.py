@@ -13,16 +13,16 @@ from collections.abc import Callable
 from .text_source import Reading, TextSource
 
 _MARKS = "\ufdd0-\ufdef"  # of special tokens: no part of any value
-_OUTSIDE = re.compile(rf'["{{}}\[\]{_MARKS}]')
-_INSIDE = re.compile(rf'["\\{_MARKS}]')
+_OUTSIDE = re.compile(rf"""["'{{}}\[\]{_MARKS}]""")
+_INSIDE = re.compile(rf"""["'\\{_MARKS}]""")
 _SCALAR_ENDS = ",]}"
 _LONGEST_SCALAR = 400
 
 
-def bracketed(source: TextSource, emit: Callable[[str], None]) -> Reading[bool]:
+def bracketed(source: TextSource, emit: Callable[[str], None], quotes: str = '"') -> Reading[bool]:
     """Read an object or an array, from its bracket to the one that closes it, giving its text to ``emit`` as it comes.
     False if it does not end: at the end of the answer, and before a special token."""
-    depth, quoted, escaped = 0, False, False
+    depth, quote, escaped = 0, "", False
     while True:
         begin, text = source.at, source.text
         at = begin
@@ -31,21 +31,24 @@ def bracketed(source: TextSource, emit: Callable[[str], None]) -> Reading[bool]:
                 escaped = False
                 at += 1
                 continue
-            found = (_INSIDE if quoted else _OUTSIDE).search(text, at)
+            found = (_INSIDE if quote else _OUTSIDE).search(text, at)
             if not found:
                 at = len(text)
                 break
-            if "\ufdd0" <= found[0] <= "\ufdef":
+            character = found[0]
+            if "\ufdd0" <= character <= "\ufdef":
                 source.at = found.start()
                 emit(text[begin : source.at])
                 return False
             at = found.end()
-            if found[0] == "\\":
+            if character == "\\":
                 escaped = True
-            elif found[0] == '"':
-                quoted = not quoted
-            else:
-                depth += 1 if found[0] in "{[" else -1
+            elif character == quote:
+                quote = ""
+            elif not quote and character in quotes:
+                quote = character
+            elif not quote and character in "{}[]":
+                depth += 1 if character in "{[" else -1
                 if not depth:
                     break
         source.at = at

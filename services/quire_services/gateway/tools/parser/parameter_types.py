@@ -64,12 +64,12 @@ def leaves(schema: Any, root: Any, depth: int = 0) -> list[Leaf]:
     for among in ("anyOf", "oneOf"):
         if isinstance(schema.get(among), list) and depth < _DEEPEST:
             return [leaf for one in schema[among] for leaf in leaves(one, root, depth + 1)]
-    if isinstance(schema.get("type"), list) and listed(schema) is None:
+    if isinstance(schema.get("type"), list) and listed_values(schema) is None:
         return [{**schema, "type": name} for name in schema["type"]]
     return [schema]
 
 
-def listed(leaf: Leaf) -> list[Any] | None:
+def listed_values(leaf: Leaf) -> list[Any] | None:
     """The values that a schema lists; None if it lists none."""
     if "const" in leaf:
         return [leaf["const"]]
@@ -78,7 +78,7 @@ def listed(leaf: Leaf) -> list[Any] | None:
 
 def is_text(leaf: Leaf) -> bool:
     """Whether it is any string, or anything at all."""
-    return listed(leaf) is None and leaf.get("type", "string") == "string"
+    return listed_values(leaf) is None and leaf.get("type", "string") == "string"
 
 
 def _referred(reference: str, root: Any) -> Any:
@@ -94,7 +94,7 @@ def text_as_json(text: str, allowed: list[Leaf]) -> str:
     string, written = json.dumps(text, ensure_ascii=False), text.strip()
     found = _loaded(written)
     for leaf in allowed:
-        values, kind = listed(leaf), leaf.get("type")
+        values, kind = listed_values(leaf), leaf.get("type")
         if values is not None:
             if text in values:
                 return string

@@ -46,7 +46,7 @@ class TaggedValue:
         if not any(map(is_text, self._allowed)):
             yield from self._source.skip_space()
             if (yield from self._source.peek()) in ("{", "["):
-                yield from json_values.bracketed(self._source, parts.append)  # a tag within it does not end it
+                yield from json_values.bracketed(self._source, parts.append, "\"'")  # a tag in it does not end it
         closed = yield from self._text(parts.append)
         emit(text_as_json("".join(parts), self._allowed))
         return closed
