@@ -13,6 +13,7 @@ jsonschema = pytest.importorskip("jsonschema")
 from quire_services.gateway.tools.formats.families import FAMILIES  # noqa: E402
 from quire_services.gateway.tools.formats.tool_format import Region, ToolFormat  # noqa: E402
 from quire_services.gateway.tools.grammar.answer_grammar import answer_grammar  # noqa: E402
+from quire_services.gateway.tools.grammar.content_format import ContentFormat  # noqa: E402
 from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of  # noqa: E402
 from quire_services.gateway.tools.parser.answer_parser import AnswerParser  # noqa: E402
 from quire_services.gateway.tools.parser.events import AnswerEvent  # noqa: E402
@@ -202,7 +203,9 @@ def test_content_of_a_schema_beside_reasoning_and_calls() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     toy = ToyVocabulary(())
     for choice, called in (("none", False), ("auto", True)):
-        grammar = answer_grammar(FAMILIES["hermes"], tool_choice_of(choice, GIVEN), {}, content=schema)
+        grammar = answer_grammar(
+            FAMILIES["hermes"], tool_choice_of(choice, GIVEN), {}, content=ContentFormat("json", schema)
+        )
         assert toy.accepts(grammar, '{"a": 5}')
         assert toy.accepts(grammar, '<think>\nHm {"a"\n</think>\n\n{"a": 5}')
         assert not toy.accepts(grammar, '{"a": "b"}')

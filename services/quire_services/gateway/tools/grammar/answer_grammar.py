@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from quire_services.gateway.tools.formats.tool_format import CallForm, ObjectCall, Region, ToolFormat
 
 from .argument_rules import ArgumentRules
+from .content_format import ContentFormat
 from .lark_rules import GAP, TEXT, LarkRules, pattern, without
 from .tool_choice import ToolChoice
 
@@ -26,7 +26,7 @@ def answer_grammar(
     strict: bool = True,
     opened: Region | None = None,
     reasoning: bool = True,
-    content: Mapping[str, Any] | None = None,
+    content: ContentFormat | None = None,
     loose: bool | None = None,
 ) -> str:
     """The text of a grammar for llguidance.
@@ -39,8 +39,11 @@ def answer_grammar(
         strict: arguments are held to every tool's schema, not only to those of strict tools.
         opened: the region that the prompt has opened.
         reasoning: the model may reason where the prompt has opened nothing.
-        content: schema of what is no call and no reasoning; None for any text.
+        content: what it must be that is no call and no reasoning; None for any text.
         loose: whitespace in calls may be any; None: where the model calls of itself, which it does in its own way.
+
+    Raises:
+        ContentFormatInvalid: no grammar can be made of ``content``.
     """
     rules = LarkRules(specials or {}, choice.mode == "auto" if loose is None else loose)
     answer = _Answer(rules, written, choice, parallel and not choice.one, strict, content)
@@ -55,14 +58,14 @@ class _Answer:
         choice: ToolChoice,
         several: bool,
         strict: bool,
-        content: Mapping[str, Any] | None,
+        content: ContentFormat | None,
     ) -> None:
         self._rules = rules
         self._written = written
         self._choice = choice
         self._form = written.forms[0] if written.forms and choice.mode != "none" else None
         self._several = several and bool(self._form and self._form.several)
-        self._content = rules.json(content) if content is not None else ""
+        self._content = content.rule(rules) if content else ""
         self._calls_of = ArgumentRules(rules, strict)
 
     def plain(self, opened: Region | None, reasoning: bool) -> str:

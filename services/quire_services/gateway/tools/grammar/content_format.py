@@ -1,0 +1,130 @@
+"""Content formats: what a request says that an answer's text must be, in the words of OpenAI's API and of vLLM's."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .lark_rules import LarkRules, lark_string
+from .schemas import ANY_OBJECT, closed
+
+Kind = Literal["json", "regex", "choice", "grammar"]
+MOST_CHOICES = 10_000
+_UNESCAPED = re.compile(r"\\.|/|\n", re.DOTALL)
+
+
+class ContentFormatInvalid(ValueError):
+    """A format that cannot be; the message is for the client.
+
+    Attributes:
+        param: path of the parameter.
+    """
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(f"{param}: {message}")
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class ContentFormat:
+    """What content must be: JSON of a schema, text of a regular expression, one of several texts, or of a grammar."""
+
+    kind: Kind
+    value: Any
+
+    def rule(self, rules: LarkRules) -> str:
+        """Name of a rule for it. Raises ContentFormatInvalid."""
+        match self.kind:
+            case "json":
+                return rules.json(closed(self.value) if isinstance(self.value, Mapping) else {})
+            case "regex":
+                return rules.rule(f"/{_UNESCAPED.sub(_escaped, self.value)}/")
+            case "choice":
+                return rules.rule(" | ".join(map(lark_string, self.value)))
+            case "grammar":
+                return rules.rule(f"%lark {{\n{_lark(self.value)}\n}}")
+
+
+def content_format_of(response_format: Any, structured: Mapping[str, Any] | None = None) -> ContentFormat | None:
+    """The format that ``response_format`` (or ``text.format`` of a response) and ``structured_outputs`` say together;
+    None for any text. Raises ContentFormatInvalid."""
+    said = [one for one in (_of_response(response_format), _of_structured(structured or {})) if one]
+    if len(said) > 1:
+        raise ContentFormatInvalid("structured_outputs", "cannot be given together with 'response_format'")
+    return said[0] if said else None
+
+
+def _of_response(given: Any) -> ContentFormat | None:
+    kind = given.get("type") if isinstance(given, Mapping) else None
+    if given is None or kind == "text":
+        return None
+    if kind == "json_object":
+        return ContentFormat("json", ANY_OBJECT)
+    if kind != "json_schema":
+        raise ContentFormatInvalid("response_format.type", "must be 'text', 'json_object' or 'json_schema'")
+    inner = given.get("json_schema", given)
+    schema = inner.get("schema") if isinstance(inner, Mapping) else None
+    return ContentFormat("json", _schema(schema, "response_format.json_schema.schema"))
+
+
+def _of_structured(given: Mapping[str, Any]) -> ContentFormat | None:
+    said = {name: value for name, value in given.items() if name in _KINDS and value not in (None, False)}
+    if len(said) > 1:
+        raise ContentFormatInvalid("structured_outputs", f"only one of {', '.join(sorted(said))} can be given")
+    for name, value in said.items():
+        kind, read = _KINDS[name]
+        return ContentFormat(kind, read(value, f"structured_outputs.{name}"))
+    return None
+
+
+def _schema(given: Any, param: str) -> Any:
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError):
+            given = None
+    if not isinstance(given, Mapping | bool):
+        raise ContentFormatInvalid(param, "must be a JSON schema")
+    return given
+
+
+def _text(given: Any, param: str) -> str:
+    if not isinstance(given, str) or not given.strip():
+        raise ContentFormatInvalid(param, "must be a text that is not empty")
+    return given
+
+
+def _choices(given: Any, param: str) -> list[str]:
+    if not isinstance(given, list) or not given or not all(isinstance(one, str) and one for one in given):
+        raise ContentFormatInvalid(param, "must be a list of texts that are not empty")
+    if len(given) > MOST_CHOICES:
+        raise ContentFormatInvalid(param, f"may have {MOST_CHOICES} texts")
+    return given
+
+
+_KINDS: dict[str, tuple[Kind, Callable[[Any, str], Any]]] = {
+    "json": ("json", _schema),
+    "json_object": ("json", lambda _given, _param: ANY_OBJECT),
+    "regex": ("regex", _text),
+    "choice": ("choice", _choices),
+    "grammar": ("grammar", _text),
+}
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return {"/": r"\/", "\n": r"\n"}.get(found[0], found[0])
+
+
+def _lark(text: str) -> str:
+    """A grammar in Lark's syntax as it is, one in that of llama.cpp (GBNF) made Lark's."""
+    if "::=" not in text:
+        return text
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    try:
+        return str(gbnf_to_lark(text))
+    except Exception as error:  # of its own kinds, and of any other for texts that are none
+        raise ContentFormatInvalid("structured_outputs.grammar", f"is not valid: {error}") from None
