@@ -1,0 +1,120 @@
+"""Model answers: how one model's answers are read and held to what a request asks, found out once when it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .declared_parser import DeclaredParser
+from .format_choice import chosen_format, without_calls
+from .formats.response_template import DECLARED, declared_format
+from .formats.tool_format import ToolFormat
+from .grammar.answer_grammar import answer_grammar
+from .grammar.content_format import ContentFormat
+from .grammar.tool_choice import ToolChoice
+from .parser.answer_parser import AnswerParser
+from .parser.parameter_types import Tool
+
+
+class NoGrammar(ValueError):
+    """What is asked of the model cannot be asked of it; the message is for the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswers:
+    """What is known of a model.
+
+    Attributes:
+        written: how it writes; without calls if that is not known.
+        specials: spelling of each special token -> its id. Texts have none of them: a parser gets them by themselves.
+        declared: the tokenizer's ``response_template``, if answers are read by it and not by ``written``.
+    """
+
+    written: ToolFormat
+    specials: Mapping[str, int]
+    declared: Any = None
+
+    @classmethod
+    def of(
+        cls,
+        backend: Any,
+        render: Callable[[list[dict[str, Any]], list[Any] | None], str],
+        trips: tuple[type[Exception], ...],
+        template: str = "",
+        response_template: Any = None,
+        name: str | None = None,
+    ) -> ModelAnswers:
+        """Find out how a model writes.
+
+        Args:
+            backend: its ``tokenizers.Tokenizer``.
+            render, trips, response_template, name: as ``chosen_format`` has them; ``response_template`` as a name asks
+                for what the tokenizer declares.
+            template: text of its chat template.
+
+        Raises:
+            UnknownFormat: there is no format of this name.
+        """
+        added = backend.get_added_tokens_decoder()
+        specials = {token.content: number for number, token in added.items() if token.special}
+        spelled = (template, *(token.content for token in added.values()))
+        if name == DECLARED:
+            found = declared_format(response_template)
+        else:
+            found = chosen_format(render, trips, spelled, response_template, name)
+        declared = response_template if found is None and _declares_calls(response_template) else None
+        return cls(found or without_calls(spelled), specials, declared)
+
+    @property
+    def calls(self) -> bool:
+        """Whether the model's tool calls can be read."""
+        return bool(self.written.forms) or self.declared is not None
+
+    @property
+    def name(self) -> str:
+        """Of the format, for logs."""
+        return DECLARED if self.declared is not None else self.written.name
+
+    def parser(self, tools: Iterable[Tool] | None, prompt: str) -> AnswerParser | DeclaredParser:
+        """A parser for one answer.
+
+        Args:
+            tools: that the model may call; None: what looks like a call is content.
+            prompt: the end of the prompt's text.
+        """
+        if self.declared is not None:
+            return DeclaredParser(self.declared, tools, prompt)
+        written = self.written if tools is not None else without_forms(self.written)
+        return AnswerParser(written, tools, self.written.opened_by(prompt), self.specials)
+
+    def grammar(
+        self,
+        choice: ToolChoice,
+        prompt: str,
+        content: ContentFormat | None = None,
+        *,
+        parallel: bool = True,
+        strict: bool = True,
+    ) -> str | None:
+        """The grammar of an answer, None where it may be any text. Raises NoGrammar and ContentFormatInvalid."""
+        if choice.mode == "none" and content is None:
+            return None
+        if choice.mode != "none" and not self.written.forms:
+            if choice.mode == "auto" and content is None and parallel:
+                return None
+            raise NoGrammar("the format of the model's tool calls is not one that can be asked for")
+        opened = self.written.opened_by(prompt)
+        return answer_grammar(
+            self.written, choice, self.specials, parallel=parallel, strict=strict, opened=opened, content=content
+        )
+
+
+def without_forms(written: ToolFormat) -> ToolFormat:
+    """The format of a model that is to call nothing: content and reasoning alone."""
+    return ToolFormat(written.name, (), written.regions, written.joint)
+
+
+def _declares_calls(template: Any) -> bool:
+    declared = template.get("fields") if isinstance(template, Mapping) else None
+    return isinstance(declared, Mapping) and "tool_calls" in declared
