@@ -140,7 +140,7 @@ def test_a_cut_call_says_so() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["Hm.\n</think>\n\nYes.", "Hm. </think>Yes."])
+@pytest.mark.parametrize("text", ["Hm.\n</think>\n\nYes.", "Hm. </think>Yes.", "<think>\nHm.</think>\nYes."])
 def test_reasoning_that_the_prompt_has_opened(text: str) -> None:
     assert summary(parsed("hermes", text, opened=True)) == ["~Hm.", "Yes."]
     assert FAMILIES["hermes"].opened_by("<|im_start|>assistant\n<think>\n") == FAMILIES["hermes"].reasoning

@@ -2,8 +2,11 @@
 
 A library without input and output of its own. One description of how a family of models writes (``formats``) serves
 both ways: the parser reads an answer with it (``parser``), the grammar holds a model to it (``grammar``). Which
-description a model needs is found out from its chat template (``format_choice``).
+description a model needs is found out from its chat template (``format_choice``), once (``model_answers``).
+
+    text and special tokens -> parser -> events -> shapes -> objects of an API
+    tools, choice, content  -> grammar -> text for llguidance, in the engine
 
 Reading order: ``formats.tool_format``, ``formats.families``, ``parser.events``, ``parser.answer_parser``,
-``grammar.answer_grammar``, ``format_choice``, ``message_shapes``.
+``grammar.answer_grammar``, ``format_choice``, ``model_answers``, ``shapes.chat_messages``.
 """

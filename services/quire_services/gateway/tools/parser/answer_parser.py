@@ -75,6 +75,7 @@ class AnswerParser:
     def _answer(self) -> Reading[None]:
         source, sink = self._source, self._sink
         if self._opened:
+            yield from source.literal(f" {self._opened.open}")  # models open it again that have not learnt the prompt
             yield from self._region(self._opened)
         while True:
             if sink.fresh and (yield from self._leading()):

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
 
-from quire_services.gateway.tools.message_shapes import ChatMessages, new_call_id
 from quire_services.gateway.tools.parser.events import AnswerEvent
+from quire_services.gateway.tools.shapes.chat_messages import ChatMessages, new_call_id
 from tests.gateway.tools.samples import WELL_FORMED, parsed
 
 

@@ -1,4 +1,4 @@
-"""Message shapes: events of an answer as the objects of ``/v1/chat/completions``."""
+"""Chat messages: events of an answer as the objects of ``/v1/chat/completions``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .parser.events import (
+from quire_services.gateway.tools.parser.events import (
     AnswerEvent,
     ArgumentsDelta,
     ContentDelta,
