@@ -12,6 +12,7 @@ from .formats.response_template import DECLARED, declared_format
 from .formats.tool_format import ToolFormat
 from .grammar.answer_grammar import answer_grammar
 from .grammar.content_format import ContentFormat
+from .grammar.schema_check import unbound_tools
 from .grammar.tool_choice import ToolChoice
 from .parser.answer_parser import AnswerParser
 from .parser.parameter_types import Tool
@@ -97,16 +98,24 @@ class ModelAnswers:
         parallel: bool = True,
         strict: bool = True,
     ) -> str | None:
-        """The grammar of an answer, None where it may be any text. Raises NoGrammar and ContentFormatInvalid."""
+        """The grammar of an answer, None where it may be any text. Raises NoGrammar, SchemaInvalid and
+        ContentFormatInvalid."""
         if choice.mode == "none" and content is None:
             return None
         if choice.mode != "none" and not self.written.forms:
             if choice.mode == "auto" and content is None and parallel:
                 return None
             raise NoGrammar("the format of the model's tool calls is not one that can be asked for")
-        opened = self.written.opened_by(prompt)
+        unbound = unbound_tools(choice.functions, self.written.forms[0].body, strict) if choice.functions else ()
         return answer_grammar(
-            self.written, choice, self.specials, parallel=parallel, strict=strict, opened=opened, content=content
+            self.written,
+            choice,
+            self.specials,
+            parallel=parallel,
+            strict=strict,
+            unbound=unbound,
+            opened=self.written.opened_by(prompt),
+            content=content,
         )
 
 

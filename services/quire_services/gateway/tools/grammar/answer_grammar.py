@@ -7,7 +7,7 @@ their schemas. Where a tool must be called, the answer is reasoning, if the mode
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from quire_services.gateway.tools.formats.tool_format import CallForm, ObjectCall, Region, ToolFormat
 
@@ -24,6 +24,7 @@ def answer_grammar(
     *,
     parallel: bool = True,
     strict: bool = True,
+    unbound: Collection[str] = (),
     opened: Region | None = None,
     reasoning: bool = True,
     content: ContentFormat | None = None,
@@ -37,6 +38,7 @@ def answer_grammar(
         specials: spelling of each special token of the tokenizer -> its id.
         parallel: there may be several calls.
         strict: arguments are held to every tool's schema, not only to those of strict tools.
+        unbound: names of tools whose arguments are held to no schema.
         opened: the region that the prompt has opened.
         reasoning: the model may reason where the prompt has opened nothing.
         content: what it must be that is no call and no reasoning; None for any text.
@@ -46,7 +48,8 @@ def answer_grammar(
         ContentFormatInvalid: no grammar can be made of ``content``.
     """
     rules = LarkRules(specials or {}, choice.mode == "auto" if loose is None else loose)
-    answer = _Answer(rules, written, choice, parallel and not choice.one, strict, content)
+    calls = ArgumentRules(rules, strict, unbound)
+    answer = _Answer(rules, written, choice, parallel and not choice.one, calls, content)
     return rules.text(answer.marked(reasoning) if written.marks_content else answer.plain(opened, reasoning))
 
 
@@ -57,7 +60,7 @@ class _Answer:
         written: ToolFormat,
         choice: ToolChoice,
         several: bool,
-        strict: bool,
+        calls: ArgumentRules,
         content: ContentFormat | None,
     ) -> None:
         self._rules = rules
@@ -66,7 +69,7 @@ class _Answer:
         self._form = written.forms[0] if written.forms and choice.mode != "none" else None
         self._several = several and bool(self._form and self._form.several)
         self._content = content.rule(rules) if content else ""
-        self._calls_of = ArgumentRules(rules, strict)
+        self._calls_of = calls
 
     def plain(self, opened: Region | None, reasoning: bool) -> str:
         """An answer of a format in which all that is not marked is content."""

@@ -34,12 +34,13 @@ class ContentFormat:
 
     kind: Kind
     value: Any
+    strict: bool = True  # a schema that is not may say what llguidance does not know
 
     def rule(self, rules: LarkRules) -> str:
         """Name of a rule for it. Raises ContentFormatInvalid."""
         match self.kind:
             case "json":
-                return rules.json(closed(self.value) if isinstance(self.value, Mapping) else {})
+                return rules.json(closed(self.value), not self.strict)
             case "regex":
                 return rules.rule(f"/{_UNESCAPED.sub(_escaped, self.value)}/")
             case "choice":
@@ -67,7 +68,8 @@ def _of_response(given: Any) -> ContentFormat | None:
         raise ContentFormatInvalid("response_format.type", "must be 'text', 'json_object' or 'json_schema'")
     inner = given.get("json_schema", given)
     schema = inner.get("schema") if isinstance(inner, Mapping) else None
-    return ContentFormat("json", _schema(schema, "response_format.json_schema.schema"))
+    strict = bool(isinstance(inner, Mapping) and inner.get("strict"))
+    return ContentFormat("json", _schema(schema, "response_format.json_schema.schema"), strict)
 
 
 def _of_structured(given: Mapping[str, Any]) -> ContentFormat | None:

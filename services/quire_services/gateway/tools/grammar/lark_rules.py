@@ -57,10 +57,11 @@ class LarkRules:
             self._lines.append(f"{self._named[said]}{attributes}: {expression}")
         return self._named[said]
 
-    def json(self, schema: Mapping[str, Any]) -> str:
-        """Name of a rule for values of a schema."""
-        options = {**(_LOOSE if self._loose else _EXACT), **(schema.get("x-guidance") or {})}
-        return self.rule("%json " + json.dumps({**schema, "x-guidance": options}))
+    def json(self, schema: Any, lenient: bool = False) -> str:
+        """Name of a rule for values of a schema. ``lenient``: what llguidance does not know in it says nothing."""
+        said = schema if isinstance(schema, Mapping) else {} if schema else {"enum": []}
+        options = {**(_LOOSE if self._loose else _EXACT), "lenient": lenient, **(said.get("x-guidance") or {})}
+        return self.rule("%json " + json.dumps({**said, "x-guidance": options}))
 
     def literal(self, text: str) -> str:
         """An expression for a literal, empty for an empty one."""

@@ -18,18 +18,18 @@ _SINGLE = ("items", "additionalProperties")
 ANY_OBJECT: Schema = {"type": "object"}
 
 
-def parameters_of(function: Schema, bound: bool) -> dict[str, Any]:
-    """The schema of a function's arguments; any object's where they are not ``bound`` to theirs."""
-    given = function.get("parameters") if bound or function.get("strict") else None
-    if given is None:
-        return dict(ANY_OBJECT if function.get("parameters") is not None else {**ANY_OBJECT, **_NOTHING})
+def parameters_of(function: Schema) -> dict[str, Any]:
+    """The schema of a function's arguments."""
+    given = function.get("parameters") or {}
     schema = closed(given)
     if not given.get("properties") and not any(key in given for key in (*_COMBINED, *_OPEN)):
-        schema |= _NOTHING
+        schema |= {"properties": {}, "additionalProperties": False}
     return {"type": "object", **schema}
 
 
-_NOTHING = {"properties": {}, "additionalProperties": False}
+def lists_properties(schema: Schema) -> bool:
+    """Whether an object's properties are those that it lists, each by itself."""
+    return "properties" in schema and not any(key in schema for key in _COMBINED)
 
 
 def closed(schema: Any) -> Any:
