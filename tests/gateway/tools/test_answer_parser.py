@@ -161,6 +161,18 @@ def test_a_special_token_is_not_what_spells_it() -> None:
     assert summary(events + parser.finish()) == ["I write [TOOL_CALLS]weather[ARGS]{}", CALLED]
 
 
+def test_text_and_marks_may_be_one_string_on_their_way() -> None:
+    """Joined, and cut elsewhere, as stop strings do."""
+    parser = AnswerParser(FAMILIES["mistral"], TOOLS, specials=("[TOOL_CALLS]", "[ARGS]"))
+    way = parser.marked("Hi. ") + parser.mark("[TOOL_CALLS]") + parser.marked("weather") + parser.mark("[ARGS]")
+    way += parser.marked('{"city": "Rome", "days": 2}')
+    for size in range(1, 9):
+        again = AnswerParser(FAMILIES["mistral"], TOOLS, specials=("[TOOL_CALLS]", "[ARGS]"))
+        pieces = [way[place : place + size] for place in range(0, len(way), size)]
+        events = [event for piece in pieces for event in again.feed_marked(piece)]
+        assert summary(events + again.finish()) == ["Hi.", CALLED]
+
+
 def test_a_special_token_that_begins_no_call_is_spelled_out() -> None:
     parser = AnswerParser(FAMILIES["mistral"], TOOLS, specials=("[TOOL_CALLS]",))
     events = parser.feed_special("[TOOL_CALLS]") + parser.feed("no\ufdd0") + parser.finish()

@@ -58,6 +58,18 @@ class DeclaredParser:
         """Take a special token by its spelling."""
         return self.feed(token)
 
+    def marked(self, text: str) -> str:
+        """A piece of text for ``feed_marked``."""
+        return text
+
+    def mark(self, token: str) -> str:
+        """A special token for ``feed_marked``: these templates do not tell it from what spells it."""
+        return token
+
+    def feed_marked(self, text: str) -> list[AnswerEvent]:
+        """Take a piece of what ``marked`` and ``mark`` have made."""
+        return self.feed(text)
+
     def finish(self) -> list[AnswerEvent]:
         """The answer has ended."""
         if not self._failed:

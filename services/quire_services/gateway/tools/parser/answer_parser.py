@@ -53,23 +53,33 @@ class AnswerParser:
 
     def feed(self, text: str) -> list[AnswerEvent]:
         """Take a piece of text."""
-        return self._push(self._marks.plain(text))
+        return self.feed_marked(self.marked(text))
 
     def feed_special(self, token: str) -> list[AnswerEvent]:
         """Take a special token by its spelling. One that is no mark of the format adds nothing."""
-        return self._push(self._marks.special(token))
+        return self.feed_marked(self.mark(token))
+
+    def marked(self, text: str) -> str:
+        """A piece of text for ``feed_marked``. (Between the two it may be joined, held back and cut, for stop strings
+        say, in one string with the marks of special tokens.)"""
+        return self._marks.plain(text)
+
+    def mark(self, token: str) -> str:
+        """A special token for ``feed_marked``."""
+        return self._marks.special(token)
+
+    def feed_marked(self, text: str) -> list[AnswerEvent]:
+        """Take a piece of what ``marked`` and ``mark`` have made."""
+        if text:
+            self._source.push(text)
+            next(self._reading)
+        return self._sink.take()
 
     def finish(self) -> list[AnswerEvent]:
         """The answer has ended."""
         self._source.ended = True
         next(self._reading, None)
         self._sink.finish()
-        return self._sink.take()
-
-    def _push(self, text: str) -> list[AnswerEvent]:
-        if text:
-            self._source.push(text)
-            next(self._reading)
         return self._sink.take()
 
     def _answer(self) -> Reading[None]:
