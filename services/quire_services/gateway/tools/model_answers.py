@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .declared_parser import DeclaredParser
@@ -35,6 +35,10 @@ class ModelAnswers:
     written: ToolFormat
     specials: Mapping[str, int]
     declared: Any = None
+    _spellings: frozenset[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_spellings", frozenset(self.specials))  # once, and not for every answer
 
     @classmethod
     def of(
@@ -87,7 +91,7 @@ class ModelAnswers:
         if self.declared is not None:
             return DeclaredParser(self.declared, tools, prompt)
         written = self.written if tools is not None else without_forms(self.written)
-        return AnswerParser(written, tools, self.written.opened_by(prompt), self.specials)
+        return AnswerParser(written, tools, self.written.opened_by(prompt), self._spellings)
 
     def grammar(
         self,

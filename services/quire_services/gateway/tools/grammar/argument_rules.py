@@ -130,7 +130,7 @@ def _required(schema: Mapping[str, Any]) -> list[str]:
 
 
 def _text(one: Mapping[str, Any]) -> str:
-    """A terminal's expression for a string that is not lark_string: of its length and pattern, if the schema says."""
+    """A terminal's expression for a string without quotes: of its length and pattern, if the schema says."""
     least, most = one.get("minLength", 0), one.get("maxLength", "")
     text = f"/(?s:.){{{least},{most}}}/" if least or most != "" else "/(?s:.*)/"
     if isinstance(given := one.get("pattern"), str):
