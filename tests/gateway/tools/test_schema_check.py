@@ -84,3 +84,28 @@ def test_what_can_be_held(family: str, one: dict[str, Any]) -> None:
     assert unbound_tools([given], body_of(family)) == frozenset()
     grammar = answer_grammar(FAMILIES[family], tool_choice_of("required", [given]), {})
     assert ToyVocabulary(()).accepts(grammar, WRITTEN[family])
+
+
+OPEN: list[tuple[dict[str, Any], str, bool]] = [
+    ({"properties": {"a": {}}}, '{"a": 1, "b": 2}', False),
+    ({"properties": {"a": {}}, "additionalProperties": True}, '{"a": 1, "b": 2}', True),
+    ({"properties": {"a": {}}, "required": ["a", "b"]}, '{"a": 1, "b": 2}', True),
+    ({"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}, '{"a": 1, "b": 2}', True),
+    ({"$ref": "#/$defs/x", "$defs": {"x": {"properties": {"a": {}}}}}, '{"a": 1, "b": 2}', False),
+    ({"properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}}]}, '{"a": 1, "b": 2}', True),
+    ({"properties": {"a": {"properties": {"c": {}}}}}, '{"a": {"c": 1, "d": 2}}', False),
+    ({"properties": {}}, '{"a": 1}', False),
+    ({}, '{"a": 1}', False),
+    ({"additionalProperties": {"type": "integer"}}, '{"a": 1}', True),
+]
+
+
+@pytest.mark.parametrize(("parameters", "arguments", "fits"), OPEN)
+def test_what_is_not_listed_is_left_out_where_schemas_are_not_combined(
+    parameters: dict[str, Any], arguments: str, fits: bool
+) -> None:
+    functions = [{"name": "f", "parameters": {"type": "object", **parameters}}]
+    assert unbound_tools(functions, body_of("hermes")) == frozenset()
+    grammar = answer_grammar(FAMILIES["hermes"], tool_choice_of("required", functions), {})
+    text = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
+    assert ToyVocabulary(()).accepts(grammar, text) is fits

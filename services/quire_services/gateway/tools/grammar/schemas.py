@@ -1,7 +1,8 @@
 """Schemas: a tool's parameters as a grammar takes them.
 
 An object that lists its properties and does not say whether there may be others has no others: that is what clients
-mean, and a model that may add some does. (What such a grammar allows, the schema allows as well.)
+mean, and a model that may add some does. What such a grammar allows, the schema allows as well. Where schemas are
+combined, what one leaves open another may fill, so that nothing is closed there.
 """
 
 from __future__ import annotations
@@ -33,22 +34,45 @@ def lists_properties(schema: Schema) -> bool:
 
 
 def closed(schema: Any) -> Any:
-    """The schema with no further properties where it does not say; what ``allOf`` combines stays open."""
+    """The schema with no further properties where it does not say, unless it combines schemas."""
+    return schema if _combines(schema) else _closed(schema)
+
+
+def _closed(schema: Any) -> Any:
     if not isinstance(schema, Mapping):
         return schema
     out = dict(schema)
     for key in _LISTS:
         if isinstance(out.get(key), list):
-            out[key] = [closed(one) for one in out[key]]
+            out[key] = [_closed(one) for one in out[key]]
     for key in _MAPS:
         if isinstance(out.get(key), Mapping):
-            out[key] = {name: closed(one) for name, one in out[key].items()}
+            out[key] = {name: _closed(one) for name, one in out[key].items()}
     for key in _SINGLE:
         if isinstance(out.get(key), Mapping):
-            out[key] = closed(out[key])
-    if out.get("properties") and not any(key in out for key in (*_COMBINED, *_OPEN)):
-        out["additionalProperties"] = False
-    return out
+            out[key] = _closed(out[key])
+    return {**out, "additionalProperties": False} if _closable(out) else out
+
+
+def _closable(schema: Schema) -> bool:
+    """Whether an object that has none but the listed properties can be one of this schema."""
+    listed = schema.get("properties")
+    if not listed or not isinstance(listed, Mapping) or any(key in schema for key in (*_COMBINED, *_OPEN)):
+        return False
+    return "minProperties" not in schema and set(schema.get("required") or ()) <= set(listed)
+
+
+def _combines(schema: Any) -> bool:
+    """Whether more than one schema speaks of the properties of one object, anywhere in it."""
+    if isinstance(schema, list):
+        return any(map(_combines, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    among = schema.get("allOf")
+    here = sum(key in schema for key in ("properties", "$ref", "anyOf", "oneOf", "if", "allOf"))
+    if here > 1 or (isinstance(among, list) and len(among) > 1):
+        return True
+    return any(map(_combines, schema.values()))
 
 
 def within(schema: Any, root: Schema) -> Any:
