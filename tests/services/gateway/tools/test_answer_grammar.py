@@ -17,8 +17,8 @@ from quire_services.gateway.tools.grammar.content_format import ContentFormat  #
 from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of  # noqa: E402
 from quire_services.gateway.tools.parser.answer_parser import AnswerParser  # noqa: E402
 from quire_services.gateway.tools.parser.events import AnswerEvent  # noqa: E402
-from tests.gateway.tools.samples import TOOLS, WELL_FORMED, summary  # noqa: E402
-from tests.gateway.tools.toy_vocabulary import EOS, ToyVocabulary  # noqa: E402
+from tests.services.gateway.tools.samples import TOOLS, WELL_FORMED, summary  # noqa: E402
+from tests.services.gateway.tools.toy_vocabulary import EOS, ToyVocabulary  # noqa: E402
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",

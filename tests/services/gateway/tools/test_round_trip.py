@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from quire_services.gateway.tools.format_choice import answer_texts
 from quire_services.gateway.tools.formats.families import FAMILIES
 from quire_services.gateway.tools.parser.answer_parser import AnswerParser
-from tests.gateway.tools.family_templates import FAMILY_TEMPLATES, renderer
-from tests.gateway.tools.samples import summary
+from tests.services.gateway.tools.family_templates import FAMILY_TEMPLATES, renderer
+from tests.services.gateway.tools.samples import summary
 
 CASES = [(family, source) for family, cases in FAMILY_TEMPLATES.items() for source, _ in cases]
 PROPERTIES = {

@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
 
 from quire_services.gateway.tools.parser.events import AnswerEvent
 from quire_services.gateway.tools.shapes.chat_messages import ChatMessages, new_call_id
-from tests.gateway.tools.samples import WELL_FORMED, parsed
+from tests.services.gateway.tools.samples import WELL_FORMED, parsed
 
 
 def messages() -> ChatMessages:

@@ -12,7 +12,7 @@ from quire_services.gateway.tools.formats.families import FAMILIES
 from quire_services.gateway.tools.grammar.answer_grammar import answer_grammar
 from quire_services.gateway.tools.grammar.content_format import ContentFormatInvalid, content_format_of
 from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of
-from tests.gateway.tools.toy_vocabulary import ToyVocabulary
+from tests.services.gateway.tools.toy_vocabulary import ToyVocabulary
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 OF_SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}}

@@ -13,7 +13,7 @@ from quire_services.gateway.tools.formats.tool_format import CallBody
 from quire_services.gateway.tools.grammar.answer_grammar import answer_grammar
 from quire_services.gateway.tools.grammar.schema_check import SchemaInvalid, unbound_tools
 from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of
-from tests.gateway.tools.toy_vocabulary import ToyVocabulary
+from tests.services.gateway.tools.toy_vocabulary import ToyVocabulary
 
 IN_PART: list[dict[str, Any]] = [
     {"type": "array", "uniqueItems": True, "items": {"type": "string"}},

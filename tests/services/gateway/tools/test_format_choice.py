@@ -12,9 +12,9 @@ from quire_services.gateway.tools.format_choice import UnknownFormat, chosen_for
 from quire_services.gateway.tools.formats.families import FAMILIES
 from quire_services.gateway.tools.formats.response_template import DECLARED, declared_format
 from quire_services.gateway.tools.parser.answer_parser import AnswerParser
-from tests.gateway.templates import KINDS, WITHOUT
-from tests.gateway.tools.family_templates import FAMILY_TEMPLATES, HERMES, each, renderer, template
-from tests.gateway.tools.samples import CALLED, TOOLS, summary
+from tests.services.gateway.tools.family_templates import FAMILY_TEMPLATES, HERMES, each, renderer, template
+from tests.services.gateway.tools.samples import CALLED, TOOLS, summary
+from tests.support.chat_templates import KINDS, WITHOUT
 
 CASES = [(family, *case) for family, cases in FAMILY_TEMPLATES.items() for case in cases]
 
@@ -51,7 +51,7 @@ def test_no_format_that_gives_back_another_call(body: str) -> None:
 def test_a_template_of_the_gateway(tmp_path: Any) -> None:
     """Through the gateway's own rendering, which shapes calls as templates want them."""
     from quire_services.gateway.http.errors import ApiError
-    from tests.gateway.templates import encoder
+    from tests.support.chat_templates import encoder
 
     for family, source, begins in CASES:
         folder = tmp_path / f"{family}{len(source)}"

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from quire_services.gateway.tools.shapes.message_blocks import MessageBlocks
 from quire_services.gateway.tools.shapes.response_items import ResponseItems
-from tests.gateway.tools.samples import WELL_FORMED, parsed
+from tests.services.gateway.tools.samples import WELL_FORMED, parsed
 
 ANSWER = (
     '<think>\nHm.\n</think>\n\nSure.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'

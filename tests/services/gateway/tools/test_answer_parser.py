@@ -19,7 +19,7 @@ from quire_services.gateway.tools.parser.events import (
     ToolCallEnd,
     joined,
 )
-from tests.gateway.tools.samples import CALLED, MALFORMED, TOOLS, WELL_FORMED, parsed, summary
+from tests.services.gateway.tools.samples import CALLED, MALFORMED, TOOLS, WELL_FORMED, parsed, summary
 
 TEXTS = [(family, text) for family, text, _ in WELL_FORMED] + MALFORMED
 FRAGMENTS = {

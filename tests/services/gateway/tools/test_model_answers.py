@@ -13,10 +13,10 @@ from quire_services.gateway.tools.declared_parser import DeclaredParser
 from quire_services.gateway.tools.grammar.content_format import ContentFormat
 from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of
 from quire_services.gateway.tools.model_answers import ModelAnswers, NoGrammar
-from tests.gateway.templates import WITHOUT, encoder
-from tests.gateway.tools.family_templates import HERMES, template
-from tests.gateway.tools.samples import CALLED, TOOLS, WELL_FORMED, summary
-from tests.gateway.tools.test_declared_parser import CALL, DIALECT
+from tests.services.gateway.tools.family_templates import HERMES, template
+from tests.services.gateway.tools.samples import CALLED, TOOLS, WELL_FORMED, summary
+from tests.services.gateway.tools.test_declared_parser import CALL, DIALECT
+from tests.support.chat_templates import WITHOUT, encoder
 
 HERMES_CALL = next(text for family, text, found in WELL_FORMED if family == "hermes" and found == [CALLED])
 

@@ -8,7 +8,7 @@ import pytest
 
 from quire_services.gateway.tools.declared_parser import DeclaredParser
 from quire_services.gateway.tools.format_choice import declared_format
-from tests.gateway.tools.samples import CALLED, TOOLS, summary
+from tests.services.gateway.tools.samples import CALLED, TOOLS, summary
 
 DIALECT: dict[str, Any] = {
     "start_anchor": "<|turn>model\n",

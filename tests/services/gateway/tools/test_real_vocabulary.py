@@ -15,14 +15,14 @@ llguidance = pytest.importorskip("llguidance")
 
 from tokenizers import AddedToken, Tokenizer  # noqa: E402
 
-from quire_services.gateway.text.detokenize import Detokenizer  # noqa: E402
+from quire_services.gateway.text.detokenizer import Detokenizer  # noqa: E402
 from quire_services.gateway.text.token_bytes import TokenBytes  # noqa: E402
 from quire_services.gateway.tools.formats.families import FAMILIES  # noqa: E402
 from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of  # noqa: E402
 from quire_services.gateway.tools.model_answers import ModelAnswers  # noqa: E402
-from tests.gateway.conftest import write_tokenizer  # noqa: E402
-from tests.gateway.tools.family_templates import FAMILY_TEMPLATES, renderer  # noqa: E402
-from tests.gateway.tools.samples import CALLED, NOW, TOOLS, summary  # noqa: E402
+from tests.services.gateway.tools.family_templates import FAMILY_TEMPLATES, renderer  # noqa: E402
+from tests.services.gateway.tools.samples import CALLED, NOW, TOOLS, summary  # noqa: E402
+from tests.support.gateway import write_tokenizer  # noqa: E402
 
 SPECIAL = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>")
 PLAIN = ("<tool_call>", "</tool_call>", "<think>", "</think>")
