@@ -11,7 +11,7 @@ from typing import Any, Literal
 from .lark_rules import LarkRules, lark_string
 from .schemas import ANY_OBJECT, closed
 
-Kind = Literal["json", "regex", "choice", "grammar"]
+_Kind = Literal["json", "regex", "choice", "grammar"]
 MOST_CHOICES = 10_000
 _UNESCAPED = re.compile(r"\\.|/|\n", re.DOTALL)
 
@@ -32,7 +32,7 @@ class ContentFormatInvalid(ValueError):
 class ContentFormat:
     """What content must be: JSON of a schema, text of a regular expression, one of several texts, or of a grammar."""
 
-    kind: Kind
+    kind: _Kind
     value: Any
     strict: bool = True  # a schema that is not may say what llguidance does not know
 
@@ -107,7 +107,7 @@ def _choices(given: Any, param: str) -> list[str]:
     return given
 
 
-_KINDS: dict[str, tuple[Kind, Callable[[Any, str], Any]]] = {
+_KINDS: dict[str, tuple[_Kind, Callable[[Any, str], Any]]] = {
     "json": ("json", _schema),
     "json_object": ("json", lambda _given, _param: ANY_OBJECT),
     "regex": ("regex", _text),
