@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 from . import python_values
 
 Tool = Mapping[str, Any]
 Leaf = Mapping[str, Any]  # a schema that is of one type, or lists values, or says nothing
-_DEEPEST = 8
+_MOST_STEPS = 64  # for one argument: a schema may refer to itself, in many places at once
 _KINDS: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
@@ -25,20 +26,19 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 
 class ParameterTypes:
-    """The parameters of the tools of a request.
-
-    Attributes:
-        names: the tools' names, None if they are not known.
-    """
+    """The parameters of the tools of a request; None: they are not known."""
 
     def __init__(self, tools: Iterable[Tool] | None = None) -> None:
-        functions = [tool.get("function", tool) for tool in tools or ()]
-        self._schemas = {one["name"]: one.get("parameters") or {} for one in functions}
-        self.names = None if tools is None else frozenset(self._schemas)
+        self._tools = tools
+
+    @cached_property
+    def _schemas(self) -> dict[str, Any]:  # of the tools, looked at when the first call comes: most answers have none
+        functions = [tool.get("function", tool) for tool in self._tools or ()]
+        return {one["name"]: one.get("parameters") or {} for one in functions}
 
     def known(self, name: str) -> bool:
-        """Whether a call of ``name`` can be one of these tools."""
-        return self.names is None or name in self.names
+        """Whether a call of ``name`` can be one of these tools, or they are not known."""
+        return self._tools is None or name in self._schemas
 
     def keys(self, name: str) -> list[str]:
         """Names of a tool's parameters, in order."""
@@ -49,24 +49,51 @@ class ParameterTypes:
         schema = self._schemas.get(name, {})
         return sorted(leaves(_properties(schema).get(key), schema), key=lambda leaf: leaf.get("type") != "null")
 
+    def brief(self) -> list[dict[str, Any]]:
+        """Functions of which the same is read."""
+        return [{"name": name, "parameters": {"properties": self._brief(name)}} for name in self._schemas]
+
+    def _brief(self, name: str) -> dict[str, Any]:
+        allowed = {key: self.of(name, key) for key in self.keys(name)}
+        return {key: {"anyOf": [_brief(leaf) for leaf in found]} for key, found in allowed.items()}
+
 
 def _properties(schema: Any) -> Mapping[str, Any]:
     found = schema.get("properties") if isinstance(schema, Mapping) else None
     return found if isinstance(found, Mapping) else {}
 
 
-def leaves(schema: Any, root: Any, depth: int = 0) -> list[Leaf]:
-    """The schemas that a schema has to choose from; references are looked up in ``root``."""
-    if not isinstance(schema, Mapping):
-        return [{}]
-    if isinstance(schema.get("$ref"), str) and depth < _DEEPEST:
-        return leaves(_referred(schema["$ref"], root), root, depth + 1)
-    for among in ("anyOf", "oneOf"):
-        if isinstance(schema.get(among), list) and depth < _DEEPEST:
-            return [leaf for one in schema[among] for leaf in leaves(one, root, depth + 1)]
-    if isinstance(schema.get("type"), list) and listed_values(schema) is None:
-        return [{**schema, "type": name} for name in schema["type"]]
-    return [schema]
+def leaves(schema: Any, root: Any) -> list[Leaf]:
+    """The schemas that a schema has to choose from, the first ones if there are very many; references are looked up in
+    ``root``."""
+    found: list[Leaf] = []
+    ahead = [schema]  # the next one last
+    for _ in range(_MOST_STEPS):
+        if not ahead:
+            break
+        one = ahead.pop()
+        if not isinstance(one, Mapping):
+            found.append({})
+        elif isinstance(one.get("$ref"), str):
+            ahead.append(_referred(one["$ref"], root))
+        elif among := next((one[key] for key in ("anyOf", "oneOf") if isinstance(one.get(key), list)), None):
+            ahead += reversed(among[:_MOST_STEPS])
+        elif isinstance(one.get("type"), list) and listed_values(one) is None:
+            found += [{**one, "type": name} for name in one["type"][:_MOST_STEPS]]
+        else:
+            found.append(one)
+    return found or [{}]
+
+
+def brief_tools(tools: Iterable[Tool]) -> list[Tool]:
+    """The same tools with what ``ParameterTypes`` reads of them, and no more."""
+    functions = ParameterTypes(tools).brief()
+    return [{"type": "function", "function": function} for function in functions]
+
+
+def _brief(leaf: Leaf) -> Leaf:
+    """What is read of a leaf."""
+    return {key: leaf[key] for key in ("type", "const", "enum") if key in leaf}
 
 
 def listed_values(leaf: Leaf) -> list[Any] | None:
