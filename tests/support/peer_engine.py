@@ -1,7 +1,8 @@
 """A small engine for tests of the gateway: it speaks the link honestly and answers with a fixed rule.
 
 Token k of continuation i is token (k + i) of the prompt, the prompt repeated without end: a test chooses the answer
-by choosing the prompt. One token a step; a step is taken when the engine is not held and has steps left.
+by choosing the prompt. With ``follow`` it plays scripts instead: each token says which one comes next
+(``puppet``). One token a step; a step is taken when the engine is not held and has steps left.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,7 @@ class Branch:
 
     request: Generate
     index: int
+    last: int
     done: int = 0
 
 
@@ -46,6 +49,7 @@ class PeerEngine:
         requests: every ``generate`` received.
         aborts: every ``abort`` received.
         steps: tokens that each continuation may still get; None for no limit.
+        follow: the token that comes behind each.
     """
 
     def __init__(self, path: Path, name: str = "peer-1", *, vocab: int, eos: int, max_model_len: int = 512) -> None:
@@ -53,6 +57,7 @@ class PeerEngine:
         self.aborts: list[Abort] = []
         self.steps: int | None = None
         self.cached_tokens = 0
+        self.follow: Mapping[int, int] = {}
         self._eos = eos
         self._vocab = vocab
         self._lock = threading.RLock()
@@ -101,7 +106,8 @@ class PeerEngine:
         with self._lock:
             if isinstance(message, Generate):
                 self.requests.append(message)
-                self._branches += [Branch(message, index) for index in range(message.n)]
+                last = unpack_u32(message.tokens)[-1]
+                self._branches += [Branch(message, index, last) for index in range(message.n)]
             elif isinstance(message, Abort):
                 self.aborts.append(message)
                 self._branches = [
@@ -128,7 +134,8 @@ class PeerEngine:
     def _token(self, branch: Branch) -> Output:
         how = branch.request.sampling
         prompt = unpack_u32(branch.request.tokens)
-        token = prompt[(branch.done + branch.index) % len(prompt)]
+        token = self.follow.get(branch.last, prompt[(branch.done + branch.index) % len(prompt)])
+        branch.last = token
         branch.done += 1
         stops = set(unpack_u32(how.stop_token_ids)) | (set() if how.ignore_eos else {self._eos})
         finish = "length" if branch.done >= how.max_tokens else ""
