@@ -117,5 +117,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         f'[[tenants]]\nname = "{name}"\nkeys = ["sk-{name}"]\ngroups = {json.dumps(groups)}\n'
         for name, groups in TENANTS.items()
     ]
-    with running_stack(folder, model, engines=ENGINES, config="".join(rows)) as stack:
+    parser = ("--tool-parser", "hermes")  # the template writes no calls by which one could be found
+    with running_stack(folder, model, *parser, engines=ENGINES, config="".join(rows)) as stack:
         yield House(stack, folder)

@@ -151,6 +151,11 @@ class GatewaySettings:
         "what a special token that a message spells becomes: text, or the token itself",
         among=("text", "tokens"),
     )
+    tool_parser: str = setting(
+        "auto",
+        "how the model writes tool calls: auto (found out from its chat template and tokenizer), or a name: hermes,"
+        " llama3_json, mistral, pythonic, qwen3_coder, deepseek, harmony; docs/operate/prompts.md has all",
+    )
     ping_s: float = setting(
         15.0, "seconds of silence after which a stream sends a comment, which clients skip (0: never)", at_least=0
     )

@@ -53,6 +53,7 @@ from quire_services.process.port_check import ADMIN_HOST
 from quire_services.process.reason import StartError
 
 log = structlog.get_logger()
+FOUND_OUT = "auto"  # the tool parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,11 +126,13 @@ def _gateway(config: settings.Config) -> Gateway:
             "add [[tenants]] with keys to the configuration file, or listen on 127.0.0.1"
         )
     defaults = _defaults(config.gateway.generation_config, model)
-    encoder = PromptEncoder.load(model, config.gateway.special_tokens_in_messages == "text")
+    gateway = config.gateway
+    tool_parser = None if gateway.tool_parser == FOUND_OUT else gateway.tool_parser
+    encoder = PromptEncoder.load(model, gateway.special_tokens_in_messages == "text", tool_parser)
     for note in encoder.notes:
         log.warning("prompts", note=note)
-    name = config.gateway.served_model_name or model_name(model)
-    gateway = config.gateway
+    log.info("tool_parser", name=encoder.answers.name, by="probe" if tool_parser is None else "setting")
+    name = gateway.served_model_name or model_name(model)
     reader = RequestReader(name, encoder, defaults)
     readers = ReaderPool(ForkServer.start(reader), max(1, (os.cpu_count() or 1) // 8))
     engines = Engines(gateway.max_queue)

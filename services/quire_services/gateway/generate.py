@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -25,6 +25,7 @@ from quire_services.gateway.http.hang_up import until_gone
 from quire_services.gateway.http.request_log import RequestRecord
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.chat import ChatShape
+from quire_services.gateway.openai.chat_tools import callable_tools
 from quire_services.gateway.openai.completions import CompletionShape
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.parameters import CHAT, PLAIN
@@ -51,6 +52,7 @@ from .generations import Call
 from .responses import CallResponse, Shape
 
 PROMPTS_AT_ONCE = 64
+PROMPT_END_TOKENS = 16  # of a prompt, which may have begun the answer's reasoning
 MAX_TURN_S = 0.005
 SHORT_WAITING, SHORT_WAIT_S = 1 << 20, 60.0  # short bodies are bounded by connections, and wait milliseconds
 
@@ -80,12 +82,14 @@ class Gateway:
     bytes: RequestBytes = field(default_factory=RequestBytes)
     names: TokenBytes = field(init=False)
     ends: EndTokens = field(init=False)
+    _specials: Mapping[int, str] = field(init=False)
     _turn: Shares = field(init=False)
     _spent_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._turn = Shares(1, 1, most_waiting=SHORT_WAITING, wait_s=SHORT_WAIT_S)
         self.names = TokenBytes(self.encoder.backend)
+        self._specials = {token: spelling for spelling, token in self.encoder.answers.specials.items()}
         self.ends = EndTokens(self.encoder.backend, self.encoder.end_ids | self.defaults.end_ids)
 
     async def chat(self, request: Request) -> Response:
@@ -169,16 +173,28 @@ class Gateway:
         stops = stop_strings(body)
         spelled = self.ends.spelled(stops)
         skip = body.skip_special_tokens is not False
+        chat = body if isinstance(body, ChatBody) else None
+        tools = callable_tools(chat) if chat else None
         eos = frozenset(unpack_u32(self.engines.eos_token_ids()))
         out = []
         for place, generation in enumerate(call.generations):
             if place % PROMPTS_AT_ONCE == PROMPTS_AT_ONCE - 1:
                 await asyncio.sleep(0)  # they are as many as the prompts
             silent = eos | set(unpack_u32(generation.sampling.stop_token_ids))
+            prompt_end = self.encoder.decode(list(generation.tokens[-PROMPT_END_TOKENS:])) if chat else ""
             for index in range(generation.n):
-                detokenizer = Detokenizer(self.encoder.backend, generation.tokens, skip)
-                number = generation.first_choice + index
-                out.append(Choice(number, detokenizer, stops, generation.sampling.min_tokens, silent, spelled))
+                one = Choice(
+                    generation.first_choice + index,
+                    Detokenizer(self.encoder.backend, generation.tokens, skip),
+                    stops,
+                    generation.sampling.min_tokens,
+                    silent,
+                    spelled,
+                    self.encoder.answers.parser(tools, prompt_end) if chat else None,
+                    self._specials,
+                    one_call=bool(chat and chat.parallel_tool_calls is False),
+                )
+                out.append(one)
         return out
 
 

@@ -44,8 +44,8 @@ class Shape(Protocol):
     def opening(self, choice: Choice) -> dict[str, Any] | None:
         """The first streamed object of a choice, if there is one before its text."""
 
-    def chunk(self, choice: Choice, delta: Delta) -> dict[str, Any]:
-        """A streamed choice object."""
+    def chunks(self, choice: Choice, delta: Delta) -> list[dict[str, Any]]:
+        """The streamed choice objects that a delta becomes; none if it has nothing to say."""
 
     def choice(self, choice: Choice, total: Delta) -> dict[str, Any]:
         """A whole choice object."""
@@ -131,6 +131,7 @@ class CallResponse:
                 total.text += delta.text
                 total.tokens += delta.tokens
                 total.logprobs += delta.logprobs
+                total.events += delta.events
                 total.finish = delta.finish
         objects = [self._shape.choice(c, total) for c, total in zip(self._choices, totals, strict=True)]
         head = self._head | self._shape.about_prompt
@@ -167,8 +168,8 @@ class CallResponse:
             opened.add(choice.index)
             if opening := self._shape.opening(choice):
                 yield self._event([opening], usage)
-        if delta.text or delta.logprobs or delta.finish or (delta.tokens and self._shape.with_ids):
-            yield self._event([self._shape.chunk(choice, delta)], usage)
+        for chunk in self._shape.chunks(choice, delta):
+            yield self._event([chunk], usage)
 
     def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> bytes:
         chunk = self._head | self._first | {"object": self._shape.piece, "choices": choices} | usage

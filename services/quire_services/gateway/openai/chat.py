@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +10,10 @@ from quire_engine.checkpoint.token_bytes import TokenBytes
 from quire_services.gateway.http.errors import invalid
 from quire_services.gateway.templates.chat_template import PromptEncoder, template_message
 from quire_services.gateway.text.choices import Choice, Delta
+from quire_services.gateway.tools.shapes.chat_messages import ChatMessages
 
 from .bodies import ChatBody, Message
-from .chat_tools import check_tools, tools_of
+from .chat_tools import check_tools, shown_tools
 from .logprob_shapes import chat_logprobs
 
 
@@ -20,7 +22,8 @@ def chat_tokens(body: ChatBody, encoder: PromptEncoder, tenant: str) -> list[int
     messages = [template_message(_plain(message), f"messages[{place}]") for place, message in enumerate(body.messages)]
     # What is kept of encoded texts would tell one salt by its time what another has sent.
     keeper = None if body.cache_salt else tenant
-    return encoder.encode_chat(messages, tools_of(body), _options(body), keeper, bool(body.add_special_tokens))
+    tools = shown_tools(body, encoder.shows_tools)
+    return encoder.encode_chat(messages, tools, _options(body), keeper, bool(body.add_special_tokens))
 
 
 def _options(body: ChatBody) -> dict[str, Any]:
@@ -37,9 +40,9 @@ def _plain(message: Message) -> dict[str, Any]:
     return given
 
 
-def check_chat(body: ChatBody) -> None:
+def check_chat(body: ChatBody, encoder: PromptEncoder) -> None:
     """Raise ApiError 400 for combinations that are not served."""
-    check_tools(body)
+    check_tools(body, encoder.answers.calls or not encoder.shows_tools)  # a template without tools refuses them itself
     if body.top_logprobs and not body.logprobs:
         raise invalid("'top_logprobs' needs 'logprobs': true", "top_logprobs")
 
@@ -63,6 +66,7 @@ class ChatShape:
         self._as_ids = bool(body.return_tokens_as_token_ids)
         self.with_ids = bool(body.return_token_ids)
         self._names = names
+        self._messages: dict[int, ChatMessages] = defaultdict(ChatMessages)  # of each choice that is streamed
         self.about_prompt: dict[str, Any] = {"prompt_token_ids": list(prompt)} if self.with_ids else {}
         if body.return_prompt_text:
             self.about_prompt["prompt_text"] = text
@@ -76,23 +80,29 @@ class ChatShape:
             "finish_reason": None,
         }
 
-    def chunk(self, choice: Choice, delta: Delta) -> dict[str, Any]:
-        """A streamed choice object."""
-        out: dict[str, Any] = {
-            "index": choice.index,
-            "delta": {"content": delta.text} if delta.text else {},
-            "logprobs": self._shape(delta),
-            "finish_reason": delta.finish,
-        }
+    def chunks(self, choice: Choice, delta: Delta) -> list[dict[str, Any]]:
+        """The streamed choice objects of a delta: log-probabilities and ids with the first, the end with the last."""
+        messages = self._messages[choice.index]
+        found = messages.deltas(delta.events)
+        if not found and not (delta.logprobs or delta.finish or (delta.tokens and self.with_ids)):
+            return []
+        out = [self._chunk(choice, found[0] if found else {}, delta)]
+        out += [self._chunk(choice, one, Delta()) for one in found[1:]]
+        out[-1]["finish_reason"] = messages.finish_reason(delta.finish)
+        return out
+
+    def _chunk(self, choice: Choice, said: dict[str, Any], delta: Delta) -> dict[str, Any]:
+        out = {"index": choice.index, "delta": said, "logprobs": self._shape(delta), "finish_reason": None}
         return self._ids(out, delta)
 
     def choice(self, choice: Choice, total: Delta) -> dict[str, Any]:
         """A whole choice object."""
+        messages = ChatMessages()
         out = {
             "index": choice.index,
-            "message": {"role": "assistant", "content": total.text, "refusal": None},
+            "message": messages.message(total.events),
             "logprobs": self._shape(total),
-            "finish_reason": total.finish,
+            "finish_reason": messages.finish_reason(total.finish),
         }
         return self._ids(out, total)
 

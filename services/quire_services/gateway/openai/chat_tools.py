@@ -7,24 +7,43 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire_services.gateway.http.errors import ApiError, invalid, unsupported
+from quire_services.gateway.http.errors import ApiError, invalid
 
 from .bodies import ChatBody
 
+NOT_ENFORCED = (
+    '\'tool_choice\' may be "auto" or "none": that a tool is called cannot be enforced yet; leave it out or give one of'
+    " these"
+)
+NO_PARSER = (
+    "no tool parser fits this model, its calls would come back as text; send 'tool_choice': \"none\", or have the"
+    " gateway started with --tool-parser"
+)
 
-def tools_of(body: ChatBody) -> list[dict[str, Any]] | None:
-    """The tools that the model is shown; None if there are none."""
+
+def callable_tools(body: ChatBody) -> list[dict[str, Any]] | None:
+    """The tools that the model may call; None if there are none."""
     return None if body.tool_choice == "none" else body.tools or None
 
 
-def check_tools(body: ChatBody) -> None:
-    """Raise ApiError 400 for tools that are no functions, and for ways to choose among them that are not served."""
+def shown_tools(body: ChatBody, shows_tools: bool) -> list[dict[str, Any]] | None:
+    """The tools that the prompt has; None if there are none.
+
+    Where none is to be called they stay in it, because a prompt without them would begin with other tokens than the
+    conversation did so far. A template that shows no tools (``shows_tools``) is not asked to.
+    """
+    return body.tools or None if shows_tools else callable_tools(body)
+
+
+def check_tools(body: ChatBody, finds_calls: bool) -> None:
+    """Raise ApiError 400 for tools that are no functions, for ways to choose among them that are not served, and for
+    tools whose calls would not be found in the answer (``finds_calls``: they would)."""
     for place, tool in enumerate(body.tools or ()):
         _check_tool(tool, f"tools[{place}]")
     if body.tool_choice not in (None, "none", "auto"):
-        raise unsupported("tool_choice")
-    if body.parallel_tool_calls is False and tools_of(body):
-        raise unsupported("parallel_tool_calls")
+        raise invalid(NOT_ENFORCED, "tool_choice", "unsupported_parameter")
+    if callable_tools(body) and not finds_calls:
+        raise invalid(NO_PARSER, "tools", "no_tool_parser")
 
 
 def _check_tool(tool: dict[str, Any], where: str) -> None:

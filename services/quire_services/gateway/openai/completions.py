@@ -84,8 +84,12 @@ class CompletionShape:
         out = {"index": choice.index, "text": self._echo(choice), "logprobs": None, "finish_reason": None}
         return self._ids(out, choice, [])
 
-    def chunk(self, choice: Choice, delta: Delta) -> dict[str, Any]:
-        """A streamed choice object."""
+    def chunks(self, choice: Choice, delta: Delta) -> list[dict[str, Any]]:
+        """The streamed choice objects of a delta, one if it says anything."""
+        says = delta.text or delta.logprobs or delta.finish or (delta.tokens and self.with_ids)
+        return [self._chunk(choice, delta)] if says else []
+
+    def _chunk(self, choice: Choice, delta: Delta) -> dict[str, Any]:
         out = {
             "index": choice.index,
             "text": delta.text,
@@ -96,7 +100,7 @@ class CompletionShape:
 
     def choice(self, choice: Choice, total: Delta) -> dict[str, Any]:
         """A whole choice object."""
-        out = self.chunk(choice, total)
+        out = self._chunk(choice, total)
         out["text"] = self._echo(choice) + total.text
         return out
 

@@ -94,10 +94,11 @@ PARAMETERS: tuple[Parameter, ...] = (
     _served("top_logprobs", _C, _C, "0 to 20, with `logprobs`", _C),
     _served("echo", _P, BOTH, "without `logprobs`", _P),
     _served("user", BOTH, BOTH, "a string; accepted without effect: the tenant comes from the API key"),
-    _served("tools", _C, _C, "type `function`; rendered by the model's template", _C),
-    _served("tool_choice", _C, _C, "`auto`; `none` leaves the tools out of the prompt; others are refused", _C,
-            ("none", "auto")),
-    _served("parallel_tool_calls", _C, _C, "`true`; `false` is refused where there are tools to call", _C,
+    _served("tools", _C, _C, "type `function`; rendered by the model's template, calls are found by `--tool-parser`;"
+            " `strict` is not enforced", _C),
+    _served("tool_choice", _C, _C, "`auto`; `none`: the prompt stays as it is, calls in the answer are text; others are"
+            " refused", _C, ("none", "auto")),
+    _served("parallel_tool_calls", _C, _C, "`false`: the answer ends with its first call", _C,
             (True,)),
     _served("reasoning_effort", _C, _C, f"`none` to `max`; sets `enable_thinking`, too; {_UNREAD}", _C),
     _refused("frequency_penalty", BOTH, BOTH, 0),

@@ -9,6 +9,7 @@ made of any.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ import orjson
 from quire_services.gateway.http.errors import ApiError, invalid, unknown_model
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.chat import chat_tokens, check_chat
+from quire_services.gateway.openai.chat_tools import callable_tools
 from quire_services.gateway.openai.completions import MAX_CHOICES, check_completion, prompt_tokens, prompts
 from quire_services.gateway.openai.json_body import parse_json, validated
 from quire_services.gateway.openai.limits import Limits
@@ -25,10 +27,12 @@ from quire_services.gateway.openai.parameters import CHAT, PLAIN
 from quire_services.gateway.openai.sampling import check_prompt, refuse_unsupported, stop_strings, truncated_prompt
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
 from quire_services.gateway.templates.chat_template import PromptEncoder
+from quire_services.gateway.tools.parser.parameter_types import brief_tools
 
 MAX_ECHOED = 4 << 20  # characters or tokens of prompts that are sent back, over all choices
 MAX_ELEMENTS = 65_536  # messages, parts of messages, tools, prompts, stop strings
-MAX_REST_BYTES = 1 << 16  # of a request without its prompt
+MAX_REST_BYTES = 1 << 16  # of a request without its prompt and its tools
+MAX_TOOLS_BYTES = 1 << 18  # of what is kept of tools: the gateway's loop reads it
 # What the prompt is made of, or is not used later, and what stands in for it once the tokens are there.
 _BULK = {"messages", "prompt", "tools", "documents", "chat_template_kwargs", "user"}
 _STAND_IN: dict[str, dict[str, Any]] = {CHAT: {"messages": [{"role": "user", "content": "-"}]}, PLAIN: {"prompt": "-"}}
@@ -75,7 +79,7 @@ class RequestReader:
     def _chat(self, document: Any, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
         body = validated(ChatBody, document)
         found = self._admit(body, CHAT, limits)
-        check_chat(body)
+        check_chat(body, self._encoder)
         tokens = truncated_prompt(chat_tokens(body, self._encoder, tenant), body, found, self._defaults)
         check_prompt(tokens, found, "messages")
         return ReadRequest(
@@ -113,13 +117,19 @@ class RequestReader:
 
 
 def without_prompt(read: ReadRequest) -> bytes:
-    """The request without its prompt, as JSON, for ``body_without_prompt``. Raises ApiError for one that is large all
-    the same."""
+    """The request without its prompt, as JSON, for ``body_without_prompt``; of the tools, what an answer is read with.
+    Raises ApiError for one that is large all the same."""
     bulk = _BULK | set(read.body.model_extra or {})
-    out = orjson.dumps(read.body.model_dump(mode="json", exclude_unset=True, exclude=bulk))
-    if len(out) > MAX_REST_BYTES:
+    rest = read.body.model_dump(mode="json", exclude_unset=True, exclude=bulk)
+    if len(orjson.dumps(rest)) > MAX_REST_BYTES:
         raise invalid("the parameters beside the prompt are too long")
-    return out
+    tools = callable_tools(read.body) if isinstance(read.body, ChatBody) else None
+    if not tools:
+        return orjson.dumps(rest)
+    brief = json.dumps(brief_tools(tools), ensure_ascii=False).encode(errors="replace")
+    if len(brief) > MAX_TOOLS_BYTES:
+        raise invalid("the names and parameters of the tools are too long", "tools")
+    return orjson.dumps(rest | {"tools": orjson.Fragment(brief)})
 
 
 def body_without_prompt(api: str, rest: dict[str, Any]) -> Body:

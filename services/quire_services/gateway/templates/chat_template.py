@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from quire_engine.checkpoint.refusal import first_line
-from quire_services.gateway.http.errors import invalid
+from quire_services.gateway.http.errors import ApiError, invalid
 from quire_services.gateway.text.prompt_cache import PromptCache, token_ids
 from quire_services.gateway.text.spelled_tokens import SpelledTokens
 from quire_services.gateway.text.tokenizer_file import own_tokenizer
+from quire_services.gateway.tools.format_choice import UnknownFormat
+from quire_services.gateway.tools.model_answers import ModelAnswers
 
 from .content_parts import text_of
 from .model_templates import DOCUMENTS_VARIABLE, TemplateInvalid, Templates, template_of_processor
@@ -37,14 +39,18 @@ class PromptEncoder:
         tokenizer: as transformers loads it.
         backend: the ``tokenizers.Tokenizer`` to use instead of its own.
         spelled_as_text: a special token that a message spells is encoded as text.
+        tool_parser: name of the format of the model's tool calls; None: it is found out.
 
     Attributes:
+        answers: how the model's answers are read.
         backend: the ``tokenizers.Tokenizer``, for decoding.
         end_ids: tokens that end an answer, as the tokenizer has it.
         notes: what an operator of the model should know, a sentence each.
     """
 
-    def __init__(self, tokenizer: Any, backend: Any = None, spelled_as_text: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Any, backend: Any = None, spelled_as_text: bool = True, tool_parser: str | None = None
+    ) -> None:
         self.backend: Any = backend or tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
@@ -61,9 +67,20 @@ class PromptEncoder:
         # Names that are arguments of transformers' renderer and so cannot be variables of the template.
         arguments = inspect.signature(tokenizer.apply_chat_template).parameters
         self._reserved = {"messages", "conversations", *arguments} - {DOCUMENTS_VARIABLE}
+        self.answers = self._model_answers(getattr(tokenizer, "response_template", None), tool_parser)
+
+    def _model_answers(self, declared: Any, name: str | None) -> ModelAnswers:
+        """How the model writes; raises LoadError if it cannot be as ``name`` has it."""
+        try:
+            found = ModelAnswers.of(self.backend, self.render, (ApiError,), self._templates.source, declared, name)
+        except UnknownFormat as error:
+            raise LoadError(f"no tool parser of this name: {error}") from None
+        if name and not found.calls:
+            raise LoadError(f"no tool parser {name!r}: the tokenizer declares no calls in a response_template")
+        return found
 
     @classmethod
-    def load(cls, model: Path, spelled_as_text: bool = True) -> PromptEncoder:
+    def load(cls, model: Path, spelled_as_text: bool = True, tool_parser: str | None = None) -> PromptEncoder:
         """Read the tokenizer of a model's directory; raises LoadError."""
         from transformers import (
             AutoTokenizer,
@@ -83,7 +100,7 @@ class PromptEncoder:
         try:
             tokenizer.chat_template = tokenizer.chat_template or template_of_processor(model)
             own = None if as_the_file else own_tokenizer(model, tokenizer.backend_tokenizer)
-            encoder = cls(tokenizer, own, spelled_as_text)
+            encoder = cls(tokenizer, own, spelled_as_text, tool_parser)
         except TemplateInvalid as error:
             raise LoadError(str(error)) from None
         except LoadError as error:
@@ -157,6 +174,11 @@ class PromptEncoder:
             return self.encode(text, add_special_tokens=False)
         _insist_on_unicode(text)
         return self._spelled.encode(text, None)
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether the template writes the tools that it is given."""
+        return self._templates.shows_tools
 
     @property
     def writes_the_date(self) -> bool:

@@ -120,6 +120,7 @@ class Templates:
 
     Attributes:
         notes: what an operator of the model should know, a sentence each.
+        shows_tools: chats with tools are written with them.
     """
 
     def __init__(self, found: str | dict[str, Any] | None, special: dict[str, Any]) -> None:
@@ -128,6 +129,7 @@ class Templates:
         self.source = "\n".join(template.source for template in self._named.values())
         main = self._named.get(TOOL_USE) or self._named.get(DEFAULT)
         self.notes = main.traits.notes if main else ()
+        self.shows_tools = bool(main and main.traits.shows_tools)
         if self._named and DEFAULT not in self._named:
             self.notes += (f"no chat template is named {DEFAULT!r}: chats without tools are refused",)
 

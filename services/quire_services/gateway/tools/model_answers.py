@@ -17,6 +17,8 @@ from .grammar.tool_choice import ToolChoice
 from .parser.answer_parser import AnswerParser
 from .parser.parameter_types import Tool
 
+AnyParser = AnswerParser | DeclaredParser
+
 
 class NoGrammar(ValueError):
     """What is asked of the model cannot be asked of it; the message is for the client."""
@@ -68,7 +70,8 @@ class ModelAnswers:
             found = declared_format(response_template)
         else:
             found = chosen_format(render, trips, spelled, response_template, name)
-        declared = response_template if found is None and _declares_calls(response_template) else None
+        usable = found is None and _declares_calls(response_template) and _can_be_read(response_template)
+        declared = response_template if usable else None
         return cls(found or without_calls(spelled), specials, declared)
 
     @property
@@ -81,8 +84,8 @@ class ModelAnswers:
         """Of the format, for logs."""
         return DECLARED if self.declared is not None else self.written.name
 
-    def parser(self, tools: Iterable[Tool] | None, prompt: str) -> AnswerParser | DeclaredParser:
-        """A parser for one answer.
+    def parser(self, tools: Iterable[Tool] | None, prompt: str) -> AnyParser | None:
+        """A parser for one answer; None where there is nothing to find: all text is content then.
 
         Args:
             tools: that the model may call; None: what looks like a call is content.
@@ -91,6 +94,8 @@ class ModelAnswers:
         if self.declared is not None:
             return DeclaredParser(self.declared, tools, prompt)
         written = self.written if tools is not None else without_forms(self.written)
+        if not written.forms and not written.regions:
+            return None
         return AnswerParser(written, tools, self.written.opened_by(prompt), self._spellings)
 
     def grammar(
@@ -131,3 +136,12 @@ def without_forms(written: ToolFormat) -> ToolFormat:
 def _declares_calls(template: Any) -> bool:
     declared = template.get("fields") if isinstance(template, Mapping) else None
     return isinstance(declared, Mapping) and "tool_calls" in declared
+
+
+def _can_be_read(template: Any) -> bool:
+    """Whether transformers takes the template; tried when the model is loaded, and not with the first answer."""
+    try:
+        DeclaredParser(template)
+    except Exception:  # of any kind: it trusts what a model's files say
+        return False
+    return True

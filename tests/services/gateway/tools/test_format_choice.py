@@ -9,12 +9,13 @@ import pytest
 
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.tools.format_choice import UnknownFormat, chosen_format, without_calls
-from quire_services.gateway.tools.formats.families import FAMILIES
+from quire_services.gateway.tools.formats.families import ALIASES, FAMILIES
 from quire_services.gateway.tools.formats.response_template import DECLARED, declared_format
 from quire_services.gateway.tools.parser.answer_parser import AnswerParser
 from tests.services.gateway.tools.family_templates import FAMILY_TEMPLATES, HERMES, each, renderer, template
 from tests.services.gateway.tools.samples import CALLED, TOOLS, summary
 from tests.support.chat_templates import KINDS, WITHOUT
+from tests.support.repository import ROOT
 
 CASES = [(family, *case) for family, cases in FAMILY_TEMPLATES.items() for case in cases]
 
@@ -169,3 +170,9 @@ def test_a_declared_format_is_what_transformers_reads(calls: dict[str, Any], tex
 def test_what_formats_cannot_say_is_not_taken(calls: Any) -> None:
     assert declared_format(_declared(tool_calls=calls)) is None
     assert choice(template(HERMES), declared=_declared(tool_calls=calls)).name == "hermes"
+
+
+def test_the_page_for_operators_names_every_format() -> None:
+    """And every other name that one has."""
+    page = (ROOT / "docs" / "operate" / "prompts.md").read_text()
+    assert not [name for name in (*FAMILIES, *ALIASES, DECLARED) if f"`{name}`" not in page]

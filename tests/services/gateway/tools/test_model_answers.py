@@ -57,6 +57,17 @@ def test_a_model_that_declares_a_dialect(tmp_path: Path) -> None:
     assert summary(parser.feed(CALL) + parser.finish()) == [CALLED]
 
 
+def test_a_dialect_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    fields = DIALECT["fields"] | {"tool_calls": DIALECT["fields"]["tool_calls"] | {"open_pattern": "(?P<name>["}}
+    found = answers(tmp_path, WITHOUT["plain"], DIALECT | {"fields": fields})
+    assert (found.name, found.calls) == ("none", False)
+
+
+def test_nothing_is_looked_for_where_there_is_nothing(tmp_path: Path) -> None:
+    """All text is content then, and costs nothing more."""
+    assert answers(tmp_path, WITHOUT["plain"]).parser(TOOLS, "") is None
+
+
 def test_a_name_goes_before_all_else(tmp_path: Path) -> None:
     assert answers(tmp_path, template(HERMES), DIALECT, "response_template").name == "response_template"
     assert answers(tmp_path, template(HERMES), DIALECT, "qwen3_coder").name == "qwen3_coder"

@@ -6,6 +6,7 @@ overlap. The deltas of a kind that follow each other may be joined: where they a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -51,7 +52,7 @@ class ToolCallEnd:
 AnswerEvent = ContentDelta | ReasoningDelta | ToolCallBegin | ArgumentsDelta | ToolCallEnd
 
 
-def joined(events: list[AnswerEvent]) -> list[AnswerEvent]:
+def joined(events: Sequence[AnswerEvent]) -> list[AnswerEvent]:
     """The same events with neighbouring deltas of a kind in one."""
     out: list[AnswerEvent] = []
     for event in events:

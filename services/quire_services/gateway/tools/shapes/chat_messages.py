@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from quire_services.gateway.tools.parser.events import (
@@ -38,12 +38,12 @@ class ChatMessages:
         self._new_id = new_id
         self.called = 0
 
-    def deltas(self, events: Iterable[AnswerEvent]) -> list[dict[str, Any]]:
+    def deltas(self, events: Sequence[AnswerEvent]) -> list[dict[str, Any]]:
         """The ``delta`` of each streamed object that these events become, in order."""
-        found = (self._delta(event) for event in joined(list(events)))
+        found = [self._delta(event) for event in (joined(events) if len(events) > 1 else events)]
         return [delta for delta in found if delta]
 
-    def message(self, events: Iterable[AnswerEvent]) -> dict[str, Any]:
+    def message(self, events: Sequence[AnswerEvent]) -> dict[str, Any]:
         """The ``message`` of a whole answer."""
         out: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
         calls: list[dict[str, Any]] = []
