@@ -5,20 +5,18 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import jsonschema
 import pytest
 
-pytest.importorskip("llguidance")
-jsonschema = pytest.importorskip("jsonschema")
-
-from quire_services.gateway.tools.formats.families import FAMILIES  # noqa: E402
-from quire_services.gateway.tools.formats.tool_format import Region, ToolFormat  # noqa: E402
-from quire_services.gateway.tools.grammar.answer_grammar import answer_grammar  # noqa: E402
-from quire_services.gateway.tools.grammar.content_format import ContentFormat  # noqa: E402
-from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of  # noqa: E402
-from quire_services.gateway.tools.parser.answer_parser import AnswerParser  # noqa: E402
-from quire_services.gateway.tools.parser.events import AnswerEvent  # noqa: E402
-from tests.services.gateway.tools.samples import TOOLS, WELL_FORMED, summary  # noqa: E402
-from tests.services.gateway.tools.toy_vocabulary import EOS, ToyVocabulary  # noqa: E402
+from quire_services.gateway.tools.formats.families import FAMILIES
+from quire_services.gateway.tools.formats.tool_format import Region, ToolFormat
+from quire_services.gateway.tools.grammar.answer_grammar import answer_grammar
+from quire_services.gateway.tools.grammar.content_format import ContentFormat
+from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of
+from quire_services.gateway.tools.parser.answer_parser import AnswerParser
+from quire_services.gateway.tools.parser.events import AnswerEvent
+from tests.services.gateway.tools.samples import TOOLS, WELL_FORMED, summary
+from tests.services.gateway.tools.toy_vocabulary import EOS, ToyVocabulary
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("llguidance")
-
 from quire_services.gateway.tools.formats.families import FAMILIES
 from quire_services.gateway.tools.grammar.answer_grammar import answer_grammar
 from quire_services.gateway.tools.grammar.content_format import ContentFormatInvalid, content_format_of

@@ -9,20 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import llguidance
 import pytest
+from tokenizers import AddedToken, Tokenizer
 
-llguidance = pytest.importorskip("llguidance")
-
-from tokenizers import AddedToken, Tokenizer  # noqa: E402
-
-from quire_services.gateway.text.detokenizer import Detokenizer  # noqa: E402
-from quire_services.gateway.text.token_bytes import TokenBytes  # noqa: E402
-from quire_services.gateway.tools.formats.families import FAMILIES  # noqa: E402
-from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of  # noqa: E402
-from quire_services.gateway.tools.model_answers import ModelAnswers  # noqa: E402
-from tests.services.gateway.tools.family_templates import FAMILY_TEMPLATES, renderer  # noqa: E402
-from tests.services.gateway.tools.samples import CALLED, NOW, TOOLS, summary  # noqa: E402
-from tests.support.gateway import write_tokenizer  # noqa: E402
+from quire_services.gateway.text.detokenizer import Detokenizer
+from quire_services.gateway.text.token_bytes import TokenBytes
+from quire_services.gateway.tools.formats.families import FAMILIES
+from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of
+from quire_services.gateway.tools.model_answers import ModelAnswers
+from tests.services.gateway.tools.family_templates import FAMILY_TEMPLATES, renderer
+from tests.services.gateway.tools.samples import CALLED, NOW, TOOLS, summary
+from tests.support.gateway import write_tokenizer
 
 SPECIAL = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>")
 PLAIN = ("<tool_call>", "</tool_call>", "<think>", "</think>")

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("llguidance")
-
 from quire_services.gateway.tools.formats.families import FAMILIES
 from quire_services.gateway.tools.formats.tool_format import CallBody
 from quire_services.gateway.tools.grammar.answer_grammar import answer_grammar
