@@ -92,7 +92,8 @@ class ModelAnswers:
             prompt: the end of the prompt's text.
         """
         if self.declared is not None:
-            return DeclaredParser(self.declared, tools, prompt)
+            template = self.declared if tools is not None else _without_calls(self.declared)
+            return DeclaredParser(template, tools, prompt)
         written = self.written if tools is not None else without_forms(self.written)
         if not written.forms and not written.regions:
             return None
@@ -136,6 +137,11 @@ def without_forms(written: ToolFormat) -> ToolFormat:
 def _declares_calls(template: Any) -> bool:
     declared = template.get("fields") if isinstance(template, Mapping) else None
     return isinstance(declared, Mapping) and "tool_calls" in declared
+
+
+def _without_calls(template: Mapping[str, Any]) -> dict[str, Any]:
+    """The response template of a model that is to call nothing."""
+    return {**template, "fields": {name: field for name, field in template["fields"].items() if name != "tool_calls"}}
 
 
 def _can_be_read(template: Any) -> bool:

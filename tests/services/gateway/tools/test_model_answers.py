@@ -57,6 +57,12 @@ def test_a_model_that_declares_a_dialect(tmp_path: Path) -> None:
     assert summary(parser.feed(CALL) + parser.finish()) == [CALLED]
 
 
+def test_calls_of_a_dialect_are_text_where_there_are_no_tools(tmp_path: Path) -> None:
+    parser = answers(tmp_path, WITHOUT["plain"], DIALECT).parser(None, "<|turn>model\n")
+    assert parser is not None
+    assert summary(parser.feed(f"<|thought>Hm.<thought|>{CALL}") + parser.finish()) == ["~Hm.", CALL]
+
+
 def test_a_dialect_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     fields = DIALECT["fields"] | {"tool_calls": DIALECT["fields"]["tool_calls"] | {"open_pattern": "(?P<name>["}}
     found = answers(tmp_path, WITHOUT["plain"], DIALECT | {"fields": fields})
