@@ -13,8 +13,8 @@ import llguidance
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
+from quire_engine.checkpoint.token_bytes import TokenBytes
 from quire_services.gateway.text.detokenizer import Detokenizer
-from quire_services.gateway.text.token_bytes import TokenBytes
 from quire_services.gateway.tools.formats.families import FAMILIES
 from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of
 from quire_services.gateway.tools.model_answers import ModelAnswers
