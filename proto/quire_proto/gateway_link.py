@@ -52,7 +52,9 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to choose tokens. ``top_k`` 0 and ``top_p`` 1 mean off; ``temperature`` 0 is greedy; ``logprobs`` is the
-    number of alternatives + 1, 0 for none. ``grammar``: what a continuation must be, as llguidance reads it, UTF-8."""
+    number of alternatives + 1, 0 for none. ``grammar``: what a continuation must be, as llguidance reads it, UTF-8.
+    ``bias[i]`` is that of ``bias_token_ids[i]``; with ``allowed_token_ids`` no other token is chosen; each of
+    ``bad_words`` is a sequence of tokens that is never completed."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -65,6 +67,13 @@ class Sampling:
     min_tokens: int = 0
     logprobs: int = 0
     grammar: bytes = b""
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    bias_token_ids: U32s = b""
+    bias: tuple[float, ...] = ()
+    allowed_token_ids: U32s = b""
+    bad_words: tuple[U32s, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ BODIES = [
 def wire_type(hint: object) -> str:
     """A field's type as the document writes it."""
     many = re.fullmatch(r"tuple\[(\w+), \.\.\.\]", str(hint))
-    return f"array of {many[1]}" if many else TYPES.get(str(hint), str(hint))
+    return f"array of {TYPES.get(many[1], many[1])}" if many else TYPES.get(str(hint), str(hint))
 
 
 def wire_default(field: dataclasses.Field[object]) -> str:
