@@ -82,7 +82,8 @@ class Launched:
         onward: see ``Batch``.
         choice: what was chosen, as soon as that is launched; complete when ``read`` returns.
         masks: being made, where nothing else is in flight.
-        logits: of the rows that draw, between their computation and the choice.
+        logits, newest: of the rows that draw, between their computation and the choice; ``newest``: [rows] the last
+            token of each, where any looks back.
         withdrawn: sequences for which what is drawn counts for nothing.
     """
 
@@ -90,6 +91,7 @@ class Launched:
     choice: Choice | None = None
     masks: Future[TokenMasks] | None = None
     logits: torch.Tensor | None = None
+    newest: torch.Tensor | None = None
     withdrawn: set[Sequence] = field(default_factory=set)
     pending: Pending[None] | None = None
 
@@ -177,7 +179,7 @@ class Runner:
             if copies:
                 self._backend.copy_blocks(copies)
             if batch is not None:
-                launched.logits = self._compute(batch, before.choice if before else None)
+                launched.logits = self._compute(launched, batch, before.choice if before else None)
                 if not batch.masked:
                     self._choose(launched, None)
 
@@ -196,11 +198,11 @@ class Runner:
     def _choose(self, launched: Launched, masks: TokenMasks | None) -> None:
         """Choose the step's tokens, if any row draws."""
         if launched.logits is not None and launched.batch is not None:
-            launched.choice = choose_tokens(launched.logits, launched.batch.samples, masks)
-            launched.logits = None
+            launched.choice = choose_tokens(launched.logits, launched.batch.samples, launched.newest, masks)
+            launched.logits = launched.newest = None
 
     @torch.inference_mode()
-    def _compute(self, batch: Batch, before: Choice | None) -> torch.Tensor | None:
+    def _compute(self, launched: Launched, batch: Batch, before: Choice | None) -> torch.Tensor | None:
         """Logits of the rows that draw, in their order."""
         device = self._model.device
         tokens = to_device(torch.from_numpy(np.frombuffer(batch.tokens, np.uint32).astype(np.int64)), device)
@@ -217,6 +219,8 @@ class Runner:
             return None
         if len(where) != len(logits) or (where[1:] <= where[:-1]).any():
             logits = logits[to_device(torch.from_numpy(where), device)]
+        if any(row.looks_back for row in batch.samples):  # what a row computes is its last token, known or not
+            launched.newest = tokens[to_device(torch.tensor(batch.rows), device)]
         return logits
 
 

@@ -4,6 +4,8 @@ Randomness is counter-based: the uniform number of a row is BLAKE2b(seed, contin
 depends on nothing but the request's seed and where it stands. The batch, the engine and any preemption in between
 cannot change it, and a request resumed elsewhere goes on as it would have here.
 
+What a row is chosen from are its logits as its request wants them (``adjust``).
+
 A random row is drawn by inverting the cumulative distribution after, in this order, temperature, min-p, top-k and
 top-p (the order vLLM documents), all on probabilities sorted once. A row that filters nothing out needs no order and is
 drawn in that of the vocabulary: sorting would cost more than all else. Log-probabilities are those of the raw logits.
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
+from quire_engine.sampling.adjust import adjust
 from quire_engine.sequences.sample_row import SampleRow
 from quire_engine.transfer import to_device, to_host
 
@@ -68,32 +71,34 @@ class Choice:
         return out
 
 
-def choose_tokens(logits: torch.Tensor, rows: Sequence[SampleRow], masks: TokenMasks | None = None) -> Choice:
-    """Choose a token for each row of ``logits`` [rows, vocabulary] (float32), without waiting for it."""
-    choosable = _without_banned(masks.apply(logits) if masks and masks.lines else logits, rows)
+def choose_tokens(
+    logits: torch.Tensor,
+    rows: Sequence[SampleRow],
+    newest: torch.Tensor | None = None,
+    masks: TokenMasks | None = None,
+) -> Choice:
+    """Choose a token for each row of ``logits`` [rows, vocabulary] (float32), without waiting for it. They may change.
+
+    Args:
+        newest: [rows] the last token of each row, on the device; needed where a row ``looks_back``.
+        masks: of the rows that are held to a grammar.
+    """
+    wanted = [i for i, row in enumerate(rows) if row.logprobs]
+    given = logits[to_device(torch.tensor(wanted), logits.device)] if wanted else logits[:0]
+    masked = masks is not None and bool(masks.lines)
+    choosable = adjust(masks.apply(logits) if masks and masked else logits, rows, newest, masked)
     tokens = choosable.argmax(dim=-1)
     for filtered, draw in ((False, _draw), (True, _draw_filtered)):
         chosen = [i for i, row in enumerate(rows) if row.temperature > 0 and row.filtered == filtered]
         if chosen:
             at = to_device(torch.tensor(chosen), logits.device)
             tokens[at] = draw(choosable[at], [rows[i] for i in chosen])
-    wanted = [i for i, row in enumerate(rows) if row.logprobs]
-    return Choice(tokens, rows, to_host(tokens), _logprobs(logits, tokens, rows, wanted) if wanted else None)
+    return Choice(tokens, rows, to_host(tokens), _logprobs(given, tokens, rows, wanted) if wanted else None)
 
 
-def sample(logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
-    """:func:`choose`, waited for: ``logits`` on the host."""
-    return choose_tokens(logits, rows).read()
-
-
-def _without_banned(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
-    if not any(row.banned for row in rows):
-        return logits
-    pairs = [(i, token) for i, row in enumerate(rows) for token in row.banned]
-    at, tokens = to_device(torch.tensor(pairs).T.contiguous(), logits.device)
-    masked = logits.clone()
-    masked[at, tokens] = -torch.inf
-    return masked
+def sample(logits: torch.Tensor, rows: Sequence[SampleRow], newest: torch.Tensor | None = None) -> list[Sampled]:
+    """:func:`choose_tokens`, waited for: ``logits`` on the host."""
+    return choose_tokens(logits, rows, newest).read()
 
 
 def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
@@ -138,9 +143,10 @@ def _draw_filtered(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Ten
 def _logprobs(
     logits: torch.Tensor, tokens: torch.Tensor, rows: Sequence[SampleRow], wanted: list[int]
 ) -> tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows ``wanted``, the log-probabilities of their tokens, and as many of the likeliest as any row asks for."""
+    """Rows ``wanted``, the log-probabilities of their tokens, and as many of the likeliest as any row asks for;
+    ``logits``: theirs, as the model gave them."""
     at = to_device(torch.tensor(wanted), logits.device)
-    logprobs = torch.log_softmax(logits[at].float(), dim=-1)
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
     most = min(max(rows[i].logprobs - 1 for i in wanted), logits.shape[1])
     top = logprobs.topk(most)
     own = logprobs.gather(1, tokens[at].unsqueeze(1)).squeeze(1)

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from quire_engine.model.sampler import sample, uniform
+from quire_engine.sequences.adjustments import Adjustments
 from quire_engine.sequences.sample_row import SampleRow
+from quire_proto.gateway_link import Sampling
+from quire_proto.wire.u32 import pack_u32
 
 
 def row(**changes: object) -> SampleRow:
@@ -98,3 +101,13 @@ def test_banned_tokens_are_never_chosen() -> None:
 def test_tiny_temperature_is_finite() -> None:
     """A temperature close to 0 behaves as greedy instead of overflowing."""
     assert set(drawn([80.0, 79.0, -80.0], temperature=1e-6, draws=50)) == {0}
+
+
+def test_log_probabilities_are_those_of_the_model() -> None:
+    """The token is the one the bias wants, with the probability that it had before."""
+    logits = torch.tensor([[2.0, 1.0, 0.0]])
+    wanted = Adjustments.of(Sampling(9, bias_token_ids=pack_u32([2]), bias=(100.0,)), pack_u32([0]))
+    found = sample(logits.clone(), [row(temperature=0.0, logprobs=2, adjustments=wanted)])[0]
+    assert found.token == 2
+    assert found.logprob == pytest.approx(float(torch.log_softmax(logits[0], 0)[2]))
+    assert found.top_ids == (0,)

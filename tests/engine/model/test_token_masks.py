@@ -34,7 +34,7 @@ def test_only_allowed_tokens_are_chosen(change: dict[str, float]) -> None:
     masks = TokenMasks([0, 2, 4, 5], [0, 1, 2, 3], words(allowed))
     for seed in range(50):
         rows = [row(position=i, seed=seed, **change) for i in range(6)]
-        chosen = [s.token for s in choose_tokens(logits(6), rows, masks).read()]
+        chosen = [s.token for s in choose_tokens(logits(6), rows, masks=masks).read()]
         assert all(chosen[line] in tokens for line, tokens in zip(masks.lines, allowed, strict=True))
 
 
@@ -47,7 +47,7 @@ def test_rows_without_a_mask_are_the_same_beside_rows_with_one() -> None:
     assert torch.equal(out[[0, 2]], given[[0, 2]])
     assert torch.equal(out[[1, 3]].isfinite().sum(1), torch.tensor([2, 2]))
     rows = [row(position=i, logprobs=3) for i in range(4)]
-    alone, beside = sample(given, rows), choose_tokens(given, rows, masks).read()
+    alone, beside = sample(given, rows), choose_tokens(given, rows, masks=masks).read()
     assert [alone[i] for i in (0, 2)] == [beside[i] for i in (0, 2)]
     reference = torch.log_softmax(given[1], 0)
     assert beside[1].logprob == pytest.approx(float(reference[beside[1].token])), "those of the raw logits"
