@@ -49,7 +49,11 @@ class Intake:
 
     def accept(self, message: Generate, kv: KvSession) -> None:
         """Queue a request, or refuse it."""
-        request = Request.of(message, self._eos_ids)
+        try:
+            request = Request.of(message, self._eos_ids)
+        except ValueError as exc:
+            self._outbox.fail(message.request, message.n, "invalid", str(exc))
+            return
         chain = kv.client.chain(request.tenant, request.prompt + message.emitted, request.salt)
         kv.match(request)
         request.longest = min(self._max_model_len, longest(kv.client, request))
@@ -76,6 +80,10 @@ class Intake:
             return "invalid", f"n must be 1 to {self._scheduler.limits.max_sequences} on this engine"
         if request.sampling.max_tokens <= len(request.emitted):
             return "invalid", "max_tokens must be larger than what was emitted already"
+        if request.sampling.grammar and request.sampling.allowed_token_ids:
+            return "invalid", "a grammar says which tokens may come, and allowed_token_ids cannot be given with it"
+        if request.adjustments and request.adjustments.largest >= self._vocab_size:
+            return "invalid", f"biased, allowed and bad tokens must be below {self._vocab_size}"
         return None
 
     def abort(self, message: Abort, kv: KvSession) -> list[Sequence]:

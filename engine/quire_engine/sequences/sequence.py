@@ -22,6 +22,7 @@ from quire_kv import DomainChain
 from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.wire.u32 import unpack_u32
 
+from .adjustments import Adjustments
 from .sample_row import SampleRow
 
 NO_WAITER = 1 << 62  # less urgent than any priority
@@ -41,6 +42,7 @@ class Request:
         aborted: continuations the client no longer wants.
         salt: what it may share it shares with requests of the same salt only.
         grammar: what its continuations must be, once that is compiled.
+        adjustments: what it wants done to its logits, if anything.
     """
 
     id: str
@@ -60,10 +62,11 @@ class Request:
     forked: bool = False
     salt: str = ""
     grammar: Grammar | None = None
+    adjustments: Adjustments | None = None
 
     @classmethod
     def of(cls, message: Generate, eos_ids: frozenset[int]) -> Request:
-        """The request of a ``generate`` message."""
+        """The request of a ``generate`` message. Raises ValueError for a bias without its token."""
         own = frozenset(unpack_u32(message.sampling.stop_token_ids))
         return cls(
             id=message.request,
@@ -75,6 +78,7 @@ class Request:
             emitted=unpack_u32(message.emitted),
             stop_ids=own if message.sampling.ignore_eos else own | eos_ids,
             salt=message.salt,
+            adjustments=Adjustments.of(message.sampling, message.tokens),
         )
 
 
@@ -221,4 +225,16 @@ class Sequence:
         s = self.request.sampling
         banned = () if self.grammar else self.banned()  # else its mask knows
         position = len(self.tokens) + self.coming
-        return SampleRow(s.temperature, s.top_k, s.top_p, s.min_p, s.seed, index, position, banned, s.logprobs)
+        wanted = self.request.adjustments
+        output = None if wanted is None else self._output(wanted.reach)
+        return SampleRow(
+            s.temperature, s.top_k, s.top_p, s.min_p, s.seed, index, position, banned, s.logprobs, wanted, output
+        )
+
+    def _output(self, most: int | None) -> array[int] | None:
+        """The last ``most`` tokens generated, None for all, before the newest one; that may be still coming."""
+        generated = self.generated + self.coming
+        if not generated:
+            return None
+        end = len(self.tokens) + self.coming - 1
+        return self.tokens[end - (generated - 1 if most is None else min(most, generated - 1)) : end]
