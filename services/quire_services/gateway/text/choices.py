@@ -47,6 +47,7 @@ class Choice:
         parser: of the answer; None: all text is content.
         specials: special tokens and their spelling; the parser is told of those that it knows.
         one_call: the answer ends with its first tool call.
+        with_stop: the stop string that ends it is part of the text, and so is the text of a ``silent`` token.
 
     Attributes:
         tokens: number of tokens generated.
@@ -64,6 +65,7 @@ class Choice:
         parser: AnyParser | None = None,
         specials: Mapping[int, str] | None = None,
         one_call: bool = False,
+        with_stop: bool = False,
     ) -> None:
         self.index = index
         self.tokens = 0
@@ -75,10 +77,11 @@ class Choice:
         self._one_call = one_call
         stops = [*stops, *self._marked_stops(stops)]
         spelling = [stop for stop in stops if any(word in stop for word in spelled.values())]
-        self._spelling_stops = StopStrings(spelling)  # these see what special tokens spell, the others do not
-        self._stops = StopStrings([stop for stop in stops if stop not in spelling])
+        others = [stop for stop in stops if stop not in spelling]
+        self._spelling_stops = StopStrings(spelling, with_stop)  # these see what special tokens spell
+        self._stops = StopStrings(others, with_stop)  # and these do not
         self._min_tokens = min_tokens
-        self._silent = silent
+        self._silent = frozenset() if with_stop else silent
 
     def feed(self, output: Output) -> Delta:
         """Take an output of the engine."""

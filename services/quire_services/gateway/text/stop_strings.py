@@ -1,10 +1,10 @@
-"""Stop strings: cut a growing text before the first stop string, however the pieces fall.
+"""Stop strings: cut a growing text before the first stop string, or behind it, however the pieces fall.
 
 The end of the text that could still become a stop string is held back; everything before it is safe to send.
 Text may be looked at that is not shown: what a special token spells, for a stop string that spells it too.
 
 Invariant: what was released, joined, is a prefix of the whole text but for what is not shown, and contains no stop
-string that was looked for.
+string that was looked for, unless as its end where stop strings are kept.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from collections.abc import Sequence
 class StopStrings:
     """The stop strings of one continuation.
 
+    Args:
+        stops: what is looked for.
+        kept: the stop string found is released, too.
+
     Attributes:
         hit: a stop string was found; nothing is released any more.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
+    def __init__(self, stops: Sequence[str], kept: bool = False) -> None:
+        self._stops, self._kept = tuple(stops), kept
         self._held = ""
         self._shown = ""  # "1" for each character held that is shown, "0" for the others
         self.hit = False
@@ -30,9 +34,9 @@ class StopStrings:
         if not self._stops:
             return piece if shown else ""
         text, marks = self._held + piece, self._shown + "01"[shown] * len(piece)
-        places = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        places = [(at, at + len(stop)) for stop in self._stops if (at := text.find(stop)) >= 0]
         self.hit = bool(places)
-        end = min(places) if places else len(text) - max(_overlap(text, stop) for stop in self._stops)
+        end = min(places)[self._kept] if places else len(text) - max(_overlap(text, stop) for stop in self._stops)
         self._held, self._shown = ("", "") if places else (text[end:], marks[end:])
         return _shown(text[:end], marks)
 

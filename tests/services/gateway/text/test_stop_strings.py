@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import openai
 import pytest
@@ -14,9 +15,9 @@ from tests.support.peer_engine import PeerEngine
 from tests.support.waits import wait_for
 
 
-def run(stops: list[str], pieces: list[str]) -> str:
+def run(stops: list[str], pieces: list[str], kept: bool = False) -> str:
     """All text released for ``pieces``."""
-    cutter = StopStrings(stops)
+    cutter = StopStrings(stops, kept)
     out = ""
     for piece in pieces:
         out += cutter.push(piece)
@@ -42,6 +43,20 @@ def test_the_cut_does_not_depend_on_the_pieces() -> None:
         if not places:
             assert found == text
     assert run(["bb"], ["aab", "a", "b", "ba"]) == "aaba"
+
+
+def test_the_stop_string_may_be_kept() -> None:
+    """Whatever way the text falls into pieces, what comes out then is the same text with that string behind it."""
+    chance = random.Random(6)
+    for _ in range(500):
+        text = "".join(chance.choices("aab", k=chance.randint(0, 12)))
+        stops = ["".join(chance.choices("aab", k=chance.randint(1, 4))) for _ in range(chance.randint(1, 3))]
+        marks = sorted(chance.choices(range(len(text) + 1), k=4))
+        pieces = [text[a:b] for a, b in itertools.pairwise([0, *marks, len(text)])]
+        cut, kept = run(stops, pieces), run(stops, pieces, kept=True)
+        assert text.startswith(kept)
+        assert kept.removeprefix(cut) in (stops if any(stop in text for stop in stops) else [""])
+    assert run(["ab", "abb"], ["xabb"], kept=True) == "xab", "the one that is complete first"
 
 
 def test_only_what_may_become_a_stop_string_is_held_back() -> None:
@@ -75,6 +90,25 @@ def test_a_stop_string_over_several_tokens_ends_one_choice(
     assert (found, reason) == ("zebra qu", "stop")
     wait_for(lambda: len(engine.aborts) == 1, "the abort")
     assert (engine.aborts[0].index, engine.aborts[0].every) == (0, False)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_stop_string_is_part_of_the_answer_if_asked_for(
+    client: openai.OpenAI, engine: PeerEngine, tokenizer: Tokenizer, stream: bool
+) -> None:
+    """``include_stop_str_in_output``: the text ends behind it; so it does behind a stop token that has a text."""
+    ids = tokenizer.encode("zebra quiz 🙂 over").ids
+
+    def text(**how: Any) -> str:
+        extra = {"include_stop_str_in_output": True, **how}
+        arguments: Any = {"model": "tiny", "prompt": ids, "max_tokens": 30, "extra_body": extra}
+        if not stream:
+            return client.completions.create(**arguments).choices[0].text
+        return "".join(chunk.choices[0].text for chunk in client.completions.create(**arguments, stream=True))
+
+    assert text(stop=["iz 🙂", "never"]) == "zebra quiz 🙂"
+    assert text(stop_token_ids=ids[:1]) == tokenizer.decode(ids[:1])
+    assert text(stop_token_ids=ids[:1], include_stop_str_in_output=False) == ""
 
 
 def test_a_choice_that_stops_leaves_the_others_alone(client: openai.OpenAI, engine: PeerEngine) -> None:
