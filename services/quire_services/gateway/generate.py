@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,6 +28,8 @@ from quire_services.gateway.openai.chat import ChatShape
 from quire_services.gateway.openai.chat_tools import callable_tools
 from quire_services.gateway.openai.completions import CompletionShape
 from quire_services.gateway.openai.limits import Limits
+from quire_services.gateway.openai.logits.adjustments import adjustments
+from quire_services.gateway.openai.logits.bad_words import bad_words
 from quire_services.gateway.openai.parameters import CHAT, PLAIN
 from quire_services.gateway.openai.sampling import sampling, stop_strings
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
@@ -149,11 +151,13 @@ class Gateway:
         record, body, limits = _record(request), read.body, read.limits
         param = "messages" if isinstance(body, ChatBody) else "prompt"
         call = Call(self.backlogs)
+        adjusted = adjustments(body, limits, self.defaults)
+        adjusted["bad_words"] = bad_words(body.bad_words, self.encoder, limits.vocab_size)
         for place, tokens in enumerate(read.prompts):
             if place % PROMPTS_AT_ONCE == PROMPTS_AT_ONCE - 1:
                 await asyncio.sleep(0)  # a thousand prompts take 40 ms
             how = sampling(body, len(tokens), logprobs, limits, param, self.defaults)
-            how = self.ends.added(how, stop_strings(body), limits.vocab_size)
+            how = replace(self.ends.added(how, stop_strings(body), limits.vocab_size), **adjusted)
             call.add(record.tenant, tokens, how, body.n or 1, body.cache_salt or "")
         return call
 
@@ -193,6 +197,7 @@ class Gateway:
                     self.encoder.answers.parser(tools, prompt_end) if chat else None,
                     self._specials,
                     one_call=bool(chat and chat.parallel_tool_calls is False),
+                    with_stop=bool(body.include_stop_str_in_output),
                 )
                 out.append(one)
         return out

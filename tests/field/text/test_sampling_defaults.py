@@ -17,8 +17,10 @@ from tests.support.gateway import GatewayProcess, refused, write_tokenizer
 from tests.support.peer_engine import PeerEngine
 
 Stack = tuple[openai.OpenAI, PeerEngine, GatewayProcess]
-SAID = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.01, "max_new_tokens": 9}
-OWN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+SAID = {
+    "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.01, "repetition_penalty": 1.05, "max_new_tokens": 9,
+}  # fmt: skip
+OWN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A gateway whose model recommends sampling parameters."""
     folder: Path = tmp_path_factory.mktemp("model")
     write_tokenizer(folder)
-    more = {"do_sample": False, "eos_token_id": [1, 7], "repetition_penalty": 1.05, "typical_p": 1.0}
+    more = {"do_sample": False, "eos_token_id": [1, 7], "no_repeat_ngram_size": 3, "typical_p": 1.0}
     (folder / "generation_config.json").write_text(json.dumps(SAID | more))
     process = GatewayProcess(folder).wait()
     engine = process.engine(eos=300)
@@ -47,7 +49,7 @@ def asked(stack: Stack, api: str, **how: Any) -> Sampling:
 
 def values(how: Sampling) -> dict[str, float]:
     """Its parameters as the file calls them."""
-    names = ("temperature", "top_k", "top_p", "min_p")
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
     return {name: getattr(how, name) for name in names} | {"max_new_tokens": how.max_tokens}
 
 
@@ -75,7 +77,7 @@ def test_the_start_says_them_in_one_line(stack: Stack) -> None:
     """With the values, and a warning of what is not served."""
     said, warned = (line for line in stack[2].lines() if line["event"] == "sampling_defaults")
     assert {name: said[name] for name in SAID} == SAID
-    assert (warned["level"], warned["not_served"]) == ("warning", "repetition_penalty")
+    assert (warned["level"], warned["not_served"]) == ("warning", "no_repeat_ngram_size")
 
 
 @pytest.mark.source("vllm-project/vllm#11164")
@@ -97,6 +99,7 @@ def test_where_they_come_from(tmp_path: Path) -> None:
         ('{"top_k": "5"}', "top_k: must be a whole number"),
         ('{"temperature": -1}', "temperature: "),
         ('{"top_p": 1.5}', "top_p: "),
+        ('{"repetition_penalty": 0}', "repetition_penalty: "),
         ("[]", "object"),
         ("{", "JSON"),
     ],

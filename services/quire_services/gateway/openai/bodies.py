@@ -12,12 +12,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from .body_values import Real, Tokens, Whole, bool_as_count, refuse_depth, whole_number
+from .body_values import Real, RepetitionPenalty, Tokens, Whole, bool_as_count, refuse_depth, whole_number
 
 MAX_N = 64
 MAX_STOPS = 16
 MAX_STOP_CHARS = 1024
 MAX_SALT_CHARS = 1024
+MAX_ADJUSTED = 1024  # tokens biased, and tokens allowed
+MAX_BAD_WORDS, MAX_BAD_WORD_CHARS = 128, 128
+TokenId = Annotated[Whole, Field(ge=0, lt=2**32)]
 
 
 class StreamOptions(BaseModel):
@@ -43,7 +46,21 @@ class Body(BaseModel):
     n: Annotated[Whole, Field(ge=1, le=MAX_N)] | None = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[Whole, Field(ge=0)] | None = None
-    stop_token_ids: Annotated[list[Annotated[Whole, Field(ge=0, lt=2**32)]], Field(max_length=128)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=128)] | None = None
+    frequency_penalty: Annotated[Real, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[Real, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    logit_bias: Annotated[dict[str, Annotated[Real, Field(ge=-100, le=100)]], Field(max_length=MAX_ADJUSTED)] | None = (
+        None
+    )
+    allowed_token_ids: Annotated[list[TokenId], Field(max_length=MAX_ADJUSTED)] | None = None
+    bad_words: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=MAX_BAD_WORD_CHARS)]], Field(max_length=MAX_BAD_WORDS)
+        ]
+        | None
+    ) = None
+    include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     add_special_tokens: bool | None = None

@@ -47,6 +47,7 @@ def real_number(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(whole_number)]
 Real = Annotated[float, BeforeValidator(real_number)]
+RepetitionPenalty = Annotated[Real, Field(ge=0.01, le=100)]  # more would overflow logits
 
 
 def bool_as_count(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 The makers of a model put the temperature it was tuned for there, and clients leave it to the server. As in vLLM, the
 values of the file stand in for what a request leaves out, whatever ``do_sample`` says; a request's own values win. What
-the file asks for and is not served here (a repetition penalty) is logged at the start.
+the file asks for and is not served here (``typical_p``, say) is logged at the start.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from quire_services.config.input_files import read_bytes
 
-from .body_values import Real, Whole
+from .body_values import Real, RepetitionPenalty, Whole
 
 AUTO, NONE = "auto", "none"
 GENERATION_CONFIG = "generation_config.json"
 MAX_GENERATION_CONFIG_BYTES = 1 << 20
 # What would change answers, and the values that do not.
-_NOT_SERVED = {"repetition_penalty": (None, 1), "no_repeat_ngram_size": (None, 0), "typical_p": (None, 1)}
+_NOT_SERVED = {"no_repeat_ngram_size": (None, 0), "typical_p": (None, 1)}
 
 
 class DefaultsError(Exception):
@@ -43,6 +43,7 @@ class SamplingDefaults:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
     max_tokens: int | None = None
     end_ids: frozenset[int] = frozenset()
     given: tuple[tuple[str, float], ...] = ()
@@ -61,6 +62,7 @@ class _File(BaseModel):
     top_k: Annotated[Whole, Field(ge=-1)] | None = None
     top_p: Annotated[Real, Field(ge=0, le=1)] | None = None
     min_p: Annotated[Real, Field(ge=0, le=1)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     max_new_tokens: Annotated[Whole, Field(ge=1)] | None = None
     eos_token_id: Annotated[list[Annotated[Whole, Field(ge=0)]], BeforeValidator(_listed)] = []
 
@@ -88,7 +90,7 @@ def load_sampling_defaults(source: str, model: Path) -> SamplingDefaults:
 
 
 def _defaults(found: _File) -> SamplingDefaults:
-    names = ("temperature", "top_k", "top_p", "min_p", "max_new_tokens")
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
     given = {name: value for name in names if (value := getattr(found, name)) is not None}
     values = {"max_tokens" if name == "max_new_tokens" else name: value for name, value in given.items()}
     if "top_k" in values:

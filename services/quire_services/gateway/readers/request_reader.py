@@ -156,7 +156,7 @@ def _count(document: dict[str, Any]) -> None:
 
 def _counts(document: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """How many of each there are, the ids of prompts excepted: they have the model's own bound."""
-    for name in ("messages", "tools", "documents", "stop", "stop_token_ids"):
+    for name in ("messages", "tools", "documents", "stop", "stop_token_ids", "allowed_token_ids", "bad_words"):
         if isinstance(value := document.get(name), list):
             yield name, len(value)
     messages = document.get("messages")

@@ -220,3 +220,44 @@ def test_special_tokens_are_added_as_asked(tmp_path: Path) -> None:
                 assert unpack_u32(peer.requests[-1].tokens).tolist().count(0) == own + added
     finally:
         process.stop()
+
+
+def test_what_is_done_to_logits_reaches_the_engine(
+    gateway: GatewayProcess, engine: PeerEngine, tokenizer: Tokenizer
+) -> None:
+    """Penalties, bias and tokens as they are, in both APIs and for every prompt; without them nothing is done."""
+    how = {"frequency_penalty": 0.5, "presence_penalty": -1, "repetition_penalty": 1.25}
+    body = {"logit_bias": {"7": -100, "5": 2.5}, "allowed_token_ids": [5, 7, 9], **how}
+    for path, asked in ((CHAT_PATH, chat(**body)), (PLAIN_PATH, plain(**body, prompt=["a", "b"]))):
+        engine.requests.clear()
+        assert gateway.http.post(path, json=asked).status_code == 200
+        for sent in (request.sampling for request in engine.requests):
+            assert {name: getattr(sent, name) for name in how} == how
+            assert dict(zip(unpack_u32(sent.bias_token_ids), sent.bias, strict=True)) == {7: -100, 5: 2.5}
+            assert unpack_u32(sent.allowed_token_ids).tolist() == [5, 7, 9]
+        assert len(engine.requests) == (1 if path == CHAT_PATH else 2)
+    neutral = {"logit_bias": {}, "allowed_token_ids": [], "bad_words": [], "repetition_penalty": 1}
+    assert gateway.http.post(PLAIN_PATH, json=plain(seed=1, presence_penalty=0, **neutral)).status_code == 200
+    assert gateway.http.post(PLAIN_PATH, json=plain(seed=1)).status_code == 200
+    assert engine.requests[-1].sampling == engine.requests[-2].sampling
+
+
+def test_bad_words_are_what_they_would_be_written_with(
+    gateway: GatewayProcess, engine: PeerEngine, tokenizer: Tokenizer
+) -> None:
+    """Alone and behind a space, where that makes other tokens and not more of them."""
+
+    def sent(*words: str) -> list[list[int]]:
+        assert gateway.http.post(PLAIN_PATH, json=plain(bad_words=words)).status_code == 200
+        return [unpack_u32(word).tolist() for word in engine.requests[-1].sampling.bad_words]
+
+    def ids(text: str) -> list[int]:
+        found: list[int] = tokenizer.encode(text).ids
+        return found
+
+    assert len(ids("fox")) > len(ids(" fox"))
+    assert sent("fox", " fox", "fox") == [ids("fox"), ids("fox")]
+    assert len(ids("z")) < len(ids(" z"))
+    assert sent("z") == [ids("z")]
+    both = next(w for w in ("the", "o", "l", "f", "d", "q", "b", "m") if len(ids(w)) == len(ids(f" {w}")))
+    assert sent(both) == [ids(both), ids(f" {both}")]
