@@ -31,6 +31,14 @@ from .inprocess import Script, layout_of_model, make_engine
 from .stopwatch import Stopwatch
 
 Arrivals = list[tuple[float, Generate]]
+_ADJUSTED: dict[str, Any] = {
+    "repetition_penalty": 1.1,
+    "frequency_penalty": 0.2,
+    "presence_penalty": 0.2,
+    "bias_token_ids": pack_u32(range(7, 15)),
+    "bias": (-1.0,) * 8,
+    "bad_words": tuple(pack_u32((token, token + 1)) for token in range(7, 15)),
+}
 PARTS = (
     "schedule",
     "kvstore",
@@ -47,12 +55,17 @@ PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class StepCase:
-    """``sequences`` prompts of ``prompt`` tokens, all but ``own`` of them the same; ``output`` tokens each."""
+    """``sequences`` prompts of ``prompt`` tokens, all but ``own`` of them the same; ``output`` tokens each.
+
+    Attributes:
+        adjusted: every request asks for all that can be done to its logits.
+    """
 
     sequences: int
     prompt: int
     own: int
     output: int
+    adjusted: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,10 +77,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def step_cases(quick: bool) -> dict[str, StepCase]:
-    """What is measured: shared prompts and private ones, as the serve bench sends them."""
+    """What is measured: shared prompts and private ones, as the serve bench sends them, and the former with penalties,
+    bias and masks in every request."""
     if quick:
-        return {"shared": StepCase(4, 64, 8, 8)}
-    return {"shared-prompt": StepCase(64, 1810, 10, 48), "private": StepCase(32, 860, 860, 48)}
+        return {"shared": StepCase(4, 64, 8, 8), "adjusted": StepCase(4, 64, 8, 8, adjusted=True)}
+    return {
+        "shared-prompt": StepCase(64, 1810, 10, 48),
+        "shared-prompt-adjusted": StepCase(64, 1810, 10, 48, adjusted=True),
+        "private": StepCase(32, 860, 860, 48),
+    }
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -113,7 +131,7 @@ def _arrivals(case: StepCase, vocabulary: int) -> Arrivals:
     first = Generate(
         "first", "t", pack_u32([*shared, *tokens(case.own)]), Sampling(1, temperature=0.0, ignore_eos=True)
     )
-    sampling = Sampling(case.output, temperature=0.0, ignore_eos=True)
+    sampling = Sampling(case.output, temperature=0.0, ignore_eos=True, **(_ADJUSTED if case.adjusted else {}))
     others = [
         (0.001, Generate(str(i), "t", pack_u32([*shared, *tokens(case.own)]), sampling)) for i in range(case.sequences)
     ]

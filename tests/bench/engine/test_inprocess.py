@@ -31,14 +31,16 @@ def bench(*arguments: str) -> dict[str, Any]:
 
 @pytest.mark.process
 def test_engine_splits_a_step() -> None:
-    """The parts of a decode step are no more than the step."""
-    decode = bench("engine", "--quick")["shared"]["decode"]
+    """The parts of a decode step are no more than the step; what is done to logits is part of sampling."""
+    figures = bench("engine", "--quick")
+    decode = figures["shared"]["decode"]
     others = ("step", "steps", "rows", "sequences", "wall", "share_of_floor", "detokenise")
     parts = sum(value for name, value in decode.items() if name not in others)
 
     assert decode["rows"] == 4
     assert decode["detokenise"] > 0
     assert 0 < parts <= decode["step"]
+    assert figures["adjusted"]["decode"]["sample"] > decode["sample"]
 
 
 @pytest.mark.process
