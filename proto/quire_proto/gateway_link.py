@@ -54,7 +54,7 @@ class Sampling:
     """How to choose tokens. ``top_k`` 0 and ``top_p`` 1 mean off; ``temperature`` 0 is greedy; ``logprobs`` is the
     number of alternatives + 1, 0 for none. ``grammar``: what a continuation must be, as llguidance reads it, UTF-8.
     ``bias[i]`` is that of ``bias_token_ids[i]``; with ``allowed_token_ids`` no other token is chosen; each of
-    ``bad_words`` is a sequence of tokens that is never completed."""
+    ``bad_words`` is a sequence of tokens that is never completed. ``prompt_logprobs`` counts as ``logprobs`` does."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -74,6 +74,7 @@ class Sampling:
     bias: tuple[float, ...] = ()
     allowed_token_ids: U32s = b""
     bad_words: tuple[U32s, ...] = ()
+    prompt_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ class TokenLogprob:
 @dataclass(frozen=True, slots=True)
 class Output:
     """New tokens of one continuation. ``finish``: "" (goes on), ``stop``, ``length``, ``abort`` or ``error``; an
-    error has a ``code`` and a ``message``. ``cached_tokens`` is set on the first output."""
+    error has a ``code`` and a ``message``. ``cached_tokens`` is set on the first output, and so are the
+    ``prompt_logprobs`` of continuation 0, of all tokens but the first, if they are wanted."""
 
     request: str
     index: int
@@ -134,6 +136,7 @@ class Output:
     cached_tokens: int = 0
     code: str = ""
     message: str = ""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from quire_engine.model.runner import Runner
 from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
 from quire_proto.client.client import KVClient, KVReader
-from quire_proto.gateway_link import Generate, Outputs, Sampling
+from quire_proto.gateway_link import Generate, Outputs, Sampling, TokenLogprob
 from quire_proto.messages import Stats
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.support.kvstore import Kvstore
@@ -39,6 +39,7 @@ class Queues:
         self.tokens: dict[tuple[str, int], list[int]] = {}
         self.ends: dict[tuple[str, int], Any] = {}
         self.cached: dict[tuple[str, int], int] = {}
+        self.scores: dict[tuple[str, int], tuple[TokenLogprob, ...]] = {}
 
     def receive(self, timeout_s: float) -> list[Any]:
         try:
@@ -59,6 +60,9 @@ class Queues:
             assert key not in self.ends, "an output after the end"
             self.cached.setdefault(key, item.cached_tokens)  # the first output says it
             self.tokens.setdefault(key, []).extend(unpack_u32(item.tokens))
+            if item.prompt_logprobs:
+                assert key not in self.scores, "said once"
+                self.scores[key] = item.prompt_logprobs
             if item.finish:
                 self.ends[key] = item
 

@@ -33,6 +33,7 @@ from quire_engine.transfer import to_device
 from .device_queue import DeviceQueue, Pending, queue_of
 from .mask_filler import MaskedRow, MaskFiller
 from .model import Model
+from .prompt_scores import PromptScores
 from .sampler import Choice, Sampled, choose_tokens
 from .token_masks import TokenMasks
 
@@ -62,6 +63,7 @@ class Batch:
         samples: how each is drawn.
         onward: sequences that may go on with the token drawn here before it is known, and its line.
         masked: sequences that are held to a grammar, and the lines that they draw.
+        scores: what of their prompts is scored.
     """
 
     tokens: array[int]
@@ -72,6 +74,7 @@ class Batch:
     samples: list[SampleRow] = field(default_factory=list)
     onward: dict[Sequence, int] = field(default_factory=dict)
     masked: list[MaskedRow] = field(default_factory=list)
+    scores: PromptScores = field(default_factory=PromptScores)
 
 
 @dataclass(slots=True, eq=False)
@@ -119,7 +122,10 @@ class Launched:
         """Wait until the step is complete; one entry for each token drawn. Raises ContextPoisoned."""
         assert self.pending is not None, "launched first"
         self.pending.result()
-        if self.choice is None or self.batch is None:
+        if self.batch is None:
+            return []
+        self.batch.scores.read()
+        if self.choice is None:
             return []
         drawn = zip(self.batch.drawn, self.choice.read(), strict=True)
         return [Drawn(*what, sampled) for what, sampled in drawn if what[0] not in self.withdrawn]
@@ -211,10 +217,13 @@ class Runner:
             rows, lines = to_device(torch.tensor(batch.fed).T.contiguous(), device)
             tokens.index_copy_(0, rows, before.tokens.index_select(0, lines))
         logits = self._graphs.forward(tokens, batch.plan) if self._graphs is not None else None
-        drawing = where = np.array(batch.rows, dtype=np.int64)
+        drawing = where = np.array(batch.rows + batch.scores.rows, dtype=np.int64)
         if logits is None:
             drawing, where = np.unique(drawing, return_inverse=True)
             logits = self._model.forward(tokens, batch.plan, torch.from_numpy(drawing))
+        if batch.scores.rows:
+            where, scored = np.split(where, [len(batch.rows)])
+            batch.scores.compute(logits[to_device(torch.from_numpy(scored), device)])
         if not batch.rows:
             return None
         if len(where) != len(logits) or (where[1:] <= where[:-1]).any():
@@ -235,6 +244,7 @@ def _batch(work: list[Work], coming: dict[Sequence, int], block_size: int) -> Ba
     batch = Batch(array("I"), plan)
     for item in work:
         sequence = item.sequence
+        batch.scores.add(sequence, item.count, len(batch.tokens))
         known = sequence.tokens[sequence.launched : sequence.launched + item.count]
         batch.tokens += known
         if len(known) < item.count:

@@ -188,10 +188,10 @@ class Scheduler:
 
     def _grant(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
         """Grant a running sequence what it can use of ``budget``; returns how much that is."""
-        count = min(sequence.remaining, budget)
+        count = min(plan.most(sequence), budget)
         if count == 0:
             return 0
-        plan.budget_left -= count
+        plan.give(sequence, count)
         plan.work.append(Work(sequence, count))
         needed = sequence.launched + count
         if not sequence.writable or needed > len(sequence.table) * self.limits.block_size:
@@ -211,15 +211,17 @@ class Scheduler:
         sequence.slot_promised = False
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=lambda s: s.arrival)
-        count = min(sequence.remaining, plan.budget_left)
+        count = plan.most(sequence)
         if count:
-            plan.budget_left -= count
+            plan.give(sequence, count)
             plan.work.append(Work(sequence, count))
 
     def decided(self, plan: StepPlan) -> None:
         """The step will be launched as it is, but for what it may do more: prompts get the budget kept for sequences
         that were not admitted. All of it is put to the tenants' accounts."""
         for item in plan.work if plan.admits else ():
+            if item.sequence.unscored:
+                continue
             table = len(item.sequence.table) * self.limits.block_size - item.sequence.launched
             more = max(0, min(item.sequence.remaining, table, item.count + plan.budget_left) - item.count)
             item.count += more

@@ -11,6 +11,7 @@ flight have ``launched`` more than that, and a token may be coming that only the
 
 from __future__ import annotations
 
+import secrets
 from array import array
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from quire_engine.grammar.grammar import Grammar, GrammarState
 from quire_kv import DomainChain
-from quire_proto.gateway_link import Generate, Sampling
+from quire_proto.gateway_link import Generate, Sampling, TokenLogprob
 from quire_proto.wire.u32 import unpack_u32
 
 from .adjustments import Adjustments
@@ -27,6 +28,7 @@ from .sample_row import SampleRow
 
 NO_WAITER = 1 << 62  # less urgent than any priority
 BACKGROUND = 1 << 31  # the priority of what no client waits for
+_UNSCORED = TokenLogprob(0.0)
 EMPTY_TABLE: npt.NDArray[np.int32] = np.empty(0, np.int32)
 
 
@@ -43,6 +45,7 @@ class Request:
         salt: what it may share it shares with requests of the same salt only.
         grammar: what its continuations must be, once that is compiled.
         adjustments: what it wants done to its logits, if anything.
+        prompt_logprobs: of the tokens of the prompt but the first, if it wants them: as far as they are computed.
     """
 
     id: str
@@ -63,11 +66,13 @@ class Request:
     salt: str = ""
     grammar: Grammar | None = None
     adjustments: Adjustments | None = None
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
     @classmethod
     def of(cls, message: Generate, eos_ids: frozenset[int]) -> Request:
         """The request of a ``generate`` message. Raises ValueError for a bias without its token."""
         own = frozenset(unpack_u32(message.sampling.stop_token_ids))
+        scored = message.sampling.prompt_logprobs > 0
         return cls(
             id=message.request,
             tenant=message.tenant,
@@ -77,7 +82,8 @@ class Request:
             priority=message.priority,
             emitted=unpack_u32(message.emitted),
             stop_ids=own if message.sampling.ignore_eos else own | eos_ids,
-            salt=message.salt,
+            salt=secrets.token_hex(16) if scored else message.salt,  # what is found cached has no logits
+            prompt_logprobs=[_UNSCORED] * (len(message.tokens) // 4 - 1) if scored else [],
             adjustments=Adjustments.of(message.sampling, message.tokens),
         )
 
@@ -156,6 +162,11 @@ class Sequence:
     def generated(self) -> int:
         """Tokens generated so far, those emitted elsewhere included."""
         return len(self.tokens) - len(self.request.prompt) // 4
+
+    @property
+    def unscored(self) -> int:
+        """Tokens to launch of which the next one's log-probability is wanted."""
+        return max(0, len(self.request.prompt_logprobs) - self.launched)
 
     @property
     def decoding(self) -> bool:

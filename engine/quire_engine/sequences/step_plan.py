@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from .sequence import Sequence
 
+SCORED_TOKENS = 256  # of a step
 Extends = list[tuple[Sequence, int]]
 
 
@@ -31,6 +32,7 @@ class StepPlan:
         ahead: sequences that will want the capacity named in a later step, and take no harm if it is not there.
         admits: waiting sequences that want a table.
         budget_left: tokens of the step's budget that nothing has been given yet; those of ``admits`` come out of it.
+        scored_left: of them, those whose logits may be wanted: each takes as much memory as the vocabulary is large.
     """
 
     work: list[Work] = field(default_factory=list)
@@ -38,6 +40,17 @@ class StepPlan:
     ahead: Extends = field(default_factory=list)
     admits: list[Sequence] = field(default_factory=list)
     budget_left: int = 0
+    scored_left: int = SCORED_TOKENS
+
+    def most(self, sequence: Sequence) -> int:
+        """How many of a sequence's tokens the step can compute, as far as that is for the plan to say."""
+        most = min(sequence.remaining, self.budget_left)
+        return min(most, self.scored_left) if sequence.unscored else most
+
+    def give(self, sequence: Sequence, count: int) -> None:
+        """``count`` tokens more of the sequence are computed."""
+        self.budget_left -= count
+        self.scored_left -= min(count, sequence.unscored)
 
     def drop(self, sequence: Sequence) -> None:
         """The sequence computes nothing in this step."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from quire_engine.sequences.sequence import Request, Sequence
-from quire_engine.sequences.step_plan import StepPlan
-from quire_proto.gateway_link import Sampling
+from quire_engine.sequences.step_plan import SCORED_TOKENS, StepPlan
+from quire_proto.gateway_link import Sampling, TokenLogprob
 from quire_proto.step.token_chain import DomainChain
 from quire_proto.wire.u32 import pack_u32
 
@@ -161,3 +161,22 @@ def test_an_owner_is_as_urgent_as_its_waiters_until_it_has_computed() -> None:
     while not second.decoding:
         run(sched, sched.plan({}, True))
     assert second.priority == 5
+
+
+def test_prompts_that_are_scored_are_computed_in_small_pieces() -> None:
+    """However many they are, a step has the logits of so many of their tokens at most; others go on beside them."""
+    sched = scheduler(max_batch_tokens=2048)
+    scored, other = [sequence(arrival, 600) for arrival in (1, 2, 3)], sequence(4, 1000)
+    for s in scored:
+        s.request.prompt_logprobs = [TokenLogprob(0.0)] * 599
+    for s in (*scored, other):
+        sched.add(s)
+    steps = 0
+    while any(s.generated == 0 for s in scored):
+        steps += 1
+        wanted = sched.plan({}, True)
+        before = {s: s.computed for s in scored}
+        run(sched, wanted)
+        assert 0 < sum(min(s.computed, 599) - min(before[s], 599) for s in scored) <= SCORED_TOKENS
+        assert other.computed >= 1000
+    assert steps <= 3 * 600 // SCORED_TOKENS + 2

@@ -46,7 +46,7 @@ def test_grants_are_drawn_in_the_order_in_which_they_are_applied() -> None:
     picture = section(ENGINE, "One step").split("```")[1]
     drawn = re.findall(r"^ {14}(\w+)", picture, flags=re.MULTILINE)
     assert drawn == [field.name for field in dataclasses.fields(StepGrants)]
-    plan = {field.name for field in dataclasses.fields(StepPlan)} - {"budget_left"}
+    plan = {field.name for field in dataclasses.fields(StepPlan)} - {"budget_left", "scored_left"}
     assert plan == set(re.findall(r"\w+", picture.split("StepPlan:")[1].splitlines()[0]))
 
 
