@@ -146,7 +146,12 @@ class PeerEngine:
             others = [(token + k) % self._vocab for k in range(how.logprobs - 1)]
             logprobs = (TokenLogprob(-0.5, pack_u32(others), tuple(-0.5 - k for k in range(len(others)))),)
         cached = self.cached_tokens if branch.done == 1 else 0
-        return Output(branch.request.request, branch.index, pack_u32([token]), logprobs, finish, cached)
+        scores: tuple[TokenLogprob, ...] = ()
+        if how.prompt_logprobs and branch.done == 1 and branch.index == 0:  # -1, -2, ... from the second token on
+            other = pack_u32([prompt[0]] * (how.prompt_logprobs - 1))
+            scores = tuple(TokenLogprob(-k, other, (-9.0,) * (how.prompt_logprobs - 1)) for k in range(1, len(prompt)))
+        of = branch.request.request
+        return Output(of, branch.index, pack_u32([token]), logprobs, finish, cached, prompt_logprobs=scores)
 
 
 def connect(path: Path) -> socket.socket:

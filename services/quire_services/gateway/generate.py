@@ -26,7 +26,7 @@ from quire_services.gateway.http.request_log import RequestRecord
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.chat import ChatShape
 from quire_services.gateway.openai.chat_tools import callable_tools
-from quire_services.gateway.openai.completions import CompletionShape
+from quire_services.gateway.openai.completions import CompletionShape, scored
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.logits.adjustments import adjustments
 from quire_services.gateway.openai.logits.bad_words import bad_words
@@ -109,7 +109,10 @@ class Gateway:
             body = read.body
             assert isinstance(body, CompletionBody)
             call = await self._call(read, request, 0 if body.logprobs is None else body.logprobs + 1)
-            shape = CompletionShape(body, self.names, read.texts, read.prompts)
+            of = call.generations
+            shape = CompletionShape(
+                body, self.names, read.texts, read.prompts, lambda prompt: of[prompt].prompt_logprobs
+            )
         return await self._respond(call, body, request, shape)
 
     @asynccontextmanager
@@ -152,6 +155,7 @@ class Gateway:
         param = "messages" if isinstance(body, ChatBody) else "prompt"
         call = Call(self.backlogs)
         adjusted = adjustments(body, limits, self.defaults)
+        adjusted["prompt_logprobs"] = scored(body)
         adjusted["bad_words"] = bad_words(body.bad_words, self.encoder, limits.vocab_size)
         for place, tokens in enumerate(read.prompts):
             if place % PROMPTS_AT_ONCE == PROMPTS_AT_ONCE - 1:
@@ -198,6 +202,7 @@ class Gateway:
                     self._specials,
                     one_call=bool(chat and chat.parallel_tool_calls is False),
                     with_stop=bool(body.include_stop_str_in_output),
+                    mute=body.max_tokens == 0,
                 )
                 out.append(one)
         return out

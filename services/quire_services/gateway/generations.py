@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from quire_proto.gateway_link import Generate, Output, Sampling
+from quire_proto.gateway_link import Generate, Output, Sampling, TokenLogprob
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 from quire_services.gateway.http.errors import ApiError, ClientGone, answer_unread, engine_error, unavailable
 
@@ -47,6 +47,7 @@ class Generation:
         open: continuations that have not ended.
         started: a first output has come.
         cached_tokens: prompt tokens that came from the cache.
+        prompt_logprobs: of the tokens of the prompt but the first, if they are wanted and there.
         salt: of the cache, so that it shares nothing with generations of another.
         carrier: the engine it was sent to, while a continuation is open.
         engine: that engine's name, for good.
@@ -63,6 +64,7 @@ class Generation:
     open: set[int] = field(default_factory=set)
     started: bool = False
     cached_tokens: int = 0
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     salt: str = ""
     carrier: Carrier | None = None
     engine: str = ""
@@ -89,6 +91,7 @@ class Generation:
             return
         if output.index == 0:  # the others share the prompt of the first
             self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
+        self.prompt_logprobs = self.prompt_logprobs or output.prompt_logprobs
         self.started = True
         self.emitted[output.index].extend(unpack_u32(output.tokens))
         if output.finish:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from .body_values import Real, RepetitionPenalty, Tokens, Whole, bool_as_count, refuse_depth, whole_number
+from .body_values import Real, RepetitionPenalty, Tokens, TokensOrNone, Whole, bool_as_count, refuse_depth, whole_number
 
 MAX_N = 64
 MAX_STOPS = 16
@@ -109,6 +109,7 @@ class ChatBody(Body):
 class CompletionBody(Body):
     """``POST /v1/completions``."""
 
+    max_tokens: TokensOrNone | None = None
     prompt: Any = Field(None, description="a string, a list of strings, token ids, or a list of lists of token ids")
     logprobs: Annotated[
         Annotated[int, BeforeValidator(whole_number), Field(ge=0, le=5)] | None, BeforeValidator(bool_as_count)

@@ -63,7 +63,13 @@ def token_count(value: Any) -> Any:
     return value
 
 
+def token_count_or_none(value: Any) -> Any:
+    """The same, or 0: only the prompt is wanted."""
+    return 0 if whole_number(value) == 0 else token_count(value)
+
+
 Tokens = Annotated[int, BeforeValidator(token_count), Field(ge=-1)]
+TokensOrNone = Annotated[int, BeforeValidator(token_count_or_none), Field(ge=-1)]
 
 
 def refuse_depth(body: dict[str, Any]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from quire_engine.checkpoint.token_bytes import TokenBytes
+from quire_proto.gateway_link import TokenLogprob
 from quire_services.gateway.http.errors import invalid, unsupported
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.choices import Choice, Delta
 
-from .bodies import CompletionBody
+from .bodies import Body, CompletionBody
 from .logprob_shapes import characters, completion_logprobs
 
 MAX_CHOICES = 1024
@@ -46,8 +47,17 @@ def check_completion(body: CompletionBody) -> None:
     """Raise ApiError 400 for combinations that are not served."""
     if (body.best_of or 1) > (body.n or 1):
         raise unsupported("best_of")
-    if body.echo and body.logprobs is not None:
-        raise invalid("'echo' together with 'logprobs' is not supported yet", "echo", "unsupported_parameter")
+    if body.max_tokens == 0 and not body.echo:
+        raise invalid("'max_tokens': 0 asks for nothing without 'echo': true", "max_tokens")
+
+
+def scored(body: Body) -> int:
+    """Log-probabilities of the prompt that a request wants: 0 for none, else the number of alternatives + 1."""
+    return (body.logprobs or 0) + 1 if isinstance(body, CompletionBody) and _scores(body) else 0
+
+
+def _scores(body: CompletionBody) -> bool:
+    return bool(body.echo) and body.logprobs is not None
 
 
 class CompletionShape:
@@ -58,6 +68,7 @@ class CompletionShape:
         names: bytes of tokens, for log-probabilities.
         echoes: text to put before the choices of each prompt; empty without ``echo``.
         prompts: tokens of each prompt.
+        scores: log-probabilities of the tokens of a prompt but the first, when its first output is there.
     """
 
     prefix = "cmpl-"
@@ -65,7 +76,12 @@ class CompletionShape:
     piece = "text_completion"
 
     def __init__(
-        self, body: CompletionBody, names: TokenBytes, echoes: list[str], prompts: Sequence[Sequence[int]]
+        self,
+        body: CompletionBody,
+        names: TokenBytes,
+        echoes: list[str],
+        prompts: Sequence[Sequence[int]],
+        scores: Callable[[int], Sequence[TokenLogprob]],
     ) -> None:
         self._logprobs = body.logprobs
         self._as_ids = bool(body.return_tokens_as_token_ids)
@@ -76,12 +92,14 @@ class CompletionShape:
         self.about_prompt: dict[str, Any] = {}
         self._announced: set[int] = set()  # choices whose prompt's tokens were sent
         self._offsets: dict[int, int] = {}
+        self._scores, self._scored = scores, _scores(body)
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
         """The first streamed object of a choice: the prompt, if it is to be echoed."""
         if not self._echoes:
             return None
-        out = {"index": choice.index, "text": self._echo(choice), "logprobs": None, "finish_reason": None}
+        logprobs = self._shape_prompt(choice)
+        out = {"index": choice.index, "text": self._echo(choice), "logprobs": logprobs, "finish_reason": None}
         return self._ids(out, choice, [])
 
     def chunks(self, choice: Choice, delta: Delta) -> list[dict[str, Any]]:
@@ -100,7 +118,10 @@ class CompletionShape:
 
     def choice(self, choice: Choice, total: Delta) -> dict[str, Any]:
         """A whole choice object."""
+        of_prompt = self._shape_prompt(choice)
         out = self._chunk(choice, total)
+        if of_prompt is not None:
+            out["logprobs"] = {name: rows + out["logprobs"][name] for name, rows in of_prompt.items()}
         out["text"] = self._echo(choice) + total.text
         return out
 
@@ -115,6 +136,19 @@ class CompletionShape:
             self._announced.add(choice.index)
             out["prompt_token_ids"] = list(self._prompts[choice.index // self._n])
         return out | {"token_ids": tokens}
+
+    def _shape_prompt(self, choice: Choice) -> dict[str, Any] | None:
+        """The ``logprobs`` object of the prompt, whose first token has none, if it is wanted."""
+        if not self._scored or self._logprobs is None:
+            return None
+        prompt = choice.index // self._n
+        tokens = self._prompts[prompt]
+        lengths = [characters(self._names.of(token)) for token in tokens]
+        self._offsets[choice.index] = sum(lengths)
+        found = [TokenLogprob(0.0), *self._scores(prompt)]
+        out = completion_logprobs(tokens, found, self._names, self._logprobs, 0, self._as_ids)
+        out["token_logprobs"][0] = out["top_logprobs"][0] = None
+        return out
 
     def _shape(self, choice: Choice, delta: Delta) -> dict[str, Any] | None:
         if self._logprobs is None:

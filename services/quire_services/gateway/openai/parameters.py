@@ -79,8 +79,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     _served("messages", _C, _C, "text: a string, or parts `text`, `input_text`, `output_text`, `refusal`, `thinking`,"
             " `reasoning` and strings, each on a line of its own; parts of other types are refused", _C),
     _served("prompt", _P, _P, "a string, token ids, or a list of either", _P),
-    _served("max_tokens", BOTH, BOTH, "from 1; -1: all that there is room for. Default: chat all, completions 16, of"
-            " either at most `max_new_tokens` of `generation_config.json`"),
+    _served("max_tokens", BOTH, BOTH, "from 1, with `echo` 0; -1: all that there is room for. Default: chat all,"
+            " completions 16, of either at most `max_new_tokens` of `generation_config.json`"),
     _served("max_completion_tokens", _C, _C, "goes before `max_tokens`", _C),
     _served("temperature", BOTH, BOTH, f"0 to 2; {_MODEL}, else 1"),
     _served("top_p", BOTH, BOTH, f"0 to 1; 0: the most likely token; {_MODEL}, else 1"),
@@ -92,7 +92,7 @@ PARAMETERS: tuple[Parameter, ...] = (
             " `include_obfuscation` is accepted, nothing is padded"),
     _served("logprobs", BOTH, BOTH, "chat: `true` or `false`; completions: 0 to 5, `true` is 1"),
     _served("top_logprobs", _C, _C, "0 to 20, with `logprobs`", _C),
-    _served("echo", _P, BOTH, "without `logprobs`", _P),
+    _served("echo", _P, BOTH, "with `logprobs`, the prompt's too, of up to 8,192 tokens over all choices", _P),
     _served("user", BOTH, BOTH, "a string; accepted without effect: the tenant comes from the API key"),
     _served("tools", _C, _C, "type `function`; rendered by the model's template, calls are found by `--tool-parser`;"
             " `strict` is not enforced", _C),

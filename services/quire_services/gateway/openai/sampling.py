@@ -100,6 +100,7 @@ def sampling(
     if asked is None:
         asked = min(default or room, room)
     max_tokens = room if asked == -1 else asked
+    generated = max(1, max_tokens)  # one is drawn in any case; where none is wanted it is not told
     min_tokens = body.min_tokens or 0
     if min_tokens > max_tokens:
         raise invalid(f"'min_tokens' is {min_tokens}, more than the {max_tokens} to generate", "min_tokens")
@@ -109,7 +110,7 @@ def sampling(
     top_p = defaults.top_p if body.top_p is None else body.top_p
     temperature = defaults.temperature if body.temperature is None else body.temperature
     return Sampling(
-        max_tokens=max_tokens,
+        max_tokens=generated,
         temperature=temperature if top_p else 0.0,  # the smallest nucleus is the most likely token alone
         top_k=defaults.top_k if body.top_k is None else max(body.top_k, 0),
         top_p=top_p or 1.0,

@@ -48,6 +48,7 @@ class Choice:
         specials: special tokens and their spelling; the parser is told of those that it knows.
         one_call: the answer ends with its first tool call.
         with_stop: the stop string that ends it is part of the text, and so is the text of a ``silent`` token.
+        mute: nothing is wanted of what is generated.
 
     Attributes:
         tokens: number of tokens generated.
@@ -66,6 +67,7 @@ class Choice:
         specials: Mapping[int, str] | None = None,
         one_call: bool = False,
         with_stop: bool = False,
+        mute: bool = False,
     ) -> None:
         self.index = index
         self.tokens = 0
@@ -81,10 +83,13 @@ class Choice:
         self._spelling_stops = StopStrings(spelling, with_stop)  # these see what special tokens spell
         self._stops = StopStrings(others, with_stop)  # and these do not
         self._min_tokens = min_tokens
+        self._mute = mute
         self._silent = frozenset() if with_stop else silent
 
     def feed(self, output: Output) -> Delta:
         """Take an output of the engine."""
+        if self._mute:
+            return Delta(finish="length" if output.finish else None)
         delta = self._text(output)
         if self._parser:
             delta.events = self._parser.feed_marked(delta.text)

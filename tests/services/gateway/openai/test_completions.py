@@ -88,3 +88,44 @@ def test_characters_of_several_tokens_come_out_whole(
     assert not any("\ufffd" in piece for piece in pieces)
     assert cut.choices[0].text == tokenizer.decode(ids[:-1])
     assert cut.choices[0].text.endswith("\ufffd")
+
+
+@pytest.mark.parametrize("most", [0, 1, 4])
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo_with_logprobs_tells_those_of_the_prompt(
+    client: openai.OpenAI, engine: PeerEngine, tokenizer: Tokenizer, stream: bool, most: int
+) -> None:
+    """One row of each list for each token of prompt and answer, for every prompt and continuation; the first token's
+    are null. With ``max_tokens`` 0 the answer has no token, and nothing else ends it but its length."""
+    prompts = [tokenizer.encode(text).ids for text in (FOX, DOG)]
+    ask: Any = {"model": "tiny", "prompt": prompts, "n": 2, "echo": True, "logprobs": 1, "max_tokens": most}
+    rows: dict[int, dict[str, list[Any]]] = {}
+    texts: dict[int, str] = {}
+    reasons: dict[int, str | None] = {}
+    answers = list(client.completions.create(**ask, stream=True)) if stream else [client.completions.create(**ask)]
+    for choice in (choice for answer in answers for choice in answer.choices):
+        texts[choice.index] = texts.get(choice.index, "") + choice.text
+        reasons[choice.index] = choice.finish_reason
+        for name, values in choice.logprobs.model_dump().items():
+            rows.setdefault(choice.index, {}).setdefault(name, []).extend(values)
+    assert reasons == dict.fromkeys(range(4), "length")
+    for index in range(4):
+        prompt, found = prompts[index // 2], rows[index]
+        answer = [prompt[(k + index % 2) % len(prompt)] for k in range(most)]
+        spelled = [tokenizer.decode([token]) for token in prompt + answer]
+        assert found["tokens"] == spelled
+        assert texts[index] == "".join(spelled)
+        assert found["token_logprobs"] == [None, *(-k for k in range(1, len(prompt))), *([-0.5] * most)]
+        assert found["text_offset"] == [len("".join(spelled[:k])) for k in range(len(spelled))]
+        assert found["top_logprobs"][0] is None
+        assert found["top_logprobs"][1] == {spelled[1]: -1, spelled[0]: -9}
+    assert [request.sampling.prompt_logprobs for request in engine.requests] == [2, 2]
+    if not stream:
+        assert answers[0].usage.completion_tokens == 4 * most
+
+
+def test_without_echo_or_logprobs_prompts_are_not_scored(client: openai.OpenAI, engine: PeerEngine) -> None:
+    """That would compute what is cached."""
+    for how in ({"echo": True}, {"logprobs": 2}):
+        client.completions.create(model="tiny", prompt=FOX, max_tokens=1, **how)  # type: ignore[call-overload]
+    assert [request.sampling.prompt_logprobs for request in engine.requests] == [0, 0]
