@@ -23,6 +23,7 @@ from quire_proto.wire.u32 import unpack_u32
 from quire_services.config.settings import MAX_BODY_BYTES
 from quire_services.gateway.http.hang_up import until_gone
 from quire_services.gateway.http.request_log import RequestRecord
+from quire_services.gateway.openai.answers.choice_answer import ChoiceAnswer, ChoiceShape
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.chat import ChatShape
 from quire_services.gateway.openai.chat_tools import callable_tools
@@ -51,7 +52,7 @@ from .backlog import Backlogs
 from .counters import Counters
 from .engines import Engines
 from .generations import Call
-from .responses import CallResponse, Shape
+from .responses import Answer, CallResponse
 
 PROMPTS_AT_ONCE = 64
 PROMPT_END_TOKENS = 16  # of a prompt, which may have begun the answer's reasoning
@@ -101,7 +102,7 @@ class Gateway:
             assert isinstance(body, ChatBody)
             call = await self._call(read, request, (body.top_logprobs or 0) + 1 if body.logprobs else 0)
             shape = ChatShape(body, self.names, read.prompts[0], "".join(read.texts))
-        return await self._respond(call, body, request, shape)
+        return await self._respond(call, body, request, self._choice_answer(shape, body, request))
 
     async def complete(self, request: Request) -> Response:
         """Answer ``/v1/completions``. Raises ApiError and ClientGone."""
@@ -113,7 +114,7 @@ class Gateway:
             shape = CompletionShape(
                 body, self.names, read.texts, read.prompts, lambda prompt: of[prompt].prompt_logprobs
             )
-        return await self._respond(call, body, request, shape)
+        return await self._respond(call, body, request, self._choice_answer(shape, body, request))
 
     @asynccontextmanager
     async def _read(self, api: str, request: Request) -> AsyncIterator[ReadRequest]:
@@ -165,17 +166,20 @@ class Gateway:
             call.add(record.tenant, tokens, how, body.n or 1, body.cache_salt or "")
         return call
 
-    async def _respond(self, call: Call, body: Body, request: Request, shape: Shape) -> Response:
+    async def _respond(self, call: Call, body: Body, request: Request, answer: Answer) -> Response:
         record = _record(request)
         choices = await self._choices(call, body)
         self.engines.submit(call)
         record.generates = True
         record.engines = ",".join(sorted({generation.engine for generation in call.generations}))
         record.prompt_tokens = sum(len(generation.tokens) for generation in call.generations)
+        response = CallResponse(call, choices, answer, record, self.ping_s)
+        return await response.send_to(request.receive, bool(body.stream))
+
+    def _choice_answer(self, shape: ChoiceShape, body: Body, request: Request) -> ChoiceAnswer:
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         counted = with_usage and bool(body.stream_options and body.stream_options.continuous_usage_stats)
-        response = CallResponse(call, choices, shape, body.model, record, self.ping_s, counted)
-        return await response.send_to(request.receive, bool(body.stream), with_usage)
+        return ChoiceAnswer(shape, body.model, _record(request), with_usage, counted)
 
     async def _choices(self, call: Call, body: Body) -> list[Choice]:
         stops = stop_strings(body)

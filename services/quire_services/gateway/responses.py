@@ -1,9 +1,9 @@
 """Responses: from the outputs of a call to the HTTP response, streamed or whole.
 
 A stream's first output is awaited for ``FIRST_OUTPUT_GRACE_S``, so that what fails early fails with an HTTP status;
-then the headers are sent, and a comment whenever nothing else was for a while, because proxies end connections on which
-nothing moves. What fails later is an error event, after which the stream ends without ``[DONE]``. A client that hangs
-up ends its call at once, streamed or not: its connection is watched from the moment the call is submitted.
+then the headers are sent, and a sign of life whenever nothing else was for a while, because proxies end connections on
+which nothing moves. What fails later is an error event, after which the stream ends. A client that hangs up ends its
+call at once, streamed or not: its connection is watched from the moment the call is submitted.
 
 Invariant: however an answer ends, its call is closed: nothing is left running at an engine.
 """
@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Protocol
 
-import orjson
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -28,27 +27,25 @@ from quire_services.gateway.text.choices import Choice, Delta
 from .generations import Arrival, Call, Generation
 
 FIRST_OUTPUT_GRACE_S = 0.2
-PING_COMMENT = b": ping\n\n"  # a comment: clients skip it (WHATWG HTML, server-sent events)
 Deltas = list[tuple[Choice, Delta]]
 
 
-class Shape(Protocol):
-    """The objects of one API."""
+class Answer(Protocol):
+    """What an API makes of the choices: objects and events."""
 
-    prefix: str
-    whole: str
-    piece: str
-    with_ids: bool
-    about_prompt: dict[str, Any]  # fields of the whole answer, or of a stream's first object
+    ping: bytes  # what a stream sends after silence
 
-    def opening(self, choice: Choice) -> dict[str, Any] | None:
-        """The first streamed object of a choice, if there is one before its text."""
+    def whole(self, answered: Sequence[tuple[Choice, Delta]]) -> dict[str, Any]:
+        """The object of a whole answer; of each choice all that it has become."""
 
-    def chunks(self, choice: Choice, delta: Delta) -> list[dict[str, Any]]:
-        """The streamed choice objects that a delta becomes; none if it has nothing to say."""
+    def events(self, choice: Choice, delta: Delta) -> Iterable[bytes]:
+        """The events that a delta becomes in a stream, before the first of a choice those that open it."""
 
-    def choice(self, choice: Choice, total: Delta) -> dict[str, Any]:
-        """A whole choice object."""
+    def ending(self) -> Iterable[bytes]:
+        """The events that end a stream."""
+
+    def failure(self, error: ApiError) -> bytes:
+        """The event with which a stream breaks off."""
 
 
 class CallResponse:
@@ -57,33 +54,21 @@ class CallResponse:
     Args:
         call: submitted generations.
         choices: one for each continuation, in order.
-        shape: the API's objects.
-        model: name of the model, as the client asked for it.
+        answer: the API's objects and events.
         record: what the access log and the counters will say.
-        ping_s: seconds of silence after which a stream sends a comment; 0 for never.
-        counted: each object of a stream says what was used so far.
+        ping_s: seconds of silence after which a stream says that it lives; 0 for never.
     """
 
     def __init__(
-        self,
-        call: Call,
-        choices: list[Choice],
-        shape: Shape,
-        model: str,
-        record: RequestRecord,
-        ping_s: float = 0,
-        counted: bool = False,
+        self, call: Call, choices: list[Choice], answer: Answer, record: RequestRecord, ping_s: float = 0
     ) -> None:
         self._call = call
         self._choices = choices
-        self._shape = shape
+        self._answer = answer
         self._record = record
-        self._head = {"id": shape.prefix + record.id_suffix, "created": int(time.time()), "model": model}
         self._ping_s = ping_s
-        self._counted = counted
-        self._first = shape.about_prompt  # what the first object of a stream has besides
 
-    async def send_to(self, receive: Receive, stream: bool, with_usage: bool) -> Response:
+    async def send_to(self, receive: Receive, stream: bool) -> Response:
         """The response; the call is closed when it has been sent. Raises ApiError if nothing could be sent."""
         watch = asyncio.ensure_future(_watch(receive, self._call))
         handed_over = False
@@ -91,7 +76,7 @@ class CallResponse:
             if not stream:
                 return JSONResponse(await self._whole())
             deltas = self._run(self._call.outputs(FIRST_OUTPUT_GRACE_S, self._ping_s))
-            events = EventStream(self._events(await anext(deltas), deltas, with_usage), self._call, watch)
+            events = EventStream(self._events(await anext(deltas), deltas), self._call, watch)
             handed_over = True
             return events
         except ClientGone:
@@ -133,48 +118,26 @@ class CallResponse:
                 total.logprobs += delta.logprobs
                 total.events += delta.events
                 total.finish = delta.finish
-        objects = [self._shape.choice(c, total) for c, total in zip(self._choices, totals, strict=True)]
-        head = self._head | self._shape.about_prompt
-        return head | {"object": self._shape.whole, "choices": objects, "usage": self._record.usage()}
+        return self._answer.whole(list(zip(self._choices, totals, strict=True)))
 
-    async def _events(self, first: Deltas, rest: AsyncIterator[Deltas], with_usage: bool) -> AsyncIterator[bytes]:
+    async def _events(self, first: Deltas, rest: AsyncIterator[Deltas]) -> AsyncIterator[bytes]:
         """The events of the stream, ready to send; those of outputs that came together are sent together."""
-        opened: set[int] = set()
-        usage = {"usage": None} if with_usage else {}
         sent = time.monotonic()
         try:
             async for deltas in _chain(first, rest):
-                events = [event for choice, delta in deltas for event in self._pieces(choice, delta, opened, usage)]
+                events = [event for choice, delta in deltas for event in self._answer.events(choice, delta)]
                 if not events and self._ping_s and time.monotonic() - sent > 0.9 * self._ping_s:
-                    events = [PING_COMMENT]
+                    events = [self._answer.ping]
                 if events:
                     yield b"".join(events)
                     sent = time.monotonic()
-            if with_usage:
-                yield self._event([], {"usage": self._record.usage()})
-            yield b"data: [DONE]\n\n"
+            yield b"".join(self._answer.ending())
         except ApiError as error:
             self._record.outcome = outcome_of(error.status)
             self._record.error = error.message
-            yield b"data: %b\n\n" % orjson.dumps(error.body())
+            yield self._answer.failure(error)
         except ClientGone:
             self._record.outcome = "client_gone"
-
-    def _pieces(self, choice: Choice, delta: Delta, opened: set[int], usage: dict[str, Any]) -> Iterator[bytes]:
-        """The events of one delta, before the first of a choice the one that opens it."""
-        if self._counted:
-            usage = {"usage": self._record.usage()}
-        if choice.index not in opened:
-            opened.add(choice.index)
-            if opening := self._shape.opening(choice):
-                yield self._event([opening], usage)
-        for chunk in self._shape.chunks(choice, delta):
-            yield self._event([chunk], usage)
-
-    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> bytes:
-        chunk = self._head | self._first | {"object": self._shape.piece, "choices": choices} | usage
-        self._first = {}
-        return b"data: %b\n\n" % orjson.dumps(chunk)
 
 
 class EventStream(Response):
