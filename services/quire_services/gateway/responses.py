@@ -117,7 +117,7 @@ class CallResponse:
                 total.tokens += delta.tokens
                 total.logprobs += delta.logprobs
                 total.events += delta.events
-                total.finish = delta.finish
+                total.finish, total.stop = delta.finish, delta.stop
         return self._answer.whole(list(zip(self._choices, totals, strict=True)))
 
     async def _events(self, first: Deltas, rest: AsyncIterator[Deltas]) -> AsyncIterator[bytes]:

@@ -26,13 +26,15 @@ from .stop_strings import StopStrings
 @dataclass(slots=True)
 class Delta:
     """What one output adds to a choice. ``finish`` is None while it goes on; ``cut`` says that it ended at a stop
-    string or with its call, which the engine does not know. ``events`` are what the text turned out to be."""
+    string or with its call, which the engine does not know. ``stop`` is the stop string that ended it. ``events`` are
+    what the text turned out to be."""
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: str | None = None
     cut: bool = False
+    stop: str | None = None
     events: list[AnswerEvent] = field(default_factory=list)
 
 
@@ -77,7 +79,8 @@ class Choice:
         self._parser = parser
         self._specials = specials or {}
         self._one_call = one_call
-        stops = [*stops, *self._marked_stops(stops)]
+        self._as_asked = self._marked_stops(stops)
+        stops = [*stops, *self._as_asked]
         spelling = [stop for stop in stops if any(word in stop for word in spelled.values())]
         others = [stop for stop in stops if stop not in spelling]
         self._spelling_stops = StopStrings(spelling, with_stop)  # these see what special tokens spell
@@ -122,11 +125,11 @@ class Choice:
             delta.text += self._release(piece, "" if piece else self._spelled.get(token, ""))
             if self._hit():
                 self.cut = delta.cut = True
-                delta.finish = "stop"
+                delta.finish, delta.stop = "stop", self._stop()
                 return delta
         if output.finish:
             delta.text += self._release(self._marked(self._detokenizer.flush())) + self._flush()
-            delta.finish = "stop" if self._hit() else output.finish
+            delta.finish, delta.stop = "stop" if self._hit() else output.finish, self._stop()
         return delta
 
     def _piece(self, token: int) -> str:
@@ -141,15 +144,16 @@ class Choice:
     def _marked(self, text: str) -> str:
         return self._parser.marked(text) if self._parser and text else text
 
-    def _marked_stops(self, stops: Sequence[str]) -> list[str]:
-        """Stop strings that spell special tokens which the parser knows, with the marks that stand for these."""
-        found = []
+    def _marked_stops(self, stops: Sequence[str]) -> dict[str, str]:
+        """Stop strings that spell special tokens which the parser knows, with the marks that stand for these -> as they
+        were asked for."""
+        found = {}
         for stop in stops:
             marked = stop
             for special in sorted(self._spelled.values(), key=len, reverse=True):
                 marked = marked.replace(special, self._mark(special) or special)
             if marked != stop:
-                found.append(marked)
+                found[marked] = stop
         return found
 
     def _release(self, piece: str, not_shown: str = "") -> str:
@@ -167,3 +171,8 @@ class Choice:
 
     def _hit(self) -> bool:
         return self._stops.hit or self._spelling_stops.hit
+
+    def _stop(self) -> str | None:
+        """The stop string that was found, as it was asked for."""
+        found = self._stops.found or self._spelling_stops.found
+        return self._as_asked.get(found, found) if found else None

@@ -20,23 +20,31 @@ class StopStrings:
         kept: the stop string found is released, too.
 
     Attributes:
-        hit: a stop string was found; nothing is released any more.
+        found: the stop string that was found, if one was; nothing is released any more then.
     """
 
     def __init__(self, stops: Sequence[str], kept: bool = False) -> None:
         self._stops, self._kept = tuple(stops), kept
         self._held = ""
         self._shown = ""  # "1" for each character held that is shown, "0" for the others
-        self.hit = False
+        self.found: str | None = None
+
+    @property
+    def hit(self) -> bool:
+        """Whether one was found."""
+        return self.found is not None
 
     def push(self, piece: str, shown: bool = True) -> str:
         """Add text and return what can be sent."""
         if not self._stops:
             return piece if shown else ""
         text, marks = self._held + piece, self._shown + "01"[shown] * len(piece)
-        places = [(at, at + len(stop)) for stop in self._stops if (at := text.find(stop)) >= 0]
-        self.hit = bool(places)
-        end = min(places)[self._kept] if places else len(text) - max(_overlap(text, stop) for stop in self._stops)
+        places = [(at, at + len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if places:
+            begin, behind, self.found = min(places)
+            end = behind if self._kept else begin
+        else:
+            end = len(text) - max(_overlap(text, stop) for stop in self._stops)
         self._held, self._shown = ("", "") if places else (text[end:], marks[end:])
         return _shown(text[:end], marks)
 

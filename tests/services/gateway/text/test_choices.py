@@ -51,6 +51,7 @@ def told(
         events += delta.events
         if delta.finish:
             break
+    assert delta.stop == (stops[0] if stops else None)
     messages = ChatMessages(lambda: "id")
     return messages.message(events), messages.finish_reason(delta.finish)
 

@@ -70,6 +70,15 @@ def test_only_what_may_become_a_stop_string_is_held_back() -> None:
     assert cutter.flush() == "\n"
 
 
+def test_the_first_one_in_the_text_is_told() -> None:
+    """Whichever of them it is, and none before there is one."""
+    cutter = StopStrings(["END", "NOW", "D"])
+    cutter.push("a NEN")
+    assert cutter.found is None
+    cutter.push("D NOW")
+    assert cutter.found == "END"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_stop_string_over_several_tokens_ends_one_choice(
     client: openai.OpenAI, engine: PeerEngine, tokenizer: Tokenizer, stream: bool
