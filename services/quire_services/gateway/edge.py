@@ -25,6 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quire_services.config.settings import MAX_BODY_BYTES
+from quire_services.gateway.anthropic.api_errors import is_messages
 from quire_services.gateway.http.errors import ApiError, invalid
 from quire_services.gateway.http.hang_up import CLIENT_GONE
 from quire_services.gateway.http.request_log import RequestRecord, outcome_of
@@ -71,6 +72,8 @@ class Edge:
                 record.status = message["status"]
                 answered = MutableHeaders(scope=message)
                 answered["x-request-id"] = record.request_id
+                if is_messages(scope["path"]):
+                    answered["request-id"] = record.request_id  # where its clients look for it
                 if record.engines:
                     answered["x-quire-engine"] = record.engines
             await send(message)
@@ -90,7 +93,7 @@ class Edge:
             if scope["method"] == "POST":
                 _insist_on_json(headers)
         except ApiError as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
             return
         if scope["method"] == "HEAD":  # as GET; the server leaves the body out
             scope = {**scope, "method": "GET"}

@@ -1,4 +1,4 @@
-"""Generate: the way of a request from its body to its answer, the same for both APIs.
+"""Generate: the way of a request from its body to its answer, the same for all APIs.
 
     body -> checks -> prompts -> token ids -> generations -> engines -> answer
 
@@ -16,11 +16,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from quire_engine.checkpoint.token_bytes import TokenBytes
 from quire_proto.wire.u32 import unpack_u32
 from quire_services.config.settings import MAX_BODY_BYTES
+from quire_services.gateway.anthropic.api_errors import check_version
+from quire_services.gateway.anthropic.bodies import MessageChat
+from quire_services.gateway.anthropic.message_answer import MessageAnswer
 from quire_services.gateway.http.hang_up import until_gone
 from quire_services.gateway.http.request_log import RequestRecord
 from quire_services.gateway.openai.answers.choice_answer import ChoiceAnswer, ChoiceShape
@@ -40,7 +43,7 @@ from quire_services.gateway.readers.request_bytes import (
     RequestBytes,
     default_limit,
 )
-from quire_services.gateway.readers.request_reader import ReadRequest, RequestReader
+from quire_services.gateway.readers.request_reader import COUNT, MESSAGES, ReadRequest, RequestReader
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.choices import Choice
 from quire_services.gateway.text.detokenizer import Detokenizer
@@ -115,6 +118,21 @@ class Gateway:
                 body, self.names, read.texts, read.prompts, lambda prompt: of[prompt].prompt_logprobs
             )
         return await self._respond(call, body, request, self._choice_answer(shape, body, request))
+
+    async def message(self, request: Request) -> Response:
+        """Answer ``/v1/messages``. Raises ApiError and ClientGone."""
+        check_version(request.headers)
+        async with self._read(MESSAGES, request) as read:
+            body = read.body
+            assert isinstance(body, MessageChat)
+            call = await self._call(read, request, 0)
+        return await self._respond(call, body, request, MessageAnswer(body, _record(request)))
+
+    async def count_tokens(self, request: Request) -> Response:
+        """Answer ``/v1/messages/count_tokens``. Raises ApiError and ClientGone."""
+        check_version(request.headers)
+        async with self._read(COUNT, request) as read:
+            return JSONResponse({"input_tokens": len(read.prompts[0])})
 
     @asynccontextmanager
     async def _read(self, api: str, request: Request) -> AsyncIterator[ReadRequest]:

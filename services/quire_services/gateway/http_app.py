@@ -1,4 +1,4 @@
-"""Routes of the gateway and the mapping of every error to the OpenAI shape.
+"""Routes of the gateway and the mapping of every error to the shape of its API, OpenAI's or Anthropic's.
 
 Only what HTTP is about is here: paths, bodies, statuses. What a request does is in ``generate``; what it may ask for,
 and what is logged of it, in ``edge``.
@@ -14,8 +14,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import Scope
 
 from quire_proto import __version__
+from quire_services.gateway.anthropic.api_errors import error_body, is_messages
+from quire_services.gateway.anthropic.bodies import MessagesBody, PromptBody
 from quire_services.gateway.http.errors import ApiError, ClientGone, invalid, unknown_model
 from quire_services.gateway.http.hang_up import CLIENT_GONE
 from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
@@ -24,6 +27,7 @@ from quire_services.gateway.openai.json_body import validation_error
 from .generate import Gateway
 
 _SCHEMAS = "#/components/schemas/"
+_BODIES = (ChatBody, CompletionBody, MessagesBody, PromptBody)
 
 
 def make_app(gateway: Gateway, instance: str = "") -> FastAPI:
@@ -37,7 +41,7 @@ def make_app(gateway: Gateway, instance: str = "") -> FastAPI:
 
 
 def map_errors(app: FastAPI) -> None:
-    """Answer every error of an application in the OpenAI shape."""
+    """Answer every error of an application in the shape of its API."""
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(ClientGone, _client_gone)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -53,6 +57,14 @@ def _generation_routes(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/completions", response_model=None, openapi_extra=_takes(CompletionBody))
     async def completions(request: Request) -> Response:
         return await gateway.complete(request)
+
+    @app.post("/v1/messages", response_model=None, openapi_extra=_takes(MessagesBody))
+    async def messages(request: Request) -> Response:
+        return await gateway.message(request)
+
+    @app.post("/v1/messages/count_tokens", response_model=None, openapi_extra=_takes(PromptBody))
+    async def count_tokens(request: Request) -> Response:
+        return await gateway.count_tokens(request)
 
     @app.api_route("/v1/responses", methods=["GET", "POST"], include_in_schema=False)
     async def responses() -> None:
@@ -77,9 +89,7 @@ def _describe_bodies(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         described = generated()
-        _, bodies = models_json_schema(
-            [(ChatBody, "validation"), (CompletionBody, "validation")], ref_template=_SCHEMAS + "{model}"
-        )
+        _, bodies = models_json_schema([(body, "validation") for body in _BODIES], ref_template=_SCHEMAS + "{model}")
         described.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
         return described
 
@@ -117,23 +127,26 @@ def _model(gateway: Gateway) -> dict[str, Any]:
     return out
 
 
-def error_response(error: ApiError) -> JSONResponse:
-    """An error as an HTTP response."""
+def error_response(error: ApiError, scope: Scope) -> JSONResponse:
+    """An error as the HTTP response to a request of this scope."""
+    if is_messages(scope["path"]):
+        return JSONResponse(error_body(error, scope["record"].request_id), error.status, error.headers())
     return JSONResponse(error.body(), error.status, error.headers())
 
 
-async def _api_error(_: Request, error: Exception) -> JSONResponse:
+async def _api_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
-async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     """The first thing that is wrong with a body, by the name of its field."""
     assert isinstance(error, RequestValidationError)
     for found in error.errors():
         if found["type"] == "json_invalid":
-            return error_response(invalid(f"the body is not valid JSON: {found.get('ctx', {}).get('error', '')}"))
-    return error_response(validation_error(error.errors(), skip=1))
+            wrong = invalid(f"the body is not valid JSON: {found.get('ctx', {}).get('error', '')}")
+            return error_response(wrong, request.scope)
+    return error_response(validation_error(error.errors(), skip=1), request.scope)
 
 
 async def _client_gone(_: Request, __: Exception) -> Response:
@@ -141,14 +154,17 @@ async def _client_gone(_: Request, __: Exception) -> Response:
     return Response(status_code=CLIENT_GONE)
 
 
-async def _http_error(_: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     """The framework's own errors: unknown path, wrong method, unreadable body."""
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code)
-    body = ApiError(error.status_code, str(error.detail), type="invalid_request_error", code=code).body()
-    return JSONResponse(body, error.status_code, dict(error.headers or {}))
+    ours = ApiError(error.status_code, str(error.detail), type="invalid_request_error", code=code)
+    response = error_response(ours, request.scope)
+    response.headers.update(error.headers or {})
+    return response
 
 
-async def _bug(_: Request, __: Exception) -> JSONResponse:
+async def _bug(request: Request, _: Exception) -> JSONResponse:
     """An error of ours: the edge logs it, the client learns only that."""
-    return error_response(ApiError(500, "internal error of the gateway", type="server_error", code="internal_error"))
+    ours = ApiError(500, "internal error of the gateway", type="server_error", code="internal_error")
+    return error_response(ours, request.scope)

@@ -20,7 +20,7 @@ from quire_services.gateway.http.errors import ApiError
 
 from .api_keys import ApiKeys
 
-EXPOSED = ("x-request-id", "x-quire-engine", "retry-after")
+EXPOSED = ("x-request-id", "request-id", "x-quire-engine", "retry-after")
 
 
 def listed(setting: str) -> tuple[str, ...]:
@@ -50,9 +50,15 @@ def tenant_resolver(api_keys: ApiKeys, hosts: Sequence[str]) -> Callable[[Header
                 type="permission_error",
                 code="host_not_allowed",
             )
-        return api_keys.tenant(headers.get("authorization"))
+        return api_keys.tenant(_authorization(headers))
 
     return tenant_of
+
+
+def _authorization(headers: Headers) -> str | None:
+    """The key as clients of OpenAI's API send it, or, without that header, as those of Anthropic's do."""
+    given, key = headers.get("authorization"), headers.get("x-api-key")
+    return given if given is not None or key is None else f"Bearer {key}"
 
 
 def _is_ours(host: str, named: set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Request reader: the bytes of a body to a checked request with its prompts as token ids, for both APIs.
+"""Request reader: the bytes of a body to a checked request with its prompts as token ids, for each API.
 
     bytes -> JSON -> counts -> types -> what is served -> template -> tokens
 
@@ -16,6 +16,8 @@ from typing import Any
 
 import orjson
 
+from quire_services.gateway.anthropic.bodies import MessageChat, MessagesBody, PromptBody
+from quire_services.gateway.anthropic.chat_request import chat_request
 from quire_services.gateway.http.errors import ApiError, invalid, unknown_model
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.chat import chat_tokens, check_chat
@@ -29,14 +31,25 @@ from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.tools.parser.parameter_types import brief_tools
 
+MESSAGES, COUNT = "messages", "count_tokens"
 MAX_ECHOED = 4 << 20  # characters or tokens of prompts that are sent back, over all choices
 MAX_SCORED = 8192  # tokens of prompts whose log-probabilities are sent back, over all choices
 MAX_ELEMENTS = 65_536  # messages, parts of messages, tools, prompts, stop strings
 MAX_REST_BYTES = 1 << 16  # of a request without its prompt and its tools
 MAX_TOOLS_BYTES = 1 << 18  # of what is kept of tools: the gateway's loop reads it
+_LISTS = (
+    "messages", "system", "tools", "documents", "stop", "stop_sequences", "stop_token_ids", "allowed_token_ids",
+    "bad_words",
+)  # fmt: skip
 # What the prompt is made of, or is not used later, and what stands in for it once the tokens are there.
 _BULK = {"messages", "prompt", "tools", "documents", "chat_template_kwargs", "user"}
-_STAND_IN: dict[str, dict[str, Any]] = {CHAT: {"messages": [{"role": "user", "content": "-"}]}, PLAIN: {"prompt": "-"}}
+_CHAT_STAND_IN: dict[str, Any] = {"messages": [{"role": "user", "content": "-"}]}
+_WITHOUT_PROMPT: dict[str, tuple[type[Body], dict[str, Any]]] = {
+    CHAT: (ChatBody, _CHAT_STAND_IN),
+    PLAIN: (CompletionBody, {"prompt": "-"}),
+    MESSAGES: (MessageChat, _CHAT_STAND_IN),
+    COUNT: (MessageChat, _CHAT_STAND_IN),
+}
 
 
 @dataclass(slots=True)
@@ -69,16 +82,32 @@ class RequestReader:
         self._model, self._encoder, self._defaults = model, encoder, defaults
 
     def read(self, api: str, raw: bytes | bytearray, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
-        """Read a body of an API (``CHAT`` or ``PLAIN``). Raises ApiError, also what ``limits`` raises."""
+        """Read a body of an API (``CHAT``, ``PLAIN``, ``MESSAGES``, or ``COUNT`` for a message's prompt alone). Raises
+        ApiError, also what ``limits`` raises."""
         document = parse_json(raw)
         if isinstance(document, dict):
             _count(document)
-        read = self._chat(document, tenant, limits) if api == CHAT else self._completion(document, limits)
+        if api == PLAIN:
+            read = self._completion(document, limits)
+        elif api == CHAT:
+            read = self._chat(validated(ChatBody, document), tenant, limits)
+        else:
+            read = self._message(validated(MessagesBody if api == MESSAGES else PromptBody, document), tenant, limits)
         _check_sent_back(read)
         return read
 
-    def _chat(self, document: Any, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
-        body = validated(ChatBody, document)
+    def _message(self, asked: PromptBody, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
+        body = chat_request(asked, self._encoder)
+        if not isinstance(asked, MessagesBody):  # to be counted, even if it is too long to be answered
+            found = self._admit(body, CHAT, limits)
+            check_chat(body, self._encoder)
+            return ReadRequest(body, [chat_tokens(body, self._encoder, tenant)], found)
+        read = self._chat(body, tenant, limits)
+        if len(read.prompts[0]) + asked.max_tokens > read.limits.max_model_len:
+            body.max_tokens = -1
+        return read
+
+    def _chat(self, body: ChatBody, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
         found = self._admit(body, CHAT, limits)
         check_chat(body, self._encoder)
         tokens = truncated_prompt(chat_tokens(body, self._encoder, tenant), body, found, self._defaults)
@@ -135,8 +164,8 @@ def without_prompt(read: ReadRequest) -> bytes:
 
 def body_without_prompt(api: str, rest: dict[str, Any]) -> Body:
     """The body of a packed request; a stand-in is its prompt."""
-    model: type[Body] = ChatBody if api == CHAT else CompletionBody
-    return model.model_validate(rest | _STAND_IN[api])
+    model, stand_in = _WITHOUT_PROMPT[api]
+    return model.model_validate(rest | stand_in)
 
 
 def _check_sent_back(read: ReadRequest) -> None:
@@ -160,14 +189,17 @@ def _count(document: dict[str, Any]) -> None:
 
 def _counts(document: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """How many of each there are, the ids of prompts excepted: they have the model's own bound."""
-    for name in ("messages", "tools", "documents", "stop", "stop_token_ids", "allowed_token_ids", "bad_words"):
+    for name in _LISTS:
         if isinstance(value := document.get(name), list):
             yield name, len(value)
     messages = document.get("messages")
     for key in ("content", "tool_calls"):
         if isinstance(messages, list):
             lists = (message.get(key) for message in messages if isinstance(message, dict))
-            yield "messages", sum(len(value) for value in lists if isinstance(value, list))
+            parts = [part for value in lists if isinstance(value, list) for part in value]
+            yield "messages", len(parts)
+            inner = (part.get("content") for part in parts if isinstance(part, dict))  # of a tool's result
+            yield "messages", sum(len(value) for value in inner if isinstance(value, list))
     prompt = document.get("prompt")
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         yield "prompt", len(prompt)

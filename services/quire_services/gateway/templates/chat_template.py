@@ -180,6 +180,10 @@ class PromptEncoder:
         """Whether the template writes the tools that it is given."""
         return self._templates.shows_tools
 
+    def reads(self, variable: str) -> bool:
+        """Whether the template reads a variable, whichever of several it is."""
+        return self._templates.reads(variable)
+
     @property
     def writes_the_date(self) -> bool:
         """Whether the template may write today's date: the same messages are other tokens tomorrow."""

@@ -136,6 +136,10 @@ class Templates:
     def __bool__(self) -> bool:
         return bool(self._named)
 
+    def reads(self, variable: str) -> bool:
+        """Whether each of them reads a variable."""
+        return bool(self) and all(variable in template.reads for template in self._named.values())
+
     def render(self, messages: list[TemplateMessage], tools: list[Any] | None, options: dict[str, Any]) -> str:
         """The text of a conversation, by the template that is for it. Raises ApiError."""
         if not self._named:

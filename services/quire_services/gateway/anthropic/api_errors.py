@@ -1,0 +1,43 @@
+"""API errors: paths, versions and errors of Anthropic's API.
+
+    {"type": "error", "error": {"type": ..., "message": ...}, "request_id": ...}
+
+The status says the class, as everywhere; the type is this API's word for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quire_services.gateway.http.errors import ApiError, invalid
+
+PATH = "/v1/messages"
+VERSIONS = ("2023-06-01", "2026-10-21")  # they differ in what they refuse, and all of it is served here
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def is_messages(path: str) -> bool:
+    """Whether a path belongs to this API."""
+    return path == PATH or path.startswith(PATH + "/")
+
+
+def check_version(headers: Mapping[str, str]) -> None:
+    """Raise ApiError 400 for a version of the API that is not served. None need be named."""
+    asked = headers.get("anthropic-version")
+    if asked is not None and asked not in VERSIONS:
+        raise invalid(f"anthropic-version: {' and '.join(VERSIONS)} are served, not {asked[:40]!r}")
+
+
+def error_body(error: ApiError, request_id: str) -> dict[str, Any]:
+    """An error as this API says it."""
+    kind = _TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    message = error.body()["error"]["message"]
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
