@@ -24,11 +24,13 @@ from functools import partial
 
 import structlog
 
+from quire_engine.beams.beam import Beam
+from quire_engine.beams.beams import Beams
 from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.kv.attach import ContextPoisoned
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.kv.sequence_limits import bounds
-from quire_engine.kv.step_grants import StepGrants
+from quire_engine.kv.step_grants import NO_ROOM, StepGrants
 from quire_engine.model.runner import Drawn, Runner
 from quire_engine.scheduling.backoff import ALL_ACCOUNTS, Backoff
 from quire_engine.scheduling.front import Front
@@ -88,7 +90,10 @@ class Engine:
         self._scheduler = Scheduler(limits)
         self._outbox = Outbox()
         self._grammars = GrammarQueue(compiler, self._scheduler, self._outbox, lambda: self.front.wake())
-        self._intake = Intake(self._scheduler, self._outbox, max_model_len, vocab_size, eos_ids, self._grammars)
+        self._beams = Beams(self._scheduler, self._outbox, min(limits.max_sequences, vocab_size))
+        self._intake = Intake(
+            self._scheduler, self._outbox, max_model_len, vocab_size, eos_ids, self._grammars, self._beams.first
+        )
         self._token_output = TokenOutput(self._scheduler, self._outbox, self._intake.next_arrival)
         self._step_log, self._max_model_len, self._prefills = step_log, max_model_len, prefill
         self._kv: KvSession | None = None
@@ -243,7 +248,10 @@ class Engine:
             pipeline.collect(max(0, len(pipeline) - 1))
 
     def _deliver(self, kv: KvSession, work: list[Work], drawn: list[Drawn]) -> None:
-        self._token_output.apply(kv, work, drawn)
+        beams = [one for one in drawn if isinstance(one.sequence, Beam)]
+        others = [one for one in drawn if not isinstance(one.sequence, Beam)] if beams else drawn
+        self._token_output.apply(kv, work, others)
+        self._beams.offer(kv, beams)
         self._outbox.counters["steps"] += 1
         self._outbox.flush(self.front)
 
@@ -255,7 +263,7 @@ class Engine:
             return
         pipeline.collect(0)  # what is preempted must have nothing in flight
         if self._scheduler.slots_left() <= 0 and not sequence.ended and self._scheduler.yield_slot(sequence):
-            kv.preempted(sequence)
+            self._preempt(kv, sequence)
 
     def _plan(self) -> StepPlan:
         deferred = self._backoff.deferred(time.monotonic())
@@ -285,11 +293,24 @@ class Engine:
         for sequence, account in grants.starved:
             victim = scheduler.starved(sequence, plan, account)
             if victim is not None:
-                kv.preempted(victim)
+                hopeless = self._preempt(kv, victim, sequence)
+                if hopeless is not None:
+                    reason = f"there is no memory for the request's {hopeless.least_slots} beams"
+                    self._reject(kv, plan, hopeless, NO_ROOM, reason)
         for account, ms in grants.backoff_ms.items():
             if self._backoff.defer(account, ms, time.monotonic()):
                 log.info("no_space", account=account or "(everybody)", retry_after_ms=ms)
         scheduler.decided(plan)
+
+    def _preempt(self, kv: KvSession, victim: Sequence, short: Sequence | None = None) -> Sequence | None:
+        """The victim, with all its gang, gives its blocks up, for ``short`` if that had none; what should not try again
+        then."""
+        if not isinstance(victim, Beam):
+            kv.preempted(victim)
+            return None
+        for_itself = short in victim.members
+        first = self._beams.preempted(kv, victim)
+        return first if for_itself and self._beams.hopeless(first) else None
 
     @staticmethod
     def _note_cached(sequence: Sequence) -> None:
@@ -302,8 +323,9 @@ class Engine:
         """There is no space for it and never will be; if it ran, its blocks come back."""
         if sequence.ended:
             return  # with the step that was in flight
-        plan.drop(sequence)
-        self._scheduler.remove(sequence)
-        kv.finished(sequence)
-        self._outbox.end(sequence, "error", code, reason)
+        self._outbox.end(sequence.members[0], "error", code, reason)
+        for member in sequence.members:
+            plan.drop(member)
+            self._scheduler.remove(member)
+            kv.finished(member)
         log.info("refused", request=sequence.request.id, reason=reason)

@@ -54,7 +54,8 @@ class Sampling:
     """How to choose tokens. ``top_k`` 0 and ``top_p`` 1 mean off; ``temperature`` 0 is greedy; ``logprobs`` is the
     number of alternatives + 1, 0 for none. ``grammar``: what a continuation must be, as llguidance reads it, UTF-8.
     ``bias[i]`` is that of ``bias_token_ids[i]``; with ``allowed_token_ids`` no other token is chosen; each of
-    ``bad_words`` is a sequence of tokens that is never completed. ``prompt_logprobs`` counts as ``logprobs`` does."""
+    ``bad_words`` is a sequence of tokens that is never completed. ``prompt_logprobs`` counts as ``logprobs`` does.
+    With a ``beam_width`` nothing is drawn: the continuations are the best that a search with so many beams finds."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -75,6 +76,9 @@ class Sampling:
     allowed_token_ids: U32s = b""
     bad_words: tuple[U32s, ...] = ()
     prompt_logprobs: int = 0
+    beam_width: int = 0
+    length_penalty: float = 1.0
+    early_stopping: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,8 @@ class TokenLogprob:
 class Output:
     """New tokens of one continuation. ``finish``: "" (goes on), ``stop``, ``length``, ``abort`` or ``error``; an
     error has a ``code`` and a ``message``. ``cached_tokens`` is set on the first output, and so are the
-    ``prompt_logprobs`` of continuation 0, of all tokens but the first, if they are wanted."""
+    ``prompt_logprobs`` of continuation 0, of all tokens but the first, if they are wanted. ``score``: of what a
+    beam search found, which is sent whole."""
 
     request: str
     index: int
@@ -137,6 +142,7 @@ class Output:
     code: str = ""
     message: str = ""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ a branch not forked yet costs nothing, and a preempted sequence finds what it ha
 
 Invariants: the donor keeps its portion, rounded down, and the claimant has no more than its own, so no slot goes to and
 fro; a sequence is made room for once, so that one for which there is no memory does not empty the batch; a prompt that
-others wait for is not preempted.
+others wait for is not preempted. A gang yields all its slots or none.
 """
 
 from __future__ import annotations
@@ -55,8 +55,15 @@ def slot_donor(shares: Shares, running: list[Sequence], heads: Iterable[Sequence
     claimants = [
         name for name, head in waiting.items() if taken[name] + 1 <= max(1.0, portions[name]) and not head.slot_promised
     ]
-    found = [s for s in running if s.request.tenant == most and (s.inherited == NO_WAITER or s.remaining == 1)]
+    spare = taken[most] - int(portions[most])
+    found = [
+        s
+        for s in running
+        if s.request.tenant == most
+        and (s.inherited == NO_WAITER or s.remaining == 1)
+        and (s.least_slots == 1 or s.least_slots <= spare)
+    ]
     if not claimants or not found:
         return None
     waiting[shares.turn(claimants)].slot_promised = True
-    return max(found, key=lambda s: (slots(s) > 1, s.remaining == 1, rank(s)))
+    return max(found, key=lambda s: (s.least_slots == 1, slots(s) > 1, s.remaining == 1, rank(s)))

@@ -28,7 +28,7 @@ def victim(shares: Shares, candidates: Collection[Sequence]) -> Sequence:
     if len(held) == 1 or newest.priority >= BACKGROUND:
         return newest
     oldest = min(candidates, key=lambda s: s.arrival)
-    others = [s for s in candidates if s is not oldest]
+    others = [s for s in candidates if s.arrival != oldest.arrival]
     tenants = {s.request.tenant for s in others}
     most = max(sorted(tenants), key=lambda tenant: held[tenant] / shares.weight(tenant))
     return max((s for s in others if s.request.tenant == most), key=rank)

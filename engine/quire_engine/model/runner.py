@@ -255,7 +255,7 @@ def _batch(work: list[Work], coming: dict[Sequence, int], block_size: int) -> Ba
         if sequence.goes_on:
             batch.onward[sequence] = len(batch.rows)
         first = len(batch.rows)
-        for index in sequence.continuations():
+        for index in sequence.draws():
             batch.rows.append(len(batch.tokens) - 1)
             batch.drawn.append((sequence, index))
             batch.samples.append(sequence.sample_row(index))

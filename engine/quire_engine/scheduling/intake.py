@@ -1,22 +1,26 @@
 """Intake: messages of the gateway become waiting sequences, refusals, or ends.
 
 What can be refused is refused here, before it costs a block: an empty or too long prompt, a token the model does not
-have, more continuations than there are batch slots, what is no grammar.
+have, more continuations than an engine takes, what is no grammar.
 """
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from itertools import count
 
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.kv.sequence_limits import longest
 from quire_engine.sequences.sequence import Request, Sequence
+from quire_kv import DomainChain
 from quire_proto.gateway_link import Abort, Generate
 
 from .grammar_queue import GrammarQueue
 from .outbox import Outbox
 from .scheduler import Scheduler
+
+MAX_N = 1024
 
 
 class Intake:
@@ -28,6 +32,7 @@ class Intake:
         max_model_len: longest sequence, in tokens.
         vocab_size, eos_ids: of the model.
         grammars: where sequences wait for theirs.
+        first: makes the sequence that a request begins as. Raises ValueError if it cannot be served.
     """
 
     def __init__(
@@ -38,8 +43,9 @@ class Intake:
         vocab_size: int,
         eos_ids: frozenset[int],
         grammars: GrammarQueue,
+        first: Callable[[Request, DomainChain, int], Sequence],
     ) -> None:
-        self._scheduler, self._outbox, self._grammars = scheduler, outbox, grammars
+        self._scheduler, self._outbox, self._grammars, self._first = scheduler, outbox, grammars, first
         self._max_model_len, self._vocab_size, self._eos_ids = max_model_len, vocab_size, eos_ids
         self._arrivals = count(1)
 
@@ -61,10 +67,14 @@ class Intake:
         if problem:
             self._outbox.fail(message.request, message.n, *problem)
             return
+        try:
+            sequence = self._first(request, chain, self.next_arrival())
+        except ValueError as exc:
+            self._outbox.fail(message.request, message.n, "invalid", str(exc))
+            return
         self._outbox.counters["requests"] += 1
         self._outbox.counters["prompt_tokens"] += len(request.prompt) // 4
         self._scheduler.shares.weigh(request.tenant, message.weight)
-        sequence = Sequence(0, request, 0, chain.ids, chain, self.next_arrival())
         if request.sampling.grammar:
             self._grammars.hold(sequence)
         else:
@@ -76,8 +86,8 @@ class Intake:
         if len(tokens) >= request.longest:
             limit = f"at most {request.longest} tokens fit what the pool has beside its publications"
             return "too_long", f"{limit}; {len(tokens)} of the prompt leave no room for an answer"
-        if not 1 <= request.n <= self._scheduler.limits.max_sequences:
-            return "invalid", f"n must be 1 to {self._scheduler.limits.max_sequences} on this engine"
+        if not 1 <= request.n <= MAX_N:
+            return "invalid", f"n must be 1 to {MAX_N}"
         if request.sampling.max_tokens <= len(request.emitted):
             return "invalid", "max_tokens must be larger than what was emitted already"
         if request.sampling.grammar and request.sampling.allowed_token_ids:
@@ -92,7 +102,7 @@ class Intake:
         for sequence in self._scheduler.of_request(message.request):
             request = sequence.request
             request.aborted.update(range(request.n) if message.every else [message.index])
-            if not set(sequence.continuations()) - request.aborted:
+            if not sequence.wanted:
                 self._scheduler.remove(sequence)
                 kv.finished(sequence)
                 ended.append(sequence)

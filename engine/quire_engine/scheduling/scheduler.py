@@ -109,7 +109,7 @@ class Scheduler:
 
     def yield_slot(self, sequence: Sequence) -> bool:
         """The sequence yields a slot: one kept for a branch, or, which is answered True, its own: it is preempted."""
-        if slots(sequence) > 1:
+        if slots(sequence) > sequence.least_slots:
             sequence.slots -= 1
             return False
         self._preempt(sequence)
@@ -176,6 +176,9 @@ class Scheduler:
                 turns.close(tenant)  # behind its prompts, those that wait for a slot
                 continue
             elif only is None or sequence.arrival in only:
+                if sequence.least_slots > left:  # what is free is kept for it
+                    left = 0
+                    continue
                 sequence.slots = min(branches(sequence), left)
                 left -= sequence.slots
                 cost = max(1, len(sequence.tokens) - expected_hit.get(sequence.arrival, 0))
@@ -249,18 +252,26 @@ class Scheduler:
             return None
         tenant = sequence.request.tenant
         gives = victim(self.shares, [s for s in self.running if not account or s.request.tenant == tenant])
-        plan.drop(gives)
+        for member in gives.members:
+            plan.drop(member)
         self._preempt(gives)
         if not account:
             self._hold = HOLD_STEPS
         return gives
 
     def _preempt(self, sequence: Sequence) -> None:
-        """It waits at its old place; its blocks are for the caller to give up."""
+        """It waits at its old place, for all of its gang; their blocks are for the caller to give up."""
+        self._steady = None
+        gang = sequence.members
+        for member in gang:
+            self.running.remove(member)
+        self.preemptions += 1
+        self.add(gang[0])
+
+    def dropped(self, sequence: Sequence) -> None:
+        """One of a gang that goes on runs no more: what it gives up is for the others."""
         self._steady = None
         self.running.remove(sequence)
-        self.preemptions += 1
-        self.add(sequence)
 
     def grown(self) -> None:
         """A running sequence has more than one token to compute."""

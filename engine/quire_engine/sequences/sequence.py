@@ -185,6 +185,21 @@ class Sequence:
         return self.request.n == 1 or self.request.forked
 
     @property
+    def members(self) -> list[Sequence]:
+        """Sequences that run together with it or not at all, itself included."""
+        return [self]
+
+    @property
+    def least_slots(self) -> int:
+        """Batch slots without which it is not admitted: all that its gang takes."""
+        return 1
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the client wants anything of what it stands for."""
+        return bool(set(self.continuations()) - self.request.aborted)
+
+    @property
     def tokens_left(self) -> int:
         """Tokens that may still be drawn for it, besides those that are coming."""
         request, length = self.request, len(self.tokens) + self.coming
@@ -217,6 +232,10 @@ class Sequence:
         if self.single:
             return [self.index]
         return [index for index in range(request.n) if index not in request.aborted]
+
+    def draws(self) -> list[int]:
+        """The continuations that are drawn for when its tokens are computed."""
+        return self.continuations()
 
     def drop_blocks(self) -> None:
         """Forget its blocks: the sequence was preempted or its session is gone."""
