@@ -32,7 +32,7 @@ def test_greedy_tokens_equal_generate(bench: Bench) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("prompt", "n", "code"),
-    [([], 1, "invalid"), ([VOCAB], 1, "invalid"), (words(39 * 16), 1, "too_long"), (words(4), 9, "invalid")],
+    [([], 1, "invalid"), ([VOCAB], 1, "invalid"), (words(39 * 16), 1, "too_long"), (words(4), 1025, "invalid")],
 )
 def test_what_can_never_run_is_refused(bench: Bench, prompt: list[int], n: int, code: str) -> None:
     """An empty prompt, an unknown token, a prompt larger than the pool and too many continuations end with an error."""
