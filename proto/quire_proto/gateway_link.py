@@ -119,19 +119,21 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Log-probability of a chosen token (natural log, before temperature) and of the most likely ones."""
+    """Log-probability of a token (natural log, before temperature) and of the most likely ones. ``rank``: of a token
+    of a prompt, 1 for the most likely; 0 where it is not told."""
 
     logprob: float
     top_ids: U32s = b""
     top_logprobs: tuple[float, ...] = ()
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
     """New tokens of one continuation. ``finish``: "" (goes on), ``stop``, ``length``, ``abort`` or ``error``; an
-    error has a ``code`` and a ``message``. ``cached_tokens`` is set on the first output, and so are the
-    ``prompt_logprobs`` of continuation 0, of all tokens but the first, if they are wanted. ``score``: of what a
-    beam search found, which is sent whole."""
+    error has a ``code`` and a ``message``. ``cached_tokens`` is set on the first output with tokens.
+    ``prompt_logprobs``, if they are wanted, are those of the tokens but the first: some in each of the outputs of
+    continuation 0 before that. ``score``: of what a beam search found, which is sent whole."""
 
     request: str
     index: int

@@ -38,6 +38,7 @@ def test_a_batch_of_prompts_is_as_likely_as_in_transformers(stack: tuple[Stack, 
     for prompt in prompts:
         service.complete(prompt, max_tokens=1)
     body: dict[str, Any] = {"echo": True, "logprobs": 1, "max_tokens": most, "return_tokens_as_token_ids": True}
+    body["prompt_logprobs"] = 2
     answer = service.complete(prompts, **body)  # type: ignore[arg-type]
     assert answer["usage"]["completion_tokens"] == most * len(prompts)
     for prompt, choice in zip(prompts, answer["choices"], strict=True):
@@ -51,6 +52,12 @@ def test_a_batch_of_prompts_is_as_likely_as_in_transformers(stack: tuple[Stack, 
         best = [max(row, key=row.__getitem__) for row in found["top_logprobs"][1 : len(prompt)]]
         assert best == [f"token_id:{token}" for token in logprobs[:-1].argmax(dim=-1).tolist()]
         assert len(found["tokens"]) == len(prompt) + most
+        rows = choice["prompt_logprobs"]
+        assert rows[0] is None
+        for row, token, own, places in zip(rows[1:], prompt[1:], expected, logprobs, strict=False):
+            assert row[str(token)]["logprob"] == pytest.approx(own, abs=1e-4)
+            two = {entry["rank"]: int(name) for name, entry in row.items() if entry["rank"] <= 2}
+            assert [two[1], two[2]] == places.topk(2).indices.tolist()
 
 
 def test_bias_and_masks_rule_the_answer(stack: tuple[Stack, Reference]) -> None:

@@ -58,11 +58,12 @@ class Queues:
         for item in outputs.items:
             key = (item.request, item.index)
             assert key not in self.ends, "an output after the end"
-            self.cached.setdefault(key, item.cached_tokens)  # the first output says it
-            self.tokens.setdefault(key, []).extend(unpack_u32(item.tokens))
             if item.prompt_logprobs:
-                assert key not in self.scores, "said once"
-                self.scores[key] = item.prompt_logprobs
+                assert key not in self.tokens, "said before any token"
+                self.scores[key] = (*self.scores.get(key, ()), *item.prompt_logprobs)
+                continue
+            self.cached.setdefault(key, item.cached_tokens)  # the first output with tokens says it
+            self.tokens.setdefault(key, []).extend(unpack_u32(item.tokens))
             if item.finish:
                 self.ends[key] = item
 

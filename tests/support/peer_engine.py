@@ -136,6 +136,8 @@ class PeerEngine:
         prompt = unpack_u32(branch.request.tokens)
         token = self.follow.get(branch.last, prompt[(branch.done + branch.index) % len(prompt)])
         branch.last = token
+        if not branch.done:
+            self._send_scores(branch)
         branch.done += 1
         stops = set(unpack_u32(how.stop_token_ids)) | (set() if how.ignore_eos else {self._eos})
         finish = "length" if branch.done >= how.max_tokens else ""
@@ -146,12 +148,17 @@ class PeerEngine:
             others = [(token + k) % self._vocab for k in range(how.logprobs - 1)]
             logprobs = (TokenLogprob(-0.5, pack_u32(others), tuple(-0.5 - k for k in range(len(others)))),)
         cached = self.cached_tokens if branch.done == 1 else 0
-        scores: tuple[TokenLogprob, ...] = ()
-        if how.prompt_logprobs and branch.done == 1 and branch.index == 0:  # -1, -2, ... from the second token on
-            other = pack_u32([prompt[0]] * (how.prompt_logprobs - 1))
-            scores = tuple(TokenLogprob(-k, other, (-9.0,) * (how.prompt_logprobs - 1)) for k in range(1, len(prompt)))
-        of = branch.request.request
-        return Output(of, branch.index, pack_u32([token]), logprobs, finish, cached, prompt_logprobs=scores)
+        return Output(branch.request.request, branch.index, pack_u32([token]), logprobs, finish, cached)
+
+    def _send_scores(self, branch: Branch) -> None:
+        """Two messages: -1, -2, ... from the second token of the prompt on, its first one likeliest everywhere."""
+        most, prompt = branch.request.sampling.prompt_logprobs, unpack_u32(branch.request.tokens)
+        if not most or branch.index:
+            return
+        tops = pack_u32([prompt[0]] * (most - 1)), (-0.25,) * (most - 1)
+        scores = tuple(TokenLogprob(-k, *tops, rank=k + 1) for k in range(1, len(prompt)))
+        for piece in (scores[:1], scores[1:]):
+            self.send(Outputs((Output(branch.request.request, 0, prompt_logprobs=piece),)))
 
 
 def connect(path: Path) -> socket.socket:

@@ -15,7 +15,7 @@ from quire_engine.transfer import to_device, to_host
 from quire_proto.gateway_link import TokenLogprob
 from quire_proto.wire.u32 import pack_u32
 
-Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(slots=True)
@@ -48,7 +48,9 @@ class PromptScores:
         logprobs = torch.log_softmax(logits.float(), dim=-1)
         top = logprobs.topk(min(most, logits.shape[1]))
         tokens = to_device(torch.tensor(self.tokens).unsqueeze(1), logits.device)
-        self._found = to_host(logprobs.gather(1, tokens).squeeze(1)), to_host(top.indices), to_host(top.values)
+        own = logprobs.gather(1, tokens)
+        ranks = (logprobs > own).sum(dim=1) + 1
+        self._found = to_host(own.squeeze(1)), to_host(ranks), to_host(top.indices), to_host(top.values)
 
     def read(self) -> None:
         """Give the requests theirs; only when the work is seen complete."""
@@ -58,6 +60,6 @@ class PromptScores:
         for request, first, count in self.pieces:
             most = request.sampling.prompt_logprobs - 1
             request.prompt_logprobs[first : first + count] = [
-                TokenLogprob(own, pack_u32(ids[:most]), tuple(values[:most]))
-                for _, (own, ids, values) in zip(range(count), lines, strict=False)
+                TokenLogprob(own, pack_u32(ids[:most]), tuple(values[:most]), rank)
+                for _, (own, rank, ids, values) in zip(range(count), lines, strict=False)
             ]

@@ -1,4 +1,7 @@
-"""Outbox: the outputs of a step, collected and handed to the gateway in one message; and the engine's counters."""
+"""Outbox: the outputs of a step, collected and handed to the gateway in one message; and the engine's counters.
+
+Log-probabilities of a prompt go in several messages, so that what reads them has other things to do in between.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from quire_engine.sequences.sequence import Sequence
-from quire_proto.gateway_link import Output, Outputs
+from quire_proto.gateway_link import Output, Outputs, TokenLogprob
 
 COUNTED = (
     "steps", "messages", "requests", "prompt_tokens", "computed_tokens", "generated_tokens", "forced_tokens",
     "kvstores_lost",
 )  # fmt: skip
+SCORES_IN_MESSAGE = 512  # of tokens of a prompt
 
 
 class Sender(Protocol):
@@ -34,6 +38,12 @@ class Outbox:
         if output.request:
             self._waiting.append(output)
 
+    def put_scores(self, request: str, scores: list[TokenLogprob]) -> None:
+        """Add the log-probabilities of a prompt, of all tokens but the first."""
+        for first in range(0, len(scores), SCORES_IN_MESSAGE):
+            piece = tuple(scores[first : first + SCORES_IN_MESSAGE])
+            self.put(Output(request, 0, prompt_logprobs=piece))
+
     def fail(self, request: str, n: int, code: str, message: str) -> None:
         """End all ``n`` continuations of a request with an error."""
         for index in range(max(1, n)):
@@ -46,9 +56,12 @@ class Outbox:
 
     def flush(self, to: Sender) -> None:
         """Send what has been put."""
-        if self._waiting:
-            to.send(Outputs(tuple(self._waiting)))
-            self._waiting = []
+        first = 0
+        for place, output in enumerate(self._waiting, 1):
+            if output.prompt_logprobs or place == len(self._waiting):
+                to.send(Outputs(tuple(self._waiting[first:place])))
+                first = place
+        self._waiting = []
 
     def drop(self) -> None:
         """Forget what has been put: it must not be delivered."""

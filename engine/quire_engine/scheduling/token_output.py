@@ -106,10 +106,10 @@ class TokenOutput:
         if request.sampling.logprobs:
             logprobs = (TokenLogprob(sampled.logprob, pack_u32(sampled.top_ids), sampled.top_logprobs),)
         tokens, cached = pack_u32([sampled.token]), max(0, request.cached_tokens)
-        scores: tuple[TokenLogprob, ...] = ()
         if request.prompt_logprobs and sequence.index == 0:
-            scores, request.prompt_logprobs = tuple(request.prompt_logprobs), []
-        self._outbox.put(Output(request.id, sequence.index, tokens, logprobs, finish, cached, prompt_logprobs=scores))
+            self._outbox.put_scores(request.id, request.prompt_logprobs)
+            request.prompt_logprobs = []
+        self._outbox.put(Output(request.id, sequence.index, tokens, logprobs, finish, cached))
         return bool(finish) or (not sequence.launched_ahead and self._take_forced(sequence))
 
     def take_forced(self, kv: KvSession, sequence: Sequence) -> bool:

@@ -30,10 +30,11 @@ from quire_services.gateway.openai.answers.choice_answer import ChoiceAnswer, Ch
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.chat import ChatShape
 from quire_services.gateway.openai.chat_tools import callable_tools
-from quire_services.gateway.openai.completions import CompletionShape, scored
+from quire_services.gateway.openai.completions import CompletionShape
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.logits.adjustments import adjustments
 from quire_services.gateway.openai.logits.bad_words import bad_words
+from quire_services.gateway.openai.logits.prompt_scores import scored
 from quire_services.gateway.openai.parameters import CHAT, PLAIN
 from quire_services.gateway.openai.sampling import sampling, stop_strings
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
@@ -104,7 +105,8 @@ class Gateway:
             body = read.body
             assert isinstance(body, ChatBody)
             call = await self._call(read, request, (body.top_logprobs or 0) + 1 if body.logprobs else 0)
-            shape = ChatShape(body, self.names, read.prompts[0], "".join(read.texts))
+            one = call.generations[0]
+            shape = ChatShape(body, self.names, read.prompts[0], "".join(read.texts), lambda: one.prompt_logprobs)
         return await self._respond(call, body, request, self._choice_answer(shape, body, request))
 
     async def complete(self, request: Request) -> Response:
@@ -191,7 +193,7 @@ class Gateway:
         record.generates = True
         record.engines = ",".join(sorted({generation.engine for generation in call.generations}))
         record.prompt_tokens = sum(len(generation.tokens) for generation in call.generations)
-        response = CallResponse(call, choices, answer, record, self.ping_s)
+        response = CallResponse(call, choices, answer, record, self.ping_s, long=scored(body) > 0)
         return await response.send_to(request.receive, bool(body.stream))
 
     def _choice_answer(self, shape: ChoiceShape, body: Body, request: Request) -> ChoiceAnswer:

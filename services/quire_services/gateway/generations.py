@@ -47,7 +47,7 @@ class Generation:
         open: continuations that have not ended.
         started: a first output has come.
         cached_tokens: prompt tokens that came from the cache.
-        prompt_logprobs: of the tokens of the prompt but the first, if they are wanted and there.
+        prompt_logprobs: of the tokens of the prompt but the first, if they are wanted, as far as they have come.
         salt: of the cache, so that it shares nothing with generations of another.
         carrier: the engine it was sent to, while a continuation is open.
         engine: that engine's name, for good.
@@ -64,7 +64,7 @@ class Generation:
     open: set[int] = field(default_factory=set)
     started: bool = False
     cached_tokens: int = 0
-    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     salt: str = ""
     carrier: Carrier | None = None
     engine: str = ""
@@ -91,8 +91,10 @@ class Generation:
             return
         if output.index == 0:  # the others share the prompt of the first
             self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
-        self.prompt_logprobs = self.prompt_logprobs or output.prompt_logprobs
+        self.prompt_logprobs += output.prompt_logprobs
         self.started = True
+        if not output.tokens and not output.finish:
+            return
         self.emitted[output.index].extend(unpack_u32(output.tokens))
         if output.finish:
             self._end(output.index)

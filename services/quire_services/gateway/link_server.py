@@ -104,6 +104,8 @@ async def _listen(reader: asyncio.StreamReader, engine: Engine) -> None:
             engine.on_load(message)
         elif isinstance(message, Outputs):
             engine.on_outputs(message)
+            if any(output.prompt_logprobs for output in message.items):
+                await asyncio.sleep(0)  # many more may be there already
         else:
             raise CodecError("BAD_FIELD", f"an engine may not send {message.type}")
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
-from starlette.responses import JSONResponse, Response
+import orjson
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from quire_proto.gateway_link import Output
@@ -28,6 +30,7 @@ from .generations import Arrival, Call, Generation
 
 FIRST_OUTPUT_GRACE_S = 0.2
 Deltas = list[tuple[Choice, Delta]]
+_T = TypeVar("_T")
 
 
 class Answer(Protocol):
@@ -57,16 +60,24 @@ class CallResponse:
         answer: the API's objects and events.
         record: what the access log and the counters will say.
         ping_s: seconds of silence after which a stream says that it lives; 0 for never.
+        long: objects of the answer may take long to make: they are made between other work of the loop.
     """
 
     def __init__(
-        self, call: Call, choices: list[Choice], answer: Answer, record: RequestRecord, ping_s: float = 0
+        self,
+        call: Call,
+        choices: list[Choice],
+        answer: Answer,
+        record: RequestRecord,
+        ping_s: float = 0,
+        long: bool = False,
     ) -> None:
         self._call = call
         self._choices = choices
         self._answer = answer
         self._record = record
         self._ping_s = ping_s
+        self._long = long
 
     async def send_to(self, receive: Receive, stream: bool) -> Response:
         """The response; the call is closed when it has been sent. Raises ApiError if nothing could be sent."""
@@ -74,7 +85,7 @@ class CallResponse:
         handed_over = False
         try:
             if not stream:
-                return JSONResponse(await self._whole())
+                return Response(await self._whole(), media_type="application/json")
             deltas = self._run(self._call.outputs(FIRST_OUTPUT_GRACE_S, self._ping_s))
             events = EventStream(self._events(await anext(deltas), deltas), self._call, watch)
             handed_over = True
@@ -108,7 +119,7 @@ class CallResponse:
             generation.cut(output.index)
         return choice, delta
 
-    async def _whole(self) -> dict[str, Any]:
+    async def _whole(self) -> bytes:
         totals = [Delta() for _ in self._choices]
         async for deltas in self._run(self._call.outputs()):
             for choice, delta in deltas:
@@ -118,14 +129,19 @@ class CallResponse:
                 total.logprobs += delta.logprobs
                 total.events += delta.events
                 total.finish, total.stop = delta.finish, delta.stop
-        return self._answer.whole(list(zip(self._choices, totals, strict=True)))
+        answered = list(zip(self._choices, totals, strict=True))
+        return await self._made(lambda: orjson.dumps(self._answer.whole(answered)))
+
+    async def _made(self, make: Callable[[], _T]) -> _T:
+        """What ``make`` makes."""
+        return await asyncio.to_thread(make) if self._long else make()
 
     async def _events(self, first: Deltas, rest: AsyncIterator[Deltas]) -> AsyncIterator[bytes]:
         """The events of the stream, ready to send; those of outputs that came together are sent together."""
         sent = time.monotonic()
         try:
             async for deltas in _chain(first, rest):
-                events = [event for choice, delta in deltas for event in self._answer.events(choice, delta)]
+                events = await self._made(partial(self._of_deltas, deltas))
                 if not events and self._ping_s and time.monotonic() - sent > 0.9 * self._ping_s:
                     events = [self._answer.ping]
                 if events:
@@ -138,6 +154,9 @@ class CallResponse:
             yield self._answer.failure(error)
         except ClientGone:
             self._record.outcome = "client_gone"
+
+    def _of_deltas(self, deltas: Deltas) -> list[bytes]:
+        return [event for choice, delta in deltas for event in self._answer.events(choice, delta)]
 
 
 class EventStream(Response):

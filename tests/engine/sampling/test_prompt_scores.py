@@ -40,6 +40,8 @@ def check(bench: Bench, name: str, prompt: list[int], top: int) -> None:
         assert entry.logprob == pytest.approx(float(logprobs[place, prompt[place + 1]]), abs=1e-4)
         assert list(entry.top_logprobs) == pytest.approx(best.values[place, :top].tolist(), abs=1e-4)
         assert len(unpack_u32(entry.top_ids)) == top
+        above, others = (int((logprobs[place] > entry.logprob + off).sum()) for off in (1e-4, -1e-4))
+        assert above < entry.rank <= max(1, others), "but for equals"
 
 
 def test_they_are_those_of_transformers(bench: Bench) -> None:

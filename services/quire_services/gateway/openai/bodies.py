@@ -66,6 +66,7 @@ class Body(BaseModel):
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: Annotated[Whole, Field(ge=-1)] | None = None
     truncation_side: Literal["left", "right"] | None = None
+    prompt_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     stream: bool | None = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from quire_engine.checkpoint.token_bytes import TokenBytes
+from quire_proto.gateway_link import TokenLogprob
 from quire_services.gateway.http.errors import invalid
 from quire_services.gateway.templates.chat_template import PromptEncoder, template_message
 from quire_services.gateway.text.choices import Choice, Delta
@@ -14,6 +15,7 @@ from quire_services.gateway.tools.shapes.chat_messages import ChatMessages
 
 from .bodies import ChatBody, Message
 from .chat_tools import check_tools, shown_tools
+from .logits.prompt_scores import prompt_logprobs
 from .logprob_shapes import chat_logprobs
 
 
@@ -54,13 +56,21 @@ class ChatShape:
         body: the request.
         names: bytes of tokens, for log-probabilities.
         prompt, text: what the model is given, as tokens and as text.
+        scores: log-probabilities of its tokens but the first, when the first output is there.
     """
 
     prefix = "chatcmpl-"
     whole = "chat.completion"
     piece = "chat.completion.chunk"
 
-    def __init__(self, body: ChatBody, names: TokenBytes, prompt: Sequence[int], text: str) -> None:
+    def __init__(
+        self,
+        body: ChatBody,
+        names: TokenBytes,
+        prompt: Sequence[int],
+        text: str,
+        scores: Callable[[], Sequence[TokenLogprob]],
+    ) -> None:
         self._logprobs = bool(body.logprobs)
         self._top = body.top_logprobs or 0
         self._as_ids = bool(body.return_tokens_as_token_ids)
@@ -70,6 +80,14 @@ class ChatShape:
         self.about_prompt: dict[str, Any] = {"prompt_token_ids": list(prompt)} if self.with_ids else {}
         if body.return_prompt_text:
             self.about_prompt["prompt_text"] = text
+        self._prompt, self._scores, self._prompt_logprobs = prompt, scores, body.prompt_logprobs
+
+    def about_answer(self) -> dict[str, Any]:
+        """Fields of the whole answer that are known when it is."""
+        if self._prompt_logprobs is None:
+            return {}
+        found = prompt_logprobs(self._prompt, self._scores(), self._names, self._prompt_logprobs)
+        return {"prompt_logprobs": found}
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
         """The first streamed object of a choice: it carries the role."""

@@ -11,7 +11,8 @@ from quire_services.gateway.http.errors import invalid, unsupported
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.choices import Choice, Delta
 
-from .bodies import Body, CompletionBody
+from .bodies import CompletionBody
+from .logits.prompt_scores import echoes_scores, prompt_logprobs
 from .logprob_shapes import characters, completion_logprobs
 
 MAX_CHOICES = 1024
@@ -47,17 +48,8 @@ def check_completion(body: CompletionBody) -> None:
     """Raise ApiError 400 for combinations that are not served."""
     if (body.best_of or 1) > (body.n or 1):
         raise unsupported("best_of")
-    if body.max_tokens == 0 and not body.echo:
-        raise invalid("'max_tokens': 0 asks for nothing without 'echo': true", "max_tokens")
-
-
-def scored(body: Body) -> int:
-    """Log-probabilities of the prompt that a request wants: 0 for none, else the number of alternatives + 1."""
-    return (body.logprobs or 0) + 1 if isinstance(body, CompletionBody) and _scores(body) else 0
-
-
-def _scores(body: CompletionBody) -> bool:
-    return bool(body.echo) and body.logprobs is not None
+    if body.max_tokens == 0 and not body.echo and body.prompt_logprobs is None:
+        raise invalid("'max_tokens': 0 asks for nothing without 'echo': true or 'prompt_logprobs'", "max_tokens")
 
 
 class CompletionShape:
@@ -92,7 +84,12 @@ class CompletionShape:
         self.about_prompt: dict[str, Any] = {}
         self._announced: set[int] = set()  # choices whose prompt's tokens were sent
         self._offsets: dict[int, int] = {}
-        self._scores, self._scored = scores, _scores(body)
+        self._scores, self._echoes_scores = scores, echoes_scores(body)
+        self._prompt_logprobs = body.prompt_logprobs
+
+    def about_answer(self) -> dict[str, Any]:
+        """Fields of the whole answer: each choice has what is known of its prompt."""
+        return {}
 
     def opening(self, choice: Choice) -> dict[str, Any] | None:
         """The first streamed object of a choice: the prompt, if it is to be echoed."""
@@ -123,6 +120,10 @@ class CompletionShape:
         if of_prompt is not None:
             out["logprobs"] = {name: rows + out["logprobs"][name] for name, rows in of_prompt.items()}
         out["text"] = self._echo(choice) + total.text
+        if self._prompt_logprobs is not None:
+            prompt = choice.index // self._n
+            found = self._scores(prompt)
+            out["prompt_logprobs"] = prompt_logprobs(self._prompts[prompt], found, self._names, self._prompt_logprobs)
         return out
 
     def _echo(self, choice: Choice) -> str:
@@ -139,7 +140,7 @@ class CompletionShape:
 
     def _shape_prompt(self, choice: Choice) -> dict[str, Any] | None:
         """The ``logprobs`` object of the prompt, whose first token has none, if it is wanted."""
-        if not self._scored or self._logprobs is None:
+        if not self._echoes_scores or self._logprobs is None:
             return None
         prompt = choice.index // self._n
         tokens = self._prompts[prompt]

@@ -48,9 +48,9 @@ def completion_logprobs(
         keys = {token: _id(token) if as_ids else _key(token, names, ())}
         for other in alternatives:
             keys.setdefault(other, _id(other) if as_ids else _key(other, names, keys.values()))
-        row = {keys[other]: _finite(value) for other, value in {**alternatives, token: entry.logprob}.items()}
+        row = {keys[other]: finite(value) for other, value in {**alternatives, token: entry.logprob}.items()}
         out["tokens"].append(keys[token])
-        out["token_logprobs"].append(_finite(entry.logprob))
+        out["token_logprobs"].append(finite(entry.logprob))
         out["top_logprobs"].append(row)
         out["text_offset"].append(offset)
         offset += characters(names.of(token))
@@ -65,7 +65,7 @@ def characters(spelled: bytes) -> int:
 def _entry(token: int, value: float, names: TokenBytes, as_ids: bool) -> dict[str, Any]:
     spelled = names.of(token)
     name = _id(token) if as_ids else spelled.decode("utf-8", "replace")
-    return {"token": name, "logprob": _finite(value), "bytes": list(spelled)}
+    return {"token": name, "logprob": finite(value), "bytes": list(spelled)}
 
 
 def _id(token: int) -> str:
@@ -82,5 +82,6 @@ def _key(token: int, names: TokenBytes, taken: Collection[str]) -> str:
     return key if key not in taken else _id(token)
 
 
-def _finite(value: float) -> float:
+def finite(value: float) -> float:
+    """The value as JSON can have it."""
     return max(value, FLOOR) if value == value else FLOOR

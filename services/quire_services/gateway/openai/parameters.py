@@ -156,7 +156,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     _served("return_tokens_as_token_ids", (), BOTH, "tokens of log-probabilities are called `token_id:N`"),
     _served("return_prompt_text", (), _C, "`prompt_text`, in a stream once", _C),
     _served("include_stop_str_in_output", (), BOTH, "the text of a stop token, too, unless it is a special one"),
-    _refused("prompt_logprobs", (), BOTH),
+    _served("prompt_logprobs", (), BOTH, "0 to 20 of the most likely tokens at each of the prompt, with ranks; not in a"
+            " stream; of up to 8,192 tokens over all choices, fewer with many alternatives"),
     _refused("logprob_token_ids", (), BOTH, []),
     _refused("include_reasoning", (), _C, True),
     _harmless("return_token_offsets", (), BOTH, _RENDER),

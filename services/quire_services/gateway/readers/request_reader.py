@@ -22,9 +22,10 @@ from quire_services.gateway.http.errors import ApiError, invalid, unknown_model
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.chat import chat_tokens, check_chat
 from quire_services.gateway.openai.chat_tools import callable_tools
-from quire_services.gateway.openai.completions import MAX_CHOICES, check_completion, prompt_tokens, prompts, scored
+from quire_services.gateway.openai.completions import MAX_CHOICES, check_completion, prompt_tokens, prompts
 from quire_services.gateway.openai.json_body import parse_json, validated
 from quire_services.gateway.openai.limits import Limits
+from quire_services.gateway.openai.logits.prompt_scores import check_scored
 from quire_services.gateway.openai.parameters import CHAT, PLAIN
 from quire_services.gateway.openai.sampling import check_prompt, refuse_unsupported, stop_strings, truncated_prompt
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
@@ -33,7 +34,6 @@ from quire_services.gateway.tools.parser.parameter_types import brief_tools
 
 MESSAGES, COUNT = "messages", "count_tokens"
 MAX_ECHOED = 4 << 20  # characters or tokens of prompts that are sent back, over all choices
-MAX_SCORED = 8192  # tokens of prompts whose log-probabilities are sent back, over all choices
 MAX_ELEMENTS = 65_536  # messages, parts of messages, tools, prompts, stop strings
 MAX_REST_BYTES = 1 << 16  # of a request without its prompt and its tools
 MAX_TOOLS_BYTES = 1 << 18  # of what is kept of tools: the gateway's loop reads it
@@ -172,9 +172,7 @@ def _check_sent_back(read: ReadRequest) -> None:
     """Raise ApiError for prompts that would be sent back too often."""
     body = read.body
     times = body.n or 1 if isinstance(body, CompletionBody) else 1
-    tokens = sum(map(len, read.prompts))
-    if scored(body) and tokens * times > MAX_SCORED:
-        raise invalid(f"'echo' with 'logprobs' is for up to {MAX_SCORED} tokens of prompts, over all choices", "echo")
+    check_scored(body, sum(map(len, read.prompts)) * times)
     much = sum(map(len, read.texts)) + (sum(map(len, read.prompts)) if body.return_token_ids else 0)
     if much * times > MAX_ECHOED:
         raise invalid(f"more than {MAX_ECHOED} characters or tokens of prompts would be sent back")

@@ -112,3 +112,25 @@ def test_a_choice_among_tools_that_would_have_to_be_enforced_is_refused(
             client.chat.completions.create(model="tiny", messages=MESSAGES, tools=tools, tool_choice=choice)
         assert (refused.value.param, refused.value.code) == ("tool_choice", "unsupported_parameter")
         assert '"auto"' in refused.value.message
+
+
+def test_prompt_logprobs_come_with_the_answer(client: openai.OpenAI, engine: PeerEngine, tokenizer: Tokenizer) -> None:
+    """vLLM's field, beside the choices, once for all of them; with 0 each token of the prompt alone."""
+    answer = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, n=2, max_tokens=1, extra_body={"prompt_logprobs": 0}
+    )
+    prompt = unpack_u32(engine.requests[0].tokens)
+    expected = [
+        {
+            str(token): {
+                "logprob": -k,
+                "rank": k + 1,
+                "decoded_token": tokenizer.decode([token], skip_special_tokens=False),
+            }
+        }
+        for k, token in enumerate(prompt)
+    ]
+    assert answer.model_extra["prompt_logprobs"] == [None, *expected[1:]]
+    assert len(answer.choices) == 2
+    plain = client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=1)
+    assert "prompt_logprobs" not in plain.model_extra

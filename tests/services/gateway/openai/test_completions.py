@@ -118,7 +118,7 @@ def test_echo_with_logprobs_tells_those_of_the_prompt(
         assert found["token_logprobs"] == [None, *(-k for k in range(1, len(prompt))), *([-0.5] * most)]
         assert found["text_offset"] == [len("".join(spelled[:k])) for k in range(len(spelled))]
         assert found["top_logprobs"][0] is None
-        assert found["top_logprobs"][1] == {spelled[1]: -1, spelled[0]: -9}
+        assert found["top_logprobs"][1] == {spelled[1]: -1, spelled[0]: -0.25}
     assert [request.sampling.prompt_logprobs for request in engine.requests] == [2, 2]
     if not stream:
         assert answers[0].usage.completion_tokens == 4 * most
@@ -129,3 +129,27 @@ def test_without_echo_or_logprobs_prompts_are_not_scored(client: openai.OpenAI, 
     for how in ({"echo": True}, {"logprobs": 2}):
         client.completions.create(model="tiny", prompt=FOX, max_tokens=1, **how)  # type: ignore[call-overload]
     assert [request.sampling.prompt_logprobs for request in engine.requests] == [0, 0]
+
+
+def test_prompt_logprobs_come_with_each_choice(client: openai.OpenAI, engine: PeerEngine, tokenizer: Tokenizer) -> None:
+    """vLLM's field, of the choice's own prompt: by token id, with rank and text; null for the first token. With and
+    without ``echo``, which keeps its own number of alternatives."""
+    prompts = [tokenizer.encode(text).ids for text in (FOX, DOG)]
+    more: list[dict[str, Any]] = [{}, {"echo": True, "logprobs": 3}, {"echo": True, "logprobs": 0}]
+    for how in more:
+        ask: Any = {"model": "tiny", "prompt": prompts, "n": 2, "max_tokens": 0, "extra_body": {"prompt_logprobs": 1}}
+        answer = client.completions.create(**ask, **how)
+        for choice in answer.choices:
+            prompt = prompts[choice.index // 2]
+            rows = choice.model_extra["prompt_logprobs"]
+            first = {"logprob": -0.25, "rank": 1, "decoded_token": tokenizer.decode([prompt[0]])}
+            second = {"logprob": -1, "rank": 2, "decoded_token": tokenizer.decode([prompt[1]])}
+            assert rows[0] is None
+            assert rows[1] == {str(prompt[1]): second, str(prompt[0]): first}
+            assert [row[str(token)]["logprob"] for row, token in zip(rows[1:], prompt[1:], strict=True)][:2] == [-1, -2]
+            if how:
+                assert len(choice.logprobs.tokens) == len(prompt)
+                assert len(choice.logprobs.top_logprobs[1]) == (2 if how["logprobs"] else 1)
+        wanted = {request.sampling.prompt_logprobs for request in engine.requests}
+        assert wanted == {max(1, how.get("logprobs", 0)) + 1}
+        engine.requests.clear()

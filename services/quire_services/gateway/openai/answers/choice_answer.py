@@ -24,6 +24,9 @@ class ChoiceShape(Protocol):
     piece: str
     about_prompt: dict[str, Any]  # fields of the whole answer, or of a stream's first object
 
+    def about_answer(self) -> dict[str, Any]:
+        """Further fields of the whole answer, when that is there."""
+
     def opening(self, choice: Choice) -> dict[str, Any] | None:
         """The first streamed object of a choice, if there is one before its text."""
 
@@ -64,7 +67,7 @@ class ChoiceAnswer:
     def whole(self, answered: Sequence[tuple[Choice, Delta]]) -> dict[str, Any]:
         """The object of a whole answer."""
         objects = [self._shape.choice(choice, total) for choice, total in answered]
-        head = self._head | self._shape.about_prompt
+        head = self._head | self._shape.about_prompt | self._shape.about_answer()
         return head | {"object": self._shape.whole, "choices": objects, "usage": self._record.usage()}
 
     def events(self, choice: Choice, delta: Delta) -> Iterator[bytes]:
