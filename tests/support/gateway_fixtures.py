@@ -27,7 +27,8 @@ def tokenizer(model: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def gateway(model: Path) -> Iterator[GatewayProcess]:
-    """One gateway for all tests that need none of their own; each connects its own engines."""
-    process = GatewayProcess(model).wait()
+    """One gateway for all tests that need none of their own; each connects its own engines, and the next test's is not
+    waited for."""
+    process = GatewayProcess(model, "--hold-s=0").wait()
     yield process
     assert process.stop() == 0

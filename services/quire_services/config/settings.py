@@ -159,6 +159,12 @@ class GatewaySettings:
     ping_s: float = setting(
         15.0, "seconds of silence after which a stream sends a comment, which clients skip (0: never)", at_least=0
     )
+    hold_s: float = setting(
+        10.0, "seconds that a request waits for an engine while one is expected back; then it gets 503", at_least=0
+    )
+    begin_s: float = setting(
+        600.0, "seconds in which an answer must begin, else its request gets 503; a client may say less", at_least=0.1
+    )
     drain_s: float = setting(8.0, "seconds that running requests have to end when the gateway is stopped", at_least=0)
 
 

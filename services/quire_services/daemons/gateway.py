@@ -135,8 +135,19 @@ def _gateway(config: settings.Config) -> Gateway:
     name = gateway.served_model_name or model_name(model)
     reader = RequestReader(name, encoder, defaults)
     readers = ReaderPool(ForkServer.start(reader), max(1, (os.cpu_count() or 1) // 8))
-    engines = Engines(gateway.max_queue)
-    return Gateway(name, encoder, engines, api_keys, reader, readers, defaults, gateway.max_body_bytes, gateway.ping_s)
+    engines = Engines(gateway.max_queue, gateway.hold_s)
+    return Gateway(
+        name,
+        encoder,
+        engines,
+        api_keys,
+        reader,
+        readers,
+        defaults,
+        gateway.max_body_bytes,
+        gateway.ping_s,
+        gateway.begin_s,
+    )
 
 
 def _defaults(source: str, model: Path) -> SamplingDefaults:
@@ -162,7 +173,7 @@ async def _serve(
         if gateway.engines.draining:
             os._exit(1)  # the second signal: do not wait
         log.info("draining", requests=len(gateway.engines.calls()), seconds=drain_s)
-        gateway.engines.draining = True
+        gateway.engines.drain()
         for server in servers:
             server.should_exit = True
         loop.call_later(drain_s, _give_up, gateway)

@@ -21,9 +21,10 @@ from typing import Any
 import structlog
 
 from quire_proto.gateway_link import Abort, Generate, Hello, Load, Message, Outputs, encode_message
-from quire_services.gateway.http.errors import queue_full, unavailable
+from quire_services.gateway.http.errors import AWAY_RETRY_AFTER_S, ApiError, queue_full, unavailable
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.turns.admission import Admission
+from quire_services.gateway.turns.hold import Hold
 from quire_services.gateway.turns.weights import Weights
 
 from .awake_clock import clock
@@ -134,14 +135,17 @@ class Engines:
 
     Args:
         max_queue: generations that may wait for their first token before new requests are refused.
+        hold_s: seconds that a request waits for an engine that is expected back.
 
     Attributes:
         weights: of tenants; the default's until something follows a kvstore.
+        draining: nothing new is taken.
     """
 
-    def __init__(self, max_queue: int) -> None:
+    def __init__(self, max_queue: int, hold_s: float = 0) -> None:
         self.weights = Weights()
         self._admission = Admission(max_queue, self.weights)
+        self._hold = Hold(hold_s)
         self._engines: dict[str, Engine] = {}
         self._picks = 0
         self.draining = False
@@ -159,6 +163,26 @@ class Engines:
         self._engines[engine.hello.engine] = engine
         return ""
 
+    def on_load(self, engine: Engine, load: Load) -> None:
+        """Take an engine's report."""
+        engine.on_load(load)
+        if load.ready:
+            self._hold.seen()
+
+    def drain(self) -> None:
+        """Take nothing new from now on."""
+        self.draining = True
+        self._hold.changed()
+
+    async def expected(self, tenant: str) -> None:
+        """Wait for an engine, if none can be given work and one is expected back; there may be none afterwards. Raises
+        ApiError 429 if too many requests of the tenant wait."""
+        if not self.why_not() or self.draining or not self._hold.expects():
+            return
+        if self._admission.refuses(tenant, self.waiting()):
+            raise queue_full()
+        await self._hold.wait(tenant, lambda: not self.why_not() or self.draining)
+
     def remove(self, engine: Engine) -> None:
         """Take an engine out and fail what it carried."""
         if self._engines.get(engine.hello.engine) is engine:
@@ -170,7 +194,7 @@ class Engines:
         tenant wait."""
         usable = self._usable()
         if not usable or self.draining:
-            raise unavailable(self.why_not())
+            raise self._away()
         tenant = call.generations[0].tenant
         if self._admission.refuses(tenant, self.waiting()):
             raise queue_full()
@@ -185,7 +209,7 @@ class Engines:
         """What every usable engine can take. 503 if there is none."""
         usable = self._usable()
         if not usable or self.draining:
-            raise unavailable(self.why_not())
+            raise self._away()
         return Limits(
             min(engine.longest for engine in usable),
             min(engine.hello.vocab_size for engine in usable),
@@ -204,9 +228,9 @@ class Engines:
         return f"no engine is ready: {states}"
 
     def waiting(self) -> Counter[str]:
-        """Generations that have no token yet, by tenant."""
+        """Generations that have no token yet, and requests that wait for an engine, by tenant."""
         generations = (g for engine in self._engines.values() for g in engine.generations.values())
-        return Counter(g.tenant for g in generations if not g.started)
+        return Counter(g.tenant for g in generations if not g.started) + self._hold.waiting
 
     def calls(self) -> set[Call]:
         """All calls that have a generation at an engine."""
@@ -219,6 +243,9 @@ class Engines:
     def eos_token_ids(self) -> bytes:
         """End-of-sequence tokens of the model, packed; empty without engines."""
         return next((e.hello.eos_token_ids for e in self._engines.values()), b"")
+
+    def _away(self) -> ApiError:
+        return unavailable(self.why_not(), AWAY_RETRY_AFTER_S)
 
     def _usable(self) -> list[Engine]:
         return [engine for engine in self._engines.values() if not engine.why_not()]

@@ -24,6 +24,7 @@ from quire_services.config.settings import MAX_BODY_BYTES
 from quire_services.gateway.anthropic.api_errors import check_version
 from quire_services.gateway.anthropic.bodies import MessageChat
 from quire_services.gateway.anthropic.message_answer import MessageAnswer
+from quire_services.gateway.http.client_timeout import client_timeout_s
 from quire_services.gateway.http.hang_up import until_gone
 from quire_services.gateway.http.request_log import RequestRecord
 from quire_services.gateway.openai.answers.choice_answer import ChoiceAnswer, ChoiceShape
@@ -71,7 +72,7 @@ class Gateway:
     Attributes:
         model: its name in the API.
         defaults: what stands in for parameters that requests leave out.
-        max_body_bytes, ping_s: as in ``settings``.
+        max_body_bytes, ping_s, begin_s: as in ``settings``.
     """
 
     model: str
@@ -83,6 +84,7 @@ class Gateway:
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
     max_body_bytes: int = 0
     ping_s: float = 0
+    begin_s: float = 600
     backlogs: Backlogs = field(default_factory=Backlogs)
     counters: Counters = field(default_factory=Counters)
     created: int = field(default_factory=lambda: int(time.time()))
@@ -141,6 +143,8 @@ class Gateway:
         """A request as it was read."""
         tenant = _record(request).tenant
         async with self.bytes.of(request, tenant, self._most_bytes) as raw:
+            if self.engines.why_not():
+                await until_gone(request.receive, self.engines.expected(tenant))
             if len(raw) > SHORT_BODY_BYTES:
                 yield await until_gone(request.receive, self.readers.read(api, raw, tenant, self._limits()))
                 return
@@ -190,6 +194,8 @@ class Gateway:
         record = _record(request)
         choices = await self._choices(call, body)
         self.engines.submit(call)
+        begin_s = min(self.begin_s, client_timeout_s(request.headers))
+        call.begin_within(begin_s, time.monotonic() - record.arrived)
         record.generates = True
         record.engines = ",".join(sorted({generation.engine for generation in call.generations}))
         record.prompt_tokens = sum(len(generation.tokens) for generation in call.generations)

@@ -11,6 +11,7 @@ locks.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from array import array
@@ -20,7 +21,7 @@ from typing import Protocol
 
 from quire_proto.gateway_link import Generate, Output, Sampling, TokenLogprob
 from quire_proto.wire.u32 import pack_u32, unpack_u32
-from quire_services.gateway.http.errors import ApiError, ClientGone, answer_unread, engine_error, unavailable
+from quire_services.gateway.http.errors import ApiError, ClientGone, answer_unread, engine_error, not_begun, unavailable
 
 from .backlog import Backlog, Backlogs
 
@@ -134,6 +135,7 @@ class Call:
     generations: list[Generation] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     failed: bool = False
+    _patience: asyncio.TimerHandle | None = None
     backlog: Backlog[Generation] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,6 +146,15 @@ class Call:
         generation = Generation(tenant, tokens, sampling, n, n * len(self.generations), self, salt=salt)
         self.generations.append(generation)
         return generation
+
+    def begin_within(self, seconds: float, spent: float) -> None:
+        """Fail if nothing has come of any answer when ``seconds`` are over, of which some are ``spent`` already."""
+        loop = asyncio.get_running_loop()
+        self._patience = loop.call_later(max(0.0, seconds - spent), self._not_begun, seconds)
+
+    def _not_begun(self, seconds: float) -> None:
+        if not any(generation.started for generation in self.generations):
+            self.fail(not_begun(seconds))
 
     def fail(self, error: ApiError | ClientGone) -> None:
         """End the whole call: what is unfinished is aborted, the reader of the outputs gets ``error`` after them."""
@@ -159,6 +170,8 @@ class Call:
 
     def close(self) -> None:
         """Abort whatever has not ended, drop what was not read."""
+        if self._patience is not None:
+            self._patience.cancel()
         self._abort()
         self.backlog.clear()
 

@@ -83,7 +83,7 @@ class LinkServer:
                 log.warning("engine_refused", engine=hello.engine, engine_pid=hello.pid, reason=refused)
                 return
             log.info("engine_connected", engine=hello.engine, engine_pid=hello.pid, model=hello.model)
-            await _listen(reader, engine)
+            await self._listen(reader, engine)
         except (OSError, EOFError, TimeoutError):
             pass  # the plain end of a connection
         except CodecError as error:
@@ -96,18 +96,17 @@ class LinkServer:
             if not refused and (self._server is None or self._server.is_serving()):  # else this side ends it
                 log.info("engine_disconnected", engine=engine.hello.engine if engine else "", reason=reason)
 
-
-async def _listen(reader: asyncio.StreamReader, engine: Engine) -> None:
-    while True:
-        message = await _read(reader)
-        if isinstance(message, Load):
-            engine.on_load(message)
-        elif isinstance(message, Outputs):
-            engine.on_outputs(message)
-            if any(output.prompt_logprobs for output in message.items):
-                await asyncio.sleep(0)  # many more may be there already
-        else:
-            raise CodecError("BAD_FIELD", f"an engine may not send {message.type}")
+    async def _listen(self, reader: asyncio.StreamReader, engine: Engine) -> None:
+        while True:
+            message = await _read(reader)
+            if isinstance(message, Load):
+                self._engines.on_load(engine, message)
+            elif isinstance(message, Outputs):
+                engine.on_outputs(message)
+                if any(output.prompt_logprobs for output in message.items):
+                    await asyncio.sleep(0)  # many more may be there already
+            else:
+                raise CodecError("BAD_FIELD", f"an engine may not send {message.type}")
 
 
 async def _read(reader: asyncio.StreamReader) -> Message:

@@ -20,7 +20,7 @@ from quire_services.gateway.http.errors import ApiError
 
 from .api_keys import ApiKeys
 
-EXPOSED = ("x-request-id", "request-id", "x-quire-engine", "retry-after")
+EXPOSED = ("x-request-id", "request-id", "x-quire-engine", "retry-after", "retry-after-ms")
 
 
 def listed(setting: str) -> tuple[str, ...]:

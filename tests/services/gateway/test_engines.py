@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -21,14 +22,14 @@ BODY: dict[str, Any] = {"model": "tiny", "prompt": "the quick fox", "max_tokens"
 class Background:
     """A request in a thread of its own."""
 
-    def __init__(self, gateway: GatewayProcess, **changes: Any) -> None:
+    def __init__(self, gateway: GatewayProcess, headers: Mapping[str, str] | None = None, **changes: Any) -> None:
         self.response: httpx.Response | None = None
-        self._thread = threading.Thread(target=self._run, args=(gateway, BODY | changes), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(gateway, BODY | changes, headers), daemon=True)
         self._thread.start()
 
-    def _run(self, gateway: GatewayProcess, body: dict[str, Any]) -> None:
+    def _run(self, gateway: GatewayProcess, body: dict[str, Any], headers: Mapping[str, str] | None) -> None:
         with contextlib.suppress(httpx.HTTPError):  # the gateway may be gone: then there is no response
-            self.response = gateway.http.post("/v1/completions", json=body)
+            self.response = gateway.http.post("/v1/completions", json=body, headers=headers)
 
     def result(self) -> httpx.Response:
         """The response, when it is there."""
@@ -60,7 +61,8 @@ def test_without_an_engine_requests_are_answered_503_at_once(gateway: GatewayPro
     response = gateway.http.post("/v1/completions", json=BODY, timeout=2)
 
     assert response.status_code == 503
-    assert response.headers["retry-after"] == "1"
+    assert response.headers["retry-after"] == "5"
+    assert 5000 <= int(response.headers["retry-after-ms"]) <= 7500
     assert response.json()["error"]["message"] == "no engine is connected"
 
 

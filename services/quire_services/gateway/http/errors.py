@@ -2,15 +2,19 @@
 
     {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
 
-Clients decide by status and ``code`` whether to try again: 429 and 503 always come with ``Retry-After``, and nothing
-is ever answered with another shape, the framework's own errors included (``http_app`` maps them here).
+Clients decide by status and ``code`` whether to try again: 429 and 503 always come with ``Retry-After``, and in
+milliseconds as OpenAI's own clients read it first, a little later for each so that they do not all come back in one
+moment. Nothing is ever answered with another shape, the framework's own errors included (``http_app`` maps them here).
 """
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 RETRY_AFTER_S = 1
+AWAY_RETRY_AFTER_S = 5  # where no engine can be given work: about as long as one takes to start again
+SPREAD = 0.5  # of that time, over which clients come back
 MAX_MESSAGE_CHARS = 500  # of a message, which may quote what a client sent
 
 
@@ -21,15 +25,26 @@ class ApiError(Exception):
         status: HTTP status, if nothing has been sent yet.
         param: the field of the request that is wrong, if one is.
         code: short machine-readable reason.
+        retry_after_s: seconds after which it makes sense to try again, if it does.
     """
 
-    def __init__(self, status: int, message: str, *, type: str, param: str | None = None, code: str | None = None):
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int = RETRY_AFTER_S,
+    ):
         super().__init__(message)
         self.status = status
         self.message = message if len(message) <= MAX_MESSAGE_CHARS else message[:MAX_MESSAGE_CHARS] + "..."
         self.type = type
         self.param = param
         self.code = code
+        self.retry_after_s = retry_after_s
 
     def body(self) -> dict[str, Any]:
         """The error object; of a client's own words in it, halves of surrogate pairs are spelled out, as no encoding
@@ -42,7 +57,12 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """Headers that belong to the status."""
         if self.status in (429, 503):
-            return {"retry-after": str(RETRY_AFTER_S)}
+            later_ms = round(1000 * self.retry_after_s * random.uniform(1, 1 + SPREAD))
+            return {
+                "retry-after": str(self.retry_after_s),
+                "retry-after-ms": str(later_ms),
+                "x-should-retry": "true",
+            }
         if self.status == 401:
             return {"www-authenticate": "Bearer"}
         return {}
@@ -100,9 +120,20 @@ def queue_full(message: str = "too many of your requests are waiting; try again 
     return ApiError(429, message, type="rate_limit_error", code="queue_full")
 
 
-def unavailable(reason: str) -> ApiError:
+def unavailable(reason: str, retry_after_s: int = RETRY_AFTER_S) -> ApiError:
     """503: no engine can answer now."""
-    return ApiError(503, reason, type="service_unavailable", code="service_unavailable")
+    return ApiError(503, reason, type="service_unavailable", code="service_unavailable", retry_after_s=retry_after_s)
+
+
+def not_begun(seconds: float) -> ApiError:
+    """503: too much is before this request."""
+    return ApiError(
+        503,
+        f"the answer could not be begun within {seconds:g} seconds; try again later",
+        type="service_unavailable",
+        code="deadline_exceeded",
+        retry_after_s=AWAY_RETRY_AFTER_S,
+    )
 
 
 def answer_unread() -> ApiError:

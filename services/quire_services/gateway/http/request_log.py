@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -16,6 +17,7 @@ class RequestRecord:
     """One HTTP request. ``outcome`` is empty until something other than the status decides it.
 
     Attributes:
+        arrived: when its head was read, by the monotonic clock.
         request_id: value of the ``x-request-id`` header.
         id_suffix: what makes the answer's ``id`` unique.
         ttft_s: seconds from submission to the first output, None if none came.
@@ -35,6 +37,7 @@ class RequestRecord:
     cached_tokens: int = 0
     completion_tokens: int = 0
     ttft_s: float | None = None
+    arrived: float = field(default_factory=time.monotonic)
 
     def usage(self) -> dict[str, Any]:
         """The ``usage`` object."""
