@@ -95,9 +95,13 @@ def other_api(param: str, api: str) -> ApiError:
 
 
 def too_long(prompt: int, asked: int, limit: int, param: str | None) -> ApiError:
-    """400: the prompt and what is asked for do not fit the model. All in tokens."""
+    """400: the prompt and what is asked for do not fit the model. All in tokens.
+
+    It begins as OpenAI's does: frameworks know by these words that they must shorten a conversation.
+    """
     return invalid(
-        f"the context of this model is {limit} tokens; {prompt} of the prompt and {asked} to generate are too many",
+        f"this model's maximum context length is {limit} tokens; {prompt} of the prompt and {asked} to generate"
+        " are too many",
         param,
         "context_length_exceeded",
     )

@@ -159,11 +159,12 @@ def test_a_body_that_is_too_large_is_refused(gateway: GatewayProcess) -> None:
 
 
 def test_what_does_not_fit_the_model_says_so(client: openai.OpenAI, engine: PeerEngine) -> None:
-    """Prompt and max_tokens beyond the model's length have OpenAI's code for it."""
+    """Prompt and max_tokens beyond the model's length have OpenAI's code for it, and the words clients look for."""
     for prompt, asked in (([5] * 512, 1), ([5] * 100, 413)):
         with pytest.raises(openai.BadRequestError) as refused:
             client.completions.create(model="tiny", prompt=prompt, max_tokens=asked)
         assert refused.value.code == "context_length_exceeded"
+        assert "maximum context length is 512 tokens" in refused.value.message
     assert client.completions.create(model="tiny", prompt=[5] * 100, max_tokens=412).usage.completion_tokens == 412
 
 
