@@ -1,8 +1,9 @@
 """API errors: paths, versions and errors of Anthropic's API.
 
-    {"type": "error", "error": {"type": ..., "message": ...}, "request_id": ...}
+    {"type": "error", "error": {"type": ..., "message": ..., "details": {"error_code": ...}}, "request_id": ...}
 
-The status says the class, as everywhere; the type is this API's word for it.
+The status says the class, as everywhere; the type is this API's word for it, and the code is in the details, if
+there is one.
 """
 
 from __future__ import annotations
@@ -39,5 +40,7 @@ def check_version(headers: Mapping[str, str]) -> None:
 def error_body(error: ApiError, request_id: str) -> dict[str, Any]:
     """An error as this API says it."""
     kind = _TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
-    message = error.body()["error"]["message"]
-    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+    said: dict[str, Any] = {"type": kind, "message": error.body()["error"]["message"]}
+    if error.code:
+        said["details"] = {"error_code": error.code}
+    return {"type": "error", "error": said, "request_id": request_id}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quire_services.gateway.http.errors import other_api, unsupported
+from quire_services.gateway.http.errors import invalid, other_api, unsupported
 from quire_services.gateway.openai.parameters import PARAMETERS_BY_NAME
 
 ACCEPTED = frozenset(
@@ -35,6 +35,8 @@ def refuse_unserved(more: Mapping[str, Any] | None) -> None:
     for name, value in (more or {}).items():
         if not value or name in ACCEPTED or (name == "context_management" and _harmless_edits(value)):
             continue
+        if name == "thread":  # by this code its clients know that they have to send the whole conversation
+            raise invalid("'thread': no conversation is kept here; send all of it", name, "thread_unsupported_request")
         if name in REFUSED:
             raise unsupported(name)
         known = PARAMETERS_BY_NAME.get(name)

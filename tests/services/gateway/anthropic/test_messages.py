@@ -273,7 +273,7 @@ def test_a_stream_that_breaks_off_says_why(stage: Stage, client: anthropic.Anthr
     finally:
         stage[1].steps = None
     error: Any = broken.value.body
-    assert (error["type"], error["error"]) == ("error", {"type": "overloaded_error", "message": "gone"})
+    assert (error["type"], error["error"]["type"], error["error"]["message"]) == ("error", "overloaded_error", "gone")
 
 
 def test_a_request_has_an_id(client: anthropic.Anthropic, stage: Stage) -> None:
