@@ -108,7 +108,9 @@ class Gateway:
             assert isinstance(body, ChatBody)
             call = await self._call(read, request, (body.top_logprobs or 0) + 1 if body.logprobs else 0)
             one = call.generations[0]
-            shape = ChatShape(body, self.names, read.prompts[0], "".join(read.texts), lambda: one.prompt_logprobs)
+            shape = ChatShape(
+                body, self.names, read.prompts[0], "".join(read.texts), lambda: one.prompt_logprobs, read.echo
+            )
         return await self._respond(call, body, request, self._choice_answer(shape, body, request))
 
     async def complete(self, request: Request) -> Response:

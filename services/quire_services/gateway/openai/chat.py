@@ -10,6 +10,8 @@ from quire_engine.checkpoint.token_bytes import TokenBytes
 from quire_proto.gateway_link import TokenLogprob
 from quire_services.gateway.http.errors import invalid
 from quire_services.gateway.templates.chat_template import PromptEncoder, template_message
+from quire_services.gateway.templates.content_parts import text_of
+from quire_services.gateway.templates.model_templates import Ending
 from quire_services.gateway.text.choices import Choice, Delta
 from quire_services.gateway.tools.shapes.chat_messages import ChatMessages
 
@@ -25,7 +27,20 @@ def chat_tokens(body: ChatBody, encoder: PromptEncoder, tenant: str) -> list[int
     # What is kept of encoded texts would tell one salt by its time what another has sent.
     keeper = None if body.cache_salt else tenant
     tools = shown_tools(body, encoder.shows_tools)
-    return encoder.encode_chat(messages, tools, _options(body), keeper, bool(body.add_special_tokens))
+    ending = _ending(body)
+    return encoder.encode_chat(messages, tools, _options(body), keeper, bool(body.add_special_tokens), ending)
+
+
+def chat_echo(body: ChatBody) -> str:
+    """What an answer with ``echo`` begins with: the last message, if it is the assistant's."""
+    last = body.messages[-1]
+    return text_of(last.content, f"messages[{len(body.messages) - 1}]") if last.role == "assistant" else ""
+
+
+def _ending(body: ChatBody) -> Ending:
+    if body.continue_final_message:
+        return Ending.WITHIN
+    return Ending.MESSAGE if body.add_generation_prompt is False else Ending.ANSWER
 
 
 def _options(body: ChatBody) -> dict[str, Any]:
@@ -45,6 +60,9 @@ def _plain(message: Message) -> dict[str, Any]:
 def check_chat(body: ChatBody, encoder: PromptEncoder) -> None:
     """Raise ApiError 400 for combinations that are not served."""
     check_tools(body, encoder.answers.calls or not encoder.shows_tools)  # a template without tools refuses them itself
+    if body.continue_final_message and body.add_generation_prompt:
+        reason = "'continue_final_message' and 'add_generation_prompt' cannot both be true: the answer goes on with the"
+        raise invalid(f"{reason} last message, or is a new one", "continue_final_message")
     if body.top_logprobs and not body.logprobs:
         raise invalid("'top_logprobs' needs 'logprobs': true", "top_logprobs")
 
@@ -57,6 +75,7 @@ class ChatShape:
         names: bytes of tokens, for log-probabilities.
         prompt, text: what the model is given, as tokens and as text.
         scores: log-probabilities of its tokens but the first, when the first output is there.
+        echo: what each answer begins with.
     """
 
     prefix = "chatcmpl-"
@@ -70,6 +89,7 @@ class ChatShape:
         prompt: Sequence[int],
         text: str,
         scores: Callable[[], Sequence[TokenLogprob]],
+        echo: str = "",
     ) -> None:
         self._logprobs = bool(body.logprobs)
         self._top = body.top_logprobs or 0
@@ -80,6 +100,7 @@ class ChatShape:
         self.about_prompt: dict[str, Any] = {"prompt_token_ids": list(prompt)} if self.with_ids else {}
         if body.return_prompt_text:
             self.about_prompt["prompt_text"] = text
+        self._echo = echo
         self._prompt, self._scores, self._prompt_logprobs = prompt, scores, body.prompt_logprobs
 
     def about_answer(self) -> dict[str, Any]:
@@ -93,7 +114,7 @@ class ChatShape:
         """The first streamed object of a choice: it carries the role."""
         return {
             "index": choice.index,
-            "delta": {"role": "assistant", "content": ""},
+            "delta": {"role": "assistant", "content": self._echo},
             "logprobs": None,
             "finish_reason": None,
         }
@@ -116,9 +137,12 @@ class ChatShape:
     def choice(self, choice: Choice, total: Delta) -> dict[str, Any]:
         """A whole choice object."""
         messages = ChatMessages()
+        message = messages.message(total.events)
+        if self._echo:
+            message["content"] = self._echo + (message["content"] or "")
         out = {
             "index": choice.index,
-            "message": messages.message(total.events),
+            "message": message,
             "logprobs": self._shape(total),
             "finish_reason": messages.finish_reason(total.finish),
         }

@@ -92,7 +92,8 @@ PARAMETERS: tuple[Parameter, ...] = (
             " `include_obfuscation` is accepted, nothing is padded"),
     _served("logprobs", BOTH, BOTH, "chat: `true` or `false`; completions: 0 to 5, `true` is 1"),
     _served("top_logprobs", _C, _C, "0 to 20, with `logprobs`", _C),
-    _served("echo", _P, BOTH, "with `logprobs`, the prompt's too, of up to 8,192 tokens over all choices", _P),
+    _served("echo", _P, BOTH, "completions: with `logprobs`, the prompt's too, of up to 8,192 tokens over all choices;"
+            " chat: the text of the last message, if that is the assistant's"),
     _served("user", BOTH, BOTH, "a string; accepted without effect: the tenant comes from the API key"),
     _served("tools", _C, _C, "type `function`; rendered by the model's template, calls are found by `--tool-parser`;"
             " `strict` is not enforced", _C),
@@ -171,8 +172,9 @@ PARAMETERS: tuple[Parameter, ...] = (
     _served("chat_template_kwargs", (), _C, f"variables of the template; {_UNREAD} (false and empty ones are not)", _C),
     _served("documents", (), _C, f"objects, as the template reads them; {_UNREAD}, or leaves one out", _C),
     _refused("chat_template", (), _C),
-    _refused("add_generation_prompt", (), _C, True),
-    _refused("continue_final_message", (), _C, False),
+    _served("add_generation_prompt", (), _C, "`false`: the prompt ends with the last message", _C, (True,)),
+    _served("continue_final_message", (), _C, "the answer goes on with the last message, as it stands; not with"
+            " `add_generation_prompt: true`, which may be left out", _C),
     _refused("prompt_embeds", (), _P),
     _harmless("mm_processor_kwargs", (), _C, _MEDIA),
     _harmless("media_io_kwargs", (), _C, _MEDIA),

@@ -58,7 +58,7 @@ class ReaderPool:
         for length in head["lengths"]:
             prompts.append(unpack_u32(data[4 * at : 4 * (at + length)]))
             at += length
-        return ReadRequest(body_without_prompt(api, head["body"]), prompts, limits, head["texts"])
+        return ReadRequest(body_without_prompt(api, head["body"]), prompts, limits, head["texts"], head["echo"])
 
     def close(self) -> None:
         """End all readers."""

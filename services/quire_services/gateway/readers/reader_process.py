@@ -141,7 +141,12 @@ def _answer(reader: RequestReader, head: dict[str, Any], raw: bytes) -> tuple[by
         limits = Limits(*head["limits"])
         read = reader.read(head["api"], raw, head["tenant"], lambda: limits)
         lengths = [len(prompt) for prompt in read.prompts]
-        fields = {"body": orjson.Fragment(without_prompt(read)), "lengths": lengths, "texts": read.texts}
+        fields = {
+            "body": orjson.Fragment(without_prompt(read)),
+            "lengths": lengths,
+            "texts": read.texts,
+            "echo": read.echo,
+        }
         return orjson.dumps(fields), b"".join(map(pack_u32, read.prompts))
     except ApiError as error:
         return orjson.dumps({"error": error_fields(error)}), b""

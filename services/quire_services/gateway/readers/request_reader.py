@@ -20,7 +20,7 @@ from quire_services.gateway.anthropic.bodies import MessageChat, MessagesBody, P
 from quire_services.gateway.anthropic.chat_request import chat_request
 from quire_services.gateway.http.errors import ApiError, invalid, unknown_model
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
-from quire_services.gateway.openai.chat import chat_tokens, check_chat
+from quire_services.gateway.openai.chat import chat_echo, chat_tokens, check_chat
 from quire_services.gateway.openai.chat_tools import callable_tools
 from quire_services.gateway.openai.completions import MAX_CHOICES, check_completion, prompt_tokens, prompts
 from quire_services.gateway.openai.json_body import parse_json, validated
@@ -61,12 +61,14 @@ class ReadRequest:
         prompts: token ids of each.
         limits: that it was checked against.
         texts: the prompts as text, if they are to be sent back.
+        echo: what the answers to a chat begin with.
     """
 
     body: Body
     prompts: Sequence[Sequence[int]]
     limits: Limits
     texts: list[str] = field(default_factory=list)
+    echo: str = ""
 
 
 class RequestReader:
@@ -112,9 +114,8 @@ class RequestReader:
         check_chat(body, self._encoder)
         tokens = truncated_prompt(chat_tokens(body, self._encoder, tenant), body, found, self._defaults)
         check_prompt(tokens, found, "messages")
-        return ReadRequest(
-            body, [tokens], found, [self._encoder.decode(list(tokens))] if body.return_prompt_text else []
-        )
+        text = [self._encoder.decode(list(tokens))] if body.return_prompt_text else []
+        return ReadRequest(body, [tokens], found, text, chat_echo(body) if body.echo else "")
 
     def _completion(self, document: Any, limits: Callable[[], Limits]) -> ReadRequest:
         body = validated(CompletionBody, document)
@@ -174,7 +175,7 @@ def _check_sent_back(read: ReadRequest) -> None:
     times = body.n or 1 if isinstance(body, CompletionBody) else 1
     check_scored(body, sum(map(len, read.prompts)) * times)
     much = sum(map(len, read.texts)) + (sum(map(len, read.prompts)) if body.return_token_ids else 0)
-    if much * times > MAX_ECHOED:
+    if much * times + len(read.echo) * (body.n or 1) > MAX_ECHOED:
         raise invalid(f"more than {MAX_ECHOED} characters or tokens of prompts would be sent back")
 
 

@@ -25,7 +25,7 @@ from quire_services.gateway.tools.format_choice import UnknownFormat
 from quire_services.gateway.tools.model_answers import ModelAnswers
 
 from .content_parts import text_of
-from .model_templates import DOCUMENTS_VARIABLE, TemplateInvalid, Templates, template_of_processor
+from .model_templates import DOCUMENTS_VARIABLE, Ending, TemplateInvalid, Templates, template_of_processor
 
 
 class LoadError(Exception):
@@ -125,15 +125,16 @@ class PromptEncoder:
         options: dict[str, Any] | None,
         tenant: str | None,
         add_special_tokens: bool = False,
+        ending: Ending = Ending.ANSWER,
     ) -> list[int]:
-        """Token ids of a tenant's conversation, up to where the answer begins; nothing of it is kept for a tenant that
-        is None. ``add_special_tokens``: those of the tokenizer, too, beside the template's. Raises ApiError."""
+        """Token ids of a tenant's conversation, up to its ``ending``; nothing of it is kept for a tenant that is None.
+        ``add_special_tokens``: those of the tokenizer, too, beside the template's. Raises ApiError."""
         if self._spelled_as_text and self._spelled.usable and self._spelled.found(messages, tools, options):
-            text = self.render_sealed(messages, tools, options)
+            text = self.render_sealed(messages, tools, options, ending)
             _insist_on_unicode(text)
             ids = self._spelled.encode(text, tenant)
             return self._around(ids) if add_special_tokens else ids
-        text = self.render(messages, tools, options)
+        text = self.render(messages, tools, options, ending)
         if add_special_tokens:
             return self.encode(text)
         _insist_on_unicode(text)
@@ -147,25 +148,33 @@ class PromptEncoder:
         return [*whole[:begin], *ids, *whole[begin + len(bare) :]]
 
     def render(
-        self, messages: list[dict[str, Any]], tools: list[Any] | None = None, options: dict[str, Any] | None = None
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[Any] | None = None,
+        options: dict[str, Any] | None = None,
+        ending: Ending = Ending.ANSWER,
     ) -> str:
         """The text of a conversation; ``options`` are variables of the template. Raises ApiError."""
         if reserved := self._reserved & set(options or {}):
             raise invalid(f"{sorted(reserved)[0]!r} cannot be set", "chat_template_kwargs")
-        return self._templates.render(messages, tools, options or {})
+        return self._templates.render(messages, tools, options or {}, ending)
 
     def render_sealed(
-        self, messages: list[dict[str, Any]], tools: list[Any] | None = None, options: dict[str, Any] | None = None
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[Any] | None = None,
+        options: dict[str, Any] | None = None,
+        ending: Ending = Ending.ANSWER,
     ) -> str:
         """``render``, with the template's special tokens told apart from those that messages spell; for
         ``encode_sealed`` alone. Raises ApiError."""
         if not self._spelled.usable:
-            return self.render(messages, tools, options)
+            return self.render(messages, tools, options, ending)
         try:
-            hidden = [self._spelled.hidden(value) for value in (messages, tools, options)]
+            said, known, given = (self._spelled.hidden(value) for value in (messages, tools, options))
         except RecursionError:
             raise invalid("the messages nest too deeply", "messages") from None
-        return self._spelled.sealed(self.render(*hidden))
+        return self._spelled.sealed(self.render(said, known, given, ending))
 
     def encode_sealed(self, text: str) -> list[int]:
         """Token ids of a sealed text: what messages spell is text, the template's special tokens are special.

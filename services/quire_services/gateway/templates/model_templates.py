@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ DEFAULT, TOOL_USE, RAG = "default", "tool_use", "rag"
 DOCUMENTS_VARIABLE = "documents"
 EFFORT_VARIABLE, THINKING_VARIABLE = "reasoning_effort", "enable_thinking"
 _PARAMETERS = (DOCUMENTS_VARIABLE, EFFORT_VARIABLE)  # variables that are parameters of the API by themselves
+
+
+class Ending(Enum):
+    """Where the text of a conversation ends."""
+
+    ANSWER = "answer"  # with what opens an answer
+    MESSAGE = "message"  # with what closes the last message
+    WITHIN = "within"  # with the text of the last message, which the answer goes on with
 
 
 class TemplateInvalid(Exception):
@@ -77,7 +86,13 @@ class ChatTemplate:
         )
         return cls(source, special, plain, replace(traits, notes=notes + traits.notes), reads)
 
-    def render(self, messages: list[TemplateMessage], tools: list[Any] | None, options: dict[str, Any]) -> str:
+    def render(
+        self,
+        messages: list[TemplateMessage],
+        tools: list[Any] | None,
+        options: dict[str, Any],
+        ending: Ending = Ending.ANSWER,
+    ) -> str:
         """The text of a conversation. Raises ApiError for one that the template refuses or would not show whole."""
         if tools and not self.traits.shows_tools:
             raise invalid("the model's chat template writes no tools: it would not know them", "tools", "no_tools")
@@ -93,7 +108,7 @@ class ChatTemplate:
             # Templates that write documents as a tool's answers walk over the tools.
             none = [] if given else self.plain.none
             written = self.plain.written(in_tool_form(said, self.traits.form))
-            return _rendered(self.source, written, known or none, variables)
+            return _rendered(self.source, written, known or none, variables, ending)
 
         try:
             written = text(messages, tools, documents)
@@ -140,7 +155,13 @@ class Templates:
         """Whether each of them reads a variable."""
         return bool(self) and all(variable in template.reads for template in self._named.values())
 
-    def render(self, messages: list[TemplateMessage], tools: list[Any] | None, options: dict[str, Any]) -> str:
+    def render(
+        self,
+        messages: list[TemplateMessage],
+        tools: list[Any] | None,
+        options: dict[str, Any],
+        ending: Ending = Ending.ANSWER,
+    ) -> str:
         """The text of a conversation, by the template that is for it. Raises ApiError."""
         if not self._named:
             raise invalid("this model has no chat template: use /v1/completions", "messages", "no_chat_template")
@@ -148,12 +169,12 @@ class Templates:
         needs = bool(tools) or (has_tool_turns(messages) and not (default and default.traits.shows_calls))
         grounded = self._named.get(RAG)
         if grounded and options.get(DOCUMENTS_VARIABLE) and not needs:
-            return grounded.render(messages, tools, options)
+            return grounded.render(messages, tools, options, ending)
         if tooled and needs:
-            return tooled.render(messages, tools, options)
+            return tooled.render(messages, tools, options, ending)
         if not default:
             raise invalid("this model has no chat template for chats without tools", "messages", "no_default_template")
-        return default.render(messages, tools, options)
+        return default.render(messages, tools, options, ending)
 
 
 def template_of_processor(directory: Path) -> Any:
@@ -201,7 +222,13 @@ def _name(one: Any) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _rendered(source: str, messages: list[TemplateMessage], tools: list[Any] | None, variables: dict[str, Any]) -> str:
+def _rendered(
+    source: str,
+    messages: list[TemplateMessage],
+    tools: list[Any] | None,
+    variables: dict[str, Any],
+    ending: Ending = Ending.ANSWER,
+) -> str:
     """What transformers' own renderer makes of it. (Not through the tokenizer's method, which takes a message's
     ``content: null`` away: some templates ask whether it is null.)"""
     from transformers.utils.chat_template_utils import (
@@ -209,6 +236,11 @@ def _rendered(source: str, messages: list[TemplateMessage], tools: list[Any] | N
     )  # slow to import: paid only where a model is loaded
 
     texts, _ = render_jinja_template(
-        conversations=[messages], tools=tools, chat_template=source, add_generation_prompt=True, **variables
+        conversations=[messages],
+        tools=tools,
+        chat_template=source,
+        add_generation_prompt=ending is Ending.ANSWER,
+        continue_final_message=ending is Ending.WITHIN,
+        **variables,
     )
     return str(texts[0])

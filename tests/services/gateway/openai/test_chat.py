@@ -134,3 +134,39 @@ def test_prompt_logprobs_come_with_the_answer(client: openai.OpenAI, engine: Pee
     assert len(answer.choices) == 2
     plain = client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=1)
     assert "prompt_logprobs" not in plain.model_extra
+
+
+PREFILLED: list[Any] = [{"role": "user", "content": "go"}, {"role": "assistant", "content": "Sure, "}]
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_an_answer_goes_on_with_the_last_message(
+    client: openai.OpenAI, engine: PeerEngine, tokenizer: Tokenizer, long: bool
+) -> None:
+    """``continue_final_message`` and ``add_generation_prompt: false``: the prompt ends there; with ``echo`` the answer
+    begins with that message, whole, streamed and for each choice; long bodies, too."""
+    first: list[Any] = [{"role": "system", "content": "x" * 20_000 if long else "x"}] if long else []
+    opener = {"add_generation_prompt": False, "echo": True, "truncate_prompt_tokens": 40}
+    for more in ({"continue_final_message": True}, {"continue_final_message": True, "echo": True}, opener):
+        ask: Any = {"model": "tiny", "messages": [*first, *PREFILLED], "max_tokens": 2, "n": 2}
+        ask["extra_body"] = {"truncate_prompt_tokens": 40, **more}
+        whole = client.chat.completions.create(**ask)
+        prompt = list(unpack_u32(engine.requests[-1].tokens))
+        assert tokenizer.decode(prompt, skip_special_tokens=False).endswith("<|user|>go<|assistant|>Sure, ")
+        streamed = {0: "", 1: ""}
+        for chunk in client.chat.completions.create(**ask, stream=True):
+            for choice in chunk.choices:
+                streamed[choice.index] += choice.delta.content or ""
+        for choice in whole.choices:
+            drawn = tokenizer.decode([prompt[(k + choice.index) % len(prompt)] for k in range(2)])
+            assert choice.message.content == ("Sure, " if "echo" in more else "") + drawn
+            assert streamed[choice.index] == choice.message.content
+
+
+def test_echo_of_a_chat_without_an_answer_begun_is_nothing(client: openai.OpenAI, engine: PeerEngine) -> None:
+    """As in vLLM: only what the assistant said is the answer's."""
+    answers = [
+        client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=3, extra_body={"echo": echo})
+        for echo in (True, False)
+    ]
+    assert answers[0].choices[0].message.content == answers[1].choices[0].message.content

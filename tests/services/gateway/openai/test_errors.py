@@ -105,6 +105,8 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         (PLAIN, plain(prompt_logprobs=1, stream=True), "prompt_logprobs"),
         (PLAIN, plain(prompt_logprobs=-1), "prompt_logprobs"),
         (CHAT, chat(prompt_logprobs=21), "prompt_logprobs"),
+        (CHAT, chat(continue_final_message=True, add_generation_prompt=True), "continue_final_message"),
+        (CHAT, chat(continue_final_message="content"), "continue_final_message"),
         (CHAT, chat(prompt_logprobs=True), "prompt_logprobs"),
         (PLAIN, plain(max_tokens=0), "max_tokens"),
         (PLAIN, plain(max_tokens=0, echo=True, min_tokens=1), "min_tokens"),
