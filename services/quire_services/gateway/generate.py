@@ -189,7 +189,7 @@ class Gateway:
                 await asyncio.sleep(0)  # a thousand prompts take 40 ms
             how = sampling(body, len(tokens), logprobs, limits, param, self.defaults)
             how = replace(self.ends.added(how, stop_strings(body), limits.vocab_size), **adjusted)
-            call.add(record.tenant, tokens, how, body.n or 1, body.cache_salt or "")
+            call.add(record.tenant, tokens, how, body.n or 1, body.cache_salt or "", body.priority or 0)
         return call
 
     async def _respond(self, call: Call, body: Body, request: Request, answer: Answer) -> Response:

@@ -26,6 +26,7 @@ from quire_services.gateway.http.errors import ApiError, ClientGone, answer_unre
 from .backlog import Backlog, Backlogs
 
 Arrival = tuple["Generation", Output]
+MIDDLE_PRIORITY = 1 << 30  # what clients call 0: on the link there is nothing below zero
 
 
 class Carrier(Protocol):
@@ -49,6 +50,7 @@ class Generation:
         started: a first output has come.
         cached_tokens: prompt tokens that came from the cache.
         prompt_logprobs: of the tokens of the prompt but the first, if they are wanted, as far as they have come.
+        priority: among the tenant's, lower first.
         salt: of the cache, so that it shares nothing with generations of another.
         carrier: the engine it was sent to, while a continuation is open.
         engine: that engine's name, for good.
@@ -67,6 +69,7 @@ class Generation:
     cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     salt: str = ""
+    priority: int = 0
     carrier: Carrier | None = None
     engine: str = ""
 
@@ -77,7 +80,14 @@ class Generation:
     def message(self, weight: int) -> Generate:
         """The request as it is sent to an engine."""
         return Generate(
-            self.id, self.tenant, pack_u32(self.tokens), self.sampling, self.n, salt=self.salt, weight=weight
+            self.id,
+            self.tenant,
+            pack_u32(self.tokens),
+            self.sampling,
+            self.n,
+            priority=MIDDLE_PRIORITY + self.priority,
+            salt=self.salt,
+            weight=weight,
         )
 
     def deliver(self, output: Output) -> None:
@@ -141,9 +151,12 @@ class Call:
     def __post_init__(self) -> None:
         self.backlog = Backlog(self.backlogs, self._unread)
 
-    def add(self, tenant: str, tokens: Sequence[int], sampling: Sampling, n: int, salt: str = "") -> Generation:
+    def add(
+        self, tenant: str, tokens: Sequence[int], sampling: Sampling, n: int, salt: str = "", priority: int = 0
+    ) -> Generation:
         """One more prompt; its choices are numbered after those of the prompts before it."""
-        generation = Generation(tenant, tokens, sampling, n, n * len(self.generations), self, salt=salt)
+        first = n * len(self.generations)
+        generation = Generation(tenant, tokens, sampling, n, first, self, salt=salt, priority=priority)
         self.generations.append(generation)
         return generation
 

@@ -20,6 +20,7 @@ MAX_STOP_CHARS = 1024
 MAX_SALT_CHARS = 1024
 MAX_ADJUSTED = 1024  # tokens biased, and tokens allowed
 MAX_BAD_WORDS, MAX_BAD_WORD_CHARS = 128, 128
+MAX_PRIORITY = (1 << 30) - 1
 TokenId = Annotated[Whole, Field(ge=0, lt=2**32)]
 
 
@@ -72,6 +73,7 @@ class Body(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    priority: Annotated[Whole, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_SALT_CHARS)] | None = None
 
     @model_validator(mode="before")

@@ -181,7 +181,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     # --- vLLM alone: the cache and the queue ---
     _served("cache_salt", (), BOTH, "1 to 1,024 characters; shares nothing with requests of another salt, or of none,"
             " of the same tenant, and no published prompt"),
-    _refused("priority", (), BOTH, 0),
+    _served("priority", (), BOTH, "lower is served first among the tenant's own requests that wait, default 0; other"
+            " tenants' shares stay what they are"),
     _harmless("request_id", (), BOTH, "the header `x-request-id` names a request"),
     _harmless("session_id", (), BOTH, "any engine finds what another has computed"),
     _refused("kv_transfer_params", (), BOTH, {}),

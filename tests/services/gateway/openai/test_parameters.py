@@ -261,3 +261,16 @@ def test_bad_words_are_what_they_would_be_written_with(
     assert sent("z") == [ids("z")]
     both = next(w for w in ("the", "o", "l", "f", "d", "q", "b", "m") if len(ids(w)) == len(ids(f" {w}")))
     assert sent(both) == [ids(both), ids(f" {both}")]
+
+
+def test_priority_goes_to_the_engine(gateway: GatewayProcess, engine: PeerEngine) -> None:
+    """In order, the default between the negative and the positive ones, none below zero on the link."""
+    said: list[Any] = [-(2**30) + 1, -1, None, 0, 1, 2**30 - 1]
+    for priority in said:
+        assert gateway.http.post(PLAIN_PATH, json=plain(priority=priority)).status_code == 200
+    found = [request.priority for request in engine.requests]
+    assert found == sorted(found)
+    assert found[2] == found[3]
+    assert (found[0], found[-1]) == (1, 2**31 - 1)
+    for wrong in (2**30, -(2**30), "0", 0.5, True):
+        assert error_of(gateway.http.post(PLAIN_PATH, json=plain(priority=wrong)), 400)["param"] == "priority"
