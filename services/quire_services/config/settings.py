@@ -119,6 +119,9 @@ class GatewaySettings:
     served_model_name: str = setting(
         "", "name of the model in the API (default: the directory's name, or org/name in the hub's cache)"
     )
+    model_aliases: str = setting(
+        "", "further names of the model in the API, separated by commas, for clients that insist on one"
+    )
     max_queue: int = setting(
         512, "requests that may wait for their first token; a tenant that fills the queue gets 429", at_least=1
     )

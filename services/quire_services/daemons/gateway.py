@@ -133,11 +133,12 @@ def _gateway(config: settings.Config) -> Gateway:
         log.warning("prompts", note=note)
     log.info("tool_parser", name=encoder.answers.name, by="probe" if tool_parser is None else "setting")
     name = gateway.served_model_name or model_name(model)
-    reader = RequestReader(name, encoder, defaults)
+    names = tuple(dict.fromkeys((name, *listed(gateway.model_aliases))))
+    reader = RequestReader(names, encoder, defaults)
     readers = ReaderPool(ForkServer.start(reader), max(1, (os.cpu_count() or 1) // 8))
     engines = Engines(gateway.max_queue, gateway.hold_s)
     return Gateway(
-        name,
+        names,
         encoder,
         engines,
         api_keys,
@@ -181,7 +182,7 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     for port in ports:
-        log.info("listening", host=port.getsockname()[0], port=port.getsockname()[1], model=gateway.model)
+        log.info("listening", host=port.getsockname()[0], port=port.getsockname()[1], model=gateway.models[0])
     await asyncio.gather(*(server.serve(sockets=[port]) for server, port in zip(servers, ports, strict=True)))
 
 

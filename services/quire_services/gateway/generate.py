@@ -70,12 +70,12 @@ class Gateway:
     """All that a request needs.
 
     Attributes:
-        model: its name in the API.
+        models: names of the model in the API, its own and aliases.
         defaults: what stands in for parameters that requests leave out.
         max_body_bytes, ping_s, begin_s: as in ``settings``.
     """
 
-    model: str
+    models: tuple[str, ...]
     encoder: PromptEncoder
     engines: Engines
     api_keys: ApiKeys

@@ -19,6 +19,7 @@ from starlette.types import Scope
 from quire_proto import __version__
 from quire_services.gateway.anthropic.api_errors import error_body, is_messages
 from quire_services.gateway.anthropic.bodies import MessagesBody, PromptBody
+from quire_services.gateway.anthropic.model_list import model_info, model_page
 from quire_services.gateway.http.errors import ApiError, ClientGone, invalid, unknown_model
 from quire_services.gateway.http.hang_up import CLIENT_GONE
 from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
@@ -98,14 +99,15 @@ def _describe_bodies(app: FastAPI) -> None:
 
 def _information_routes(app: FastAPI, gateway: Gateway, instance: str) -> None:
     @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(gateway)]}
+    async def models(request: Request) -> dict[str, Any]:
+        found = [_model(gateway, name, request) for name in gateway.models]
+        return model_page(found) if _is_anthropic(request) else {"object": "list", "data": found}
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
-        if name != gateway.model:
+    async def model(name: str, request: Request) -> dict[str, Any]:
+        if name not in gateway.models:
             raise unknown_model(name)
-        return _model(gateway)
+        return _model(gateway, name, request)
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -120,11 +122,17 @@ def _information_routes(app: FastAPI, gateway: Gateway, instance: str) -> None:
         return {"version": __version__}
 
 
-def _model(gateway: Gateway) -> dict[str, Any]:
-    out = {"id": gateway.model, "object": "model", "created": gateway.created, "owned_by": "quire"}
-    if not gateway.engines.why_not():
-        out["max_model_len"] = gateway.engines.limits().max_model_len
-    return out
+def _is_anthropic(request: Request) -> bool:
+    """Whether a path that both APIs have is asked for by a client of Anthropic's."""
+    return "anthropic-version" in request.headers
+
+
+def _model(gateway: Gateway, name: str, request: Request) -> dict[str, Any]:
+    longest = None if gateway.engines.why_not() else gateway.engines.limits().max_model_len
+    if _is_anthropic(request):
+        return model_info(name, gateway.created, longest)
+    out = {"id": name, "object": "model", "created": gateway.created, "owned_by": "quire", "root": gateway.models[0]}
+    return out | ({"max_model_len": longest} if longest else {})
 
 
 def error_response(error: ApiError, scope: Scope) -> JSONResponse:

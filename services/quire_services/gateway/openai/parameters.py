@@ -75,7 +75,7 @@ _RENDER = "vLLM's generating endpoints ignore it, too"
 
 PARAMETERS: tuple[Parameter, ...] = (
     # --- both know it ---
-    _served("model", BOTH, BOTH, "the one name in `/v1/models`; another is answered 404"),
+    _served("model", BOTH, BOTH, "as in `/v1/models`, `--model-aliases` as well; another is answered 404"),
     _served("messages", _C, _C, "text: a string, or parts `text`, `input_text`, `output_text`, `refusal`, `thinking`,"
             " `reasoning` and strings, each on a line of its own; parts of other types are refused", _C),
     _served("prompt", _P, _P, "a string, token ids, or a list of either", _P),

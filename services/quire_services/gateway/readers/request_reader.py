@@ -10,7 +10,7 @@ made of any.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,13 +75,13 @@ class RequestReader:
     """Reads requests for one model.
 
     Args:
-        model: its name in the API.
+        models: its names in the API.
         encoder: its tokenizer and template.
         defaults: what stands in for parameters that requests leave out.
     """
 
-    def __init__(self, model: str, encoder: PromptEncoder, defaults: SamplingDefaults) -> None:
-        self._model, self._encoder, self._defaults = model, encoder, defaults
+    def __init__(self, models: Collection[str], encoder: PromptEncoder, defaults: SamplingDefaults) -> None:
+        self._models, self._encoder, self._defaults = models, encoder, defaults
 
     def read(self, api: str, raw: bytes | bytearray, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
         """Read a body of an API (``CHAT``, ``PLAIN``, ``MESSAGES``, or ``COUNT`` for a message's prompt alone). Raises
@@ -140,7 +140,7 @@ class RequestReader:
 
     def _admit(self, body: Body, api: str, limits: Callable[[], Limits]) -> Limits:
         """Checks that need no tokens; what the engines can take."""
-        if body.model != self._model:
+        if body.model not in self._models:
             raise unknown_model(body.model)
         refuse_unsupported(body, api)
         stop_strings(body)
