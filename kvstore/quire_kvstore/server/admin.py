@@ -15,9 +15,10 @@ from quire_kvstore.host.saved import Declarations
 from quire_kvstore.ops import publish
 from quire_kvstore.ops.slices import Slices
 from quire_kvstore.sharing.groups import PUBLIC, RESERVED, Groups, is_name
-from quire_kvstore.sharing.publications import PublishedPrompt
+from quire_kvstore.sharing.publications import MAX_VARIANTS, PublishedPrompt
 from quire_proto import messages as m
 from quire_proto.messages import sharing as a
+from quire_proto.wire.publication_ids import is_publication_id, prompt_id
 
 from .declarations import one_at_a_time, saved
 from .service import Service
@@ -30,13 +31,17 @@ NAME_RULE = "1 to 64 letters, digits or ._-, a letter or digit first"
 def on_publish(service: Service, _: Task, body: a.Publish) -> Slices[a.Published]:
     """Put a prompt into a share domain; the same again changes nothing."""
     state = service.state
-    _named(id=body.id)
+    if not is_publication_id(body.id):
+        raise Refusal("BAD_FIELD", f"id: {NAME_RULE}; a variant has @ and 8 hexadecimal digits behind that")
     if not body.tokens:
         raise Refusal("BAD_FIELD", "tokens: a publication has at least one")
     _may_publish(state.groups, body.domain, body.tenant)
     old = state.publications.get(body.id)
-    if old is not None and old.domain != body.domain:
-        raise Refusal("CONFLICT", f"the id {body.id!r} is taken in another domain: choose another")
+    variants = state.publications.variants(body.id)
+    if any(other.domain != body.domain for other in variants):
+        raise Refusal("CONFLICT", f"the id {prompt_id(body.id)!r} is taken in another domain: choose another")
+    if old is None and len(variants) >= MAX_VARIANTS:
+        raise Refusal("CONFLICT", f"{prompt_id(body.id)!r} has {MAX_VARIANTS} variants, as many as one may have")
     if old is not None and old.packed == body.tokens:
         return _reply(old)
     count = len(body.tokens) // 4

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 
 from quire_kvstore.blocks.ids import Ids
 from quire_proto.messages import Publication
+from quire_proto.wire.publication_ids import is_publication_id, prompt_id
 from quire_proto.wire.u32 import pack_u32
 
-from .groups import FIRST_GENERATION, PUBLIC, is_group, is_name
+from .groups import FIRST_GENERATION, PUBLIC, is_group
 
+MAX_VARIANTS = 16  # of one prompt
 PROMPT_PENDING, PROMPT_READY = "pending", "ready"
 
 
@@ -77,7 +79,7 @@ class PublicationList:
             raise ValueError(f"publication {identity!r}: {domain!r} is no share domain")
         if not packed or len(packed) % 4:
             raise ValueError(f"publication {identity!r} has no tokens")
-        if not is_name(identity) or identity in self._prompts:
+        if not is_publication_id(identity) or identity in self._prompts:
             raise ValueError(f"publication {identity!r}: ids are unique names of 1 to 64 letters, digits or ._-")
         published = self._prompts[identity] = PublishedPrompt(
             identity, domain, packed, self.generation, self.generation, live
@@ -99,6 +101,10 @@ class PublicationList:
     def get(self, identity: str) -> PublishedPrompt | None:
         """The published prompt of an id."""
         return self._prompts.get(identity)
+
+    def variants(self, identity: str) -> list[PublishedPrompt]:
+        """All that are published of the prompt that this publication is a variant of."""
+        return [published for published in self.all() if prompt_id(published.id) == prompt_id(identity)]
 
     def all(self) -> list[PublishedPrompt]:
         """All of them, in the order entered."""
