@@ -15,6 +15,7 @@ from typing import Any
 
 from quire_proto.wire.layout import E4M3
 
+CANONICAL = "canonical"
 MAX_BODY_BYTES = 32 << 20  # of any request, and of a file that becomes a published prompt
 
 
@@ -154,6 +155,12 @@ class GatewaySettings:
         "what a special token that a message spells becomes: text, or the token itself",
         among=("text", "tokens"),
     )
+    tools_in_prompt: str = setting(
+        "as-sent",
+        "tools as the chat template sees them: as-sent, or canonical: what frameworks add to a function is left out, so"
+        " that equal functions are equal tokens; docs/operate/published-prompts.md",
+        among=("as-sent", CANONICAL),
+    )
     tool_parser: str = setting(
         "auto",
         "how the model writes tool calls: auto (found out from its chat template and tokenizer), or a name: hermes,"
@@ -169,6 +176,11 @@ class GatewaySettings:
         600.0, "seconds in which an answer must begin, else its request gets 503; a client may say less", at_least=0.1
     )
     drain_s: float = setting(8.0, "seconds that running requests have to end when the gateway is stopped", at_least=0)
+
+    @property
+    def canonical_tools(self) -> bool:
+        """Whether templates see tools in their canonical form."""
+        return self.tools_in_prompt == CANONICAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,9 @@ def _gateway(config: settings.Config) -> Gateway:
     defaults = _defaults(config.gateway.generation_config, model)
     gateway = config.gateway
     tool_parser = None if gateway.tool_parser == FOUND_OUT else gateway.tool_parser
-    encoder = PromptEncoder.load(model, gateway.special_tokens_in_messages == "text", tool_parser)
+    encoder = PromptEncoder.load(
+        model, gateway.special_tokens_in_messages == "text", tool_parser, gateway.canonical_tools
+    )
     for note in encoder.notes:
         log.warning("prompts", note=note)
     log.info("tool_parser", name=encoder.answers.name, by="probe" if tool_parser is None else "setting")

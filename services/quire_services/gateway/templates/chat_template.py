@@ -24,6 +24,7 @@ from quire_services.gateway.text.tokenizer_file import own_tokenizer
 from quire_services.gateway.tools.format_choice import UnknownFormat
 from quire_services.gateway.tools.model_answers import ModelAnswers
 
+from .canonical_tools import canonical_tools
 from .content_parts import text_of
 from .model_templates import DOCUMENTS_VARIABLE, Ending, TemplateInvalid, Templates, template_of_processor
 
@@ -40,6 +41,7 @@ class PromptEncoder:
         backend: the ``tokenizers.Tokenizer`` to use instead of its own.
         spelled_as_text: a special token that a message spells is encoded as text.
         tool_parser: name of the format of the model's tool calls; None: it is found out.
+        canonical: the template sees tools in their canonical form, not as they were sent.
 
     Attributes:
         answers: how the model's answers are read.
@@ -49,7 +51,12 @@ class PromptEncoder:
     """
 
     def __init__(
-        self, tokenizer: Any, backend: Any = None, spelled_as_text: bool = True, tool_parser: str | None = None
+        self,
+        tokenizer: Any,
+        backend: Any = None,
+        spelled_as_text: bool = True,
+        tool_parser: str | None = None,
+        canonical: bool = False,
     ) -> None:
         self.backend: Any = backend or tokenizer.backend_tokenizer
         self.backend.no_truncation()
@@ -61,6 +68,7 @@ class PromptEncoder:
             raise LoadError(str(error)) from None
         self._spelled = SpelledTokens(self.backend, self._templates.source)
         self._spelled_as_text = spelled_as_text
+        self._canonical = canonical
         end = self.backend.token_to_id(str(tokenizer.eos_token)) if tokenizer.eos_token else None
         self.end_ids = frozenset() if end is None else frozenset({int(end)})
         self.notes: tuple[str, ...] = self._templates.notes
@@ -80,7 +88,9 @@ class PromptEncoder:
         return found
 
     @classmethod
-    def load(cls, model: Path, spelled_as_text: bool = True, tool_parser: str | None = None) -> PromptEncoder:
+    def load(
+        cls, model: Path, spelled_as_text: bool = True, tool_parser: str | None = None, canonical: bool = False
+    ) -> PromptEncoder:
         """Read the tokenizer of a model's directory; raises LoadError."""
         from transformers import (
             AutoTokenizer,
@@ -100,7 +110,7 @@ class PromptEncoder:
         try:
             tokenizer.chat_template = tokenizer.chat_template or template_of_processor(model)
             own = None if as_the_file else own_tokenizer(model, tokenizer.backend_tokenizer)
-            encoder = cls(tokenizer, own, spelled_as_text, tool_parser)
+            encoder = cls(tokenizer, own, spelled_as_text, tool_parser, canonical)
         except TemplateInvalid as error:
             raise LoadError(str(error)) from None
         except LoadError as error:
@@ -157,7 +167,8 @@ class PromptEncoder:
         """The text of a conversation; ``options`` are variables of the template. Raises ApiError."""
         if reserved := self._reserved & set(options or {}):
             raise invalid(f"{sorted(reserved)[0]!r} cannot be set", "chat_template_kwargs")
-        return self._templates.render(messages, tools, options or {}, ending)
+        known = canonical_tools(tools) if tools and self._canonical else tools
+        return self._templates.render(messages, known, options or {}, ending)
 
     def render_sealed(
         self,
