@@ -1,26 +1,32 @@
 """``quire prefix``: system prompts that a running stack shares on purpose. ``publish``, ``unpublish``, ``list``.
 
-The file is a system message. It is rendered with the model's own chat template, here and not in the kvstore, to the
-tokens that every chat with it begins with; from then on each entitled request that begins with them shares them, with
-no change to the request. Publishing is a declaration: it returns at once and survives a restart of the kvstore, and
-the first engine with time computes the prompt. The same again changes nothing.
+What is published is a system message from a file, or what a chat's own request begins with: system messages and
+tools. It is rendered with the model's own chat template, here and not in the kvstore, to the tokens that every such
+chat begins with; from then on each entitled request that begins with them shares them, with no change to the request.
+Publishing is a declaration: it returns at once and survives a restart of the kvstore, and the first engine with time
+computes the prompt. The same again changes nothing, another one under the same id is a variant beside it.
 """
 
 from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from quire_kv import KVReader
 from quire_proto.private_dir import NotPrivate, insist_on_private
+from quire_proto.wire.publication_ids import variant_of
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.loader import IDENTIFIER
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
-from quire_services.gateway.published_prompts.prompt_files import PublishError, read_system, read_tools
+from quire_services.gateway.published_prompts.preamble import Preamble, preamble_of
+from quire_services.gateway.published_prompts.prompt_files import PublishError, read_request, read_system, read_tools
 from quire_services.gateway.published_prompts.prompt_row import prompt_row
 from quire_services.gateway.published_prompts.rendered_prompt import RenderedPrompt, render_prompt
+from quire_services.gateway.published_prompts.variants import publish_variant, unpublish_variants
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, without_torch
 from quire_services.process import flags
 from quire_services.process.kvstore_call import print_answer
@@ -36,8 +42,12 @@ def main(argv: list[str]) -> int:
     if arguments.command == "list":
         return print_answer(parser.prog, run_dir, lambda reader: _list(reader, arguments.json))
     if arguments.command == "unpublish":
-        return print_answer(parser.prog, run_dir, lambda reader: _unpublish(reader, arguments.id))
-    identity = arguments.id or arguments.file.stem
+        return print_answer(parser.prog, run_dir, lambda reader: _unpublish(reader, arguments))
+    if arguments.tools and arguments.from_request:
+        parser.error("argument --tools: a request has tools of its own; --any-tools leaves them out")
+    if arguments.any_tools and arguments.file:
+        parser.error("argument --any-tools: leave --tools out instead")
+    identity = arguments.id or _named_file(arguments).stem
     if not IDENTIFIER.fullmatch(identity):
         parser.error(f"{identity!r} cannot be an id, which has 1 to 64 letters, digits or ._-: choose one with --id")
     try:
@@ -50,13 +60,27 @@ def main(argv: list[str]) -> int:
 def _parser() -> flags.Parser:
     parser = flags.Parser(prog="quire prefix", description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    publish = commands.add_parser("publish", help="share a system message")
-    publish.add_argument("--file", type=Path, required=True, metavar="TXT", help="the system message")
+    publish = commands.add_parser("publish", help="share a system message, with tools or without")
+    source = publish.add_mutually_exclusive_group(required=True)
+    source.add_argument("--file", type=Path, metavar="TXT", help="the system message")
+    source.add_argument(
+        "--from-request",
+        type=Path,
+        metavar="JSON",
+        help="the body of a chat request: its system messages and its tools, as its framework writes them",
+    )
     publish.add_argument("--tools", type=Path, metavar="JSON", help="tools that every chat with it sends, as a list")
+    publish.add_argument(
+        "--any-tools",
+        action="store_true",
+        help="leave the request's tools out: up to where the template writes tools, for chats with any",
+    )
     publish.add_argument("--domain", required=True, metavar="public|GROUP", help="where it may be shared")
     publish.add_argument("--id", metavar="NAME", help="what to call it (default: the file's name without its ending)")
+    publish.add_argument("--replace", action="store_true", help="in place of all variants that the id has")
     unpublish = commands.add_parser("unpublish", help="no new request shares it; those that do go on")
     unpublish.add_argument("id", metavar="NAME")
+    unpublish.add_argument("--variant", default="", metavar="HASH", help="this one alone, as `list` calls it")
     show = commands.add_parser("list", help="what is published, and whether it is computed")
     for command in (publish, unpublish, show):
         _common(command)
@@ -70,23 +94,48 @@ def _common(command: ArgumentParser) -> None:
 
 def _rendered(arguments: Namespace, run_dir: Path) -> RenderedPrompt:
     """The prompt as tokens of the model that the stack in ``run_dir`` serves. Raises PublishError or LoadError."""
-    system = read_system(arguments.file)
-    tools = read_tools(arguments.tools) if arguments.tools else None
+    preamble = _source(arguments)
     with suppress(OSError):  # none: what is missing in it is said next
         insist_on_private(run_dir)
-    model, longest = served_model(run_dir / PREPARED_FILE)
+    served = served_model(run_dir / PREPARED_FILE)
     without_torch()
+    encoder = PromptEncoder.load(served.directory, canonical=served.canonical_tools)
     try:
-        return render_prompt(PromptEncoder.load(model), system, tools, longest)
+        return render_prompt(encoder, preamble(encoder), served.longest)
     except PublishError as error:
-        raise PublishError(f"published prompt {arguments.file}: {error}") from None
+        raise PublishError(f"published prompt {_named_file(arguments)}: {error}") from None
 
 
-def served_model(file: Path) -> tuple[Path, int]:
-    """The model's directory and its longest sequence, in tokens, as a prepared file says. Raises PublishError."""
+def _source(arguments: Namespace) -> Callable[[PromptEncoder], Preamble]:
+    """What is published, once the model is known. Raises PublishError for files that cannot be read."""
+    if arguments.from_request is None:
+        tools = read_tools(arguments.tools) if arguments.tools else None
+        preamble = Preamble.of_system(read_system(arguments.file), tools)
+        return lambda _: preamble
+    request = read_request(arguments.from_request)
+    return lambda encoder: preamble_of(request, encoder, any_tools=arguments.any_tools)
+
+
+def _named_file(arguments: Namespace) -> Path:
+    file: Path = arguments.from_request or arguments.file
+    return file
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model of a stack: its directory, its longest sequence in tokens, and how templates see tools."""
+
+    directory: Path
+    longest: int
+    canonical_tools: bool
+
+
+def served_model(file: Path) -> ServedModel:
+    """The model that a prepared file speaks of. Raises PublishError."""
     try:
         content = read_prepared(file)
-        return Path(str(content["model_dir"])), int(content["max_model_len"])
+        directory = Path(str(content["model_dir"]))
+        return ServedModel(directory, int(content["max_model_len"]), content.get("canonical_tools") is True)
     except FileNotFoundError:
         raise PublishError(f"no stack runs in {file.parent}: there is no {file.name}") from None
     except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
@@ -94,17 +143,18 @@ def served_model(file: Path) -> tuple[Path, int]:
 
 
 def _publish(reader: KVReader, arguments: Namespace, identity: str, rendered: RenderedPrompt) -> str:
-    reply = reader.publish(identity, arguments.domain, pack_u32(rendered.tokens))
+    reply = publish_variant(reader, identity, arguments.domain, rendered.tokens, replace=arguments.replace)
     if arguments.json:
-        fields = {"id": identity, "domain": arguments.domain, "state": reply.state, "tokens": reply.tokens}
-        return json.dumps(fields | {"generation": reply.generation, "notes": rendered.notes})
+        fields = {"id": identity, "variant": variant_of(pack_u32(rendered.tokens)), "domain": arguments.domain}
+        about = {"state": reply.state, "tokens": reply.tokens, "generation": reply.generation}
+        return json.dumps(fields | about | {"notes": rendered.notes})
     notes = [f"note: {note}" for note in rendered.notes]
     return "\n".join([f"{identity}: {reply.tokens} tokens published to {arguments.domain} ({reply.state})", *notes])
 
 
-def _unpublish(reader: KVReader, identity: str) -> str:
-    reader.unpublish(identity)
-    return f"{identity}: unpublished"
+def _unpublish(reader: KVReader, arguments: Namespace) -> str:
+    many = unpublish_variants(reader, arguments.id, arguments.variant)
+    return f"{arguments.id}: unpublished" + (f", {many} variants" if many > 1 else "")
 
 
 def _list(reader: KVReader, as_json: bool) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from quire_engine.checkpoint.model_name import model_name
 from quire_services.config.prepared_file import write_prepared
 from quire_services.config.settings import Config, PublishedPrompt
+from quire_services.gateway.published_prompts.preamble import Preamble
 from quire_services.gateway.published_prompts.prompt_files import PublishError, read_system, read_tools
 from quire_services.gateway.published_prompts.rendered_prompt import render_prompt
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, without_torch
@@ -26,13 +27,13 @@ class PrepareError(Exception):
     """The model or a prompt cannot be used; one line says why."""
 
 
-PREPARE_SETTINGS = ("model", "block_size", "dtype", "kv_cache_dtype", "max_model_len")
+PREPARE_SETTINGS = ("model", "block_size", "dtype", "kv_cache_dtype", "max_model_len", "tools_in_prompt")
 
 
 def main(argv: list[str]) -> int:
     """Entry of ``quire prepare``; returns the exit code."""
     parser = flags.Parser(prog="quire prepare", description=(__doc__ or "").partition("\n")[0])
-    flags.add(parser, "serve", "kvstore", "engine", only=PREPARE_SETTINGS)
+    flags.add(parser, "serve", "kvstore", "engine", "gateway", only=PREPARE_SETTINGS)
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write")
     arguments = parser.parse_args(argv)
     config = flags.read_config(parser, arguments)
@@ -59,6 +60,7 @@ def prepare(config: Config) -> dict[str, Any]:
         "model": config.gateway.served_model_name or model_name(directory),
         "model_dir": str(directory),
         "max_model_len": max_model_len,
+        "canonical_tools": config.gateway.canonical_tools,
         "layout": layout,
         "published": _published(directory, config, max_model_len),
     }
@@ -84,7 +86,7 @@ def _published(directory: Path, config: Config, max_model_len: int) -> list[dict
     if not config.published:
         return []
     files = [(p, read_system(p.file), read_tools(p.tools) if p.tools else None) for p in config.published]
-    encoder = PromptEncoder.load(directory)
+    encoder = PromptEncoder.load(directory, canonical=config.gateway.canonical_tools)
     return [_prepared_prompt(encoder, *each, max_model_len) for each in files]
 
 
@@ -92,7 +94,7 @@ def _prepared_prompt(
     encoder: PromptEncoder, prompt: PublishedPrompt, system: str, tools: list[Any] | None, max_model_len: int
 ) -> dict[str, Any]:
     try:
-        rendered = render_prompt(encoder, system, tools, max_model_len)
+        rendered = render_prompt(encoder, Preamble.of_system(system, tools), max_model_len)
     except PublishError as error:
         raise PublishError(f"published prompt {prompt.file}: {error}") from None
     for note in rendered.notes:

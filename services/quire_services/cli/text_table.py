@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from quire_kv import Publication
+from quire_proto.wire.publication_ids import prompt_id, variant_of
 
 
 def text_table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> str:
@@ -16,6 +17,10 @@ def text_table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> 
 
 
 def prompts_table(publications: Iterable[Publication]) -> str:
-    """Published prompts, each with its length instead of its tokens."""
-    columns = {"publication": "<28", "domain": "<24", "state": "<10", "tokens": ">8"}
-    return text_table(columns, [(p.id, p.domain, p.state, len(p.tokens) // 4) for p in publications])
+    """Published prompts, each variant with its length instead of its tokens."""
+    columns = {"publication": "<28", "variant": "<12", "domain": "<24", "state": "<10", "tokens": ">8"}
+    rows = [
+        (prompt_id(p.id), variant_of(p.tokens), p.domain, p.state, len(p.tokens) // 4)
+        for p in sorted(publications, key=lambda p: prompt_id(p.id))
+    ]
+    return text_table(columns, rows)

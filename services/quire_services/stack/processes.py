@@ -57,9 +57,12 @@ class Stack:
         here = [f"--run-dir={run_dir}", f"--log-format={config.serve.log_format}", *file]
         prepared = run_dir / PREPARED_FILE
         pool = [f"--{name.replace('_', '-')}={getattr(config.kvstore, name)}" for name in LAYOUT_SETTINGS]
-        longest = f"--max-model-len={config.engine.max_model_len}"
+        read = [
+            f"--max-model-len={config.engine.max_model_len}",
+            f"--tools-in-prompt={config.gateway.tools_in_prompt}",
+        ]
         self.prepare = Child(
-            "prepare", command_line("prepare", *file, *model, *pool, longest, f"--out={prepared}"), keep=False
+            "prepare", command_line("prepare", *file, *model, *pool, *read, f"--out={prepared}"), keep=False
         )
         config = _on_one_side(config)
         if not config.kvstore.state_dir:

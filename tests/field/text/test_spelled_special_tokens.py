@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from quire_services.gateway.published_prompts.preamble import Preamble
 from quire_services.gateway.published_prompts.rendered_prompt import common_prefix, render_prompt
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from tests.services.gateway.text.test_tokenizer_file import folder_of, spaced
@@ -46,7 +47,7 @@ def test_a_user_s_text_opens_no_turn(chat: PromptEncoder) -> None:
 @pytest.mark.parametrize("system", [FORGED, "<bos>", "be <|assistant|>", "be brief"])
 def test_what_is_published_opens_no_turn(chat: PromptEncoder, system: str) -> None:
     """A published prompt has the special tokens of its template alone, and chats that say the same begin with it."""
-    tokens = render_prompt(chat, system, None, LONGEST).tokens
+    tokens = render_prompt(chat, Preamble.of_system(system), LONGEST).tokens
     assert [SPECIAL[token] for token in tokens if token < len(SPECIAL)] == ["<bos>", "<|system|>"]
     for user in ("hi", FORGED):
         said_all = said({"role": "system", "content": system}, {"role": "user", "content": user})

@@ -74,13 +74,14 @@ def commands(tmp_path: Path, model: Path) -> dict[str, Callable[[object], list[o
     return {
         "system": lambda file: [*publish, "--file", file],
         "tools": lambda file: [*publish, "--file", system, "--tools", file],
+        "request": lambda file: [*publish, "--from-request", file],
         "serve": lambda file: ["serve", "--model", model, "--run-dir", shut, "--config", file],
         "prepared": lambda file: ["kvstore", "--arena", "shm", "--run-dir", shut, "--prepared", file],
         "trace": lambda file: ["bench", "replay", "--capacity-blocks", 8, file],
     }
 
 
-READERS = ("system", "tools", "serve", "prepared", "trace")
+READERS = ("system", "tools", "request", "serve", "prepared", "trace")
 
 
 @pytest.mark.parametrize("what", READERS)

@@ -12,6 +12,7 @@ from bench.models.tiny import make_model
 from quire_services.cli.prepare import PrepareError, prepare
 from quire_services.config.loader import load_config
 from quire_services.config.settings import Config, PublishedPrompt, ServeSettings
+from quire_services.gateway.published_prompts.preamble import Preamble
 from quire_services.gateway.published_prompts.prompt_files import PublishError
 from quire_services.gateway.published_prompts.rendered_prompt import common_prefix, render_prompt
 from quire_services.gateway.templates.chat_template import PromptEncoder
@@ -48,7 +49,7 @@ def test_a_model_without_a_template_publishes_plain_text(model: Path, tmp_path: 
     shutil.copytree(model, tmp_path / "plain", ignore=shutil.ignore_patterns("chat_template.jinja", "*.safetensors"))
     encoder = PromptEncoder.load(tmp_path / "plain")
 
-    assert encoder.decode(render_prompt(encoder, "w1 w2 w3 ", None, 64).tokens) == "w1 w2 w3"
+    assert encoder.decode(render_prompt(encoder, Preamble.of_system("w1 w2 w3 "), 64).tokens) == "w1 w2 w3"
 
 
 def test_layout_and_length_are_the_models(model: Path) -> None:

@@ -1,8 +1,9 @@
 """Admin API: publish, unpublish and groups over HTTP, for operators that cannot run the ``quire`` command on its host.
 
-    POST   /admin/publications                          {"id", "domain", "system", "tools"?}
+    POST   /admin/publications                          {"id", "domain", "system" and "tools"? or "request", ...}
     GET    /admin/publications
     DELETE /admin/publications/{id}
+    DELETE /admin/publications/{id}/variants/{variant}
     GET    /admin/groups
     PUT    /admin/groups/{group}/members/{tenant}
     DELETE /admin/groups/{group}/members/{tenant}
@@ -24,14 +25,17 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
 from quire_kv import BadRequest, Conflict, Groups, KVReader, NotFound, NotPermitted, QuireError, RemoteError
+from quire_proto.wire.publication_ids import variant_of
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.loader import IDENTIFIER
 from quire_services.gateway.generate import Gateway
 from quire_services.gateway.http.errors import ApiError, invalid, unavailable
 from quire_services.gateway.http_app import map_errors
+from quire_services.gateway.published_prompts.preamble import Preamble, preamble_of
 from quire_services.gateway.published_prompts.prompt_files import PublishError, checked_tools
 from quire_services.gateway.published_prompts.prompt_row import prompt_row
 from quire_services.gateway.published_prompts.rendered_prompt import RenderedPrompt, render_prompt
+from quire_services.gateway.published_prompts.variants import publish_variant, unpublish_variants
 from quire_services.process.kvstore_call import ANSWER_TIMEOUT_S, kvstore_reader
 
 _T = TypeVar("_T")
@@ -44,8 +48,11 @@ class PublishBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     id: Annotated[str, Field(pattern=f"^{IDENTIFIER.pattern}$")]
     domain: str
-    system: Annotated[str, Field(min_length=1)]
+    system: Annotated[str, Field(min_length=1)] | None = None
     tools: list[dict[str, Any]] | None = None
+    request: dict[str, Any] | None = None
+    any_tools: bool = False
+    replace: bool = False
 
 
 def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
@@ -60,9 +67,12 @@ def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
     async def publish(body: PublishBody) -> dict[str, Any]:
         longest = gateway.engines.limits().max_model_len
         rendered = await asyncio.get_running_loop().run_in_executor(None, _rendered, gateway, body, longest)
-        reply = await ask(lambda reader: reader.publish(body.id, body.domain, pack_u32(rendered.tokens)))
-        fields = {"id": body.id, "domain": body.domain, "state": reply.state, "tokens": reply.tokens}
-        return _publication(fields | {"generation": reply.generation}) | {"notes": rendered.notes}
+        reply = await ask(
+            lambda reader: publish_variant(reader, body.id, body.domain, rendered.tokens, replace=body.replace)
+        )
+        fields = {"id": body.id, "variant": variant_of(pack_u32(rendered.tokens)), "domain": body.domain}
+        about = {"state": reply.state, "tokens": reply.tokens, "generation": reply.generation}
+        return _publication(fields | about) | {"notes": rendered.notes}
 
     @app.get("/admin/publications")
     async def publications() -> dict[str, Any]:
@@ -71,8 +81,13 @@ def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
 
     @app.delete("/admin/publications/{identity}")
     async def unpublish(identity: str) -> dict[str, Any]:
-        await ask(lambda reader: reader.unpublish(identity))
-        return {"object": "publication", "id": identity, "deleted": True}
+        await ask(lambda reader: unpublish_variants(reader, identity))
+        return _publication({"id": identity, "deleted": True})
+
+    @app.delete("/admin/publications/{identity}/variants/{variant}")
+    async def unpublish_variant(identity: str, variant: str) -> dict[str, Any]:
+        await ask(lambda reader: unpublish_variants(reader, identity, variant))
+        return _publication({"id": identity, "variant": variant, "deleted": True})
 
     @app.get("/admin/groups")
     async def groups() -> dict[str, Any]:
@@ -106,14 +121,21 @@ def _ask(run_dir: Path, question: Callable[[KVReader], _T]) -> _T:
 
 
 def _rendered(gateway: Gateway, body: PublishBody, longest: int) -> RenderedPrompt:
+    if (body.system is None) == (body.request is None):
+        raise invalid("either 'system' or 'request' says what is published", "system")
     try:
         tools = None if body.tools is None else checked_tools(body.tools, "tools")
     except PublishError as error:
         raise invalid(str(error), "tools") from None
+    if tools and body.request is not None:
+        raise invalid("a request has tools of its own", "tools")
+    encoder = gateway.encoder
     try:
-        return render_prompt(gateway.encoder, body.system, tools, longest)
+        if body.system is not None:
+            return render_prompt(encoder, Preamble.of_system(body.system, tools), longest)
+        return render_prompt(encoder, preamble_of(body.request, encoder, any_tools=body.any_tools), longest)
     except PublishError as error:
-        raise invalid(str(error), "system") from None
+        raise invalid(str(error), "system" if body.request is None else "request") from None
 
 
 def _publication(fields: dict[str, Any]) -> dict[str, Any]:

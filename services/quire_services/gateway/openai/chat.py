@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from quire_engine.checkpoint.token_bytes import TokenBytes
@@ -21,14 +22,28 @@ from .logits.prompt_scores import prompt_logprobs
 from .logprob_shapes import chat_logprobs
 
 
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """What a chat's prompt is made of, as templates take it: messages, tools, variables."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None
+    options: dict[str, Any]
+
+
+def chat_prompt(body: ChatBody, encoder: PromptEncoder) -> ChatPrompt:
+    """What the prompt of a chat request is made of. Raises ApiError 400."""
+    messages = [template_message(_plain(message), f"messages[{place}]") for place, message in enumerate(body.messages)]
+    return ChatPrompt(messages, shown_tools(body, encoder.shows_tools), _options(body))
+
+
 def chat_tokens(body: ChatBody, encoder: PromptEncoder, tenant: str) -> list[int]:
     """The prompt of a tenant's chat request. Raises ApiError 400."""
-    messages = [template_message(_plain(message), f"messages[{place}]") for place, message in enumerate(body.messages)]
     # What is kept of encoded texts would tell one salt by its time what another has sent.
     keeper = None if body.cache_salt else tenant
-    tools = shown_tools(body, encoder.shows_tools)
-    ending = _ending(body)
-    return encoder.encode_chat(messages, tools, _options(body), keeper, bool(body.add_special_tokens), ending)
+    made = chat_prompt(body, encoder)
+    extra = bool(body.add_special_tokens)
+    return encoder.encode_chat(made.messages, made.tools, made.options, keeper, extra, _ending(body))
 
 
 def chat_echo(body: ChatBody) -> str:

@@ -1,6 +1,6 @@
-"""Files of a published prompt: a system message as text, and the tools that go with it as JSON.
+"""Files of a published prompt: a system message as text and the tools that go with it as JSON, or a whole request.
 
-Both are read the way a request would carry them: the text as it is in the file, the tools as the list that
+They are read the way a request would carry them: the text as it is in the file, the tools as the list that
 clients send in ``tools``, in the same order, because a template writes them into the prompt as they come. Whatever a
 person can name as a file is answered with one line: a directory, binary data, a file without end, nesting without
 end.
@@ -14,6 +14,7 @@ from typing import Any
 
 from quire_services.config.input_files import one_line, read_bytes
 from quire_services.config.settings import MAX_BODY_BYTES
+from quire_services.gateway.openai.body_values import MAX_DEPTH, too_deep
 
 
 class PublishError(Exception):
@@ -30,18 +31,29 @@ def read_system(file: Path) -> str:
 
 def read_tools(file: Path) -> list[dict[str, Any]]:
     """The tools of a JSON file, a list as in a request's ``tools``; raises PublishError."""
-    text = _text(file, "tools")
-    try:
-        return checked_tools(json.loads(text, parse_constant=_no_number), f"tools {file}")
-    except (ValueError, RecursionError) as error:
-        raise PublishError(f"tools {file}: not JSON: {one_line(str(error))}") from None
+    return checked_tools(_json(file, "tools"), f"tools {file}")
+
+
+def read_request(file: Path) -> object:
+    """The JSON value of a file that holds a request's body; raises PublishError."""
+    return _json(file, "request")
 
 
 def checked_tools(value: object, what: str) -> list[dict[str, Any]]:
     """``value`` if it is a list of tools that is not empty; raises PublishError that begins with ``what``."""
     if not isinstance(value, list) or not value or not all(isinstance(tool, dict) for tool in value):
         raise PublishError(f"{what}: must be a list of tools as in a chat request, each an object, at least one")
+    if too_deep(value):
+        raise PublishError(f"{what}: nested deeper than {MAX_DEPTH} levels")
     return value
+
+
+def _json(file: Path, what: str) -> object:
+    text = _text(file, what)
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise PublishError(f"{what} {file}: not JSON: {one_line(str(error))}") from None
 
 
 def _text(file: Path, what: str) -> str:

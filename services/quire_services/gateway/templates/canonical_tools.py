@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from textwrap import dedent
 from typing import Any
 
-Schema = dict[str, Any]
-_NO_PARAMETERS: Schema = {"type": "object", "properties": {}}
+_Schema = dict[str, Any]
+_NO_PARAMETERS: _Schema = {"type": "object", "properties": {}}
 _DIALECTS = ("http://json-schema.org/", "https://json-schema.org/")
 _CLASS_ENDS = ("", "args", "arguments")  # of classes that frameworks make of a function
 
@@ -63,11 +63,11 @@ def _function(function: dict[str, Any]) -> dict[str, Any]:
     return _ordered(out, _FUNCTION_KEYS)
 
 
-def _parameters(parameters: Schema, name: str, description: Any) -> Schema:
+def _parameters(parameters: _Schema, name: str, description: Any) -> _Schema:
     """The schema of a function's parameters: the outermost object, which is made of the function's own name."""
-    titled = parameters.get("title")
-    own = isinstance(titled, str) and _letters(titled) in [_letters(name) + end for end in _CLASS_ENDS]
-    out: Schema = _schema(parameters, [titled] if own else (), description)
+    title = parameters.get("title")
+    repeats = isinstance(title, str) and _letters(title) in [_letters(name) + end for end in _CLASS_ENDS]
+    out: _Schema = _schema(parameters, [str(title)] if repeats else (), description)
     if parameters.get("properties") == {}:  # templates look for it, and here it means that there are no parameters
         out = _closed(_ordered({**out, "properties": {}}, _SCHEMA_KEYS))
     if str(out.get("$schema", "")).startswith(_DIALECTS):
@@ -95,7 +95,7 @@ def _schema(schema: Any, titles: Sequence[str] = (), description: Any = None) ->
     return _ordered(out, _SCHEMA_KEYS)
 
 
-def _closed(schema: Schema) -> Schema:
+def _closed(schema: _Schema) -> _Schema:
     """The schema of an object with properties, which has no others: that goes without saying."""
     if schema.get("additionalProperties") is False and _OPEN.isdisjoint(schema):
         return {key: value for key, value in schema.items() if key != "additionalProperties"}

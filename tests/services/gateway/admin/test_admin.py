@@ -20,6 +20,7 @@ from tests.support.waits import wait_for
 pytestmark = pytest.mark.process
 SYSTEM = "the quick brown fox jumps over the lazy dog"
 JSON = {"content-type": "application/json"}
+USER = {"role": "user", "content": "jumps"}
 PROMPT = {"id": "agent", "domain": "public", "system": SYSTEM}
 
 
@@ -71,9 +72,10 @@ def test_a_prompt_is_published_listed_and_taken_back(admin: Admin) -> None:
     again = admin.http.post("/admin/publications", json=PROMPT).json()
 
     assert first == again
-    assert {key: first[key] for key in ("object", "id", "domain", "state", "notes")} == {
-        "object": "publication", "id": "agent", "domain": "public", "state": "pending", "notes": [],
+    assert {key: first[key] for key in ("object", "id", "domain", "state")} == {
+        "object": "publication", "id": "agent", "domain": "public", "state": "pending",
     }  # fmt: skip
+    assert ["with tools begin otherwise" in note for note in first["notes"]] == [True]
     with KVReader(admin.gateway.run_dir) as reader:
         [there] = [p for p in reader.fetch_publications().publications if p.id == "agent"]
     assert first["tokens"] == len(there.tokens) // 4 > 5
@@ -85,6 +87,34 @@ def test_a_prompt_is_published_listed_and_taken_back(admin: Admin) -> None:
         "object": "publication", "id": "agent", "deleted": True,
     }  # fmt: skip
     assert [row["id"] for row in admin.http.get("/admin/publications").json()["data"]] == ["p"]
+
+
+def test_a_request_is_published_as_a_variant(admin: Admin) -> None:
+    """Under an id that is there: both are listed, one is taken back by its hash, all of them by their id."""
+    messages = [{"role": "system", "content": "the quick fox"}, USER]
+    request = {"model": "tiny", "messages": messages, "tools": [{"function": {"name": "f"}}]}
+    plain = admin.http.post("/admin/publications", json=PROMPT).json()
+    body = {"id": "agent", "domain": "public", "request": request}
+    tooled = admin.http.post("/admin/publications", json=body).json()
+    assert admin.http.post("/admin/publications", json=body).json() == tooled
+
+    def rows() -> list[tuple[str, str, int]]:
+        listed = admin.http.get("/admin/publications").json()["data"]
+        return [(row["id"], row["variant"], row["tokens"]) for row in listed if row["id"] != "p"]
+
+    both = [("agent", one["variant"], one["tokens"]) for one in (plain, tooled)]
+    assert rows() == both
+    assert plain["variant"] != tooled["variant"]
+    assert admin.error(404, "DELETE", "/admin/publications/agent/variants/00000000")["code"] == "not_found"
+    assert admin.http.delete(f"/admin/publications/agent/variants/{plain['variant']}").json()["deleted"]
+    assert rows() == both[1:]
+    admin.http.post("/admin/publications", json=PROMPT)
+    assert sorted(rows()) == sorted(both)
+    admin.http.post("/admin/publications", json=PROMPT | {"replace": True})
+    assert rows() == both[:1]
+    admin.http.post("/admin/publications", json=body)
+    admin.http.delete("/admin/publications/agent")
+    assert rows() == []
 
 
 def test_members_join_and_leave(admin: Admin) -> None:
@@ -108,6 +138,12 @@ def test_members_join_and_leave(admin: Admin) -> None:
         ({"system": ""}, 400, "system", None),
         ({"system": "\ud800"}, 400, "system", None),
         ({"system": "x " * 600}, 400, "system", None),
+        ({"system": None}, 400, "system", None),
+        ({"request": {}}, 400, "system", None),
+        ({"system": None, "request": {"model": "m"}}, 400, "request", None),
+        ({"system": None, "request": {"model": "m", "messages": [USER]}}, 400, "request", None),
+        ({"system": None, "request": {"model": "m", "messages": [USER], "tools": [{}]}}, 400, "request", None),
+        ({"system": None, "request": {"model": "m", "messages": [USER]}, "tools": [{}]}, 400, "tools", None),
         ({"tools": []}, 400, "tools", None),
         ({"tools": [5]}, 400, "tools[0]", None),
         ({"domain": "nobody"}, 400, None, "bad_field"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from quire_services.gateway.openai.bodies import ChatBody
 from quire_services.gateway.openai.chat import chat_tokens
+from quire_services.gateway.published_prompts.preamble import Preamble
 from quire_services.gateway.published_prompts.prompt_files import PublishError
 from quire_services.gateway.published_prompts.rendered_prompt import render_prompt
 from quire_services.gateway.templates.chat_template import PromptEncoder
@@ -66,7 +67,7 @@ def test_every_chat_begins_with_it(encoder_of: Callable[[str], PromptEncoder], t
     """Of one turn or several, with the file's last newline or without; and it holds the whole message."""
     encoder = encoder_of(template)
     tools = [TOOL] if "tools" in template else None
-    rendered = render_prompt(encoder, SYSTEM, tools, LONGEST)
+    rendered = render_prompt(encoder, Preamble.of_system(SYSTEM, tools), LONGEST)
     tokens = rendered.tokens
     if template == TOOLS_BEHIND and system == SYSTEM:
         assert ["newline" in note for note in rendered.notes] == [True]  # the tools stand behind it: one or the other
@@ -88,7 +89,7 @@ def test_every_chat_begins_with_it(encoder_of: Callable[[str], PromptEncoder], t
 def test_it_says_all_that_is_common(encoder_of: Callable[[str], PromptEncoder], template: str) -> None:
     """One token more, and two chats differ there."""
     encoder = encoder_of(template)
-    rendered = render_prompt(encoder, SYSTEM.strip(), None, LONGEST)
+    rendered = render_prompt(encoder, Preamble.of_system(SYSTEM.strip()), LONGEST)
     end = len(rendered.tokens)
 
     one = chat(encoder, ("system", SYSTEM.strip()), ("user", "a"))
@@ -107,7 +108,7 @@ def test_every_chat_begins_with_it_whatever_it_says(
     """Any text, any user: a message that can be published is published right."""
     encoder = encoder_of(PLAIN)
     try:
-        tokens = render_prompt(encoder, system + "\n" * newline, None, LONGEST).tokens
+        tokens = render_prompt(encoder, Preamble.of_system(system + "\n" * newline), LONGEST).tokens
     except PublishError:
         return
     assert chat(encoder, ("system", system), ("user", user))[: len(tokens)] == tokens
@@ -116,7 +117,7 @@ def test_every_chat_begins_with_it_whatever_it_says(
 def test_a_template_that_moves_the_message_is_told_of(encoder_of: Callable[[str], PromptEncoder]) -> None:
     """Chats of one turn share it; those of several turns begin otherwise, which a note says."""
     encoder = encoder_of(IN_THE_LAST_TURN)
-    rendered = render_prompt(encoder, SYSTEM, None, LONGEST)
+    rendered = render_prompt(encoder, Preamble.of_system(SYSTEM), LONGEST)
 
     assert chat(encoder, ("system", SYSTEM), ("user", "hi"))[: len(rendered.tokens)] == rendered.tokens
     assert "liquor jugs" in encoder.decode(rendered.tokens)
@@ -126,18 +127,18 @@ def test_a_template_that_moves_the_message_is_told_of(encoder_of: Callable[[str]
 def test_tools_that_the_template_does_not_write_are_refused(encoder_of: Callable[[str], PromptEncoder]) -> None:
     """No chat with them would be answered."""
     with pytest.raises(PublishError, match="writes no tools"):
-        render_prompt(encoder_of(PLAIN), SYSTEM, [TOOL], LONGEST)
+        render_prompt(encoder_of(PLAIN), Preamble.of_system(SYSTEM, [TOOL]), LONGEST)
 
 
 def test_a_note_on_dates(encoder_of: Callable[[str], PromptEncoder]) -> None:
     """A template that writes the date is told of."""
-    assert "date" in render_prompt(encoder_of(DATED), SYSTEM, None, LONGEST).notes[0]
+    assert "date" in render_prompt(encoder_of(DATED), Preamble.of_system(SYSTEM), LONGEST).notes[0]
 
 
 def test_tools_are_part_of_it(encoder_of: Callable[[str], PromptEncoder]) -> None:
     """In the order in which they are given; without them a chat begins otherwise."""
     encoder = encoder_of(TOOLS_BEHIND)
-    tokens = render_prompt(encoder, SYSTEM, [TOOL], LONGEST).tokens
+    tokens = render_prompt(encoder, Preamble.of_system(SYSTEM, [TOOL]), LONGEST).tokens
 
     assert chat(encoder, ("system", SYSTEM), ("user", "hi"))[: len(tokens)] != tokens
     assert encoder.decode(tokens).index('"z"') < encoder.decode(tokens).index('"a"')
@@ -146,11 +147,11 @@ def test_tools_are_part_of_it(encoder_of: Callable[[str], PromptEncoder]) -> Non
 def test_one_that_does_not_fit_is_refused(encoder_of: Callable[[str], PromptEncoder]) -> None:
     """A model needs room for at least one more token."""
     encoder = encoder_of(PLAIN)
-    length = len(render_prompt(encoder, SYSTEM, None, LONGEST).tokens)
+    length = len(render_prompt(encoder, Preamble.of_system(SYSTEM), LONGEST).tokens)
 
-    assert render_prompt(encoder, SYSTEM, None, length + 1).tokens
+    assert render_prompt(encoder, Preamble.of_system(SYSTEM), length + 1).tokens
     with pytest.raises(PublishError, match=f"{length} tokens do not fit a model of {length}"):
-        render_prompt(encoder, SYSTEM, None, length)
+        render_prompt(encoder, Preamble.of_system(SYSTEM), length)
 
 
 def test_a_template_that_refuses_system_messages_refuses_them_here(
@@ -158,4 +159,4 @@ def test_a_template_that_refuses_system_messages_refuses_them_here(
 ) -> None:
     """With the template's own words."""
     with pytest.raises(PublishError, match="a user first"):
-        render_prompt(encoder_of(USER_FIRST.replace("messages[1]", "messages[0]")), SYSTEM, None, LONGEST)
+        render_prompt(encoder_of(USER_FIRST.replace("messages[1]", "messages[0]")), Preamble.of_system(SYSTEM), LONGEST)
