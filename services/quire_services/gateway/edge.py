@@ -29,6 +29,7 @@ from quire_services.gateway.anthropic.api_errors import is_messages
 from quire_services.gateway.http.errors import ApiError, invalid
 from quire_services.gateway.http.hang_up import CLIENT_GONE
 from quire_services.gateway.http.request_log import RequestRecord, outcome_of
+from quire_services.gateway.routes.unserved import is_unserved
 from quire_services.gateway.turns.shares import Shares
 
 from .counters import Counters
@@ -90,7 +91,7 @@ class Edge:
             if scope["path"] not in OPEN_PATHS:
                 record.tenant = self._tenant_of(headers)
                 await _between_looks(self._turn, record.tenant)
-            if scope["method"] == "POST":
+            if scope["method"] == "POST" and not is_unserved(scope["path"]):
                 _insist_on_json(headers)
         except ApiError as error:
             await error_response(error, scope)(scope, receive, send)

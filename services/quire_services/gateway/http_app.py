@@ -24,6 +24,7 @@ from quire_services.gateway.http.errors import ApiError, ClientGone, invalid, un
 from quire_services.gateway.http.hang_up import CLIENT_GONE
 from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
 from quire_services.gateway.openai.json_body import validation_error
+from quire_services.gateway.routes.unserved import add_unserved_routes
 
 from .generate import Gateway
 
@@ -36,6 +37,7 @@ def make_app(gateway: Gateway, instance: str = "") -> FastAPI:
     app = FastAPI(title="Quire", version=__version__, redoc_url=None)
     map_errors(app)
     _generation_routes(app, gateway)
+    add_unserved_routes(app)
     _information_routes(app, gateway, instance)
     _describe_bodies(app)
     return app
