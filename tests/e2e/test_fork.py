@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
+import torch
 
 from bench.models.tiny import FIRST_WORD, make_model
+from tests.support.reference import Reference
 from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:  # type: ignore[misc]
-    tmp = tmp_path_factory.mktemp("fork")
-    with running_stack(tmp, make_model(tmp / "model", vocab=256), engines=1) as started:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("fork") / "model", vocab=256)
+
+
+@pytest.fixture(scope="module")
+def stack(model: Path) -> Stack:  # type: ignore[misc]
+    with running_stack(model.parent, model, engines=1) as started:
         yield started
 
 
@@ -65,4 +72,29 @@ def test_samples_that_end_at_once_leave_nothing(stack: Stack) -> None:
     """n=3 with max_tokens=1 answers three tokens, forks nothing and holds nothing afterwards."""
     answer = stack.complete([FIRST_WORD + 3] * 20, max_tokens=1, n=3, temperature=1.0, seed=1)
     assert [len(c["token_ids"]) for c in answer["choices"]] == [1, 1, 1]
+    wait_for(lambda: stack.stats().blocks["held"] == 0, "all blocks came back", 5)
+
+
+@pytest.mark.process
+def test_beams_are_those_of_transformers(stack: Stack, model: Path) -> None:
+    """``use_beam_search`` answers with the sequences of ``generate(num_beams=5)``, and with the best two of them."""
+    prompt = [FIRST_WORD + 7 * i % 200 for i in range(70)]
+    ids = torch.tensor([prompt])
+    found = Reference(model).model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=30,
+        num_beams=5,
+        num_return_sequences=5,
+        do_sample=False,
+        length_penalty=0.7,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    expected = found[:, len(prompt) :].tolist()
+    options = {"max_tokens": 30, "use_beam_search": True, "length_penalty": 0.7, "ignore_eos": True}
+    for n in (5, 2):
+        answer = stack.complete(prompt, n=n, best_of=5, **options)
+        assert [choice["token_ids"] for choice in answer["choices"]] == expected[:n]
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 64
     wait_for(lambda: stack.stats().blocks["held"] == 0, "all blocks came back", 5)

@@ -50,6 +50,7 @@ class PeerEngine:
         aborts: every ``abort`` received.
         steps: tokens that each continuation may still get; None for no limit.
         follow: the token that comes behind each.
+        likely: log-probabilities of tokens, of others -0.5.
     """
 
     def __init__(self, path: Path, name: str = "peer-1", *, vocab: int, eos: int, max_model_len: int = 512) -> None:
@@ -58,6 +59,7 @@ class PeerEngine:
         self.steps: int | None = None
         self.cached_tokens = 0
         self.follow: Mapping[int, int] = {}
+        self.likely: Mapping[int, float] = {}
         self._eos = eos
         self._vocab = vocab
         self._lock = threading.RLock()
@@ -146,7 +148,8 @@ class PeerEngine:
         logprobs: tuple[TokenLogprob, ...] = ()
         if how.logprobs:
             others = [(token + k) % self._vocab for k in range(how.logprobs - 1)]
-            logprobs = (TokenLogprob(-0.5, pack_u32(others), tuple(-0.5 - k for k in range(len(others)))),)
+            own = self.likely.get(token, -0.5)
+            logprobs = (TokenLogprob(own, pack_u32(others), tuple(-0.5 - k for k in range(len(others)))),)
         cached = self.cached_tokens if branch.done == 1 else 0
         return Output(branch.request.request, branch.index, pack_u32([token]), logprobs, finish, cached)
 

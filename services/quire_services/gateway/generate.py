@@ -29,6 +29,8 @@ from quire_services.gateway.http.hang_up import until_gone
 from quire_services.gateway.http.request_log import RequestRecord
 from quire_services.gateway.openai.answers.choice_answer import ChoiceAnswer, ChoiceShape
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
+from quire_services.gateway.openai.branches.beam_search import beam_search
+from quire_services.gateway.openai.branches.best_of import ranked
 from quire_services.gateway.openai.chat import ChatShape
 from quire_services.gateway.openai.chat_tools import callable_tools
 from quire_services.gateway.openai.completions import CompletionShape
@@ -181,7 +183,9 @@ class Gateway:
         record, body, limits = _record(request), read.body, read.limits
         param = "messages" if isinstance(body, ChatBody) else "prompt"
         call = Call(self.backlogs)
-        adjusted = adjustments(body, limits, self.defaults)
+        adjusted = adjustments(body, limits, self.defaults) | beam_search(body)
+        if ranked(body) > (body.n or 1):
+            logprobs = max(1, logprobs)
         adjusted["prompt_logprobs"] = scored(body)
         adjusted["bad_words"] = bad_words(body.bad_words, self.encoder, limits.vocab_size)
         for place, tokens in enumerate(read.prompts):
@@ -189,7 +193,7 @@ class Gateway:
                 await asyncio.sleep(0)  # a thousand prompts take 40 ms
             how = sampling(body, len(tokens), logprobs, limits, param, self.defaults)
             how = replace(self.ends.added(how, stop_strings(body), limits.vocab_size), **adjusted)
-            call.add(record.tenant, tokens, how, body.n or 1, body.cache_salt or "", body.priority or 0)
+            call.add(record.tenant, tokens, how, ranked(body), body.cache_salt or "", body.priority or 0)
         return call
 
     async def _respond(self, call: Call, body: Body, request: Request, answer: Answer) -> Response:
@@ -207,7 +211,8 @@ class Gateway:
     def _choice_answer(self, shape: ChoiceShape, body: Body, request: Request) -> ChoiceAnswer:
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         counted = with_usage and bool(body.stream_options and body.stream_options.continuous_usage_stats)
-        return ChoiceAnswer(shape, body.model, _record(request), with_usage, counted)
+        branches = (ranked(body), body.n or 1)
+        return ChoiceAnswer(shape, body.model, _record(request), with_usage, counted, branches)
 
     async def _choices(self, call: Call, body: Body) -> list[Choice]:
         stops = stop_strings(body)

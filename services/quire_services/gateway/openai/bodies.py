@@ -61,6 +61,9 @@ class Body(BaseModel):
         ]
         | None
     ) = None
+    use_beam_search: bool | None = None
+    length_penalty: Annotated[Real, Field(ge=-10, le=10)] | None = None
+    early_stopping: bool | Literal["never"] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
@@ -121,4 +124,4 @@ class CompletionBody(Body):
         Annotated[int, BeforeValidator(whole_number), Field(ge=0, le=5)] | None, BeforeValidator(bool_as_count)
     ] = None
     echo: bool | None = None
-    best_of: Annotated[Whole, Field(ge=1)] | None = None
+    best_of: Annotated[Whole, Field(ge=1, le=MAX_N)] | None = None

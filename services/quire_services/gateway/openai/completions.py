@@ -7,7 +7,7 @@ from typing import Any
 
 from quire_engine.checkpoint.token_bytes import TokenBytes
 from quire_proto.gateway_link import TokenLogprob
-from quire_services.gateway.http.errors import invalid, unsupported
+from quire_services.gateway.http.errors import invalid
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.choices import Choice, Delta
 
@@ -46,8 +46,6 @@ def prompt_tokens(found: list[str | list[int]], encoder: PromptEncoder, special:
 
 def check_completion(body: CompletionBody) -> None:
     """Raise ApiError 400 for combinations that are not served."""
-    if (body.best_of or 1) > (body.n or 1):
-        raise unsupported("best_of")
     if body.max_tokens == 0 and not body.echo and body.prompt_logprobs is None:
         raise invalid("'max_tokens': 0 asks for nothing without 'echo': true or 'prompt_logprobs'", "max_tokens")
 

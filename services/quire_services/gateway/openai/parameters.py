@@ -108,7 +108,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     _refused("response_format", _C, BOTH, {"type": "text"}),
     _refused("suffix", _P, _P, ""),
     # --- OpenAI alone ---
-    _served("best_of", _P, (), "no more than `n`", _P, (1,)),
+    _served("best_of", _P, (), "`n` to 64: the `n` of the highest log-probability per token; with `stream` only `n`;"
+            " with `use_beam_search` the beams", _P, (1,)),
     _refused("audio", _C, ()),
     _refused("modalities", _C, (), ["text"]),
     _refused("functions", _C, (), []),
@@ -131,9 +132,12 @@ PARAMETERS: tuple[Parameter, ...] = (
     _served("min_tokens", (), BOTH),
     _served("stop_token_ids", (), BOTH, "up to 128"),
     _served("ignore_eos", (), BOTH),
-    _refused("length_penalty", (), BOTH, 1),
-    _refused("use_beam_search", (), BOTH, False),
-    _refused("early_stopping", (), BOTH, False),
+    _served("use_beam_search", (), BOTH, "`n` beams, at most as many as an engine has batch slots; answers as from"
+            " `generate(num_beams=...)` of transformers, where vLLM goes on to `max_tokens` and counts the prompt as"
+            " length. Refused with it: `stream`, as in vLLM; `stop`, parameters that draw tokens or change logits,"
+            " which vLLM ignores; log-probabilities of the prompt; grammars"),
+    _served("length_penalty", (), BOTH, "-10 to 10, with `use_beam_search`", neutral=(1,)),
+    _served("early_stopping", (), BOTH, "`true`, `false` or `\"never\"`, with `use_beam_search`, as in transformers"),
     _served("allowed_token_ids", (), BOTH, "up to 1,024; stop tokens only if they are among them; empty: all"),
     _served("bad_words", (), BOTH, "up to 128 of up to 128 characters, 1,024 tokens in all: not written with the tokens"
             " that the word has alone or behind a space, unless `allowed_token_ids` leave nothing else"),

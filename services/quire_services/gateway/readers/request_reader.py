@@ -20,6 +20,8 @@ from quire_services.gateway.anthropic.bodies import MessageChat, MessagesBody, P
 from quire_services.gateway.anthropic.chat_request import chat_request
 from quire_services.gateway.http.errors import ApiError, invalid, unknown_model
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
+from quire_services.gateway.openai.branches.beam_search import check_beam_search
+from quire_services.gateway.openai.branches.best_of import check_best_of, generated
 from quire_services.gateway.openai.chat import chat_echo, chat_tokens, check_chat
 from quire_services.gateway.openai.chat_tools import callable_tools
 from quire_services.gateway.openai.completions import MAX_CHOICES, check_completion, prompt_tokens, prompts
@@ -122,7 +124,7 @@ class RequestReader:
         found = self._admit(body, PLAIN, limits)
         check_completion(body)
         given = prompts(body.prompt)
-        if len(given) * (body.n or 1) > MAX_CHOICES:
+        if len(given) * generated(body) > MAX_CHOICES:
             raise invalid(f"at most {MAX_CHOICES} choices in one request", "prompt")
         batch = prompt_tokens(given, self._encoder, body.add_special_tokens is not False)
         left = [truncated_prompt(tokens, body, found, self._defaults) for tokens in batch]
@@ -144,6 +146,8 @@ class RequestReader:
             raise unknown_model(body.model)
         refuse_unsupported(body, api)
         stop_strings(body)
+        check_best_of(body)
+        check_beam_search(body)
         return limits()
 
 

@@ -13,6 +13,7 @@ import orjson
 
 from quire_services.gateway.http.errors import ApiError
 from quire_services.gateway.http.request_log import RequestRecord
+from quire_services.gateway.openai.branches.best_of import best
 from quire_services.gateway.text.choices import Choice, Delta
 
 
@@ -46,6 +47,7 @@ class ChoiceAnswer:
         record: what has been used.
         with_usage: a stream's last object says what was used.
         counted: each object of a stream says what was used so far.
+        branches: choices that there are of each prompt, and how many of them, the best, are answered with.
     """
 
     ping = b": ping\n\n"  # a comment: clients skip it (WHATWG HTML, server-sent events)
@@ -57,16 +59,17 @@ class ChoiceAnswer:
         record: RequestRecord,
         with_usage: bool = False,
         counted: bool = False,
+        branches: tuple[int, int] = (1, 1),
     ) -> None:
         self._shape, self._record = shape, record
         self._head = {"id": shape.prefix + record.id_suffix, "created": int(time.time()), "model": model}
-        self._with_usage, self._counted = with_usage, counted
+        self._with_usage, self._counted, self._branches = with_usage, counted, branches
         self._first = shape.about_prompt
         self._opened: set[int] = set()
 
     def whole(self, answered: Sequence[tuple[Choice, Delta]]) -> dict[str, Any]:
         """The object of a whole answer."""
-        objects = [self._shape.choice(choice, total) for choice, total in answered]
+        objects = [self._shape.choice(choice, total) for choice, total in best(answered, *self._branches)]
         head = self._head | self._shape.about_prompt | self._shape.about_answer()
         return head | {"object": self._shape.whole, "choices": objects, "usage": self._record.usage()}
 

@@ -1,0 +1,1 @@
+"""Branches: several continuations of one prompt: the best of some, and what a beam search finds."""
