@@ -12,7 +12,7 @@ first: they cut what the model writes, calls too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from quire_proto.gateway_link import Output, TokenLogprob
 from quire_proto.wire.u32 import unpack_u32
@@ -88,6 +88,7 @@ class Choice:
         self._min_tokens = min_tokens
         self._mute = mute
         self._silent = frozenset() if with_stop else silent
+        self._untold = 0  # tokens that no event has counted yet
 
     def feed(self, output: Output) -> Delta:
         """Take an output of the engine."""
@@ -102,7 +103,16 @@ class Choice:
                 self._cut_behind_call(delta)
         elif delta.text:
             delta.events = [ContentDelta(delta.text)]
+        self._count_into_events(delta)
         return delta
+
+    def _count_into_events(self, delta: Delta) -> None:
+        """Say of the last event how many tokens came up to it; the one that ended the answer counts for none."""
+        ended = delta.finish == "stop" and not delta.cut and delta.tokens[-1:] and delta.tokens[-1] in self._silent
+        self._untold += len(delta.tokens) - bool(ended)
+        if delta.events:
+            delta.events[-1] = replace(delta.events[-1], tokens=self._untold)
+            self._untold = 0
 
     def _cut_behind_call(self, delta: Delta) -> None:
         """End the answer with its first call, if that is complete."""

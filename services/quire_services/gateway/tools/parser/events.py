@@ -2,6 +2,9 @@
 
 Of each call a ``ToolCallBegin`` comes first, then any ``ArgumentsDelta``, then one ``ToolCallEnd``; calls do not
 overlap. The deltas of a kind that follow each other may be joined: where they are cut says nothing.
+
+``tokens`` of an event is how many tokens were generated for it, those before it that said nothing included. A parser
+knows none: who feeds it says so.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ class ContentDelta:
     """Text of the answer."""
 
     text: str
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class ReasoningDelta:
     """Text that the model wrote to itself."""
 
     text: str
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,7 @@ class ToolCallBegin:
     index: int
     name: str
     id: str = ""
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class ArgumentsDelta:
 
     index: int
     text: str
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ class ToolCallEnd:
 
     index: int
     complete: bool = True
+    tokens: int = 0
 
 
 AnswerEvent = ContentDelta | ReasoningDelta | ToolCallBegin | ArgumentsDelta | ToolCallEnd
@@ -58,11 +66,11 @@ def joined(events: Sequence[AnswerEvent]) -> list[AnswerEvent]:
     for event in events:
         last = out[-1] if out else None
         if isinstance(event, ArgumentsDelta) and isinstance(last, ArgumentsDelta) and last.index == event.index:
-            out[-1] = ArgumentsDelta(event.index, last.text + event.text)
+            out[-1] = ArgumentsDelta(event.index, last.text + event.text, last.tokens + event.tokens)
         elif isinstance(event, ContentDelta) and isinstance(last, ContentDelta):
-            out[-1] = ContentDelta(last.text + event.text)
+            out[-1] = ContentDelta(last.text + event.text, last.tokens + event.tokens)
         elif isinstance(event, ReasoningDelta) and isinstance(last, ReasoningDelta):
-            out[-1] = ReasoningDelta(last.text + event.text)
+            out[-1] = ReasoningDelta(last.text + event.text, last.tokens + event.tokens)
         else:
             out.append(event)
     return out

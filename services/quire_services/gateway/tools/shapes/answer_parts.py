@@ -42,11 +42,12 @@ class AnswerPart:
 
 @dataclass(frozen=True, slots=True)
 class PartStep:
-    """What happens to a part; ``text`` is what it grows by."""
+    """What happens to a part; ``text`` is what it grows by, ``tokens`` how many were generated for this step."""
 
     what: Literal["open", "grow", "close"]
     part: AnswerPart
     text: str = ""
+    tokens: int = 0
 
 
 class AnswerParts:
@@ -64,37 +65,42 @@ class AnswerParts:
         """The steps that these events are."""
         return [step for event in joined(list(events)) for step in self._steps(event)]
 
-    def finish(self) -> list[PartStep]:
-        """The steps at the answer's end."""
-        closed, self._open = self._open, None
-        return [PartStep("close", closed)] if closed else []
+    def finish(self, cut: bool = False) -> list[PartStep]:
+        """The steps at the answer's end. ``cut``: it ends inside of the part that is open, if one is."""
+        return self._closed(complete=not cut)
 
     def _steps(self, event: AnswerEvent) -> list[PartStep]:
         match event:
             case ContentDelta():
-                return [*self._run("content"), self._grow(event.text)]
+                return [*self._run("content"), self._grow(event.text, event.tokens)]
             case ReasoningDelta():
-                return [*self._run("reasoning"), self._grow(event.text)]
+                return [*self._run("reasoning"), self._grow(event.text, event.tokens)]
             case ToolCallBegin():
-                return [*self.finish(), self._opened(AnswerPart("call", len(self.parts), event.name, event.id))]
+                call = AnswerPart("call", len(self.parts), event.name, event.id)
+                return [*self._closed(), self._opened(call, event.tokens)]
             case ArgumentsDelta():
-                return [self._grow(event.text)]
+                return [self._grow(event.text, event.tokens)]
             case ToolCallEnd():
-                if self._open:
-                    self._open.complete = event.complete
-                return self.finish()
+                return self._closed(event.tokens, event.complete)
 
     def _run(self, kind: Literal["content", "reasoning"]) -> list[PartStep]:
         if self._open and self._open.kind == kind:
             return []
-        return [*self.finish(), self._opened(AnswerPart(kind, len(self.parts)))]
+        return [*self._closed(), self._opened(AnswerPart(kind, len(self.parts)))]
 
-    def _opened(self, part: AnswerPart) -> PartStep:
+    def _opened(self, part: AnswerPart, tokens: int = 0) -> PartStep:
         self.parts.append(part)
         self._open = part
-        return PartStep("open", part)
+        return PartStep("open", part, tokens=tokens)
 
-    def _grow(self, text: str) -> PartStep:
+    def _grow(self, text: str, tokens: int) -> PartStep:
         part = self.parts[-1]
         part.text += text
-        return PartStep("grow", part, text)
+        return PartStep("grow", part, text, tokens)
+
+    def _closed(self, tokens: int = 0, complete: bool = True) -> list[PartStep]:
+        closed, self._open = self._open, None
+        if closed is None:
+            return []
+        closed.complete = complete
+        return [PartStep("close", closed, tokens=tokens)]
