@@ -8,7 +8,8 @@ Waiting and processes:
 - ``engine_loop``, ``engine_pair``: one engine, or two, in this process over a kvstore process.
 - ``gateway``: ``GatewayProcess``, a gateway process over a tiny tokenizer; ``gateway_fixtures``: one for many tests.
 - ``peer_engine``: an engine without a model, for tests of the gateway.
-- ``puppet``: a model that plays scripts, tool calls among them; ``puppet_chats``: what is asked of it and told.
+- ``puppet``: a model that plays scripts, tool calls among them; ``puppet_chats``, ``puppet_responses``: what is asked
+  of it and told.
 - ``framework_chat``: a program that sends one chat through an agent framework, in that framework's environment.
 - ``children``: ``child``, a process that has said a line and is killed at the end; ``holding_client`` holds blocks
   (``hold_blocks`` is its program).

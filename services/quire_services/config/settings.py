@@ -166,6 +166,13 @@ class GatewaySettings:
         "how the model writes tool calls: auto (found out from its chat template and tokenizer), or a name: hermes,"
         " llama3_json, mistral, pythonic, qwen3_coder, deepseek, harmony; docs/operate/prompts.md has all",
     )
+    stored_responses: int = setting(
+        4096, "responses of a tenant that are kept, for requests that go on from one (0: none)", at_least=0
+    )
+    stored_response_bytes: int = setting(
+        64 << 20, "bytes of all responses that are kept; the tenant that has most gives up its oldest", at_least=1 << 20
+    )
+    stored_response_s: float = setting(86_400.0, "seconds that a response is kept after its last use", at_least=1)
     ping_s: float = setting(
         15.0, "seconds of silence after which a stream sends a comment, which clients skip (0: never)", at_least=0
     )

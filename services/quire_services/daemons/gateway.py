@@ -41,6 +41,7 @@ from quire_services.gateway.http.protocol import Bounds
 from quire_services.gateway.http.server import BindError, HttpServer, bind, is_loopback, listen
 from quire_services.gateway.http_app import make_app
 from quire_services.gateway.link_server import LinkServer, SocketTaken
+from quire_services.gateway.openai.response_api.response_store import ResponseStore
 from quire_services.gateway.openai.sampling_defaults import DefaultsError, SamplingDefaults, load_sampling_defaults
 from quire_services.gateway.origin import listed, tenant_resolver, with_origins
 from quire_services.gateway.readers.reader_pool import ReaderPool
@@ -101,7 +102,8 @@ async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.soc
         raise StartError(f"cannot listen for engines in {config.run_dir}: {error}") from None
     for port in ports:
         listen(port)
-    beside = [asyncio.ensure_future(gateway.api_keys.watch()), asyncio.ensure_future(clock.run())]
+    watches = (gateway.api_keys.watch(), clock.run(), gateway.stored.watch())
+    beside = [asyncio.ensure_future(watch) for watch in watches]
     if not gateway.api_keys.open:  # without keys there is one tenant
         beside.append(asyncio.ensure_future(gateway.engines.weights.watch(config.run_dir)))
     try:
@@ -139,6 +141,7 @@ def _gateway(config: settings.Config) -> Gateway:
     reader = RequestReader(names, encoder, defaults)
     readers = ReaderPool(ForkServer.start(reader), max(1, (os.cpu_count() or 1) // 8))
     engines = Engines(gateway.max_queue, gateway.hold_s)
+    stored = ResponseStore(gateway.stored_responses, gateway.stored_response_bytes, gateway.stored_response_s)
     return Gateway(
         names,
         encoder,
@@ -147,6 +150,7 @@ def _gateway(config: settings.Config) -> Gateway:
         reader,
         readers,
         defaults,
+        stored,
         gateway.max_body_bytes,
         gateway.ping_s,
         gateway.begin_s,

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -25,6 +26,7 @@ from quire_services.gateway.anthropic.api_errors import check_version
 from quire_services.gateway.anthropic.bodies import MessageChat
 from quire_services.gateway.anthropic.message_answer import MessageAnswer
 from quire_services.gateway.http.client_timeout import client_timeout_s
+from quire_services.gateway.http.errors import ApiError
 from quire_services.gateway.http.hang_up import until_gone
 from quire_services.gateway.http.request_log import RequestRecord
 from quire_services.gateway.openai.answers.choice_answer import ChoiceAnswer, ChoiceShape
@@ -38,7 +40,11 @@ from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.logits.adjustments import adjustments
 from quire_services.gateway.openai.logits.bad_words import bad_words
 from quire_services.gateway.openai.logits.prompt_scores import scored
-from quire_services.gateway.openai.parameters import CHAT, PLAIN
+from quire_services.gateway.openai.parameters import CHAT, PLAIN, RESPONSES
+from quire_services.gateway.openai.response_api.response_answer import RESPONSE, ResponseAnswer
+from quire_services.gateway.openai.response_api.response_chat import in_own_words
+from quire_services.gateway.openai.response_api.response_lookup import keeper, looked_up
+from quire_services.gateway.openai.response_api.response_store import ResponseStore
 from quire_services.gateway.openai.sampling import sampling, stop_strings
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
 from quire_services.gateway.readers.reader_pool import ReaderPool
@@ -64,6 +70,7 @@ from .responses import Answer, CallResponse
 PROMPTS_AT_ONCE = 64
 PROMPT_END_TOKENS = 16  # of a prompt, which may have begun the answer's reasoning
 MAX_TURN_S = 0.005
+Raw = bytes | bytearray
 SHORT_WAITING, SHORT_WAIT_S = 1 << 20, 60.0  # short bodies are bounded by connections, and wait milliseconds
 
 
@@ -74,6 +81,7 @@ class Gateway:
     Attributes:
         models: names of the model in the API, its own and aliases.
         defaults: what stands in for parameters that requests leave out.
+        stored: responses that may be gone on from.
         max_body_bytes, ping_s, begin_s: as in ``settings``.
     """
 
@@ -84,6 +92,7 @@ class Gateway:
     reader: RequestReader
     readers: ReaderPool
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
+    stored: ResponseStore = field(default_factory=ResponseStore)
     max_body_bytes: int = 0
     ping_s: float = 0
     begin_s: float = 600
@@ -142,6 +151,20 @@ class Gateway:
         async with self._read(COUNT, request) as read:
             return JSONResponse({"input_tokens": len(read.prompts[0])})
 
+    async def respond(self, request: Request) -> Response:
+        """Answer ``/v1/responses``. Raises ApiError and ClientGone."""
+        record = _record(request)
+        async with self._read(RESPONSES, request) as read:
+            body, draft = read.body, read.draft
+            assert isinstance(body, ChatBody)
+            assert draft is not None
+            keep = keeper(self.stored, record.tenant, RESPONSE + record.id_suffix, draft)
+            try:
+                call = await self._call(read, request, (body.top_logprobs or 0) + 1 if body.logprobs else 0)
+            except ApiError as error:
+                raise in_own_words(error) from None
+        return await self._respond(call, body, request, ResponseAnswer(body, draft, record, self.names, keep))
+
     @asynccontextmanager
     async def _read(self, api: str, request: Request) -> AsyncIterator[ReadRequest]:
         """A request as it was read."""
@@ -149,16 +172,22 @@ class Gateway:
         async with self.bytes.of(request, tenant, self._most_bytes) as raw:
             if self.engines.why_not():
                 await until_gone(request.receive, self.engines.expected(tenant))
-            if len(raw) > SHORT_BODY_BYTES:
-                yield await until_gone(request.receive, self.readers.read(api, raw, tenant, self._limits()))
-                return
-            await self._turn.acquire(tenant, 1)
-            began = time.monotonic()
-            try:
-                read = self.reader.read(api, raw, tenant, self._limits)
-            finally:
-                self._release_turn(tenant, time.monotonic() - began)
+            read = await self._read_here(api, raw, tenant) if len(raw) <= SHORT_BODY_BYTES else None
+            if read is None:
+                lookup = partial(looked_up, self.stored, tenant, self._most_bytes)
+                reading = self.readers.read(api, raw, tenant, self._limits(), lookup)
+                read = await until_gone(request.receive, reading)
             yield read
+
+    async def _read_here(self, api: str, raw: Raw, tenant: str) -> ReadRequest | None:
+        """A request that is read in this loop; None if that would take too long."""
+        await self._turn.acquire(tenant, 1)
+        began = time.monotonic()
+        try:
+            lookup = partial(looked_up, self.stored, tenant, self._most_bytes, SHORT_BODY_BYTES)
+            return self.reader.read_here(api, raw, tenant, self._limits, lookup)
+        finally:
+            self._release_turn(tenant, time.monotonic() - began)
 
     def _release_turn(self, tenant: str, spent_s: float) -> None:
         """Let the next short body be read: now, or after a look at the sockets if reading has taken a while."""

@@ -24,12 +24,14 @@ from quire_services.gateway.http.errors import ApiError, ClientGone, invalid, un
 from quire_services.gateway.http.hang_up import CLIENT_GONE
 from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
 from quire_services.gateway.openai.json_body import validation_error
+from quire_services.gateway.openai.response_api.response_body import ResponseBody
+from quire_services.gateway.openai.response_api.response_routes import add_response_routes
 from quire_services.gateway.routes.unserved import add_unserved_routes
 
 from .generate import Gateway
 
 _SCHEMAS = "#/components/schemas/"
-_BODIES = (ChatBody, CompletionBody, MessagesBody, PromptBody)
+_BODIES = (ChatBody, CompletionBody, MessagesBody, PromptBody, ResponseBody)
 
 
 def make_app(gateway: Gateway, instance: str = "") -> FastAPI:
@@ -37,6 +39,7 @@ def make_app(gateway: Gateway, instance: str = "") -> FastAPI:
     app = FastAPI(title="Quire", version=__version__, redoc_url=None)
     map_errors(app)
     _generation_routes(app, gateway)
+    add_response_routes(app, gateway.stored)
     add_unserved_routes(app)
     _information_routes(app, gateway, instance)
     _describe_bodies(app)
@@ -69,15 +72,9 @@ def _generation_routes(app: FastAPI, gateway: Gateway) -> None:
     async def count_tokens(request: Request) -> Response:
         return await gateway.count_tokens(request)
 
-    @app.api_route("/v1/responses", methods=["GET", "POST"], include_in_schema=False)
-    async def responses() -> None:
-        raise ApiError(
-            404,
-            "the Responses API is not served; use /v1/chat/completions"
-            " (openai-agents: set_default_openai_api('chat_completions'))",
-            type="invalid_request_error",
-            code="unsupported_api",
-        )
+    @app.post("/v1/responses", response_model=None, openapi_extra=_takes(ResponseBody))
+    async def respond(request: Request) -> Response:
+        return await gateway.respond(request)
 
 
 def _takes(body: type[BaseModel]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CHAT, PLAIN = "chat", "completions"
+RESPONSES = "responses"  # its table is response_api.response_parameters
 BOTH = (CHAT, PLAIN)
 _C, _P = (CHAT,), (PLAIN,)
 Apis = tuple[str, ...]

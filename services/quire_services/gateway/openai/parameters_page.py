@@ -8,7 +8,8 @@ import sys
 from quire_services.gateway.http.errors import other_api, unsupported
 
 from .body_values import MAX_DEPTH
-from .parameters import CHAT, PARAMETERS, PLAIN, Apis, Parameter
+from .parameters import CHAT, PARAMETERS, PLAIN, RESPONSES, Apis, Parameter
+from .response_api.response_parameters import RESPONSE_PARAMETERS
 
 _OF_THE_OTHER = other_api("NAME", "completions").message
 _HEAD = f"""# Parameters
@@ -32,9 +33,19 @@ This page is made by `python -m quire_services.gateway.openai.parameters_page` a
 """
 
 
+_RESPONSES_HEAD = f"""
+## Responses
+
+What `/v1/responses` does with its own. {CHAT.title()} parameters that it does not have are refused by name as well.
+
+| parameter | OpenAI | vLLM | Quire |
+| --- | --- | --- | --- |
+"""
+
+
 def page() -> str:
     """The whole page."""
-    return _HEAD + "".join(map(_row, PARAMETERS))
+    return _HEAD + "".join(map(_row, PARAMETERS)) + _RESPONSES_HEAD + "".join(map(_row, RESPONSE_PARAMETERS))
 
 
 def _row(row: Parameter) -> str:
@@ -42,17 +53,17 @@ def _row(row: Parameter) -> str:
 
 
 def _apis(apis: Apis) -> str:
-    return {(): "-", (CHAT,): "chat", (PLAIN,): "completions"}.get(apis, "both")
+    return {(): "-", (CHAT,): "chat", (PLAIN,): "completions", (RESPONSES,): "yes"}.get(apis, "both")
 
 
 def _quire(row: Parameter) -> str:
     if row.served:
-        where = "" if len(row.served) == 2 else f" ({row.served[0]})"
+        where = "" if len(row.served) == 2 or RESPONSES in row.served else f" ({row.served[0]})"
         return f"served{where}" + (f": {row.note}" if row.note else "")
     if row.harmless:
         return f"accepted: {row.note}"
     values = " or ".join(f"`{json.dumps(value)}`" for value in row.neutral)
-    return f"refused, unless it is {values}" if values else "refused"
+    return ("refused, unless it is " + values if values else "refused") + (f": {row.note}" if row.note else "")
 
 
 if __name__ == "__main__":

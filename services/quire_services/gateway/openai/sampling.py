@@ -67,13 +67,18 @@ def check_prompt(tokens: Sequence[int], limits: Limits, param: str) -> None:
         raise invalid(f"token id {max(tokens)} is outside the vocabulary of {limits.vocab_size}", param)
 
 
+def room_for_prompt(body: Body, limits: Limits, defaults: SamplingDefaults) -> int:
+    """How many tokens a prompt may have if all those to generate are to have room."""
+    asked, default = tokens_to_generate(body, defaults)
+    return max(1, limits.max_model_len - max(1, (default if asked is None else asked) or 1))
+
+
 def truncated_prompt(tokens: Sequence[int], body: Body, limits: Limits, defaults: SamplingDefaults) -> Sequence[int]:
     """What stays of a prompt that may be truncated: as many tokens as the request says, -1 for all that leave room for
     those to generate, at the side it says."""
     keep = body.truncate_prompt_tokens
     if keep == -1:
-        asked, default = tokens_to_generate(body, defaults)
-        keep = max(1, limits.max_model_len - max(1, (default if asked is None else asked) or 1))
+        keep = room_for_prompt(body, limits, defaults)
     if keep is None or keep >= len(tokens):
         return tokens
     return tokens[:keep] if body.truncation_side == "right" else tokens[len(tokens) - keep :]

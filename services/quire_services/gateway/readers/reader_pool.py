@@ -13,25 +13,31 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import astuple
+from functools import partial
 from typing import Any
 
 import orjson
 import structlog
 
 from quire_proto.wire.u32 import unpack_u32
-from quire_services.gateway.http.errors import body_too_large, unavailable
+from quire_services.gateway.http.errors import ApiError, body_too_large, unavailable
 from quire_services.gateway.openai.limits import Limits
+from quire_services.gateway.openai.response_api.response_draft import ResponseDraft
+from quire_services.gateway.openai.response_api.response_lookup import TooLong
+from quire_services.gateway.openai.response_api.response_request import Lookup
 from quire_services.gateway.turns.shares import Shares
 
 from .reader_process import FRAME_HEAD, ForkServer, too_large
-from .request_reader import ReadRequest, body_without_prompt, error_of
+from .request_reader import ReadRequest, body_without_prompt, error_fields, error_of
 
 SHORT_LANE_BYTES = 256 << 10
 MAX_READ_S = 60.0  # for one body
 MAX_WAITING_IN_LANE = 64  # bodies of one tenant in a lane
 LONG_LANE_NICENESS = 5  # of the long lane
+LookupUpTo = Callable[[int | None, str, list[str]], bytes]  # a ``Lookup`` that raises TooLong beyond so many bytes
 log = structlog.get_logger()
 
 
@@ -47,18 +53,27 @@ class ReaderPool:
         self._fork_server = fork_server
         self._lanes = (_Lane(fork_server, wide, 0), _Lane(fork_server, wide, LONG_LANE_NICENESS))
 
-    async def read(self, api: str, raw: bytes | bytearray, tenant: str, limits: Limits) -> ReadRequest:
+    async def read(
+        self, api: str, raw: bytes | bytearray, tenant: str, limits: Limits, lookup: LookupUpTo
+    ) -> ReadRequest:
         """As ``RequestReader.read``. Raises ApiError; cancelling ends the work."""
-        lane = self._lanes[len(raw) > SHORT_LANE_BYTES]
+        short, long = self._lanes
         asked = orjson.dumps({"api": api, "tenant": tenant, "limits": astuple(limits)})
-        head, data = await lane.ask(tenant, asked, raw)
+        try:
+            lane, most = (short, SHORT_LANE_BYTES) if len(raw) <= SHORT_LANE_BYTES else (long, None)
+            head, data = await lane.ask(tenant, asked, raw, partial(lookup, most))
+        except TooLong:
+            head, data = await long.ask(tenant, asked, raw, partial(lookup, None))
         if "error" in head:
             raise error_of(head["error"]) if head["error"] else RuntimeError("a reader met a bug")
         prompts, at = [], 0
         for length in head["lengths"]:
             prompts.append(unpack_u32(data[4 * at : 4 * (at + length)]))
             at += length
-        return ReadRequest(body_without_prompt(api, head["body"]), prompts, limits, head["texts"], head["echo"])
+        draft = None
+        if "draft" in head:
+            draft = ResponseDraft(**head["draft"] | {"items": data[4 * at :]})
+        return ReadRequest(body_without_prompt(api, head["body"]), prompts, limits, head["texts"], head["echo"], draft)
 
     def close(self) -> None:
         """End all readers."""
@@ -73,13 +88,15 @@ class _Lane:
         self._turns = Shares(wide, wide, most_waiting=MAX_WAITING_IN_LANE, wait_s=2 * MAX_READ_S)
         self._idle: list[_Reader] = []
 
-    async def ask(self, tenant: str, head: bytes, raw: bytes | bytearray) -> tuple[dict[str, Any], bytes]:
-        """What a reader answers to a body."""
+    async def ask(
+        self, tenant: str, head: bytes, raw: bytes | bytearray, lookup: Lookup
+    ) -> tuple[dict[str, Any], bytes]:
+        """What a reader answers to a body. Raises what ``lookup`` raises, but for ApiError, which the reader gets."""
         async with self._turns.of(tenant):
             reader = await self._reader()
             try:
                 async with asyncio.timeout(MAX_READ_S):
-                    answer = await reader.ask(head, raw)
+                    answer = await reader.ask(head, raw, lookup)
             except BaseException as error:
                 reader.kill()
                 if isinstance(error, EOFError | OSError):
@@ -121,7 +138,16 @@ class _Reader:
         self._stream, self._writer, self._pidfd = stream, writer, pidfd
         self.grown = False
 
-    async def ask(self, head: bytes, raw: bytes | bytearray) -> tuple[dict[str, Any], bytes]:
+    async def ask(self, head: bytes, raw: bytes | bytearray, lookup: Lookup) -> tuple[dict[str, Any], bytes]:
+        answer, data = await self._say(head, raw)
+        while "lookup" in answer:
+            try:
+                answer, data = await self._say(b"{}", lookup(*answer["lookup"]))
+            except ApiError as error:
+                answer, data = await self._say(orjson.dumps({"error": error_fields(error)}), b"")
+        return answer, data
+
+    async def _say(self, head: bytes, raw: bytes | bytearray) -> tuple[dict[str, Any], bytes]:
         self._writer.write(FRAME_HEAD.pack(len(head), len(raw), False) + head)
         self._writer.write(raw)
         await self._writer.drain()

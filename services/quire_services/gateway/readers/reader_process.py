@@ -10,6 +10,8 @@ that is with the gateway, however it ends, and ignore the signals of a terminal 
 the gateway drains is read to its end.
 
     reader's socket, both ways:   u32 length of JSON | u32 length of bytes | u8 has grown | JSON | bytes
+
+While it reads a request that goes on from a response, a reader asks what is kept of that one (``lookup``).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import struct
 import sys
 import threading
 import warnings
+from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
@@ -30,9 +33,10 @@ import structlog
 from quire_proto.wire.u32 import pack_u32
 from quire_services.gateway.http.errors import ApiError, body_too_large
 from quire_services.gateway.openai.limits import Limits
+from quire_services.gateway.openai.response_api.response_request import Lookup
 from quire_services.process.gc_tuning import freeze_objects
 
-from .request_reader import RequestReader, error_fields, without_prompt
+from .request_reader import RequestReader, error_fields, error_of, without_prompt
 
 READER_MEMORY = 512 << 20  # of one reader, beyond what the fork server has
 READER_GROWTH = 128 << 20  # a reader that has grown by so much is replaced: allocators keep what they have
@@ -130,24 +134,40 @@ def _serve(its: socket.socket, reader: RequestReader, niceness: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (at_first + READER_MEMORY, at_first + READER_MEMORY))
     while (asked := _receive(its)) is not None:
         head, raw = asked
-        answer = _answer(reader, head, raw)
+        answer = _answer(reader, head, raw, lambda *asked: _looked_up(its, *asked))
         del asked, head, raw
         _send(its, *answer, _status("VmData") > at_first + READER_GROWTH)
         del answer
 
 
-def _answer(reader: RequestReader, head: dict[str, Any], raw: bytes) -> tuple[bytes, bytes]:
+def _looked_up(its: socket.socket, previous: str, references: list[str]) -> bytes:
+    """What the gateway keeps of responses. Raises ApiError."""
+    _send(its, orjson.dumps({"lookup": [previous, references]}), b"", False)
+    answered = _receive(its)
+    if answered is None:  # the gateway is gone, and nobody reads what would come of it
+        raise EOFError
+    head, lines = answered
+    if "error" in head:
+        raise error_of(head["error"])
+    return lines
+
+
+def _answer(reader: RequestReader, head: dict[str, Any], raw: bytes, lookup: Lookup) -> tuple[bytes, bytes]:
     try:
         limits = Limits(*head["limits"])
-        read = reader.read(head["api"], raw, head["tenant"], lambda: limits)
+        read = reader.read(head["api"], raw, head["tenant"], lambda: limits, lookup)
         lengths = [len(prompt) for prompt in read.prompts]
-        fields = {
+        fields: dict[str, Any] = {
             "body": orjson.Fragment(without_prompt(read)),
             "lengths": lengths,
             "texts": read.texts,
             "echo": read.echo,
         }
-        return orjson.dumps(fields), b"".join(map(pack_u32, read.prompts))
+        data = [pack_u32(prompt) for prompt in read.prompts]
+        if read.draft:
+            data.append(read.draft.items)
+            fields["draft"] = asdict(replace(read.draft, items=b"")) | {"items": None}
+        return orjson.dumps(fields), b"".join(data)
     except ApiError as error:
         return orjson.dumps({"error": error_fields(error)}), b""
     except MemoryError:

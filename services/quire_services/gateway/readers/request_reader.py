@@ -3,8 +3,8 @@
     bytes -> JSON -> counts -> types -> what is served -> template -> tokens
 
 The same code reads short bodies in the gateway's loop and long ones in a process of their own (``reader_process``): it
-knows neither engines nor connections. How many messages, parts and prompts there are is counted before an object is
-made of any.
+knows neither engines nor connections, and asks for what is kept of earlier responses (``Lookup``). How many messages,
+items, parts and prompts there are is counted before an object is made of any.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import orjson
 from quire_services.gateway.anthropic.bodies import MessageChat, MessagesBody, PromptBody
 from quire_services.gateway.anthropic.chat_request import chat_request
 from quire_services.gateway.http.errors import ApiError, invalid, unknown_model
-from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
+from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody, Message
 from quire_services.gateway.openai.branches.beam_search import check_beam_search
 from quire_services.gateway.openai.branches.best_of import check_best_of, generated
 from quire_services.gateway.openai.chat import chat_echo, chat_tokens, check_chat
@@ -28,8 +28,21 @@ from quire_services.gateway.openai.completions import MAX_CHOICES, check_complet
 from quire_services.gateway.openai.json_body import parse_json, validated
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.logits.prompt_scores import check_scored
-from quire_services.gateway.openai.parameters import CHAT, PLAIN
-from quire_services.gateway.openai.sampling import check_prompt, refuse_unsupported, stop_strings, truncated_prompt
+from quire_services.gateway.openai.parameters import CHAT, PLAIN, RESPONSES
+from quire_services.gateway.openai.response_api.conversation.truncation import kept_places
+from quire_services.gateway.openai.response_api.response_body import ResponseBody
+from quire_services.gateway.openai.response_api.response_chat import in_own_words
+from quire_services.gateway.openai.response_api.response_draft import ResponseDraft
+from quire_services.gateway.openai.response_api.response_lookup import TooLong
+from quire_services.gateway.openai.response_api.response_parameters import refuse_in_response
+from quire_services.gateway.openai.response_api.response_request import Lookup, ResponseRequest, response_request
+from quire_services.gateway.openai.sampling import (
+    check_prompt,
+    refuse_unsupported,
+    room_for_prompt,
+    stop_strings,
+    truncated_prompt,
+)
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.tools.parser.parameter_types import brief_tools
@@ -40,8 +53,8 @@ MAX_ELEMENTS = 65_536  # messages, parts of messages, tools, prompts, stop strin
 MAX_REST_BYTES = 1 << 16  # of a request without its prompt and its tools
 MAX_TOOLS_BYTES = 1 << 18  # of what is kept of tools: the gateway's loop reads it
 _LISTS = (
-    "messages", "system", "tools", "documents", "stop", "stop_sequences", "stop_token_ids", "allowed_token_ids",
-    "bad_words",
+    "messages", "input", "system", "tools", "documents", "stop", "stop_sequences", "stop_token_ids",
+    "allowed_token_ids", "bad_words",
 )  # fmt: skip
 # What the prompt is made of, or is not used later, and what stands in for it once the tokens are there.
 _BULK = {"messages", "prompt", "tools", "documents", "chat_template_kwargs", "user"}
@@ -51,6 +64,7 @@ _WITHOUT_PROMPT: dict[str, tuple[type[Body], dict[str, Any]]] = {
     PLAIN: (CompletionBody, {"prompt": "-"}),
     MESSAGES: (MessageChat, _CHAT_STAND_IN),
     COUNT: (MessageChat, _CHAT_STAND_IN),
+    RESPONSES: (ChatBody, _CHAT_STAND_IN),
 }
 
 
@@ -64,6 +78,7 @@ class ReadRequest:
         limits: that it was checked against.
         texts: the prompts as text, if they are to be sent back.
         echo: what the answers to a chat begin with.
+        draft: of a response, what is needed when it is answered.
     """
 
     body: Body
@@ -71,6 +86,7 @@ class ReadRequest:
     limits: Limits
     texts: list[str] = field(default_factory=list)
     echo: str = ""
+    draft: ResponseDraft | None = None
 
 
 class RequestReader:
@@ -85,16 +101,35 @@ class RequestReader:
     def __init__(self, models: Collection[str], encoder: PromptEncoder, defaults: SamplingDefaults) -> None:
         self._models, self._encoder, self._defaults = models, encoder, defaults
 
-    def read(self, api: str, raw: bytes | bytearray, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
-        """Read a body of an API (``CHAT``, ``PLAIN``, ``MESSAGES``, or ``COUNT`` for a message's prompt alone). Raises
-        ApiError, also what ``limits`` raises."""
+    def read(
+        self, api: str, raw: bytes | bytearray, tenant: str, limits: Callable[[], Limits], lookup: Lookup
+    ) -> ReadRequest:
+        """Read a body of an API (``CHAT``, ``PLAIN``, ``RESPONSES``, ``MESSAGES``, or ``COUNT`` for a message's prompt
+        alone). Raises ApiError, also what ``limits`` and ``lookup`` raise."""
+        return self._read(api, parse_json(raw), tenant, limits, lookup)
+
+    def read_here(
+        self, api: str, raw: bytes | bytearray, tenant: str, limits: Callable[[], Limits], lookup: Lookup
+    ) -> ReadRequest | None:
+        """The same in the gateway's loop; None for what takes too long for it: a long conversation, or one that may
+        have to be truncated."""
         document = parse_json(raw)
+        if api == RESPONSES and isinstance(document, dict) and document.get("truncation") == "auto":
+            return None
+        try:
+            return self._read(api, document, tenant, limits, lookup)
+        except TooLong:
+            return None
+
+    def _read(self, api: str, document: Any, tenant: str, limits: Callable[[], Limits], lookup: Lookup) -> ReadRequest:
         if isinstance(document, dict):
             _count(document)
         if api == PLAIN:
             read = self._completion(document, limits)
         elif api == CHAT:
             read = self._chat(validated(ChatBody, document), tenant, limits)
+        elif api == RESPONSES:
+            read = self._response(document, tenant, limits, lookup)
         else:
             read = self._message(validated(MessagesBody if api == MESSAGES else PromptBody, document), tenant, limits)
         _check_sent_back(read)
@@ -110,6 +145,34 @@ class RequestReader:
         if len(read.prompts[0]) + asked.max_tokens > read.limits.max_model_len:
             body.max_tokens = -1
         return read
+
+    def _response(self, document: Any, tenant: str, limits: Callable[[], Limits], lookup: Lookup) -> ReadRequest:
+        body = validated(ResponseBody, document)
+        if body.model not in self._models:
+            raise unknown_model(body.model)
+        refuse_in_response(body)
+        request = response_request(body, lookup, self._defaults)
+        try:
+            if body.truncation == "auto":
+                self._truncate(request, tenant, limits())
+            read = self._chat(request.chat, tenant, limits)
+        except ApiError as error:
+            raise in_own_words(error, request.conversation.places) from None
+        read.draft = request.draft
+        return read
+
+    def _truncate(self, request: ResponseRequest, tenant: str, limits: Limits) -> None:
+        """Leave out the oldest turns of a conversation that does not fit."""
+        chat = request.chat
+        check_chat(chat, self._encoder)
+        room = room_for_prompt(chat, limits, self._defaults)
+
+        def fits(messages: list[Message]) -> bool:
+            return len(chat_tokens(chat.model_copy(update={"messages": messages}), self._encoder, tenant)) <= room
+
+        kept, conversation = kept_places(chat.messages, fits), request.conversation
+        chat.messages = [chat.messages[place] for place in kept]
+        conversation.places = [conversation.places[place] for place in kept]
 
     def _chat(self, body: ChatBody, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
         found = self._admit(body, CHAT, limits)
@@ -195,14 +258,15 @@ def _counts(document: dict[str, Any]) -> Iterator[tuple[str, int]]:
     for name in _LISTS:
         if isinstance(value := document.get(name), list):
             yield name, len(value)
-    messages = document.get("messages")
-    for key in ("content", "tool_calls"):
-        if isinstance(messages, list):
-            lists = (message.get(key) for message in messages if isinstance(message, dict))
-            parts = [part for value in lists if isinstance(value, list) for part in value]
-            yield "messages", len(parts)
-            inner = (part.get("content") for part in parts if isinstance(part, dict))  # of a tool's result
-            yield "messages", sum(len(value) for value in inner if isinstance(value, list))
+    for name in ("messages", "input"):
+        messages = document.get(name)
+        for key in ("content", "tool_calls", "output", "summary"):
+            if isinstance(messages, list):
+                lists = (message.get(key) for message in messages if isinstance(message, dict))
+                parts = [part for value in lists if isinstance(value, list) for part in value]
+                yield name, len(parts)
+                inner = (part.get("content") for part in parts if isinstance(part, dict))  # of a tool's result
+                yield name, sum(len(value) for value in inner if isinstance(value, list))
     prompt = document.get("prompt")
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         yield "prompt", len(prompt)

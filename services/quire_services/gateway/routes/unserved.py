@@ -12,14 +12,14 @@ from fastapi import FastAPI
 
 from quire_services.gateway.http.errors import ApiError
 
-_SERVED = "this server has /v1/chat/completions, /v1/completions and /v1/messages"
+_SERVED = "this server has /v1/chat/completions, /v1/completions, /v1/responses and /v1/messages"
 _EMBED = (
     "the model here writes text; a server of an embedding model makes embeddings (text-embeddings-inference, or vLLM"
     " with --runner pooling): give the client its address for them"
 )
 _SCORE = "the model here writes text; a server of a reranking model scores (text-embeddings-inference, or vLLM)"
 _TEXT = f"the model here reads and writes text only; {_SERVED}"
-_NO_FILES = f"nothing is stored here, a request brings all that it is about; {_SERVED}"
+_NO_FILES = f"no files are kept here, a request brings all that it is about; {_SERVED}"
 # The beginning of a path -> what is said of it.
 UNSERVED = {
     "/v1/embeddings": f"embeddings are not served: {_EMBED}",
@@ -36,6 +36,7 @@ UNSERVED = {
     "/v1/videos": f"videos are not served: {_TEXT}",
     "/v1/realtime": f"the realtime API is not served: {_TEXT}",
     "/v1/fine_tuning": f"fine-tuning is not served: {_SERVED}",
+    "/v1/conversations": "conversations are not served: /v1/responses goes on by 'previous_response_id'",
     "/v1/assistants": f"assistants are not served: {_NO_FILES}",
     "/v1/threads": f"threads are not served: {_NO_FILES}",
 }

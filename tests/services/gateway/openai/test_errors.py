@@ -183,14 +183,12 @@ def test_what_does_not_fit_the_model_says_so(client: openai.OpenAI, engine: Peer
 
 
 def test_unknown_things_are_answered_404(client: openai.OpenAI, gateway: GatewayProcess, engine: PeerEngine) -> None:
-    """A model, a path and the Responses API that are not here; the last with a hint."""
+    """A model and a path that are not here."""
     with pytest.raises(openai.NotFoundError) as unknown:
         client.chat.completions.create(model="gpt-4", messages=[USER])  # type: ignore[list-item]
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("org/gpt-4")
-    with pytest.raises(openai.NotFoundError, match="chat_completions"):
-        client.responses.create(model="tiny", input="hi")
     assert error_of(gateway.http.get("/nothing"), 404)["code"] == "not_found"
     assert error_of(gateway.http.get(CHAT), 405)["code"] == "method_not_allowed"
 

@@ -1,0 +1,88 @@
+"""Response routes: what clients ask of responses that are kept: one of them, its input, its end."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import FastAPI, Query, Request, Response
+
+from quire_services.gateway.http.errors import ApiError, invalid
+
+from .response_store import ResponseStore
+
+_PATH = "/v1/responses/{response_id}"
+_JSON = "application/json"
+
+
+def add_response_routes(app: FastAPI, store: ResponseStore) -> None:
+    """Add the routes."""
+
+    @app.get(_PATH)
+    async def retrieve(response_id: str, request: Request, stream: bool = False) -> Response:
+        found = store.get(_tenant(request), response_id)
+        if stream:
+            raise invalid("'stream': a response that is kept is whole; leave 'stream' out", "stream")
+        return Response(found.whole, media_type=_JSON)
+
+    @app.delete(_PATH)
+    async def delete(response_id: str, request: Request) -> dict[str, Any]:
+        store.delete(_tenant(request), response_id)
+        return {"id": response_id, "object": "response", "deleted": True}
+
+    @app.post(_PATH + "/cancel")
+    async def cancel(response_id: str, request: Request) -> None:
+        store.get(_tenant(request), response_id)
+        raise invalid("only a response in the background can be cancelled; hang up to end one that is under way")
+
+    @app.get(_PATH + "/input_items")
+    async def input_items(
+        response_id: str,
+        request: Request,
+        after: str = "",
+        order: Literal["asc", "desc"] = "desc",
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    ) -> Response:
+        """The items that the response was made of, those of the responses before it included."""
+        tenant = _tenant(request)
+        lines = _input_lines(store, tenant, response_id)
+        if order == "desc":
+            lines.reverse()
+        begin = _place_behind(lines, after) if after else 0
+        return Response(_page(lines[begin : begin + limit], begin + limit < len(lines)), media_type=_JSON)
+
+    @app.post("/v1/responses/{operation}")
+    async def other(operation: str) -> None:
+        raise ApiError(
+            404,
+            f"'/v1/responses/{operation[:40]}' is not served",
+            type="invalid_request_error",
+            code="unsupported_api",
+        )
+
+
+def _tenant(request: Request) -> str:
+    return str(request.scope["record"].tenant)
+
+
+def _input_lines(store: ResponseStore, tenant: str, identity: str) -> list[bytes]:
+    """All items before a response's answer, as JSON."""
+    store.get(tenant, identity)
+    *before, last = store.conversation(tenant, identity)
+    earlier = [line for entry in before for line in (*entry.input, *entry.output.values())]
+    return [*earlier, *last.input]
+
+
+def _place_behind(lines: list[bytes], identity: str) -> int:
+    """The place behind the item with this id. Raises ApiError 400."""
+    begin = b'{"id":%b,' % orjson.dumps(identity.encode(errors="replace").decode())
+    found = next((place for place, line in enumerate(lines) if line.startswith(begin)), None)
+    if found is None:
+        raise invalid(f"'after': there is no item {identity[:80]!r}", "after")
+    return found + 1
+
+
+def _page(lines: list[bytes], more: bool) -> bytes:
+    ids = [orjson.loads(line)["id"] for line in (lines[0], lines[-1])] if lines else ["", ""]
+    head = orjson.dumps({"object": "list", "first_id": ids[0], "last_id": ids[1], "has_more": more})
+    return head[:-1] + b',"data":[' + b",".join(lines) + b"]}"

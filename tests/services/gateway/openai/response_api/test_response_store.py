@@ -1,0 +1,103 @@
+"""The response store: what is kept is bounded in number, bytes and time, and a tenant's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from quire_services.gateway.http.errors import ApiError
+from quire_services.gateway.openai.response_api.response_store import ENTRY_BYTES, ResponseStore
+
+WHOLE = b"{}"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def keep(store: ResponseStore, tenant: str, name: str, previous: str = "", size: int = 10) -> None:
+    """A response with an input of so many bytes."""
+    store.open(tenant, name, b"x" * size, previous)
+    store.complete(tenant, name, WHOLE, {f"{name}-answer": b"y"})
+
+
+def kept(store: ResponseStore, tenant: str, *names: str) -> list[bool]:
+    """Which of them are there, without using them."""
+    return [store._find(tenant, name) is not None for name in names]
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    """Of a tenant's own, and who goes on from a response uses all before it."""
+    store = ResponseStore(3, 1 << 20, 100)
+    for name in ("a", "b", "c"):
+        keep(store, "t", name, "a" if name == "b" else "")
+    store.conversation("t", "b")
+    keep(store, "t", "d")
+    assert kept(store, "t", "a", "b", "c", "d") == [True, True, False, True]
+    keep(store, "u", "a")
+    assert kept(store, "t", "a", "b", "d") == [True, True, True]
+
+
+def test_bytes_are_taken_from_who_has_most() -> None:
+    """A tenant that keeps much gives up its own; the other's stay."""
+    store = ResponseStore(1000, 100 * ENTRY_BYTES, 100)
+    keep(store, "small", "a", size=ENTRY_BYTES)
+    for number in range(200):
+        keep(store, "large", str(number), size=5 * ENTRY_BYTES)
+    assert kept(store, "small", "a") == [True]
+    assert sum(kept(store, "large", *map(str, range(200)))) in range(12, 17)
+    assert kept(store, "large", "199") == [True]
+    assert store._sizes.total() <= 100 * ENTRY_BYTES
+    assert not store.takes(100 * ENTRY_BYTES)
+    assert store.takes(99 * ENTRY_BYTES)
+
+
+def test_open_requests_count_and_are_not_seen() -> None:
+    """What they hold is bounded, too; one that has lost its place is not kept when it is answered."""
+    store = ResponseStore(1000, 20 * ENTRY_BYTES, 100)
+    for number in range(20):
+        store.open("t", str(number), b"x" * 5 * ENTRY_BYTES, "")
+    assert store._sizes.total() <= 20 * ENTRY_BYTES
+    with pytest.raises(ApiError) as missing:
+        store.get("t", "19")
+    assert missing.value.status == 404
+    store.complete("t", "0", WHOLE, {})
+    store.complete("t", "19", WHOLE, {})
+    assert kept(store, "t", "0", "19") == [False, True]
+
+
+def test_what_is_not_used_is_forgotten() -> None:
+    """At once for those who ask, and with all its bytes at the next sweep."""
+    clock = Clock()
+    store = ResponseStore(10, 1 << 20, 60, clock)
+    keep(store, "t", "a")
+    keep(store, "t", "b", "a")
+    keep(store, "t", "c")
+    clock.now = 50
+    assert [entry.id for entry in store.conversation("t", "b")] == ["a", "b"]
+    clock.now = 100
+    assert kept(store, "t", "a", "b", "c") == [True, True, False]
+    store.sweep()
+    clock.now = 200
+    with pytest.raises(ApiError, match="not kept"):
+        store.conversation("t", "b")
+    with pytest.raises(ApiError, match="not kept"):
+        store.item("t", "b-answer")
+    store.sweep()
+    assert (store._sizes.total(), store._tenants, store._items) == (0, {}, {})
+
+
+def test_a_conversation_without_its_beginning_does_not_go_on() -> None:
+    """The response that is missing is named."""
+    store = ResponseStore(10, 1 << 20, 60)
+    keep(store, "t", "a")
+    keep(store, "t", "b", "a")
+    assert store.lines("t", "b", ["a-answer"]) == [b"x" * 10, b"y", b"x" * 10, b"y", b"y"]
+    store.delete("t", "a")
+    with pytest.raises(ApiError, match="'a', which 'b' goes on from"):
+        store.conversation("t", "b")
+    with pytest.raises(ApiError):
+        store.item("t", "a-answer")
