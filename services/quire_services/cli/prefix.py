@@ -1,4 +1,5 @@
-"""``quire prefix``: system prompts that a running stack shares on purpose. ``publish``, ``unpublish``, ``list``.
+"""``quire prefix``: system prompts that a running stack shares on purpose. ``publish``, ``unpublish``, ``list``,
+``explain``.
 
 What is published is a system message from a file, or what a chat's own request begins with: system messages and
 tools. It is rendered with the model's own chat template, here and not in the kvstore, to the tokens that every such
@@ -22,6 +23,7 @@ from quire_proto.wire.publication_ids import variant_of
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.loader import IDENTIFIER
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
+from quire_services.gateway.published_prompts.explanation import domains_of, explain
 from quire_services.gateway.published_prompts.preamble import Preamble, preamble_of
 from quire_services.gateway.published_prompts.prompt_files import PublishError, read_request, read_system, read_tools
 from quire_services.gateway.published_prompts.prompt_row import prompt_row
@@ -31,6 +33,7 @@ from quire_services.gateway.templates.chat_template import LoadError, PromptEnco
 from quire_services.process import flags
 from quire_services.process.kvstore_call import print_answer
 
+from .explanation_text import explanation_text
 from .text_table import prompts_table
 
 
@@ -43,6 +46,8 @@ def main(argv: list[str]) -> int:
         return print_answer(parser.prog, run_dir, lambda reader: _list(reader, arguments.json))
     if arguments.command == "unpublish":
         return print_answer(parser.prog, run_dir, lambda reader: _unpublish(reader, arguments))
+    if arguments.command == "explain":
+        return _explain(parser, arguments, run_dir)
     if arguments.tools and arguments.from_request:
         parser.error("argument --tools: a request has tools of its own; --any-tools leaves them out")
     if arguments.any_tools and arguments.file:
@@ -82,7 +87,14 @@ def _parser() -> flags.Parser:
     unpublish.add_argument("id", metavar="NAME")
     unpublish.add_argument("--variant", default="", metavar="HASH", help="this one alone, as `list` calls it")
     show = commands.add_parser("list", help="what is published, and whether it is computed")
-    for command in (publish, unpublish, show):
+    why = commands.add_parser(
+        "explain", help="how far a request matches what is published, and what would make it match"
+    )
+    why.add_argument("request", type=Path, metavar="JSON", help="the body of a chat request")
+    why.add_argument(
+        "--tenant", default="", metavar="TENANT", help="whose it is (default: of one that is in all groups)"
+    )
+    for command in (publish, unpublish, show, why):
         _common(command)
     return parser
 
@@ -95,15 +107,36 @@ def _common(command: ArgumentParser) -> None:
 def _rendered(arguments: Namespace, run_dir: Path) -> RenderedPrompt:
     """The prompt as tokens of the model that the stack in ``run_dir`` serves. Raises PublishError or LoadError."""
     preamble = _source(arguments)
-    with suppress(OSError):  # none: what is missing in it is said next
-        insist_on_private(run_dir)
-    served = served_model(run_dir / PREPARED_FILE)
-    without_torch()
-    encoder = PromptEncoder.load(served.directory, canonical=served.canonical_tools)
+    encoder, served = _encoder(run_dir)
     try:
         return render_prompt(encoder, preamble(encoder), served.longest)
     except PublishError as error:
         raise PublishError(f"published prompt {_named_file(arguments)}: {error}") from None
+
+
+def _encoder(run_dir: Path) -> tuple[PromptEncoder, ServedModel]:
+    """The encoder of the model that the stack in ``run_dir`` serves. Raises PublishError, LoadError or NotPrivate."""
+    with suppress(OSError):  # none: what is missing in it is said next
+        insist_on_private(run_dir)
+    served = served_model(run_dir / PREPARED_FILE)
+    without_torch()
+    return PromptEncoder.load(served.directory, canonical=served.canonical_tools), served
+
+
+def _explain(parser: flags.Parser, arguments: Namespace, run_dir: Path) -> int:
+    try:
+        request = read_request(arguments.request)
+        encoder, _ = _encoder(run_dir)
+        explain(encoder, request, (), None)  # what is wrong with it is said before the kvstore is asked
+    except (PublishError, LoadError, NotPrivate) as error:
+        parser.error(f"{arguments.request}: {error}")
+
+    def answer(reader: KVReader) -> str:
+        domains = domains_of(arguments.tenant, reader.groups()) if arguments.tenant else None
+        found = explain(encoder, request, reader.fetch_publications().publications, domains)
+        return json.dumps(found.as_json(), indent=2) if arguments.json else explanation_text(found)
+
+    return print_answer(parser.prog, run_dir, answer)
 
 
 def _source(arguments: Namespace) -> Callable[[PromptEncoder], Preamble]:

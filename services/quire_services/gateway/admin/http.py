@@ -4,6 +4,7 @@
     GET    /admin/publications
     DELETE /admin/publications/{id}
     DELETE /admin/publications/{id}/variants/{variant}
+    POST   /admin/publications/explain                  {"request", "tenant"?}
     GET    /admin/groups
     PUT    /admin/groups/{group}/members/{tenant}
     DELETE /admin/groups/{group}/members/{tenant}
@@ -18,19 +19,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from quire_kv import BadRequest, Conflict, Groups, KVReader, NotFound, NotPermitted, QuireError, RemoteError
+from quire_kv import (
+    BadRequest,
+    Conflict,
+    Groups,
+    KVReader,
+    NotFound,
+    NotPermitted,
+    Publication,
+    QuireError,
+    RemoteError,
+)
 from quire_proto.wire.publication_ids import variant_of
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.loader import IDENTIFIER
 from quire_services.gateway.generate import Gateway
 from quire_services.gateway.http.errors import ApiError, invalid, unavailable
 from quire_services.gateway.http_app import map_errors
+from quire_services.gateway.published_prompts.explanation import Explanation, domains_of, explain
 from quire_services.gateway.published_prompts.preamble import Preamble, preamble_of
 from quire_services.gateway.published_prompts.prompt_files import PublishError, checked_tools
 from quire_services.gateway.published_prompts.prompt_row import prompt_row
@@ -53,6 +66,14 @@ class PublishBody(BaseModel):
     request: dict[str, Any] | None = None
     any_tools: bool = False
     replace: bool = False
+
+
+class ExplainBody(BaseModel):
+    """``POST /admin/publications/explain``."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    request: dict[str, Any]
+    tenant: str = ""
 
 
 def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
@@ -88,6 +109,14 @@ def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
     async def unpublish_variant(identity: str, variant: str) -> dict[str, Any]:
         await ask(lambda reader: unpublish_variants(reader, identity, variant))
         return _publication({"id": identity, "variant": variant, "deleted": True})
+
+    @app.post("/admin/publications/explain")
+    async def why(body: ExplainBody) -> dict[str, Any]:
+        domains = domains_of(body.tenant, await ask(lambda reader: reader.groups())) if body.tenant else None
+        listed = await ask(lambda reader: reader.fetch_publications())
+        look = partial(_explained, gateway, body, listed.publications, domains)
+        found = await asyncio.get_running_loop().run_in_executor(None, look)
+        return {"object": "explanation", **found.as_json()}
 
     @app.get("/admin/groups")
     async def groups() -> dict[str, Any]:
@@ -136,6 +165,15 @@ def _rendered(gateway: Gateway, body: PublishBody, longest: int) -> RenderedProm
         return render_prompt(encoder, preamble_of(body.request, encoder, any_tools=body.any_tools), longest)
     except PublishError as error:
         raise invalid(str(error), "system" if body.request is None else "request") from None
+
+
+def _explained(
+    gateway: Gateway, body: ExplainBody, published: tuple[Publication, ...], domains: set[str] | None
+) -> Explanation:
+    try:
+        return explain(gateway.encoder, body.request, published, domains)
+    except PublishError as error:
+        raise invalid(str(error), "request") from None
 
 
 def _publication(fields: dict[str, Any]) -> dict[str, Any]:

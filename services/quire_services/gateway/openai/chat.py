@@ -37,8 +37,8 @@ def chat_prompt(body: ChatBody, encoder: PromptEncoder) -> ChatPrompt:
     return ChatPrompt(messages, shown_tools(body, encoder.shows_tools), _options(body))
 
 
-def chat_tokens(body: ChatBody, encoder: PromptEncoder, tenant: str) -> list[int]:
-    """The prompt of a tenant's chat request. Raises ApiError 400."""
+def chat_tokens(body: ChatBody, encoder: PromptEncoder, tenant: str | None) -> list[int]:
+    """The prompt of a tenant's chat request; of None, nothing is kept. Raises ApiError 400."""
     # What is kept of encoded texts would tell one salt by its time what another has sent.
     keeper = None if body.cache_salt else tenant
     made = chat_prompt(body, encoder)

@@ -41,9 +41,9 @@ class PromptEncoder:
         backend: the ``tokenizers.Tokenizer`` to use instead of its own.
         spelled_as_text: a special token that a message spells is encoded as text.
         tool_parser: name of the format of the model's tool calls; None: it is found out.
-        canonical: the template sees tools in their canonical form, not as they were sent.
 
     Attributes:
+        canonical: the template sees tools in their canonical form, not as they were sent.
         answers: how the model's answers are read.
         backend: the ``tokenizers.Tokenizer``, for decoding.
         end_ids: tokens that end an answer, as the tokenizer has it.
@@ -68,7 +68,7 @@ class PromptEncoder:
             raise LoadError(str(error)) from None
         self._spelled = SpelledTokens(self.backend, self._templates.source)
         self._spelled_as_text = spelled_as_text
-        self._canonical = canonical
+        self.canonical = canonical
         end = self.backend.token_to_id(str(tokenizer.eos_token)) if tokenizer.eos_token else None
         self.end_ids = frozenset() if end is None else frozenset({int(end)})
         self.notes: tuple[str, ...] = self._templates.notes
@@ -167,8 +167,11 @@ class PromptEncoder:
         """The text of a conversation; ``options`` are variables of the template. Raises ApiError."""
         if reserved := self._reserved & set(options or {}):
             raise invalid(f"{sorted(reserved)[0]!r} cannot be set", "chat_template_kwargs")
-        known = canonical_tools(tools) if tools and self._canonical else tools
-        return self._templates.render(messages, known, options or {}, ending)
+        return self._templates.render(messages, self.shown_tools(tools), options or {}, ending)
+
+    def shown_tools(self, tools: list[Any] | None) -> list[Any] | None:
+        """Tools as the template sees them."""
+        return canonical_tools(tools) if tools and self.canonical else tools
 
     def render_sealed(
         self,
