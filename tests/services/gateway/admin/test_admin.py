@@ -117,6 +117,24 @@ def test_a_request_is_published_as_a_variant(admin: Admin) -> None:
     assert rows() == []
 
 
+def test_a_request_is_explained(admin: Admin) -> None:
+    """The same as on the host: what is shared, and where another one parts from it; what is none is refused."""
+    chat = {"model": "tiny", "messages": [{"role": "system", "content": SYSTEM}, USER]}
+    made = admin.http.post("/admin/publications", json=PROMPT).json()
+
+    def told(request: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = admin.http.post("/admin/publications/explain", json={"request": request}).json()
+        return answer
+
+    assert told(chat)["matched"]["variant"] == made["variant"]
+    other = told(chat | {"messages": [{"role": "system", "content": SYSTEM[:20] + "s"}, USER]})
+    assert (other["object"], other["matched"]) == ("explanation", None)
+    assert other["difference"]["field"] == "messages[0].content"
+    assert other["advice"]
+    assert admin.error(400, "POST", "/admin/publications/explain", json={"request": {}})["param"] == "request"
+    assert admin.error(400, "POST", "/admin/publications/explain", json={"request": chat, "x": 1})["param"] == "x"
+
+
 def test_members_join_and_leave(admin: Admin) -> None:
     """A member is one for every caller; leaving gives the group another generation."""
     assert admin.http.put("/admin/groups/sales/members/ann").json()["data"] == [
