@@ -173,6 +173,9 @@ class GatewaySettings:
         64 << 20, "bytes of all responses that are kept; the tenant that has most gives up its oldest", at_least=1 << 20
     )
     stored_response_s: float = setting(86_400.0, "seconds that a response is kept after its last use", at_least=1)
+    trust_request_chat_template: bool = setting(
+        False, "take chat templates from requests: each may keep a reader busy for ten seconds"
+    )
     ping_s: float = setting(
         15.0, "seconds of silence after which a stream sends a comment, which clients skip (0: never)", at_least=0
     )

@@ -138,7 +138,7 @@ def _gateway(config: settings.Config) -> Gateway:
     log.info("tool_parser", name=encoder.answers.name, by="probe" if tool_parser is None else "setting")
     name = gateway.served_model_name or model_name(model)
     names = tuple(dict.fromkeys((name, *listed(gateway.model_aliases))))
-    reader = RequestReader(names, encoder, defaults)
+    reader = RequestReader(names, encoder, defaults, gateway.trust_request_chat_template)
     readers = ReaderPool(ForkServer.start(reader), max(1, (os.cpu_count() or 1) // 8))
     engines = Engines(gateway.max_queue, gateway.hold_s)
     stored = ResponseStore(gateway.stored_responses, gateway.stored_response_bytes, gateway.stored_response_s)

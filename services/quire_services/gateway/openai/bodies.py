@@ -20,6 +20,7 @@ MAX_STOP_CHARS = 1024
 MAX_SALT_CHARS = 1024
 MAX_ADJUSTED = 1024  # tokens biased, and tokens allowed
 MAX_BAD_WORDS, MAX_BAD_WORD_CHARS = 128, 128
+MAX_TEMPLATE_CHARS = 1 << 16
 MAX_PRIORITY = (1 << 30) - 1
 TokenId = Annotated[Whole, Field(ge=0, lt=2**32)]
 
@@ -111,6 +112,7 @@ class ChatBody(Body):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     return_prompt_text: bool | None = None
     echo: bool | None = None
+    chat_template: Annotated[str, Field(min_length=1, max_length=MAX_TEMPLATE_CHARS)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 

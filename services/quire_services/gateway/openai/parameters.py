@@ -176,7 +176,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     _served("truncation_side", (), BOTH, "`left` (default): the last ones stay; `right`: the first"),
     _served("chat_template_kwargs", (), _C, f"variables of the template; {_UNREAD} (false and empty ones are not)", _C),
     _served("documents", (), _C, f"objects, as the template reads them; {_UNREAD}, or leaves one out", _C),
-    _refused("chat_template", (), _C),
+    _served("chat_template", (), _C, "with `--trust-request-chat-template`, else refused; up to 65,536 characters,"
+            " rendered in a process of its own", _C),
     _served("add_generation_prompt", (), _C, "`false`: the prompt ends with the last message", _C, (True,)),
     _served("continue_final_message", (), _C, "the answer goes on with the last message, as it stands; not with"
             " `add_generation_prompt: true`, which may be left out", _C),

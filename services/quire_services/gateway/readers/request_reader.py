@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,8 +48,11 @@ from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.tools.parser.parameter_types import brief_tools
 
+from .time_limit import within
+
 MESSAGES, COUNT = "messages", "count_tokens"
 MAX_ECHOED = 4 << 20  # characters or tokens of prompts that are sent back, over all choices
+MAX_TEMPLATE_S = 10  # for a template that a request brings, to be tried and rendered
 MAX_ELEMENTS = 65_536  # messages, parts of messages, tools, prompts, stop strings
 MAX_REST_BYTES = 1 << 16  # of a request without its prompt and its tools
 MAX_TOOLS_BYTES = 1 << 18  # of what is kept of tools: the gateway's loop reads it
@@ -56,8 +60,12 @@ _LISTS = (
     "messages", "input", "system", "tools", "documents", "stop", "stop_sequences", "stop_token_ids",
     "allowed_token_ids", "bad_words",
 )  # fmt: skip
+NO_TEMPLATES = (
+    "'chat_template' is not taken from requests here; leave it out, or have the gateway started with"
+    " --trust-request-chat-template"
+)
 # What the prompt is made of, or is not used later, and what stands in for it once the tokens are there.
-_BULK = {"messages", "prompt", "tools", "documents", "chat_template_kwargs", "user"}
+_BULK = {"messages", "prompt", "tools", "documents", "chat_template", "chat_template_kwargs", "user"}
 _CHAT_STAND_IN: dict[str, Any] = {"messages": [{"role": "user", "content": "-"}]}
 _WITHOUT_PROMPT: dict[str, tuple[type[Body], dict[str, Any]]] = {
     CHAT: (ChatBody, _CHAT_STAND_IN),
@@ -96,10 +104,18 @@ class RequestReader:
         models: its names in the API.
         encoder: its tokenizer and template.
         defaults: what stands in for parameters that requests leave out.
+        own_templates: requests may bring chat templates.
     """
 
-    def __init__(self, models: Collection[str], encoder: PromptEncoder, defaults: SamplingDefaults) -> None:
+    def __init__(
+        self,
+        models: Collection[str],
+        encoder: PromptEncoder,
+        defaults: SamplingDefaults,
+        own_templates: bool = False,
+    ) -> None:
         self._models, self._encoder, self._defaults = models, encoder, defaults
+        self._own_templates = own_templates
 
     def read(
         self, api: str, raw: bytes | bytearray, tenant: str, limits: Callable[[], Limits], lookup: Lookup
@@ -111,10 +127,12 @@ class RequestReader:
     def read_here(
         self, api: str, raw: bytes | bytearray, tenant: str, limits: Callable[[], Limits], lookup: Lookup
     ) -> ReadRequest | None:
-        """The same in the gateway's loop; None for what takes too long for it: a long conversation, or one that may
-        have to be truncated."""
+        """The same in the gateway's loop; None for what takes too long for it: a long conversation, one that may
+        have to be truncated, or a chat with a template of its own."""
         document = parse_json(raw)
         if api == RESPONSES and isinstance(document, dict) and document.get("truncation") == "auto":
+            return None
+        if api == CHAT and self._own_templates and isinstance(document, dict) and document.get("chat_template"):
             return None
         try:
             return self._read(api, document, tenant, limits, lookup)
@@ -176,11 +194,30 @@ class RequestReader:
 
     def _chat(self, body: ChatBody, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
         found = self._admit(body, CHAT, limits)
-        check_chat(body, self._encoder)
-        tokens = truncated_prompt(chat_tokens(body, self._encoder, tenant), body, found, self._defaults)
+        with self._encoder_of(body) as encoder:
+            check_chat(body, encoder)
+            tokens = truncated_prompt(chat_tokens(body, encoder, tenant), body, found, self._defaults)
         check_prompt(tokens, found, "messages")
         text = [self._encoder.decode(list(tokens))] if body.return_prompt_text else []
         return ReadRequest(body, [tokens], found, text, chat_echo(body) if body.echo else "")
+
+    @contextmanager
+    def _encoder_of(self, body: ChatBody) -> Iterator[PromptEncoder]:
+        """The model's encoder, or one with the template that the body brings, for as long as that may take; for
+        the main thread of a process that may be ended. Raises ApiError."""
+        if body.chat_template is None:
+            yield self._encoder
+            return
+        if not self._own_templates:
+            raise invalid(NO_TEMPLATES, "chat_template", "unsupported_parameter")
+        slow = f"'chat_template' takes more than {MAX_TEMPLATE_S} seconds to be tried and rendered"
+        try:
+            with within(MAX_TEMPLATE_S, invalid(slow, "chat_template")):
+                yield self._encoder.with_template(body.chat_template)
+        except (ApiError, MemoryError):
+            raise
+        except Exception as error:  # of any kind: a stranger wrote it
+            raise invalid(f"'chat_template' fails: {type(error).__name__}", "chat_template") from None
 
     def _completion(self, document: Any, limits: Callable[[], Limits]) -> ReadRequest:
         body = validated(CompletionBody, document)

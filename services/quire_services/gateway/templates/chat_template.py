@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import sys
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ class PromptEncoder:
         self.backend.no_truncation()
         self.backend.no_padding()
         self._prompt_cache = PromptCache(self.backend)
+        self._special = dict(tokenizer.special_tokens_map)
         try:
-            self._templates = Templates(tokenizer.chat_template, dict(tokenizer.special_tokens_map))
+            self._templates = Templates(tokenizer.chat_template, self._special)
         except TemplateInvalid as error:
             raise LoadError(str(error)) from None
         self._spelled = SpelledTokens(self.backend, self._templates.source)
@@ -121,6 +123,17 @@ class PromptEncoder:
         if own is not None:
             encoder.notes += ("transformers makes other tokens of some texts than tokenizer.json, which is followed",)
         return encoder
+
+    def with_template(self, source: str) -> PromptEncoder:
+        """The same with another chat template. What it takes to try a stranger's is not bounded here. Raises
+        ApiError."""
+        other = copy(self)
+        try:
+            other._templates = Templates(source, self._special)
+        except TemplateInvalid as error:
+            raise invalid(str(error), "chat_template") from None
+        other._spelled = SpelledTokens(self.backend, source)
+        return other
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens (a leading ``<bos>``, say) are added as the tokenizer is configured.
