@@ -48,7 +48,7 @@ from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.tools.parser.parameter_types import brief_tools
 
-from .time_limit import within
+from .time_limit import time_limit
 
 MESSAGES, COUNT = "messages", "count_tokens"
 MAX_ECHOED = 4 << 20  # characters or tokens of prompts that are sent back, over all choices
@@ -212,7 +212,7 @@ class RequestReader:
             raise invalid(NO_TEMPLATES, "chat_template", "unsupported_parameter")
         slow = f"'chat_template' takes more than {MAX_TEMPLATE_S} seconds to be tried and rendered"
         try:
-            with within(MAX_TEMPLATE_S, invalid(slow, "chat_template")):
+            with time_limit(MAX_TEMPLATE_S, invalid(slow, "chat_template")):
                 yield self._encoder.with_template(body.chat_template)
         except (ApiError, MemoryError):
             raise

@@ -9,7 +9,7 @@ from types import FrameType
 
 
 @contextmanager
-def within(seconds: float, error: Exception) -> Iterator[None]:
+def time_limit(seconds: float, error: Exception) -> Iterator[None]:
     """Raise ``error`` in the middle of the block if it takes longer. For the main thread of a reader: what takes long
     outside of the interpreter is the gateway's to end."""
 
