@@ -20,7 +20,7 @@ import orjson
 from quire_services.gateway.anthropic.bodies import MessageChat, MessagesBody, PromptBody
 from quire_services.gateway.anthropic.chat_request import chat_request
 from quire_services.gateway.http.errors import ApiError, invalid, unknown_model
-from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody, Message
+from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.branches.beam_search import check_beam_search
 from quire_services.gateway.openai.branches.best_of import check_best_of, generated
 from quire_services.gateway.openai.chat import chat_echo, chat_tokens, check_chat
@@ -30,7 +30,6 @@ from quire_services.gateway.openai.json_body import parse_json, validated
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.logits.prompt_scores import check_scored
 from quire_services.gateway.openai.parameters import CHAT, PLAIN, RESPONSES
-from quire_services.gateway.openai.response_api.conversation.truncation import kept_places
 from quire_services.gateway.openai.response_api.response_body import ResponseBody
 from quire_services.gateway.openai.response_api.response_chat import in_own_words
 from quire_services.gateway.openai.response_api.response_draft import ResponseDraft
@@ -180,17 +179,12 @@ class RequestReader:
         return read
 
     def _truncate(self, request: ResponseRequest, tenant: str, limits: Limits) -> None:
-        """Leave out the oldest turns of a conversation that does not fit."""
         chat = request.chat
         check_chat(chat, self._encoder)
         room = room_for_prompt(chat, limits, self._defaults)
-
-        def fits(messages: list[Message]) -> bool:
-            return len(chat_tokens(chat.model_copy(update={"messages": messages}), self._encoder, tenant)) <= room
-
-        kept, conversation = kept_places(chat.messages, fits), request.conversation
-        chat.messages = [chat.messages[place] for place in kept]
-        conversation.places = [conversation.places[place] for place in kept]
+        request.truncate(
+            lambda left: len(chat_tokens(chat.model_copy(update={"messages": left}), self._encoder, tenant)) <= room
+        )
 
     def _chat(self, body: ChatBody, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
         found = self._admit(body, CHAT, limits)

@@ -85,7 +85,7 @@ RESPONSE_PARAMETERS: tuple[Parameter, ...] = (
     _served("chat_template_kwargs", _AS_CHAT, openai=False, vllm=False),
     _harmless("request_id", "the header `x-request-id` names a request", openai=False),
     _harmless("mm_processor_kwargs", "media are refused, so there is nothing to process", openai=False),
-    _refused("priority", 0, openai=False),
+    _served("priority", _AS_CHAT, openai=False),
     _refused("structured_outputs", {}, openai=False),
     _refused("enable_response_messages", False, openai=False),
     _refused("previous_input_messages", [], openai=False),

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import orjson
 
 from quire_services.gateway.http.errors import invalid
-from quire_services.gateway.openai.bodies import ChatBody
+from quire_services.gateway.openai.bodies import ChatBody, Message
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
 
 from .conversation.input_items import Item, full_item, referred_id
 from .conversation.item_messages import ItemMessages
+from .conversation.truncation import kept_places
 from .response_body import ResponseBody
 from .response_chat import response_chat
 from .response_draft import ResponseDraft, draft_of
@@ -34,6 +35,12 @@ class ResponseRequest:
     chat: ChatBody
     conversation: ItemMessages
     draft: ResponseDraft
+
+    def truncate(self, fits: Callable[[list[Message]], bool]) -> None:
+        """Leave out the oldest turns of a conversation that does not fit."""
+        kept = kept_places(self.chat.messages, fits)
+        self.chat.messages = [self.chat.messages[place] for place in kept]
+        self.conversation.places = [self.conversation.places[place] for place in kept]
 
 
 def response_request(body: ResponseBody, lookup: Lookup, defaults: SamplingDefaults) -> ResponseRequest:

@@ -126,13 +126,13 @@ class ResponseStore:
     def lines(self, tenant: str, previous: str, references: Sequence[str]) -> list[bytes]:
         """All items of a conversation (if there is one) up to a response, then the items of answers that these are.
         Raises ApiError 404."""
+        self.sweep()
         entries = self.conversation(tenant, previous) if previous else []
         found = [line for entry in entries for line in (*entry.input, *entry.output.values())]
         return [*found, *(self.item(tenant, identity) for identity in references)]
 
     def item(self, tenant: str, identity: str) -> bytes:
         """An item of a tenant's answers. Raises ApiError 404."""
-        self.sweep()
         found = self._items.get(tenant, {}).get(identity)
         if found is None:
             raise _not_kept(f"the item {identity[:80]!r} is not kept here (any more)", "input", "item_not_found")

@@ -85,8 +85,7 @@ def test_what_is_not_used_is_forgotten() -> None:
     with pytest.raises(ApiError, match="not kept"):
         store.conversation("t", "b")
     with pytest.raises(ApiError, match="not kept"):
-        store.item("t", "b-answer")
-    store.sweep()
+        store.lines("t", "", ["b-answer"])
     assert (store._sizes.total(), store._tenants, store._items) == (0, {}, {})
 
 
