@@ -82,9 +82,10 @@ def body_too_large(message: str) -> ApiError:
     return ApiError(413, message, type="invalid_request_error", code="body_too_large")
 
 
-def unsupported(param: str) -> ApiError:
+def unsupported(param: str, why: str = "") -> ApiError:
     """400: a parameter that would change the answer and is not served; ignoring it would be a wrong answer."""
-    return invalid(f"{param!r} is not supported yet; leave it out or give its default", param, "unsupported_parameter")
+    reason = f"is not served: {why}" if why else "is not supported yet; leave it out or give its default"
+    return invalid(f"{param!r} {reason}", param, "unsupported_parameter")
 
 
 def other_api(param: str, api: str) -> ApiError:

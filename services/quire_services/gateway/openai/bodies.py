@@ -112,6 +112,7 @@ class ChatBody(Body):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     return_prompt_text: bool | None = None
     echo: bool | None = None
+    include_reasoning: bool | None = None
     chat_template: Annotated[str, Field(min_length=1, max_length=MAX_TEMPLATE_CHARS)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

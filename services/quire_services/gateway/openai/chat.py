@@ -14,6 +14,7 @@ from quire_services.gateway.templates.chat_template import PromptEncoder, templa
 from quire_services.gateway.templates.content_parts import text_of
 from quire_services.gateway.templates.model_templates import Ending
 from quire_services.gateway.text.choices import Choice, Delta
+from quire_services.gateway.tools.parser.events import AnswerEvent, ReasoningDelta
 from quire_services.gateway.tools.shapes.chat_messages import ChatMessages
 
 from .bodies import ChatBody, Message
@@ -115,7 +116,7 @@ class ChatShape:
         self.about_prompt: dict[str, Any] = {"prompt_token_ids": list(prompt)} if self.with_ids else {}
         if body.return_prompt_text:
             self.about_prompt["prompt_text"] = text
-        self._echo = echo
+        self._echo, self._with_reasoning = echo, body.include_reasoning is not False
         self._prompt, self._scores, self._prompt_logprobs = prompt, scores, body.prompt_logprobs
 
     def about_answer(self) -> dict[str, Any]:
@@ -137,13 +138,17 @@ class ChatShape:
     def chunks(self, choice: Choice, delta: Delta) -> list[dict[str, Any]]:
         """The streamed choice objects of a delta: log-probabilities and ids with the first, the end with the last."""
         messages = self._messages[choice.index]
-        found = messages.deltas(delta.events)
+        found = messages.deltas(self._told(delta))
         if not found and not (delta.logprobs or delta.finish or (delta.tokens and self.with_ids)):
             return []
         out = [self._chunk(choice, found[0] if found else {}, delta)]
         out += [self._chunk(choice, one, Delta()) for one in found[1:]]
         out[-1]["finish_reason"] = messages.finish_reason(delta.finish)
         return out
+
+    def _told(self, delta: Delta) -> list[AnswerEvent]:
+        """The events of a delta that the client wants."""
+        return [event for event in delta.events if self._with_reasoning or not isinstance(event, ReasoningDelta)]
 
     def _chunk(self, choice: Choice, said: dict[str, Any], delta: Delta) -> dict[str, Any]:
         out = {"index": choice.index, "delta": said, "logprobs": self._shape(delta), "finish_reason": None}
@@ -152,7 +157,7 @@ class ChatShape:
     def choice(self, choice: Choice, total: Delta) -> dict[str, Any]:
         """A whole choice object."""
         messages = ChatMessages()
-        message = messages.message(total.events)
+        message = messages.message(self._told(total))
         if self._echo:
             message["content"] = self._echo + (message["content"] or "")
         out = {

@@ -29,7 +29,7 @@ class Parameter:
         served: APIs in which Quire serves it.
         harmless: accepted whatever its value is.
         neutral: values that change nothing; null never does.
-        note: what is served, or why nothing is needed.
+        note: what is served, or why nothing is needed, or why it is refused and what there is instead.
     """
 
     name: str
@@ -62,8 +62,8 @@ def _harmless(name: str, openai: Apis, vllm: Apis, why: str) -> Parameter:
     return Parameter(name, openai, vllm, harmless=True, note=why)
 
 
-def _refused(name: str, openai: Apis, vllm: Apis, *neutral: Any) -> Parameter:
-    return Parameter(name, openai, vllm, neutral=neutral)
+def _refused(name: str, openai: Apis, vllm: Apis, *neutral: Any, why: str = "") -> Parameter:
+    return Parameter(name, openai, vllm, neutral=neutral, note=why)
 
 
 _MODEL = "default: that of `generation_config.json`"
@@ -107,17 +107,17 @@ PARAMETERS: tuple[Parameter, ...] = (
     _served("presence_penalty", BOTH, BOTH, "-2 to 2, once for a token that was generated"),
     _served("logit_bias", BOTH, BOTH, "-100 to 100 for up to 1,024 token ids"),
     _refused("response_format", _C, BOTH, {"type": "text"}),
-    _refused("suffix", _P, _P, ""),
+    _refused("suffix", _P, _P, "", why="a text is continued, nothing is filled in"),
     # --- OpenAI alone ---
     _served("best_of", _P, (), "`n` to 64: the `n` of the highest log-probability per token; with `stream` only `n`;"
             " with `use_beam_search` the beams", _P, (1,)),
-    _refused("audio", _C, ()),
-    _refused("modalities", _C, (), ["text"]),
-    _refused("functions", _C, (), []),
-    _refused("function_call", _C, (), "none", "auto"),
-    _refused("verbosity", _C, (), "medium"),
-    _refused("web_search_options", _C, ()),
-    _refused("moderation", _C, ()),
+    _refused("audio", _C, (), why="answers are text"),
+    _refused("modalities", _C, (), ["text"], why="answers are text"),
+    _refused("functions", _C, (), [], why="send 'tools'"),
+    _refused("function_call", _C, (), "none", "auto", why="send 'tool_choice'"),
+    _refused("verbosity", _C, (), "medium", why="say in a message how long an answer is to be"),
+    _refused("web_search_options", _C, (), why="nothing is looked up in the web; give the model a tool for it"),
+    _refused("moderation", _C, (), why="nothing is moderated"),
     _harmless("metadata", _C, (), _KEPT),
     _harmless("store", _C, (), _KEPT),
     _harmless("prediction", _C, (), "makes an answer come sooner, not another one"),
@@ -149,11 +149,14 @@ PARAMETERS: tuple[Parameter, ...] = (
     _refused("guided_grammar", (), BOTH),
     _harmless("guided_decoding_backend", (), BOTH, _GUIDED),
     _harmless("guided_whitespace_pattern", (), BOTH, _GUIDED),
-    _refused("logits_processors", (), BOTH, []),
-    _refused("thinking_token_budget", (), BOTH, -1),
-    _refused("repetition_detection", (), BOTH),
-    _refused("watermarking", (), BOTH, False),
-    _refused("vllm_xargs", (), BOTH, {}),
+    _refused("logits_processors", (), BOTH, [],
+             why="no code of a request is run; there are 'logit_bias', 'allowed_token_ids' and 'bad_words'"),
+    _refused("thinking_token_budget", (), BOTH, -1,
+             why="reasoning is bounded together with the answer, by 'max_tokens'"),
+    _refused("repetition_detection", (), BOTH,
+             why="repetitions are not looked for; there are 'frequency_penalty' and 'repetition_penalty'"),
+    _refused("watermarking", (), BOTH, False, why="answers are not watermarked"),
+    _refused("vllm_xargs", (), BOTH, {}, why="nothing here would read them"),
     # --- vLLM alone: what is answered with ---
     _served("skip_special_tokens", (), BOTH),
     _served("spaces_between_special_tokens", (), BOTH,
@@ -164,12 +167,12 @@ PARAMETERS: tuple[Parameter, ...] = (
     _served("include_stop_str_in_output", (), BOTH, "the text of a stop token, too, unless it is a special one"),
     _served("prompt_logprobs", (), BOTH, "0 to 20 of the most likely tokens at each of the prompt, with ranks; not in a"
             " stream; of up to 8,192 tokens over all choices, fewer with many alternatives"),
-    _refused("logprob_token_ids", (), BOTH, []),
-    _refused("include_reasoning", (), _C, True),
+    _refused("logprob_token_ids", (), BOTH, [], why="log-probabilities are those of the most likely tokens"),
+    _served("include_reasoning", (), _C, "`false`: the answer comes without its `reasoning_content`", _C, (True,)),
     _harmless("return_token_offsets", (), BOTH, _RENDER),
     _harmless("return_mm_kwargs", (), BOTH, _RENDER),
     _harmless("stream_interval", (), BOTH, "how many tokens come at a time changes none of them"),
-    _refused("routed_experts_prompt_start", (), BOTH, 0),
+    _refused("routed_experts_prompt_start", (), BOTH, 0, why="experts are not reported"),
     # --- vLLM alone: the prompt ---
     _served("add_special_tokens", (), BOTH, "default: completions `true`, chat `false` (the template writes them)"),
     _served("truncate_prompt_tokens", (), BOTH, "as many tokens of the prompt; -1: as many as there is room for"),
@@ -181,17 +184,17 @@ PARAMETERS: tuple[Parameter, ...] = (
     _served("add_generation_prompt", (), _C, "`false`: the prompt ends with the last message", _C, (True,)),
     _served("continue_final_message", (), _C, "the answer goes on with the last message, as it stands; not with"
             " `add_generation_prompt: true`, which may be left out", _C),
-    _refused("prompt_embeds", (), _P),
+    _refused("prompt_embeds", (), _P, why="a prompt is text or token ids"),
     _harmless("mm_processor_kwargs", (), _C, _MEDIA),
     _harmless("media_io_kwargs", (), _C, _MEDIA),
     # --- vLLM alone: the cache and the queue ---
     _served("cache_salt", (), BOTH, "1 to 1,024 characters; shares nothing with requests of another salt, or of none,"
             " of the same tenant, and no published prompt"),
-    _served("priority", (), BOTH, "lower is served first among the tenant's own requests that wait, default 0; other"
-            " tenants' shares stay what they are"),
+    _served("priority", (), BOTH, "lower is served first among the tenant's own requests that wait; default 0, less"
+            " than 2^30 from that; other tenants' shares stay what they are"),
     _harmless("request_id", (), BOTH, "the header `x-request-id` names a request"),
     _harmless("session_id", (), BOTH, "any engine finds what another has computed"),
-    _refused("kv_transfer_params", (), BOTH, {}),
-    _refused("ec_transfer_params", (), BOTH, {}),
+    _refused("kv_transfer_params", (), BOTH, {}, why="engines share one pool, nothing is transferred"),
+    _refused("ec_transfer_params", (), BOTH, {}, why="engines share one pool, nothing is transferred"),
 )  # fmt: skip
 PARAMETERS_BY_NAME = {row.name: row for row in PARAMETERS}

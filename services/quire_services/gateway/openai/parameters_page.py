@@ -19,7 +19,7 @@ What `/v1/chat/completions` and `/v1/completions` do with every parameter that O
 - **served**: it does what its name says.
 - **accepted**: it has no effect, because it cannot change the answer.
 - **refused**: answered 400 with `"code": "unsupported_parameter"` and the parameter in `"param"`, because an answer
-  that ignored it would be a wrong answer. The sentence: "{unsupported("NAME").message}".
+  that ignored it would be a wrong answer. Each has its sentence, which is the `"message"`.
 
 `null` is everywhere as good as nothing. A field that is in no row is ignored. What one API alone has is refused in the
 other, unless it is false, zero or empty: "{_OF_THE_OTHER}". A whole number may be written as a
@@ -63,7 +63,8 @@ def _quire(row: Parameter) -> str:
     if row.harmless:
         return f"accepted: {row.note}"
     values = " or ".join(f"`{json.dumps(value)}`" for value in row.neutral)
-    return ("refused, unless it is " + values if values else "refused") + (f": {row.note}" if row.note else "")
+    sentence = f'"{unsupported(row.name, row.note).message}"'
+    return (f"refused, unless it is {values}: " if values else "refused: ") + sentence
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def refuse_unsupported(body: Body, api: str) -> None:
         known = PARAMETERS_BY_NAME.get(name)
         if known is not None and not known.accepts(value, api):
             raise (
-                unsupported(name) if known.known_to(api) else other_api(name, " and ".join(known.openai or known.vllm))
+                unsupported(name, known.note)
+                if known.known_to(api)
+                else other_api(name, " and ".join(known.openai or known.vllm))
             )
     if body.spaces_between_special_tokens is False and body.skip_special_tokens is False:
         raise unsupported("spaces_between_special_tokens")

@@ -16,6 +16,7 @@ from quire_proto.wire.u32 import unpack_u32
 from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
 from quire_services.gateway.openai.parameters import CHAT, PARAMETERS, PARAMETERS_BY_NAME, PLAIN, Parameter
 from quire_services.gateway.openai.parameters_page import page
+from tests.services.gateway.openai import vllm_parameters
 from tests.services.gateway.openai.test_errors import CHAT as CHAT_PATH
 from tests.services.gateway.openai.test_errors import PLAIN as PLAIN_PATH
 from tests.services.gateway.openai.test_errors import USER, chat, error_of, plain
@@ -49,12 +50,19 @@ def test_the_table_has_all_that_the_official_client_has() -> None:
         assert set(known) == {row.name for row in PARAMETERS if api in row.openai}
 
 
+def test_the_table_has_all_that_vllm_has() -> None:
+    """Every field of its request bodies, in the API that has it, and those of earlier versions."""
+    for api, alone in ((CHAT, vllm_parameters.CHAT_ALONE), (PLAIN, vllm_parameters.PLAIN_ALONE)):
+        known = {row.name for row in PARAMETERS if api in row.vllm}
+        assert known - set(vllm_parameters.GONE.split()) == {*vllm_parameters.BOTH.split(), *alone.split()}
+
+
 @pytest.mark.parametrize("row", [row for row in PARAMETERS if not row.served], ids=lambda row: row.name)
 def test_what_is_not_served_is_harmless_or_refused_by_name(
     gateway: GatewayProcess, engine: PeerEngine, row: Parameter
 ) -> None:
     """In both APIs: null and neutral values pass, any other is refused with the parameter's name."""
-    for path, body in ((CHAT_PATH, chat), (PLAIN_PATH, plain)):
+    for api, path, body in ((CHAT, CHAT_PATH, chat), (PLAIN, PLAIN_PATH, plain)):
         for value in (None, *row.neutral):
             assert gateway.http.post(path, json=body(**{row.name: value})).status_code == 200
         answer = gateway.http.post(path, json=body(**{row.name: ODD}))
@@ -64,6 +72,8 @@ def test_what_is_not_served_is_harmless_or_refused_by_name(
             error = error_of(answer, 400)
             assert (error["param"], error["code"]) == (row.name, "unsupported_parameter")
             assert row.name in error["message"]
+            if api in (*row.openai, *row.vllm):
+                assert f'"{error["message"]}" |' in page(), "the page has the sentence"
 
 
 @pytest.mark.parametrize("row", [row for row in PARAMETERS if len(row.served) == 1], ids=lambda row: row.name)

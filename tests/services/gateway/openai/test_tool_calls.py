@@ -52,6 +52,17 @@ def test_what_a_model_writes_becomes_what_the_api_says(
     assert [told(choice) for choice in streamed(client, ask(script) | {"extra_body": body})] == [expected(script)]
 
 
+@pytest.mark.parametrize("script", REASONING)
+def test_reasoning_can_be_left_out(client: openai.OpenAI, script: str) -> None:
+    """``include_reasoning: false``: the rest of the answer is what it was, streamed or not."""
+    asked: Any = ask(script) | {"extra_body": {"include_reasoning": False}}
+    content, reasoning, *rest = expected(script)
+    assert reasoning
+    bare = (content, "", *rest)
+    assert told(client.chat.completions.create(**asked).choices[0]) == bare
+    assert [told(choice) for choice in streamed(client, asked)] == [bare]
+
+
 def test_a_message_of_calls_alone_has_no_content(client: openai.OpenAI) -> None:
     """Content is null then, as clients that look for it expect."""
     message = client.chat.completions.create(**ask("two")).choices[0].message

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire_services.gateway.http.errors import ApiError, invalid, other_api, unsupported
+from quire_services.gateway.http.errors import other_api, unsupported
 from quire_services.gateway.openai.parameters import PARAMETERS_BY_NAME, RESPONSES, Parameter
 
 from .response_body import ResponseBody
@@ -109,7 +109,7 @@ def refuse_in_response(body: ResponseBody) -> None:
     for name, value in (body.model_extra or {}).items():
         row = _BY_NAME.get(name)
         if row is not None and not row.accepts(value, RESPONSES):
-            raise _refusal(row)
+            raise unsupported(name, row.note)
         chats = PARAMETERS_BY_NAME.get(name)
         if row is None and chats is not None and value and not chats.harmless:
             raise other_api(name, " and ".join(chats.openai or chats.vllm))
@@ -118,9 +118,3 @@ def refuse_in_response(body: ResponseBody) -> None:
             value = getattr(getattr(body, name), field, None)
             if value is not None and value not in neutral:
                 raise unsupported(f"{name}.{field}")
-
-
-def _refusal(row: Parameter) -> ApiError:
-    if row.note:
-        return invalid(f"{row.name!r} is not served: {row.note}", row.name, "unsupported_parameter")
-    return unsupported(row.name)
