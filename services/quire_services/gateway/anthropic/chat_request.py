@@ -14,16 +14,14 @@ from .client_tools import chat_tool_choice, chat_tools
 from .content_blocks import chat_messages
 from .parameters import refuse_unserved
 
-PREFILLED = "messages: the last one must be the user's: that an answer goes on with a given beginning is not served yet"
-
 
 def chat_request(body: PromptBody, encoder: PromptEncoder) -> MessageChat:
     """The chat that asks for the same. Raises ApiError 400."""
     refuse_unserved(body.model_extra)
     messages = chat_messages(body.system, body.messages)
-    if messages[-1]["role"] == "assistant":
-        raise invalid(PREFILLED, "messages")
     fields: dict[str, Any] = {"model": body.model, "messages": messages}
+    if messages[-1]["role"] == "assistant":
+        fields |= _begun(messages[-1])
     if body.tools:
         fields["tools"] = chat_tools(body.tools)
     if body.tool_choice:
@@ -37,6 +35,13 @@ def chat_request(body: PromptBody, encoder: PromptEncoder) -> MessageChat:
         fields |= {name: value for name, value in same.items() if value is not None}
         fields["stop"] = body.stop_sequences
     return validated(MessageChat, fields)
+
+
+def _begun(last: dict[str, Any]) -> dict[str, Any]:
+    """The answer goes on with what the assistant has begun to say. Raises ApiError 400 if it has called tools."""
+    if last.get("tool_calls"):
+        raise invalid("messages: behind a 'tool_use' there must be its 'tool_result', from the user", "messages")
+    return {"continue_final_message": True, "add_generation_prompt": False}
 
 
 def _thinking(thinking: Thinking, encoder: PromptEncoder) -> dict[str, Any]:

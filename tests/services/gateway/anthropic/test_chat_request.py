@@ -167,7 +167,7 @@ def test_the_form_of_an_answer_is_that_of_a_chat() -> None:
         ({"messages": [{"role": "user", "content": [{"type": ["text"]}]}]}, "unreadable"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [USER, {"role": "assistant", "content": "Well,"}]}, "the last one"),
+        ({"messages": [USER, {"role": "assistant", "content": [CALL]}]}, "'tool_result'"),
         ({"messages": [USER, {"role": "assistant", "content": [CALL | {"input": "x"}]}, USER]}, "input"),
         ({"messages": [USER, {"role": "assistant", "content": [CALL | {"name": None}]}, USER]}, "name"),
         ({"messages": [USER, {"role": "assistant", "content": [{"type": "thinking"}]}, USER]}, "thinking"),

@@ -193,6 +193,15 @@ def test_a_message_that_is_cut_says_by_what(client: anthropic.Anthropic) -> None
     assert (message.usage.output_tokens, message.stop_reason) == (3, "model_context_window_exceeded")
 
 
+def test_an_answer_may_be_begun(client: anthropic.Anthropic, stage: Stage, puppet: tuple[Any, Tokenizer]) -> None:
+    """By a last turn of the assistant's: the prompt ends within it, and the answer has what follows."""
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": SCRIPTS["text"][:14]}]
+    message = client.messages.create(**ask("text", messages=turns, max_tokens=50))
+    prompt = puppet[1].decode(unpack_u32(stage[1].requests[0].tokens), skip_special_tokens=False)
+    assert prompt.endswith("assistant\n" + SCRIPTS["text"][:14])
+    assert told(message) == (SCRIPTS["text"][14:], "", [], "end_turn")
+
+
 def test_no_tokens_may_be_wanted(client: anthropic.Anthropic, stage: Stage) -> None:
     """``max_tokens: 0`` has the prompt computed, and says nothing."""
     message = client.messages.create(**ask("text", max_tokens=0))
