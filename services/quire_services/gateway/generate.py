@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from quire_engine.checkpoint.token_bytes import TokenBytes
 from quire_proto.wire.u32 import unpack_u32
@@ -44,16 +45,18 @@ from quire_services.gateway.openai.parameters import CHAT, PLAIN, RESPONSES
 from quire_services.gateway.openai.response_api.response_answer import RESPONSE, ResponseAnswer
 from quire_services.gateway.openai.response_api.response_chat import in_own_words
 from quire_services.gateway.openai.response_api.response_lookup import keeper, looked_up
+from quire_services.gateway.openai.response_api.response_request import Lookup
 from quire_services.gateway.openai.response_api.response_store import ResponseStore
 from quire_services.gateway.openai.sampling import sampling, stop_strings
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
-from quire_services.gateway.readers.reader_pool import ReaderPool
+from quire_services.gateway.readers.prompt_answers import prompt_answer_here
+from quire_services.gateway.readers.reader_pool import LookupUpTo, ReaderPool
 from quire_services.gateway.readers.request_bytes import (
     SHORT_BODY_BYTES,
     RequestBytes,
     default_limit,
 )
-from quire_services.gateway.readers.request_reader import COUNT, MESSAGES, ReadRequest, RequestReader
+from quire_services.gateway.readers.request_reader import MESSAGES, ReadRequest, RequestReader
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.choices import Choice
 from quire_services.gateway.text.detokenizer import Detokenizer
@@ -67,10 +70,13 @@ from .engines import Engines
 from .generations import Call
 from .responses import Answer, CallResponse
 
+Raw = bytes | bytearray
+_Result = TypeVar("_Result")
+_Here = Callable[[str, Raw, str, Callable[[], Limits], Lookup], _Result | None]
+_Elsewhere = Callable[[str, Raw, str, Limits, LookupUpTo], Coroutine[Any, Any, _Result]]
 PROMPTS_AT_ONCE = 64
 PROMPT_END_TOKENS = 16  # of a prompt, which may have begun the answer's reasoning
 MAX_TURN_S = 0.005
-Raw = bytes | bytearray
 SHORT_WAITING, SHORT_WAIT_S = 1 << 20, 60.0  # short bodies are bounded by connections, and wait milliseconds
 
 
@@ -145,11 +151,11 @@ class Gateway:
             call = await self._call(read, request, 0)
         return await self._respond(call, body, request, MessageAnswer(body, _record(request)))
 
-    async def count_tokens(self, request: Request) -> Response:
-        """Answer ``/v1/messages/count_tokens``. Raises ApiError and ClientGone."""
-        check_version(request.headers)
-        async with self._read(COUNT, request) as read:
-            return JSONResponse({"input_tokens": len(read.prompts[0])})
+    async def tell_prompt(self, api: str, request: Request) -> Response:
+        """Answer a request of one of ``PROMPT_APIS``. Raises ApiError and ClientGone."""
+        here, elsewhere = partial(prompt_answer_here, self.reader), self.readers.prompt_answer
+        async with self._taken_in(api, request, here, elsewhere) as told:
+            return Response(told, media_type="application/json")
 
     async def respond(self, request: Request) -> Response:
         """Answer ``/v1/responses``. Raises ApiError and ClientGone."""
@@ -165,27 +171,35 @@ class Gateway:
                 raise in_own_words(error) from None
         return await self._respond(call, body, request, ResponseAnswer(body, draft, record, self.names, keep))
 
-    @asynccontextmanager
-    async def _read(self, api: str, request: Request) -> AsyncIterator[ReadRequest]:
+    def _read(self, api: str, request: Request) -> AbstractAsyncContextManager[ReadRequest]:
         """A request as it was read."""
+        return self._taken_in(api, request, self.reader.read_here, self.readers.read)
+
+    @asynccontextmanager
+    async def _taken_in(
+        self, api: str, request: Request, here: _Here[_Result], elsewhere: _Elsewhere[_Result]
+    ) -> AsyncIterator[_Result]:
+        """What becomes of a request's body: ``here``, in this loop, unless that is None or the body is long, else
+        ``elsewhere``, in a reader."""
         tenant = _record(request).tenant
         async with self.bytes.of(request, tenant, self._most_bytes) as raw:
             if self.engines.why_not():
                 await until_gone(request.receive, self.engines.expected(tenant))
-            read = await self._read_here(api, raw, tenant) if len(raw) <= SHORT_BODY_BYTES else None
-            if read is None:
-                lookup = partial(looked_up, self.stored, tenant, self._most_bytes)
-                reading = self.readers.read(api, raw, tenant, self._limits(), lookup)
-                read = await until_gone(request.receive, reading)
-            yield read
+            made: _Result | None = None
+            if len(raw) <= SHORT_BODY_BYTES:
+                lookup = partial(looked_up, self.stored, tenant, self._most_bytes, SHORT_BODY_BYTES)
+                made = await self._in_turn(tenant, lambda: here(api, raw, tenant, self._limits, lookup))
+            if made is None:
+                lookup_up_to = partial(looked_up, self.stored, tenant, self._most_bytes)
+                made = await until_gone(request.receive, elsewhere(api, raw, tenant, self._limits(), lookup_up_to))
+            yield made
 
-    async def _read_here(self, api: str, raw: Raw, tenant: str) -> ReadRequest | None:
-        """A request that is read in this loop; None if that would take too long."""
+    async def _in_turn(self, tenant: str, work: Callable[[], _Result]) -> _Result:
+        """What some milliseconds of work in this loop give, when it is the tenant's turn."""
         await self._turn.acquire(tenant, 1)
         began = time.monotonic()
         try:
-            lookup = partial(looked_up, self.stored, tenant, self._most_bytes, SHORT_BODY_BYTES)
-            return self.reader.read_here(api, raw, tenant, self._limits, lookup)
+            return work()
         finally:
             self._release_turn(tenant, time.monotonic() - began)
 

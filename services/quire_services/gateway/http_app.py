@@ -26,12 +26,16 @@ from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
 from quire_services.gateway.openai.json_body import validation_error
 from quire_services.gateway.openai.response_api.response_body import ResponseBody
 from quire_services.gateway.openai.response_api.response_routes import add_response_routes
+from quire_services.gateway.readers.prompt_answers import DetokenizeBody, TokenizeBody
+from quire_services.gateway.routes.prompts import add_prompt_routes
 from quire_services.gateway.routes.unserved import add_unserved_routes
 
 from .generate import Gateway
 
 _SCHEMAS = "#/components/schemas/"
-_BODIES = (ChatBody, CompletionBody, MessagesBody, PromptBody, ResponseBody)
+_BODIES: list[type[BaseModel]] = [
+    ChatBody, CompletionBody, MessagesBody, PromptBody, ResponseBody, TokenizeBody, DetokenizeBody,
+]  # fmt: skip
 
 
 def make_app(gateway: Gateway, instance: str = "") -> FastAPI:
@@ -39,6 +43,7 @@ def make_app(gateway: Gateway, instance: str = "") -> FastAPI:
     app = FastAPI(title="Quire", version=__version__, redoc_url=None)
     map_errors(app)
     _generation_routes(app, gateway)
+    add_prompt_routes(app, gateway, _takes)
     add_response_routes(app, gateway.stored)
     add_unserved_routes(app)
     _information_routes(app, gateway, instance)
@@ -67,10 +72,6 @@ def _generation_routes(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/messages", response_model=None, openapi_extra=_takes(MessagesBody))
     async def messages(request: Request) -> Response:
         return await gateway.message(request)
-
-    @app.post("/v1/messages/count_tokens", response_model=None, openapi_extra=_takes(PromptBody))
-    async def count_tokens(request: Request) -> Response:
-        return await gateway.count_tokens(request)
 
     @app.post("/v1/responses", response_model=None, openapi_extra=_takes(ResponseBody))
     async def respond(request: Request) -> Response:

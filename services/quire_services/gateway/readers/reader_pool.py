@@ -57,6 +57,26 @@ class ReaderPool:
         self, api: str, raw: bytes | bytearray, tenant: str, limits: Limits, lookup: LookupUpTo
     ) -> ReadRequest:
         """As ``RequestReader.read``. Raises ApiError; cancelling ends the work."""
+        head, data = await self._ask(api, raw, tenant, limits, lookup)
+        prompts, at = [], 0
+        for length in head["lengths"]:
+            prompts.append(unpack_u32(data[4 * at : 4 * (at + length)]))
+            at += length
+        draft = None
+        if "draft" in head:
+            draft = ResponseDraft(**head["draft"] | {"items": data[4 * at :]})
+        return ReadRequest(body_without_prompt(api, head["body"]), prompts, limits, head["texts"], head["echo"], draft)
+
+    async def prompt_answer(
+        self, api: str, raw: bytes | bytearray, tenant: str, limits: Limits, lookup: LookupUpTo
+    ) -> bytes:
+        """As ``prompt_answers.prompt_answer``. Raises ApiError; cancelling ends the work."""
+        _, answer = await self._ask(api, raw, tenant, limits, lookup)
+        return answer
+
+    async def _ask(
+        self, api: str, raw: bytes | bytearray, tenant: str, limits: Limits, lookup: LookupUpTo
+    ) -> tuple[dict[str, Any], bytes]:
         short, long = self._lanes
         asked = orjson.dumps({"api": api, "tenant": tenant, "limits": astuple(limits)})
         try:
@@ -66,14 +86,7 @@ class ReaderPool:
             head, data = await long.ask(tenant, asked, raw, partial(lookup, None))
         if "error" in head:
             raise error_of(head["error"]) if head["error"] else RuntimeError("a reader met a bug")
-        prompts, at = [], 0
-        for length in head["lengths"]:
-            prompts.append(unpack_u32(data[4 * at : 4 * (at + length)]))
-            at += length
-        draft = None
-        if "draft" in head:
-            draft = ResponseDraft(**head["draft"] | {"items": data[4 * at :]})
-        return ReadRequest(body_without_prompt(api, head["body"]), prompts, limits, head["texts"], head["echo"], draft)
+        return head, data
 
     def close(self) -> None:
         """End all readers."""

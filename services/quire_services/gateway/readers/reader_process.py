@@ -36,6 +36,7 @@ from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.response_api.response_request import Lookup
 from quire_services.process.gc_tuning import freeze_objects
 
+from .prompt_answers import PROMPT_APIS, prompt_answer
 from .request_reader import RequestReader, error_fields, error_of, without_prompt
 
 READER_MEMORY = 512 << 20  # of one reader, beyond what the fork server has
@@ -155,6 +156,8 @@ def _looked_up(its: socket.socket, previous: str, references: list[str]) -> byte
 def _answer(reader: RequestReader, head: dict[str, Any], raw: bytes, lookup: Lookup) -> tuple[bytes, bytes]:
     try:
         limits = Limits(*head["limits"])
+        if head["api"] in PROMPT_APIS:
+            return b"{}", prompt_answer(reader, head["api"], raw, head["tenant"], lambda: limits, lookup)
         read = reader.read(head["api"], raw, head["tenant"], lambda: limits, lookup)
         lengths = [len(prompt) for prompt in read.prompts]
         fields: dict[str, Any] = {

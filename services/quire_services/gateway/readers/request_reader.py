@@ -10,7 +10,7 @@ items, parts and prompts there are is counted before an object is made of any.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,7 +100,7 @@ class RequestReader:
     """Reads requests for one model.
 
     Args:
-        models: its names in the API.
+        models: its names in the API, its own first.
         encoder: its tokenizer and template.
         defaults: what stands in for parameters that requests leave out.
         own_templates: requests may bring chat templates.
@@ -108,12 +108,12 @@ class RequestReader:
 
     def __init__(
         self,
-        models: Collection[str],
+        models: Sequence[str],
         encoder: PromptEncoder,
         defaults: SamplingDefaults,
         own_templates: bool = False,
     ) -> None:
-        self._models, self._encoder, self._defaults = models, encoder, defaults
+        self._models, self.encoder, self._defaults = models, encoder, defaults
         self._own_templates = own_templates
 
     def read(
@@ -131,20 +131,24 @@ class RequestReader:
         document = parse_json(raw)
         if api == RESPONSES and isinstance(document, dict) and document.get("truncation") == "auto":
             return None
-        if api == CHAT and self._own_templates and isinstance(document, dict) and document.get("chat_template"):
+        if api == CHAT and self.brings_template(document):
             return None
         try:
             return self._read(api, document, tenant, limits, lookup)
         except TooLong:
             return None
 
+    def brings_template(self, document: Any) -> bool:
+        """Whether a chat has a template of its own, and may: it is not for the gateway's loop."""
+        return self._own_templates and isinstance(document, dict) and bool(document.get("chat_template"))
+
     def _read(self, api: str, document: Any, tenant: str, limits: Callable[[], Limits], lookup: Lookup) -> ReadRequest:
         if isinstance(document, dict):
-            _count(document)
+            count_elements(document)
         if api == PLAIN:
             read = self._completion(document, limits)
         elif api == CHAT:
-            read = self._chat(validated(ChatBody, document), tenant, limits)
+            read = self.chat(validated(ChatBody, document), tenant, limits)
         elif api == RESPONSES:
             read = self._response(document, tenant, limits, lookup)
         else:
@@ -153,26 +157,23 @@ class RequestReader:
         return read
 
     def _message(self, asked: PromptBody, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
-        body = chat_request(asked, self._encoder)
-        if not isinstance(asked, MessagesBody):  # to be counted, even if it is too long to be answered
-            found = self._admit(body, CHAT, limits)
-            check_chat(body, self._encoder)
-            return ReadRequest(body, [chat_tokens(body, self._encoder, tenant)], found)
-        read = self._chat(body, tenant, limits)
+        body = chat_request(asked, self.encoder)
+        if not isinstance(asked, MessagesBody):
+            return self.chat(body, tenant, limits, fits=False)
+        read = self.chat(body, tenant, limits)
         if len(read.prompts[0]) + asked.max_tokens > read.limits.max_model_len:
             body.max_tokens = -1
         return read
 
     def _response(self, document: Any, tenant: str, limits: Callable[[], Limits], lookup: Lookup) -> ReadRequest:
         body = validated(ResponseBody, document)
-        if body.model not in self._models:
-            raise unknown_model(body.model)
+        self.known_model(body.model)
         refuse_in_response(body)
         request = response_request(body, lookup, self._defaults)
         try:
             if body.truncation == "auto":
                 self._truncate(request, tenant, limits())
-            read = self._chat(request.chat, tenant, limits)
+            read = self.chat(request.chat, tenant, limits)
         except ApiError as error:
             raise in_own_words(error, request.conversation.places) from None
         read.draft = request.draft
@@ -180,19 +181,21 @@ class RequestReader:
 
     def _truncate(self, request: ResponseRequest, tenant: str, limits: Limits) -> None:
         chat = request.chat
-        check_chat(chat, self._encoder)
+        check_chat(chat, self.encoder)
         room = room_for_prompt(chat, limits, self._defaults)
         request.truncate(
-            lambda left: len(chat_tokens(chat.model_copy(update={"messages": left}), self._encoder, tenant)) <= room
+            lambda left: len(chat_tokens(chat.model_copy(update={"messages": left}), self.encoder, tenant)) <= room
         )
 
-    def _chat(self, body: ChatBody, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
+    def chat(self, body: ChatBody, tenant: str, limits: Callable[[], Limits], *, fits: bool = True) -> ReadRequest:
+        """A chat with its prompt, which need not leave room for an answer unless it ``fits``. Raises ApiError."""
         found = self._admit(body, CHAT, limits)
         with self._encoder_of(body) as encoder:
             check_chat(body, encoder)
             tokens = truncated_prompt(chat_tokens(body, encoder, tenant), body, found, self._defaults)
-        check_prompt(tokens, found, "messages")
-        text = [self._encoder.decode(list(tokens))] if body.return_prompt_text else []
+        if fits:
+            check_prompt(tokens, found, "messages")
+        text = [self.encoder.decode(list(tokens))] if body.return_prompt_text else []
         return ReadRequest(body, [tokens], found, text, chat_echo(body) if body.echo else "")
 
     @contextmanager
@@ -200,14 +203,14 @@ class RequestReader:
         """The model's encoder, or one with the template that the body brings, for as long as that may take; for
         the main thread of a process that may be ended. Raises ApiError."""
         if body.chat_template is None:
-            yield self._encoder
+            yield self.encoder
             return
         if not self._own_templates:
             raise invalid(NO_TEMPLATES, "chat_template", "unsupported_parameter")
         slow = f"'chat_template' takes more than {MAX_TEMPLATE_S} seconds to be tried and rendered"
         try:
             with time_limit(MAX_TEMPLATE_S, invalid(slow, "chat_template")):
-                yield self._encoder.with_template(body.chat_template)
+                yield self.encoder.with_template(body.chat_template)
         except (ApiError, MemoryError):
             raise
         except Exception as error:  # of any kind: a stranger wrote it
@@ -220,7 +223,7 @@ class RequestReader:
         given = prompts(body.prompt)
         if len(given) * generated(body) > MAX_CHOICES:
             raise invalid(f"at most {MAX_CHOICES} choices in one request", "prompt")
-        batch = prompt_tokens(given, self._encoder, body.add_special_tokens is not False)
+        batch = prompt_tokens(given, self.encoder, body.add_special_tokens is not False)
         left = [truncated_prompt(tokens, body, found, self._defaults) for tokens in batch]
         for tokens in left:
             check_prompt(tokens, found, "prompt")
@@ -230,14 +233,19 @@ class RequestReader:
         """What to echo of each prompt: its text as it came, or that of the tokens that came or were left of it."""
         rows = zip(given, batch, left, strict=True)
         return [
-            prompt if isinstance(prompt, str) and len(kept) == len(tokens) else self._encoder.decode(list(kept))
+            prompt if isinstance(prompt, str) and len(kept) == len(tokens) else self.encoder.decode(list(kept))
             for prompt, tokens, kept in rows
         ]
 
+    def known_model(self, name: str | None) -> str:
+        """The model that a request means, if it need not name one. Raises ApiError 404."""
+        if name is not None and name not in self._models:
+            raise unknown_model(name)
+        return name or self._models[0]
+
     def _admit(self, body: Body, api: str, limits: Callable[[], Limits]) -> Limits:
         """Checks that need no tokens; what the engines can take."""
-        if body.model not in self._models:
-            raise unknown_model(body.model)
+        self.known_model(body.model)
         refuse_unsupported(body, api)
         stop_strings(body)
         check_best_of(body)
@@ -277,7 +285,7 @@ def _check_sent_back(read: ReadRequest) -> None:
         raise invalid(f"more than {MAX_ECHOED} characters or tokens of prompts would be sent back")
 
 
-def _count(document: dict[str, Any]) -> None:
+def count_elements(document: dict[str, Any]) -> None:
     """Raise ApiError for more things than ``MAX_ELEMENTS`` of any kind."""
     for name, many in _counts(document):
         if many > MAX_ELEMENTS:

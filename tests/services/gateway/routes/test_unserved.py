@@ -10,6 +10,7 @@ import pytest
 
 from quire_services.gateway.routes.unserved import UNSERVED
 from tests.support.gateway import GatewayProcess
+from tests.support.repository import ROOT
 
 
 @pytest.mark.parametrize("path", UNSERVED)
@@ -43,3 +44,12 @@ def test_official_clients_tell_the_sentence(client: openai.OpenAI, gateway: Gate
     other = anthropic.Anthropic(base_url=gateway.url, api_key="any", max_retries=0)
     with other, pytest.raises(anthropic.NotFoundError, match="/v1/messages, they"):
         other.messages.batches.list()
+
+
+def test_every_path_is_on_the_page(gateway: GatewayProcess) -> None:
+    """What is served, and what is not."""
+    page = (ROOT / "docs/operate/endpoints.md").read_text()
+    served = list(gateway.http.get("/openapi.json").json()["paths"])
+    assert len(served) > 10
+    ends = [path.replace("/v1/responses/{response_id}/", "/") for path in served]
+    assert [path for path in (*ends, *UNSERVED) if f"`{path}`" not in page] == []

@@ -51,7 +51,7 @@ def add_response_routes(app: FastAPI, store: ResponseStore) -> None:
         begin = _place_behind(lines, after) if after else 0
         return Response(_page(lines[begin : begin + limit], begin + limit < len(lines)), media_type=_JSON)
 
-    @app.post("/v1/responses/{operation}")
+    @app.post("/v1/responses/{operation}", include_in_schema=False)
     async def other(operation: str) -> None:
         raise ApiError(
             404,
