@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.puppet import SCRIPTS, make_puppet
 from tests.support.puppet_chats import LONG, ask, expected, streamed, told
+from tests.support.puppet_responses import events_of, request_of, said
 from tests.support.stack import Stack, running_stack
 
 pytestmark = pytest.mark.process
@@ -62,3 +63,20 @@ def test_a_choice_that_calls_nothing_shares_the_prompt(client: openai.OpenAI) ->
     assert second.usage is not None
     assert second.usage.prompt_tokens_details is not None
     assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens - 16
+
+
+def test_a_response_that_goes_on_finds_all_before_it_in_the_cache(client: openai.OpenAI) -> None:
+    """By its name, in any engine, and with the tokens that the same chat has."""
+    asked = request_of("thinks", model="m")
+    first = client.responses.create(**asked)
+    assert said(first) == expected("thinks")[:3]
+    call = first.output[-1]
+    assert call.type == "function_call"
+    answer = {"type": "function_call_output", "call_id": call.call_id, "output": "21"}
+    last = client.responses.create(**asked | {"previous_response_id": first.id, "input": [answer]})
+    assert said(last) == expected("final")[:3]
+    assert first.usage is not None
+    assert last.usage is not None
+    assert last.usage.input_tokens_details.cached_tokens >= first.usage.input_tokens - 16
+    events = events_of(client, asked)
+    assert said(events[-1].response) == expected("thinks")[:3]
