@@ -243,8 +243,9 @@ class Gateway:
         record = _record(request)
         choices = await self._choices(call, body)
         self.engines.submit(call)
-        begin_s = min(self.begin_s, client_timeout_s(request.headers))
-        call.begin_within(begin_s, time.monotonic() - record.arrived)
+        if not body.use_beam_search:  # a search says nothing before its end
+            begin_s = min(self.begin_s, client_timeout_s(request.headers))
+            call.begin_within(begin_s, time.monotonic() - record.arrived)
         record.generates = True
         record.engines = ",".join(sorted({generation.engine for generation in call.generations}))
         record.prompt_tokens = sum(len(generation.tokens) for generation in call.generations)
