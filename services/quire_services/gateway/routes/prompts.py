@@ -34,6 +34,10 @@ def add_prompt_routes(app: FastAPI, gateway: Gateway, takes: Callable[[type[Base
             path, _route(gateway, api, path), methods=["POST"], response_model=None, openapi_extra=takes(body)
         )
 
+    @app.get("/tokenizer_info")
+    async def tokenizer_info() -> dict[str, Any]:
+        return gateway.encoder.about()
+
 
 def _route(gateway: Gateway, api: str, path: str) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:

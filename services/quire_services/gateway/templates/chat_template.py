@@ -211,6 +211,11 @@ class PromptEncoder:
         _insist_on_unicode(text)
         return self._spelled.encode(text, None)
 
+    def about(self) -> dict[str, Any]:
+        """The special tokens by their roles, and the chat template: what a client may render prompts with."""
+        special = {role: spelling for role, spelling in self._special.items() if isinstance(spelling, str)}
+        return special | {"chat_template": self._templates.main_source}
+
     @property
     def shows_tools(self) -> bool:
         """Whether the template writes the tools that it is given."""

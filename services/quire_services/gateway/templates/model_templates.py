@@ -136,13 +136,16 @@ class Templates:
     Attributes:
         notes: what an operator of the model should know, a sentence each.
         shows_tools: chats with tools are written with them.
+        main_source: text of the template that most chats take, None if there is none.
     """
 
     def __init__(self, found: str | dict[str, Any] | None, special: dict[str, Any]) -> None:
         named = found if isinstance(found, dict) else {DEFAULT: found} if found else {}
         self._named = {name: ChatTemplate.probed(name, source, special) for name, source in named.items()}
         self.source = "\n".join(template.source for template in self._named.values())
-        main = self._named.get(TOOL_USE) or self._named.get(DEFAULT)
+        default = self._named.get(DEFAULT)
+        self.main_source = default.source if default else None
+        main = self._named.get(TOOL_USE) or default
         self.notes = main.traits.notes if main else ()
         self.shows_tools = bool(main and main.traits.shows_tools)
         if self._named and DEFAULT not in self._named:

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from quire_proto.wire.u32 import unpack_u32
-from tests.support.gateway import GatewayProcess, Start
+from tests.support.gateway import TEMPLATE, GatewayProcess, Start
 from tests.support.peer_engine import PeerEngine
 
 MESSAGES: list[Any] = [{"role": "system", "content": "the lazy dog"}, {"role": "user", "content": "quick 🙂"}]
@@ -170,3 +170,11 @@ def test_a_template_of_the_request_is_rendered_apart(start: Start) -> None:
             assert told(process, "/tokenize", prompt="fox")["count"] > 0
             assert time.monotonic() - began < 2
     assert "chat_template" in wrong(slow.result())["message"]
+
+
+def test_a_client_may_render_prompts_itself(gateway: GatewayProcess, tokenizer: Tokenizer, engine: PeerEngine) -> None:
+    """Special tokens by their roles, and the template; what they spell is tokenized as them."""
+    info = gateway.http.get("/tokenizer_info").json()
+    assert info == {"bos_token": "<bos>", "eos_token": "<eos>", "chat_template": TEMPLATE}
+    ids = told(gateway, "/tokenize", prompt=info["eos_token"], add_special_tokens=False)["tokens"]
+    assert ids == [tokenizer.token_to_id("<eos>")]
