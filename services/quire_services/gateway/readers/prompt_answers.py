@@ -19,7 +19,7 @@ from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.parameters import CHAT, PLAIN, RESPONSES
 from quire_services.gateway.openai.response_api.response_request import Lookup
 
-from .request_reader import COUNT, MESSAGES, ReadRequest, RequestReader, count_elements
+from .request_reader import COUNT, INPUT_TOKENS, MESSAGES, ReadRequest, RequestReader, count_elements
 
 TOKENIZE, DETOKENIZE = "tokenize", "detokenize"
 RENDERS = {
@@ -28,7 +28,7 @@ RENDERS = {
     "render_messages": MESSAGES,
     "render_responses": RESPONSES,
 }
-PROMPT_APIS = frozenset({TOKENIZE, DETOKENIZE, COUNT, *RENDERS})
+PROMPT_APIS = frozenset({TOKENIZE, DETOKENIZE, COUNT, INPUT_TOKENS, *RENDERS})
 _Read = Callable[[str, bytes | bytearray, str, Callable[[], Limits], Lookup], ReadRequest | None]
 MAX_TOLD = 1 << 20  # tokens in an answer
 MAX_TOLD_CHARS = 4 << 20  # of text in an answer
@@ -100,6 +100,8 @@ def _told(
         return None
     if api == COUNT:
         return orjson.dumps({"input_tokens": len(found.prompts[0])})
+    if api == INPUT_TOKENS:
+        return orjson.dumps({"object": "response.input_tokens", "input_tokens": len(found.prompts[0])})
     rendered = [_rendered(reader, found.body.model, prompt) for prompt in found.prompts]
     _check_told(sum(map(len, found.prompts)), sum(len(one["text"]) for one in rendered))
     return orjson.dumps(rendered if RENDERS[api] == PLAIN else rendered[0])

@@ -49,7 +49,7 @@ from quire_services.gateway.tools.parser.parameter_types import brief_tools
 
 from .time_limit import time_limit
 
-MESSAGES, COUNT = "messages", "count_tokens"
+MESSAGES, COUNT, INPUT_TOKENS = "messages", "count_tokens", "input_tokens"
 MAX_ECHOED = 4 << 20  # characters or tokens of prompts that are sent back, over all choices
 MAX_TEMPLATE_S = 10  # for a template that a request brings, to be tried and rendered
 MAX_ELEMENTS = 65_536  # messages, parts of messages, tools, prompts, stop strings
@@ -119,8 +119,8 @@ class RequestReader:
     def read(
         self, api: str, raw: bytes | bytearray, tenant: str, limits: Callable[[], Limits], lookup: Lookup
     ) -> ReadRequest:
-        """Read a body of an API (``CHAT``, ``PLAIN``, ``RESPONSES``, ``MESSAGES``, or ``COUNT`` for a message's prompt
-        alone). Raises ApiError, also what ``limits`` and ``lookup`` raise."""
+        """Read a body of an API (``CHAT``, ``PLAIN``, ``RESPONSES``, ``MESSAGES``; ``COUNT`` and ``INPUT_TOKENS`` for
+        the prompt alone of the latter two). Raises ApiError, also what ``limits`` and ``lookup`` raise."""
         return self._read(api, parse_json(raw), tenant, limits, lookup)
 
     def read_here(
@@ -129,7 +129,8 @@ class RequestReader:
         """The same in the gateway's loop; None for what takes too long for it: a long conversation, one that may
         have to be truncated, or a chat with a template of its own."""
         document = parse_json(raw)
-        if api == RESPONSES and isinstance(document, dict) and document.get("truncation") == "auto":
+        of_responses = api in (RESPONSES, INPUT_TOKENS) and isinstance(document, dict)
+        if of_responses and document.get("truncation") == "auto":
             return None
         if api == CHAT and self.brings_template(document):
             return None
@@ -149,8 +150,8 @@ class RequestReader:
             read = self._completion(document, limits)
         elif api == CHAT:
             read = self.chat(validated(ChatBody, document), tenant, limits)
-        elif api == RESPONSES:
-            read = self._response(document, tenant, limits, lookup)
+        elif api in (RESPONSES, INPUT_TOKENS):
+            read = self._response(document, tenant, limits, lookup, fits=api == RESPONSES)
         else:
             read = self._message(validated(MessagesBody if api == MESSAGES else PromptBody, document), tenant, limits)
         _check_sent_back(read)
@@ -165,7 +166,11 @@ class RequestReader:
             body.max_tokens = -1
         return read
 
-    def _response(self, document: Any, tenant: str, limits: Callable[[], Limits], lookup: Lookup) -> ReadRequest:
+    def _response(
+        self, document: Any, tenant: str, limits: Callable[[], Limits], lookup: Lookup, *, fits: bool
+    ) -> ReadRequest:
+        if isinstance(document, dict) and not fits:
+            document.setdefault("model", self.known_model(None))
         body = validated(ResponseBody, document)
         self.known_model(body.model)
         refuse_in_response(body)
@@ -173,7 +178,7 @@ class RequestReader:
         try:
             if body.truncation == "auto":
                 self._truncate(request, tenant, limits())
-            read = self.chat(request.chat, tenant, limits)
+            read = self.chat(request.chat, tenant, limits, fits=fits)
         except ApiError as error:
             raise in_own_words(error, request.conversation.places) from None
         read.draft = request.draft

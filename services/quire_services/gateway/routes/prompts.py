@@ -1,4 +1,4 @@
-"""Routes of prompts: their tokens and texts, and how many tokens they are; vLLM's paths, and Anthropic's count."""
+"""Routes of prompts: their tokens and texts, and how many tokens they are; vLLM's paths, and the others' counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quire_services.gateway.generate import Gateway
 from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
 from quire_services.gateway.openai.response_api.response_body import ResponseBody
 from quire_services.gateway.readers.prompt_answers import DETOKENIZE, TOKENIZE, DetokenizeBody, TokenizeBody
-from quire_services.gateway.readers.request_reader import COUNT
+from quire_services.gateway.readers.request_reader import COUNT, INPUT_TOKENS
 
 PROMPT_ROUTES: dict[str, tuple[str, type[BaseModel]]] = {
     "/tokenize": (TOKENIZE, TokenizeBody),
@@ -24,6 +24,7 @@ PROMPT_ROUTES: dict[str, tuple[str, type[BaseModel]]] = {
     "/v1/messages/render": ("render_messages", MessagesBody),
     "/v1/responses/render": ("render_responses", ResponseBody),
     "/v1/messages/count_tokens": (COUNT, PromptBody),
+    "/v1/responses/input_tokens": (INPUT_TOKENS, ResponseBody),
 }
 
 

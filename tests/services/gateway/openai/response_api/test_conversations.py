@@ -168,6 +168,18 @@ def test_a_long_conversation_goes_on_from_a_short_request(stage: Stage, client: 
     assert said(third)[0] == "It is Madrid, of course."
 
 
+def test_the_tokens_of_an_input_are_counted(stage: Stage, client: openai.OpenAI) -> None:
+    """As they would be used, those of the conversation before it included, even if they are too many."""
+    first = client.responses.create(**request_of("call"))
+    asked = {"model": "tiny", "previous_response_id": first.id, "input": answers(first), "tools": [TOOL]}
+    counted = client.responses.input_tokens.count(**asked)
+    assert counted.object == "response.input_tokens"
+    assert counted.input_tokens == client.responses.create(**asked).usage.input_tokens
+    assert client.responses.input_tokens.count(input="x" * 20_000).input_tokens > 20_000
+    requests = len(stage[1].requests)
+    assert requests == 2
+
+
 def test_the_oldest_turns_are_left_out_where_that_is_asked_for(stage: Stage, client: openai.OpenAI) -> None:
     """``truncation: auto``: the last turns that fit stay, behind the instructions; without it they are refused."""
     turns = [{"role": role, "content": f"turn {n} " + "x" * 900} for n in range(20) for role in ("user", "assistant")]
