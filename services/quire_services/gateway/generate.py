@@ -169,7 +169,10 @@ class Gateway:
                 call = await self._call(read, request, (body.top_logprobs or 0) + 1 if body.logprobs else 0)
             except ApiError as error:
                 raise in_own_words(error) from None
-        return await self._respond(call, body, request, ResponseAnswer(body, draft, record, self.names, keep))
+        try:
+            return await self._respond(call, body, request, ResponseAnswer(body, draft, record, self.names, keep))
+        except ApiError as error:
+            raise in_own_words(error) from None
 
     def _read(self, api: str, request: Request) -> AbstractAsyncContextManager[ReadRequest]:
         """A request as it was read."""

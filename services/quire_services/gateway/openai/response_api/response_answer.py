@@ -22,6 +22,7 @@ from quire_services.gateway.text.choices import Choice, Delta
 from quire_services.gateway.tools.shapes.response_items import ResponseItems
 
 from .conversation.text_seal import sealed
+from .response_chat import in_own_words
 from .response_draft import ResponseDraft
 
 RESPONSE = "resp_"  # what ids begin with
@@ -75,6 +76,7 @@ class ResponseAnswer:
 
     def failure(self, error: ApiError) -> bytes:
         """The events with which a stream breaks off."""
+        error = in_own_words(error)
         code = _FAILED.get(error.status, "invalid_prompt" if error.status < 500 else "server_error")
         told = {"code": code, "message": error.message, "type": error.type, "param": error.param}
         failed = self._response("failed", error=told, output=self._items.output())

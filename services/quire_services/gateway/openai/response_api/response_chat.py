@@ -21,7 +21,7 @@ _WORDS = {
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
     "reasoning_effort": "reasoning.effort",
-    "response_format": "text.format",
+    "response_format(?:\\.json_schema)?": "text.format",
 }
 _MESSAGE = re.compile(r"messages\[(\d+)\]")
 _FUNCTION = re.compile(r"(tools\[\d+\]|tool_choice)\.function\b")
@@ -51,7 +51,7 @@ def response_chat(body: ResponseBody, conversation: ItemMessages) -> ChatBody:
 
 
 def in_own_words(error: ApiError, places: Sequence[str] = ()) -> ApiError:
-    """An error about a chat as one about the response; ``places``: where each message comes from."""
+    """The error, about a chat, as one about the response; ``places``: where each message comes from."""
 
     def place(found: re.Match[str]) -> str:
         number = int(found[1])
@@ -63,8 +63,10 @@ def in_own_words(error: ApiError, places: Sequence[str] = ()) -> ApiError:
             text = re.sub(rf"(^|'){word}\b", rf"\1{ours}", text)
         return text
 
-    param = own(error.param) if error.param else error.param
-    return ApiError(error.status, own(error.message), type=error.type, param=param, code=error.code)
+    error.message = own(error.message)
+    if error.param:
+        error.param = own(error.param)
+    return error
 
 
 def _tool(tool: dict[str, Any], where: str) -> dict[str, Any]:
