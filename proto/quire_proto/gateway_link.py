@@ -16,6 +16,7 @@ from quire_proto.wire.arrays import U32s
 from quire_proto.wire.codec import CodecError, decode, encode, from_map, to_map
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+MAX_GRAMMAR = 256 * 1024  # characters of a grammar
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ import pytest
 from llguidance import LLParserLimits
 
 from quire_engine.attention.cpu.attention import CpuAttention
-from quire_engine.grammar.compiler import MAX_TEXT, GrammarCompiler
+from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.grammar.grammar import GrammarState
 from quire_engine.kv.attach import arena_of
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner
 from quire_proto.client.client import KVClient
-from quire_proto.gateway_link import Abort
+from quire_proto.gateway_link import MAX_GRAMMAR, Abort
 from quire_proto.wire.u32 import pack_u32
 from tests.engine.scheduling.slow_device import WorkerQueue
 from tests.support.engine_loop import VOCAB, Bench, on_cpu, running_engine, words
@@ -140,7 +140,7 @@ def test_answers_go_on_elsewhere_from_their_tokens(pen: Pen) -> None:
         assert pen.front.tokens[f"cut-{cut}", 0] == tokens[cut:]
     pen.front.ask("wrong", words(20), emitted=LETTERS.encode("~~"), **asked)
     end = pen.bench.end("wrong")
-    assert (end.finish, end.code) == ("error", "invalid")
+    assert (end.finish, end.code) == ("error", "grammar")
     pen.bench.empty()
 
 
@@ -193,14 +193,16 @@ def test_ends_and_bounds(pen: Pen) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("text", ['start: "a', "start: foo", "start: /a/" + " " * MAX_TEXT, schema({"type": "nope"})])
+@pytest.mark.parametrize(
+    "text", ['start: "a', "start: foo", "start: /a/" + " " * MAX_GRAMMAR, schema({"type": "nope"})]
+)
 def test_what_is_no_grammar_fails_its_own_request(pen: Pen, text: str) -> None:
     """All continuations of that request end with an error, and one that runs is as it would have been."""
     pen.bench.ask("beside", words(30, 4), max_tokens=20)
     pen.ask("bad", words(12), n=2, grammar=text)
     for index in range(2):
         end = pen.bench.end("bad", index)
-        assert (end.finish, end.code) == ("error", "invalid")
+        assert (end.finish, end.code) == ("error", "grammar")
         assert "grammar" in end.message
     pen.bench.end("beside")
     assert pen.front.tokens["beside", 0] == pen.bench.reference.greedy(words(30, 4), 20)
@@ -222,7 +224,7 @@ def test_a_grammar_that_becomes_too_expensive_ends_its_own_answer(
         bench.ask("beside", words(30, 4), max_tokens=20)
         bench.ask("dear", words(20), grammar=b'start: "abc" /(x|y)*x(x|y){8}/', max_tokens=40)
         end = bench.end("dear")
-        assert (end.finish, end.code) == ("error", "invalid")
+        assert (end.finish, end.code) == ("error", "grammar")
         assert "too many" in end.message
         assert LETTERS.text(bench.front.tokens["dear", 0]).startswith("abc")
         bench.end("beside")
@@ -268,7 +270,7 @@ def test_engines_without_a_vocabulary(tmp_path: Any) -> None:
     def unreadable() -> Letters:
         raise OSError("no such file")
 
-    for number, (compiler, code) in enumerate([(None, "invalid"), (GrammarCompiler(unreadable), "internal")]):
+    for number, (compiler, code) in enumerate([(None, "grammar"), (GrammarCompiler(unreadable), "internal")]):
         (folder := tmp_path / str(number)).mkdir()
         with running_engine(folder, compiler=compiler) as bench:
             bench.ask("held", words(20), grammar=b'start: "abc"')

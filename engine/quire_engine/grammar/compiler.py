@@ -19,11 +19,12 @@ from threading import Condition, Lock, Thread
 
 from llguidance import LLTokenizer
 
+from quire_proto.gateway_link import MAX_GRAMMAR
+
 from .grammar import Grammar, said
 from .tokens import Tokens, tree_of
 from .trial import Trial, compiled
 
-MAX_TEXT = 256 * 1024  # characters of a grammar
 KEPT = 256  # grammars
 THREADS = 2
 
@@ -58,9 +59,9 @@ class GrammarCompiler:
 
     def compile(self, tenant: str, text: str) -> Future[Grammar]:
         """The grammar of a text, done if it is known; it may raise GrammarRefused, and whatever ``tokens`` does."""
-        if len(text) > MAX_TEXT:
+        if len(text) > MAX_GRAMMAR:
             refused = Future[Grammar]()
-            refused.set_exception(GrammarRefused(f"the grammar has {len(text)} characters, and may have {MAX_TEXT}"))
+            refused.set_exception(GrammarRefused(f"the grammar has {len(text)} characters, and may have {MAX_GRAMMAR}"))
             return refused
         key = (tenant, text)
         found = self._kept.get(key)

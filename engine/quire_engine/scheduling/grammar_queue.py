@@ -52,12 +52,12 @@ class GrammarQueue:
         """Take a sequence whose request has a grammar."""
         request = sequence.request
         if self._compiler is None:
-            self._outbox.end(sequence, "error", "invalid", "this engine serves no grammars")
+            self._outbox.end(sequence, "error", "grammar", "this engine serves no grammars")
             return
         try:
             text = request.sampling.grammar.decode()
         except UnicodeDecodeError:
-            self._outbox.end(sequence, "error", "invalid", "the grammar is no text in UTF-8")
+            self._outbox.end(sequence, "error", "grammar", "the grammar is no text in UTF-8")
             return
         grammar = self._compiler.compile(request.tenant, text)
         self._scheduler.hold(sequence)
@@ -88,9 +88,9 @@ class GrammarQueue:
         try:
             held.sequence.request.grammar = held.grammar.result()
         except GrammarRefused as refusal:
-            return "error", "invalid", str(refusal)
+            return "error", "grammar", str(refusal)
         except VocabularyRefused as refusal:
-            return "error", "invalid", f"this model's answers cannot be held to a grammar: {refusal}"
+            return "error", "grammar", f"this model's answers cannot be held to a grammar: {refusal}"
         except Exception as error:  # of any kind: what libraries say of the tokenizer's files
             log.error("no_vocabulary", reason=f"{type(error).__name__}: {error}")
             return "error", "internal", "this engine cannot read its model's vocabulary"
@@ -98,5 +98,5 @@ class GrammarQueue:
         state = held.sequence.grammar
         assert state is not None, "of a request with a grammar"
         if state.error:
-            return "error", "invalid", state.error
+            return "error", "grammar", state.error
         return "stop" if state.ended else "", "", ""

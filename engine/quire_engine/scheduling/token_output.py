@@ -99,7 +99,7 @@ class TokenOutput:
         request, grammar = sequence.request, sequence.grammar
         sequence.append(sampled.token)
         if grammar is not None and (error := grammar.error):
-            self._outbox.put(Output(request.id, sequence.index, finish="error", code="invalid", message=error))
+            self._outbox.put(Output(request.id, sequence.index, finish="error", code="grammar", message=error))
             return True
         finish = self._finish(sequence, sampled.token)
         logprobs: tuple[TokenLogprob, ...] = ()

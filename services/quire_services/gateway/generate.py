@@ -2,9 +2,9 @@
 
     body -> checks -> prompts -> token ids -> generations -> engines -> answer
 
-Short bodies are read in this loop, for some milliseconds between two looks at the sockets, tenants in turn; longer ones
-in processes of their own (``reader_pool``), because what reads them holds the interpreter's lock. Either way a tenant's
-stream waits a few milliseconds at most for what others send.
+Short bodies are read in this loop, for some milliseconds between two looks at the sockets, tenants in turn; longer
+ones, and those that take a grammar, in processes of their own (``reader_pool``), because what reads them holds the
+interpreter's lock. Either way a tenant's stream waits a few milliseconds at most for what others send.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.branches.beam_search import beam_search
 from quire_services.gateway.openai.branches.best_of import ranked
 from quire_services.gateway.openai.chat import ChatShape
-from quire_services.gateway.openai.chat_tools import callable_tools
+from quire_services.gateway.openai.chat_tools import callable_tools, choice_of
 from quire_services.gateway.openai.completions import CompletionShape
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.logits.adjustments import adjustments
@@ -75,7 +75,6 @@ _Result = TypeVar("_Result")
 _Here = Callable[[str, Raw, str, Callable[[], Limits], Lookup], _Result | None]
 _Elsewhere = Callable[[str, Raw, str, Limits, LookupUpTo], Coroutine[Any, Any, _Result]]
 PROMPTS_AT_ONCE = 64
-PROMPT_END_TOKENS = 16  # of a prompt, which may have begun the answer's reasoning
 MAX_TURN_S = 0.005
 SHORT_WAITING, SHORT_WAIT_S = 1 << 20, 60.0  # short bodies are bounded by connections, and wait milliseconds
 
@@ -228,12 +227,13 @@ class Gateway:
         """The generations of a request, not yet sent."""
         record, body, limits = _record(request), read.body, read.limits
         param = "messages" if isinstance(body, ChatBody) else "prompt"
-        call = Call(self.backlogs)
+        call = Call(self.backlogs, read.constraint.param if read.constraint else "")
         adjusted = adjustments(body, limits, self.defaults) | beam_search(body)
         if ranked(body) > (body.n or 1):
             logprobs = max(1, logprobs)
         adjusted["prompt_logprobs"] = scored(body)
         adjusted["bad_words"] = bad_words(body.bad_words, self.encoder, limits.vocab_size)
+        adjusted["grammar"] = read.constraint.text.encode() if read.constraint else b""
         for place, tokens in enumerate(read.prompts):
             if place % PROMPTS_AT_ONCE == PROMPTS_AT_ONCE - 1:
                 await asyncio.sleep(0)  # a thousand prompts take 40 ms
@@ -267,13 +267,14 @@ class Gateway:
         skip = body.skip_special_tokens is not False
         chat = body if isinstance(body, ChatBody) else None
         tools = callable_tools(chat) if chat else None
+        one_call = bool(chat and (chat.parallel_tool_calls is False or choice_of(chat).one))
         eos = frozenset(unpack_u32(self.engines.eos_token_ids()))
         out = []
         for place, generation in enumerate(call.generations):
             if place % PROMPTS_AT_ONCE == PROMPTS_AT_ONCE - 1:
                 await asyncio.sleep(0)  # they are as many as the prompts
             silent = eos | set(unpack_u32(generation.sampling.stop_token_ids))
-            prompt_end = self.encoder.decode(list(generation.tokens[-PROMPT_END_TOKENS:])) if chat else ""
+            prompt_end = self.encoder.end_of(generation.tokens) if chat else ""
             for index in range(generation.n):
                 one = Choice(
                     generation.first_choice + index,
@@ -284,7 +285,7 @@ class Gateway:
                     spelled,
                     self.encoder.answers.parser(tools, prompt_end) if chat else None,
                     self._specials,
-                    one_call=bool(chat and chat.parallel_tool_calls is False),
+                    one_call=one_call,
                     with_stop=bool(body.include_stop_str_in_output),
                     mute=body.max_tokens == 0,
                 )

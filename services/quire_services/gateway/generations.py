@@ -95,7 +95,7 @@ class Generation:
         if output.index not in self.open:
             return
         if output.finish == "error":
-            self.call.fail(engine_error(output.code, output.message))
+            self.call.fail(engine_error(output.code, output.message, self.call.constrained_by))
             return
         if output.finish == "abort":  # not by us: a continuation that we aborted is no longer open
             self.call.fail(unavailable("the engine stopped before the answer was complete"))
@@ -139,9 +139,11 @@ class Call:
 
     Args:
         backlogs: those of all calls.
+        constrained_by: the parameter that holds its answers to a grammar, if one does.
     """
 
     backlogs: Backlogs = field(default_factory=Backlogs)
+    constrained_by: str = ""
     generations: list[Generation] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     failed: bool = False

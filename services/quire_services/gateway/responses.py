@@ -1,9 +1,10 @@
 """Responses: from the outputs of a call to the HTTP response, streamed or whole.
 
-A stream's first output is awaited for ``FIRST_OUTPUT_GRACE_S``, so that what fails early fails with an HTTP status;
-then the headers are sent, and a sign of life whenever nothing else was for a while, because proxies end connections on
-which nothing moves. What fails later is an error event, after which the stream ends. A client that hangs up ends its
-call at once, streamed or not: its connection is watched from the moment the call is submitted.
+A stream's first output is awaited for a moment, longer where there is a grammar to compile, so that what fails early
+fails with an HTTP status; then the headers are sent, and a sign of life whenever nothing else was for a while, because
+proxies end connections on which nothing moves. What fails later is an error event, after which the stream ends. A
+client that hangs up ends its call at once, streamed or not: its connection is watched from the moment the call is
+submitted.
 
 Invariant: however an answer ends, its call is closed: nothing is left running at an engine.
 """
@@ -29,6 +30,7 @@ from quire_services.gateway.text.choices import Choice, Delta
 from .generations import Arrival, Call, Generation
 
 FIRST_OUTPUT_GRACE_S = 0.2
+COMPILED_GRACE_S = 30.0  # where the engine compiles a grammar first, and may refuse it: as long as that takes
 Deltas = list[tuple[Choice, Delta]]
 _T = TypeVar("_T")
 
@@ -86,7 +88,8 @@ class CallResponse:
         try:
             if not stream:
                 return Response(await self._whole(), media_type="application/json")
-            deltas = self._run(self._call.outputs(FIRST_OUTPUT_GRACE_S, self._ping_s))
+            grace_s = COMPILED_GRACE_S if self._call.constrained_by else FIRST_OUTPUT_GRACE_S
+            deltas = self._run(self._call.outputs(grace_s, self._ping_s))
             events = EventStream(self._events(await anext(deltas), deltas), self._call, watch)
             handed_over = True
             return events

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from quire_engine.grammar import compiler as module
-from quire_engine.grammar.compiler import MAX_TEXT, GrammarCompiler, GrammarRefused
+from quire_engine.grammar.compiler import GrammarCompiler, GrammarRefused
+from quire_proto.gateway_link import MAX_GRAMMAR
 from tests.support.grammars import Letters
 
 LETTERS = Letters(256)
@@ -45,7 +46,7 @@ def test_what_is_no_grammar_is_refused_with_the_reason(compiler: GrammarCompiler
 @pytest.mark.parametrize(
     "text",
     [
-        'start: "' + "a" * MAX_TEXT + '"',
+        'start: "' + "a" * MAX_GRAMMAR + '"',
         schema({"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{i}}}"} for i in range(3, 14)]}),
         schema({"enum": [f"value{i}" * 3 for i in range(100_000)]}),
     ],

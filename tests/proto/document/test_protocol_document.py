@@ -249,7 +249,9 @@ def test_the_link_is_in_the_document_as_in_the_code() -> None:
     assert dict(sent).keys() == kinds
     assert {name for name, sender in sent if sender == "engine"} == {"hello", "load", "outputs"}
     assert [code for code in codes if engine_error(code, "").code == "internal_error"] == ["internal"]
-    assert {AT_LIMIT, OVER_LIMIT, NO_ROOM, "invalid", "too_long", "kvstore_lost"} == set(codes) - {"internal"}
+    assert {AT_LIMIT, OVER_LIMIT, NO_ROOM, "invalid", "grammar", "too_long", "kvstore_lost"} == set(codes) - {
+        "internal"
+    }
     assert finishes
     assert set(re.findall(r"`(\w+)`", finishes[0])) == {"finish", "stop", "length", "abort", "error"}
     assert gateway_link.MAX_MESSAGE_BYTES == 64 << 20

@@ -146,8 +146,11 @@ def answer_unread() -> ApiError:
     return ApiError(408, "the answer was not read fast enough", type="invalid_request_error", code="answer_unread")
 
 
-def engine_error(code: str, message: str) -> ApiError:
-    """What an engine reports in an output with ``finish`` = ``error``, as this request's error."""
+def engine_error(code: str, message: str, constrained_by: str = "") -> ApiError:
+    """What an engine reports in an output with ``finish`` = ``error``, as the error of a request whose answers this
+    parameter holds to a grammar, if one does."""
+    if code == "grammar":
+        return invalid(f"{constrained_by}: {message}", constrained_by, "invalid_grammar")
     if code == "too_long":
         return invalid(message, code="context_length_exceeded")
     if code == "invalid":

@@ -65,6 +65,13 @@ class Body(BaseModel):
     use_beam_search: bool | None = None
     length_penalty: Annotated[Real, Field(ge=-10, le=10)] | None = None
     early_stopping: bool | Literal["never"] | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: str | dict[str, Any] | bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
@@ -110,9 +117,9 @@ class ChatBody(Body):
     chat_template_kwargs: dict[str, Any] | None = None
     documents: list[dict[str, Any]] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    include_reasoning: bool | None = None
     return_prompt_text: bool | None = None
     echo: bool | None = None
-    include_reasoning: bool | None = None
     chat_template: Annotated[str, Field(min_length=1, max_length=MAX_TEMPLATE_CHARS)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

@@ -18,7 +18,7 @@ from quire_services.gateway.tools.parser.events import AnswerEvent, ReasoningDel
 from quire_services.gateway.tools.shapes.chat_messages import ChatMessages
 
 from .bodies import ChatBody, Message
-from .chat_tools import check_tools, shown_tools
+from .chat_tools import check_tools, choice_of, shown_tools
 from .logits.prompt_scores import prompt_logprobs
 from .logprob_shapes import chat_logprobs
 
@@ -112,7 +112,8 @@ class ChatShape:
         self._as_ids = bool(body.return_tokens_as_token_ids)
         self.with_ids = bool(body.return_token_ids)
         self._names = names
-        self._messages: dict[int, ChatMessages] = defaultdict(ChatMessages)  # of each choice that is streamed
+        self._named = choice_of(body).one
+        self._messages: dict[int, ChatMessages] = defaultdict(self._message)  # of each choice that is streamed
         self.about_prompt: dict[str, Any] = {"prompt_token_ids": list(prompt)} if self.with_ids else {}
         if body.return_prompt_text:
             self.about_prompt["prompt_text"] = text
@@ -156,7 +157,7 @@ class ChatShape:
 
     def choice(self, choice: Choice, total: Delta) -> dict[str, Any]:
         """A whole choice object."""
-        messages = ChatMessages()
+        messages = self._message()
         message = messages.message(self._told(total))
         if self._echo:
             message["content"] = self._echo + (message["content"] or "")
@@ -167,6 +168,9 @@ class ChatShape:
             "finish_reason": messages.finish_reason(total.finish),
         }
         return self._ids(out, total)
+
+    def _message(self) -> ChatMessages:
+        return ChatMessages(named=self._named)
 
     def _shape(self, delta: Delta) -> dict[str, Any] | None:
         if not self._logprobs:

@@ -8,22 +8,28 @@ from __future__ import annotations
 from typing import Any
 
 from quire_services.gateway.http.errors import ApiError, invalid
+from quire_services.gateway.tools.grammar.tool_choice import ToolChoice, ToolChoiceInvalid, tool_choice_of
 
 from .bodies import ChatBody
 
-NOT_ENFORCED = (
-    '\'tool_choice\' may be "auto" or "none": that a tool is called cannot be enforced yet; leave it out or give one of'
-    " these"
-)
 NO_PARSER = (
     "no tool parser fits this model, its calls would come back as text; send 'tool_choice': \"none\", or have the"
     " gateway started with --tool-parser"
 )
 
 
+def choice_of(body: ChatBody) -> ToolChoice:
+    """What the request lets the model do with its tools. Raises ApiError 400."""
+    try:
+        return tool_choice_of(body.tool_choice, body.tools)
+    except ToolChoiceInvalid as error:
+        raise _wrong(str(error), "tool_choice") from None
+
+
 def callable_tools(body: ChatBody) -> list[dict[str, Any]] | None:
     """The tools that the model may call; None if there are none."""
-    return None if body.tool_choice == "none" else body.tools or None
+    names = {function["name"] for function in choice_of(body).functions}
+    return [tool for tool in body.tools or () if tool["function"]["name"] in names] or None
 
 
 def shown_tools(body: ChatBody, shows_tools: bool) -> list[dict[str, Any]] | None:
@@ -36,12 +42,10 @@ def shown_tools(body: ChatBody, shows_tools: bool) -> list[dict[str, Any]] | Non
 
 
 def check_tools(body: ChatBody, finds_calls: bool) -> None:
-    """Raise ApiError 400 for tools that are no functions, for ways to choose among them that are not served, and for
-    tools whose calls would not be found in the answer (``finds_calls``: they would)."""
+    """Raise ApiError 400 for tools that are no functions, for a choice among them that cannot be made, and for tools
+    whose calls would not be found in the answer (``finds_calls``: they would)."""
     for place, tool in enumerate(body.tools or ()):
         _check_tool(tool, f"tools[{place}]")
-    if body.tool_choice not in (None, "none", "auto"):
-        raise invalid(NOT_ENFORCED, "tool_choice", "unsupported_parameter")
     if callable_tools(body) and not finds_calls:
         raise invalid(NO_PARSER, "tools", "no_tool_parser")
 

@@ -71,7 +71,8 @@ _UNREAD = "refused where the template does not read it"
 _WHEN = "decides who pays or when, not what is answered"
 _KEPT = "nothing is kept of requests, whatever it says"
 _MEDIA = "media are refused, so there is nothing to process"
-_GUIDED = "means something beside a `guided_` parameter only, and those are refused"
+_GUIDED = "the older word for what `structured_outputs` says, with one of which it cannot be given"
+_STRUCTURED = "[structured output](structured_output.md)"
 _RENDER = "vLLM's generating endpoints ignore it, too"
 
 PARAMETERS: tuple[Parameter, ...] = (
@@ -97,16 +98,16 @@ PARAMETERS: tuple[Parameter, ...] = (
             " chat: the text of the last message, if that is the assistant's"),
     _served("user", BOTH, BOTH, "a string; accepted without effect: the tenant comes from the API key"),
     _served("tools", _C, _C, "type `function`; rendered by the model's template, calls are found by `--tool-parser`;"
-            " `strict` is not enforced", _C),
-    _served("tool_choice", _C, _C, "`auto`; `none`: the prompt stays as it is, calls in the answer are text; others are"
-            " refused", _C, ("none", "auto")),
-    _served("parallel_tool_calls", _C, _C, "`false`: the answer ends with its first call", _C,
-            (True,)),
+            f" arguments keep to their schemas: {_STRUCTURED}", _C),
+    _served("tool_choice", _C, _C, "`auto`, `required`, a function, `allowed_tools`; `none`: the prompt stays as it is,"
+            " calls in the answer are text", _C, ("none", "auto")),
+    _served("parallel_tool_calls", _C, _C, "`false`: the answer has one call at most", _C, (True,)),
     _served("reasoning_effort", _C, _C, f"`none` to `max`; sets `enable_thinking`, too; {_UNREAD}", _C),
     _served("frequency_penalty", BOTH, BOTH, "-2 to 2, for each time that a token was generated"),
     _served("presence_penalty", BOTH, BOTH, "-2 to 2, once for a token that was generated"),
     _served("logit_bias", BOTH, BOTH, "-100 to 100 for up to 1,024 token ids"),
-    _refused("response_format", _C, BOTH, {"type": "text"}),
+    _served("response_format", _C, BOTH, f"`text`, `json_object`, `json_schema`: {_STRUCTURED}; `structural_tag` is"
+            " refused"),
     _refused("suffix", _P, _P, "", why="a text is continued, nothing is filled in"),
     # --- OpenAI alone ---
     _served("best_of", _P, (), "`n` to 64: the `n` of the highest log-probability per token; with `stream` only `n`;"
@@ -142,13 +143,14 @@ PARAMETERS: tuple[Parameter, ...] = (
     _served("allowed_token_ids", (), BOTH, "up to 1,024; stop tokens only if they are among them; empty: all"),
     _served("bad_words", (), BOTH, "up to 128 of up to 128 characters, 1,024 tokens in all: not written with the tokens"
             " that the word has alone or behind a space, unless `allowed_token_ids` leave nothing else"),
-    _refused("structured_outputs", (), BOTH, {}),
-    _refused("guided_json", (), BOTH),
-    _refused("guided_regex", (), BOTH),
-    _refused("guided_choice", (), BOTH, []),
-    _refused("guided_grammar", (), BOTH),
-    _harmless("guided_decoding_backend", (), BOTH, _GUIDED),
-    _harmless("guided_whitespace_pattern", (), BOTH, _GUIDED),
+    _served("structured_outputs", (), BOTH, "one of `json`, `json_object`, `regex`, `choice`, `grammar`, and"
+            f" `whitespace_pattern`: {_STRUCTURED}; `structural_tag` is refused"),
+    _served("guided_json", (), BOTH, _GUIDED),
+    _served("guided_regex", (), BOTH, _GUIDED),
+    _served("guided_choice", (), BOTH, _GUIDED),
+    _served("guided_grammar", (), BOTH, _GUIDED),
+    _harmless("guided_decoding_backend", (), BOTH, "there is one"),
+    _served("guided_whitespace_pattern", (), BOTH, _GUIDED),
     _refused("logits_processors", (), BOTH, [],
              why="no code of a request is run; there are 'logit_bias', 'allowed_token_ids' and 'bad_words'"),
     _refused("thinking_token_budget", (), BOTH, -1,

@@ -1,8 +1,9 @@
 """Reader pool: the gateway's side of the reader processes.
 
-Two lanes, so that a tenant's body of a few hundred kilobytes never waits for one of many megabytes: the short lane's
-reader has the priority of the gateway, the long lane's has a lower one. In each lane tenants take turns. A reader has
-one body at a time; when its client hangs up or its time is over it is killed, and the next body gets a new one.
+Three lanes, so that a tenant's body never waits for one that is many times as long: short bodies that take a grammar,
+those of up to a few hundred kilobytes, and those of megabytes, whose readers have a lower priority than the gateway.
+In each lane tenants take turns. A reader has one body at a time; when its client hangs up or its time is over it is
+killed, and the next body gets a new one.
 
 Invariant: a reader is idle in its lane, at work on one body, or dead.
 """
@@ -24,6 +25,7 @@ import structlog
 
 from quire_proto.wire.u32 import unpack_u32
 from quire_services.gateway.http.errors import ApiError, body_too_large, unavailable
+from quire_services.gateway.openai.constraints.constraint import Constraint
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.response_api.response_draft import ResponseDraft
 from quire_services.gateway.openai.response_api.response_lookup import TooLong
@@ -31,18 +33,20 @@ from quire_services.gateway.openai.response_api.response_request import Lookup
 from quire_services.gateway.turns.shares import Shares
 
 from .reader_process import FRAME_HEAD, ForkServer, too_large
+from .request_bytes import SHORT_BODY_BYTES
 from .request_reader import ReadRequest, body_without_prompt, error_fields, error_of
 
 SHORT_LANE_BYTES = 256 << 10
 MAX_READ_S = 60.0  # for one body
 MAX_WAITING_IN_LANE = 64  # bodies of one tenant in a lane
+MAX_WAITING_SHORT = 1 << 20  # those that the gateway receives at once: bounded by connections
 LONG_LANE_NICENESS = 5  # of the long lane
 LookupUpTo = Callable[[int | None, str, list[str]], bytes]  # a ``Lookup`` that raises TooLong beyond so many bytes
 log = structlog.get_logger()
 
 
 class ReaderPool:
-    """Reads bodies in other processes.
+    """Reads bodies in other processes: long ones, and those that take a grammar.
 
     Args:
         fork_server: where readers come from.
@@ -51,7 +55,11 @@ class ReaderPool:
 
     def __init__(self, fork_server: ForkServer, wide: int) -> None:
         self._fork_server = fork_server
-        self._lanes = (_Lane(fork_server, wide, 0), _Lane(fork_server, wide, LONG_LANE_NICENESS))
+        self._lanes = (
+            _Lane(fork_server, wide, 0, MAX_WAITING_SHORT),
+            _Lane(fork_server, wide, 0, MAX_WAITING_IN_LANE),
+            _Lane(fork_server, wide, LONG_LANE_NICENESS, MAX_WAITING_IN_LANE),
+        )
 
     async def read(
         self, api: str, raw: bytes | bytearray, tenant: str, limits: Limits, lookup: LookupUpTo
@@ -65,7 +73,9 @@ class ReaderPool:
         draft = None
         if "draft" in head:
             draft = ResponseDraft(**head["draft"] | {"items": data[4 * at :]})
-        return ReadRequest(body_without_prompt(api, head["body"]), prompts, limits, head["texts"], head["echo"], draft)
+        constraint = head["constraint"] and Constraint(*head["constraint"])
+        body = body_without_prompt(api, head["body"])
+        return ReadRequest(body, prompts, limits, head["texts"], head["echo"], draft, constraint)
 
     async def prompt_answer(
         self, api: str, raw: bytes | bytearray, tenant: str, limits: Limits, lookup: LookupUpTo
@@ -77,10 +87,12 @@ class ReaderPool:
     async def _ask(
         self, api: str, raw: bytes | bytearray, tenant: str, limits: Limits, lookup: LookupUpTo
     ) -> tuple[dict[str, Any], bytes]:
-        short, long = self._lanes
+        *shorter, long = self._lanes
         asked = orjson.dumps({"api": api, "tenant": tenant, "limits": astuple(limits)})
         try:
-            lane, most = (short, SHORT_LANE_BYTES) if len(raw) <= SHORT_LANE_BYTES else (long, None)
+            lane, most = long, None
+            if len(raw) <= SHORT_LANE_BYTES:
+                lane, most = shorter[len(raw) > SHORT_BODY_BYTES], SHORT_LANE_BYTES
             head, data = await lane.ask(tenant, asked, raw, partial(lookup, most))
         except TooLong:
             head, data = await long.ask(tenant, asked, raw, partial(lookup, None))
@@ -96,9 +108,9 @@ class ReaderPool:
 
 
 class _Lane:
-    def __init__(self, fork_server: ForkServer, wide: int, niceness: int) -> None:
+    def __init__(self, fork_server: ForkServer, wide: int, niceness: int, most_waiting: int) -> None:
         self._fork_server, self._niceness = fork_server, niceness
-        self._turns = Shares(wide, wide, most_waiting=MAX_WAITING_IN_LANE, wait_s=2 * MAX_READ_S)
+        self._turns = Shares(wide, wide, most_waiting=most_waiting, wait_s=2 * MAX_READ_S)
         self._idle: list[_Reader] = []
 
     async def ask(

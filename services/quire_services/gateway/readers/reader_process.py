@@ -24,7 +24,7 @@ import struct
 import sys
 import threading
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from typing import Any
 
 import orjson
@@ -107,6 +107,8 @@ def _close_all_but(kept: int) -> None:
 
 def _fork_readers(control: socket.socket, reader: RequestReader) -> None:
     """Fork readers as long as the gateway asks."""
+    import llguidance  # noqa: F401 - readers need it at once, and share its pages
+
     freeze_objects()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps them
     while True:
@@ -165,6 +167,7 @@ def _answer(reader: RequestReader, head: dict[str, Any], raw: bytes, lookup: Loo
             "lengths": lengths,
             "texts": read.texts,
             "echo": read.echo,
+            "constraint": read.constraint and astuple(read.constraint),
         }
         data = [pack_u32(prompt) for prompt in read.prompts]
         if read.draft:

@@ -26,6 +26,8 @@ from quire_services.gateway.openai.branches.best_of import check_best_of, genera
 from quire_services.gateway.openai.chat import chat_echo, chat_tokens, check_chat
 from quire_services.gateway.openai.chat_tools import callable_tools
 from quire_services.gateway.openai.completions import MAX_CHOICES, check_completion, prompt_tokens, prompts
+from quire_services.gateway.openai.constraints.constraint import Constraint, chat_constraint, completion_constraint
+from quire_services.gateway.openai.constraints.content_fields import CONTENT_FIELDS, asks_for_grammar
 from quire_services.gateway.openai.json_body import parse_json, validated
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.logits.prompt_scores import check_scored
@@ -52,6 +54,7 @@ from .time_limit import time_limit
 MESSAGES, COUNT, INPUT_TOKENS = "messages", "count_tokens", "input_tokens"
 MAX_ECHOED = 4 << 20  # characters or tokens of prompts that are sent back, over all choices
 MAX_TEMPLATE_S = 10  # for a template that a request brings, to be tried and rendered
+MAX_GRAMMARS = 4 << 20  # characters of a grammar, over all prompts: each goes to an engine with it
 MAX_ELEMENTS = 65_536  # messages, parts of messages, tools, prompts, stop strings
 MAX_REST_BYTES = 1 << 16  # of a request without its prompt and its tools
 MAX_TOOLS_BYTES = 1 << 18  # of what is kept of tools: the gateway's loop reads it
@@ -64,7 +67,7 @@ NO_TEMPLATES = (
     " --trust-request-chat-template"
 )
 # What the prompt is made of, or is not used later, and what stands in for it once the tokens are there.
-_BULK = {"messages", "prompt", "tools", "documents", "chat_template", "chat_template_kwargs", "user"}
+_BULK = {"messages", "prompt", "tools", "documents", "chat_template", "chat_template_kwargs", "user", *CONTENT_FIELDS}
 _CHAT_STAND_IN: dict[str, Any] = {"messages": [{"role": "user", "content": "-"}]}
 _WITHOUT_PROMPT: dict[str, tuple[type[Body], dict[str, Any]]] = {
     CHAT: (ChatBody, _CHAT_STAND_IN),
@@ -86,6 +89,7 @@ class ReadRequest:
         texts: the prompts as text, if they are to be sent back.
         echo: what the answers to a chat begin with.
         draft: of a response, what is needed when it is answered.
+        constraint: what its answers are held to.
     """
 
     body: Body
@@ -94,6 +98,7 @@ class ReadRequest:
     texts: list[str] = field(default_factory=list)
     echo: str = ""
     draft: ResponseDraft | None = None
+    constraint: Constraint | None = None
 
 
 class RequestReader:
@@ -126,11 +131,10 @@ class RequestReader:
     def read_here(
         self, api: str, raw: bytes | bytearray, tenant: str, limits: Callable[[], Limits], lookup: Lookup
     ) -> ReadRequest | None:
-        """The same in the gateway's loop; None for what takes too long for it: a long conversation, one that may
-        have to be truncated, or a chat with a template of its own."""
+        """The same in the gateway's loop; None for what takes too long for it: a long conversation, one that may have
+        to be truncated, a chat with a template of its own, and an answer that takes a grammar."""
         document = parse_json(raw)
-        of_responses = api in (RESPONSES, INPUT_TOKENS) and isinstance(document, dict)
-        if of_responses and document.get("truncation") == "auto":
+        if isinstance(document, dict) and (asks_for_grammar(document) or _may_be_truncated(api, document)):
             return None
         if api == CHAT and self.brings_template(document):
             return None
@@ -198,10 +202,12 @@ class RequestReader:
         with self._encoder_of(body) as encoder:
             check_chat(body, encoder)
             tokens = truncated_prompt(chat_tokens(body, encoder, tenant), body, found, self._defaults)
+        constraint = None
         if fits:
             check_prompt(tokens, found, "messages")
+            constraint = chat_constraint(body, self.encoder, tokens)
         text = [self.encoder.decode(list(tokens))] if body.return_prompt_text else []
-        return ReadRequest(body, [tokens], found, text, chat_echo(body) if body.echo else "")
+        return ReadRequest(body, [tokens], found, text, chat_echo(body) if body.echo else "", constraint=constraint)
 
     @contextmanager
     def _encoder_of(self, body: ChatBody) -> Iterator[PromptEncoder]:
@@ -232,7 +238,11 @@ class RequestReader:
         left = [truncated_prompt(tokens, body, found, self._defaults) for tokens in batch]
         for tokens in left:
             check_prompt(tokens, found, "prompt")
-        return ReadRequest(body, left, found, self._echoes(given, batch, left) if body.echo else [])
+        echoes = self._echoes(given, batch, left) if body.echo else []
+        constraint = completion_constraint(body)
+        if constraint and len(constraint.text) * len(left) > MAX_GRAMMARS:
+            raise invalid(f"{constraint.param!r} is too long for so many prompts", constraint.param)
+        return ReadRequest(body, left, found, echoes, constraint=constraint)
 
     def _echoes(self, given: list[str | list[int]], batch: list[list[int]], left: list[Sequence[int]]) -> list[str]:
         """What to echo of each prompt: its text as it came, or that of the tokens that came or were left of it."""
@@ -256,6 +266,10 @@ class RequestReader:
         check_best_of(body)
         check_beam_search(body)
         return limits()
+
+
+def _may_be_truncated(api: str, document: dict[str, Any]) -> bool:
+    return api in (RESPONSES, INPUT_TOKENS) and document.get("truncation") == "auto"
 
 
 def without_prompt(read: ReadRequest) -> bytes:

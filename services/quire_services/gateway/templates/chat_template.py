@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import sys
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from quire_services.gateway.tools.model_answers import ModelAnswers
 from .canonical_tools import canonical_tools
 from .content_parts import text_of
 from .model_templates import DOCUMENTS_VARIABLE, Ending, TemplateInvalid, Templates, template_of_processor
+
+PROMPT_END_TOKENS = 16
 
 
 class LoadError(Exception):
@@ -229,6 +232,10 @@ class PromptEncoder:
     def writes_the_date(self) -> bool:
         """Whether the template may write today's date: the same messages are other tokens tomorrow."""
         return "strftime_now" in self._templates.source
+
+    def end_of(self, prompt: Sequence[int]) -> str:
+        """The end of a prompt's text, which may have begun the answer's reasoning."""
+        return self.decode(list(prompt[-PROMPT_END_TOKENS:]))
 
     def decode(self, tokens: list[int]) -> str:
         """The text of tokens, special ones included."""

@@ -113,9 +113,9 @@ class ModelAnswers:
         if choice.mode == "none" and content is None:
             return None
         if choice.mode != "none" and not self.written.forms:
-            if choice.mode == "auto" and content is None and parallel:
+            if not choice.binds and content is None:
                 return None
-            raise NoGrammar("the format of the model's tool calls is not one that can be asked for")
+            raise NoGrammar("the format of the model's tool calls is not one that an answer can be held to")
         unbound = unbound_tools(choice.functions, self.written.forms[0].body, strict) if choice.functions else ()
         return answer_grammar(
             self.written,

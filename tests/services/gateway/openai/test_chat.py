@@ -100,20 +100,6 @@ def test_a_token_that_ends_the_answer_has_no_text(client: openai.OpenAI, engine:
     assert ended.usage.completion_tokens == 3
 
 
-def test_a_choice_among_tools_that_would_have_to_be_enforced_is_refused(
-    client: openai.OpenAI, engine: PeerEngine
-) -> None:
-    """The sentence says which ones are served."""
-    tools: Any = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    client.chat.completions.create(model="tiny", messages=MESSAGES, tools=tools, tool_choice="none", max_tokens=1)
-
-    for choice in ("required", {"type": "function", "function": {"name": "f"}}):
-        with pytest.raises(openai.BadRequestError) as refused:
-            client.chat.completions.create(model="tiny", messages=MESSAGES, tools=tools, tool_choice=choice)
-        assert (refused.value.param, refused.value.code) == ("tool_choice", "unsupported_parameter")
-        assert '"auto"' in refused.value.message
-
-
 def test_prompt_logprobs_come_with_the_answer(client: openai.OpenAI, engine: PeerEngine, tokenizer: Tokenizer) -> None:
     """vLLM's field, beside the choices, once for all of them; with 0 each token of the prompt alone."""
     answer = client.chat.completions.create(

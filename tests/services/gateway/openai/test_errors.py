@@ -85,7 +85,6 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         (CHAT, chat(bad_words=["x"] * 129), "bad_words"),
         (CHAT, chat(bad_words=["🙂" * 100 + str(i) for i in range(3)]), "bad_words"),
         (CHAT, chat(include_stop_str_in_output=1), "include_stop_str_in_output"),
-        (CHAT, chat(response_format={"type": "json_object"}), "response_format"),
         (CHAT, chat(chat_template_kwargs={"tokenize": True}), "chat_template_kwargs"),
         (PLAIN, plain(prompt=""), "prompt"),
         (PLAIN, plain(prompt=[]), "prompt"),

@@ -188,7 +188,7 @@ def test_tools_of_a_model_whose_calls_would_not_be_found_are_refused(
     """Unless nothing is to be called; an operator may know better."""
     messages = [{"role": "user", "content": "fox"}]
     body = {"model": "tiny", "messages": messages, "tools": TOOLS, "max_tokens": 1}
-    for more in ({}, LONG):
+    for more in ({}, LONG, {"tool_choice": "required"}):
         answer = gateway.http.post("/v1/chat/completions", json=body | more)
         error = answer.json()["error"]
         assert (answer.status_code, error["param"], error["code"]) == (400, "tools", "no_tool_parser")

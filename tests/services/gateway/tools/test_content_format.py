@@ -14,6 +14,7 @@ from tests.services.gateway.tools.toy_vocabulary import ToyVocabulary
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 OF_SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}}
+OF_SCHEMA_PARAM = "response_format.json_schema.schema"
 FLAT = {"type": "json_schema", "name": "n", "schema": SCHEMA}
 
 
@@ -58,8 +59,8 @@ def test_any_text(given: Any) -> None:
     [
         ({"type": "xml"}, None, "response_format.type"),
         ("json", None, "response_format.type"),
-        ({"type": "json_schema"}, None, "response_format.json_schema.schema"),
-        ({"type": "json_schema", "json_schema": {"schema": 5}}, None, "response_format.json_schema.schema"),
+        ({"type": "json_schema"}, None, OF_SCHEMA_PARAM),
+        ({"type": "json_schema", "json_schema": {"schema": 5}}, None, OF_SCHEMA_PARAM),
         (None, {"json": "{"}, "structured_outputs.json"),
         (None, {"json": [1]}, "structured_outputs.json"),
         (None, {"regex": ""}, "structured_outputs.regex"),
@@ -67,14 +68,39 @@ def test_any_text(given: Any) -> None:
         (None, {"choice": ["a", 5]}, "structured_outputs.choice"),
         (None, {"choice": ["a"] * 10_001}, "structured_outputs.choice"),
         (None, {"grammar": 5}, "structured_outputs.grammar"),
-        (None, {"regex": "a", "choice": ["b"]}, "structured_outputs"),
-        (OF_SCHEMA, {"regex": "a"}, "structured_outputs"),
+        (None, {"regex": "a", "choice": ["b"]}, "structured_outputs.choice"),
+        (OF_SCHEMA, {"regex": "a"}, "structured_outputs.regex"),
+        (None, {"structural_tag": "{}"}, "structured_outputs.structural_tag"),
+        (None, {"json": True, "whitespace_pattern": 5}, "structured_outputs.whitespace_pattern"),
+        ({"type": "json_schema", "json_schema": {"schema": {"x-guidance": 5}}}, None, OF_SCHEMA_PARAM),
     ],
 )
 def test_what_cannot_be(response_format: Any, structured: Any, param: str) -> None:
     with pytest.raises(ContentFormatInvalid) as caught:
         content_format_of(response_format, structured)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("guided", "fits", "unfit"),
+    [
+        ({"json": SCHEMA}, '{"a": 5}', "{}"),
+        ({"regex": "[ab]+", "choice": None}, "ab", "c"),
+        ({"choice": ["x", "y"]}, "y", "z"),
+        ({"grammar": 'start: "q"'}, "q", "r"),
+        ({"json": SCHEMA, "whitespace_pattern": r"\n?"}, '{\n"a":\n5\n}', '{"a": 5}'),
+    ],
+)
+def test_the_older_words_of_the_same(guided: Any, fits: str, unfit: str) -> None:
+    """``guided_*``, of completions: the text is nothing else, reasoning neither."""
+    content = content_format_of(None, None, guided)
+    assert content is not None
+    vocabulary = ToyVocabulary(())
+    assert vocabulary.accepts(content.grammar(), fits)
+    assert not vocabulary.accepts(content.grammar(), unfit)
+    assert not vocabulary.accepts(content.grammar(), f"<think>\nHm.\n</think>\n\n{fits}")
+    with pytest.raises(ContentFormatInvalid, match=r"together with 'structured_outputs\.regex'"):
+        content_format_of(None, {"regex": "a"}, guided)
 
 
 def test_a_grammar_that_is_not_valid() -> None:

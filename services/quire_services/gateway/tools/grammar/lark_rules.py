@@ -2,7 +2,9 @@
 
 A special token is one terminal of its own there and no text ever matches it, so literals are taken apart into text and
 special tokens. Whitespace between the words of a literal and between the tokens of JSON is either as formats and
-templates write it, so that much of a call has one continuation only, or any, so that a model may keep its habits.
+templates write it, so that much of a call has one continuation only, or any, so that a model may keep its habits. Then
+it may also write what has one continuation with the tokens it likes: an answer that is as it must be is, token by
+token, what it would have been without a grammar.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class LarkRules:
 
     Args:
         specials: spelling of each special token -> its id.
-        loose: whitespace between words and tokens may be any.
+        loose: whitespace between words and tokens may be any, and no token is forced.
     """
 
     def __init__(self, specials: Mapping[str, int], loose: bool = False) -> None:
@@ -34,7 +36,7 @@ class LarkRules:
         self._specials = {spelling: token for spelling, token in specials.items() if spelling}
         longest = sorted(self._specials, key=len, reverse=True)
         self._special = re.compile("(" + ("|".join(map(re.escape, longest)) or r"(?!)") + ")")
-        self._lines = ["%llguidance {}"]
+        self._lines = ["%llguidance " + json.dumps({"no_forcing": True} if loose else {})]
         self._named: dict[str, str] = {}  # what a rule or terminal says -> its name
         self._lines += [f"{TEXT}: /(?s:.*)/", f"{GAP}: /{_ANY_SPACE}/"]
 
@@ -57,10 +59,17 @@ class LarkRules:
             self._lines.append(f"{self._named[said]}{attributes}: {expression}")
         return self._named[said]
 
-    def json(self, schema: Any, lenient: bool = False) -> str:
-        """Name of a rule for values of a schema. ``lenient``: what llguidance does not know in it says nothing."""
+    def json(self, schema: Any, lenient: bool = False, whitespace: str = "") -> str:
+        """Name of a rule for values of a schema.
+
+        Args:
+            lenient: what llguidance does not know in it says nothing.
+            whitespace: a regular expression for what may stand between tokens, if that is not as elsewhere.
+        """
         said = schema if isinstance(schema, Mapping) else {} if schema else {"enum": []}
-        options = {**(_LOOSE if self._loose else _EXACT), "lenient": lenient, **(said.get("x-guidance") or {})}
+        spaces = {"whitespace_flexible": True, "whitespace_pattern": whitespace} if whitespace else None
+        spaces = spaces or (_LOOSE if self._loose else _EXACT)
+        options = {**spaces, "lenient": lenient, **(said.get("x-guidance") or {})}
         return self.rule("%json " + json.dumps({**said, "x-guidance": options}))
 
     def literal(self, text: str) -> str:

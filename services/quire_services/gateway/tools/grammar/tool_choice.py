@@ -21,12 +21,19 @@ class ToolChoice:
     Attributes:
         mode: whether it calls no tool, may call some, or must.
         functions: those that it may call, as the API has them: ``name``, ``parameters``, ``strict``.
-        one: it calls exactly one.
+        one: it calls exactly one, which the request names.
+        narrowed: there are tools that it may not call.
     """
 
     mode: Mode
     functions: tuple[Function, ...] = ()
     one: bool = False
+    narrowed: bool = False
+
+    @property
+    def binds(self) -> bool:
+        """Whether an answer that keeps to no grammar would be a wrong answer, and not only a worse one."""
+        return self.mode == "required" or self.narrowed or any(one.get("strict") for one in self.functions)
 
 
 def tool_choice_of(choice: Any, tools: Sequence[Mapping[str, Any]] | None) -> ToolChoice:
@@ -49,7 +56,8 @@ def tool_choice_of(choice: Any, tools: Sequence[Mapping[str, Any]] | None) -> To
         mode, named = inner.get("mode", "auto"), inner.get("tools")
         if mode not in ("auto", "required") or not isinstance(named, Sequence) or not named:
             raise ToolChoiceInvalid("'allowed_tools' needs a mode, 'auto' or 'required', and tools")
-        return ToolChoice(mode, tuple(_named(one, functions) for one in named))
+        allowed = {one["name"]: one for one in (_named(one, functions) for one in named)}
+        return ToolChoice(mode, tuple(allowed.values()), narrowed=len(allowed) < len(functions))
     raise ToolChoiceInvalid(f"the type {kind!r} is not known")
 
 

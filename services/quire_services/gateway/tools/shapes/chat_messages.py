@@ -29,13 +29,14 @@ class ChatMessages:
 
     Args:
         new_id: ids for calls.
+        named: the request has named the tool to call, so that a call is no reason to end.
 
     Attributes:
         called: calls that have begun.
     """
 
-    def __init__(self, new_id: Callable[[], str] = new_call_id) -> None:
-        self._new_id = new_id
+    def __init__(self, new_id: Callable[[], str] = new_call_id, *, reasoning: bool = True, named: bool = False) -> None:
+        self._new_id, self._reasoning, self._named = new_id, reasoning, named
         self.called = 0
 
     def deltas(self, events: Sequence[AnswerEvent]) -> list[dict[str, Any]]:
@@ -63,7 +64,7 @@ class ChatMessages:
 
     def finish_reason(self, finish: str | None) -> str | None:
         """Why the choice has ended, as the API says it: an answer that ends of itself with calls ends for these."""
-        return CALLED if finish == "stop" and self.called else finish
+        return CALLED if finish == "stop" and self.called and not self._named else finish
 
     def _delta(self, event: AnswerEvent) -> dict[str, Any]:
         match event:

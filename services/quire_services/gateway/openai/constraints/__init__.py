@@ -1,0 +1,1 @@
+"""Constraints: what a request says that its answer must be, as one grammar for the engine."""
