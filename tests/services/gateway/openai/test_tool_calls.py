@@ -15,6 +15,7 @@ from tests.support.gateway import GatewayProcess, Start, refused
 from tests.support.peer_engine import PeerEngine
 from tests.support.puppet import LONGEST, SCRIPTS, call, links, make_puppet_tokenizer
 from tests.support.puppet_chats import LONG, REASONING, TOOLS, ask, expected, streamed, told
+from tests.support.waits import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_one_call_may_be_all_that_is_wanted(stage: tuple[GatewayProcess, PeerEng
     one = ask("two") | {"parallel_tool_calls": False}
     whole = client.chat.completions.create(**one)
     assert told(whole.choices[0]) == ("", "", ["Oslo"], "tool_calls")
-    assert len(stage[1].aborts) == 1
+    wait_for(lambda: len(stage[1].aborts) == 1, "the engine is told")
     assert [told(choice) for choice in streamed(client, one)] == [("", "", ["Oslo"], "tool_calls")]
     assert told(client.chat.completions.create(**(one | ask("muses"))).choices[0]) == expected("muses")
 
