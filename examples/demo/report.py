@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from examples.demo_stack import BLOCK_SIZE, BLOCKS, ENGINES
+from examples.demo.stack import BLOCK_SIZE, BLOCKS, ENGINES
 from quire_kv import Found, Stats
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from openai import OpenAI
 
-from examples.demo_report import Answer, Measured, Paint, report
-from examples.demo_stack import PROMPT_WORDS, TENANTS, DemoStack, key_of, running, words
+from examples.demo.report import Answer, Measured, Paint, report
+from examples.demo.stack import PROMPT_WORDS, TENANTS, DemoStack, key_of, running, words
 from quire_kv import Stats
 
 AGENTS_PER_TENANT = 3
