@@ -1,1 +1,1 @@
-"""Random models, made from a seed: tiny ones for tests and the demo, larger ones for benches."""
+"""Models: random ones, made from a seed, tiny for tests and the demo, larger for benches; and a real one, fetched."""
