@@ -218,7 +218,7 @@ def _detokenise(size: str) -> float:
     decoder = Detokenizer(tokenizer, [8, 9, 10])
     began = time.perf_counter()
     for token in range(2000):
-        decoder.push(7 + token % words(size))
+        decoder.push(7 + token % len(words(size)))
     return (time.perf_counter() - began) * 1e6 / 2000
 
 

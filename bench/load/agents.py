@@ -14,7 +14,7 @@ prompts that a server may share between tenants on purpose.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -49,23 +49,23 @@ class Workload:
 class _Text:
     """Random words."""
 
-    def __init__(self, rng: Random, words: int, scale: float) -> None:
+    def __init__(self, rng: Random, words: Sequence[str], scale: float) -> None:
         self._rng, self._words, self._scale = rng, words, scale
 
     def exactly(self, tokens: int) -> str:
         """That many words."""
-        return " ".join(f"w{self._rng.randrange(self._words)}" for _ in range(tokens))
+        return " ".join(self._words[self._rng.randrange(len(self._words))] for _ in range(tokens))
 
     def scaled(self, tokens: int) -> str:
         """That many words, times the scale."""
         return self.exactly(max(1, round(tokens * self._scale)))
 
 
-def make(name: str, seed: int, words: int, scale: float = 1.0) -> Workload:
+def make(name: str, seed: int, words: Sequence[str], scale: float = 1.0) -> Workload:
     """A workload; the same arguments give the same one.
 
     Args:
-        words: how many different words the model knows.
+        words: what a prompt is made of, a token each.
         scale: factor on numbers of agents and on lengths, for small machines and for tests.
     """
     text = _Text(Random(f"{name}/{seed}"), words, scale)

@@ -21,7 +21,7 @@ from bench.engine.floor import workload_floor
 from bench.load.agents import WORKLOADS, Workload, make
 from bench.load.generator import agreement
 from bench.load.stream import StreamError
-from bench.models.sizes import SIZES, model_directory, words
+from bench.models.sizes import REAL, SIZES, model_directory, words
 from bench.processes.side import OutOfTime, SideError
 from bench.report.figures import Report, machine, say
 from bench.report.plots import bars
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer", default="", help="vllm, transformers, transformers-generate, a server's URL; several")
     parser.add_argument("--peer-key", default="none", help="API key for a peer given as URL")
     parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs (default: 5)")
-    parser.add_argument("--model", choices=tuple(SIZES), default="27m", help="random Llama of this size")
+    parser.add_argument("--model", choices=(*SIZES, REAL), default="27m", help=f"random Llama of this size, or {REAL}")
     parser.add_argument("--kv-gib", type=float, default=2.0, help="GiB of keys and values on either side (default: 2)")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on agents and lengths (default: 1)")
     parser.add_argument("--engines", type=int, default=1, help="engines of ours (default: 1)")

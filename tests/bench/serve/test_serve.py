@@ -13,6 +13,7 @@ from bench.load.agents import WORKLOADS, make
 from bench.load.stream import Answer, StreamError, read_answer
 from tests.support.repository import ROOT
 
+WORDS = tuple(f"w{number}" for number in range(500))
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -63,10 +64,10 @@ def test_floor_counts_what_was_computed() -> None:
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_workloads_repeat(name: str) -> None:
     """A workload is the same for the same seed, another for another, and its warm part shares what is shared."""
-    workload = make(name, 1, words=500, scale=0.1)
+    workload = make(name, 1, words=WORDS, scale=0.1)
 
-    assert workload == make(name, 1, words=500, scale=0.1)
-    assert workload.cold != make(name, 2, words=500, scale=0.1).cold
+    assert workload == make(name, 1, words=WORDS, scale=0.1)
+    assert workload.cold != make(name, 2, words=WORDS, scale=0.1).cold
     assert {agent.system for agent in workload.warm} == {agent.system for agent in workload.cold}
     assert set(workload.shared) == {agent.system for agent in workload.cold if agent.system}
 
