@@ -1,6 +1,7 @@
 """Step log: one JSON line a step, to see the batching and the waste instead of believing it.
 
-A line holds what the step computed (decode rows, prefill rows and tokens), the queues, the messages so far, and the
+A line holds what the step computed (decode rows, prefill rows and tokens, and how many of these stand in prompts: the
+others are of answers, forced by a grammar or lost to a preemption), the queues, the messages so far, and the
 slots of this engine's tables: ``slots_held`` over all physical blocks its sequences name, each once, and
 ``slots_filled`` of them. Waste is 1 - filled / held, blocks extended ahead included.
 """
@@ -36,6 +37,7 @@ class StepLog:
             "decode_rows": decodes,
             "prefill_rows": len(work) - decodes,
             "prefill_tokens": sum(item.count for item in work if not item.sequence.decoding),
+            "prompt_tokens": sum(_of_prompt(item) for item in work),
             "running": len(scheduler.running),
             "waiting": len(scheduler.waiting),
             "messages": kv.messages,
@@ -44,6 +46,12 @@ class StepLog:
             "slots_filled": filled,
         }
         self._file.write(json.dumps(line) + "\n")
+
+
+def _of_prompt(item: Work) -> int:
+    """Tokens of the prompt that a piece of work computes."""
+    sequence = item.sequence
+    return max(0, min(item.count, len(sequence.request.prompt) // 4 - sequence.launched))
 
 
 def _slots(scheduler: Scheduler, block_size: int, work: list[Work]) -> tuple[int, int]:
