@@ -11,18 +11,22 @@ computes the prompt. The same again changes nothing, another one under the same 
 from __future__ import annotations
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quire_kv import KVReader
 from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_proto.wire.publication_ids import variant_of
 from quire_proto.wire.u32 import pack_u32
+from quire_services.config.input_files import one_line
 from quire_services.config.loader import IDENTIFIER
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
+from quire_services.config.settings import Config
 from quire_services.gateway.published_prompts.explanation import domains_of, explain
 from quire_services.gateway.published_prompts.preamble import Preamble, preamble_of
 from quire_services.gateway.published_prompts.prompt_files import PublishError, read_request, read_system, read_tools
@@ -33,6 +37,7 @@ from quire_services.gateway.templates.chat_template import LoadError, PromptEnco
 from quire_services.process import flags
 from quire_services.process.kvstore_call import print_answer
 
+from .admin_call import AdminCallError, admin_answer
 from .explanation_text import explanation_text
 from .text_table import prompts_table
 
@@ -41,15 +46,18 @@ def main(argv: list[str]) -> int:
     """Entry of ``quire prefix``; returns the exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    run_dir = flags.read_config(parser, arguments).run_dir
+    config = flags.read_config(parser, arguments)
+    run_dir = config.run_dir
     if arguments.command == "list":
         return print_answer(parser.prog, run_dir, lambda reader: _list(reader, arguments.json))
     if arguments.command == "unpublish":
         return print_answer(parser.prog, run_dir, lambda reader: _unpublish(reader, arguments))
     if arguments.command == "explain":
         return _explain(parser, arguments, run_dir)
-    if arguments.tools and arguments.from_request:
+    if arguments.tools and not arguments.file:
         parser.error("argument --tools: a request has tools of its own; --any-tools leaves them out")
+    if arguments.request_id is not None:
+        return _publish_remembered(parser, arguments, config)
     if arguments.any_tools and arguments.file:
         parser.error("argument --any-tools: leave --tools out instead")
     identity = arguments.id or _named_file(arguments).stem
@@ -74,6 +82,12 @@ def _parser() -> flags.Parser:
         metavar="JSON",
         help="the body of a chat request: its system messages and its tools, as its framework writes them",
     )
+    source.add_argument(
+        "--request-id",
+        metavar="ID",
+        help="the same of a request that the gateway remembers (--remembered-requests), over its admin API",
+    )
+    publish.add_argument("--tenant", metavar="TENANT", help="whose request --request-id is")
     publish.add_argument("--tools", type=Path, metavar="JSON", help="tools that every chat with it sends, as a list")
     publish.add_argument(
         "--any-tools",
@@ -94,14 +108,15 @@ def _parser() -> flags.Parser:
     why.add_argument(
         "--tenant", default="", metavar="TENANT", help="whose it is (default: of one that is in all groups)"
     )
-    for command in (publish, unpublish, show, why):
+    _common(publish, "admin_port", "admin_token_file")
+    for command in (unpublish, show, why):
         _common(command)
     return parser
 
 
-def _common(command: ArgumentParser) -> None:
+def _common(command: ArgumentParser, *settings: str) -> None:
     command.add_argument("--json", action="store_true", help="the answer as JSON")
-    flags.add_run_dir(command)
+    flags.add_run_dir(command, *settings)
 
 
 def _rendered(arguments: Namespace, run_dir: Path) -> RenderedPrompt:
@@ -177,12 +192,30 @@ def served_model(file: Path) -> ServedModel:
 
 def _publish(reader: KVReader, arguments: Namespace, identity: str, rendered: RenderedPrompt) -> str:
     reply = publish_variant(reader, identity, arguments.domain, rendered.tokens, replace=arguments.replace)
-    if arguments.json:
-        fields = {"id": identity, "variant": variant_of(pack_u32(rendered.tokens)), "domain": arguments.domain}
-        about = {"state": reply.state, "tokens": reply.tokens, "generation": reply.generation}
-        return json.dumps(fields | about | {"notes": rendered.notes})
-    notes = [f"note: {note}" for note in rendered.notes]
-    return "\n".join([f"{identity}: {reply.tokens} tokens published to {arguments.domain} ({reply.state})", *notes])
+    fields = {"id": identity, "variant": variant_of(pack_u32(rendered.tokens)), "domain": arguments.domain}
+    about = {"state": reply.state, "tokens": reply.tokens, "generation": reply.generation}
+    return _published_text(fields | about | {"notes": rendered.notes}, arguments.json)
+
+
+def _publish_remembered(parser: flags.Parser, arguments: Namespace, config: Config) -> int:
+    """Publish what the gateway remembers of a tenant's request; the exit code."""
+    if not arguments.id or not arguments.tenant:
+        parser.error("argument --request-id: say whose it is with --tenant, and what to call it with --id")
+    names = ("id", "domain", "request_id", "tenant", "any_tools", "replace")
+    try:
+        said = admin_answer(config, "/admin/publications", {name: getattr(arguments, name) for name in names})
+    except AdminCallError as error:
+        sys.stderr.write(f"{parser.prog}: {one_line(str(error))}\n")
+        return 1
+    sys.stdout.write(_published_text({key: said[key] for key in said if key != "object"}, arguments.json) + "\n")
+    return 0
+
+
+def _published_text(said: dict[str, Any], as_json: bool) -> str:
+    if as_json:
+        return json.dumps(said)
+    notes = [f"note: {note}" for note in said["notes"]]
+    return "\n".join([f"{said['id']}: {said['tokens']} tokens published to {said['domain']} ({said['state']})", *notes])
 
 
 def _unpublish(reader: KVReader, arguments: Namespace) -> str:

@@ -127,6 +127,13 @@ class GatewaySettings:
         512, "requests that may wait for their first token; a tenant that fills the queue gets 429", at_least=1
     )
     admin_port: int = setting(0, "port of the admin API, on the loopback (0: none)", at_least=0, at_most=65535)
+    remembered_requests: int = setting(
+        0,
+        "chats of each tenant of which system messages and tools are kept in memory, for an operator who publishes them"
+        " by request id (0: none)",
+        at_least=0,
+        at_most=1024,
+    )
     admin_token_file: str = setting("", "file with the admin API's token (default: made in the run directory)")
     max_body_bytes: int = setting(
         0,

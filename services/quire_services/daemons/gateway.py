@@ -44,6 +44,7 @@ from quire_services.gateway.link_server import LinkServer, SocketTaken
 from quire_services.gateway.openai.response_api.response_store import ResponseStore
 from quire_services.gateway.openai.sampling_defaults import DefaultsError, SamplingDefaults, load_sampling_defaults
 from quire_services.gateway.origin import listed, tenant_resolver, with_origins
+from quire_services.gateway.published_prompts.recent_preambles import RecentPreambles
 from quire_services.gateway.readers.reader_pool import ReaderPool
 from quire_services.gateway.readers.reader_process import ForkServer
 from quire_services.gateway.readers.request_reader import RequestReader
@@ -138,7 +139,9 @@ def _gateway(config: settings.Config) -> Gateway:
     log.info("tool_parser", name=encoder.answers.name, by="probe" if tool_parser is None else "setting")
     name = gateway.served_model_name or model_name(model)
     names = tuple(dict.fromkeys((name, *listed(gateway.model_aliases))))
-    reader = RequestReader(names, encoder, defaults, gateway.trust_request_chat_template)
+    reader = RequestReader(
+        names, encoder, defaults, gateway.trust_request_chat_template, gateway.remembered_requests > 0
+    )
     readers = ReaderPool(ForkServer.start(reader), max(1, (os.cpu_count() or 1) // 8))
     engines = Engines(gateway.max_queue, gateway.hold_s)
     stored = ResponseStore(gateway.stored_responses, gateway.stored_response_bytes, gateway.stored_response_s)
@@ -151,6 +154,7 @@ def _gateway(config: settings.Config) -> Gateway:
         readers,
         defaults,
         stored,
+        RecentPreambles(gateway.remembered_requests),
         gateway.max_body_bytes,
         gateway.ping_s,
         gateway.begin_s,

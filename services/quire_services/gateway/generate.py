@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -49,6 +49,7 @@ from quire_services.gateway.openai.response_api.response_request import Lookup
 from quire_services.gateway.openai.response_api.response_store import ResponseStore
 from quire_services.gateway.openai.sampling import sampling, stop_strings
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
+from quire_services.gateway.published_prompts.recent_preambles import RecentPreambles
 from quire_services.gateway.readers.prompt_answers import prompt_answer_here
 from quire_services.gateway.readers.reader_pool import LookupUpTo, ReaderPool
 from quire_services.gateway.readers.request_bytes import (
@@ -98,6 +99,7 @@ class Gateway:
     readers: ReaderPool
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
     stored: ResponseStore = field(default_factory=ResponseStore)
+    recent: RecentPreambles = field(default_factory=lambda: RecentPreambles(0))
     max_body_bytes: int = 0
     ping_s: float = 0
     begin_s: float = 600
@@ -173,9 +175,13 @@ class Gateway:
         except ApiError as error:
             raise in_own_words(error) from None
 
-    def _read(self, api: str, request: Request) -> AbstractAsyncContextManager[ReadRequest]:
+    @asynccontextmanager
+    async def _read(self, api: str, request: Request) -> AsyncIterator[ReadRequest]:
         """A request as it was read."""
-        return self._taken_in(api, request, self.reader.read_here, self.readers.read)
+        async with self._taken_in(api, request, self.reader.read_here, self.readers.read) as read:
+            record = _record(request)
+            self.recent.keep(record.tenant, record.request_id, read.preamble)
+            yield read
 
     @asynccontextmanager
     async def _taken_in(

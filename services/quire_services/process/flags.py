@@ -49,9 +49,10 @@ def add(parser: argparse.ArgumentParser, *sections: str, only: tuple[str, ...] =
                 argument.nargs, argument.const = "?", "true"
 
 
-def add_run_dir(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which running stack is meant: its run directory, or the port that names the default one."""
-    add(parser, "serve", "gateway", only=("run_dir", "port"))
+def add_run_dir(parser: argparse.ArgumentParser, *more: str) -> None:
+    """The flags that say which running stack is meant, its run directory or the port that names the default one, and
+    ``more`` of how to reach its gateway."""
+    add(parser, "serve", "gateway", only=("run_dir", "port", *more))
 
 
 def as_flags(config: Config, section: str, *, but: tuple[str, ...] = ()) -> list[str]:

@@ -1,10 +1,10 @@
 """Admin API: publish, unpublish and groups over HTTP, for operators that cannot run the ``quire`` command on its host.
 
-    POST   /admin/publications                          {"id", "domain", "system" and "tools"? or "request", ...}
+    POST   /admin/publications                          {"id", "domain", what is published (``PublishBody``)}
     GET    /admin/publications
     DELETE /admin/publications/{id}
     DELETE /admin/publications/{id}/variants/{variant}
-    POST   /admin/publications/explain                  {"request", "tenant"?}
+    POST   /admin/publications/explain                  {"request" or "request_id", "tenant"?}
     GET    /admin/groups
     PUT    /admin/groups/{group}/members/{tenant}
     DELETE /admin/groups/{group}/members/{tenant}
@@ -17,6 +17,7 @@ is kept here. Errors have the OpenAI shape. What is permitted is the kvstore's d
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -43,7 +44,7 @@ from quire_services.config.loader import IDENTIFIER
 from quire_services.gateway.generate import Gateway
 from quire_services.gateway.http.errors import ApiError, invalid, unavailable
 from quire_services.gateway.http_app import map_errors
-from quire_services.gateway.published_prompts.explanation import Explanation, domains_of, explain
+from quire_services.gateway.published_prompts.explanation import PUBLIC, Explanation, domains_of, explain
 from quire_services.gateway.published_prompts.preamble import Preamble, preamble_of
 from quire_services.gateway.published_prompts.prompt_files import PublishError, checked_tools
 from quire_services.gateway.published_prompts.prompt_row import prompt_row
@@ -56,7 +57,11 @@ _STATUS: dict[type[RemoteError], int] = {BadRequest: 400, NotPermitted: 403, Not
 
 
 class PublishBody(BaseModel):
-    """``POST /admin/publications``. An unknown field is an error: here a misspelt one would share too much."""
+    """``POST /admin/publications``. An unknown field is an error: here a misspelt one would share too much.
+
+    One of ``system`` (with ``tools`` or without), ``request`` and ``request_id`` (with the ``tenant`` whose it was)
+    says what is published.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
     id: Annotated[str, Field(pattern=f"^{IDENTIFIER.pattern}$")]
@@ -64,6 +69,8 @@ class PublishBody(BaseModel):
     system: Annotated[str, Field(min_length=1)] | None = None
     tools: list[dict[str, Any]] | None = None
     request: dict[str, Any] | None = None
+    request_id: str | None = None
+    tenant: str = ""
     any_tools: bool = False
     replace: bool = False
 
@@ -72,7 +79,8 @@ class ExplainBody(BaseModel):
     """``POST /admin/publications/explain``."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
-    request: dict[str, Any]
+    request: dict[str, Any] | None = None
+    request_id: str | None = None
     tenant: str = ""
 
 
@@ -89,7 +97,9 @@ def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
         longest = gateway.engines.limits().max_model_len
         rendered = await asyncio.get_running_loop().run_in_executor(None, _rendered, gateway, body, longest)
         reply = await ask(
-            lambda reader: publish_variant(reader, body.id, body.domain, rendered.tokens, replace=body.replace)
+            lambda reader: publish_variant(
+                reader, body.id, body.domain, rendered.tokens, tenant=_publisher(body), replace=body.replace
+            )
         )
         fields = {"id": body.id, "variant": variant_of(pack_u32(rendered.tokens)), "domain": body.domain}
         about = {"state": reply.state, "tokens": reply.tokens, "generation": reply.generation}
@@ -150,28 +160,50 @@ def _ask(run_dir: Path, question: Callable[[KVReader], _T]) -> _T:
 
 
 def _rendered(gateway: Gateway, body: PublishBody, longest: int) -> RenderedPrompt:
-    if (body.system is None) == (body.request is None):
-        raise invalid("either 'system' or 'request' says what is published", "system")
+    if [body.system, body.request, body.request_id].count(None) != 2:
+        raise invalid("one of 'system', 'request' and 'request_id' says what is published", "system")
     try:
         tools = None if body.tools is None else checked_tools(body.tools, "tools")
     except PublishError as error:
         raise invalid(str(error), "tools") from None
-    if tools and body.request is not None:
+    if tools and body.system is None:
         raise invalid("a request has tools of its own", "tools")
     encoder = gateway.encoder
+    request = _request(gateway, body)
     try:
         if body.system is not None:
             return render_prompt(encoder, Preamble.of_system(body.system, tools), longest)
-        return render_prompt(encoder, preamble_of(body.request, encoder, any_tools=body.any_tools), longest)
+        return render_prompt(encoder, preamble_of(request, encoder, any_tools=body.any_tools), longest)
     except PublishError as error:
-        raise invalid(str(error), "system" if body.request is None else "request") from None
+        raise invalid(str(error), "request" if body.system is None else "system") from None
+
+
+def _request(gateway: Gateway, body: PublishBody | ExplainBody) -> object:
+    """The request that is meant: as it is given, or what the gateway keeps of a tenant's. Raises ApiError."""
+    if body.request_id is None:
+        return body.request
+    if not body.tenant:
+        raise invalid("'request_id' needs the 'tenant' whose request it was", "tenant")
+    kept = gateway.recent.get(body.tenant, body.request_id)
+    if kept is None:
+        off = "" if gateway.recent.most else ": this gateway keeps none (--remembered-requests)"
+        reason = f"no request {body.request_id[:80]!r} of tenant {body.tenant[:80]!r} is kept{off}"
+        raise ApiError(404, reason, type="invalid_request_error", code="not_found")
+    return json.loads(kept)
+
+
+def _publisher(body: PublishBody) -> str:
+    """On whose behalf it is published: what a tenant said goes to a group as its member alone publishes to it."""
+    return body.tenant if body.request_id is not None and body.domain != PUBLIC else ""
 
 
 def _explained(
     gateway: Gateway, body: ExplainBody, published: tuple[Publication, ...], domains: set[str] | None
 ) -> Explanation:
+    if (body.request is None) == (body.request_id is None):
+        raise invalid("either 'request' or 'request_id' says what is explained", "request")
     try:
-        return explain(gateway.encoder, body.request, published, domains)
+        return explain(gateway.encoder, _request(gateway, body), published, domains)
     except PublishError as error:
         raise invalid(str(error), "request") from None
 

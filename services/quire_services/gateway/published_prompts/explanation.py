@@ -103,6 +103,8 @@ def explain(
         tokens = chat_tokens(body, encoder, None)
     except ApiError as error:
         raise PublishError(f"not a chat request: {error.message}") from None
+    if body.chat_template:
+        raise PublishError("a request with a 'chat_template' of its own is not explained: leave it out")
     packed = pack_u32(tokens)
     rows = sorted(((_compared(packed, one, domains), one) for one in publications), key=_nearness, reverse=True)
     salted = bool(body.cache_salt)

@@ -75,7 +75,8 @@ class ReaderPool:
             draft = ResponseDraft(**head["draft"] | {"items": data[4 * at :]})
         constraint = head["constraint"] and Constraint(*head["constraint"])
         body = body_without_prompt(api, head["body"])
-        return ReadRequest(body, prompts, limits, head["texts"], head["echo"], draft, constraint)
+        texts, echo, preamble = head["texts"], head["echo"], head["preamble"]
+        return ReadRequest(body, prompts, limits, texts, echo, draft, constraint, preamble)
 
     async def prompt_answer(
         self, api: str, raw: bytes | bytearray, tenant: str, limits: Limits, lookup: LookupUpTo

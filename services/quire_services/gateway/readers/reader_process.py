@@ -168,6 +168,7 @@ def _answer(reader: RequestReader, head: dict[str, Any], raw: bytes, lookup: Loo
             "texts": read.texts,
             "echo": read.echo,
             "constraint": read.constraint and astuple(read.constraint),
+            "preamble": read.preamble,
         }
         data = [pack_u32(prompt) for prompt in read.prompts]
         if read.draft:

@@ -46,6 +46,7 @@ from quire_services.gateway.openai.sampling import (
     truncated_prompt,
 )
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
+from quire_services.gateway.published_prompts.preamble import packed_preamble
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.tools.parser.parameter_types import brief_tools
 
@@ -90,6 +91,7 @@ class ReadRequest:
         echo: what the answers to a chat begin with.
         draft: of a response, what is needed when it is answered.
         constraint: what its answers are held to.
+        preamble: what a chat begins with (``packed_preamble``), if that is kept.
     """
 
     body: Body
@@ -99,6 +101,7 @@ class ReadRequest:
     echo: str = ""
     draft: ResponseDraft | None = None
     constraint: Constraint | None = None
+    preamble: str = ""
 
 
 class RequestReader:
@@ -109,6 +112,7 @@ class RequestReader:
         encoder: its tokenizer and template.
         defaults: what stands in for parameters that requests leave out.
         own_templates: requests may bring chat templates.
+        with_preambles: what chats begin with is kept.
     """
 
     def __init__(
@@ -117,9 +121,10 @@ class RequestReader:
         encoder: PromptEncoder,
         defaults: SamplingDefaults,
         own_templates: bool = False,
+        with_preambles: bool = False,
     ) -> None:
         self._models, self.encoder, self._defaults = models, encoder, defaults
-        self._own_templates = own_templates
+        self._own_templates, self._with_preambles = own_templates, with_preambles
 
     def read(
         self, api: str, raw: bytes | bytearray, tenant: str, limits: Callable[[], Limits], lookup: Lookup
@@ -159,6 +164,8 @@ class RequestReader:
         else:
             read = self._message(validated(MessagesBody if api == MESSAGES else PromptBody, document), tenant, limits)
         _check_sent_back(read)
+        if self._with_preambles and isinstance(read.body, ChatBody):
+            read.preamble = packed_preamble(read.body)
         return read
 
     def _message(self, asked: PromptBody, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:

@@ -15,6 +15,7 @@ from quire_proto.client.client import KVReader
 from tests.support.gateway import GatewayProcess, Start, refused
 from tests.support.kvstore import Kvstore
 from tests.support.ports import free_port, listens
+from tests.support.quire_command import Quire
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
@@ -133,6 +134,59 @@ def test_a_request_is_explained(admin: Admin) -> None:
     assert other["advice"]
     assert admin.error(400, "POST", "/admin/publications/explain", json={"request": {}})["param"] == "request"
     assert admin.error(400, "POST", "/admin/publications/explain", json={"request": chat, "x": 1})["param"] == "x"
+
+
+def test_a_remembered_request_is_published(start: Start, tmp_path: Path, quire: Quire) -> None:
+    """By its id and its tenant, short or long, into that tenant's groups or to all; by no other tenant's name."""
+    (tmp_path / "quire.toml").write_text("".join(
+        f'[[tenants]]\nname = "{name}"\nkeys = ["sk-{name}"]\n' for name in ("ann", "bob")
+    ))  # fmt: skip
+    port = free_port()
+    gateway = start(f"--admin-port={port}", "--remembered-requests=4", config=tmp_path / "quire.toml")
+    kvstore = Kvstore(gateway.run_dir).start()
+    gateway.engine(max_model_len=1 << 15)
+    admin = Admin(gateway, port)
+    admin.http.put("/admin/groups/sales/members/bob")
+    for tenant, words, long in (("ann", "ann is a fox", ""), ("bob", "bob is a dog", "quick " * 4000)):
+        answer = gateway.http.post(
+            "/v1/chat/completions",
+            headers={"authorization": f"Bearer sk-{tenant}", "x-request-id": "same"},
+            json={"model": "tiny", "max_tokens": 1, "messages": [
+                {"role": "system", "content": words}, {"role": "user", "content": "secret" + long},
+            ]},
+        )  # fmt: skip
+        assert answer.status_code == 200, answer.text
+
+    def body(tenant: str, domain: str = "public", identity: str = "same") -> dict[str, Any]:
+        return {"id": f"of-{tenant}", "domain": domain, "request_id": identity, "tenant": tenant}
+
+    made = admin.http.post("/admin/publications", json=body("ann")).json()
+    direct = {"id": "direct", "domain": "public", "system": "ann is a fox"}
+    assert admin.http.post("/admin/publications", json=direct).json()["variant"] == made["variant"]
+    assert admin.error(403, "POST", "/admin/publications", json=body("ann", "sales"))["code"] == "not_permitted"
+    assert admin.http.post("/admin/publications", json=body("bob", "sales")).json()["domain"] == "sales"
+    explained = admin.http.post("/admin/publications/explain", json={"request_id": "same", "tenant": "bob"}).json()
+    assert explained["matched"]["id"] == "of-bob"
+    assert admin.error(404, "POST", "/admin/publications", json=body("eve"))["code"] == "not_found"
+    assert admin.error(404, "POST", "/admin/publications", json=body("ann", identity="other"))["code"] == "not_found"
+    assert admin.error(400, "POST", "/admin/publications", json=body("ann") | {"tenant": ""})["param"] == "tenant"
+    assert "secret" not in gateway.log.read_text()
+
+    command = ("prefix", "publish", "--domain", "public", "--id", "cli", "--run-dir", gateway.run_dir)
+    ran = quire(*command, "--request-id", "same", "--tenant", "bob", "--admin-port", port)
+    assert (ran.code, ran.out.partition(":")[0]) == (0, "cli")
+    quire(*command, "--request-id", "other", "--tenant", "bob", "--admin-port", port).complains("'other'")
+    quire(*command, "--request-id", "same", "--tenant", "bob").complains("--admin-port")
+    quire(*command, "--request-id", "same").complains("--tenant")
+    quire(*command, "--request-id", "x", "--tenant", "bob", "--admin-port", free_port()).complains("no gateway answers")
+    admin.http.close()
+    assert kvstore.end(15) == 0
+
+
+def test_requests_are_forgotten_unless_wanted(admin: Admin) -> None:
+    """The error says by which setting they would be kept."""
+    body = {"id": "agent", "domain": "public", "request_id": "x", "tenant": "default"}
+    assert "--remembered-requests" in admin.error(404, "POST", "/admin/publications", json=body)["message"]
 
 
 def test_members_join_and_leave(admin: Admin) -> None:
