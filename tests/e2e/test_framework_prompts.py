@@ -23,7 +23,7 @@ from tests.support.repository import ROOT
 from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.process]
+pytestmark = [pytest.mark.slow, pytest.mark.process, pytest.mark.timeout(900)]  # each framework takes seconds to import
 ENVIRONMENTS = ROOT / ".clients"
 PROGRAM = ROOT / "tests" / "support" / "framework_chat.py"
 REQUESTS = ROOT / "tests" / "services" / "gateway" / "published_prompts" / "requests"
