@@ -60,7 +60,9 @@ def running(model: Path) -> Iterator[Admin]:
 
 @pytest.fixture
 def admin(running: Admin) -> Iterator[Admin]:
-    """The running one, as it was before the test."""
+    """The running one, as it was before the test, with an engine that has been heard of lately."""
+    running.gateway.engines[0].load(ready=True)
+    wait_for(lambda: running.gateway.http.get("/health").status_code == 200, "the engine counts")
     yield running
     for member in running.http.get("/admin/groups").json()["data"]:
         running.http.delete(f"/admin/groups/{member['group']}/members/{member['tenant']}")
