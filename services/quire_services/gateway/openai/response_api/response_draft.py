@@ -6,7 +6,7 @@ It is made where the request is read, for a long body that is another process.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ class ResponseDraft:
     Attributes:
         repeated: fields of the response that repeat the request.
         items: the input that is new, as JSON, an item a line; empty if it is not to be kept.
+        many: how many items that is.
         previous: the response that it goes on from, if there is one.
         store: whether it is to be kept; None: the client does not say.
         sealed: reasoning is to come sealed, too.
@@ -36,16 +37,17 @@ class ResponseDraft:
 
     repeated: dict[str, Any] = field(default_factory=dict)
     items: bytes = b""
+    many: int = 0
     previous: str = ""
     store: bool | None = None
     sealed: bool = False
 
 
-def draft_of(body: ResponseBody, chat: ChatBody, items: Iterable[Item], defaults: SamplingDefaults) -> ResponseDraft:
+def draft_of(body: ResponseBody, chat: ChatBody, items: Sequence[Item], defaults: SamplingDefaults) -> ResponseDraft:
     """The draft of a request that has these items. Raises ApiError 400 for what JSON cannot say."""
     kept = b"" if body.store is False else as_lines(items)
     repeated = orjson.loads(as_json(_repeated(body, chat, defaults)))
-    return ResponseDraft(repeated, kept, body.previous_response_id or "", body.store, body.wants_sealed)
+    return ResponseDraft(repeated, kept, len(items), body.previous_response_id or "", body.store, body.wants_sealed)
 
 
 def _repeated(body: ResponseBody, chat: ChatBody, defaults: SamplingDefaults) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def as_json(value: Any) -> bytes:
     try:
         return orjson.dumps(value)
     except TypeError:
-        written = json.dumps(value, ensure_ascii=False).encode(errors="replace")
+        written = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
     try:
         orjson.loads(written)
     except orjson.JSONDecodeError:

@@ -12,6 +12,7 @@ from .response_draft import ResponseDraft
 from .response_store import ResponseStore
 
 MAX_ITEMS = 65_536  # of a conversation
+MAX_REFERENCES = 4096  # of a request to items that are kept
 
 
 class TooLong(Exception):
@@ -27,7 +28,7 @@ def keeper(store: ResponseStore, tenant: str, name: str, draft: ResponseDraft) -
         if draft.store:
             raise invalid("'store': the input is larger than what is kept here; send 'store': false", "store")
         return None
-    store.open(tenant, name, draft.items, draft.previous)
+    store.open(tenant, name, draft.items, draft.many, draft.previous)
     draft.items = b""
     return partial(store.complete, tenant, name)
 
@@ -41,12 +42,16 @@ def looked_up(
         most: bytes that a request may have.
         here: bytes that are read here; None: all that a request may have.
     """
-    lines = store.lines(tenant, previous, references)
-    size = sum(map(len, lines))
+    if len(references) > MAX_REFERENCES:
+        raise invalid(f"at most {MAX_REFERENCES} items may be references", "input")
+    entries = store.conversation(tenant, previous) if previous else []
+    if sum(entry.many for entry in entries) > MAX_ITEMS:
+        raise invalid(f"the conversation has more than {MAX_ITEMS} items", "previous_response_id")
+    texts = [text for entry in entries for text in entry.texts()]
+    texts += [store.item(tenant, identity) for identity in references]
+    size = sum(map(len, texts))
     if size > most():
         raise body_too_large(f"the conversation is {size} bytes long, more than a request may be")
-    if len(lines) > MAX_ITEMS:
-        raise invalid(f"the conversation has more than {MAX_ITEMS} items", "previous_response_id")
     if here is not None and size > here:
         raise TooLong
-    return b"\n".join(lines)
+    return b"\n".join(texts)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import orjson
 from fastapi import FastAPI, Query, Request, Response
 
 from quire_services.gateway.http.errors import ApiError, invalid
 
+from .item_page import item_page
 from .response_store import ResponseStore
 
 _PATH = "/v1/responses/{response_id}"
@@ -44,12 +44,9 @@ def add_response_routes(app: FastAPI, store: ResponseStore) -> None:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> Response:
         """The items that the response was made of, those of the responses before it included."""
-        tenant = _tenant(request)
-        lines = _input_lines(store, tenant, response_id)
-        if order == "desc":
-            lines.reverse()
-        begin = _place_behind(lines, after) if after else 0
-        return Response(_page(lines[begin : begin + limit], begin + limit < len(lines)), media_type=_JSON)
+        texts = store.input_texts(_tenant(request), response_id)
+        page = item_page(texts, after, limit, newest_first=order == "desc")
+        return Response(page, media_type=_JSON)
 
     @app.post("/v1/responses/{operation}", include_in_schema=False)
     async def other(operation: str) -> None:
@@ -63,26 +60,3 @@ def add_response_routes(app: FastAPI, store: ResponseStore) -> None:
 
 def _tenant(request: Request) -> str:
     return str(request.scope["record"].tenant)
-
-
-def _input_lines(store: ResponseStore, tenant: str, identity: str) -> list[bytes]:
-    """All items before a response's answer, as JSON."""
-    store.get(tenant, identity)
-    *before, last = store.conversation(tenant, identity)
-    earlier = [line for entry in before for line in (*entry.input, *entry.output.values())]
-    return [*earlier, *last.input]
-
-
-def _place_behind(lines: list[bytes], identity: str) -> int:
-    """The place behind the item with this id. Raises ApiError 400."""
-    begin = b'{"id":%b,' % orjson.dumps(identity.encode(errors="replace").decode())
-    found = next((place for place, line in enumerate(lines) if line.startswith(begin)), None)
-    if found is None:
-        raise invalid(f"'after': there is no item {identity[:80]!r}", "after")
-    return found + 1
-
-
-def _page(lines: list[bytes], more: bool) -> bytes:
-    ids = [orjson.loads(line)["id"] for line in (lines[0], lines[-1])] if lines else ["", ""]
-    head = orjson.dumps({"object": "list", "first_id": ids[0], "last_id": ids[1], "has_more": more})
-    return head[:-1] + b',"data":[' + b",".join(lines) + b"]}"

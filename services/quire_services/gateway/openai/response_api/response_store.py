@@ -17,13 +17,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from quire_services.gateway.http.errors import ApiError
 
 SWEEP_S = 30.0
-ENTRY_BYTES, LINE_BYTES = 1024, 64  # that an entry and each of its items take beside what they say
+ENTRY_BYTES = 2048  # that an entry takes beside what it says
 
 
 @dataclass(slots=True)
@@ -32,7 +32,8 @@ class StoredResponse:
 
     Attributes:
         id: its name.
-        input: items of its request, as JSON.
+        input: items of its request, as JSON, an item a line.
+        many: items of request and answer.
         previous: the response that it goes on from, if there is one.
         used: when it was last used.
         output: items of its answer, by id.
@@ -40,7 +41,8 @@ class StoredResponse:
     """
 
     id: str
-    input: list[bytes]
+    input: bytes
+    many: int
     previous: str
     used: float
     output: Mapping[str, bytes] = field(default_factory=dict)
@@ -48,8 +50,11 @@ class StoredResponse:
 
     def size(self) -> int:
         """Bytes that it takes."""
-        lines = [*self.input, *self.output.values()]
-        return ENTRY_BYTES + LINE_BYTES * len(lines) + sum(map(len, lines)) + len(self.whole)
+        return ENTRY_BYTES + len(self.input) + sum(map(len, self.output.values())) + len(self.whole)
+
+    def texts(self) -> list[bytes]:
+        """All its items, as JSON, an item a line."""
+        return [text for text in (self.input, *self.output.values()) if text]
 
 
 class ResponseStore:
@@ -74,9 +79,9 @@ class ResponseStore:
         """Whether a request with an input of so many bytes can be kept."""
         return bool(self._most) and ENTRY_BYTES + size <= self._most_bytes
 
-    def open(self, tenant: str, identity: str, lines: bytes, previous: str) -> None:
-        """Put a request here that is being answered."""
-        entry = StoredResponse(identity, lines.split(b"\n") if lines else [], previous, self._now())
+    def open(self, tenant: str, identity: str, items: bytes, many: int, previous: str) -> None:
+        """Put a request here that is being answered: so many items, one a line."""
+        entry = StoredResponse(identity, items, many, previous, self._now())
         entries = self._tenants.setdefault(tenant, OrderedDict())
         entries[identity] = entry
         if len(entries) > self._most:
@@ -90,6 +95,7 @@ class ResponseStore:
             return
         before = entry.size()
         entry.whole, entry.output = whole, output
+        entry.many += len(output)
         self._items.setdefault(tenant, {}).update(output)
         self._use(tenant, entry)
         self._grow(tenant, entry.size() - before)
@@ -123,13 +129,11 @@ class ResponseStore:
             self._use(tenant, entry)
         return found
 
-    def lines(self, tenant: str, previous: str, references: Sequence[str]) -> list[bytes]:
-        """All items of a conversation (if there is one) up to a response, then the items of answers that these are.
-        Raises ApiError 404."""
-        self.sweep()
-        entries = self.conversation(tenant, previous) if previous else []
-        found = [line for entry in entries for line in (*entry.input, *entry.output.values())]
-        return [*found, *(self.item(tenant, identity) for identity in references)]
+    def input_texts(self, tenant: str, identity: str) -> list[bytes]:
+        """All items before a response's answer, as JSON, an item a line. Raises ApiError 404."""
+        self.get(tenant, identity)
+        *before, last = self.conversation(tenant, identity)
+        return [text for entry in before for text in entry.texts()] + ([last.input] if last.input else [])
 
     def item(self, tenant: str, identity: str) -> bytes:
         """An item of a tenant's answers. Raises ApiError 404."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import random
+
 import pytest
 
 from quire_services.gateway.http.errors import ApiError
+from quire_services.gateway.openai.response_api.item_page import item_page
+from quire_services.gateway.openai.response_api.response_lookup import MAX_ITEMS, MAX_REFERENCES, TooLong, looked_up
 from quire_services.gateway.openai.response_api.response_store import ENTRY_BYTES, ResponseStore
 
 WHOLE = b"{}"
@@ -20,7 +25,7 @@ class Clock:
 
 def keep(store: ResponseStore, tenant: str, name: str, previous: str = "", size: int = 10) -> None:
     """A response with an input of so many bytes."""
-    store.open(tenant, name, b"x" * size, previous)
+    store.open(tenant, name, b"x" * size, 1, previous)
     store.complete(tenant, name, WHOLE, {f"{name}-answer": b"y"})
 
 
@@ -59,7 +64,7 @@ def test_open_requests_count_and_are_not_seen() -> None:
     """What they hold is bounded, too; one that has lost its place is not kept when it is answered."""
     store = ResponseStore(1000, 20 * ENTRY_BYTES, 100)
     for number in range(20):
-        store.open("t", str(number), b"x" * 5 * ENTRY_BYTES, "")
+        store.open("t", str(number), b"x" * 5 * ENTRY_BYTES, 1, "")
     assert store._sizes.total() <= 20 * ENTRY_BYTES
     with pytest.raises(ApiError) as missing:
         store.get("t", "19")
@@ -84,8 +89,9 @@ def test_what_is_not_used_is_forgotten() -> None:
     clock.now = 200
     with pytest.raises(ApiError, match="not kept"):
         store.conversation("t", "b")
+    store.sweep()
     with pytest.raises(ApiError, match="not kept"):
-        store.lines("t", "", ["b-answer"])
+        store.item("t", "b-answer")
     assert (store._sizes.total(), store._tenants, store._items) == (0, {}, {})
 
 
@@ -94,9 +100,55 @@ def test_a_conversation_without_its_beginning_does_not_go_on() -> None:
     store = ResponseStore(10, 1 << 20, 60)
     keep(store, "t", "a")
     keep(store, "t", "b", "a")
-    assert store.lines("t", "b", ["a-answer"]) == [b"x" * 10, b"y", b"x" * 10, b"y", b"y"]
+    assert store.input_texts("t", "b") == [b"x" * 10, b"y", b"x" * 10]
+    assert looked_up(store, "t", lambda: 100, None, "b", ["a-answer"]) == b"\n".join([b"x" * 10, b"y"] * 2 + [b"y"])
     store.delete("t", "a")
     with pytest.raises(ApiError, match="'a', which 'b' goes on from"):
         store.conversation("t", "b")
     with pytest.raises(ApiError):
         store.item("t", "a-answer")
+
+
+def test_what_is_looked_up_is_bounded() -> None:
+    """In items, references and bytes; what is too long for here may be read elsewhere."""
+    store = ResponseStore(10, 1 << 20, 60)
+    keep(store, "t", "a", size=1000)
+
+    def lookup(here: int | None, most: int, *references: str, previous: str = "a") -> bytes:
+        return looked_up(store, "t", lambda: most, here, previous, list(references))
+
+    assert len(lookup(None, 2000)) == 1002
+    with pytest.raises(TooLong):
+        lookup(100, 2000)
+    with pytest.raises(ApiError) as refused:
+        lookup(100, 1000)
+    assert refused.value.status == 413
+    with pytest.raises(ApiError, match="references"):
+        lookup(None, 2000, *["a-answer"] * (MAX_REFERENCES + 1))
+    store.open("t", "b", b"{}", MAX_ITEMS, "a")
+    store.complete("t", "b", WHOLE, {})
+    with pytest.raises(ApiError, match="items"):
+        lookup(None, 2000, previous="b")
+
+
+def test_pages_of_items_are_the_items_in_order() -> None:
+    """Whatever the page's size, from either end, however the items lie in texts."""
+    rng = random.Random(5)
+    for _ in range(50):
+        texts = [[{"id": f"{t}-{n}", "x": "a\nb"} for n in range(rng.randint(1, 4))] for t in range(rng.randint(1, 4))]
+        every = [item for text in texts for item in text]
+        written = [b"\n".join(json.dumps(i, separators=(",", ":")).encode() for i in text) for text in texts]
+        for newest_first in (False, True):
+            found: list[dict[str, str]] = []
+            limit, more = rng.randint(1, 5), True
+            while more:
+                after = found[-1]["id"] if found else ""
+                page = json.loads(item_page(written, after, limit, newest_first=newest_first))
+                assert len(page["data"]) <= limit
+                assert (page["first_id"], page["last_id"]) == (page["data"][0]["id"], page["data"][-1]["id"])
+                found += page["data"]
+                more = page["has_more"]
+            assert found == (every[::-1] if newest_first else every)
+        assert json.loads(item_page(written, every[-1]["id"], 1, newest_first=False))["data"] == []
+    with pytest.raises(ApiError, match="'after'"):
+        item_page(written, "nowhere", 1, newest_first=False)
