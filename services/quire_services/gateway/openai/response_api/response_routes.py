@@ -45,7 +45,7 @@ def add_response_routes(app: FastAPI, store: ResponseStore) -> None:
     ) -> Response:
         """The items that the response was made of, those of the responses before it included."""
         texts = store.input_texts(_tenant(request), response_id)
-        page = item_page(texts, after, limit, newest_first=order == "desc")
+        page = await item_page(texts, after, limit, newest_first=order == "desc")
         return Response(page, media_type=_JSON)
 
     @app.post("/v1/responses/{operation}", include_in_schema=False)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+from typing import Any
 
 import pytest
 
 from quire_services.gateway.http.errors import ApiError
-from quire_services.gateway.openai.response_api.item_page import item_page
+from quire_services.gateway.openai.response_api.item_page import SLICE_BYTES, item_page
 from quire_services.gateway.openai.response_api.response_lookup import MAX_ITEMS, MAX_REFERENCES, TooLong, looked_up
 from quire_services.gateway.openai.response_api.response_store import ENTRY_BYTES, ResponseStore
 
@@ -131,6 +133,18 @@ def test_what_is_looked_up_is_bounded() -> None:
         lookup(None, 2000, previous="b")
 
 
+def page_of(texts: list[bytes], after: str, limit: int, newest_first: bool) -> dict[str, Any]:
+    page: dict[str, Any] = json.loads(asyncio.run(item_page(texts, after, limit, newest_first=newest_first)))
+    return page
+
+
+def test_an_item_is_found_wherever_the_slices_end() -> None:
+    """Its mark may lie across two of them."""
+    for shift in range(-20, 20):
+        text = b'{"id":"a","x":"' + b"y" * (SLICE_BYTES + shift - 20) + b'"}\n{"id":"b","x":1}\n{"id":"c","x":1}'
+        assert [item["id"] for item in page_of([text], "b", 5, False)["data"]] == ["c"]
+
+
 def test_pages_of_items_are_the_items_in_order() -> None:
     """Whatever the page's size, from either end, however the items lie in texts."""
     rng = random.Random(5)
@@ -143,12 +157,12 @@ def test_pages_of_items_are_the_items_in_order() -> None:
             limit, more = rng.randint(1, 5), True
             while more:
                 after = found[-1]["id"] if found else ""
-                page = json.loads(item_page(written, after, limit, newest_first=newest_first))
+                page = page_of(written, after, limit, newest_first)
                 assert len(page["data"]) <= limit
                 assert (page["first_id"], page["last_id"]) == (page["data"][0]["id"], page["data"][-1]["id"])
                 found += page["data"]
                 more = page["has_more"]
             assert found == (every[::-1] if newest_first else every)
-        assert json.loads(item_page(written, every[-1]["id"], 1, newest_first=False))["data"] == []
+        assert page_of(written, every[-1]["id"], 1, False)["data"] == []
     with pytest.raises(ApiError, match="'after'"):
-        item_page(written, "nowhere", 1, newest_first=False)
+        page_of(written, "nowhere", 1, False)
