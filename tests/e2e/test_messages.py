@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
+import pydantic
 import pytest
 
 from tests.support.puppet import SCRIPTS, make_puppet
@@ -61,3 +62,40 @@ def test_a_prompt_may_be_computed_ahead(client: anthropic.Anthropic) -> None:
     message = client.messages.create(**asked, max_tokens=100)
     assert [block.type for block in message.content] == ["thinking", "text"]
     assert message.usage.input_tokens <= 16
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "get_weather"}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_must_be_called_is_called_whatever_the_model_wants(
+    client: anthropic.Anthropic, choice: Any, stream: bool
+) -> None:
+    """Any tool or the one named, with an input that its schema allows, and no text."""
+    schema = {"type": "object", "properties": {"city": {"enum": ["Bern", "Bonn"]}}, "required": ["city"]}
+    tools = [{"name": "get_weather", "input_schema": schema}]
+    asked: dict[str, Any] = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "play text"}]}
+    asked |= {"tools": tools, "tool_choice": choice | {"disable_parallel_tool_use": True}}
+    if stream:
+        with client.messages.stream(**asked) as events:
+            message = events.get_final_message()
+    else:
+        message = client.messages.create(**asked)
+    (call,) = message.content
+    assert (call.type, call.input["city"] in ("Bern", "Bonn"), message.stop_reason) == ("tool_use", True, "tool_use")
+
+
+class Pet(pydantic.BaseModel):
+    """What a model is to say that would say something else."""
+
+    kind: Literal["cat", "dog"]
+    legs: Literal[2, 4]
+
+
+def test_an_answer_is_what_its_schema_says(client: anthropic.Anthropic) -> None:
+    """As the official client asks for it and reads it; a schema that cannot be held to is refused by name."""
+    asked: dict[str, Any] = {"model": "m", "max_tokens": 200, "messages": [{"role": "user", "content": "play text"}]}
+    message = client.messages.parse(**asked, output_format=Pet)
+    assert message.stop_reason == "end_turn"
+    assert message.parsed_output.legs in (2, 4)
+    wrong = {"format": {"type": "json_schema", "schema": {"type": "nothing"}}}
+    with pytest.raises(anthropic.BadRequestError):
+        client.messages.create(**asked, output_config=wrong)
