@@ -24,6 +24,13 @@ _TYPES = {
     503: "overloaded_error",
 }
 
+# Fields of the chat that a message request becomes -> those that its client has sent.
+_WORDS = {
+    "response_format": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+    ".function.parameters": ".input_schema",
+}
+
 
 def is_messages(path: str) -> bool:
     """Whether a path belongs to this API."""
@@ -40,7 +47,10 @@ def check_version(headers: Mapping[str, str]) -> None:
 def error_body(error: ApiError, request_id: str) -> dict[str, Any]:
     """An error as this API says it."""
     kind = _TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
-    said: dict[str, Any] = {"type": kind, "message": error.body()["error"]["message"]}
+    message = error.body()["error"]["message"]
+    for word, ours in _WORDS.items():
+        message = message.replace(word, ours)
+    said: dict[str, Any] = {"type": kind, "message": message}
     if error.code:
         said["details"] = {"error_code": error.code}
     return {"type": "error", "error": said, "request_id": request_id}

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from anthropic.types.shared import ErrorResponse
 
+from quire_proto.gateway_link import MAX_GRAMMAR
 from tests.services.gateway.anthropic.test_messages import Stage, ask
 from tests.support.gateway import GatewayProcess, Start
 
@@ -95,6 +96,24 @@ def test_the_key_comes_in_either_header(model: Path, tmp_path: Path) -> None:
                 client.messages.create(**asked)
     finally:
         process.stop()
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {"const": "x" * MAX_GRAMMAR}}}},
+            "output_config.format",
+        ),
+        ({"output_config": {"effort": "low"}}, "'output_config.effort'"),
+    ],
+    ids=["format", "effort"],
+)
+def test_an_error_speaks_of_what_the_client_has_sent(stage: Stage, fields: dict[str, Any], word: str) -> None:
+    """And not of the chat that the request has become."""
+    stage[1].load(ready=True)
+    answer = stage[0].http.post(PATH, content=json.dumps(BODY | fields), headers=JSON)
+    assert word in error_of(answer, 400, "invalid_request_error")
 
 
 def test_the_code_of_an_error_is_in_its_details(stage: Stage) -> None:
