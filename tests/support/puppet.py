@@ -54,13 +54,13 @@ LONGEST = 16_384  # tokens, nearly as many as bytes
 _SHORTEST = 7  # characters of a piece
 
 
-def make_puppet(directory: Path, scripts: Mapping[str, str] = SCRIPTS, template: str = TEMPLATE) -> Path:
+def make_puppet(directory: Path) -> Path:
     """Write the model with its tokenizer to ``directory``, and return that."""
     import torch  # the tokenizer alone needs none
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = make_puppet_tokenizer(directory, scripts, template)
-    follow = links(tokenizer, scripts)
+    tokenizer = make_puppet_tokenizer(directory)
+    follow = links(tokenizer)
     width = 16 * (len(follow) // 16 + 1)
     config = AutoConfig.for_model(
         "llama", vocab_size=tokenizer.get_vocab_size(), hidden_size=width, intermediate_size=64, num_hidden_layers=1,
@@ -85,42 +85,41 @@ def make_puppet(directory: Path, scripts: Mapping[str, str] = SCRIPTS, template:
     return directory
 
 
-def make_puppet_tokenizer(directory: Path, scripts: Mapping[str, str] = SCRIPTS, template: str = TEMPLATE) -> Tokenizer:
+def make_puppet_tokenizer(directory: Path) -> Tokenizer:
     """Write the tokenizer, and return it: bytes, and the pieces of the scripts."""
     directory.mkdir(parents=True, exist_ok=True)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|bos|>", BEGIN, END, *map(mark, scripts)])
-    pieces = [piece for script in _pieces(scripts).values() for piece in script]
+    tokenizer.add_special_tokens(["<|bos|>", BEGIN, END, *map(_mark, SCRIPTS)])
+    pieces = [piece for script in _pieces().values() for piece in script]
     tokenizer.add_tokens([AddedToken(piece, normalized=False, special=False) for piece in pieces])
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<|bos|>", eos_token=END, chat_template=template,
+        tokenizer_object=tokenizer, bos_token="<|bos|>", eos_token=END, chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False, model_max_length=LONGEST,
     ).save_pretrained(directory)  # fmt: skip
     return tokenizer
 
 
-def links(tokenizer: Tokenizer, scripts: Mapping[str, str] = SCRIPTS) -> Mapping[int, int]:
+def links(tokenizer: Tokenizer) -> Mapping[int, int]:
     """The token that follows each token of a script."""
     follow = {}
-    for name, pieces in _pieces(scripts).items():
-        tokens = [tokenizer.token_to_id(piece) for piece in (mark(name), *pieces, END)]
+    for name, pieces in _pieces().items():
+        tokens = [tokenizer.token_to_id(piece) for piece in (_mark(name), *pieces, END)]
         follow |= dict(pairwise(tokens))
     return follow
 
 
-def mark(script: str) -> str:
-    """The special token that starts a script."""
+def _mark(script: str) -> str:
     return f"<|{script}|>"
 
 
-def _pieces(scripts: Mapping[str, str]) -> dict[str, list[str]]:
+def _pieces() -> dict[str, list[str]]:
     """The scripts in pieces of which no two are the same, or two tokens might follow one."""
     used: set[str] = set()
     found: dict[str, list[str]] = {}
-    for name, text in scripts.items():
+    for name, text in SCRIPTS.items():
         pieces = found[name] = []
         begin, end = 0, _SHORTEST
         while end < len(text) - _SHORTEST:
