@@ -19,11 +19,12 @@ export PYTHONSAFEPATH := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check soak fmt cubins triton36 peers
+.PHONY: help setup demo serve test clients check soak fmt cubins triton36 peers
 
 help:
 	@echo "make demo    a tiny model, two engines, one shared pool: requests and the facts about them"
 	@echo "make test    all tests but the longest: under ten minutes on two cores"
+	@echo "make clients agent frameworks as their users run them, each in an environment of its own in .clients"
 	@echo "make serve   MODEL=DIR [ENGINES=2 PORT=8000 BLOCKS=4096]: the stack on one host"
 	@echo "make check   what CI runs: format, lint, types, imports, wheel, pins, compose, kernels for GPUs, all tests"
 	@echo "make soak    [MINUTES=10]: random kills and stops of real processes, a million simulated steps, and other long runs"
@@ -47,6 +48,10 @@ serve: $(READY)
 test: $(READY)
 	@echo "test: the suite"
 	@$(BIN)/python -m pytest -m "not soak and not slow"
+
+clients: $(READY)
+	@$(BIN)/python scripts/client_envs.py
+	@$(BIN)/python -m pytest -q tests/clients -m "not soak"
 
 check: $(READY)
 	@scripts/check.sh $(BIN)

@@ -1,0 +1,44 @@
+"""Frameworks as their users run them: unmodified, from PyPI and npm, against a real stack (README)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.frameworks import run_suite
+from tests.support.repository import ROOT, script
+from tests.support.stack import Stack
+
+envs: Any = script("client_envs")
+MADE = ROOT / ".clients"
+
+pytestmark = pytest.mark.process
+
+
+def test_the_official_client_works(stack: Stack, tmp_path: Path) -> None:
+    """In this environment, with the version of it that is pinned here."""
+    assert run_suite("openai", Path(sys.executable), stack.url, tmp_path) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(480)  # its environment may have to be made first
+@pytest.mark.parametrize("name", envs.suites())
+def test_a_framework_works(name: str, stack: Stack, tmp_path: Path) -> None:
+    """Every check of its suite passes."""
+    if envs.is_node(name) and shutil.which("npm") is None:
+        pytest.skip("there is no npm")
+    made = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "client_envs.py"), "--into", str(MADE), name],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if made.returncode and not os.environ.get("CI"):
+        pytest.skip(f"no environment: {made.stderr[-500:]}")
+    assert made.returncode == 0, made.stderr[-4000:]
+    program = MADE / name / ("suite.mjs" if envs.is_node(name) else "bin/python")
+    assert run_suite(name, program, stack.url, tmp_path) == ""
