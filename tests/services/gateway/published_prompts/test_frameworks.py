@@ -20,8 +20,12 @@ from quire_proto.wire.u32 import pack_u32
 from quire_services.gateway.openai.bodies import ChatBody
 from quire_services.gateway.openai.chat import chat_tokens
 from quire_services.gateway.openai.json_body import validated
+from quire_services.gateway.openai.limits import Limits
+from quire_services.gateway.openai.parameters import CHAT, RESPONSES
+from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
 from quire_services.gateway.published_prompts.preamble import preamble_of
 from quire_services.gateway.published_prompts.rendered_prompt import render_prompt
+from quire_services.gateway.readers.request_reader import MESSAGES, RequestReader
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from tests.support import puppet
 from tests.support.gateway import write_tokenizer
@@ -100,6 +104,28 @@ def test_a_variant_of_each_is_a_hit_of_each(encoder_of: Any, template: str, cano
     assert len(set(prompts.values())) == (4 if canonical else 10)
     for framework, prompt in prompts.items():
         assert hit(encoder, framework, *set(prompts.values())) == len(prompt) // 4
+
+
+@pytest.mark.parametrize("api", [CHAT, RESPONSES, MESSAGES])
+def test_the_other_apis_are_hits_too(encoder_of: Any, api: str) -> None:
+    """The same system message and functions by ``/v1/responses`` and ``/v1/messages`` begin with the same tokens."""
+    encoder = encoder_of(TOOLS_FIRST, True)
+    chat = REQUESTS["openai"]
+    system, functions = chat["messages"][0]["content"], [tool["function"] for tool in chat["tools"]]
+    schemas = [{"name": f["name"], "description": f["description"], "input_schema": f["parameters"]} for f in functions]
+    said = [{"role": "user", "content": "Hi"}]
+    bodies = {
+        CHAT: chat,
+        RESPONSES: {"instructions": system, "input": "Hi", "tools": [{"type": "function", **f} for f in functions]},
+        MESSAGES: {"max_tokens": 9, "system": system, "messages": said, "tools": schemas},
+    }
+    reader = RequestReader(["m"], encoder, SamplingDefaults(), with_preambles=True)
+    raw = json.dumps({"model": "m", **bodies[api]}).encode()
+    read = reader.read(api, raw, "t", lambda: Limits(1 << 15, 320, 1 << 15), lambda *_: b"")
+
+    assert pack_u32(list(read.prompts[0])).startswith(published(encoder, "openai"))
+    kept = render_prompt(encoder, preamble_of(json.loads(read.preamble), encoder), LONGEST)
+    assert pack_u32(kept.tokens) == published(encoder, "openai")
 
 
 def test_a_framework_that_says_more_is_no_hit(encoder_of: Any) -> None:
