@@ -28,7 +28,7 @@ MetadataKey = Annotated[str, Field(max_length=64)]
 SHARED = (
     "model", "temperature", "top_p", "top_k", "logit_bias", "repetition_penalty", "seed", "stop", "ignore_eos",
     "skip_special_tokens", "include_stop_str_in_output", "chat_template_kwargs", "parallel_tool_calls", "cache_salt",
-    "priority", "stream",
+    "priority", "structured_outputs", "stream",
 )  # fmt: skip
 
 
