@@ -196,6 +196,6 @@ def test_arguments_are_held_to_their_schemas(player: openai.OpenAI) -> None:
     for strict in (True, False):
         tool = CITIES | {"function": CITIES["function"] | {"strict": strict}}
         message = player.chat.completions.create(**ask("says", [tool], model="m")).choices[0].message
-        assert message.content == "Let me look that up."
+        assert (message.content or "").startswith("Let me look that up.")
         assert message.tool_calls is not None
         assert json.loads(message.tool_calls[0].function.arguments)["city"] in ("Bern", "Bonn")
