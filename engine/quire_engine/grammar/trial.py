@@ -26,11 +26,20 @@ from .tokens import Tokens, tree_of
 
 CPU_S = 3  # that a text may take
 MEMORY = 1 << 30  # that it may take beside what the process has
+# What one mask may take, in llguidance's units, and what the lexer of a grammar may become (1 to 2 kB a state). A place
+# from which a mask would take more is an error of its own answer, and delays no other by more than some milliseconds.
+MASK_LEXER_FUEL, MASK_ITEMS, LEXER_STATES = 20_000, 4_000, 20_000
 
 
 def compiled(tree: LLTokenizer, text: str) -> LLMatcher:
     """A text as a matcher, at fault if it is no grammar. Its first mask is made, which is when lexers are built."""
-    matcher = LLMatcher(tree, text, log_level=0, limits=LLParserLimits(verbose_errors=False))
+    limits = LLParserLimits(
+        step_lexer_fuel=MASK_LEXER_FUEL,
+        step_max_items=MASK_ITEMS,
+        max_lexer_states=LEXER_STATES,
+        verbose_errors=False,
+    )
+    matcher = LLMatcher(tree, text, log_level=0, limits=limits)
     if not matcher.is_error():
         matcher.compute_bitmask()
     return matcher

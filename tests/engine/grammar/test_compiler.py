@@ -99,3 +99,16 @@ def test_a_vocabulary_that_cannot_be_read_is_no_ones_grammar(compiler: GrammarCo
     with pytest.raises(OSError, match="no tokenizer"):
         broken.compile("tenant", 'start: "a"').result(30)
     broken.close()
+
+
+def test_a_mask_that_would_take_long_is_an_error_of_its_place(compiler: GrammarCompiler) -> None:
+    """Where each token makes the next mask dearer, the answer ends there; a grammar that is long and plain does not."""
+    plain = compiler.compile("tenant", "start: " + "(" + " | ".join(f'"a{i:04}"' for i in range(3000)) + ")*")
+    for future, ends in ((compiler.compile("tenant", 'start: e\ne: e e | "a" | e "b" e | '), True), (plain, False)):
+        state = future.result(60).after([])
+        for character in "a0123" * 40 if not ends else "a" * 200:
+            state.matcher.compute_bitmask()
+            if state.error:
+                break
+            state.accept(LETTERS.encode(character))
+        assert ("too many items" in state.error.lower()) == ends, state.error
