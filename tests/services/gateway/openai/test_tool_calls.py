@@ -37,6 +37,7 @@ def stage(puppet: tuple[Path, Tokenizer]) -> Iterator[tuple[GatewayProcess, Peer
 
 @pytest.fixture
 def client(stage: tuple[GatewayProcess, PeerEngine]) -> Iterator[openai.OpenAI]:
+    stage[1].load(ready=True)  # it says nothing by itself, and this module may take long
     stage[1].requests.clear()
     with openai.OpenAI(base_url=stage[0].url + "/v1", api_key="any", max_retries=0, timeout=20) as it:
         yield it
