@@ -1,6 +1,6 @@
 # Every target makes its own environment in .venv first and says what it is doing.
 # Variables: PYTHON (interpreter for the environment), TORCH_INDEX (where torch comes from on a machine without a GPU,
-# see scripts/install_torch.py), MODEL, ENGINES, PORT, BLOCKS (for `serve`), MINUTES and SOAK (pytest
+# see scripts/install_torch.py), MODEL (for `demo` and `serve`), ENGINES, PORT, BLOCKS (for `serve`), MINUTES and SOAK (pytest
 # arguments) for `soak`.
 
 SHELL := /bin/bash
@@ -22,7 +22,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help setup demo serve test clients check soak fmt cubins triton36 peers
 
 help:
-	@echo "make demo    a tiny model, two engines, one shared pool: requests and the facts about them"
+	@echo "make demo    [MODEL=tiny]: a small real model, two engines, one shared pool: agents' answers and the facts about them"
 	@echo "make test    all tests but the longest: under ten minutes on two cores"
 	@echo "make clients agent frameworks as their users run them, each in an environment of its own in .clients"
 	@echo "make serve   MODEL=DIR [ENGINES=2 PORT=8000 BLOCKS=4096]: the stack on one host"
@@ -39,7 +39,7 @@ $(READY): pyproject.toml constraints.txt scripts/setup.sh scripts/install_torch.
 setup: $(READY)
 
 demo: $(READY)
-	@PYTHONPATH=$(CURDIR) $(BIN)/python -m examples.demo
+	@PYTHONPATH=$(CURDIR) $(BIN)/python -m examples.demo $(addprefix --model=,$(MODEL))
 
 serve: $(READY)
 	@test -n "$(MODEL)" || { echo "make serve: say which model, as in: make serve MODEL=/models/qwen" >&2; exit 2; }

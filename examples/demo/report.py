@@ -4,72 +4,49 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from examples.demo.stack import BLOCK_SIZE, BLOCKS, ENGINES
+from examples.demo.chat import Answer
+from examples.demo.stack import BLOCK_SIZE, ENGINES
+from examples.demo.terminal import bad, bold, good
 from quire_kv import Found, Stats
 
 
-class Paint:
-    """Colours, or none where the output is no terminal."""
-
-    def __init__(self, on: bool) -> None:
-        self._on = on
-
-    def _in(self, code: str, text: str) -> str:
-        return f"\033[{code}m{text}\033[0m" if self._on else text
-
-    def bold(self, text: str) -> str:
-        """A heading."""
-        return self._in("1", text)
-
-    def dim(self, text: str) -> str:
-        """Something in the background."""
-        return self._in("2", text)
-
-    def good(self, text: str) -> str:
-        """A fact that holds."""
-        return self._in("32", text)
-
-    def bad(self, text: str) -> str:
-        """A fact that does not."""
-        return self._in("1;31", text)
-
-
 @dataclass(frozen=True)
-class Answer:
-    """What one request was charged with. Lengths in tokens, ``ttft`` in seconds to the first token."""
+class Played:
+    """What the agents sent and got.
 
-    tenant: str
-    agent: str
-    engine: str
-    prompt: int
-    cached: int
-    output: int
-    ttft: float
+    Attributes:
+        first: the agent that found nothing in the cache.
+        later: agents after it, each with the published prompt and new words of its own.
+        streamed: one of these, which came alone.
+        follow_ups: agents that went on with a conversation of theirs.
+        own, foreign: the streamed one's prompt again, from its own tenant and from another one.
+        peak: most blocks that were held at a time.
+        said: facts about what was said, each with its sentence.
+    """
+
+    first: Answer
+    later: list[Answer]
+    streamed: Answer
+    follow_ups: list[Answer]
+    own: Answer
+    foreign: Answer
+    peak: int
+    said: list[tuple[bool, str]]
 
     @property
-    def computed(self) -> int:
-        """Prompt tokens that an engine had to compute."""
-        return self.prompt - self.cached
+    def answers(self) -> list[Answer]:
+        """All of them, in order."""
+        return [self.first, *self.later, *self.follow_ups, self.own, self.foreign]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything the report is made of."""
+    """What the kvstore and the engines counted meanwhile."""
 
-    first: Answer
-    others: list[Answer]
-    streamed: Answer
-    own: Answer
-    foreign: Answer
-    peak: int
+    blocks: int
     stats: Stats
     published: Found
     steps: dict[str, list[dict[str, int]]]
-
-    @property
-    def answers(self) -> list[Answer]:
-        """All requests, in order."""
-        return [self.first, *self.others, self.streamed, self.own, self.foreign]
 
     @property
     def length(self) -> int:
@@ -77,7 +54,7 @@ class Measured:
         return self.published.tokens
 
     @property
-    def blocks(self) -> int:
+    def copies(self) -> int:
         """Physical blocks that hold it."""
         return len(self.published.blocks) // 4
 
@@ -89,41 +66,45 @@ class Measured:
         return sum(shares) / len(shares) if shares else 1.0
 
 
-def facts(m: Measured, left: list[str]) -> list[tuple[bool, str]]:
+def facts(played: Played, m: Measured, left: list[str]) -> list[tuple[bool, str]]:
     """What must hold, each with the sentence that says it."""
-    shared_computed = sum(m.length - min(answer.cached, m.length) for answer in m.answers)
-    asked = sum(answer.computed for answer in m.answers)
-    prefilled = {name: sum(step["prefill_tokens"] for step in log) for name, log in m.steps.items()}
+    shared_computed = sum(m.length - min(answer.cached, m.length) for answer in played.answers)
+    asked = sum(answer.computed for answer in played.answers)
+    prefilled = {name: sum(step["prompt_tokens"] for step in log) for name, log in m.steps.items()}
     expected_blocks = -(-m.length // BLOCK_SIZE)
-    later = [*m.others, m.streamed]
-    tenants = len({answer.tenant for answer in later})
+    tenants = len({answer.tenant for answer in played.later})
     return [
+        *played.said,
         (
-            shared_computed == m.length and m.first.cached == 0,
+            shared_computed == m.length and played.first.cached == 0,
             f"the published prompt was computed once: {shared_computed} of {m.length} tokens, by the first request",
         ),
         (
-            all(answer.cached == m.length for answer in later),
-            f"the {len(later)} agents after it, of {tenants} tenants, had all {m.length} tokens from cache",
+            all(answer.cached == m.length for answer in played.later),
+            f"the {len(played.later)} agents after it, of {tenants} tenants, had all {m.length} tokens from cache",
         ),
         (
             sum(prefilled.values()) == asked,
             f"the engines' step logs agree: {sum(prefilled.values())} prompt tokens computed, {asked} charged",
         ),
         (
-            m.blocks == expected_blocks,
-            f"one copy for both engines: {m.blocks} physical blocks = {m.length} tokens / {BLOCK_SIZE}, rounded up",
+            m.copies == expected_blocks,
+            f"one copy for both engines: {m.copies} physical blocks = {m.length} tokens / {BLOCK_SIZE}, rounded up",
         ),
         (
             len(prefilled) == ENGINES and all(prefilled.values()),
             "both engines worked: " + ", ".join(f"{name} computed {tokens}" for name, tokens in prefilled.items()),
         ),
         (
-            m.own.cached > m.length == m.foreign.cached,
-            f"a private prompt is a hit for its tenant only: {m.own.cached - m.length} tokens, "
-            f"for another tenant {m.foreign.cached - m.length}",
+            played.own.cached > m.length == played.foreign.cached,
+            f"a private prompt is a hit for its tenant only: {played.own.cached - m.length} tokens, "
+            f"for another tenant {played.foreign.cached - m.length}",
         ),
-        (m.stats.blocks["held"] == m.blocks, "after the last answer only the published prompt's blocks are held"),
+        *(
+            (answer.cached > m.length, f"a conversation that goes on finds its beginning: {answer.cached} tokens")
+            for answer in played.follow_ups
+        ),
+        (m.stats.blocks["held"] == m.copies, "after the last answer only the published prompt's blocks are held"),
         (not left, "nothing was left behind" if not left else f"left behind: {', '.join(left)}"),
     ]
 
@@ -135,32 +116,30 @@ def _row(answer: Answer) -> str:
     )
 
 
-def report(m: Measured, left: list[str], paint: Paint) -> bool:
+def report(played: Played, m: Measured, left: list[str]) -> bool:
     """Print the table and the facts; True if all hold."""
     heading = f"  {'tenant':<8}{'agent':<10}{'engine':<10}{'prompt':>8}{'computed':>10}{'from cache':>12}"
-    print("\n" + paint.bold(heading + f"{'output':>8}{'first token':>12}"))
-    for answer in m.answers:
+    print("\n" + bold(heading + f"{'output':>8}{'first token':>12}"))
+    for answer in played.answers:
         print(_row(answer))
-    prompt, computed = sum(a.prompt for a in m.answers), sum(a.computed for a in m.answers)
+    prompt, computed = sum(a.prompt for a in played.answers), sum(a.computed for a in played.answers)
     print(
-        paint.bold(
-            f"  {'all':<28}{prompt:>8}{computed:>10}{prompt - computed:>12}{sum(a.output for a in m.answers):>8}"
-        )
+        bold(f"  {'all':<28}{prompt:>8}{computed:>10}{prompt - computed:>12}{sum(a.output for a in played.answers):>8}")
     )
-    states = m.stats.blocks
-    pool = f"{states['held']} held, {states['cached']} cached, {states['free']} free; peak {m.peak} held"
+    states, cold, warm = m.stats.blocks, played.first.ttft, played.streamed.ttft
+    pool = f"{states['held']} held, {states['cached']} cached, {states['free']} free; peak {played.peak} held"
     lines = {
         "prompt tokens from cache": f"{100 * (prompt - computed) / prompt:.1f} % of {prompt}",
-        "blocks of the published prompt": f"{m.blocks} ({m.length} tokens) for {len(m.answers)} requests",
-        "pool": f"{BLOCKS} blocks: {pool}",
+        "blocks of the published prompt": f"{m.copies} ({m.length} tokens) for {len(played.answers)} requests",
+        "pool": f"{m.blocks} blocks: {pool}",
         "waste in held blocks": f"{100 * m.waste:.1f} %, mean over {sum(map(len, m.steps.values()))} steps",
-        "time to first token, one request": f"cold {m.first.ttft * 1000:.0f} ms, warm {m.streamed.ttft * 1000:.0f} ms",
+        "time to first token, one request": f"cold {cold * 1000:.0f} ms, warm {warm * 1000:.0f} ms",
     }
     print()
     for name, value in lines.items():
         print(f"  {name:<34}{value}")
     print()
-    judged = facts(m, left)
+    judged = facts(played, m, left)
     for holds, sentence in judged:
-        print(f"  {paint.good('holds ') if holds else paint.bad('FAILS ')} {sentence}")
+        print(f"  {good('holds ') if holds else bad('FAILS ')} {sentence}")
     return all(holds for holds, _ in judged)

@@ -1,22 +1,23 @@
-"""The stack the demo runs: a tiny model, a configuration with three tenants, and ``quire serve`` in front of both.
+"""The stack the demo runs: a model, a configuration with three tenants and a published prompt, and ``quire serve``.
 
-Everything lies in one temporary directory. Leaving ``running`` stops the stack and looks for what it left: processes,
-shared memory, files in the run directory.
+Everything but the model lies in one temporary directory. Leaving ``running`` stops the stack and looks for what it
+left: processes, shared memory, files in the run directory.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -24,18 +25,17 @@ from quire_kv import Found, KVReader, Stats
 from quire_services.stack.child import die_with
 
 TENANTS = ("atlas", "borea", "cairn")
-VOCABULARY = 500
-PROMPT_WORDS = 1_000
-BLOCKS = 512
 BLOCK_SIZE = 16
 ENGINES = 2
 PUBLICATION = "agent"
 
 
-def words(seed: int, count: int) -> str:
-    """``count`` words of the tiny vocabulary, one token each."""
-    rng = random.Random(seed)
-    return " ".join(f"w{rng.randrange(VOCABULARY)}" for _ in range(count))
+@dataclass(frozen=True)
+class SharedPrompt:
+    """What every agent begins with, and what is published: a system message, and the tools, if any."""
+
+    system: str
+    tools: list[dict[str, Any]] = field(default_factory=list)
 
 
 def key_of(tenant: str) -> str:
@@ -43,12 +43,16 @@ def key_of(tenant: str) -> str:
     return f"sk-demo-{tenant}"
 
 
-def write_config(folder: Path) -> Path:
-    """Tenants with their keys, and one system prompt that is published to all of them."""
-    (folder / f"{PUBLICATION}.txt").write_text(words(0, PROMPT_WORDS) + "\n")
+def write_config(folder: Path, prompt: SharedPrompt) -> Path:
+    """Tenants with their keys, and one prompt that is published to all of them."""
+    (folder / f"{PUBLICATION}.txt").write_text(prompt.system + "\n")
+    published = f'[[published]]\nfile = "{PUBLICATION}.txt"\ndomain = "public"\n'
+    if prompt.tools:
+        (folder / "tools.json").write_text(json.dumps(prompt.tools))
+        published += 'tools = "tools.json"\n'
     tenants = "".join(f'[[tenants]]\nname = "{tenant}"\nkeys = ["{key_of(tenant)}"]\n\n' for tenant in TENANTS)
     file = folder / "quire.toml"
-    file.write_text(f'{tenants}[[published]]\nfile = "{PUBLICATION}.txt"\ndomain = "public"\n')
+    file.write_text(tenants + published)
     return file
 
 
@@ -57,6 +61,9 @@ class DemoStack:
     """A running stack, and after it stopped, what it left behind."""
 
     url: str
+    model: str
+    prompt: SharedPrompt
+    blocks: int
     run_dir: Path
     folder: Path
     left: list[str] = field(default_factory=list)
@@ -71,6 +78,15 @@ class DemoStack:
         with KVReader(self.run_dir) as reader:
             return reader.lookup(publication=PUBLICATION)
 
+    def settled(self) -> Stats:
+        """The counters once no sequence is left: an engine gives blocks up in the step after the last token."""
+        deadline = time.monotonic() + 5
+        while True:
+            stats = self.stats()
+            if not any(session.sequences for session in stats.sessions) or time.monotonic() > deadline:
+                return stats
+            time.sleep(0.02)
+
     def steps(self) -> dict[str, list[dict[str, int]]]:
         """For each engine one row a step, as it logged them."""
         logs = {log.stem.removeprefix("steps-"): log for log in sorted(self.folder.glob("steps-*.jsonl"))}
@@ -78,14 +94,16 @@ class DemoStack:
 
 
 @contextmanager
-def running(model: Path, folder: Path, progress: Callable[[str], None]) -> Iterator[DemoStack]:
+def running(
+    model: Path, prompt: SharedPrompt, blocks: int, folder: Path, progress: Callable[[str], None]
+) -> Iterator[DemoStack]:
     """Start the stack, yield it when it is ready, stop it. Raises RuntimeError if it does not come up."""
     port, log = _free_port(), folder / "serve.log"
-    stack = DemoStack(f"http://127.0.0.1:{port}/v1", folder / "run", folder)
+    stack = DemoStack(f"http://127.0.0.1:{port}/v1", model.name, prompt, blocks, folder / "run", folder)
     command = [
         *(sys.executable, "-m", "quire_services.cli", "serve", f"--model={model}", f"--engines={ENGINES}"),
-        *(f"--port={port}", f"--blocks={BLOCKS}", f"--block-size={BLOCK_SIZE}", f"--run-dir={stack.run_dir}"),
-        *(f"--config={write_config(folder)}", f"--step-log={folder}/steps-{{name}}.jsonl"),
+        *(f"--port={port}", f"--blocks={blocks}", f"--block-size={BLOCK_SIZE}", f"--run-dir={stack.run_dir}"),
+        *(f"--config={write_config(folder, prompt)}", f"--step-log={folder}/steps-{{name}}.jsonl"),
         "--prefill=false",  # the first agent is to be seen computing it
     ]
     with log.open("wb") as errors:
