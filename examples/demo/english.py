@@ -27,4 +27,4 @@ def reads_as_english(text: str) -> bool:
     letters = sum(map(len, words))
     known = sum(word.lower() in COMMON for word in words)
     visible = sum(not character.isspace() for character in text)
-    return len(words) >= 3 and known >= SHARE * len(words) and letters >= 0.6 * visible
+    return len(words) >= 3 and known >= SHARE * len(words) and letters >= 0.4 * visible

@@ -63,6 +63,7 @@ def test_the_template_writes_functions_in_a_format_that_is_found_out() -> None:
     [
         ("The capital of France is Paris.", True),
         ("The answer is 3.", True),
+        ("The sum of 1250 and 475 is 1725.", True),
         ("1. Read a book in a different language.\n2. Read a book that is not your favorite.", True),
         ("w135 w383 w308 w81 w483 w126", False),
         ("Die Hauptstadt von Frankreich heißt Paris.", False),
