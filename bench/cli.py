@@ -22,6 +22,8 @@ BENCHES = {  # name, also of its module: the folder that holds it, what it measu
     "engine": ("engine", "a step of the engine, split into its parts"),
     "grammars": ("engine", "what rows that are held to a grammar cost a decode step"),
     "pools": ("serve", "two engines on one pool against two engines with half a pool each"),
+    "branch": ("branches", "blocks that samples and beams of one prompt save by sharing"),
+    "seeds": ("branches", "whether a text depends on anything but its request, and by how little it does not"),
     "paged": ("engine", "blocks against reserving the longest sequence, same bytes, same engine"),
     "scale": ("control", "costs against blocks, sequences, engines, tenants, prompt length"),
     "hostile": ("neighbours", "what one tenant's hostile bodies and floods cost another, and the gateway's memory"),

@@ -118,10 +118,13 @@ def make_engine(
     limits: SchedulerLimits,
     layout: Layout,
     script: Script,
-    step_log: Path | None = None,
+    step_log: StepLog | Path | None = None,
     compiler: GrammarCompiler | None = None,
 ) -> Engine:
-    """An engine over the kvstore in ``run_dir`` that plays ``script``; ``run()`` returns when it has ended."""
+    """An engine over the kvstore in ``run_dir`` that plays ``script``; ``run()`` returns when it has ended.
+
+    ``step_log``: where each step leaves a line, or what is told of each.
+    """
     quiet()
     engine = Engine(
         attach=lambda: KVClient(run_dir, name=f"bench-{os.getpid()}", layout=layout, timeout=30.0, resend=10.0),
@@ -130,7 +133,7 @@ def make_engine(
         max_model_len=model.max_model_len,
         vocab_size=model.vocab_size,
         eos_ids=model.eos_ids,
-        step_log=StepLog(step_log),
+        step_log=step_log if isinstance(step_log, StepLog) else StepLog(step_log),
         compiler=compiler,
     )
     engine.front = cast(Front, script)

@@ -127,7 +127,7 @@ class Beams:
             places = children[number]
             if not places:
                 self._batch.dropped(parent)
-                kv.finished(parent)
+                kv.dropped(parent)
                 continue
             branches = [parent, *(self._branch(parent, kv) for _ in places[1:])]
             self._join(kv, parent, branches[1:])

@@ -113,6 +113,14 @@ class KvSession:
             self._retire.release(self.step, sequence.id)
         self.known.give_up(sequence)
 
+    def dropped(self, sequence: Sequence) -> None:
+        """A running sequence ends of which nothing need be kept: its blocks come back with the next message."""
+        sequence.ended = True
+        del self._live[sequence.id]
+        self._owing.pop(sequence.id, None)
+        self._retire.release(self.step, sequence.id)
+        self.known.give_up(sequence)
+
     def cancel_wait(self, sequence: Sequence) -> None:
         """What was waited for, or had become the sequence's to compute, is no more."""
         self._retire.release(self.step, sequence.id)

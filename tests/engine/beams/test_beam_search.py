@@ -13,7 +13,7 @@ from quire_engine.beams.beam import Gang
 from quire_proto.gateway_link import Abort
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.engine.scheduling.slow_device import Watch, WorkerQueue
-from tests.support.engine_loop import BLOCKS, Bench, running_engine, words
+from tests.support.engine_loop import BLOCKS, Bench, engine_on, kvstore, running_engine, words
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
@@ -185,3 +185,22 @@ def test_what_cannot_be_searched_is_refused(bench: Bench, n: int, how: dict[str,
     name = f"refused-{n}-{sorted(how.items())}"
     bench.ask(name, words(4), n=n, **how)
     assert bench.end(name).code == "invalid"
+
+
+def test_an_engine_that_stops_ends_each_answer_once(tmp_path: Path) -> None:
+    """Beams beyond the answers have no end of their own."""
+    with kvstore(tmp_path) as (run_dir, model_dir):
+        with engine_on(run_dir, model_dir) as (engine, front):
+            front.ask("cut", words(40), n=2, beam_width=4, max_tokens=400)
+            wait_for(lambda: engine.load().running == 4, "the beams run")
+        assert {key: end.finish for key, end in front.ends.items()} == {("cut", 0): "abort", ("cut", 1): "abort"}
+
+
+def test_a_cached_prompt_is_not_computed_again_for_beams(bench: Bench) -> None:
+    """What is cached of a prompt is found, and the answers are the same from it."""
+    prompt, how = words(16 * 5 + 3, 77), {"beam_width": 3, "max_tokens": 20}
+    for name, cached in (("cold", 0), ("warm", 80)):
+        bench.ask(name, prompt, n=3, **how)
+        agrees(bench, name, prompt, 3, how)
+        assert bench.end(name).cached_tokens == cached
+    bench.empty()

@@ -1,0 +1,1 @@
+"""Several continuations of one prompt: what sharing their blocks saves, and whether their text depends on the batch."""
