@@ -14,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+import jsonschema
 import openai
 import pydantic
 import pytest
 
 from bench.models.tiny import make_model
+from tests.services.gateway.tools.random_schemas import random_object
 from tests.support.gateway import write_tokenizer
 from tests.support.puppet import SCRIPTS, make_puppet
 from tests.support.puppet_chats import LONG, TOOLS, ask, streamed, told
@@ -124,6 +126,29 @@ def test_a_random_model_says_what_a_schema_wants(client: openai.OpenAI) -> None:
         for _ in events:
             pass
         assert events.get_final_completion().choices[0].message.parsed is not None
+
+
+def test_what_is_finished_is_valid_whatever_the_schema(client: openai.OpenAI) -> None:
+    """Random schemas, four choices of each, many at once, behind a prompt that is computed in chunks; refused are those
+    that no answer can be held to."""
+    long: Any = [{"role": "user", "content": "fox jumps over the lazy dog " * 40}]
+
+    def choices(schema: Any) -> list[tuple[Any, Any]]:
+        wanted: Any = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": schema}}
+        try:
+            said = client.chat.completions.create(
+                model="m", messages=long, response_format=wanted, n=4, max_tokens=300, seed=1
+            )
+        except openai.BadRequestError:  # no answer can be held to it
+            return []
+        return [(schema, choice) for choice in said.choices]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [one for of in pool.map(choices, map(random_object, range(16))) for one in of]
+    finished = [(schema, choice) for schema, choice in found if choice.finish_reason == "stop"]
+    assert len(finished) > 8, [choice.finish_reason for _, choice in found]
+    for schema, choice in finished:
+        jsonschema.Draft202012Validator(schema).validate(json.loads(choice.message.content))
 
 
 def test_a_seed_gives_the_same_with_and_without_forced_tokens(client: openai.OpenAI) -> None:
