@@ -55,7 +55,7 @@ def test_who_leaves_a_group_misses_from_then_on(house: House) -> None:
 @pytest.mark.parametrize("tail", [0, 1, 15])
 def test_a_prompt_published_on_the_running_stack_is_hit_whole(house: House, tail: int) -> None:
     """By tenants of no common group, each with its own message; what stands past the last block edge is a hit, too."""
-    system = words(20 + tail, 5 * BLOCK + tail - len(["<bos>", "<system>", "<end>"]))
+    system = words(20 + tail, 5 * BLOCK + tail - len(["<bos>", "<system>"]))  # tools would stand next
     length = house.publish(f"tail-{tail}", system, "public")
 
     assert length % BLOCK == tail
@@ -72,9 +72,9 @@ def test_tools_belong_to_it(house: House) -> None:
     length = house.publish("tooled", system, "public", f"--tools={house.folder / 'tools.json'}")
 
     assert length > 60 + 2 * 40
-    assert house.cached("ann", system, words(15, 20), tools=tools) == length
-    assert house.cached("eve", system, words(16, 20), tools=tools) == length
-    assert house.cached("eve", system, words(17, 20), tools=tools[1:]) == 0
+    assert house.cached("ann", system, words(15, 20), tools=tools, tool_choice="none") == length
+    assert house.cached("eve", system, words(16, 20), tools=tools, tool_choice="none") == length
+    assert house.cached("eve", system, words(17, 20), tools=tools[1:], tool_choice="none") == 0
     assert house.cached("ann", system, words(18, 20)) == 0
 
 
