@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -112,21 +113,28 @@ def run(arguments: argparse.Namespace) -> Report:
                 margins[_way(place[0])].append(draw.margin)
             for name, condition in CONDITIONS.items():
                 say(f"set {seed + 1}: {name} ...")
-                found.setdefault(name, []).append(compared(alone, condition(bed, asked, alone)))
+                found.setdefault(name, []).append(compared(asked, alone, condition(bed, asked, alone)))
     compiler.close()
     report.figures["margins"] = {
         way: {"draws": len(all_), "least": min(all_), "p1": percentile(all_, 0.01)} for way, all_ in margins.items()
     }
-    report.figures["conditions"] = {name: _sum(one) for name, one in found.items()}
-    rows: list[list[object]] = [
-        [name, *(_said(one[key]) for key in _SHOWN)] for name, one in report.figures["conditions"].items()
-    ]
+    conditions = report.figures["conditions"] = {name: _sum(one) for name, one in found.items()}
+    for key in ("moved", "moved_logits"):
+        report.figures[key] = max(one[key] for one in conditions.values())
+    rows: list[list[object]] = [[name, *(_said(one[key]) for key in _SHOWN)] for name, one in conditions.items()]
     report.tables.append(("texts beside those of the same requests alone", table(rows, ["", *_SHOWN.values()])))
     rows = [
         [way, one["draws"], _said(one["least"]), _said(one["p1"])] for way, one in report.figures["margins"].items()
     ]
     report.tables.append(("margins of the draws, alone", table(rows, ["", "draws", "least", "of one in a hundred"])))
+    rows = [
+        [name, *(_said(where[key]) for key in _WHERE)] for name, one in conditions.items() for where in one["differing"]
+    ]
+    if rows:
+        report.tables.append(("where texts first differ", table(rows, ["", *_WHERE.values()])))
     report.notes += [
+        f"{len(rows)} of {sum(one['texts'] for one in conditions.values())} texts differ. At most an end has moved by "
+        f"{_said(report.figures['moved'])}, the distance of two logits by {_said(report.figures['moved_logits'])}.",
         "A margin is the distance of the uniform number to the nearer end of the interval of the token drawn; of a "
         "greedy token, that of its logit to the second. Moved: the most that such an end, or distance, differs from "
         "the same draw's alone. Where the least margin is above what was moved, no text can differ.",
@@ -139,6 +147,8 @@ def run(arguments: argparse.Namespace) -> Report:
 
 _SHOWN = {"texts": "texts", "differ": "differ", "moved": "ends moved", "moved_logits": "logits moved",
           "preemptions": "preemptions", "forced_tokens": "forced tokens"}  # fmt: skip
+_WHERE = {"way": "way", "seed": "seed", "token": "token", "margin": "margin alone", "moved": "moved there",
+          "moved_most": "moved at most in its batch"}  # fmt: skip
 
 
 def _said(value: Any) -> object:
@@ -211,27 +221,55 @@ CONDITIONS: dict[str, Callable[[Bed, list[Generate], Texts], Texts]] = {
 }
 
 
-def compared(alone: Texts, other: Texts) -> dict[str, Any]:
+def compared(asked: list[Generate], alone: Texts, other: Texts) -> dict[str, Any]:
     """How the other run's texts and draws differ."""
-    differ = [name for name, text in alone.texts.items() if other.texts[name] != text]
     moved = {True: 0.0, False: 0.0}
     for place, draw in other.draws.items():
         if (same := alone.draws.get(place)) and same.token == draw.token:
             ends = zip(same.ends, draw.ends, strict=True)
             greedy = _way(place[0]) == "greedy"
             moved[greedy] = max(moved[greedy], *(abs(a - b) for a, b in ends))
+    differing = [
+        _first_difference(one, alone, other) for one in asked if other.texts[one.request] != alone.texts[one.request]
+    ]
     return {
-        "texts": len(alone.texts),
-        "differ": len(differ),
+        "texts": len(asked),
+        "differ": len(differing),
         "moved": moved[False],
         "moved_logits": moved[True],
         "preemptions": other.counters["preemptions"],
         "forced_tokens": other.counters["forced_tokens"],
+        "differing": [one | {"moved_most": moved[one["way"] == "greedy"]} for one in differing],
+    }
+
+
+def _first_difference(asked: Generate, alone: Texts, other: Texts) -> dict[str, Any]:
+    """Where a text first differs, and how near the decision was there: up to it all that the model was given is equal.
+
+    The same number lay so far inside one token's interval, and now lies so far inside another's: what is between them
+    has moved by both margins, at least. A token that was not drawn has no margin, and must never be where texts differ.
+    """
+    pair = alone.texts[asked.request], other.texts[asked.request]
+    number = next(i for i, (one, two) in enumerate(zip_longest(*pair)) if one != two)
+    place = (asked.sampling.seed, 0, len(asked.tokens) // 4 + number)
+    before, after = alone.draws.get(place), other.draws.get(place)
+    return {
+        "request": asked.request,
+        "way": _way(asked.sampling.seed),
+        "seed": asked.sampling.seed,
+        "token": number,
+        "margin": before.margin if before else None,
+        "moved": before.margin + after.margin if before and after else None,
     }
 
 
 def _sum(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of all sets: what is counted added up, the most of what was moved."""
-    return {
-        key: (max if isinstance(value, float) else sum)(one[key] for one in found) for key, value in found[0].items()
-    }
+    """Of all sets: what is counted added up, the most of what was moved, and every difference."""
+    total: dict[str, Any] = {}
+    for key, value in found[0].items():
+        every = [one[key] for one in found]
+        if isinstance(value, list):
+            total[key] = [item for one in every for item in one]
+        else:
+            total[key] = max(every) if isinstance(value, float) else sum(every)
+    return total

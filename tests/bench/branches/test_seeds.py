@@ -6,7 +6,10 @@ import argparse
 
 import pytest
 
-from bench.branches.seeds import add_arguments, run
+from bench.branches.draws import Draw
+from bench.branches.seeds import Texts, add_arguments, compared, run
+from quire_proto.gateway_link import Generate, Sampling
+from quire_proto.wire.u32 import pack_u32
 
 
 @pytest.mark.process
@@ -24,4 +27,25 @@ def test_texts_depend_on_nothing_but_their_requests(capsys: pytest.CaptureFixtur
     assert conditions["one batch"]["forced_tokens"] > conditions["forced tokens drawn"]["forced_tokens"] == 0
     moved = max(one["moved"] for one in conditions.values())
     assert min(one["least"] for way, one in margins.items() if way != "greedy") > moved
+    assert moved == report.figures["moved"]
     assert margins["greedy"]["least"] > max(one["moved_logits"] for one in conditions.values())
+
+
+def test_where_a_text_first_differs_is_told_with_its_margin() -> None:
+    """The token, how near its draw was alone, what the boundary moved by, and the most that one moved in that batch."""
+    asked = [
+        Generate(name, "t", pack_u32([9] * 5), Sampling(4, temperature=1.0, seed=seed))
+        for name, seed in [("a", 1), ("b", 5)]
+    ]
+    counters = {"preemptions": 0, "forced_tokens": 0}
+    alone = Texts({"a": [7, 8, 9], "b": [7, 7]}, counters=counters)
+    other = Texts({"a": [7, 4, 4], "b": [7, 7]}, counters=counters)
+    alone.draws = {(1, 0, 5): Draw(7, 0.1, (0.2, 0.5)), (1, 0, 6): Draw(8, 1e-8, (0.4, 0.7))}
+    other.draws = {(1, 0, 5): Draw(7, 0.1, (0.2, 0.5 + 2e-6)), (1, 0, 6): Draw(4, 3e-8, (0.1, 0.4))}
+    found = compared(asked, alone, other)
+    assert (found["texts"], found["differ"], found["moved_logits"]) == (2, 1, 0)
+    (where,) = found["differing"]
+    assert {key: where[key] for key in ("request", "way", "seed", "token", "margin")} == {
+        "request": "a", "way": "drawn", "seed": 1, "token": 1, "margin": 1e-8
+    }  # fmt: skip
+    assert (where["moved"], where["moved_most"]) == pytest.approx((4e-8, 2e-6))
