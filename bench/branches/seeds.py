@@ -26,7 +26,8 @@ from unittest.mock import patch
 
 import torch
 
-from bench.engine.grammars import GRAMMAR, Pieces
+from bench.engine.grammars import GRAMMAR
+from bench.engine.held_rows import Pieces
 from bench.engine.inprocess import Script, layout_of_model, make_engine
 from bench.models.tiny import FIRST_WORD, make_model
 from bench.processes.kvprocess import KVProcess

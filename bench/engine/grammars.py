@@ -11,28 +11,20 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from functools import cached_property
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
 
-from bench.models.sizes import SIZES, model_directory
-from bench.processes.kvprocess import KVProcess
+from bench.models.sizes import SIZES
 from bench.report.figures import Report, machine, median, say, table
 from quire_engine.grammar.compiler import GrammarCompiler
-from quire_engine.grammar.grammar import GrammarState
 from quire_engine.grammar.mask_rows import MaskRows, words_of
-from quire_engine.model.model import Model, load_model
-from quire_engine.model.runner import Runner
 from quire_engine.model.token_masks import TokenMasks
-from quire_engine.scheduling.scheduler import SchedulerLimits
-from quire_proto.gateway_link import Generate, Sampling
-from quire_proto.wire.u32 import pack_u32
+from quire_proto.gateway_link import Sampling
 
-from .inprocess import Script, layout_of_model, make_engine
-from .stopwatch import Stopwatch
+from .held_rows import HeldRows, Pieces
 
 SCHEMA = {
     "type": "array",
@@ -56,28 +48,6 @@ PARTS = ("wait", "lay", "accept")
 KINDS = ("free", "held", "forced")
 
 
-class Pieces:
-    """A vocabulary of single bytes and random pieces of words, for models that have none."""
-
-    special, ends = (0,), (0,)
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-
-    @cached_property
-    def spelled(self) -> list[bytes]:
-        """The bytes of every token."""
-        chance, found = Random(3), dict[bytes, None]()
-        while len(found) < self._size - 257:
-            word = "".join(chance.choice("etaoinshrdlucmfwypvbgkqjxz") for _ in range(chance.randint(2, 9)))
-            found[(chance.choice((" ", "", "", '"')) + word).encode()] = None
-        return [b"<end>", *(bytes([byte]) for byte in range(256)), *found]
-
-    def encode(self, text: str) -> list[int]:
-        """A text, a token for each byte."""
-        return [1 + byte for byte in text.encode()]
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the bench."""
     parser.add_argument("--model", choices=tuple(SIZES), default="27m", help="random Llama of this size")
@@ -93,18 +63,18 @@ def run(arguments: argparse.Namespace) -> Report:
         torch.set_num_threads(arguments.threads)
     report = Report("grammars", {k: v for k, v in vars(arguments).items() if k not in ("json", "save")})
     report.settings["threads"] = torch.get_num_threads()
-    model = load_model(model_directory(arguments.model))
+    held = HeldRows(arguments.model)
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for pair in range(arguments.pairs):
         for kind in KINDS if pair % 2 == 0 else KINDS[::-1]:
             say(f"round {pair + 1}: {kind} ...")
-            found[kind].append(_decode(model, arguments, kind))
+            found[kind].append(_decode(held, arguments, kind))
     step = median(one["wall"] for one in found["held"])
     figures: dict[str, Any] = {name: {key: median(one[key] for one in rounds) for key in rounds[0]}
                                for name, rounds in found.items()}  # fmt: skip
     figures["parts_share"] = sum(figures["held"][part] for part in PARTS) / step
     figures["held_over_free"] = median(
-        held["wall"] / free["wall"] for held, free in zip(found["held"], found["free"], strict=True)
+        one["wall"] / free["wall"] for one, free in zip(found["held"], found["free"], strict=True)
     )
     report.figures["steps"] = figures
     shown: tuple[str, ...] = ("wall", *PARTS, "ms_per_token")
@@ -127,62 +97,17 @@ def run(arguments: argparse.Namespace) -> Report:
     return report
 
 
-def _decode(model: Model, arguments: argparse.Namespace, kind: str) -> dict[str, float]:
+def _decode(held: HeldRows, arguments: argparse.Namespace, kind: str) -> dict[str, float]:
     """Medians over the decode steps of a run, in milliseconds, and its time for each token of a row."""
     grammar = "" if kind == "free" else GRAMMAR
-    rows, prompt, block = arguments.rows, arguments.prompt, 16
-    chance = Random(7)
     sampling = Sampling(STEPS, temperature=0.0, ignore_eos=True, grammar=grammar.encode())
-    shared = [chance.randrange(7, model.vocab_size) for _ in range(prompt - 8)]
-    arrivals = []
-    for number in range(rows):
-        own = [chance.randrange(7, model.vocab_size) for _ in range(8)]
-        arrivals.append((0.001 * bool(number), Generate(str(number), "t", pack_u32([*shared, *own]), sampling)))
-    script, watch = Script(arrivals), Stopwatch()
-    limits, layout = SchedulerLimits(rows, 2048, block), layout_of_model(model_directory(arguments.model), block)
-    blocks = (rows + 2) * -(-(prompt + STEPS + 16) // block)
-    compiler = GrammarCompiler(lambda: Pieces(model.vocab_size))
-    if grammar:
-        compiler.compile("t", grammar).result()
-    if kind == "held":
-        watch.replace(GrammarState, "forced", lambda _: None)
-    watch.wrap(TokenMasks, "apply", "lay", wall=True)
-    watch.wrap(GrammarState, "accept", "accept", wall=True)
-    try:
-        with KVProcess(blocks, block, layout) as kvstore:
-            engine = make_engine(model, kvstore.directory, limits, layout, script, compiler=compiler)
-            _wrap(engine, watch)
-            engine.run()
-    finally:
-        watch.restore()
-        compiler.close()
-    steps = [step for step in watch.steps if step["rows"] == step["sequences"] == rows]
+    run = held.play(held.requests(arguments.rows, arguments.prompt, sampling), drawn=kind == "held")
+    steps = [step for step in run.steps if step["rows"] == step["sequences"] == arguments.rows]
     found = {part: 1000 * median(step.get(part, 0.0) for step in steps) for part in ("wall", "draw", "choose", *PARTS)}
     found["wait"] = max(0.0, found.pop("draw") - found.pop("choose"))
-    seen = script.seen.values()
+    seen = run.seen.values()
     found["ms_per_token"] = 1000 * (max(s.tokens[-1] for s in seen) - max(s.tokens[0] for s in seen)) / (STEPS - 1)
     return found
-
-
-def _wrap(engine: Any, watch: Stopwatch) -> None:
-    make_runner = engine._make_runner
-
-    def make(client: Any) -> Runner:
-        runner: Runner = make_runner(client)
-        inner = runner.launch
-
-        def launch(work: Any, copies: Any) -> Any:
-            watch.count("rows", sum(item.count for item in work))
-            watch.count("sequences", len(work))
-            return inner(work, copies)
-
-        runner.launch = launch  # type: ignore[method-assign]
-        watch.wrap(runner, "draw", "draw", wall=True)
-        watch.wrap(runner, "_choose", "choose", wall=True)
-        return runner
-
-    engine._make_runner = make
-    watch.wrap_step(engine, "_step")
 
 
 def _masks(size: int, rows: int) -> dict[str, float]:
