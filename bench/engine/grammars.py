@@ -1,9 +1,10 @@
 """``quire bench grammars``: what it costs a decode step that all its rows are held to a grammar.
 
 The same engine decodes the same prompts, free and held to a JSON schema, in interleaved rounds. In steps of the latter
-the parts that grammars add are timed: waiting for masks, laying them on logits, and accepting tokens. There every token
-is drawn; a third run takes those that the grammar forces without drawing them, as the engine does. A second table has
-masks by the size of the vocabulary, without a model.
+the parts that grammars add are timed: waiting for masks, laying them on logits, accepting tokens, and looking whether
+the next one is forced. There every token is drawn; a third run takes those that the grammar forces without drawing
+them, as the engine does. A second table has a compact tool call both ways, alone and among others; a third masks by the
+size of the vocabulary, without a model.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.models.sizes import SIZES
+from bench.models.sizes import REAL, SIZES
 from bench.report.figures import Report, machine, median, say, table
 from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.grammar.mask_rows import MaskRows, words_of
@@ -25,6 +26,7 @@ from quire_engine.model.token_masks import TokenMasks
 from quire_proto.gateway_link import Sampling
 
 from .held_rows import HeldRows, Pieces
+from .tool_calls import tool_calls
 
 SCHEMA = {
     "type": "array",
@@ -44,13 +46,15 @@ SCHEMA = {
 GRAMMAR = json.dumps({"grammars": [{"json_schema": SCHEMA}]})
 VOCABULARIES = (8_000, 32_000, 128_000)
 STEPS = 48
-PARTS = ("wait", "lay", "accept")
+PARTS = ("wait", "lay", "accept", "look")
 KINDS = ("free", "held", "forced")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the bench."""
-    parser.add_argument("--model", choices=tuple(SIZES), default="27m", help="random Llama of this size")
+    parser.add_argument(
+        "--model", choices=(*SIZES, REAL), default="27m", help="random Llama of this size, or the real one"
+    )
     parser.add_argument("--threads", type=int, default=0, help="torch threads (0: torch's default)")
     parser.add_argument("--rows", type=int, default=64, help="sequences of a step (default: 64)")
     parser.add_argument("--prompt", type=int, default=400, help="tokens of a prompt (default: 400)")
@@ -64,6 +68,7 @@ def run(arguments: argparse.Namespace) -> Report:
     report = Report("grammars", {k: v for k, v in vars(arguments).items() if k not in ("json", "save")})
     report.settings["threads"] = torch.get_num_threads()
     held = HeldRows(arguments.model)
+    report.settings["vocabulary"] = held.model.vocab_size
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for pair in range(arguments.pairs):
         for kind in KINDS if pair % 2 == 0 else KINDS[::-1]:
@@ -80,9 +85,12 @@ def run(arguments: argparse.Namespace) -> Report:
     shown: tuple[str, ...] = ("wall", *PARTS, "ms_per_token")
     rows: list[list[object]] = [[name, *(figures[name][key] for key in shown)] for name in found]
     heading = f"a decode step of {arguments.rows} rows, milliseconds"
-    report.tables.append(
-        (heading, table(rows, ["rows", "step", "wait for masks", "lay masks", "accept tokens", "a token"]))
-    )
+    headings = ["rows", "step", "wait for masks", "lay masks", "accept tokens", "look for forced", "a token"]
+    report.tables.append((heading, table(rows, headings)))
+    calls = report.figures["calls"] = tool_calls(held, arguments.rows, arguments.pairs)
+    columns = ("calls", "way", "tokens", "forced", "tokens_a_step", "ms")
+    headings = ["calls at once", "", "tokens", "forced", "tokens a step", "ms a call"]
+    report.tables.append(("a compact tool call", table([[one[key] for key in columns] for one in calls], headings)))
     report.figures["masks"] = [_masks(size, arguments.rows) for size in VOCABULARIES]
     columns = ("vocabulary", "read_ms", "compile_ms", "fill_us", "lay_us")
     rows = [[int(one["vocabulary"]), *(one[key] for key in columns[1:])] for one in report.figures["masks"]]
@@ -91,7 +99,11 @@ def run(arguments: argparse.Namespace) -> Report:
     report.notes += [
         f"What grammars add is {figures['parts_share']:.1%} of a step; held / free = {figures['held_over_free']:.3f}.",
         "All rows draw greedily. Masks are filled on a thread beside the step, so that only waiting costs.",
-        "Forced: its step is one in which each row computes one token; a forced text is a token a letter here.",
+        "Forced: its step is one in which each row computes one token.",
+        "A tool call's time is from its arrival to its last token, a prompt of 32 tokens included; tokens a step are "
+        "those of the call over the steps in which it computed anything, that of its prompt included. Random models' "
+        "vocabularies are bytes and pieces of words, and a forced text is a token a letter there; the real one's are "
+        "its own.",
     ]
     report.machine["load_1m_after"] = machine()["load_1m"]
     return report

@@ -11,10 +11,12 @@ from functools import cached_property
 from random import Random
 from typing import Any
 
-from bench.models.sizes import model_directory
+from bench.models.sizes import REAL, model_directory
 from bench.processes.kvprocess import KVProcess
+from quire_engine.checkpoint.vocabulary import read_vocabulary
 from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.grammar.grammar import GrammarState
+from quire_engine.grammar.tokens import Tokens
 from quire_engine.model.model import load_model
 from quire_engine.model.runner import Runner
 from quire_engine.model.token_masks import TokenMasks
@@ -61,12 +63,14 @@ class HeldRun:
 
 
 class HeldRows:
-    """A model, with pieces of words for a vocabulary."""
+    """A model with its vocabulary: the real one's own, pieces of words for the others."""
 
     def __init__(self, size: str) -> None:
-        self._directory = model_directory(size)
-        self.model = load_model(self._directory)
-        self.vocabulary = Pieces(self.model.vocab_size)
+        self._directory = directory = model_directory(size)
+        self.model = model = load_model(directory)
+        self.vocabulary: Tokens = Pieces(model.vocab_size)
+        if size == REAL:
+            self.vocabulary = read_vocabulary(directory, model.vocab_size, model.eos_ids)
 
     def requests(self, rows: int, prompt: int, sampling: Sampling) -> list[Generate]:
         """Prompts of random tokens, alike but for the last few."""
@@ -77,7 +81,7 @@ class HeldRows:
 
     def play(self, asked: list[Generate], drawn: bool) -> HeldRun:
         """Have an engine answer, the first a moment before the others. ``drawn``: no token is taken because the
-        grammar forces it."""
+        grammar forces it, though the engine looks for such."""
         script = Script((0.001 * bool(number), request) for number, request in enumerate(asked))
         watch, rows, sampling = Stopwatch(), len(asked), asked[0].sampling
         longest = len(asked[0].tokens) // 4 + sampling.max_tokens
@@ -87,8 +91,10 @@ class HeldRows:
             compiler.compile("t", sampling.grammar.decode()).result()
         watch.wrap(TokenMasks, "apply", "lay", wall=True)
         watch.wrap(GrammarState, "accept", "accept", wall=True)
+        watch.wrap(GrammarState, "forced", "look", wall=True)
         if drawn:
-            watch.replace(GrammarState, "forced", lambda _: None)
+            look = GrammarState.forced
+            watch.replace(GrammarState, "forced", lambda state: (look(state), None)[1])
         try:
             with KVProcess((rows + 2) * -(-(longest + BLOCK) // BLOCK), BLOCK, layout) as kvstore:
                 engine = make_engine(self.model, kvstore.directory, limits, layout, script, compiler=compiler)

@@ -1,0 +1,60 @@
+"""Tool calls: a compact call, with the tokens that its grammar forces taken as the engine does and with each drawn.
+
+The real model writes some sixty-five tokens, of which about forty-five are forced: names of the function and of its
+parameters, and the rest of a value once its beginning leaves no other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.report.figures import median, say
+from quire_proto.gateway_link import Sampling
+from quire_services.gateway.tools.formats.families import FAMILIES
+from quire_services.gateway.tools.grammar.answer_grammar import answer_grammar
+from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of
+
+from .held_rows import HeldRows
+
+PARAMETERS = {
+    "type": "object",
+    "properties": {
+        "location": {"type": "string", "minLength": 20, "maxLength": 30},
+        "temperature_unit": {"enum": ["celsius", "fahrenheit"]},
+        "forecast_days": {"type": "integer", "minimum": 1, "maximum": 14},
+    },
+    "required": ["location", "temperature_unit", "forecast_days"],
+    "additionalProperties": False,
+}
+TOOLS = [{"type": "function", "function": {"name": "get_weather_forecast", "parameters": PARAMETERS}}]
+PROMPT, LONGEST = 32, 300
+WAYS = {"forced tokens drawn": True, "forced tokens taken": False}
+
+
+def tool_calls(held: HeldRows, rows: int, pairs: int) -> list[dict[str, Any]]:
+    """One call alone, then ``rows`` at once: medians of interleaved rounds, with forced tokens drawn and taken."""
+    choice = tool_choice_of("required", TOOLS)
+    grammar = answer_grammar(FAMILIES["hermes"], choice, {}, reasoning=False, parallel=False)
+    sampling = Sampling(LONGEST, temperature=0.0, grammar=grammar.encode())
+    found = []
+    for count in dict.fromkeys((1, rows)):
+        rounds: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+        for pair in range(pairs):
+            for way in list(WAYS)[:: 1 if pair % 2 == 0 else -1]:
+                say(f"round {pair + 1}: {count} tool calls, {way} ...")
+                rounds[way].append(_calls(held, count, sampling, WAYS[way]))
+        for way, each in rounds.items():
+            found.append({"calls": count, "way": way, **{key: median(one[key] for one in each) for key in each[0]}})
+    return found
+
+
+def _calls(held: HeldRows, count: int, sampling: Sampling, drawn: bool) -> dict[str, float]:
+    run = held.play(held.requests(count, PROMPT, sampling), drawn)
+    assert all(seen.finish == "stop" for seen in run.seen.values()), "a call that came to no end"
+    tokens = sum(len(seen.text) for seen in run.seen.values())
+    return {
+        "tokens": tokens / count,
+        "forced": run.counters["forced_tokens"] / count,
+        "tokens_a_step": tokens / sum(step["sequences"] for step in run.steps),
+        "ms": 1000 * median(seen.tokens[-1] - seen.due for seen in run.seen.values()),
+    }
