@@ -69,10 +69,10 @@ def test_a_prompt_may_be_computed_ahead(client: anthropic.Anthropic) -> None:
 def test_what_must_be_called_is_called_whatever_the_model_wants(
     client: anthropic.Anthropic, choice: Any, stream: bool
 ) -> None:
-    """Any tool or the one named, with an input that its schema allows, and no text."""
+    """Any tool or the one named, with an input that its schema allows and the model would not choose, and no text."""
     schema = {"type": "object", "properties": {"city": {"enum": ["Bern", "Bonn"]}}, "required": ["city"]}
     tools = [{"name": "get_weather", "input_schema": schema}]
-    asked: dict[str, Any] = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "play text"}]}
+    asked: dict[str, Any] = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "play call"}]}
     asked |= {"tools": tools, "tool_choice": choice | {"disable_parallel_tool_use": True}}
     if stream:
         with client.messages.stream(**asked) as events:
@@ -83,19 +83,19 @@ def test_what_must_be_called_is_called_whatever_the_model_wants(
     assert (call.type, call.input["city"] in ("Bern", "Bonn"), message.stop_reason) == ("tool_use", True, "tool_use")
 
 
-class Pet(pydantic.BaseModel):
-    """What a model is to say that would say something else."""
+class Weather(pydantic.BaseModel):
+    """What a model is to say that would fill an object in another way."""
 
-    kind: Literal["cat", "dog"]
-    legs: Literal[2, 4]
+    city: Literal["Bern", "Bonn"]
+    degrees: Literal[2, 4]
 
 
 def test_an_answer_is_what_its_schema_says(client: anthropic.Anthropic) -> None:
     """As the official client asks for it and reads it; a schema that cannot be held to is refused by name."""
-    asked: dict[str, Any] = {"model": "m", "max_tokens": 200, "messages": [{"role": "user", "content": "play text"}]}
-    message = client.messages.parse(**asked, output_format=Pet)
+    asked: dict[str, Any] = {"model": "m", "max_tokens": 200, "messages": [{"role": "user", "content": "play json"}]}
+    message = client.messages.parse(**asked, output_format=Weather)
     assert message.stop_reason == "end_turn"
-    assert message.parsed_output.legs in (2, 4)
+    assert message.parsed_output.degrees in (2, 4)
     wrong = {"format": {"type": "json_schema", "schema": {"type": "nothing"}}}
     with pytest.raises(anthropic.BadRequestError):
         client.messages.create(**asked, output_config=wrong)
