@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from quire_services.gateway.openai.bodies import MAX_STOP_CHARS, MAX_STOPS, ChatBody
-from quire_services.gateway.openai.body_values import Real, TokensOrNone, Whole, refuse_depth
+from quire_services.gateway.openai.body_values import Real, ShallowBody, TokensOrNone, Whole
 
 Blocks = str | list[dict[str, Any]]
 ThinkingShown = Literal["whole", "omitted", "none"]
@@ -65,7 +65,7 @@ class ToolPreference(_Part):
     disable_parallel_tool_use: bool | None = None
 
 
-class PromptBody(_Part):
+class PromptBody(ShallowBody, _Part):
     """What makes a prompt: all of ``POST /v1/messages/count_tokens``."""
 
     model: str
@@ -75,13 +75,6 @@ class PromptBody(_Part):
     tool_choice: ToolPreference | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _shallow(cls, body: Any) -> Any:
-        if isinstance(body, dict):
-            refuse_depth(body)
-        return body
 
 
 class MessagesBody(PromptBody):

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from .body_values import Real, RepetitionPenalty, Tokens, TokensOrNone, Whole, bool_as_count, refuse_depth, whole_number
+from .body_values import Real, RepetitionPenalty, ShallowBody, Tokens, TokensOrNone, Whole, bool_as_count, whole_number
 
 MAX_N = 64
 MAX_STOPS = 16
@@ -33,7 +33,7 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
-class Body(BaseModel):
+class Body(ShallowBody):
     """What chat and plain completions have in common."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
@@ -86,13 +86,6 @@ class Body(BaseModel):
     user: str | None = None
     priority: Annotated[Whole, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_SALT_CHARS)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _shallow(cls, body: Any) -> Any:
-        if isinstance(body, dict):
-            refuse_depth(body)
-        return body
 
 
 class Message(BaseModel):

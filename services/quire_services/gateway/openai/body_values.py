@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from quire_services.gateway.http.errors import invalid
@@ -88,3 +88,14 @@ def too_deep(value: Any) -> bool:
         inner = (node.values() if isinstance(node, dict) else node for node in level)
         level = [child for children in inner for child in children if isinstance(child, _NESTED)]
     return bool(level)
+
+
+class ShallowBody(BaseModel):
+    """A body of any API; one that is nested without end is refused before its fields are looked at."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shallow(cls, body: Any) -> Any:
+        if isinstance(body, dict):
+            refuse_depth(body)
+        return body

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from quire_services.gateway.openai.body_values import Tokens, Whole, refuse_depth
+from quire_services.gateway.openai.body_values import ShallowBody, Tokens, Whole
 
 LOGPROBS, SEALED_REASONING = "message.output_text.logprobs", "reasoning.encrypted_content"
 Included = Literal[
@@ -51,7 +51,7 @@ class ReasoningConfig(BaseModel):
     mode: str | None = None
 
 
-class ResponseBody(BaseModel):
+class ResponseBody(ShallowBody):
     """``POST /v1/responses``."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
@@ -74,13 +74,6 @@ class ResponseBody(BaseModel):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _shallow(cls, body: Any) -> Any:
-        if isinstance(body, dict):
-            refuse_depth(body)
-        return body
 
     @property
     def wants_logprobs(self) -> bool:
