@@ -12,7 +12,7 @@ import torch
 from quire_engine.beams.beam import Gang
 from quire_proto.gateway_link import Abort
 from quire_proto.wire.u32 import pack_u32, unpack_u32
-from tests.engine.scheduling.slow_device import Watch, WorkerQueue
+from tests.engine.scheduling.slow_device import running_at_depth
 from tests.support.engine_loop import BLOCKS, Bench, engine_on, kvstore, running_engine, words
 from tests.support.waits import wait_for
 
@@ -21,16 +21,10 @@ STOPS = list(range(60, 64))
 EARLY = {"": False, "at_once": True, "never": "never"}
 
 
-@pytest.fixture(scope="module", params=["one step at a time", "two in flight"])
+@pytest.fixture(scope="module", params=[1, 2], ids=["one step at a time", "two in flight"])
 def bench(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """An engine that sees each token before the next step, or one whose device is ahead of it."""
-    folder: Path = tmp_path_factory.mktemp("engine")
-    if request.param == "one step at a time":
-        with running_engine(folder) as started:
-            yield started
-        return
-    watch = Watch()
-    with running_engine(folder, lambda m, c: watch.runner(m, c, WorkerQueue(0.001)), watch.client()) as started:
+    with running_at_depth(request.param, tmp_path_factory.mktemp("engine"), 0.001) as (started, watch):
         yield started
     assert watch.too_early == []
 

@@ -19,7 +19,7 @@ from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Sampling
 from quire_proto.wire.u32 import pack_u32
 from tests.engine.sampling.plain import Case, plainly
-from tests.engine.scheduling.slow_device import Watch, WorkerQueue
+from tests.engine.scheduling.slow_device import WorkerQueue, running_at_depth
 from tests.support.engine_loop import VOCAB, Bench, running_engine, words
 from tests.support.reference import MARGIN
 
@@ -30,18 +30,12 @@ BIAS: dict[str, Any] = {"bias_token_ids": pack_u32(range(20, 90, 3)), "bias": tu
 ALLOWED: dict[str, Any] = {"allowed_token_ids": pack_u32(range(10, 200))}
 
 
-@pytest.fixture(scope="module", params=["one step at a time", "two in flight"])
+@pytest.fixture(scope="module", params=[1, 2], ids=["one step at a time", "two in flight"])
 def bench(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """An engine that sees each token before the next step, or one whose device is ahead of it."""
-    folder: Path = tmp_path_factory.mktemp("engine")
-    if request.param == "one step at a time":
-        with running_engine(folder) as started:
-            yield started
-        return
-    watch = Watch()
-    with running_engine(folder, lambda m, c: watch.runner(m, c, WorkerQueue(LATE_S)), watch.client()) as started:
+    with running_at_depth(request.param, tmp_path_factory.mktemp("engine"), LATE_S) as (started, watch):
         yield started
-    assert watch.most == 2
+    assert request.param == 1 or watch.most == 2
 
 
 @dataclass

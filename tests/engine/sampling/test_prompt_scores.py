@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
 from quire_proto.wire.u32 import unpack_u32
-from tests.engine.scheduling.slow_device import Watch, WorkerQueue
-from tests.support.engine_loop import Bench, running_engine, words
+from tests.engine.scheduling.slow_device import running_at_depth
+from tests.support.engine_loop import Bench, words
 
 pytestmark = pytest.mark.process
 LATE_S = 0.002
 
 
-@pytest.fixture(scope="module", params=["one step at a time", "two in flight"])
+@pytest.fixture(scope="module", params=[1, 2], ids=["one step at a time", "two in flight"])
 def bench(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """An engine whose steps take 64 tokens at most."""
-    folder: Path = tmp_path_factory.mktemp("engine")
-    if request.param == "one step at a time":
-        with running_engine(folder) as started:
-            yield started
-        return
-    watch = Watch()
-    with running_engine(folder, lambda m, c: watch.runner(m, c, WorkerQueue(LATE_S)), watch.client()) as started:
+    with running_at_depth(request.param, tmp_path_factory.mktemp("engine"), LATE_S) as (started, _):
         yield started
 
 

@@ -9,9 +9,11 @@ written.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from quire_engine.attention.cpu.attention import CpuAttention
@@ -22,6 +24,7 @@ from quire_engine.sequences.step_plan import Work
 from quire_proto.client.client import KVClient
 from quire_proto.messages import Step, Stepped
 from quire_proto.wire.u32 import unpack_rows, unpack_u32
+from tests.support.engine_loop import Bench, running_engine
 
 R = TypeVar("R")
 
@@ -131,3 +134,15 @@ class Watch:
                 return launched
 
         return Noted(model, CpuAttention(arena_of(client)), queue)
+
+
+@contextmanager
+def running_at_depth(depth: int, folder: Path, late_s: float) -> Iterator[tuple[Bench, Watch]]:
+    """An engine that sees each token before the next step (1), or one whose device is ahead of it (2) and watched."""
+    watch = Watch()
+    if depth == 1:
+        with running_engine(folder) as started:
+            yield started, watch
+        return
+    with running_engine(folder, lambda m, c: watch.runner(m, c, WorkerQueue(late_s)), watch.client()) as started:
+        yield started, watch
