@@ -62,6 +62,7 @@ from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.choices import Choice
 from quire_services.gateway.text.detokenizer import Detokenizer
 from quire_services.gateway.text.end_tokens import EndTokens
+from quire_services.gateway.tools.grammar.tool_choice import ToolChoice
 from quire_services.gateway.turns.shares import Shares
 
 from .api_keys import ApiKeys
@@ -273,7 +274,8 @@ class Gateway:
         skip = body.skip_special_tokens is not False
         chat = body if isinstance(body, ChatBody) else None
         tools = callable_tools(chat) if chat else None
-        one_call = bool(chat and (chat.parallel_tool_calls is False or choice_of(chat).one))
+        chosen = choice_of(chat) if chat else ToolChoice("none")
+        one_call = chosen.one or bool(chat and chat.parallel_tool_calls is False)
         eos = frozenset(unpack_u32(self.engines.eos_token_ids()))
         out = []
         for place, generation in enumerate(call.generations):
@@ -289,7 +291,7 @@ class Gateway:
                     generation.sampling.min_tokens,
                     silent,
                     spelled,
-                    self.encoder.answers.parser(tools, prompt_end) if chat else None,
+                    self.encoder.answers.parser(tools, prompt_end, chosen.mode == "required") if chat else None,
                     self._specials,
                     one_call=one_call,
                     with_stop=bool(body.include_stop_str_in_output),

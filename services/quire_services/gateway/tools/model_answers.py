@@ -84,12 +84,13 @@ class ModelAnswers:
         """Of the format, for logs."""
         return DECLARED if self.declared is not None else self.written.name
 
-    def parser(self, tools: Iterable[Tool] | None, prompt: str) -> AnyParser | None:
+    def parser(self, tools: Iterable[Tool] | None, prompt: str, must_call: bool = False) -> AnyParser | None:
         """A parser for one answer; None where there is nothing to find: all text is content then.
 
         Args:
             tools: that the model may call; None: what looks like a call is content.
             prompt: the end of the prompt's text.
+            must_call: the answer is held to calls.
         """
         if self.declared is not None:
             template = self.declared if tools is not None else _without_calls(self.declared)
@@ -97,7 +98,7 @@ class ModelAnswers:
         written = self.written if tools is not None else without_forms(self.written)
         if not written.forms and not written.regions:
             return None
-        return AnswerParser(written, tools, self.written.opened_by(prompt), self._spellings)
+        return AnswerParser(written, tools, self.written.opened_by(prompt), self._spellings, must_call)
 
     def grammar(
         self,

@@ -19,9 +19,14 @@ from quire_services.gateway.tools.parser.events import (
     ToolCallEnd,
     joined,
 )
-from tests.services.gateway.tools.samples import CALLED, MALFORMED, TOOLS, WELL_FORMED, parsed, summary
+from tests.services.gateway.tools.samples import CALLED, CUT, MALFORMED, TOOLS, WELL_FORMED, parsed, summary
 
-TEXTS = [(family, text) for family, text, _ in WELL_FORMED] + MALFORMED
+TEXTS = [(family, text) for family, text, _ in WELL_FORMED + CUT] + MALFORMED
+CALLS_ALONE = [
+    (family, text)
+    for family, text, expected in WELL_FORMED
+    if not any(isinstance(one, str) and not one.startswith("~") for one in expected)
+]
 FRAGMENTS = {
     name: sorted({piece for literal in family.literals() for piece in (*literal.split(), literal[:5]) if piece})
     for name, family in FAMILIES.items()
@@ -140,6 +145,21 @@ def test_a_cut_call_says_so() -> None:
     ]
 
 
+@pytest.mark.parametrize(("family", "text", "expected"), CUT)
+def test_what_the_end_cuts_off_behind_a_mark_is_no_content(family: str, text: str, expected: list[Any]) -> None:
+    """Half a mark is of no use to a client, and calls that came before it stay whole."""
+    assert summary(parsed(family, text)) == expected
+
+
+@pytest.mark.parametrize(("family", "text"), CALLS_ALONE)
+def test_an_answer_that_must_call_has_no_content_wherever_it_ends(family: str, text: str) -> None:
+    """Where only calls may be, what is none is a piece of one."""
+    for end in range(len(text)):
+        parser = AnswerParser(FAMILIES[family], TOOLS, must_call=True)
+        events = parser.feed(text[:end]) + parser.finish()
+        assert not [one for one in events if isinstance(one, ContentDelta)], text[:end]
+
+
 @pytest.mark.parametrize("text", ["Hm.\n</think>\n\nYes.", "Hm. </think>Yes.", "<think>\nHm.</think>\nYes."])
 def test_reasoning_that_the_prompt_has_opened(text: str) -> None:
     assert summary(parsed("hermes", text, opened=True)) == ["~Hm.", "Yes."]
@@ -175,8 +195,8 @@ def test_text_and_marks_may_be_one_string_on_their_way() -> None:
 
 def test_a_special_token_that_begins_no_call_is_spelled_out() -> None:
     parser = AnswerParser(FAMILIES["mistral"], TOOLS, specials=("[TOOL_CALLS]",))
-    events = parser.feed_special("[TOOL_CALLS]") + parser.feed("no\ufdd0") + parser.finish()
-    assert summary(events) == ["[TOOL_CALLS]no\ufffd"]
+    events = parser.feed_special("[TOOL_CALLS]") + parser.feed("no\ufdd0, no") + parser.finish()
+    assert summary(events) == ["[TOOL_CALLS]no\ufffd, no"]
 
 
 def test_a_call_that_does_not_close_ends_at_the_next_special_token() -> None:

@@ -3,7 +3,8 @@
     text -> content | region | section of calls          (``formats.tool_format``)
 
 Text that may still turn out to be a mark waits; all other text goes out with the piece that brings it. What looks like
-a call and is none comes out as content.
+a call and is none comes out as content; what an answer's end cuts off behind the mark of a call does not, because no
+client has a use for half a mark.
 
 Invariants: the events depend on the text and not on how it is cut into pieces; nothing raises, whatever the model
 writes; time is linear in the text but for what waits for a mark.
@@ -33,6 +34,7 @@ class AnswerParser:
         tools: of the request, None if they are not known.
         opened: the region that the prompt has opened.
         specials: spellings of the tokenizer's special tokens; those are given to ``feed_special``.
+        must_call: the answer is held to calls, so that what is none is one that its end cuts off.
     """
 
     def __init__(
@@ -41,11 +43,12 @@ class AnswerParser:
         tools: Iterable[Tool] | None = None,
         opened: Region | None = None,
         specials: Iterable[str] = (),
+        must_call: bool = False,
     ) -> None:
         self._marks, self._format = marked_format(written, frozenset(specials))
         self._opened = self._format.regions[written.regions.index(opened)] if opened else None
         self._source = TextSource()
-        self._sink = EventSink(self._marks)
+        self._sink = EventSink(self._marks, mute=must_call)
         self._calls = CallReader(self._source, self._sink, ParameterTypes(tools))
         self._triggers, self._first = _triggers(self._format)
         self._reading = self._answer()
@@ -149,14 +152,14 @@ class AnswerParser:
     def _section(self, form: CallForm) -> Reading[bool]:
         """Read calls that stand together; nothing is read if there is none."""
         source = self._source
-        begin, source.held = source.at, True
+        begin, source.held, source.starved = source.at, True, False
         found = False
         if (yield from source.literal(form.section_open)):
             yield from source.skip_space()
             found = yield from self._calls.read(form)
         if not found:
             source.at, source.held = begin, False
-            return False
+            return (yield from self._cut_call(form))
         together = bool(form.section_open or form.separator.strip())
         while together and form.several:
             before, source.held = source.at, True
@@ -165,8 +168,19 @@ class AnswerParser:
             if not (yield from self._calls.read(form)):
                 source.at, source.held = before, False
                 break
-        if form.section_close:
+        if form.section_close and not source.starved:
             yield from source.literal(f" {form.section_close}")
+        if source.starved:
+            source.drop()
+        self._sink.apart()
+        return True
+
+    def _cut_call(self, form: CallForm) -> Reading[bool]:
+        """Drop a call that the answer's end cuts off behind its mark, before it is clear which tool it calls."""
+        source = self._source
+        if not source.starved or form.leads or not form.trigger or not (yield from source.literal(form.trigger)):
+            return False
+        source.drop()
         self._sink.apart()
         return True
 

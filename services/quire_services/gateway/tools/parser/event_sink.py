@@ -19,15 +19,20 @@ Kind = Literal["content", "reasoning"]
 class EventSink:
     """Where readers put what they find.
 
+    Args:
+        marks: of the format.
+        mute: no text is content.
+
     Attributes:
         events: those that are not yet taken.
         fresh: a message begins here.
     """
 
-    def __init__(self, marks: Marks) -> None:
+    def __init__(self, marks: Marks, mute: bool = False) -> None:
         self.events: list[AnswerEvent] = []
         self.fresh = True
         self._marks = marks
+        self._mute = mute
         self._index = -1
         self._space = ""  # whitespace that waits
         self._leading = False  # whitespace here sets marked text apart
@@ -80,5 +85,7 @@ class EventSink:
             self._add("content", self._space)
 
     def _add(self, kind: Kind, text: str) -> None:
+        if self._mute and kind == "content":
+            return
         spelled = self._marks.spelled(text)
         self.events.append(ContentDelta(spelled) if kind == "content" else ReasoningDelta(spelled))

@@ -24,6 +24,7 @@ class TextSource:
         at: place of the next character in it.
         ended: there will be no more.
         held: text before ``at`` is kept, because a reader may go back.
+        starved: a reader has asked for more than there is.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,7 @@ class TextSource:
         self.at = 0
         self.ended = False
         self.held = False
+        self.starved = False
 
     def push(self, piece: str) -> None:
         """Add a piece."""
@@ -41,6 +43,7 @@ class TextSource:
     def more(self) -> Reading[bool]:
         """Wait for a piece; False at the end."""
         if self.ended:
+            self.starved = True
             return False
         yield
         return True
@@ -51,6 +54,10 @@ class TextSource:
             if not (yield from self.more()):
                 return ""
         return self.text[self.at]
+
+    def drop(self) -> None:
+        """Go to the end of what there is."""
+        self.at, self.held = len(self.text), False
 
     def skip_space(self) -> Reading[None]:
         """Go to the next character that is no whitespace."""
