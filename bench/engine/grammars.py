@@ -1,10 +1,9 @@
 """``quire bench grammars``: what it costs a decode step that all its rows are held to a grammar.
 
 The same engine decodes the same prompts, free and held to a JSON schema, in interleaved rounds. In steps of the latter
-the parts that grammars add are timed: waiting for masks, laying them on logits, accepting tokens, and looking whether
-the next one is forced. There every token is drawn; a third run takes those that the grammar forces without drawing
-them, as the engine does. A second table has a compact tool call both ways, alone and among others; a third masks by the
-size of the vocabulary, without a model.
+the parts that grammars add are timed: waiting for masks, laying them on logits, accepting tokens, and looking for what
+is forced. There nothing is drafted; in a third run the engine drafts what the grammar forces. A second table has a
+compact tool call both ways, alone and among others; a third masks by the size of the vocabulary, without a model.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ GRAMMAR = json.dumps({"grammars": [{"json_schema": SCHEMA}]})
 VOCABULARIES = (8_000, 32_000, 128_000)
 STEPS = 48
 PARTS = ("wait", "lay", "accept", "look")
-KINDS = ("free", "held", "forced")
+KINDS = ("free", "held", "drafted")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +98,7 @@ def run(arguments: argparse.Namespace) -> Report:
     report.notes += [
         f"What grammars add is {figures['parts_share']:.1%} of a step; held / free = {figures['held_over_free']:.3f}.",
         "All rows draw greedily. Masks are filled on a thread beside the step, so that only waiting costs.",
-        "Forced: its step is one in which each row computes one token.",
+        "Drafted: its step is one with drafts of some rows, or of none.",
         "A tool call's time is from its arrival to its last token, a prompt of 32 tokens included; tokens a step are "
         "those of the call over the steps in which it computed anything, that of its prompt included. Random models' "
         "vocabularies are bytes and pieces of words, and a forced text is a token a letter there; the real one's are "
@@ -113,7 +112,7 @@ def _decode(held: HeldRows, arguments: argparse.Namespace, kind: str) -> dict[st
     """Medians over the decode steps of a run, in milliseconds, and its time for each token of a row."""
     grammar = "" if kind == "free" else GRAMMAR
     sampling = Sampling(STEPS, temperature=0.0, ignore_eos=True, grammar=grammar.encode())
-    run = held.play(held.requests(arguments.rows, arguments.prompt, sampling), drawn=kind == "held")
+    run = held.play(held.requests(arguments.rows, arguments.prompt, sampling), drafts=kind == "drafted")
     steps = [step for step in run.steps if step["rows"] == step["sequences"] == arguments.rows]
     found = {part: 1000 * median(step.get(part, 0.0) for step in steps) for part in ("wall", "draw", "choose", *PARTS)}
     found["wait"] = max(0.0, found.pop("draw") - found.pop("choose"))

@@ -79,9 +79,9 @@ class HeldRows:
         own = [[chance.randrange(7, self.model.vocab_size) for _ in range(OWN)] for _ in range(rows)]
         return [Generate(str(n), "t", pack_u32([*shared, *tail]), sampling) for n, tail in enumerate(own)]
 
-    def play(self, asked: list[Generate], drawn: bool) -> HeldRun:
-        """Have an engine answer, the first a moment before the others. ``drawn``: no token is taken because the
-        grammar forces it, though the engine looks for such."""
+    def play(self, asked: list[Generate], drafts: bool) -> HeldRun:
+        """Have an engine answer, the first a moment before the others. Without ``drafts`` it looks for what is forced,
+        and drafts nothing of it."""
         script = Script((0.001 * bool(number), request) for number, request in enumerate(asked))
         watch, rows, sampling = Stopwatch(), len(asked), asked[0].sampling
         longest = len(asked[0].tokens) // 4 + sampling.max_tokens
@@ -91,10 +91,10 @@ class HeldRows:
             compiler.compile("t", sampling.grammar.decode()).result()
         watch.wrap(TokenMasks, "apply", "lay", wall=True)
         watch.wrap(GrammarState, "accept", "accept", wall=True)
-        watch.wrap(GrammarState, "forced", "look", wall=True)
-        if drawn:
-            look = GrammarState.forced
-            watch.replace(GrammarState, "forced", lambda state: (look(state), None)[1])
+        watch.wrap(GrammarState, "foreseen", "look", wall=True)
+        if not drafts:
+            look = GrammarState.foreseen
+            watch.replace(GrammarState, "foreseen", lambda state, most: look(state, most)[:0])
         try:
             with KVProcess((rows + 2) * -(-(longest + BLOCK) // BLOCK), BLOCK, layout) as kvstore:
                 engine = make_engine(self.model, kvstore.directory, limits, layout, script, compiler=compiler)

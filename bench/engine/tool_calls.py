@@ -1,7 +1,7 @@
-"""Tool calls: a compact call, with the tokens that its grammar forces taken as the engine does and with each drawn.
+"""Tool calls: a compact call, with drafts of what its grammar forces, as the engine makes them, and without.
 
-The real model writes some sixty-five tokens, of which about forty-five are forced: names of the function and of its
-parameters, and the rest of a value once its beginning leaves no other.
+Forced are names of the function and of its parameters, and the rest of a value once its beginning leaves no other. How
+much of that is drafted as the model writes it is the model's to say.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ PARAMETERS = {
 }
 TOOLS = [{"type": "function", "function": {"name": "get_weather_forecast", "parameters": PARAMETERS}}]
 PROMPT, LONGEST = 32, 300
-WAYS = {"forced tokens drawn": True, "forced tokens taken": False}
+WAYS = {"without drafts": False, "with drafts": True}
 
 
 def tool_calls(held: HeldRows, rows: int, pairs: int) -> list[dict[str, Any]]:
-    """One call alone, then ``rows`` at once: medians of interleaved rounds, with forced tokens drawn and taken."""
+    """One call alone, then ``rows`` at once: medians of interleaved rounds, without drafts and with them."""
     choice = tool_choice_of("required", TOOLS)
     grammar = answer_grammar(FAMILIES["hermes"], choice, {}, reasoning=False, parallel=False)
     sampling = Sampling(LONGEST, temperature=0.0, grammar=grammar.encode())
@@ -48,8 +48,8 @@ def tool_calls(held: HeldRows, rows: int, pairs: int) -> list[dict[str, Any]]:
     return found
 
 
-def _calls(held: HeldRows, count: int, sampling: Sampling, drawn: bool) -> dict[str, float]:
-    run = held.play(held.requests(count, PROMPT, sampling), drawn)
+def _calls(held: HeldRows, count: int, sampling: Sampling, drafts: bool) -> dict[str, float]:
+    run = held.play(held.requests(count, PROMPT, sampling), drafts)
     assert all(seen.finish == "stop" for seen in run.seen.values()), "a call that came to no end"
     tokens = sum(len(seen.text) for seen in run.seen.values())
     return {

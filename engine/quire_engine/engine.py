@@ -26,6 +26,7 @@ import structlog
 
 from quire_engine.beams.beam import Beam
 from quire_engine.beams.beams import Beams
+from quire_engine.drafts.drafts import Drafts
 from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.kv.attach import ContextPoisoned
 from quire_engine.kv.kv_session import KvSession
@@ -170,7 +171,8 @@ class Engine:
         try:
             self._kv = kv = KvSession(client)
             waiters = self._waiters = Waiters(kv, self._scheduler, self.front.wake)
-            pipeline = Pipeline(kv, runner, partial(self._deliver, kv), partial(self._token_output.take_forced, kv))
+            pipeline = Pipeline(kv, runner, partial(self._deliver, kv))
+            self._drafts = Drafts(kv.block_size, pipeline.depth, self._scheduler.grown, self._outbox.counters)
             prefill = PublicationPrefill(self._scheduler, kv, self._max_model_len, self._intake.next_arrival)
             log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
             self.front.report()
@@ -248,6 +250,7 @@ class Engine:
             pipeline.collect(max(0, len(pipeline) - 1))
 
     def _deliver(self, kv: KvSession, work: list[Work], drawn: list[Drawn]) -> None:
+        drawn = self._drafts.confirm(work, drawn)
         beams = [one for one in drawn if isinstance(one.sequence, Beam)]
         others = [one for one in drawn if not isinstance(one.sequence, Beam)] if beams else drawn
         self._token_output.apply(kv, work, others)
@@ -269,7 +272,9 @@ class Engine:
         deferred = self._backoff.deferred(time.monotonic())
         may_admit = bool(self._scheduler.waiting) and ALL_ACCOUNTS not in deferred
         hits = self._waiters.select(deferred) if may_admit else {}
-        return self._scheduler.plan(hits, may_admit, only=hits)
+        plan = self._scheduler.plan(hits, may_admit, only=hits)
+        self._drafts.propose(plan)
+        return plan
 
     def _apply(self, grants: StepGrants, plan: StepPlan, kv: KvSession, pipeline: Pipeline) -> None:
         """Act on the kvstore's answers, in the order that ``StepGrants`` gives, and settle what the step computes."""
@@ -300,6 +305,7 @@ class Engine:
         for account, ms in grants.backoff_ms.items():
             if self._backoff.defer(account, ms, time.monotonic()):
                 log.info("no_space", account=account or "(everybody)", retry_after_ms=ms)
+        self._drafts.settle(plan)
         scheduler.decided(plan)
 
     def _preempt(self, kv: KvSession, victim: Sequence, short: Sequence | None = None) -> Sequence | None:

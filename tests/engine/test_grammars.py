@@ -305,7 +305,7 @@ def test_forced_tokens_are_those_that_would_be_drawn(pen: Pen, monkeypatch: pyte
     for taken in (False, True):
         with monkeypatch.context() as patch:
             if not taken:
-                patch.setattr(GrammarState, "forced", lambda _: None)
+                patch.setattr(GrammarState, "foreseen", lambda *_: ())
             before = dict(counters().counters)
             for seed in range(4):
                 pen.ask(f"call-{taken}-{seed}", words(30, 3 * seed), schema(TOOL_CALL), n=1 + seed % 2, **how(seed))

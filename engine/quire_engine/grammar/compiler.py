@@ -22,6 +22,7 @@ from llguidance import LLTokenizer
 from quire_proto.gateway_link import MAX_GRAMMAR
 
 from .grammar import Grammar, said
+from .speller import SpelledTexts, Speller
 from .tokens import Tokens, tree_of
 from .trial import Trial, compiled
 
@@ -48,7 +49,7 @@ class GrammarCompiler:
 
     def __init__(self, tokens: Callable[[], Tokens]) -> None:
         self._read_tokens = tokens
-        self._vocabulary: tuple[Tokens, LLTokenizer] | None = None
+        self._known: tuple[Tokens, LLTokenizer, Speller] | None = None
         self._reading = Lock()
         self._kept: OrderedDict[tuple[str, str], Future[Grammar]] = OrderedDict()
         self._changed = Condition()
@@ -97,9 +98,9 @@ class GrammarCompiler:
             tenant, task = turn
             if task.grammar.set_running_or_notify_cancel():
                 try:
-                    tokens, tree = self._read()
+                    tokens, tree, speller = self._read()
                     trial = trial or Trial(tokens)
-                    task.grammar.set_result(_compile(trial, tree, task.text))
+                    task.grammar.set_result(_compile(trial, tree, speller, task.text))
                 except Exception as error:  # of any kind: what libraries say of the tokenizer's files, too
                     task.grammar.set_exception(error)
             with self._changed:
@@ -124,18 +125,19 @@ class GrammarCompiler:
                 return tenant, task
         return None
 
-    def _read(self) -> tuple[Tokens, LLTokenizer]:
+    def _read(self) -> tuple[Tokens, LLTokenizer, Speller]:
         with self._reading:
-            if self._vocabulary is None:
+            if self._known is None:
                 tokens = self._read_tokens()
-                self._vocabulary = tokens, tree_of(tokens)
-            return self._vocabulary
+                tree = tree_of(tokens)
+                self._known = tokens, tree, Speller(tree, tokens.spelled, [*tokens.special, *tokens.ends])
+            return self._known
 
 
-def _compile(trial: Trial, tree: LLTokenizer, text: str) -> Grammar:
+def _compile(trial: Trial, tree: LLTokenizer, speller: Speller, text: str) -> Grammar:
     if not trial.survives(text):
         raise GrammarRefused("the grammar takes too much time or memory to compile")
     matcher = compiled(tree, text)
     if matcher.is_error():
         raise GrammarRefused(f"the grammar cannot be used: {said(matcher)}")
-    return Grammar(matcher)
+    return Grammar(matcher, SpelledTexts(speller))

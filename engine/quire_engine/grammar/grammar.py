@@ -14,16 +14,19 @@ from collections.abc import Sequence
 
 from llguidance import LLMatcher
 
+from .speller import SpelledTexts
+
 DEAD_END = "the model has no token with which the answer could go on as the grammar says"
 
 
 class GrammarState:
     """A place in a grammar."""
 
-    __slots__ = ("_dead_end", "matcher")
+    __slots__ = ("_dead_end", "_texts", "matcher")
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: LLMatcher, texts: SpelledTexts) -> None:
         self.matcher = matcher
+        self._texts = texts
         self._dead_end = False
 
     def accept(self, tokens: Sequence[int]) -> None:
@@ -32,7 +35,7 @@ class GrammarState:
 
     def clone(self) -> GrammarState:
         """The same place, from which another sequence goes on."""
-        return GrammarState(self.matcher.deep_copy())
+        return GrammarState(self.matcher.deep_copy(), self._texts)
 
     @property
     def ended(self) -> bool:
@@ -44,10 +47,16 @@ class GrammarState:
         """What was accepted is an answer as it is."""
         return bool(self.matcher.is_accepting())
 
-    def forced(self) -> int | None:
-        """The token that comes next for certain, if there is one: its mask would allow no other."""
-        tokens = self.matcher.compute_ff_tokens()
-        return tokens[0] if tokens else None
+    def foreseen(self, most: int) -> tuple[int, ...]:
+        """The tokens that probably come next, where the text that comes is certain; after each of them another may."""
+        # A matcher that was asked for forced bytes allows no others in its masks: so it is a copy that is asked.
+        text = self.matcher.deep_copy().compute_ff_bytes()
+        tokens = self._texts.tokens_of(text)[:most] if text else ()
+        if not tokens:
+            return ()
+        there = self.matcher.deep_copy()
+        count = there.try_consume_tokens(list(tokens))
+        return tokens[: count - 1 if there.is_stopped() else count]
 
     @property
     def error(self) -> str:
@@ -63,12 +72,12 @@ class GrammarState:
 class Grammar:
     """A grammar that was compiled."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._beginning = matcher
+    def __init__(self, matcher: LLMatcher, texts: SpelledTexts) -> None:
+        self._beginning, self._texts = matcher, texts
 
     def after(self, tokens: Sequence[int]) -> GrammarState:
         """The place behind ``tokens``, counted from the beginning of the answer."""
-        state = GrammarState(self._beginning.deep_copy())
+        state = GrammarState(self._beginning.deep_copy(), self._texts)
         if tokens:
             state.accept(tokens)
         return state

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
+from quire_engine.grammar.grammar import GrammarState
 from quire_engine.grammar.mask_rows import MaskRows, Row, words_of
+from quire_engine.sequences.draft import Draft
 from quire_engine.sequences.sequence import Sequence
 
 from .token_masks import TokenMasks
@@ -21,11 +23,25 @@ from .token_masks import TokenMasks
 
 @dataclass(frozen=True, slots=True)
 class MaskedRow:
-    """A sequence that is held to a grammar, the lines of logits that it draws from, and what it may not draw beside."""
+    """A sequence that is held to a grammar, the lines of logits that it draws from, and what it may not draw beside.
+
+    Its continuations stand at one place. With a draft, each line is a place behind the one before; of ``banned`` there
+    is an entry for each place.
+    """
 
     sequence: Sequence
     lines: range
-    banned: tuple[int, ...]
+    banned: list[tuple[int, ...]]
+    draft: Draft | None = None
+
+    def states(self, state: GrammarState) -> list[GrammarState]:
+        """The places, from the one where the sequence stands; those behind a token that did not come are none."""
+        found = [state]
+        if self.draft is not None and self.draft.holds(self.sequence.tokens):
+            for token in self.draft.tokens:
+                found.append(found[-1].clone())
+                found[-1].accept((token,))
+        return found
 
 
 class MaskFiller:
@@ -53,9 +69,11 @@ class MaskFiller:
         for row in rows:
             if row.sequence.ended or row.sequence.grammar is None:
                 continue
-            lines += row.lines
-            places += [len(wanted)] * len(row.lines)
-            wanted.append((row.sequence.grammar, row.banned))
+            states, first = row.states(row.sequence.grammar), len(wanted)
+            own = row.lines[: len(states)] if row.draft else row.lines
+            lines += own
+            places += range(first, first + len(states)) if row.draft else [first] * len(own)
+            wanted += zip(states, row.banned, strict=False)
         if len(wanted) > len(self._buffer):
             size = 1 << (len(wanted) - 1).bit_length()
             self._buffer = torch.empty((size, self._words), dtype=torch.int32, pin_memory=self._pinned)

@@ -43,11 +43,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A token drawn for continuation ``index``."""
+    """A token drawn for continuation ``index``, and those drawn ``behind`` it at the places of a draft."""
 
     sequence: Sequence
     index: int
     sampled: Sampled
+    behind: tuple[Sampled, ...] = ()
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ class Batch:
         tokens: [T] query tokens, 0 where the token is not known yet.
         plan: the step's geometry.
         fed: rows of ``tokens`` and the lines of the step before whose tokens belong there.
-        rows: [R] rows that draw, each as often as it draws.
+        rows: [R] rows that draw, each as often as it draws; behind a draft's tokens one after another.
         drawn: sequence and continuation of each of them.
         samples: how each is drawn.
         onward: sequences that may go on with the token drawn here before it is known, and its line.
@@ -87,7 +88,6 @@ class Launched:
         masks: being made, where nothing else is in flight.
         logits, newest: of the rows that draw, between their computation and the choice; ``newest``: [rows] the last
             token of each, where any looks back.
-        withdrawn: sequences for which what is drawn counts for nothing.
     """
 
     batch: Batch | None
@@ -95,7 +95,6 @@ class Launched:
     masks: Future[TokenMasks] | None = None
     logits: torch.Tensor | None = None
     newest: torch.Tensor | None = None
-    withdrawn: set[Sequence] = field(default_factory=set)
     pending: Pending[None] | None = None
 
     @property
@@ -108,16 +107,6 @@ class Launched:
         """Whether it is drawn by :meth:`Runner.draw`, when the tokens that the masks depend on are known."""
         return bool(self.batch and self.batch.masked)
 
-    def undrawn(self) -> list[Sequence]:
-        """Sequences that are held to a grammar, have not ended, draw one token here, and whose masks are not begun."""
-        masked = self.batch.masked if self.batch and self.masks is None else ()
-        return [row.sequence for row in masked if not row.sequence.ended and row.sequence.single]
-
-    def withdraw(self, sequence: Sequence) -> bool:
-        """What is drawn for a sequence counts for nothing: it has its tokens; whether one of this step was coming."""
-        self.withdrawn.add(sequence)
-        return self.onward.pop(sequence, None) is not None
-
     def read(self) -> list[Drawn]:
         """Wait until the step is complete; one entry for each token drawn. Raises ContextPoisoned."""
         assert self.pending is not None, "launched first"
@@ -128,7 +117,7 @@ class Launched:
         if self.choice is None:
             return []
         drawn = zip(self.batch.drawn, self.choice.read(), strict=True)
-        return [Drawn(*what, sampled) for what, sampled in drawn if what[0] not in self.withdrawn]
+        return [Drawn(*what, sampled) for what, sampled in drawn]
 
 
 class Runner:
@@ -238,7 +227,7 @@ def _batch(work: list[Work], coming: dict[Sequence, int], block_size: int) -> Ba
     plan = build_plan(
         [item.sequence.table for item in work],
         [item.sequence.launched for item in work],
-        [item.count for item in work],
+        [item.rows for item in work],
         block_size,
     )
     batch = Batch(array("I"), plan)
@@ -252,13 +241,16 @@ def _batch(work: list[Work], coming: dict[Sequence, int], block_size: int) -> Ba
             batch.tokens.append(0)
         if item.count < sequence.remaining:
             continue
-        if sequence.goes_on:
+        if sequence.goes_on and item.draft is None:
             batch.onward[sequence] = len(batch.rows)
-        first = len(batch.rows)
+        first, last = len(batch.rows), len(batch.tokens) - 1
+        batch.tokens += array("I", item.draft.tokens if item.draft else ())
         for index in sequence.draws():
-            batch.rows.append(len(batch.tokens) - 1)
-            batch.drawn.append((sequence, index))
-            batch.samples.append(sequence.sample_row(index))
+            for place in range(item.rows - item.count + 1):
+                batch.rows.append(last + place)
+                batch.drawn.append((sequence, index))
+                batch.samples.append(sequence.sample_row(index, item.draft, place))
         if sequence.grammar is not None:
-            batch.masked.append(MaskedRow(sequence, range(first, len(batch.rows)), sequence.banned()))
+            banned = [sequence.banned(place) for place in range(item.rows - item.count + 1)]
+            batch.masked.append(MaskedRow(sequence, range(first, len(batch.rows)), banned, item.draft))
     return batch

@@ -12,8 +12,8 @@ from quire_engine.sequences.sequence import Sequence
 from quire_proto.gateway_link import Output, Outputs, TokenLogprob
 
 COUNTED = (
-    "steps", "messages", "requests", "prompt_tokens", "computed_tokens", "generated_tokens", "forced_tokens",
-    "kvstores_lost",
+    "steps", "messages", "requests", "prompt_tokens", "computed_tokens", "generated_tokens", "drafted_tokens",
+    "forced_tokens", "kvstores_lost",
 )  # fmt: skip
 SCORES_IN_MESSAGE = 512  # of tokens of a prompt
 

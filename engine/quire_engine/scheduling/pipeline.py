@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.model.runner import Drawn, Launched, Runner
-from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import Work
 from quire_kv import QuireError
 
@@ -36,18 +35,10 @@ class Pipeline:
 
     Args:
         deliver: called with the work and the tokens of each step when it is complete.
-        force: called with a sequence before it is drawn for, to take the tokens that its grammar forces instead;
-            whether there were any.
     """
 
-    def __init__(
-        self,
-        kv: KvSession,
-        runner: Runner,
-        deliver: Callable[[list[Work], list[Drawn]], None],
-        force: Callable[[Sequence], bool],
-    ) -> None:
-        self._kv, self._runner, self._deliver, self._force = kv, runner, deliver, force
+    def __init__(self, kv: KvSession, runner: Runner, deliver: Callable[[list[Work], list[Drawn]], None]) -> None:
+        self._kv, self._runner, self._deliver = kv, runner, deliver
         self._flights: deque[Flight] = deque()
         self.depth = runner.depth
 
@@ -68,9 +59,6 @@ class Pipeline:
         self._flights.append(Flight(self._kv.step, work, launched))
         if launched.masked:
             self.collect(1)  # its masks depend on the tokens of the steps before
-            for sequence in launched.undrawn():
-                if self._force(sequence):
-                    sequence.coming -= launched.withdraw(sequence)
             self._runner.draw(launched)
 
     def collect(self, leave: int) -> None:

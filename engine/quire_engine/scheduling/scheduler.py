@@ -231,7 +231,7 @@ class Scheduler:
             plan.budget_left -= more
         spent = Counter[str]()
         for item in plan.work:
-            spent[item.sequence.request.tenant] += item.count
+            spent[item.sequence.request.tenant] += item.rows
         for tenant, tokens in spent.items():
             self.shares.charge(tenant, tokens)
 

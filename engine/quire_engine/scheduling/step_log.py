@@ -1,8 +1,8 @@
 """Step log: one JSON line a step, to see the batching and the waste instead of believing it.
 
-A line holds what the step computed (decode rows, prefill rows and tokens, and how many of these stand in prompts: the
-others are of answers, forced by a grammar or lost to a preemption), the queues, the messages so far, and the
-slots of this engine's tables: ``slots_held`` over all physical blocks its sequences name, each once, and
+A line holds what the step computed (decode rows, prefill rows and tokens, how many of these stand in prompts: the
+others are of answers, lost to a preemption; and tokens drafted behind any of them), the queues, the messages so far,
+and the slots of this engine's tables: ``slots_held`` over all physical blocks its sequences name, each once, and
 ``slots_filled`` of them. Waste is 1 - filled / held, blocks extended ahead included.
 """
 
@@ -38,6 +38,7 @@ class StepLog:
             "prefill_rows": len(work) - decodes,
             "prefill_tokens": sum(item.count for item in work if not item.sequence.decoding),
             "prompt_tokens": sum(_of_prompt(item) for item in work),
+            "drafted_tokens": sum(item.rows - item.count for item in work),
             "running": len(scheduler.running),
             "waiting": len(scheduler.waiting),
             "messages": kv.messages,

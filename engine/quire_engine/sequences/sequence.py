@@ -24,6 +24,7 @@ from quire_proto.gateway_link import Generate, Sampling, TokenLogprob
 from quire_proto.wire.u32 import unpack_u32
 
 from .adjustments import Adjustments
+from .draft import Draft
 from .sample_row import SampleRow
 
 NO_WAITER = 1 << 62  # less urgent than any priority
@@ -88,7 +89,7 @@ class Request:
         )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Sequence:
     """One branch of a request.
 
@@ -141,11 +142,6 @@ class Sequence:
     def launched(self) -> int:
         """Tokens computed or in flight: the position of the next one to compute."""
         return self.computed + self.in_flight
-
-    @property
-    def launched_ahead(self) -> bool:
-        """Whether a step in flight computes for it."""
-        return self.in_flight > 0
 
     @property
     def priority(self) -> int:
@@ -245,26 +241,33 @@ class Sequence:
         self.writable = self.ended = False
         self.inherited = NO_WAITER
 
-    def banned(self) -> tuple[int, ...]:
-        """Tokens that may not be drawn next, whatever a grammar says of them."""
-        early = self.generated + self.coming < self.request.sampling.min_tokens
+    def banned(self, place: int = 0) -> tuple[int, ...]:
+        """Tokens that may not be drawn next, or behind ``place`` drafted ones, whatever a grammar says of them."""
+        early = self.generated + self.coming + place < self.request.sampling.min_tokens
         return tuple(self.request.stop_ids) if early else ()
 
-    def sample_row(self, index: int) -> SampleRow:
-        """How the next token of continuation ``index`` is drawn."""
+    def sample_row(self, index: int, draft: Draft | None = None, place: int = 0) -> SampleRow:
+        """How the next token of continuation ``index`` is drawn, or the one behind ``place`` drafted ones."""
         s = self.request.sampling
         banned = () if self.grammar else self.banned()  # else its mask knows
-        position = len(self.tokens) + self.coming
+        position = len(self.tokens) + self.coming + place
         wanted = self.request.adjustments
-        output = None if wanted is None else self._output(wanted.reach)
+        foreseen = draft.behind(len(self.tokens), place) if draft and place else None
+        output = None if wanted is None else self._output(wanted.reach, foreseen)
         return SampleRow(
             s.temperature, s.top_k, s.top_p, s.min_p, s.seed, index, position, banned, s.logprobs, wanted, output
         )
 
-    def _output(self, most: int | None) -> array[int] | None:
-        """The last ``most`` tokens generated, None for all, before the newest one; that may be still coming."""
-        generated = self.generated + self.coming
-        if not generated:
+    def _output(self, most: int | None, foreseen: array[int] | None = None) -> array[int] | None:
+        """The last ``most`` tokens generated, None for all, before the newest one; that may be still coming, or the
+        last that is foreseen behind those known."""
+        known = len(self.tokens)
+        more = self.coming if foreseen is None else len(foreseen)
+        before = self.generated + more - 1
+        if before < 0:
             return None
-        end = len(self.tokens) + self.coming - 1
-        return self.tokens[end - (generated - 1 if most is None else min(most, generated - 1)) : end]
+        end = known + more - 1
+        first = end - (before if most is None else min(most, before))
+        if foreseen is None or end <= known:
+            return self.tokens[first:end]
+        return self.tokens[first:known] + foreseen[max(0, first - known) : end - known]

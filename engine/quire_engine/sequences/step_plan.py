@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .draft import Draft
 from .sequence import Sequence
 
 SCORED_TOKENS = 256  # of a step
@@ -16,10 +17,16 @@ Extends = list[tuple[Sequence, int]]
 
 @dataclass(slots=True)
 class Work:
-    """``count`` tokens of one sequence in this step."""
+    """``count`` tokens of one sequence in this step, and those drafted behind them."""
 
     sequence: Sequence
     count: int
+    draft: Draft | None = None
+
+    @property
+    def rows(self) -> int:
+        """Tokens that are computed."""
+        return self.count + (len(self.draft.tokens) if self.draft else 0)
 
 
 @dataclass(slots=True)

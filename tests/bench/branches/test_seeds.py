@@ -14,7 +14,7 @@ from quire_proto.wire.u32 import pack_u32
 
 @pytest.mark.process
 def test_texts_depend_on_nothing_but_their_requests(capsys: pytest.CaptureFixture[str]) -> None:
-    """Greedy, drawn, filtered and held to a grammar; in chunks, preempted, cached, elsewhere, forced tokens drawn."""
+    """Greedy, drawn, filtered and held to a grammar; in chunks, preempted, cached, elsewhere, without drafts."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     report = run(parser.parse_args(["--requests=32", "--tokens=8", "--seeds=1"]))
@@ -24,7 +24,7 @@ def test_texts_depend_on_nothing_but_their_requests(capsys: pytest.CaptureFixtur
     assert {name: one["differ"] for name, one in conditions.items()} == dict.fromkeys(conditions, 0)
     assert {one["texts"] for one in conditions.values()} == {32}
     assert conditions["short of memory"]["preemptions"] > 0
-    assert conditions["one batch"]["forced_tokens"] > conditions["forced tokens drawn"]["forced_tokens"] == 0
+    assert conditions["one batch"]["forced_tokens"] > conditions["without drafts"]["forced_tokens"] == 0
     moved = max(one["moved"] for one in conditions.values())
     assert min(one["least"] for way, one in margins.items() if way != "greedy") > moved
     assert moved == report.figures["moved"]

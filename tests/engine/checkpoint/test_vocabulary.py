@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from random import Random
 
-import numpy as np
 from tokenizers import AddedToken
 
 from quire_engine.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from quire_engine.grammar.compiler import GrammarCompiler
-from quire_engine.grammar.mask_rows import MaskRows, words_of
 from tests.support.gateway import write_tokenizer
-from tests.support.grammars import random_grammar
 
 SPECIAL, PLAIN, ANSWER = "[TOOL_CALLS]", "<tool_call>", 'Sure – ☀.<tool_call>{"a": "é"}'
 
@@ -57,27 +53,3 @@ def test_grammars_over_it(tmp_path: Path) -> None:
     assert named.after(found.encode(f"ab{SPECIAL}x")).ended
     assert named.after([token for letter in SPECIAL for token in found.encode(letter)]).error
     compiler.close()
-
-
-def test_a_forced_token_is_all_that_its_mask_allows(tmp_path: Path) -> None:
-    """Along random answers of random grammars, with a tokenizer that has several ways to spell most texts."""
-    found, forced = written(tmp_path), 0
-    compiler, words = GrammarCompiler(lambda: found), np.zeros((1, words_of(384)), np.int32)
-    for seed in range(12):
-        chance = Random(seed)
-        state = compiler.compile("t", f'start: ("the quick fox " | "dozen ") {_rest(seed)}').result(30).after([])
-        while not state.ended:
-            MaskRows(384).fill([(state, ())], words)
-            allowed = np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little")).tolist()
-            token = state.forced()
-            if token is not None:
-                forced += 1
-                assert allowed == [token]
-            state.accept([chance.choice(allowed)])
-            assert state.error == ""
-    assert forced > 20
-    compiler.close()
-
-
-def _rest(seed: int) -> str:
-    return random_grammar(seed).lark.removeprefix("start: ")

@@ -32,9 +32,9 @@ def test_forced_texts_are_spelled(kind: type[Letters]) -> None:
     compiler = GrammarCompiler(lambda: tokens)
     state = compiler.compile("t", f"start: {text!r}".replace('"', '\\"').replace("'", '"')).result(30).after([])
     forced = list[int]()
-    while (token := state.forced()) is not None:
-        forced.append(token)
-        state.accept([token])
+    while found := state.foreseen(5):
+        forced += found
+        state.accept(found)
     assert text.startswith(tokens.text(forced))
     assert len(tokens.text(forced)) > len(text) // 2
     compiler.close()
