@@ -1,9 +1,9 @@
 """Tokens: a vocabulary as grammars need it, and as the tree of bytes that llguidance walks.
 
-Where a grammar allows one text only, llguidance allows one token only: the first of those that the tokenizer makes of
-that text. So what the tokenizer answers must spell the text, byte for byte, or masks would allow what the grammar does
-not. Tokenizers that put a space before a text are asked for it behind a sign that no text contains; where that does not
-help either, the longest tokens that fit are taken.
+Where a grammar allows one text only, the tokenizer is asked which tokens a model would write it in. What it answers
+must spell the text, byte for byte, or it would not be what the grammar allows. Tokenizers that put a space before a
+text are asked for it behind a sign that no text contains; where that does not help either, the longest tokens that fit
+are taken.
 """
 
 from __future__ import annotations

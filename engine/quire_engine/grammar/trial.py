@@ -10,6 +10,7 @@ and so many more. It maps nothing of the engine's, and ends when its input does:
 
 from __future__ import annotations
 
+import json
 import math
 import resource
 import subprocess
@@ -29,6 +30,9 @@ MEMORY = 1 << 30  # that it may take beside what the process has
 # What one mask may take, in llguidance's units, and what the lexer of a grammar may become (1 to 2 kB a state). A place
 # from which a mask would take more is an error of its own answer, and delays no other by more than some milliseconds.
 MASK_LEXER_FUEL, MASK_ITEMS, LEXER_STATES = 20_000, 4_000, 20_000
+# Beside any grammar this one, which nothing uses, has its options hold for the whole: where one text only may come,
+# masks allow every token that the text goes on with, and not the tokenizer's alone.
+ANY_TOKENS = {"lark_grammar": '%llguidance {"no_forcing": true}\nstart: ""'}
 
 
 def compiled(tree: LLTokenizer, text: str) -> LLMatcher:
@@ -39,10 +43,20 @@ def compiled(tree: LLTokenizer, text: str) -> LLMatcher:
         max_lexer_states=LEXER_STATES,
         verbose_errors=False,
     )
-    matcher = LLMatcher(tree, text, log_level=0, limits=limits)
+    matcher = LLMatcher(tree, _with_any_tokens(text), log_level=0, limits=limits)
     if not matcher.is_error():
         matcher.compute_bitmask()
     return matcher
+
+
+def _with_any_tokens(text: str) -> str:
+    """A grammar whose masks allow all tokens of what it allows; what is none stays none."""
+    if not text.lstrip().startswith("{"):
+        return json.dumps({"grammars": [{"lark_grammar": text}, ANY_TOKENS]})
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        given = json.loads(text)
+        return json.dumps({**given, "grammars": [*given["grammars"], ANY_TOKENS]})
+    return text
 
 
 class Trial:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from random import Random
 
+import numpy as np
+import pytest
 from tokenizers import AddedToken
 
 from quire_engine.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from quire_engine.grammar.compiler import GrammarCompiler
+from quire_engine.grammar.mask_rows import MaskRows, words_of
 from tests.support.gateway import write_tokenizer
 
 SPECIAL, PLAIN, ANSWER = "[TOOL_CALLS]", "<tool_call>", 'Sure – ☀.<tool_call>{"a": "é"}'
@@ -52,4 +57,35 @@ def test_grammars_over_it(tmp_path: Path) -> None:
     named = compiler.compile("t", f'start: /[a-z]*/ <[{number}]> "x"').result(30)
     assert named.after(found.encode(f"ab{SPECIAL}x")).ended
     assert named.after([token for letter in SPECIAL for token in found.encode(letter)]).error
+    compiler.close()
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "start: {}",
+        '%llguidance {{"no_forcing": false}}\nstart: {}',
+        'start: %lark {{\n%llguidance {{"no_forcing": false}}\nstart: {}\n}}',
+        'start: %json {{"const": {}}}',
+        ' {{"grammars": [{{"json_schema": {{"const": {}}}}}]}}',
+    ],
+)
+def test_a_text_that_must_come_may_come_in_any_tokens(tmp_path: Path, spelled: str) -> None:
+    """Whatever form a grammar has and says, masks along random answers allow each token that the text goes on with."""
+    found, text = written(tmp_path), "the quick fox jumps over the lazy dog"
+    compiler, words, ways = GrammarCompiler(lambda: found), np.zeros((1, words_of(384)), np.int32), set()
+    grammar = compiler.compile("t", spelled.format(json.dumps(text))).result(30)
+    whole = (json.dumps(text) if "const" in spelled else text).encode()
+    for seed in range(12):
+        chance, state, at, way = Random(seed), grammar.after([]), 0, list[int]()
+        while at < len(whole):
+            MaskRows(384).fill([(state, ())], words)
+            allowed = np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little")).tolist()
+            assert allowed == [t for t, own in enumerate(found.spelled) if own and whole.startswith(own, at)]
+            way.append(chance.choice(allowed))
+            at += len(found.spelled[way[-1]])
+            state.accept(way[-1:])
+        assert state.ended
+        ways.add(tuple(way))
+    assert len(ways) > 6
     compiler.close()

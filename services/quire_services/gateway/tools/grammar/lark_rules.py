@@ -2,9 +2,9 @@
 
 A special token is one terminal of its own there and no text ever matches it, so literals are taken apart into text and
 special tokens. Whitespace between the words of a literal and between the tokens of JSON is either as formats and
-templates write it, so that much of a call has one continuation only, or any, so that a model may keep its habits. Then
-it may also write what has one continuation with the tokens it likes: an answer that is as it must be is, token by
-token, what it would have been without a grammar.
+templates write it, so that much of a call has one continuation only, or any, so that a model may keep its habits. A
+model may write either in the tokens it likes, engines see to that: an answer that is as it must be is, token by token,
+what it would have been without a grammar.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LarkRules:
 
     Args:
         specials: spelling of each special token -> its id.
-        loose: whitespace between words and tokens may be any, and no token is forced.
+        loose: whitespace between words and tokens may be any.
     """
 
     def __init__(self, specials: Mapping[str, int], loose: bool = False) -> None:
@@ -36,9 +36,8 @@ class LarkRules:
         self._specials = {spelling: token for spelling, token in specials.items() if spelling}
         longest = sorted(self._specials, key=len, reverse=True)
         self._special = re.compile("(" + ("|".join(map(re.escape, longest)) or r"(?!)") + ")")
-        self._lines = ["%llguidance " + json.dumps({"no_forcing": True} if loose else {})]
         self._named: dict[str, str] = {}  # what a rule or terminal says -> its name
-        self._lines += [f"{TEXT}: /(?s:.*)/", f"{GAP}: /{_ANY_SPACE}/"]
+        self._lines = [f"{TEXT}: /(?s:.*)/", f"{GAP}: /{_ANY_SPACE}/"]
 
     def text(self, start: str) -> str:
         """The grammar that begins with this expression."""
