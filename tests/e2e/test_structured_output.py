@@ -151,12 +151,14 @@ def test_what_is_finished_is_valid_whatever_the_schema(client: openai.OpenAI) ->
         jsonschema.Draft202012Validator(schema).validate(json.loads(choice.message.content))
 
 
-def test_a_seed_gives_the_same_with_and_without_forced_tokens(client: openai.OpenAI) -> None:
-    """Where log-probabilities are asked for every token is drawn, elsewhere what can be nothing else is taken."""
+def test_every_token_has_its_log_probability(client: openai.OpenAI) -> None:
+    """Those that must come, too, of which several are computed in a step; and the text is the one without."""
     asked: dict[str, Any] = {"model": "m", "messages": SAY, "response_format": Pet, "seed": 11, "max_tokens": 200}
-    drawn = client.chat.completions.parse(**asked, logprobs=True)
-    taken = client.chat.completions.parse(**asked)
-    assert drawn.choices[0].message.content == taken.choices[0].message.content
+    told = client.chat.completions.parse(**asked, logprobs=True)
+    plain = client.chat.completions.parse(**asked)
+    assert told.choices[0].message.content == plain.choices[0].message.content
+    assert told.choices[0].logprobs is not None
+    assert len(told.choices[0].logprobs.content or []) == (told.usage and told.usage.completion_tokens)
 
 
 @pytest.mark.parametrize(

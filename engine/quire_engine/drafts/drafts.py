@@ -60,19 +60,20 @@ class Drafts:
 
     def propose(self, plan: StepPlan) -> None:
         """Add drafts to a plan, and what blocks they would need to what is asked for ahead."""
-        left, must, size = min(plan.budget_left, plan.scored_left), {s for s, _ in plan.extends}, self._block_size
+        left, size = min(plan.budget_left, plan.scored_left), self._block_size
+        asked = dict((*plan.extends, *plan.ahead))  # what it cannot do without is not asked for with more
         for place, item in enumerate(plan.work):
             sequence = item.sequence
             if sequence.grammar is None or left < self._least:
                 continue
             end = sequence.launched + item.count
-            room = -end % size if sequence in must else left  # a block it cannot do without is asked for alone
+            room = -(-asked[sequence] // size) * size - end if sequence in asked else left
             draft = self._draft(item, min(left, room, LONGEST_DRAFT))
             if draft is None:
                 continue
             plan.work[place] = Work(sequence, item.count, draft)
             left -= len(draft.tokens)
-            if sequence not in must and end + len(draft.tokens) > len(sequence.table) * size:
+            if sequence not in asked and end + len(draft.tokens) > len(sequence.table) * size:
                 plan.ahead.append((sequence, end + len(draft.tokens)))
 
     def _draft(self, item: Work, most: int) -> Draft | None:

@@ -28,8 +28,15 @@ class Speller:
 
     def __init__(self, tree: LLTokenizer, spelled: Sequence[bytes], special: Iterable[int]) -> None:
         self._tree, self._bytes, no_text = tree, spelled, set(special)
-        self._sorted = sorted({text for token, text in enumerate(spelled) if text and token not in no_text})
-        self._longest = max(map(len, self._sorted), default=0)
+        # By their first two bytes and sorted each by itself: all in one go would keep the engine's loop waiting.
+        self._begin_with: dict[bytes, list[bytes]] = {}
+        for token, text in enumerate(spelled):
+            if len(text) > 1 and token not in no_text:
+                self._begin_with.setdefault(text[:2], []).append(text)
+        for texts in self._begin_with.values():
+            texts.sort()
+        self._first_of_more = {pair[:1] for pair in self._begin_with}
+        self._longest = max((len(text) for texts in self._begin_with.values() for text in texts), default=1)
 
     def tokens_of(self, text: bytes) -> tuple[int, ...]:
         """A text that something follows."""
@@ -54,8 +61,11 @@ class Speller:
 
     def _reaches_beyond(self, text: bytes) -> bool:
         """Whether a token begins with this text and has more."""
-        place = bisect_right(self._sorted, text)
-        return place < len(self._sorted) and self._sorted[place].startswith(text)
+        if len(text) == 1:
+            return text in self._first_of_more
+        texts = self._begin_with.get(text[:2], [])
+        place = bisect_right(texts, text)
+        return place < len(texts) and texts[place].startswith(text)
 
 
 class SpelledTexts:
@@ -67,6 +77,7 @@ class SpelledTexts:
 
     def tokens_of(self, text: bytes) -> tuple[int, ...]:
         """A text that something follows."""
+        text = text[: LONGEST_TEXT + 1]  # more would not matter, and is not to be kept
         found = self._kept.get(text)
         if found is None:
             if len(self._kept) >= TEXTS:
