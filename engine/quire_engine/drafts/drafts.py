@@ -6,8 +6,9 @@ what was drafted, and so does the first token that is not: so a draft changes ho
 token of it.
 
 Drafts cost nobody anything but time: they get what prompts and other sequences leave of a step's tokens, and blocks
-that the pool has to spare. A sequence whose model writes otherwise than the tokenizer is left alone for twice as many
-tokens each time that its first drafted token was wrong.
+that the pool has to spare. Where a model writes otherwise than the tokenizer, a sequence's next draft is at most twice
+as long as what was right of the last; and where not even the first token was, it is left alone, each time for twice as
+many tokens.
 
 Where two steps are in flight the token before a draft may be still coming. It is foreseen, too, and if another comes
 the whole draft is wrong. What follows a draft is known when that is collected, so its sequence computes in every
@@ -21,13 +22,13 @@ from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 from quire_engine.model.runner import Drawn
+from quire_engine.model.sampler import Sampled
 from quire_engine.sequences.draft import Draft
 from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import StepPlan, Work
 
 LONGEST_DRAFT = 64  # tokens of a draft
 MOST_MISSES = 8  # a power of two
-WRONG = -1  # in place of how many drafted tokens were right
 
 
 @dataclass(slots=True)
@@ -35,10 +36,12 @@ class _Habit:
     """How a sequence has taken its drafts.
 
     Attributes:
+        most: tokens of the next, some more than were right of the last.
         misses: drafts wrong from their first token on, since one was not.
         again: the length at which it gets drafts again.
     """
 
+    most: int = LONGEST_DRAFT
     misses: int = 0
     again: int = 0
 
@@ -80,10 +83,12 @@ class Drafts:
         sequence, known = item.sequence, len(item.sequence.tokens)
         most = min(most, sequence.tokens_left - 1)
         state, coming = sequence.grammar, sequence.coming
-        if state is None or most < self._least or item.count < sequence.remaining or not sequence.single:
+        if state is None or item.count < sequence.remaining or not sequence.single:
             return None
         habit = self._habits.get(sequence)
-        if habit is not None and known < habit.again:
+        if habit is not None:
+            most = min(most, habit.most) if known >= habit.again else 0
+        if most < self._least:
             return None
         found = state.foreseen(most + coming)
         if len(found) < self._least + coming:
@@ -108,31 +113,35 @@ class Drafts:
         drafts = {item.sequence: item.draft for item in work if item.draft}
         if not drafts:
             return drawn
-        kept, places = list[Drawn](), dict.fromkeys(drafts, 0)
-        for one in drawn:
-            draft, sequence = drafts.get(one.sequence), one.sequence
-            if draft is None:
-                kept.append(one)
-                continue
-            place = places[sequence]
-            if place == WRONG:
-                continue
-            if place == 0:
-                kept.append(one)
-            else:
-                kept[-1] = replace(kept[-1], behind=(*kept[-1].behind, one.sampled))
-            right = draft.holds(sequence.tokens) and draft.tokens[place : place + 1] == (one.sampled.token,)
-            places[sequence] = place + 1 if right else WRONG
-            if place == 0:
-                self._note(sequence, right)
-        self._counters["drafted_tokens"] += sum(len(draft.tokens) for draft in drafts.values())
-        return kept
+        found, place = list[Drawn](), 0
+        while place < len(drawn):
+            one = drawn[place]
+            draft, rows = drafts.get(one.sequence), 1
+            if draft is not None:
+                rows += len(draft.tokens)
+                sampled = [row.sampled for row in drawn[place : place + rows]]
+                right = _right(draft, one.sequence, sampled)
+                one = replace(one, behind=tuple(sampled[1 : right + 1]))
+                self._note(one.sequence, right, len(draft.tokens))
+                self._counters["drafted_tokens"] += len(draft.tokens)
+            found.append(one)
+            place += rows
+        return found
 
-    def _note(self, sequence: Sequence, right: bool) -> None:
-        """Whether the first token of its draft was right."""
-        if right:
+    def _note(self, sequence: Sequence, right: int, drafted: int) -> None:
+        """How many tokens of its draft were right."""
+        if right == drafted:
             self._habits.pop(sequence, None)
             return
         habit = self._habits.setdefault(sequence, _Habit())
-        habit.misses = min(habit.misses + 1, MOST_MISSES)
-        habit.again = len(sequence.tokens) + 1 + 2**habit.misses
+        habit.most = 2 * (right + 1)
+        habit.misses = 0 if right else min(habit.misses + 1, MOST_MISSES)
+        habit.again = 0 if right else len(sequence.tokens) + 1 + 2**habit.misses
+
+
+def _right(draft: Draft, sequence: Sequence, sampled: list[Sampled]) -> int:
+    """How many tokens of a draft were drawn, one after another."""
+    if not draft.holds(sequence.tokens):
+        return 0
+    pairs = enumerate(zip(draft.tokens, sampled, strict=False))
+    return next((place for place, (token, one) in pairs if token != one.token), len(draft.tokens))

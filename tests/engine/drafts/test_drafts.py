@@ -138,7 +138,7 @@ def test_wrong_drafts_become_rare_and_a_right_one_makes_them_usual_again() -> No
     gaps = []
     for _ in range(4):
         (item,) = stand.plan(one).work
-        stand.drafts.confirm([item], drawn(one, 1, *foreseen(LONGEST_DRAFT)))
+        stand.drafts.confirm([item], drawn(one, 1, *foreseen(item.rows - 1)))
         began = len(one.tokens)
         while not any(lengths(stand.plan(one))):
             one.tokens.append(1)
@@ -146,10 +146,21 @@ def test_wrong_drafts_become_rare_and_a_right_one_makes_them_usual_again() -> No
         gaps.append(len(one.tokens) - began)
     assert gaps == [3, 5, 9, 17]
     (item,) = stand.plan(one).work
-    stand.drafts.confirm([item], drawn(one, *foreseen(LONGEST_DRAFT), 1))
+    stand.drafts.confirm([item], drawn(one, *foreseen(item.rows - 1), 1))
     one.tokens.append(1)
     one.computed += 1
-    assert any(lengths(stand.plan(one)))
+    assert lengths(stand.plan(one)) == [LONGEST_DRAFT]
+
+
+def test_a_draft_is_not_much_longer_than_what_was_right_of_the_last() -> None:
+    """Where a model writes some tokens as the tokenizer does and others not, little is computed in vain."""
+    stand, one = Stand(), sequence()
+    for right in (5, 2, 3):
+        (item,) = stand.plan(one).work
+        tokens = (*foreseen(right), *[1] * (item.rows - right))
+        (found,) = stand.drafts.confirm([item], drawn(one, *tokens))
+        assert len(found.behind) == right
+        assert lengths(stand.plan(one)) == [2 * (right + 1)]
 
 
 def test_what_a_row_looks_back_on_behind_a_draft() -> None:
