@@ -248,7 +248,7 @@ def _first_difference(asked: Generate, alone: Texts, other: Texts) -> dict[str, 
     """Where a text first differs, and how near the decision was there: up to it all that the model was given is equal.
 
     The same number lay so far inside one token's interval, and now lies so far inside another's: what is between them
-    has moved by both margins, at least. A token that was not drawn has no margin, and must never be where texts differ.
+    has moved by both margins, at least. Behind the end of a text nothing was drawn, and there is no margin.
     """
     pair = alone.texts[asked.request], other.texts[asked.request]
     number = next(i for i, (one, two) in enumerate(zip_longest(*pair)) if one != two)

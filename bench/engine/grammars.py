@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> Report:
         f"What grammars add is {figures['parts_share']:.1%} of a step; held / free = {figures['held_over_free']:.3f}.",
         "All rows draw greedily. Masks are filled on a thread beside the step, so that only waiting costs.",
         "Drafted: its step is one with drafts of some rows, or of none.",
-        "A tool call's time is from its arrival to its last token, a prompt of 32 tokens included; tokens a step are "
+        "A tool call's time is from its arrival to its last token, its prompt included; tokens a step are "
         "those of the call over the steps in which it computed anything, that of its prompt included. Random models' "
         "vocabularies are bytes and pieces of words, and a forced text is a token a letter there; the real one's are "
         "its own.",

@@ -1,7 +1,8 @@
 """Tool calls: a compact call, with drafts of what its grammar forces, as the engine makes them, and without.
 
 Forced are names of the function and of its parameters, and the rest of a value once its beginning leaves no other. How
-much of that is drafted as the model writes it is the model's to say.
+much of that is drafted as the model writes it is the model's to say: so it is asked in words and shown a call, as chat
+templates show them. Random models make nothing of either.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench.report.figures import median, say
-from quire_proto.gateway_link import Sampling
+from quire_proto.gateway_link import Generate, Sampling
+from quire_proto.wire.u32 import pack_u32
 from quire_services.gateway.tools.formats.families import FAMILIES
 from quire_services.gateway.tools.grammar.answer_grammar import answer_grammar
 from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of
@@ -27,7 +29,15 @@ PARAMETERS = {
     "additionalProperties": False,
 }
 TOOLS = [{"type": "function", "function": {"name": "get_weather_forecast", "parameters": PARAMETERS}}]
-PROMPT, LONGEST = 32, 300
+SHOWN = '{"name": "get_weather_forecast", "arguments": {"location": "Lima, in the west of Peru", '
+SHOWN += '"temperature_unit": "celsius", "forecast_days": 3}}'
+ASKED = (
+    "<|im_start|>system\nAnswer with a call of get_weather_forecast(location, temperature_unit, forecast_days) as in "
+    f"<tool_call>\n{SHOWN}\n</tool_call><|im_end|>\n<|im_start|>user\nWhat will the weather be in %s in the next week?"
+    "<|im_end|>\n<|im_start|>assistant\n"
+)
+CITIES = ("Paris", "Berlin", "Oslo", "Rome", "Cairo", "Delhi", "Seoul", "Quito")
+LONGEST = 300
 WAYS = {"without drafts": False, "with drafts": True}
 
 
@@ -49,7 +59,9 @@ def tool_calls(held: HeldRows, rows: int, pairs: int) -> list[dict[str, Any]]:
 
 
 def _calls(held: HeldRows, count: int, sampling: Sampling, drafts: bool) -> dict[str, float]:
-    run = held.play(held.requests(count, PROMPT, sampling), drafts)
+    prompts = [held.vocabulary.encode(ASKED % CITIES[number % len(CITIES)]) for number in range(count)]
+    asked = [Generate(str(number), "t", pack_u32(prompt), sampling) for number, prompt in enumerate(prompts)]
+    run = held.play(asked, drafts)
     assert all(seen.finish == "stop" for seen in run.seen.values()), "a call that came to no end"
     tokens = sum(len(seen.text) for seen in run.seen.values())
     return {

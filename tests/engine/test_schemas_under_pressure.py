@@ -98,7 +98,7 @@ def margin_where_differing(calm: Answers, pressed: Answers, key: tuple[str, int]
     pairs = zip_longest(calm.tokens[key], pressed.tokens[key])
     at = next(place for place, (one, other) in enumerate(pairs) if one != other)
     draw = calm.draws.get((int(key[0]), key[1], PROMPT + at))
-    return draw.margin if draw else inf  # a token that was forced cannot differ
+    return draw.margin if draw else inf  # it had ended before
 
 
 def usable(compiler: GrammarCompiler, seeds: range) -> Iterator[tuple[str, Any, Grammar]]:

@@ -34,10 +34,15 @@ def test_a_text_is_foreseen_as_the_tokenizer_writes_it() -> None:
 
 
 def test_a_token_may_reach_beyond_the_text() -> None:
-    """What such a token could take the place of is not foreseen."""
+    """What such a token could take the place of is not foreseen; the model may write it."""
     assert foreseen('start: "0: \\"" /[A-Z]/') == ["0"]
     assert foreseen('start: "0: \\"x" /[A-Z]/') == list('0: "x')
     assert foreseen('start: "00a" /[a-z]/') == list("00"), "pairs of these letters are tokens"
+    tokens = Added()
+    compiler = GrammarCompiler(lambda: tokens)
+    state = compiler.compile("t", 'start: "0: \\"" /[A-Z][a-z]*/').result(30).after(tokens.encode("0"))
+    assert state.matcher.validate_tokens([tokens.spelled.index(b': "Rom')]) == 1
+    compiler.close()
 
 
 def test_the_end_is_never_foreseen() -> None:
