@@ -88,13 +88,20 @@ def test_calls_are_streamed_as_they_are_written(client: openai.OpenAI) -> None:
     assert [chunk.finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["tool_calls"]
 
 
-def test_one_call_may_be_all_that_is_wanted(stage: tuple[GatewayProcess, PeerEngine], client: openai.OpenAI) -> None:
+def test_one_call_may_be_all_that_is_wanted(
+    stage: tuple[GatewayProcess, PeerEngine], client: openai.OpenAI, puppet: tuple[Path, Tokenizer]
+) -> None:
     """``parallel_tool_calls: false``: the answer ends with its first call, and so does the work for it."""
-    stage[1].aborts.clear()
-    one = ask("two") | {"parallel_tool_calls": False}
-    whole = client.chat.completions.create(**one)
-    assert told(whole.choices[0]) == ("", "", ["Oslo"], "tool_calls")
-    wait_for(lambda: len(stage[1].aborts) == 1, "the engine is told")
+    one, peer = ask("two") | {"parallel_tool_calls": False}, stage[1]
+    peer.aborts.clear()
+    first = SCRIPTS["two"].partition("</tool_call>")[0] + "</tool_call>\n"
+    peer.steps = len(puppet[1].encode(first).ids) + 1  # the second call has begun and does not come to its end
+    try:
+        assert told(client.chat.completions.create(**one).choices[0]) == ("", "", ["Oslo"], "tool_calls")
+        wait_for(lambda: not peer.busy(), "the engine is told")
+    finally:
+        peer.steps = None
+    assert peer.aborts
     assert [told(choice) for choice in streamed(client, one)] == [("", "", ["Oslo"], "tool_calls")]
     assert told(client.chat.completions.create(**(one | ask("muses"))).choices[0]) == expected("muses")
 
