@@ -208,7 +208,7 @@ class Engine:
     def _refuse_arrivals(self) -> None:
         for message in self.front.receive(REATTACH_S):
             if isinstance(message, Generate):
-                self._outbox.fail(message.request, message.n, "kvstore_lost", "this engine has no kvstore now")
+                self._outbox.fail(message, "kvstore_lost", "this engine has no kvstore now")
         self._outbox.flush(self.front)
 
     def _receive(self, wait_s: float, kv: KvSession) -> None:

@@ -84,8 +84,9 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """A request: ``n`` continuations of one prompt. ``emitted`` are tokens already sent to the client by another
-    engine: they are forced, not sampled, and not sent again. With a ``salt`` nothing is shared with requests of another
+    """A request: ``n`` continuations of one prompt. One that goes on from another engine is a request of its own, with
+    ``n`` 1: ``index`` is its number among those that were asked for, and ``emitted`` are the tokens that its client has
+    already: they are forced, not sampled, and not sent again. With a ``salt`` nothing is shared with requests of another
     salt or of none, publications included. ``weight``: the tenant's, from now on."""
 
     request: str
@@ -93,6 +94,7 @@ class Generate:
     tokens: U32s
     sampling: Sampling
     n: int = 1
+    index: int = 0
     priority: int = 0
     emitted: U32s = b""
     salt: str = ""
@@ -134,7 +136,7 @@ class Output:
     """New tokens of one continuation. ``finish``: "" (goes on), ``stop``, ``length``, ``abort`` or ``error``; an
     error has a ``code`` and a ``message``. ``cached_tokens`` is set on the first output with tokens.
     ``prompt_logprobs``, if they are wanted, are those of the tokens but the first: some in each of the outputs of
-    continuation 0 before that. ``score``: of what a beam search found, which is sent whole."""
+    the first continuation before that. ``score``: of what a beam search found, which is sent whole."""
 
     request: str
     index: int

@@ -39,6 +39,7 @@ class Queues:
         self.tokens: dict[tuple[str, int], list[int]] = {}
         self.ends: dict[tuple[str, int], Any] = {}
         self.cached: dict[tuple[str, int], int] = {}
+        self.logprobs: dict[tuple[str, int], list[TokenLogprob]] = {}
         self.scores: dict[tuple[str, int], tuple[TokenLogprob, ...]] = {}
 
     def receive(self, timeout_s: float) -> list[Any]:
@@ -64,6 +65,7 @@ class Queues:
                 continue
             self.cached.setdefault(key, item.cached_tokens)  # the first output with tokens says it
             self.tokens.setdefault(key, []).extend(unpack_u32(item.tokens))
+            self.logprobs.setdefault(key, []).extend(item.logprobs)
             if item.finish:
                 self.ends[key] = item
 
@@ -76,12 +78,13 @@ class Queues:
         priority: int = 0,
         salt: str = "",
         emitted: list[int] | None = None,
+        index: int = 0,
         **sampling: Any,
     ) -> None:
         """Send a request; greedy, eight tokens, unless told otherwise."""
         how = Sampling(**{"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **sampling})
         done = pack_u32(emitted or [])
-        self.inbox.put(Generate(name, tenant, pack_u32(prompt), how, n=n, priority=priority, emitted=done, salt=salt))
+        self.inbox.put(Generate(name, tenant, pack_u32(prompt), how, n, index, priority, done, salt))
 
     def end(self, name: str, index: int = 0) -> Any:
         """The last output of a continuation, waited for."""

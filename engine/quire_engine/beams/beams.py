@@ -44,7 +44,7 @@ class Beams:
     def first(self, request: Request, chain: DomainChain, arrival: int) -> Sequence:
         """The sequence that a request begins as. Raises ValueError for a search that cannot be."""
         if not request.sampling.beam_width:
-            return Sequence(0, request, 0, chain.ids, chain, arrival)
+            return Sequence(0, request, request.index, chain.ids, chain, arrival)
         self._check(request)
         how = request.sampling
         longest = min(how.max_tokens, request.longest - len(request.prompt) // 4)
@@ -73,8 +73,10 @@ class Beams:
             raise ValueError(f"{how.beam_width} beams have no {request.n} answers")
         if how.early_stopping not in EARLY_STOPPING or not abs(how.length_penalty) <= MAX_PENALTY:
             raise ValueError(f"early_stopping is one of {EARLY_STOPPING}, length_penalty at most {MAX_PENALTY:g}")
-        if request.emitted or how.grammar or request.adjustments or request.prompt_logprobs:
-            raise ValueError("a beam search has no tokens emitted before, grammar, adjusted logits or prompt_logprobs")
+        if request.index or request.emitted or how.grammar or request.adjustments or request.prompt_logprobs:
+            raise ValueError(
+                "a beam search has no index, tokens emitted before, grammar, adjusted logits or prompt_logprobs"
+            )
 
     def offer(self, kv: KvSession, drawn: Iterable[Drawn]) -> None:
         """A step's rows of beams; those that have ended meanwhile count for nothing."""

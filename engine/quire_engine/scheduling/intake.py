@@ -58,19 +58,19 @@ class Intake:
         try:
             request = Request.of(message, self._eos_ids)
         except ValueError as exc:
-            self._outbox.fail(message.request, message.n, "invalid", str(exc))
+            self._outbox.fail(message, "invalid", str(exc))
             return
         chain = kv.client.chain(request.tenant, request.prompt + message.emitted, request.salt)
         kv.match(request)
         request.longest = min(self._max_model_len, longest(kv.client, request))
         problem = self._problem(request, chain.ids)
         if problem:
-            self._outbox.fail(message.request, message.n, *problem)
+            self._outbox.fail(message, *problem)
             return
         try:
             sequence = self._first(request, chain, self.next_arrival())
         except ValueError as exc:
-            self._outbox.fail(message.request, message.n, "invalid", str(exc))
+            self._outbox.fail(message, "invalid", str(exc))
             return
         self._outbox.counters["requests"] += 1
         self._outbox.counters["prompt_tokens"] += len(request.prompt) // 4
@@ -88,6 +88,8 @@ class Intake:
             return "too_long", f"{limit}; {len(tokens)} of the prompt leave no room for an answer"
         if not 1 <= request.n <= MAX_N:
             return "invalid", f"n must be 1 to {MAX_N}"
+        if not 0 <= request.index < MAX_N or (request.n > 1 and (request.index or request.emitted)):
+            return "invalid", f"index must be below {MAX_N}, and only one continuation may have it, or tokens emitted"
         if request.sampling.max_tokens <= len(request.emitted):
             return "invalid", "max_tokens must be larger than what was emitted already"
         if request.sampling.grammar and request.sampling.allowed_token_ids:
@@ -101,7 +103,7 @@ class Intake:
         ended = []
         for sequence in self._scheduler.of_request(message.request):
             request = sequence.request
-            request.aborted.update(range(request.n) if message.every else [message.index])
+            request.aborted.update(request.numbers if message.every else [message.index])
             if not sequence.wanted:
                 self._scheduler.remove(sequence)
                 kv.finished(sequence)

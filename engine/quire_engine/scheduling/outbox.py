@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from quire_engine.sequences.sequence import Sequence
-from quire_proto.gateway_link import Output, Outputs, TokenLogprob
+from quire_proto.gateway_link import Generate, Output, Outputs, TokenLogprob
 
 COUNTED = (
     "steps", "messages", "requests", "prompt_tokens", "computed_tokens", "generated_tokens", "drafted_tokens",
@@ -38,16 +38,16 @@ class Outbox:
         if output.request:
             self._waiting.append(output)
 
-    def put_scores(self, request: str, scores: list[TokenLogprob]) -> None:
-        """Add the log-probabilities of a prompt, of all tokens but the first."""
+    def put_scores(self, request: str, index: int, scores: list[TokenLogprob]) -> None:
+        """Add the log-probabilities of a prompt, of all tokens but the first, to the outputs of a continuation."""
         for first in range(0, len(scores), SCORES_IN_MESSAGE):
             piece = tuple(scores[first : first + SCORES_IN_MESSAGE])
-            self.put(Output(request, 0, prompt_logprobs=piece))
+            self.put(Output(request, index, prompt_logprobs=piece))
 
-    def fail(self, request: str, n: int, code: str, message: str) -> None:
-        """End all ``n`` continuations of a request with an error."""
-        for index in range(max(1, n)):
-            self.put(Output(request, index, finish="error", code=code, message=message))
+    def fail(self, request: Generate, code: str, message: str) -> None:
+        """End all continuations of a request with an error."""
+        for index in range(request.index, request.index + max(1, request.n)):
+            self.put(Output(request.request, index, finish="error", code=code, message=message))
 
     def end(self, sequence: Sequence, finish: str, code: str, message: str) -> None:
         """End one sequence, or all continuations it still stands for."""

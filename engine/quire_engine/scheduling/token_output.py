@@ -105,8 +105,8 @@ class TokenOutput:
         counters["generated_tokens"] += len(tokens)
         counters["forced_tokens"] += len(tokens) - 1 if tokens else 0
         if tokens:
-            if request.prompt_logprobs and sequence.index == 0:
-                self._outbox.put_scores(request.id, request.prompt_logprobs)
+            if request.prompt_logprobs and sequence.index == request.index:
+                self._outbox.put_scores(request.id, request.index, request.prompt_logprobs)
                 request.prompt_logprobs = []
             cached = max(0, request.cached_tokens)
             self._outbox.put(Output(request.id, sequence.index, pack_u32(tokens), tuple(logprobs), finish, cached))

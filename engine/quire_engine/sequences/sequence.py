@@ -38,6 +38,8 @@ class Request:
     """One request and what is known of it before it runs.
 
     Attributes:
+        index: number of its first continuation.
+        emitted: what its only continuation has generated elsewhere.
         stop_ids: tokens that end a continuation.
         prompt: the tokens given, packed as they came.
         list_generation: that of the list of publications which ``publication`` was looked for in.
@@ -68,6 +70,12 @@ class Request:
     grammar: Grammar | None = None
     adjustments: Adjustments | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    index: int = 0
+
+    @property
+    def numbers(self) -> range:
+        """Its continuations."""
+        return range(self.index, self.index + self.n)
 
     @classmethod
     def of(cls, message: Generate, eos_ids: frozenset[int]) -> Request:
@@ -80,6 +88,7 @@ class Request:
             prompt=message.tokens,
             sampling=message.sampling,
             n=message.n,
+            index=message.index,
             priority=message.priority,
             emitted=unpack_u32(message.emitted),
             stop_ids=own if message.sampling.ignore_eos else own | eos_ids,
@@ -227,7 +236,7 @@ class Sequence:
         request = self.request
         if self.single:
             return [self.index]
-        return [index for index in range(request.n) if index not in request.aborted]
+        return [index for index in request.numbers if index not in request.aborted]
 
     def draws(self) -> list[int]:
         """The continuations that are drawn for when its tokens are computed."""
