@@ -86,8 +86,8 @@ class Sampling:
 class Generate:
     """A request: ``n`` continuations of one prompt. One that goes on from another engine is a request of its own, with
     ``n`` 1: ``index`` is its number among those that were asked for, and ``emitted`` are the tokens that its client has
-    already: they are forced, not sampled, and not sent again. With a ``salt`` nothing is shared with requests of another
-    salt or of none, publications included. ``weight``: the tenant's, from now on."""
+    already: they are forced, not sampled, and not sent again. With a ``salt`` nothing is shared with requests of
+    another salt or of none, publications included. ``weight``: the tenant's, from now on."""
 
     request: str
     tenant: str

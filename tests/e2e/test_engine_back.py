@@ -18,8 +18,8 @@ from tests.support.waits import wait_for
 
 @pytest.mark.process
 def test_a_default_client_survives_a_killed_engine(tmp_path: Path) -> None:
-    """Kill -9 of the only engine: the answer in the making is asked for again by the client, a request that comes
-    while there is no engine waits, and both are answered, without an error that a program would see."""
+    """Kill -9 of the only engine: the answer in the making goes on in the next, a request that comes while there is no
+    engine waits, and both are answered, without an error that a program would see."""
     model = make_model(tmp_path / "model", vocab=256)
     long = {"ignore_eos": True, "max_tokens": 1500}
     with running_stack(tmp_path, model, engines=1) as stack, ThreadPoolExecutor(2) as pool:

@@ -76,11 +76,11 @@ class GatewayProcess:
         assert self.process.poll() is None, self.log.read_text()
         return self
 
-    def engine(self, name: str = "peer-1", **options: Any) -> PeerEngine:
+    def engine(self, name: str = "peer-1", kind: type[PeerEngine] = PeerEngine, **options: Any) -> PeerEngine:
         """Connect a test engine and wait until it counts."""
         before = self.health()["engines"]["ready"]
         options = {"vocab": 320, "eos": 1} | options
-        engine = PeerEngine(self.run_dir / "gateway.sock", name, **options)
+        engine = kind(self.run_dir / "gateway.sock", name, **options)
         self.engines.append(engine)
         wait_for(lambda: self.health()["engines"]["ready"] > before, "the engine is ready")
         return engine

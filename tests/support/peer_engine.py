@@ -40,6 +40,7 @@ class Branch:
     index: int
     last: int
     done: int = 0
+    fresh: bool = True
 
 
 class PeerEngine:
@@ -51,6 +52,7 @@ class PeerEngine:
         steps: tokens that each continuation may still get; None for no limit.
         follow: the token that comes behind each.
         likely: log-probabilities of tokens, of others -0.5.
+        poison: a prompt, packed, on which it dies.
     """
 
     def __init__(self, path: Path, name: str = "peer-1", *, vocab: int, eos: int, max_model_len: int = 512) -> None:
@@ -60,6 +62,7 @@ class PeerEngine:
         self.cached_tokens = 0
         self.follow: Mapping[int, int] = {}
         self.likely: Mapping[int, float] = {}
+        self.poison = b""
         self._eos = eos
         self._vocab = vocab
         self._lock = threading.RLock()
@@ -84,9 +87,16 @@ class PeerEngine:
         with self._lock:
             return bool(self._branches)
 
+    def stalled(self) -> bool:
+        """Whether there are continuations, and each has as many tokens as it may have."""
+        with self._lock:
+            return bool(self._branches) and all(branch.done >= (self.steps or 0) for branch in self._branches)
+
     def close(self) -> None:
         """Die: the kernel closes the stream."""
         self._ended.set()
+        with self._lock:
+            self._branches.clear()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -108,8 +118,12 @@ class PeerEngine:
         with self._lock:
             if isinstance(message, Generate):
                 self.requests.append(message)
-                last = unpack_u32(message.tokens)[-1]
-                self._branches += [Branch(message, index, last) for index in range(message.n)]
+                if message.tokens == self.poison:
+                    self.close()
+                emitted = unpack_u32(message.emitted)
+                last = (unpack_u32(message.tokens) + emitted)[-1]
+                numbers = range(message.index, message.index + message.n)
+                self._branches += [Branch(message, index, last, len(emitted)) for index in numbers]
             elif isinstance(message, Abort):
                 self.aborts.append(message)
                 self._branches = [
@@ -150,18 +164,18 @@ class PeerEngine:
             others = [(token + k) % self._vocab for k in range(how.logprobs - 1)]
             own = self.likely.get(token, -0.5)
             logprobs = (TokenLogprob(own, pack_u32(others), tuple(-0.5 - k for k in range(len(others)))),)
-        cached = self.cached_tokens if branch.done == 1 else 0
+        cached, branch.fresh = self.cached_tokens if branch.fresh else 0, False
         return Output(branch.request.request, branch.index, pack_u32([token]), logprobs, finish, cached)
 
     def _send_scores(self, branch: Branch) -> None:
         """Two messages: -1, -2, ... from the second token of the prompt on, its first one likeliest everywhere."""
         most, prompt = branch.request.sampling.prompt_logprobs, unpack_u32(branch.request.tokens)
-        if not most or branch.index:
+        if not most or branch.index != branch.request.index:
             return
         tops = pack_u32([prompt[0]] * (most - 1)), (-0.25,) * (most - 1)
         scores = tuple(TokenLogprob(-k, *tops, rank=k + 1) for k in range(1, len(prompt)))
         for piece in (scores[:1], scores[1:]):
-            self.send(Outputs((Output(branch.request.request, 0, prompt_logprobs=piece),)))
+            self.send(Outputs((Output(branch.request.request, branch.index, prompt_logprobs=piece),)))
 
 
 def connect(path: Path) -> socket.socket:

@@ -187,7 +187,9 @@ class GatewaySettings:
         15.0, "seconds of silence after which a stream sends a comment, which clients skip (0: never)", at_least=0
     )
     hold_s: float = setting(
-        10.0, "seconds that a request waits for an engine while one is expected back; then it gets 503", at_least=0
+        10.0,
+        "seconds that a request, begun or not, waits for an engine that is expected back; then it gets 503",
+        at_least=0,
     )
     begin_s: float = setting(
         600.0, "seconds in which an answer must begin, else its request gets 503; a client may say less", at_least=0.1

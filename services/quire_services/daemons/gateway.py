@@ -103,7 +103,7 @@ async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.soc
         raise StartError(f"cannot listen for engines in {config.run_dir}: {error}") from None
     for port in ports:
         listen(port)
-    watches = (gateway.api_keys.watch(), clock.run(), gateway.stored.watch())
+    watches = (gateway.api_keys.watch(), clock.run(), gateway.stored.watch(), gateway.engines.watch())
     beside = [asyncio.ensure_future(watch) for watch in watches]
     if not gateway.api_keys.open:  # without keys there is one tenant
         beside.append(asyncio.ensure_future(gateway.engines.weights.watch(config.run_dir)))

@@ -5,10 +5,10 @@ never less than what this gateway knows to be open there. Reports come twice a s
 counting what was sent since keeps a burst from piling up on one engine.
 
 Invariants: a name is one process: a second one is refused as long as the first holds its connection, however long it
-has been silent. An engine is in the table from its hello to the end of its connection and no longer; its end fails
-every generation it carried, at once. An engine gets work only while it reports that it is ready and has reported in the
-last ``MAX_SILENCE_S`` seconds that this loop was awake. Whether anything can be served is computed when asked, never
-stored, so it is always true.
+has been silent. An engine is in the table from its hello to the end of its connection and no longer. What it carried
+then goes on in others (``failover``), and so does what it gives back, or carries when it has been silent for too long.
+An engine gets work only while it reports that it is ready and has reported in the last ``MAX_SILENCE_S`` seconds that
+this loop was awake. Whether anything can be served is computed when asked, never stored, so it is always true.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from typing import Any
 
 import structlog
 
-from quire_proto.gateway_link import Abort, Generate, Hello, Load, Message, Outputs, encode_message
-from quire_services.gateway.http.errors import AWAY_RETRY_AFTER_S, ApiError, queue_full, unavailable
+from quire_proto.gateway_link import Abort, Hello, Load, Message, Outputs, encode_message
+from quire_services.gateway.failover.stranded import Stranded
+from quire_services.gateway.failover.suspects import MOST_DEATHS, guilty, on_trial
+from quire_services.gateway.http.errors import AWAY_RETRY_AFTER_S, ApiError, poison, queue_full, unavailable
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.turns.admission import Admission
 from quire_services.gateway.turns.hold import Hold
 from quire_services.gateway.turns.weights import Weights
 
 from .awake_clock import clock
-from .generations import Call, Generation
+from .generations import Attempt, Call, Generation
 
 MAX_SILENCE_S = 10.0
+WATCH_S = 0.5
 log = structlog.get_logger()
 
 
@@ -40,13 +43,13 @@ class Engine:
     Attributes:
         hello: what it serves.
         load: its last report, None before the first.
-        generations: what it carries, by id.
+        attempts: what it carries, by name on the link.
     """
 
     def __init__(self, hello: Hello, writer: asyncio.StreamWriter) -> None:
         self.hello = hello
         self.load: Load | None = None
-        self.generations: dict[str, Generation] = {}
+        self.attempts: dict[str, Attempt] = {}
         self.picked = 0
         self._writer = writer
         self._heard = clock.now()
@@ -54,11 +57,16 @@ class Engine:
 
     def why_not(self) -> str:
         """Why it cannot be given work now; empty if it can."""
-        if clock.now() - self._heard > MAX_SILENCE_S:
+        if self.silent:
             return "unresponsive"
         if self.load is None:
             return "starting"
         return "" if self.load.ready else "without a kvstore"
+
+    @property
+    def silent(self) -> bool:
+        """Whether it has not been heard of for too long."""
+        return clock.now() - self._heard > MAX_SILENCE_S
 
     @property
     def longest(self) -> int:
@@ -73,7 +81,7 @@ class Engine:
     def busyness(self) -> int:
         """Continuations it has to work on, as far as is known."""
         reported = self.load.running + self.load.waiting if self.load else 0
-        carried = sum(len(generation.open) for generation in self.generations.values())
+        carried = sum(len(attempt.open) for attempt in self.attempts.values())
         return max(reported + self._sent_since_load, carried)
 
     def on_load(self, load: Load) -> None:
@@ -84,34 +92,31 @@ class Engine:
         self._heard = clock.now()
         self._sent_since_load = 0
 
-    def on_outputs(self, outputs: Outputs) -> None:
-        """Hand the outputs of a step to their generations; those of unknown ones were aborted meanwhile."""
+    def on_outputs(self, outputs: Outputs) -> list[Generation]:
+        """Hand the outputs of a step to their attempts; those of unknown ones were aborted meanwhile. The generations
+        of which it has given something back."""
+        given_back = dict[Generation, None]()
         for output in outputs.items:
-            if generation := self.generations.get(output.request):
-                generation.deliver(output)
+            attempt = self.attempts.get(output.request)
+            if attempt and attempt.deliver(output):
+                given_back[attempt.generation] = None
+        return list(given_back)
 
-    def submit(self, generation: Generation, weight: int) -> None:
-        """Send a generation to this engine, with its tenant's weight."""
-        generation.carrier, generation.engine = self, self.hello.engine
-        self.generations[generation.id] = generation
-        self._sent_since_load += generation.n
-        message: Generate = generation.message(weight)
-        self._send(message)
+    def submit(self, generation: Generation, part: list[int], weight: int) -> None:
+        """Send a part of a generation to this engine, with its tenant's weight."""
+        attempt = generation.attempt(part, self, weight)
+        generation.engine = self.hello.engine
+        self.attempts[attempt.message.request] = attempt
+        self._sent_since_load += len(part)
+        self._send(attempt.message)
 
-    def abort(self, generation: Generation, index: int | None) -> None:
+    def abort(self, attempt: Attempt, index: int | None) -> None:
         """Stop one continuation, or all."""
-        self._send(Abort(generation.id, index or 0, every=index is None))
+        self._send(Abort(attempt.message.request, index or 0, every=index is None))
 
-    def forget(self, generation: Generation) -> None:
-        """Nothing of the generation is open any more."""
-        self.generations.pop(generation.id, None)
-
-    def lost(self) -> None:
-        """The connection has ended: so do all generations here."""
-        for generation in tuple(self.generations.values()):
-            generation.carrier = None
-            generation.call.fail(unavailable("the engine that worked on this request is gone"))
-        self.generations.clear()
+    def forget(self, attempt: Attempt) -> None:
+        """Nothing of the attempt is to come any more."""
+        self.attempts.pop(attempt.message.request, None)
 
     def hung_up(self) -> bool:
         """Whether its process has let go of the connection, by its end at the latest, be that noticed here or not."""
@@ -135,7 +140,7 @@ class Engines:
 
     Args:
         max_queue: generations that may wait for their first token before new requests are refused.
-        hold_s: seconds that a request waits for an engine that is expected back.
+        hold_s: seconds that a request waits for an engine that is expected back, begun or not.
 
     Attributes:
         weights: of tenants; the default's until something follows a kvstore.
@@ -146,6 +151,7 @@ class Engines:
         self.weights = Weights()
         self._admission = Admission(max_queue, self.weights)
         self._hold = Hold(hold_s)
+        self._stranded = Stranded(hold_s, lambda: bool(self._usable()))
         self._engines: dict[str, Engine] = {}
         self._picks = 0
         self.draining = False
@@ -168,6 +174,23 @@ class Engines:
         engine.on_load(load)
         if load.ready:
             self._hold.seen()
+            self._go_on()
+
+    def on_outputs(self, engine: Engine, outputs: Outputs) -> None:
+        """Take the outputs of an engine's step."""
+        given_back = engine.on_outputs(outputs)
+        for generation in given_back:
+            self._stranded.add(generation)
+        if given_back or (self._stranded and not on_trial(engine.attempts.values())):
+            self._go_on()
+
+    async def watch(self) -> None:
+        """Look for engines that have fallen silent, until cancelled: what they carry goes on elsewhere."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for engine in tuple(self._engines.values()):
+                if engine.silent and engine.attempts:
+                    self._abandon(engine)
 
     def drain(self) -> None:
         """Take nothing new from now on."""
@@ -184,10 +207,10 @@ class Engines:
         await self._hold.wait(tenant, lambda: not self.why_not() or self.draining)
 
     def remove(self, engine: Engine) -> None:
-        """Take an engine out and fail what it carried."""
+        """Take an engine out; what it carried goes on elsewhere."""
         if self._engines.get(engine.hello.engine) is engine:
             del self._engines[engine.hello.engine]
-        engine.lost()
+        self._abandon(engine)
 
     def submit(self, call: Call) -> None:
         """Send every generation of a call to an engine. Raises ApiError 503 if there is none, 429 if too many of its
@@ -201,8 +224,8 @@ class Engines:
         weight = self.weights.of(tenant)
         busy = {engine: engine.busyness() for engine in usable}
         for generation in call.generations:
-            engine = self._pick(busy)
-            engine.submit(generation, weight)
+            engine, (whole,) = self._pick(busy), generation.parts()
+            engine.submit(generation, whole, weight)
             busy[engine] += generation.n
 
     def limits(self) -> Limits:
@@ -229,12 +252,11 @@ class Engines:
 
     def waiting(self) -> Counter[str]:
         """Generations that have no token yet, and requests that wait for an engine, by tenant."""
-        generations = (g for engine in self._engines.values() for g in engine.generations.values())
-        return Counter(g.tenant for g in generations if not g.started) + self._hold.waiting
+        return Counter(g.tenant for g in self._generations() if not g.started) + self._hold.waiting
 
     def calls(self) -> set[Call]:
-        """All calls that have a generation at an engine."""
-        return {g.call for engine in self._engines.values() for g in engine.generations.values()}
+        """All calls that have a generation at an engine, or one that waits for another."""
+        return {generation.call for generation in self._generations()}
 
     def summary(self) -> dict[str, Any]:
         """Counts for the health page."""
@@ -243,6 +265,42 @@ class Engines:
     def eos_token_ids(self) -> bytes:
         """End-of-sequence tokens of the model, packed; empty without engines."""
         return next((e.hello.eos_token_ids for e in self._engines.values()), b"")
+
+    def _generations(self) -> set[Generation]:
+        attempts = (attempt for engine in self._engines.values() for attempt in engine.attempts.values())
+        return {attempt.generation for attempt in attempts} | set(self._stranded)
+
+    def _abandon(self, engine: Engine) -> None:
+        """Nothing more is expected of what an engine carries."""
+        lost = list(engine.attempts.values())
+        if call := guilty(lost):
+            log.error("poison", tenant=call.generations[0].tenant, engine=engine.hello.engine)
+            call.fail(poison())
+        for attempt in lost:
+            for index in tuple(attempt.open):
+                engine.abort(attempt, index)
+                attempt.lose(index)
+                self._stranded.add(attempt.generation)
+        if lost:
+            log.info("moved", attempts=len(lost), engine=engine.hello.engine)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Send what is stranded to engines, as far as there are some."""
+        usable = self._usable() if self._stranded else []
+        busy = {engine: engine.busyness() for engine in usable}
+        tried = {engine: on_trial(engine.attempts.values()) for engine in usable}
+        for generation in self._stranded if busy else ():
+            for part in generation.parts():
+                call, suspect = generation.call, max(generation.deaths[index] for index in part) >= MOST_DEATHS
+                able = {e: busy[e] for e in busy if not suspect or tried[e] <= {call}}
+                if able:
+                    engine = self._pick(able)
+                    engine.submit(generation, part, self.weights.of(generation.tenant))
+                    busy[engine] += len(part)
+                    tried[engine] |= {call} if suspect else set()
+            if not generation.parts():
+                self._stranded.discard(generation)
 
     def _away(self) -> ApiError:
         return unavailable(self.why_not(), AWAY_RETRY_AFTER_S)

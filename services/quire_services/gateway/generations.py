@@ -1,12 +1,13 @@
 """Generations: what the gateway knows of each request it has sent to an engine, and the answers coming back.
 
 A ``Generation`` is one prompt with its n continuations: all that a ``generate`` message needs, and what has been
-received so far, so that it could be sent again to another engine. A ``Call`` is one HTTP request: one generation, or
-several for a batch of prompts, whose outputs wait in one backlog, in the order engines sent them.
+received so far. What one engine was asked for in one message is an ``Attempt``. When its engine is gone, a continuation
+goes on in another attempt, from the tokens that have come. A ``Call`` is one HTTP request: one generation, or several
+for a batch of prompts, whose outputs wait in one backlog, in the order engines sent them.
 
-Invariants: a continuation ends once (finished by the engine, cut by us, or failed with its call); outputs after its
-end are dropped; when a call is closed, everything unfinished has been aborted at its engine. One event loop, no
-locks.
+Invariants: a continuation ends once (finished by an engine, cut by us, or failed with its call), and comes from one
+attempt at a time: outputs after its end, or of an attempt before, are dropped; when a call is closed, everything
+unfinished has been aborted at its engines. One event loop, no locks.
 """
 
 from __future__ import annotations
@@ -16,27 +17,64 @@ import secrets
 import time
 from array import array
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from quire_proto.gateway_link import Generate, Output, Sampling, TokenLogprob
 from quire_proto.wire.u32 import pack_u32, unpack_u32
-from quire_services.gateway.http.errors import ApiError, ClientGone, answer_unread, engine_error, not_begun, unavailable
+from quire_services.gateway.http.errors import ApiError, ClientGone, answer_unread, engine_error, not_begun
 
 from .backlog import Backlog, Backlogs
 
 Arrival = tuple["Generation", Output]
+KVSTORE_LOST = "kvstore_lost"
 MIDDLE_PRIORITY = 1 << 30  # what clients call 0: on the link there is nothing below zero
 
 
 class Carrier(Protocol):
-    """What carries a generation: the engine it was sent to."""
+    """What carries an attempt: the engine it was sent to."""
 
-    def abort(self, generation: Generation, index: int | None) -> None:
+    def abort(self, attempt: Attempt, index: int | None) -> None:
         """Stop one continuation, or all of them."""
 
-    def forget(self, generation: Generation) -> None:
-        """No continuation is open any more."""
+    def forget(self, attempt: Attempt) -> None:
+        """No continuation is to come from there any more."""
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """What one engine was asked for of a generation.
+
+    Attributes:
+        message: as it was sent; its name on the link is ours, so that clients cannot collide, and of this attempt
+            alone, so that nothing of another is taken for it.
+        open: continuations that are to come from there and have not ended.
+        answered: a token has come.
+    """
+
+    generation: Generation
+    message: Generate
+    open: set[int]
+    carrier: Carrier
+    answered: bool = False
+
+    def deliver(self, output: Output) -> bool:
+        """Take an output of the engine; whether its continuation must go on elsewhere."""
+        if output.index not in self.open:
+            return False
+        if output.finish == "abort" or output.code == KVSTORE_LOST:  # a continuation that we aborted is not open
+            self.lose(output.index)
+            return True
+        self.answered = self.answered or bool(output.tokens)
+        self.generation.take(output)
+        return False
+
+    def lose(self, index: int) -> None:
+        """A continuation comes from there no longer."""
+        self.open.discard(index)
+        self.generation.attempts.pop(index, None)
+        if not self.open:
+            self.carrier.forget(self)
 
 
 @dataclass(slots=True, eq=False)
@@ -44,16 +82,16 @@ class Generation:
     """One prompt and its ``n`` continuations.
 
     Attributes:
-        id: name on the link; ours, so that clients cannot collide.
         emitted: tokens received so far, by continuation.
         open: continuations that have not ended.
+        attempts: where the open ones come from; those that no engine works on are missing.
+        deaths: engines that died before they gave it a token, since the last that it got, by continuation.
         started: a first output has come.
-        cached_tokens: prompt tokens that came from the cache.
+        cached_tokens: prompt tokens that came from the cache when the answer began.
         prompt_logprobs: of the tokens of the prompt but the first, if they are wanted, as far as they have come.
         priority: among the tenant's, lower first.
         salt: of the cache, so that it shares nothing with generations of another.
-        carrier: the engine it was sent to, while a continuation is open.
-        engine: that engine's name, for good.
+        engine: name of the last engine that something of it was sent to.
     """
 
     tenant: str
@@ -62,75 +100,89 @@ class Generation:
     n: int
     first_choice: int
     call: Call
-    id: str = field(default_factory=lambda: secrets.token_hex(12))
     emitted: list[array[int]] = field(default_factory=list)
     open: set[int] = field(default_factory=set)
+    attempts: dict[int, Attempt] = field(default_factory=dict)
+    deaths: list[int] = field(default_factory=list)
     started: bool = False
     cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     salt: str = ""
     priority: int = 0
-    carrier: Carrier | None = None
     engine: str = ""
 
     def __post_init__(self) -> None:
         self.emitted = [array("I") for _ in range(self.n)]
         self.open = set(range(self.n))
+        self.deaths = [0] * self.n
 
-    def message(self, weight: int) -> Generate:
-        """The request as it is sent to an engine."""
-        return Generate(
-            self.id,
+    def parts(self) -> list[list[int]]:
+        """The continuations that no engine works on, those together that one is to be asked for together: all before
+        the first token, which share the prompt; later each, for it has tokens of its own."""
+        missing = sorted(self.open - self.attempts.keys())
+        whole = len(missing) == self.n and not any(self.emitted)
+        return [missing] if whole else [[index] for index in missing]
+
+    def attempt(self, part: list[int], carrier: Carrier, weight: int) -> Attempt:
+        """Have an engine work on one of ``parts``."""
+        first, sampling = part[0], self.sampling
+        if sampling.prompt_logprobs:
+            if first or self.emitted[0]:
+                sampling = replace(sampling, prompt_logprobs=0)  # they have come
+            else:
+                self.prompt_logprobs = []  # of an engine that sent some of them
+        message = Generate(
+            secrets.token_hex(12),
             self.tenant,
             pack_u32(self.tokens),
-            self.sampling,
-            self.n,
+            sampling,
+            len(part),
+            first,
             priority=MIDDLE_PRIORITY + self.priority,
+            emitted=pack_u32(self.emitted[first]),
             salt=self.salt,
             weight=weight,
         )
+        attempt = Attempt(self, message, set(part), carrier)
+        self.attempts |= dict.fromkeys(part, attempt)
+        return attempt
 
-    def deliver(self, output: Output) -> None:
-        """Take an output of the engine."""
-        if output.index not in self.open:
-            return
+    def take(self, output: Output) -> None:
+        """Take an output of the attempt that its continuation comes from."""
+        index = output.index
         if output.finish == "error":
             self.call.fail(engine_error(output.code, output.message, self.call.constrained_by))
             return
-        if output.finish == "abort":  # not by us: a continuation that we aborted is no longer open
-            self.call.fail(unavailable("the engine stopped before the answer was complete"))
-            return
-        if output.index == 0:  # the others share the prompt of the first
-            self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
+        if index == 0 and not self.emitted[0]:  # the others share the prompt of the first
+            self.cached_tokens = output.cached_tokens
         self.prompt_logprobs += output.prompt_logprobs
         self.started = True
         if not output.tokens and not output.finish:
             return
-        self.emitted[output.index].extend(unpack_u32(output.tokens))
+        self.emitted[index].extend(unpack_u32(output.tokens))
+        self.deaths[index] = 0
         if output.finish:
-            self._end(output.index)
+            self._end(index)
         self.call.backlog.put(self, output)
 
     def cut(self, index: int) -> None:
         """End one continuation here: the client needs no more of it."""
         if index in self.open:
-            if self.carrier is not None:
-                self.carrier.abort(self, index)
+            if attempt := self.attempts.get(index):
+                attempt.carrier.abort(attempt, index)
             self._end(index)
 
     def close(self) -> None:
         """End all continuations that are still open."""
-        if self.open:
-            if self.carrier is not None:
-                self.carrier.abort(self, None)
-            for index in tuple(self.open):
-                self._end(index)
+        for attempt in set(self.attempts.values()):
+            attempt.carrier.abort(attempt, None)
+        for index in tuple(self.open):
+            self._end(index)
 
     def _end(self, index: int) -> None:
         self.open.discard(index)
-        if not self.open and self.carrier is not None:
-            self.carrier.forget(self)
-            self.carrier = None
+        if attempt := self.attempts.get(index):
+            attempt.lose(index)
 
 
 @dataclass(slots=True, eq=False)

@@ -2,8 +2,8 @@
 
 One connection is one engine: hello first, then loads and outputs. Whatever breaks a connection - end of the process,
 bytes that are not the protocol, silence before the hello - ends in the same place: the engine is taken out and what
-it carried fails. A stream that is written to never blocks the loop: requests are bounded, and an engine that stopped
-reading also stops reporting and gets no more of them.
+it carried goes on elsewhere. A stream that is written to never blocks the loop: requests are bounded, and an engine
+that stopped reading also stops reporting and gets no more of them.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class LinkServer:
             if isinstance(message, Load):
                 self._engines.on_load(engine, message)
             elif isinstance(message, Outputs):
-                engine.on_outputs(message)
+                self._engines.on_outputs(engine, message)
                 if any(output.prompt_logprobs for output in message.items):
                     await asyncio.sleep(0)  # many more may be there already
             else:

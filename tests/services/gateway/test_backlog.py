@@ -25,7 +25,7 @@ def generation(backlogs: Backlogs, tenant: str = "acme", n: int = 1) -> Generati
 def feed(one: Generation, tokens: range, index: int = 0, logprobs: tuple[TokenLogprob, ...] = ()) -> None:
     """Deliver an output for each token."""
     for token in tokens:
-        one.deliver(Output(one.id, index, pack_u32([token]), logprobs))
+        one.take(Output("request", index, pack_u32([token]), logprobs))
 
 
 def take(one: Generation) -> list[Arrival]:
@@ -66,7 +66,7 @@ def test_tokens_of_a_long_backlog_are_joined_and_stay_in_order() -> None:
     one = generation(Backlogs(), n=2)
     feed(one, range(10_000), 0)
     feed(one, range(10_000), 1)
-    one.deliver(Output(one.id, 0, pack_u32([7]), finish="length"))
+    one.take(Output("request", 0, pack_u32([7]), finish="length"))
     size = one.call.backlog.size
     pieces = read(one)
 

@@ -141,6 +141,16 @@ def not_begun(seconds: float) -> ApiError:
     )
 
 
+def poison() -> ApiError:
+    """500: it is not tried again, for it may be what kills engines."""
+    return ApiError(
+        500,
+        "engine after engine died before it gave this request a token; it is not tried again",
+        type="server_error",
+        code="engines_died",
+    )
+
+
 def answer_unread() -> ApiError:
     """408: more of the answer waits to be read than the gateway keeps."""
     return ApiError(408, "the answer was not read fast enough", type="invalid_request_error", code="answer_unread")
@@ -157,8 +167,6 @@ def engine_error(code: str, message: str, constrained_by: str = "") -> ApiError:
         return invalid(message)
     if code == "over_limit":
         return invalid(message, code="tenant_limit_exceeded")
-    if code == "kvstore_lost":
-        return unavailable(message or "the engine lost its kvstore")
     if code == "no_space":
         return ApiError(429, message, type="rate_limit_error", code="tenant_limit")
     if code == "no_room":

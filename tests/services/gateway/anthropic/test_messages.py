@@ -276,7 +276,7 @@ def test_a_stream_that_breaks_off_says_why(stage: Stage, client: anthropic.Anthr
     try:
         with client.messages.create(**ask("text"), stream=True) as stream:
             assert next(stream).type == "message_start"
-            stage[1].fail_all("kvstore_lost", "gone")
+            stage[1].fail_all("no_room", "gone")
             with pytest.raises(anthropic.APIStatusError) as broken:
                 list(stream)
     finally:

@@ -195,7 +195,7 @@ def test_unknown_things_are_answered_404(client: openai.OpenAI, gateway: Gateway
 def test_errors_of_the_engine_have_a_status_each(gateway: GatewayProcess, engine: PeerEngine) -> None:
     """What an engine reports before the first token becomes an HTTP status."""
     engine.steps = 0
-    expected = {"too_long": 400, "kvstore_lost": 503, "no_room": 503, "internal": 500}
+    expected = {"too_long": 400, "no_space": 429, "no_room": 503, "internal": 500}
     for number, (code, status) in enumerate(expected.items(), 1):
         waiting = Background(gateway)
         wait_for(lambda number=number: len(engine.requests) == number, "the request")

@@ -130,8 +130,8 @@ def test_an_error_of_the_engine_ends_the_stream_without_done(gateway: GatewayPro
     with gateway.http.stream("POST", "/v1/completions", json=body) as response:
         lines = response.iter_lines()
         next(lines)
-        engine.fail_all("kvstore_lost", "the kvstore is gone")
+        engine.fail_all("no_room", "the pool is full")
         data = [line.removeprefix("data: ") for line in lines if line]
 
-    assert json.loads(data[-1])["error"]["code"] == "service_unavailable"
+    assert json.loads(data[-1])["error"]["code"] == "no_room"
     assert "[DONE]" not in data
