@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -67,20 +67,25 @@ def comparable(response: httpx.Response) -> list[str]:
 
 
 def disturbed(
-    process: GatewayProcess, asked: dict[str, Any], every: int, kind: type[PeerEngine] = PeerEngine
+    process: GatewayProcess,
+    asked: dict[str, Any],
+    every: int,
+    kind: type[PeerEngine] = PeerEngine,
+    follow: Mapping[int, int] = {},
+    **options: Any,
 ) -> tuple[httpx.Response, list[PeerEngine]]:
     """The answer while its engine dies after every so many tokens, and those engines."""
     out: list[httpx.Response] = []
-    engines = [process.engine("peer-0")]
-    engines[0].steps, engines[0].cached_tokens = every, 3
+    engines = [process.engine("peer-0", **options)]
+    engines[0].steps, engines[0].cached_tokens, engines[0].follow = every, 3, follow
     thread = threading.Thread(target=lambda: out.append(answer(process, asked)))
     thread.start()
     while not out:
         last = engines[-1]
         wait_for(lambda last=last: out or last.stalled(), "it has come so far", 20)
         if not out:
-            engine = process.engine(f"peer-{len(engines)}", kind)
-            engine.steps, engine.cached_tokens = (last.steps or 0) + every, 9
+            engine = process.engine(f"peer-{len(engines)}", kind, **options)
+            engine.steps, engine.cached_tokens, engine.follow = (last.steps or 0) + every, 9, follow
             engines.append(engine)
             last.close()
     thread.join()
