@@ -104,19 +104,19 @@ class Engine:
 
     def submit(self, generation: Generation, part: list[int], weight: int) -> None:
         """Send a part of a generation to this engine, with its tenant's weight."""
-        attempt = generation.attempt(part, self, weight)
+        attempt = generation.attempt(part, self)
         generation.engine = self.hello.engine
-        self.attempts[attempt.message.request] = attempt
+        self.attempts[attempt.id] = attempt
         self._sent_since_load += len(part)
-        self._send(attempt.message)
+        self._send(generation.message(attempt, weight))
 
     def abort(self, attempt: Attempt, index: int | None) -> None:
         """Stop one continuation, or all."""
-        self._send(Abort(attempt.message.request, index or 0, every=index is None))
+        self._send(Abort(attempt.id, index or 0, every=index is None))
 
     def forget(self, attempt: Attempt) -> None:
         """Nothing of the attempt is to come any more."""
-        self.attempts.pop(attempt.message.request, None)
+        self.attempts.pop(attempt.id, None)
 
     def hung_up(self) -> bool:
         """Whether its process has let go of the connection, by its end at the latest, be that noticed here or not."""
@@ -277,8 +277,9 @@ class Engines:
             log.error("poison", tenant=call.generations[0].tenant, engine=engine.hello.engine)
             call.fail(poison())
         for attempt in lost:
+            if attempt.open and engine.silent:  # else it is gone
+                engine.abort(attempt, None)
             for index in tuple(attempt.open):
-                engine.abort(attempt, index)
                 attempt.lose(index)
                 self._stranded.add(attempt.generation)
         if lost:

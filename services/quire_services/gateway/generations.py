@@ -46,16 +46,16 @@ class Attempt:
     """What one engine was asked for of a generation.
 
     Attributes:
-        message: as it was sent; its name on the link is ours, so that clients cannot collide, and of this attempt
-            alone, so that nothing of another is taken for it.
+        id: name on the link; ours, so that clients cannot collide, and of this attempt alone, so that nothing of
+            another is taken for it.
         open: continuations that are to come from there and have not ended.
         answered: a token has come.
     """
 
     generation: Generation
-    message: Generate
     open: set[int]
     carrier: Carrier
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
     answered: bool = False
 
     def deliver(self, output: Output) -> bool:
@@ -123,29 +123,32 @@ class Generation:
         whole = len(missing) == self.n and not any(self.emitted)
         return [missing] if whole else [[index] for index in missing]
 
-    def attempt(self, part: list[int], carrier: Carrier, weight: int) -> Attempt:
+    def attempt(self, part: list[int], carrier: Carrier) -> Attempt:
         """Have an engine work on one of ``parts``."""
-        first, sampling = part[0], self.sampling
+        attempt = Attempt(self, set(part), carrier)
+        self.attempts |= dict.fromkeys(part, attempt)
+        return attempt
+
+    def message(self, attempt: Attempt, weight: int) -> Generate:
+        """An attempt, as it is sent to its engine."""
+        first, sampling = min(attempt.open), self.sampling
         if sampling.prompt_logprobs:
             if first or self.emitted[0]:
                 sampling = replace(sampling, prompt_logprobs=0)  # they have come
             else:
                 self.prompt_logprobs = []  # of an engine that sent some of them
-        message = Generate(
-            secrets.token_hex(12),
+        return Generate(
+            attempt.id,
             self.tenant,
             pack_u32(self.tokens),
             sampling,
-            len(part),
+            len(attempt.open),
             first,
             priority=MIDDLE_PRIORITY + self.priority,
             emitted=pack_u32(self.emitted[first]),
             salt=self.salt,
             weight=weight,
         )
-        attempt = Attempt(self, message, set(part), carrier)
-        self.attempts |= dict.fromkeys(part, attempt)
-        return attempt
 
     def take(self, output: Output) -> None:
         """Take an output of the attempt that its continuation comes from."""

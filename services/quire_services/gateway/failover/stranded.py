@@ -26,7 +26,7 @@ class Stranded:
         self._waiting: dict[Generation, asyncio.TimerHandle] = {}
 
     def __iter__(self) -> Iterator[Generation]:
-        return iter(tuple(self._waiting))
+        return iter([generation for generation in self._waiting if generation.open])  # others' clients have left
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
