@@ -33,6 +33,7 @@ from .awake_clock import clock
 from .generations import Attempt, Call, Generation
 
 MAX_SILENCE_S = 10.0
+QUIET_S = 2.0  # four reports
 WATCH_S = 0.5
 log = structlog.get_logger()
 
@@ -67,6 +68,11 @@ class Engine:
     def silent(self) -> bool:
         """Whether it has not been heard of for too long."""
         return clock.now() - self._heard > MAX_SILENCE_S
+
+    @property
+    def quiet(self) -> bool:
+        """Whether a few of its reports are missing: it may have been stopped a moment ago."""
+        return clock.now() - self._heard > QUIET_S
 
     @property
     def longest(self) -> int:
@@ -287,8 +293,9 @@ class Engines:
             self._go_on()
 
     def _go_on(self) -> None:
-        """Send what is stranded to engines, as far as there are some."""
+        """Send what is stranded to engines, as far as there are some; to a quiet one only if all are."""
         usable = self._usable() if self._stranded else []
+        usable = [engine for engine in usable if not engine.quiet] or usable
         busy = {engine: engine.busyness() for engine in usable}
         tried = {engine: on_trial(engine.attempts.values()) for engine in usable}
         for generation in self._stranded if busy else ():

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from quire_proto.gateway_link import Generate, Message, Output, Outputs, TokenLogprob
 from quire_proto.wire.u32 import pack_u32, unpack_u32
+from quire_services.gateway.engines import QUIET_S
 from tests.services.gateway.test_engines import Background
 from tests.support.gateway import GatewayProcess, Start
 from tests.support.peer_engine import Branch, PeerEngine
@@ -213,6 +214,26 @@ def test_what_an_engine_sends_too_late_is_dropped(process: GatewayProcess) -> No
     for engine in (silent, other):
         engine.close()
     wait_for(lambda: process.health()["engines"]["connected"] == 0, "both are gone")
+
+
+def test_an_engine_that_may_have_been_stopped_is_not_trusted(process: GatewayProcess) -> None:
+    """What has lost its engine goes on in one that was just heard of, busy as that may be."""
+    one, quiet, other = (process.engine(name) for name in ("one", "quiet", "other"))
+    one.steps = 3
+    began = time.monotonic()
+    wait_for(lambda: time.monotonic() > began + QUIET_S, "two are quiet")
+    other.load(ready=True, running=50)
+    one.load(ready=True)
+    waiting = [Background(process, **PLAIN) for _ in range(2)]
+    wait_for(one.stalled, "it has begun")
+    other.load(ready=True, running=50)
+    one.close()
+    assert [answer.result().status_code for answer in waiting] == [200] * 2
+    assert any(request.emitted for request in other.requests)
+    assert not any(request.emitted for request in quiet.requests)
+    for engine in (quiet, other):
+        engine.close()
+    wait_for(lambda: process.health()["engines"]["connected"] == 0, "all are gone")
 
 
 def test_no_other_engine_in_time(start: Start) -> None:
