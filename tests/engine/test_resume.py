@@ -197,8 +197,8 @@ def test_each_fault_is_seen(bench: Bench, fault: str, monkeypatch: pytest.Monkey
 def _plant(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row, of = Sequence.sample_row, Request.of.__func__  # type: ignore[attr-defined]
 
-    def placed(self: Sequence, index: int) -> SampleRow:
-        found = row(self, index)
+    def placed(self: Sequence, index: int, *rest: Any) -> SampleRow:
+        found = row(self, index, *rest)
         if fault == LOST_NUMBER:
             return replace(found, index=0) if self.request.emitted else found
         return replace(found, position=found.position - len(self.request.emitted))
