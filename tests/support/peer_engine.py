@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quire_proto.gateway_link import (
@@ -50,6 +50,7 @@ class PeerEngine:
         requests: every ``generate`` received.
         aborts: every ``abort`` received.
         steps: tokens that each continuation may still get; None for no limit.
+        together: tokens of a continuation in one output.
         follow: the token that comes behind each.
         likely: log-probabilities of tokens, of others -0.5.
         poison: a prompt, packed, on which it dies.
@@ -59,6 +60,7 @@ class PeerEngine:
         self.requests: list[Generate] = []
         self.aborts: list[Abort] = []
         self.steps: int | None = None
+        self.together = 1
         self.cached_tokens = 0
         self.follow: Mapping[int, int] = {}
         self.likely: Mapping[int, float] = {}
@@ -140,12 +142,22 @@ class PeerEngine:
     def _step(self) -> bool:
         """One token for every request that may have one."""
         with self._lock:
-            items = tuple(self._token(b) for b in self._branches if self.steps is None or b.done < self.steps)
+            items = tuple(self._output(b) for b in self._branches if self.steps is None or b.done < self.steps)
             ended = {(item.request, item.index) for item in items if item.finish}
             self._branches = [b for b in self._branches if (b.request.request, b.index) not in ended]
             if items:
                 self.send(Outputs(items))
             return bool(items)
+
+    def _output(self, branch: Branch) -> Output:
+        """As many tokens as come together."""
+        one = self._token(branch)
+        for _ in range(self.together - 1):
+            if not one.finish:
+                more = self._token(branch)
+                joined = one.tokens + more.tokens, one.logprobs + more.logprobs
+                one = replace(one, tokens=joined[0], logprobs=joined[1], finish=more.finish)
+        return one
 
     def _token(self, branch: Branch) -> Output:
         how = branch.request.sampling

@@ -40,6 +40,21 @@ def test_a_stream_begins_with_the_role_and_ends_with_done(gateway: GatewayProces
     assert not any("usage" in chunk for chunk in chunks)
 
 
+def test_tokens_that_came_together_are_events_of_their_own(gateway: GatewayProcess, engine: PeerEngine) -> None:
+    """A stream is cut in the same places, whether an engine sent its tokens one by one or in one output."""
+    body = {"model": "tiny", "prompt": "the quick fox", "max_tokens": 6, "stream": True, "logprobs": 0}
+    one_by_one = events(gateway.http.post("/v1/completions", json=body))
+    engine.together = 4
+    assert [_cut(one) for one in events(gateway.http.post("/v1/completions", json=body))] == [
+        _cut(one) for one in one_by_one
+    ]
+    assert len(one_by_one) == 7
+
+
+def _cut(event: str) -> Any:
+    return event if event == "[DONE]" else json.loads(event)["choices"]
+
+
 def test_usage_comes_in_a_chunk_of_its_own(client: openai.OpenAI, engine: PeerEngine) -> None:
     """With include_usage the last chunk has no choices and the whole usage; the others have none."""
     engine.cached_tokens = 3
