@@ -8,10 +8,12 @@ there is one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from quire_services.gateway.http.errors import ApiError, invalid
+from quire_services.gateway.http.own_words import field_word, worded
 
 PATH = "/v1/messages"
 VERSIONS = ("2023-06-01", "2026-10-21")  # they differ in what they refuse, and all of it is served here
@@ -25,11 +27,13 @@ _TYPES = {
 }
 
 # Fields of the chat that a message request becomes -> those that its client has sent.
-_WORDS = {
-    "response_format": "output_config.format",
-    "reasoning_effort": "output_config.effort",
-    ".function.parameters": ".input_schema",
-}
+_WORDS = (
+    (re.compile(r"(tools\[\d+\])\.function\.parameters\b"), r"\1.input_schema"),
+    (re.compile(r"(tools\[\d+\])\.function\b"), r"\1"),
+    field_word(r"response_format(?:\.json_schema)?", "output_config.format"),
+    field_word("reasoning_effort", "output_config.effort"),
+    field_word("stop", "stop_sequences"),
+)
 
 
 def is_messages(path: str) -> bool:
@@ -47,9 +51,10 @@ def check_version(headers: Mapping[str, str]) -> None:
 def error_body(error: ApiError, request_id: str) -> dict[str, Any]:
     """An error as this API says it."""
     kind = _TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
-    message = error.body()["error"]["message"]
-    for word, ours in _WORDS.items():
-        message = message.replace(word, ours)
+    told = worded(error, _WORDS).body()["error"]
+    message, param = told["message"], told["param"] or ""
+    if "[" in param and param not in message:  # an error has no field for the place here
+        message = f"{param}: {message}"
     said: dict[str, Any] = {"type": kind, "message": message}
     if error.code:
         said["details"] = {"error_code": error.code}

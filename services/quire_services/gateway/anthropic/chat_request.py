@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from quire_services.gateway.http.errors import invalid
+from quire_services.gateway.http.own_words import MessagePlace
 from quire_services.gateway.openai.json_body import validated
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.templates.model_templates import THINKING_VARIABLE
@@ -15,10 +17,19 @@ from .content_blocks import chat_messages
 from .parameters import refuse_unserved
 
 
-def chat_request(body: PromptBody, encoder: PromptEncoder) -> MessageChat:
-    """The chat that asks for the same. Raises ApiError 400."""
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """The chat that asks for the same, and where its messages come from."""
+
+    chat: MessageChat
+    places: list[MessagePlace]
+
+
+def chat_request(body: PromptBody, encoder: PromptEncoder) -> ChatRequest:
+    """The chat of a request. Raises ApiError 400."""
     refuse_unserved(body.model_extra)
-    messages = chat_messages(body.system, body.messages)
+    placed = chat_messages(body.system, body.messages)
+    messages = [message for message, _ in placed]
     fields: dict[str, Any] = {"model": body.model, "messages": messages}
     if messages[-1]["role"] == "assistant":
         fields |= _begun(messages[-1])
@@ -34,7 +45,7 @@ def chat_request(body: PromptBody, encoder: PromptEncoder) -> MessageChat:
         same = {name: getattr(body, name) for name in ("max_tokens", "temperature", "top_p", "top_k", "stream")}
         fields |= {name: value for name, value in same.items() if value is not None}
         fields["stop"] = body.stop_sequences
-    return validated(MessageChat, fields)
+    return ChatRequest(validated(MessageChat, fields), [place for _, place in placed])
 
 
 def _begun(last: dict[str, Any]) -> dict[str, Any]:

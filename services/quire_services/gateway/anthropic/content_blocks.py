@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from quire_services.gateway.http.errors import ApiError, invalid
+from quire_services.gateway.http.own_words import MessagePlace
 
 from .bodies import Blocks, Turn
 
@@ -21,20 +22,24 @@ from .bodies import Blocks, Turn
 BILLING_LINE = "x-anthropic-billing-header:"
 FAILED = "Error: "  # before what a tool says that has failed
 _Placed = tuple[str, dict[str, Any]]  # a block, and where it is
+_Message = tuple[dict[str, Any], MessagePlace]  # of the chat, and where it comes from: its first block
 
 
-def chat_messages(system: Blocks | None, turns: Sequence[Turn]) -> list[dict[str, Any]]:
-    """The messages of the chat. Raises ApiError 400."""
-    out = []
+def chat_messages(system: Blocks | None, turns: Sequence[Turn]) -> list[_Message]:
+    """The messages of the chat, each with its place. Raises ApiError 400."""
+    out = list[_Message]()
     if text := _system_text(system):
-        out.append({"role": "system", "content": text})
+        out.append(({"role": "system", "content": text}, MessagePlace("system")))
     placed = [(turn, f"messages[{number}].content") for number, turn in enumerate(turns)]
     for role, group in groupby(placed, key=lambda one: one[0].role):
-        blocks = [block for turn, where in group for block in _placed(turn.content, where)]
+        together = list(group)
+        begin = MessagePlace(together[0][1])
+        blocks = [block for turn, where in together for block in _placed(turn.content, where)]
         if role == "system":
-            out.append({"role": role, "content": "\n".join(_text(block, where) for where, block in blocks)})
+            text = "\n".join(_text(block, where) for where, block in blocks)
+            out.append(({"role": role, "content": text}, begin))
         else:
-            out += _assistant(blocks) if role == "assistant" else _user(blocks)
+            out += [_assistant(blocks, begin)] if role == "assistant" else _user(blocks, begin)
     return out
 
 
@@ -46,19 +51,20 @@ def _system_text(system: Blocks | None) -> str:
     return "\n".join(texts)
 
 
-def _user(blocks: list[_Placed]) -> Iterator[dict[str, Any]]:
+def _user(blocks: list[_Placed], begin: MessagePlace) -> Iterator[_Message]:
     texts: list[str] = []
     answered = False
     for where, block in blocks:
         if block.get("type") != "tool_result":
+            begin = begin if texts else MessagePlace(where)
             texts.append(_text(block, where))
             continue
         if texts:
-            yield {"role": "user", "content": "\n".join(texts)}
-        yield _tool_result(block, where)
+            yield {"role": "user", "content": "\n".join(texts)}, begin
+        yield _tool_result(block, where), MessagePlace(where)
         texts, answered = [], True
     if texts or not answered:
-        yield {"role": "user", "content": "\n".join(texts)}
+        yield {"role": "user", "content": "\n".join(texts)}, begin
 
 
 def _tool_result(block: dict[str, Any], where: str) -> dict[str, Any]:
@@ -72,12 +78,13 @@ def _tool_result(block: dict[str, Any], where: str) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": called, "content": FAILED + text if failed else text}
 
 
-def _assistant(blocks: list[_Placed]) -> Iterator[dict[str, Any]]:
+def _assistant(blocks: list[_Placed], begin: MessagePlace) -> _Message:
     texts, thoughts, calls = [], [], []
     for where, block in blocks:
         match block.get("type"):
             case "tool_use":
                 calls.append(_call(block, where))
+                begin.calls.append(where)
             case "thinking":
                 thoughts.append(_string(block, "thinking", where))
             case "redacted_thinking":  # encrypted by the service that wrote it, for itself
@@ -89,7 +96,7 @@ def _assistant(blocks: list[_Placed]) -> Iterator[dict[str, Any]]:
         out["reasoning_content"] = "\n".join(thoughts)
     if calls:
         out["tool_calls"] = calls
-    yield out
+    return out, begin
 
 
 def _call(block: dict[str, Any], where: str) -> dict[str, Any]:

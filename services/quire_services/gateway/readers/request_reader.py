@@ -20,6 +20,7 @@ import orjson
 from quire_services.gateway.anthropic.bodies import MessageChat, MessagesBody, PromptBody
 from quire_services.gateway.anthropic.chat_request import chat_request
 from quire_services.gateway.http.errors import ApiError, invalid, unknown_model
+from quire_services.gateway.http.own_words import placed
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.branches.beam_search import check_beam_search
 from quire_services.gateway.openai.branches.best_of import check_best_of, generated
@@ -169,12 +170,13 @@ class RequestReader:
         return read
 
     def _message(self, asked: PromptBody, tenant: str, limits: Callable[[], Limits]) -> ReadRequest:
-        body = chat_request(asked, self.encoder)
-        if not isinstance(asked, MessagesBody):
-            return self.chat(body, tenant, limits, fits=False)
-        read = self.chat(body, tenant, limits)
-        if len(read.prompts[0]) + asked.max_tokens > read.limits.max_model_len:
-            body.max_tokens = -1
+        request = chat_request(asked, self.encoder)
+        try:
+            read = self.chat(request.chat, tenant, limits, fits=isinstance(asked, MessagesBody))
+        except ApiError as error:
+            raise placed(error, request.places) from None
+        if isinstance(asked, MessagesBody) and len(read.prompts[0]) + asked.max_tokens > read.limits.max_model_len:
+            request.chat.max_tokens = -1
         return read
 
     def _response(

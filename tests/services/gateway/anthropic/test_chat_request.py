@@ -33,7 +33,7 @@ class Templates:
 def chat(*variables: str, **fields: Any) -> MessageChat:
     """The chat of a request."""
     body = validated(MessagesBody, {"model": "m", "max_tokens": 5, "messages": [USER]} | fields)
-    return chat_request(body, Templates(*variables))  # type: ignore[arg-type]
+    return chat_request(body, Templates(*variables)).chat  # type: ignore[arg-type]
 
 
 def messages(*turns: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:

@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from quire_services.gateway.http.errors import ApiError, invalid
+from quire_services.gateway.http.own_words import MessagePlace, field_word, placed, worded
 from quire_services.gateway.openai.bodies import ChatBody
 from quire_services.gateway.openai.json_body import validated
 
 from .conversation.item_messages import ItemMessages
 from .response_body import SHARED, ResponseBody
 
-_WORDS = {
-    "messages": "input",
-    "max_completion_tokens": "max_output_tokens",
-    "reasoning_effort": "reasoning.effort",
-    "response_format(?:\\.json_schema)?": "text.format",
-}
-_MESSAGE = re.compile(r"messages\[(\d+)\]")
-_FUNCTION = re.compile(r"(tools\[\d+\]|tool_choice)\.function\b")
+_WORDS = (
+    (re.compile(r"(tools\[\d+\]|tool_choice)\.function\b"), r"\1"),
+    field_word("messages", "input"),
+    field_word("max_completion_tokens", "max_output_tokens"),
+    field_word("reasoning_effort", "reasoning.effort"),
+    field_word(r"response_format(?:\.json_schema)?", "text.format"),
+)
 _TOOL_EXTRAS = {"defer_loading": (False,), "async": (False,), "allowed_callers": (["direct"],)}
 
 
@@ -50,23 +50,10 @@ def response_chat(body: ResponseBody, conversation: ItemMessages) -> ChatBody:
         raise in_own_words(error, conversation.places) from None
 
 
-def in_own_words(error: ApiError, places: Sequence[str] = ()) -> ApiError:
-    """The error, about a chat, as one about the response; ``places``: where each message comes from."""
-
-    def place(found: re.Match[str]) -> str:
-        number = int(found[1])
-        return places[number] if number < len(places) else "input"
-
-    def own(text: str) -> str:
-        text = _FUNCTION.sub(r"\1", _MESSAGE.sub(place, text))
-        for word, ours in _WORDS.items():
-            text = re.sub(rf"(^|'){word}\b", rf"\1{ours}", text)
-        return text
-
-    error.message = own(error.message)
-    if error.param:
-        error.param = own(error.param)
-    return error
+def in_own_words(error: ApiError, places: Sequence[MessagePlace] = ()) -> ApiError:
+    """The error, about a chat, as one about the response; ``places``: where each message comes from, if one is spoken
+    of."""
+    return worded(placed(error, places) if places else error, _WORDS)
 
 
 def _tool(tool: dict[str, Any], where: str) -> dict[str, Any]:

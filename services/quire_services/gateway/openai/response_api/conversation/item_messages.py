@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from quire_services.gateway.http.errors import invalid
+from quire_services.gateway.http.own_words import MessagePlace
 
 from .input_items import Item, item_text
 
@@ -19,12 +20,12 @@ class ItemMessages:
 
     Attributes:
         messages: as a chat has them.
-        places: of each message, the place in the request that it comes from.
+        places: where in the request each message comes from.
     """
 
     def __init__(self, instructions: str | None) -> None:
         self.messages: list[dict[str, Any]] = []
-        self.places: list[str] = []
+        self.places: list[MessagePlace] = []
         self._turn: dict[str, Any] | None = None  # the assistant's, if its message may go on
         self._called: set[str] = set()
         if instructions is not None:
@@ -48,7 +49,7 @@ class ItemMessages:
     def _begin(self, message: dict[str, Any], where: str) -> dict[str, Any]:
         self._turn = None
         self.messages.append(message)
-        self.places.append(where)
+        self.places.append(MessagePlace(where))
         return message
 
     def _assistant(self, where: str) -> dict[str, Any]:
@@ -75,6 +76,7 @@ class ItemMessages:
         function = {"name": item["name"], "arguments": item["arguments"]}
         call = {"id": item["call_id"], "type": "function", "function": function}
         self._assistant(where).setdefault("tool_calls", []).append(call)
+        self.places[-1].calls.append(where)
         self._called.add(item["call_id"])
 
     def _answer(self, item: Item, where: str) -> None:
