@@ -57,10 +57,10 @@ def _begun(last: dict[str, Any]) -> dict[str, Any]:
 
 def _thinking(thinking: Thinking, encoder: PromptEncoder) -> dict[str, Any]:
     """Whether the model reasons is its template's to know; where that reads no such variable, the model does as it is
-    made to, and its client sees of it what it has asked for."""
+    made to, unless a grammar keeps it from it, and its client sees of it what it has asked for."""
     shown: ThinkingShown = "omitted" if thinking.display == "omitted" else "whole"
     out: dict[str, Any] = {"thinking_shown": "none" if thinking.type == "disabled" else shown}
-    if thinking.type in ("enabled", "disabled") and encoder.reads(THINKING_VARIABLE):
+    if thinking.type == "disabled" or (thinking.type == "enabled" and encoder.reads(THINKING_VARIABLE)):
         out["chat_template_kwargs"] = {THINKING_VARIABLE: thinking.type == "enabled"}
     return out
 

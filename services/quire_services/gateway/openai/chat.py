@@ -12,7 +12,12 @@ from quire_proto.gateway_link import TokenLogprob
 from quire_services.gateway.http.errors import invalid
 from quire_services.gateway.templates.chat_template import PromptEncoder, template_message
 from quire_services.gateway.templates.content_parts import text_of
-from quire_services.gateway.templates.model_templates import Ending
+from quire_services.gateway.templates.model_templates import (
+    EFFORT_VARIABLE,
+    NO_EFFORT,
+    THINKING_VARIABLES,
+    Ending,
+)
 from quire_services.gateway.text.choices import Choice, Delta
 from quire_services.gateway.tools.parser.events import AnswerEvent, ReasoningDelta
 from quire_services.gateway.tools.shapes.chat_messages import ChatMessages
@@ -63,6 +68,14 @@ def _options(body: ChatBody) -> dict[str, Any]:
     """Variables of the template: those that are parameters of their own, and any others."""
     own = {"documents": body.documents, "reasoning_effort": body.reasoning_effort}
     return {name: value for name, value in own.items() if value} | (body.chat_template_kwargs or {})
+
+
+def may_reason(body: ChatBody) -> bool:
+    """Whether the request lets the model reason: by a variable of templates, whether or not the model's reads it, or by
+    its effort."""
+    options = _options(body)
+    said = [options[name] for name in THINKING_VARIABLES if name in options]
+    return all(said) if said else options.get(EFFORT_VARIABLE) != NO_EFFORT
 
 
 def _plain(message: Message) -> dict[str, Any]:

@@ -36,7 +36,9 @@ TEMPLATE_ERRORS = (
 PROCESSOR_FILE = "chat_template.json"  # where models that also see or hear keep theirs
 DEFAULT, TOOL_USE, RAG = "default", "tool_use", "rag"
 DOCUMENTS_VARIABLE = "documents"
-EFFORT_VARIABLE, THINKING_VARIABLE = "reasoning_effort", "enable_thinking"
+EFFORT_VARIABLE, NO_EFFORT = "reasoning_effort", "none"
+THINKING_VARIABLE = "enable_thinking"
+THINKING_VARIABLES = (THINKING_VARIABLE, "thinking")  # the second is that of DeepSeek's and Granite's templates
 _PARAMETERS = (DOCUMENTS_VARIABLE, EFFORT_VARIABLE)  # variables that are parameters of the API by themselves
 
 
@@ -124,8 +126,8 @@ class ChatTemplate:
         effort = options.get(EFFORT_VARIABLE)
         if not effort or THINKING_VARIABLE not in self.reads:
             return options
-        options = {THINKING_VARIABLE: effort != "none", **options}
-        if effort == "none" and EFFORT_VARIABLE not in self.reads:
+        options = {THINKING_VARIABLE: effort != NO_EFFORT, **options}
+        if effort == NO_EFFORT and EFFORT_VARIABLE not in self.reads:
             del options[EFFORT_VARIABLE]
         return options
 

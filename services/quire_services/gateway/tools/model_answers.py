@@ -108,8 +108,10 @@ class ModelAnswers:
         *,
         parallel: bool = True,
         strict: bool = True,
+        reasoning: bool = True,
     ) -> str | None:
-        """The grammar of an answer, None where it may be any text. Raises NoGrammar, SchemaInvalid and
+        """The grammar of an answer, None where it may be any text. ``reasoning``: the request lets the model reason,
+        which it does not either where the prompt has closed its reasoning. Raises NoGrammar, SchemaInvalid and
         ContentFormatInvalid."""
         if choice.mode == "none" and content is None:
             return None
@@ -126,6 +128,7 @@ class ModelAnswers:
             strict=strict,
             unbound=unbound,
             opened=self.written.opened_by(prompt),
+            reasoning=reasoning and not self.written.closed_by(prompt),
             content=content,
         )
 

@@ -196,6 +196,22 @@ def test_reasoning_that_the_prompt_has_opened_must_end() -> None:
     assert not toy.accepts(grammar, CALL)
 
 
+@pytest.mark.parametrize("written", FORMATS)
+def test_a_model_that_may_not_reason_does_not(written: ToolFormat) -> None:
+    """Whatever it may call, and where the prompt has opened its reasoning that is closed without a word in it."""
+    toy = vocabulary(written)
+    for seed, choice in enumerate(("auto", "required", "none")):
+        for opened in {None, None if written.marks_content else written.reasoning}:
+            content = None if choice != "none" else ContentFormat("json", {"enum": ["Paris"]})
+            chosen = tool_choice_of(choice, GIVEN)
+            grammar = answer_grammar(written, chosen, toy.specials, opened=opened, reasoning=False, content=content)
+            tokens = toy.written(grammar, seed) or []
+            assert not [one for one in summary(events_of(written, toy, tokens, opened)) if str(one).startswith("~")]
+            if opened is None and written.reasoning and not written.marks_content:
+                begun = toy.encoded(f"{written.reasoning.open}Hm.")
+                assert toy.matcher(grammar).try_consume_tokens(begun) < len(begun)
+
+
 def test_content_of_a_schema_beside_reasoning_and_calls() -> None:
     """One grammar spans the whole answer: reasoning is free, content is of the schema."""
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from quire_proto.gateway_link import MAX_GRAMMAR
 from quire_services.gateway.http.errors import ApiError, invalid
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
+from quire_services.gateway.openai.chat import may_reason
 from quire_services.gateway.openai.chat_tools import choice_of
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.tools.grammar.content_format import ContentFormatInvalid
@@ -43,7 +44,9 @@ def chat_constraint(body: ChatBody, encoder: PromptEncoder, prompt: Sequence[int
     try:
         content = content_asked_for(body)
         parallel = body.parallel_tool_calls is not False
-        text = encoder.answers.grammar(choice, encoder.end_of(prompt), content, parallel=parallel)
+        text = encoder.answers.grammar(
+            choice, encoder.end_of(prompt), content, parallel=parallel, reasoning=may_reason(body)
+        )
     except SchemaInvalid as error:
         raise invalid(f"tools: {error}", "tools") from None
     except NoGrammar as error:

@@ -131,6 +131,11 @@ class ToolFormat:
         end = prompt.rstrip()
         return next((region for region in self.regions if region.open and end.endswith(region.open.rstrip())), None)
 
+    def closed_by(self, prompt: str) -> bool:
+        """Whether the end of a prompt has closed the answer's reasoning."""
+        region, end = self.reasoning, prompt.rstrip()
+        return region is not None and any(end.endswith(close.rstrip()) for close in region.closes)
+
     def preferring(self, form: CallForm) -> ToolFormat:
         """The same with ``form`` as the first."""
         return replace(self, forms=(form, *(other for other in self.forms if other != form)))

@@ -40,7 +40,7 @@ def answer_grammar(
         strict: arguments are held to every tool's schema, not only to those of strict tools.
         unbound: names of tools whose arguments are held to no schema.
         opened: the region that the prompt has opened.
-        reasoning: the model may reason where the prompt has opened nothing.
+        reasoning: the model may reason; if it may not, what the prompt has opened is closed at once.
         content: what it must be that is no call and no reasoning; None for any text.
         loose: whitespace in calls may be any; None: where the model calls of itself, which it does in its own way.
 
@@ -73,15 +73,18 @@ class _Answer:
 
     def plain(self, opened: Region | None, reasoning: bool) -> str:
         """An answer of a format in which all that is not marked is content."""
-        region = opened or (self._written.reasoning if reasoning else None)
+        region = opened or self._written.reasoning
         if region is None:
             return self._body("")
-        close = self._rules.until(region.closes[0].strip())
+        begin, end = region.open.strip(), region.closes[0].strip()
+        marked = "" if self._rules.is_token(begin) else pattern(begin)
+        if not reasoning:
+            closed = f"{GAP} {self._rules.exact(end)} {GAP} " if opened else ""
+            return closed + self._body(marked)
+        close = self._rules.until(end)
         if opened:
             return f"{close} {GAP} {self._body('')}"
-        begin = region.open.strip()
         thought = self._rules.rule(f"{self._rules.literal(region.open.rstrip())} {close} {GAP}")
-        marked = "" if self._rules.is_token(begin) else pattern(begin)
         return f"({thought} {self._body('')} | {self._body(marked)})"
 
     def marked(self, reasoning: bool) -> str:
