@@ -234,13 +234,14 @@ class Gateway:
         """The generations of a request, not yet sent."""
         record, body, limits = _record(request), read.body, read.limits
         param = "messages" if isinstance(body, ChatBody) else "prompt"
-        call = Call(self.backlogs, read.constraint.param if read.constraint else "")
+        constraint = read.constraint
+        call = Call(self.backlogs, constraint.param if constraint else "", bool(constraint and constraint.binds))
         adjusted = adjustments(body, limits, self.defaults) | beam_search(body)
         if ranked(body) > (body.n or 1):
             logprobs = max(1, logprobs)
         adjusted["prompt_logprobs"] = scored(body)
         adjusted["bad_words"] = bad_words(body.bad_words, self.encoder, limits.vocab_size)
-        adjusted["grammar"] = read.constraint.text.encode() if read.constraint else b""
+        adjusted["grammar"] = constraint.text.encode() if constraint else b""
         for place, tokens in enumerate(read.prompts):
             if place % PROMPTS_AT_ONCE == PROMPTS_AT_ONCE - 1:
                 await asyncio.sleep(0)  # a thousand prompts take 40 ms

@@ -195,10 +195,12 @@ class Call:
     Args:
         backlogs: those of all calls.
         constrained_by: the parameter that holds its answers to a grammar, if one does.
+        bound: the grammar was asked for, and is not only a help.
     """
 
     backlogs: Backlogs = field(default_factory=Backlogs)
     constrained_by: str = ""
+    bound: bool = False
     generations: list[Generation] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     failed: bool = False

@@ -1,10 +1,10 @@
 """Responses: from the outputs of a call to the HTTP response, streamed or whole.
 
-A stream's first output is awaited for a moment, longer where there is a grammar to compile, so that what fails early
-fails with an HTTP status; then the headers are sent, and a sign of life whenever nothing else was for a while, because
-proxies end connections on which nothing moves. What fails later is an error event, after which the stream ends. A
-client that hangs up ends its call at once, streamed or not: its connection is watched from the moment the call is
-submitted.
+A stream's first output is awaited for a moment, longer where a grammar was asked for, so that what fails early fails
+with an HTTP status; then come the headers, what a stream of the API begins with, and a sign of life whenever nothing
+was sent for a while, because proxies end connections on which nothing moves. What fails later is an error event, after
+which the stream ends. A client that hangs up ends its call at once, streamed or not: its connection is watched from the
+moment the call is submitted.
 
 Invariant: however an answer ends, its call is closed: nothing is left running at an engine.
 """
@@ -31,7 +31,7 @@ from quire_services.gateway.text.choices import Choice, Delta
 from .generations import Arrival, Call, Generation
 
 FIRST_OUTPUT_GRACE_S = 0.2
-COMPILED_GRACE_S = 30.0  # where the engine compiles a grammar first, and may refuse it: as long as that takes
+COMPILED_GRACE_S = 30.0  # where a grammar was asked for and the engine may refuse it: as long as compiling takes
 Deltas = list[tuple[Choice, Delta]]
 _T = TypeVar("_T")
 
@@ -43,6 +43,9 @@ class Answer(Protocol):
 
     def whole(self, answered: Sequence[tuple[Choice, Delta]]) -> dict[str, Any]:
         """The object of a whole answer; of each choice all that it has become."""
+
+    def opening(self) -> Iterable[bytes]:
+        """The events that begin a stream, before anything has been said."""
 
     def events(self, choice: Choice, delta: Delta) -> Iterable[bytes]:
         """The events that a delta becomes in a stream, before the first of a choice those that open it."""
@@ -89,7 +92,7 @@ class CallResponse:
         try:
             if not stream:
                 return Response(await self._whole(), media_type="application/json")
-            grace_s = COMPILED_GRACE_S if self._call.constrained_by else FIRST_OUTPUT_GRACE_S
+            grace_s = COMPILED_GRACE_S if self._call.bound else FIRST_OUTPUT_GRACE_S
             deltas = self._run(self._call.outputs(grace_s, self._ping_s))
             events = EventStream(self._events(await anext(deltas), deltas), self._call, watch)
             handed_over = True
@@ -143,6 +146,8 @@ class CallResponse:
     async def _events(self, first: Deltas, rest: AsyncIterator[Deltas]) -> AsyncIterator[bytes]:
         """The events of the stream, ready to send; those of outputs that came together are sent together."""
         sent = time.monotonic()
+        if opening := b"".join(self._answer.opening()):
+            yield opening
         try:
             async for deltas in _chain(first, rest):
                 events = await self._made(partial(self._of_deltas, deltas))

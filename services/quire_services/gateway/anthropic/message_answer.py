@@ -36,7 +36,6 @@ class MessageAnswer:
         self._to_the_window = body.max_tokens == -1
         self._blocks = MessageBlocks(body.thinking_shown)
         self._last = Delta()
-        self._started = False
 
     def whole(self, answered: Sequence[tuple[Choice, Delta]]) -> dict[str, Any]:
         """The message."""
@@ -45,18 +44,13 @@ class MessageAnswer:
         self._blocks.finish()
         return {**self._head, "content": self._blocks.content(), **self._end(total), "usage": self._usage()}
 
+    def opening(self) -> Iterator[bytes]:
+        """The event that begins a stream. What of the prompt came from the cache is known by the end at the latest."""
+        nothing: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": self._usage()}
+        yield _event({"type": "message_start", "message": self._head | nothing})
+
     def events(self, choice: Choice, delta: Delta) -> Iterator[bytes]:  # noqa: ARG002 - there is one
-        """The events of one delta, the message's begin before the first."""
-        if not self._started:
-            self._started = True
-            begun: dict[str, Any] = {
-                **self._head,
-                "content": [],
-                "stop_reason": None,
-                "stop_sequence": None,
-                "usage": self._usage(),
-            }
-            yield _event({"type": "message_start", "message": begun})
+        """The events of one delta."""
         yield from map(_event, self._blocks.events(delta.events))
         self._last = delta
 

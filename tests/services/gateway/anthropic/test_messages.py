@@ -270,6 +270,27 @@ def test_a_stream_that_waits_says_that_it_lives(puppet: tuple[Any, Tokenizer]) -
         process.stop()
 
 
+def test_a_stream_begins_before_the_first_token(stage: Stage, client: anthropic.Anthropic) -> None:
+    """Its usage is right in the end, and what goes wrong meanwhile is its last event."""
+    stage[1].steps, stage[1].cached_tokens = 0, 16
+    try:
+        with client.messages.stream(**ask("text")) as stream:
+            assert next(iter(stream)).type == "message_start"
+            assert stage[1].stalled()
+            stage[1].steps = None
+            usage = stream.get_final_message().usage
+        assert usage.cache_read_input_tokens == 16
+        assert usage.input_tokens == client.messages.create(**ask("text")).usage.input_tokens
+        stage[1].steps = 0
+        with client.messages.create(**ask("text"), stream=True) as events:
+            assert next(events).type == "message_start"
+            stage[1].fail_all("no_room", "gone")
+            with pytest.raises(anthropic.APIStatusError, match="gone"):
+                list(events)
+    finally:
+        stage[1].steps, stage[1].cached_tokens = None, 0
+
+
 def test_a_stream_that_breaks_off_says_why(stage: Stage, client: anthropic.Anthropic) -> None:
     """With the event that the official client raises."""
     stage[1].steps = 1

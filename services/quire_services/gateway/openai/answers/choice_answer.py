@@ -73,6 +73,10 @@ class ChoiceAnswer:
         head = self._head | self._shape.about_prompt | self._shape.about_answer()
         return head | {"object": self._shape.whole, "choices": objects, "usage": self._record.usage()}
 
+    def opening(self) -> Iterator[bytes]:
+        """Nothing: what a stream begins with is said of each choice."""
+        return iter(())
+
     def events(self, choice: Choice, delta: Delta) -> Iterator[bytes]:
         """The events of one delta, before the first of a choice the one that opens it."""
         usage: dict[str, Any] = {"usage": None} if self._with_usage else {}

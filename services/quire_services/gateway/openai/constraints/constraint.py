@@ -32,10 +32,12 @@ class Constraint:
     Attributes:
         text: for the engine.
         param: the parameter that it comes from, and which is wrong if the engine does not take it.
+        binds: it was asked for; else it is a help.
     """
 
     text: str
     param: str
+    binds: bool
 
 
 def chat_constraint(body: ChatBody, encoder: PromptEncoder, prompt: Sequence[int]) -> Constraint | None:
@@ -56,19 +58,20 @@ def chat_constraint(body: ChatBody, encoder: PromptEncoder, prompt: Sequence[int
         raise _refused(error) from None
     if text is None:
         return None
-    return _checked(Constraint(text, content.param if content else "tools"), body, bool(content) or choice.binds)
+    binds = bool(content) or choice.binds
+    return _checked(Constraint(text, content.param if content else "tools", binds), body)
 
 
 def completion_constraint(body: CompletionBody) -> Constraint | None:
     """That of plain completions; None if they may be any text. Raises ApiError 400."""
     try:
         content = content_asked_for(body)
-        return _checked(Constraint(content.grammar(), content.param), body, binds=True) if content else None
+        return _checked(Constraint(content.grammar(), content.param, binds=True), body) if content else None
     except (ContentFormatInvalid, RecursionError) as error:
         raise _refused(error) from None
 
 
-def _checked(made: Constraint, body: Body, binds: bool) -> Constraint | None:
+def _checked(made: Constraint, body: Body) -> Constraint | None:
     """The constraint; None where it is a help that cannot be had. Raises ApiError 400."""
     problem = None
     if len(made.text) > MAX_GRAMMAR:
@@ -77,7 +80,7 @@ def _checked(made: Constraint, body: Body, binds: bool) -> Constraint | None:
         problem = invalid(f"{made.param}: the text is not valid Unicode: it has half of a surrogate pair", made.param)
     elif foreign := next((name for name in _FOREIGN if getattr(body, name)), None):
         problem = invalid(f"{foreign!r} cannot be given together with {made.param!r}", foreign)
-    if problem and binds:
+    if problem and made.binds:
         raise problem
     return None if problem else made
 

@@ -1,6 +1,6 @@
 """Response answer: the object of a response, and the events of its stream.
 
-A stream begins with the response as it is before its answer, whatever comes first, and ends with it as it is then:
+A stream begins with the response as it is before its answer, however long that takes, and ends with it as it is then:
 completed, incomplete or failed. It is kept before its end is told, so that a client may go on from it at once.
 """
 
@@ -52,7 +52,6 @@ class ResponseAnswer:
         self._head = head | {"model": body.model} | draft.repeated | {"store": keep is not None}
         self._numbers = itertools.count()
         self._items = ResponseItems(self._numbers.__next__, sealed=sealed if draft.sealed else None)
-        self._begun = False
         self._finish: str | None = None
 
     def whole(self, answered: Sequence[tuple[Choice, Delta]]) -> dict[str, Any]:
@@ -62,25 +61,28 @@ class ResponseAnswer:
         self._items.finish(self._cut)
         return self._ended()
 
+    def opening(self) -> Iterator[bytes]:
+        """The events that begin a stream: the response before its answer."""
+        for what in ("created", "in_progress"):
+            yield self._whole_event(what, self._response("in_progress"))
+
     def events(self, choice: Choice, delta: Delta) -> Iterator[bytes]:  # noqa: ARG002 - there is one choice
         """The events of one delta."""
-        yield from self._opening()
         yield from map(_event, self._take(delta))
 
     def ending(self) -> Iterator[bytes]:
         """The events that end a stream."""
-        yield from self._opening()
         yield from map(_event, self._items.finish(self._cut))
         response = self._ended()
         yield self._whole_event(response["status"], response)
 
     def failure(self, error: ApiError) -> bytes:
-        """The events with which a stream breaks off."""
+        """The event with which a stream breaks off."""
         error = in_own_words(error)
         code = _FAILED.get(error.status, "invalid_prompt" if error.status < 500 else "server_error")
         told = {"code": code, "message": error.message, "type": error.type, "param": error.param}
         failed = self._response("failed", error=told, output=self._items.output())
-        return b"".join(self._opening()) + self._whole_event("failed", failed)
+        return self._whole_event("failed", failed)
 
     @property
     def _cut(self) -> bool:
@@ -92,12 +94,6 @@ class ResponseAnswer:
         if self._logprobs:
             entries = chat_logprobs(delta.tokens, delta.logprobs, self._names, self._top)["content"]
         return self._items.events(delta.events, entries)
-
-    def _opening(self) -> Iterator[bytes]:
-        if not self._begun:
-            self._begun = True
-            for what in ("created", "in_progress"):
-                yield self._whole_event(what, self._response("in_progress"))
 
     def _ended(self) -> dict[str, Any]:
         """The response as it is in the end; it is kept."""

@@ -42,6 +42,21 @@ def test_what_a_model_writes_becomes_items(client: openai.OpenAI, script: str, b
     assert last.response.usage == whole.usage
 
 
+def test_a_stream_begins_before_the_first_token(stage: Stage, client: openai.OpenAI) -> None:
+    """And what goes wrong before it is told by the stream's last event."""
+    stage[1].steps = 0
+    try:
+        with client.responses.create(**request_of("call"), stream=True) as events:
+            assert [next(events).type for _ in range(2)] == ["response.created", "response.in_progress"]
+            assert stage[1].stalled()
+            stage[1].fail_all("no_room", "gone")
+            (last,) = events
+    finally:
+        stage[1].steps = None
+    assert (last.type, last.sequence_number, last.response.status) == ("response.failed", 2, "failed")
+    assert last.response.error.message == "gone"
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_client_puts_a_stream_together(client: openai.OpenAI, script: str) -> None:
     """``responses.stream`` follows the events and ends with the same response."""
