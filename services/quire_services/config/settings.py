@@ -188,7 +188,7 @@ class GatewaySettings:
     )
     hold_s: float = setting(
         10.0,
-        "seconds that a request, begun or not, waits for an engine that is expected back; then it gets 503",
+        "seconds that a request, begun or not, waits for an engine that is expected; then it gets 503",
         at_least=0,
     )
     begin_s: float = setting(

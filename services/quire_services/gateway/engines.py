@@ -173,6 +173,7 @@ class Engines:
             self.remove(old)
             old.disconnect()
         self._engines[engine.hello.engine] = engine
+        self._hold.seen()
         return ""
 
     def on_load(self, engine: Engine, load: Load) -> None:
@@ -204,7 +205,7 @@ class Engines:
         self._hold.changed()
 
     async def expected(self, tenant: str) -> None:
-        """Wait for an engine, if none can be given work and one is expected back; there may be none afterwards. Raises
+        """Wait for an engine, if none can be given work and one is expected; there may be none afterwards. Raises
         ApiError 429 if too many requests of the tenant wait."""
         if not self.why_not() or self.draining or not self._hold.expects():
             return

@@ -22,7 +22,7 @@ PING = ": ping"
 @pytest.fixture(scope="module")
 def gateway(model: Any) -> Iterator[GatewayProcess]:
     """One that says something after 0.3 seconds of silence."""
-    process = GatewayProcess(model, "--ping-s=0.3").wait()
+    process = GatewayProcess(model, "--ping-s=0.3", "--hold-s=0").wait()
     yield process
     assert process.stop() == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,11 @@ import httpx
 import openai
 import pytest
 
+from quire_proto.gateway_link import Hello, encode_message
+from quire_proto.wire.u32 import pack_u32
 from tests.services.gateway.test_engines import BODY, Background
 from tests.support.gateway import GatewayProcess, Start
+from tests.support.peer_engine import connect
 from tests.support.waits import wait_for
 
 KEYS = """
@@ -60,10 +64,23 @@ def test_a_default_client_survives_the_end_of_the_only_engine(start: Start) -> N
     assert [one.result().status_code for one in fresh] == [200, 200, 200]
 
 
-def test_nothing_waits_for_an_engine_that_never_was_or_for_ever(start: Start) -> None:
-    """503 at once before the first engine came, and when the time is over; after longer than it takes to begin."""
+def test_a_gateway_that_has_just_started_waits_for_its_first_engine(start: Start) -> None:
+    """Also while there is one that has not said that it is ready; and says meanwhile that it cannot serve yet."""
+    process = start("--hold-s=60")
+    fresh = Background(process)
+    assert is_held(process)
+    with connect(process.run_dir / "gateway.sock") as loading:
+        loading.sendall(encode_message(Hello("peer-0", "test", 512, 320, pack_u32([1]), os.getpid())))
+        wait_for(lambda: process.health()["engines"]["connected"] == 1, "it has come")
+        assert is_held(process)
+        assert (process.http.get("/health").status_code, fresh.response) == (503, None)
+        process.engine()
+        assert fresh.result().status_code == 200
+
+
+def test_nothing_waits_for_an_engine_for_ever(start: Start) -> None:
+    """503 when the time is over; after longer than it takes to begin."""
     process = start("--hold-s=1")
-    assert not is_held(process)
     without_engine(process)
     began = time.monotonic()
     answer = process.http.post("/v1/completions", json=BODY)

@@ -1,8 +1,9 @@
-"""Hold: requests that wait for an engine that is expected back.
+"""Hold: requests that wait for an engine that is expected.
 
-An engine that was killed is back after some seconds, and the usual client has given up by then. So a request that comes
-while no engine can be given work waits for one, if there was one a short time ago, and nothing is sent of its answer:
-when it has waited long enough it still gets a status. All go on together; whose turn it is then is for others to say.
+An engine that was killed is back after some seconds, and the usual client has given up by then; engines come some
+seconds after their gateway. So a request that comes while no engine can be given work waits for one, if there was one a
+short time ago or the gateway has just started, and nothing is sent of its answer: when it has waited long enough it
+still gets a status. All go on together; whose turn it is then is for others to say.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 from quire_services.gateway.awake_clock import clock
 
-EXPECTED_S = 60.0  # after an engine could last be given work
+EXPECTED_S = 60.0  # after the start, or an engine was last heard of that had come or could be given work
 
 
 class Hold:
@@ -29,15 +30,15 @@ class Hold:
     def __init__(self, hold_s: float) -> None:
         self.waiting = Counter[str]()
         self._hold_s = hold_s
-        self._seen: float | None = None
+        self._seen = clock.now()
         self._change = asyncio.Event()
 
     def expects(self) -> bool:
         """Whether it makes sense to wait."""
-        return self._hold_s > 0 and self._seen is not None and clock.now() - self._seen < EXPECTED_S
+        return self._hold_s > 0 and clock.now() - self._seen < EXPECTED_S
 
     def seen(self) -> None:
-        """An engine can be given work now."""
+        """An engine has come, or can be given work now."""
         self._seen = clock.now()
         self.changed()
 

@@ -71,7 +71,7 @@ def test_another_version_is_refused(stage: Stage, path: str) -> None:
 
 def test_without_engines_it_is_overloaded(start: Start) -> None:
     """And says when to try again."""
-    answer = start().http.post(PATH, json=BODY)
+    answer = start("--hold-s=0").http.post(PATH, json=BODY)
     error_of(answer, 503, "overloaded_error")
     assert int(answer.headers["retry-after"]) >= 1
 

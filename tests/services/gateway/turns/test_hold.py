@@ -20,10 +20,13 @@ class Clock:
 
 
 def test_an_engine_is_expected_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not before the first, and not for ever after the last; never where nothing is to wait."""
+    """After the start and after the last, and not for ever; never where nothing is to wait."""
     clock = Clock()
     monkeypatch.setattr(hold, "clock", clock)
     holds, none = Hold(5), Hold(0)
+    clock.at += EXPECTED_S - 1
+    assert (holds.expects(), none.expects()) == (True, False)
+    clock.at += 2
     assert not holds.expects()
     for one in (holds, none):
         one.seen()
