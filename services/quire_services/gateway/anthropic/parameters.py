@@ -26,7 +26,14 @@ ACCEPTED = frozenset(
         "user_profile_id",
     }
 )
-REFUSED = frozenset({"compaction", "container", "context_management", "mcp_servers", "thread"})
+REFUSED = {
+    "compaction": "nothing is compacted; send what of the conversation is to be answered",
+    "container": "nothing runs here beside the model",
+    "context_management": "nothing of a conversation is cleared here but earlier reasoning"
+    " ('clear_thinking_20251015'); leave out of 'messages' what the model is not to see",
+    "mcp_servers": "nothing runs here beside the model; send their tools in 'tools', and run them yourself",
+    "thread": "no conversation is kept here; send all of it",
+}
 _CLEARED_THINKING = "clear_thinking_20251015"  # which of its reasoning a model sees again is the chat template's to say
 
 
@@ -36,9 +43,9 @@ def refuse_unserved(more: Mapping[str, Any] | None) -> None:
         if not value or name in ACCEPTED or (name == "context_management" and _harmless_edits(value)):
             continue
         if name == "thread":  # by this code its clients know that they have to send the whole conversation
-            raise invalid("'thread': no conversation is kept here; send all of it", name, "thread_unsupported_request")
+            raise invalid(f"{name!r} is not served: {REFUSED[name]}", name, "thread_unsupported_request")
         if name in REFUSED:
-            raise unsupported(name)
+            raise unsupported(name, REFUSED[name])
         known = PARAMETERS_BY_NAME.get(name)
         if known is not None and not known.accepts(value, "messages"):
             raise other_api(name, " and ".join(known.openai or known.vllm))

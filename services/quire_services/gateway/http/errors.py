@@ -82,10 +82,10 @@ def body_too_large(message: str) -> ApiError:
     return ApiError(413, message, type="invalid_request_error", code="body_too_large")
 
 
-def unsupported(param: str, why: str = "") -> ApiError:
-    """400: a parameter that would change the answer and is not served; ignoring it would be a wrong answer."""
-    reason = f"is not served: {why}" if why else "is not supported yet; leave it out or give its default"
-    return invalid(f"{param!r} {reason}", param, "unsupported_parameter")
+def unsupported(param: str, why: str) -> ApiError:
+    """400: a parameter that would change the answer and is not served; ignoring it would be a wrong answer. ``why``:
+    and what there is instead."""
+    return invalid(f"{param!r} is not served: {why}", param, "unsupported_parameter")
 
 
 def other_api(param: str, api: str) -> ApiError:

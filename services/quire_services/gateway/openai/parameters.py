@@ -62,7 +62,7 @@ def _harmless(name: str, openai: Apis, vllm: Apis, why: str) -> Parameter:
     return Parameter(name, openai, vllm, harmless=True, note=why)
 
 
-def _refused(name: str, openai: Apis, vllm: Apis, *neutral: Any, why: str = "") -> Parameter:
+def _refused(name: str, openai: Apis, vllm: Apis, *neutral: Any, why: str) -> Parameter:
     return Parameter(name, openai, vllm, neutral=neutral, note=why)
 
 

@@ -33,7 +33,8 @@ def refuse_unsupported(body: Body, api: str) -> None:
                 else other_api(name, " and ".join(known.openai or known.vllm))
             )
     if body.spaces_between_special_tokens is False and body.skip_special_tokens is False:
-        raise unsupported("spaces_between_special_tokens")
+        why = "special tokens stand as the tokenizer writes them; leave it out, or leave them out of the answer"
+        raise unsupported("spaces_between_special_tokens", why)
     if body.stream_options is not None and not body.stream:
         raise invalid("'stream_options' needs 'stream': true", "stream_options")
 

@@ -23,7 +23,7 @@ def _harmless(name: str, why: str, *, openai: bool = True, vllm: bool = True) ->
     return Parameter(name, _R if openai else (), _R if vllm else (), harmless=True, note=why)
 
 
-def _refused(name: str, *neutral: Any, openai: bool = True, vllm: bool = True, why: str = "") -> Parameter:
+def _refused(name: str, *neutral: Any, openai: bool = True, vllm: bool = True, why: str) -> Parameter:
     return Parameter(name, _R if openai else (), _R if vllm else (), neutral=neutral, note=why)
 
 
@@ -71,8 +71,8 @@ RESPONSE_PARAMETERS: tuple[Parameter, ...] = (
     _refused("prompt", why="prompt templates are kept by OpenAI and not here; send 'instructions' and 'input'"),
     _refused("context_management", [], vllm=False, why="nothing is compacted; 'truncation': \"auto\" leaves out the"
              " oldest turns"),
-    _refused("moderation", vllm=False),
-    _refused("access_programs", vllm=False),
+    _refused("moderation", vllm=False, why="nothing is moderated"),
+    _refused("access_programs", vllm=False, why="they are programs of OpenAI's; here all keys are answered alike"),
     _served("top_k", _AS_CHAT, openai=False),
     _served("seed", _AS_CHAT, openai=False),
     _served("stop", _AS_CHAT, openai=False),
@@ -87,19 +87,22 @@ RESPONSE_PARAMETERS: tuple[Parameter, ...] = (
     _harmless("mm_processor_kwargs", "media are refused, so there is nothing to process", openai=False),
     _served("priority", _AS_CHAT, openai=False),
     _served("structured_outputs", _AS_CHAT + ", without `text.format`", openai=False),
-    _refused("enable_response_messages", False, openai=False),
-    _refused("previous_input_messages", [], openai=False),
-    _refused("previous_response", openai=False),
-    _refused("vllm_xargs", {}, openai=False),
+    _refused("enable_response_messages", False, openai=False,
+             why="what the model is given for a request is told at '/v1/responses/render'"),
+    _refused("previous_input_messages", [], openai=False, why="send what was said before as items of 'input'"),
+    _refused("previous_response", openai=False,
+             why="send its id as 'previous_response_id', or its items in 'input'"),
+    _refused("vllm_xargs", {}, openai=False, why="nothing here would read them"),
 )  # fmt: skip
 _BY_NAME = {row.name: row for row in RESPONSE_PARAMETERS}
-_WITHIN: dict[str, dict[str, tuple[Any, ...]]] = {  # of an object: the values that change nothing
-    "text": {"verbosity": ("medium",)},
+_NO_SUMMARY = "none is made; the reasoning itself is in the 'content' of its item"
+_WITHIN: dict[str, dict[str, tuple[Any, str]]] = {  # of an object: the value that changes nothing, and why no other
+    "text": {"verbosity": ("medium", "say in 'instructions' how long an answer is to be")},
     "reasoning": {
-        "summary": ("auto",),
-        "generate_summary": ("auto",),
-        "context": ("auto",),
-        "mode": ("standard",),
+        "summary": ("auto", _NO_SUMMARY),
+        "generate_summary": ("auto", _NO_SUMMARY),
+        "context": ("auto", "which reasoning a model sees again is for its chat template to say"),
+        "mode": ("standard", "a model reasons in one way; how much, 'reasoning.effort' says"),
     },
 }
 
@@ -114,7 +117,6 @@ def refuse_in_response(body: ResponseBody) -> None:
         if row is None and chats is not None and value and not chats.harmless:
             raise other_api(name, " and ".join(chats.openai or chats.vllm))
     for name, fields in _WITHIN.items():
-        for field, neutral in fields.items():
-            value = getattr(getattr(body, name), field, None)
-            if value is not None and value not in neutral:
-                raise unsupported(f"{name}.{field}")
+        for field, (neutral, why) in fields.items():
+            if getattr(getattr(body, name), field, None) not in (None, neutral):
+                raise unsupported(f"{name}.{field}", why)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from openai.types.responses import response_create_params
 
-from quire_services.gateway.openai.parameters import PARAMETERS_BY_NAME
+from quire_services.gateway.openai.parameters import PARAMETERS_BY_NAME, Parameter
+from quire_services.gateway.openai.parameters_page import page
 from quire_services.gateway.openai.response_api.response_body import SHARED, ResponseBody
 from quire_services.gateway.openai.response_api.response_parameters import RESPONSE_PARAMETERS
 from tests.services.gateway.openai.response_api.conftest import Stage
@@ -135,6 +136,22 @@ def test_the_table_is_that_of_the_client_and_of_the_body() -> None:
     assert served == {*ResponseBody.model_fields, *SHARED}
     assert all(PARAMETERS_BY_NAME[name].served for name in SHARED)
     assert len({row.name for row in RESPONSE_PARAMETERS}) == len(RESPONSE_PARAMETERS)
+
+
+@pytest.mark.parametrize("row", [row for row in RESPONSE_PARAMETERS if not row.served], ids=lambda row: row.name)
+def test_what_is_not_served_is_harmless_or_refused_with_its_sentence(stage: Stage, row: Parameter) -> None:
+    """Null and neutral values pass; the sentence is the parameter's own and on the page."""
+    stage[1].load(ready=True)
+    for value in (None, *row.neutral):
+        assert stage[0].http.post(PATH, json=body(**{row.name: value}), headers=KEY).status_code == 200
+    answer = stage[0].http.post(PATH, json=body(**{row.name: ["odd"]}), headers=KEY)
+    if row.harmless:
+        assert answer.status_code == 200
+        return
+    error = error_of(answer, 400)
+    assert (error["param"], error["code"]) == (row.name, UNSUPPORTED)
+    assert f'"{error["message"]}" |' in page()
+    assert len(error["message"]) > len(f"{row.name!r} is not served: ") + 10
 
 
 def test_other_paths_are_answered_with_an_error(stage: Stage) -> None:
