@@ -15,7 +15,7 @@ from tests.services.gateway.tools.toy_vocabulary import ToyVocabulary
 
 IN_PART: list[dict[str, Any]] = [
     {"type": "array", "uniqueItems": True, "items": {"type": "string"}},
-    {"type": "array", "items": {"type": "string", "format": "weird"}},
+    {"type": "array", "items": {"type": "string", "format": "regex"}},
     {"type": "array", "items": {"type": "string"}, "not": {"type": "null"}},
     {"type": "array", "items": {"oneOf": [{"type": "string"}, {"type": "string", "minLength": 2}]}},
 ]

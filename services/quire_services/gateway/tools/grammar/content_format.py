@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .annotations import bare
 from .lark_rules import LarkRules, lark_string
 from .schemas import ANY_OBJECT, closed
 
@@ -46,7 +47,7 @@ class ContentFormat:
         """Name of a rule for it. Raises ContentFormatInvalid."""
         match self.kind:
             case "json":
-                return rules.json(closed(self.value), not self.strict, self.whitespace)
+                return rules.json(closed(bare(self.value)), not self.strict, self.whitespace)
             case "regex":
                 return rules.rule(f"/{_pattern(self.value)}/")
             case "choice":

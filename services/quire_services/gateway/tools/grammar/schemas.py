@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .annotations import bare
+
 Schema = Mapping[str, Any]
 _COMBINED = ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "dependentSchemas")
 _OPEN = ("additionalProperties", "patternProperties", "unevaluatedProperties")
@@ -21,7 +23,7 @@ ANY_OBJECT: Schema = {"type": "object"}
 
 def parameters_of(function: Schema) -> dict[str, Any]:
     """The schema of a function's arguments."""
-    given = function.get("parameters") or {}
+    given = bare(function.get("parameters") or {})
     schema = closed(given)
     if not given.get("properties") and not any(key in given for key in (*_COMBINED, *_OPEN)):
         schema |= {"properties": {}, "additionalProperties": False}
