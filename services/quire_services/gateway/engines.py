@@ -87,7 +87,7 @@ class Engine:
     def busyness(self) -> int:
         """Continuations it has to work on, as far as is known."""
         reported = self.load.running + self.load.waiting if self.load else 0
-        carried = sum(len(attempt.open) for attempt in self.attempts.values())
+        carried = sum(attempt.width for attempt in self.attempts.values())
         return max(reported + self._sent_since_load, carried)
 
     def on_load(self, load: Load) -> None:
@@ -108,13 +108,14 @@ class Engine:
                 given_back[attempt.generation] = None
         return list(given_back)
 
-    def submit(self, generation: Generation, part: list[int], weight: int) -> None:
-        """Send a part of a generation to this engine, with its tenant's weight."""
+    def submit(self, generation: Generation, part: list[int], weight: int) -> int:
+        """Send a part of a generation to this engine, with its tenant's weight; how many continuations more it has."""
         attempt = generation.attempt(part, self)
         generation.engine = self.hello.engine
         self.attempts[attempt.id] = attempt
-        self._sent_since_load += len(part)
+        self._sent_since_load += attempt.width
         self._send(generation.message(attempt, weight))
+        return attempt.width
 
     def abort(self, attempt: Attempt, index: int | None) -> None:
         """Stop one continuation, or all."""
@@ -232,8 +233,7 @@ class Engines:
         busy = {engine: engine.busyness() for engine in usable}
         for generation in call.generations:
             engine, (whole,) = self._pick(busy), generation.parts()
-            engine.submit(generation, whole, weight)
-            busy[engine] += generation.n
+            busy[engine] += engine.submit(generation, whole, weight)
 
     def limits(self) -> Limits:
         """What every usable engine can take. 503 if there is none."""
@@ -305,8 +305,7 @@ class Engines:
                 able = {e: busy[e] for e in busy if not suspect or tried[e] <= {call}}
                 if able:
                     engine = self._pick(able)
-                    engine.submit(generation, part, self.weights.of(generation.tenant))
-                    busy[engine] += len(part)
+                    busy[engine] += engine.submit(generation, part, self.weights.of(generation.tenant))
                     tried[engine] |= {call} if suspect else set()
             if not generation.parts():
                 self._stranded.discard(generation)

@@ -58,6 +58,11 @@ class Attempt:
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     answered: bool = False
 
+    @property
+    def width(self) -> int:
+        """Continuations that the engine works on: of a beam search all beams, however few are answered with."""
+        return max(len(self.open), self.generation.sampling.beam_width) if self.open else 0
+
     def deliver(self, output: Output) -> bool:
         """Take an output of the engine; whether its continuation must go on elsewhere."""
         if output.index not in self.open:

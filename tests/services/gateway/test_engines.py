@@ -111,6 +111,27 @@ def test_the_least_loaded_engine_is_chosen(gateway: GatewayProcess) -> None:
         engine.close()
 
 
+@pytest.mark.parametrize(
+    "wide", [{"n": 6}, {"best_of": 6}, {"use_beam_search": True, "n": 6}, {"use_beam_search": True, "best_of": 6}]
+)
+def test_a_request_weighs_as_many_as_are_worked_on(gateway: GatewayProcess, wide: dict[str, Any]) -> None:
+    """All continuations and all beams, also those that are not answered with, before any report of it comes."""
+    engines = [gateway.engine(name) for name in ("first", "second")]
+    for engine in engines:
+        engine.steps = 0
+    waiting = [Background(gateway, **wide)]
+    wait_for(lambda: any(engine.requests for engine in engines), "the wide one is there")
+    loaded, other = sorted(engines, key=lambda engine: -len(engine.requests))
+    waiting += [Background(gateway) for _ in range(6)]
+    wait_for(lambda: len(loaded.requests) + len(other.requests) == 7, "all requests")
+    assert (len(loaded.requests), len(other.requests)) == (1, 6)
+    for engine in engines:
+        engine.steps = None
+    assert all(one.result().status_code == 200 for one in waiting)
+    for engine in engines:
+        engine.close()
+
+
 def test_a_silent_engine_gets_no_work(gateway: GatewayProcess) -> None:
     """Ten seconds without a load report and it counts as unresponsive, until it speaks again."""
     engine = gateway.engine()
