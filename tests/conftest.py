@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +22,20 @@ os.environ["PYTHONSAFEPATH"] = "1"
 # Read when Triton is imported, which transformers does too: in a whole run long before the kernel tests.
 if os.environ.get("QUIRE_TEST_DEVICE", "cpu") == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends a run as Ctrl-C does, so that what tests have started is stopped first: stacks would stay
+    otherwise."""
+    run = os.getpid()
+
+    def interrupt(number: int, frame: Any) -> None:
+        if os.getpid() == run:
+            signal.default_int_handler(number, frame)
+        signal.signal(number, signal.SIG_DFL)  # a fork of ours
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 @pytest.fixture
