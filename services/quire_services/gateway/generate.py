@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,7 +21,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quire_engine.checkpoint.token_bytes import TokenBytes
-from quire_proto.wire.u32 import unpack_u32
 from quire_services.config.settings import MAX_BODY_BYTES
 from quire_services.gateway.anthropic.api_errors import check_version
 from quire_services.gateway.anthropic.bodies import MessageChat
@@ -30,12 +29,12 @@ from quire_services.gateway.http.client_timeout import client_timeout_s
 from quire_services.gateway.http.errors import ApiError
 from quire_services.gateway.http.hang_up import until_gone
 from quire_services.gateway.http.request_log import RequestRecord
+from quire_services.gateway.openai.answers.call_choices import CallChoices, unhurried
 from quire_services.gateway.openai.answers.choice_answer import ChoiceAnswer, ChoiceShape
 from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.branches.beam_search import beam_search
 from quire_services.gateway.openai.branches.best_of import ranked
 from quire_services.gateway.openai.chat import ChatShape
-from quire_services.gateway.openai.chat_tools import callable_tools, choice_of
 from quire_services.gateway.openai.completions import CompletionShape
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.logits.adjustments import adjustments
@@ -59,10 +58,7 @@ from quire_services.gateway.readers.request_bytes import (
 )
 from quire_services.gateway.readers.request_reader import MESSAGES, ReadRequest, RequestReader
 from quire_services.gateway.templates.chat_template import PromptEncoder
-from quire_services.gateway.text.choices import Choice
-from quire_services.gateway.text.detokenizer import Detokenizer
 from quire_services.gateway.text.end_tokens import EndTokens
-from quire_services.gateway.tools.grammar.tool_choice import ToolChoice
 from quire_services.gateway.turns.shares import Shares
 
 from .api_keys import ApiKeys
@@ -76,7 +72,6 @@ Raw = bytes | bytearray
 _Result = TypeVar("_Result")
 _Here = Callable[[str, Raw, str, Callable[[], Limits], Lookup], _Result | None]
 _Elsewhere = Callable[[str, Raw, str, Limits, LookupUpTo], Coroutine[Any, Any, _Result]]
-PROMPTS_AT_ONCE = 64
 MAX_TURN_S = 0.005
 SHORT_WAITING, SHORT_WAIT_S = 1 << 20, 60.0  # short bodies are bounded by connections, and wait milliseconds
 
@@ -110,15 +105,15 @@ class Gateway:
     bytes: RequestBytes = field(default_factory=RequestBytes)
     names: TokenBytes = field(init=False)
     ends: EndTokens = field(init=False)
-    _specials: Mapping[int, str] = field(init=False)
+    _choices: CallChoices = field(init=False)
     _turn: Shares = field(init=False)
     _spent_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._turn = Shares(1, 1, most_waiting=SHORT_WAITING, wait_s=SHORT_WAIT_S)
         self.names = TokenBytes(self.encoder.backend)
-        self._specials = {token: spelling for spelling, token in self.encoder.answers.specials.items()}
         self.ends = EndTokens(self.encoder.backend, self.encoder.end_ids | self.defaults.end_ids)
+        self._choices = CallChoices(self.encoder, self.ends)
 
     async def chat(self, request: Request) -> Response:
         """Answer ``/v1/chat/completions``. Raises ApiError and ClientGone."""
@@ -242,9 +237,7 @@ class Gateway:
         adjusted["prompt_logprobs"] = scored(body)
         adjusted["bad_words"] = bad_words(body.bad_words, self.encoder, limits.vocab_size)
         adjusted["grammar"] = constraint.text.encode() if constraint else b""
-        for place, tokens in enumerate(read.prompts):
-            if place % PROMPTS_AT_ONCE == PROMPTS_AT_ONCE - 1:
-                await asyncio.sleep(0)  # a thousand prompts take 40 ms
+        async for tokens in unhurried(read.prompts):
             how = sampling(body, len(tokens), logprobs, limits, param, self.defaults)
             how = replace(self.ends.added(how, stop_strings(body), limits.vocab_size), **adjusted)
             call.add(record.tenant, tokens, how, ranked(body), body.cache_salt or "", body.priority or 0)
@@ -252,7 +245,7 @@ class Gateway:
 
     async def _respond(self, call: Call, body: Body, request: Request, answer: Answer) -> Response:
         record = _record(request)
-        choices = await self._choices(call, body)
+        choices = await self._choices.of(body, call.generations, self.engines.eos_token_ids())
         self.engines.submit(call)
         if not body.use_beam_search:  # a search says nothing before its end
             begin_s = min(self.begin_s, client_timeout_s(request.headers))
@@ -268,38 +261,6 @@ class Gateway:
         counted = with_usage and bool(body.stream_options and body.stream_options.continuous_usage_stats)
         branches = (ranked(body), body.n or 1)
         return ChoiceAnswer(shape, body.model, _record(request), with_usage, counted, branches)
-
-    async def _choices(self, call: Call, body: Body) -> list[Choice]:
-        stops = stop_strings(body)
-        spelled = self.ends.spelled(stops)
-        skip = body.skip_special_tokens is not False
-        chat = body if isinstance(body, ChatBody) else None
-        tools = callable_tools(chat) if chat else None
-        chosen = choice_of(chat) if chat else ToolChoice("none")
-        one_call = chosen.one or bool(chat and chat.parallel_tool_calls is False)
-        eos = frozenset(unpack_u32(self.engines.eos_token_ids()))
-        out = []
-        for place, generation in enumerate(call.generations):
-            if place % PROMPTS_AT_ONCE == PROMPTS_AT_ONCE - 1:
-                await asyncio.sleep(0)  # they are as many as the prompts
-            silent = eos | set(unpack_u32(generation.sampling.stop_token_ids))
-            prompt_end = self.encoder.end_of(generation.tokens) if chat else ""
-            for index in range(generation.n):
-                one = Choice(
-                    generation.first_choice + index,
-                    Detokenizer(self.encoder.backend, generation.tokens, skip),
-                    stops,
-                    generation.sampling.min_tokens,
-                    silent,
-                    spelled,
-                    self.encoder.answers.parser(tools, prompt_end, chosen.mode == "required") if chat else None,
-                    self._specials,
-                    one_call=one_call,
-                    with_stop=bool(body.include_stop_str_in_output),
-                    mute=body.max_tokens == 0,
-                )
-                out.append(one)
-        return out
 
 
 def _record(request: Request) -> RequestRecord:
