@@ -19,7 +19,8 @@ from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.parameters import CHAT, PLAIN, RESPONSES
 from quire_services.gateway.openai.response_api.response_request import Lookup
 
-from .request_reader import COUNT, INPUT_TOKENS, MESSAGES, ReadRequest, RequestReader, count_elements
+from .element_counts import check_elements
+from .request_reader import COUNT, INPUT_TOKENS, MESSAGES, ReadRequest, RequestReader
 
 TOKENIZE, DETOKENIZE = "tokenize", "detokenize"
 RENDERS = {
@@ -116,7 +117,7 @@ def _tokenized(reader: RequestReader, document: Any, tenant: str, limits: Callab
     if body.prompt is not None:
         tokens, found = reader.encoder.encode(body.prompt, body.add_special_tokens is not False), limits()
     else:
-        count_elements(document)
+        check_elements(document)
         fields = {name: value for name, value in document.items() if name != "return_token_strs"}
         read = reader.chat(validated(ChatBody, fields | {"model": model}), tenant, limits, fits=False)
         tokens, found = read.prompts[0], read.limits

@@ -32,9 +32,10 @@ from quire_services.gateway.openai.response_api.response_lookup import TooLong
 from quire_services.gateway.openai.response_api.response_request import Lookup
 from quire_services.gateway.turns.shares import Shares
 
+from .brief_request import body_without_prompt, error_fields, error_of
 from .reader_process import FRAME_HEAD, ForkServer, too_large
 from .request_bytes import SHORT_BODY_BYTES
-from .request_reader import ReadRequest, body_without_prompt, error_fields, error_of
+from .request_reader import ReadRequest
 
 SHORT_LANE_BYTES = 256 << 10
 MAX_READ_S = 60.0  # for one body

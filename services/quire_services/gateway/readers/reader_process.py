@@ -36,8 +36,9 @@ from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.response_api.response_request import Lookup
 from quire_services.process.gc_tuning import freeze_objects
 
+from .brief_request import error_fields, error_of, without_prompt
 from .prompt_answers import PROMPT_APIS, prompt_answer
-from .request_reader import RequestReader, error_fields, error_of, without_prompt
+from .request_reader import RequestReader
 
 READER_MEMORY = 512 << 20  # of one reader, beyond what the fork server has
 READER_GROWTH = 128 << 20  # a reader that has grown by so much is replaced: allocators keep what they have

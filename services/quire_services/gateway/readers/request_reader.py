@@ -3,21 +3,17 @@
     bytes -> JSON -> counts -> types -> what is served -> template -> tokens
 
 The same code reads short bodies in the gateway's loop and long ones in a process of their own (``reader_process``): it
-knows neither engines nor connections, and asks for what is kept of earlier responses (``Lookup``). How many messages,
-items, parts and prompts there are is counted before an object is made of any.
+knows neither engines nor connections, and asks for what is kept of earlier responses (``Lookup``).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
-from quire_services.gateway.anthropic.bodies import MessageChat, MessagesBody, PromptBody
+from quire_services.gateway.anthropic.bodies import MessagesBody, PromptBody
 from quire_services.gateway.anthropic.chat_request import chat_request
 from quire_services.gateway.http.errors import ApiError, invalid, unknown_model
 from quire_services.gateway.http.own_words import placed
@@ -25,10 +21,9 @@ from quire_services.gateway.openai.bodies import Body, ChatBody, CompletionBody
 from quire_services.gateway.openai.branches.beam_search import check_beam_search
 from quire_services.gateway.openai.branches.best_of import check_best_of, generated
 from quire_services.gateway.openai.chat import chat_echo, chat_tokens, check_chat
-from quire_services.gateway.openai.chat_tools import callable_tools
 from quire_services.gateway.openai.completions import MAX_CHOICES, check_completion, prompt_tokens, prompts
 from quire_services.gateway.openai.constraints.constraint import Constraint, chat_constraint, completion_constraint
-from quire_services.gateway.openai.constraints.content_fields import CONTENT_FIELDS, asks_for_grammar
+from quire_services.gateway.openai.constraints.content_fields import asks_for_grammar
 from quire_services.gateway.openai.json_body import parse_json, validated
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.logits.prompt_scores import check_scored
@@ -49,35 +44,18 @@ from quire_services.gateway.openai.sampling import (
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
 from quire_services.gateway.published_prompts.preamble import packed_preamble
 from quire_services.gateway.templates.chat_template import PromptEncoder
-from quire_services.gateway.tools.parser.parameter_types import brief_tools
 
+from .element_counts import check_elements
 from .time_limit import time_limit
 
 MESSAGES, COUNT, INPUT_TOKENS = "messages", "count_tokens", "input_tokens"
 MAX_ECHOED = 4 << 20  # characters or tokens of prompts that are sent back, over all choices
 MAX_TEMPLATE_S = 10  # for a template that a request brings, to be tried and rendered
 MAX_GRAMMARS = 4 << 20  # characters of a grammar, over all prompts: each goes to an engine with it
-MAX_ELEMENTS = 65_536  # messages, parts of messages, tools, prompts, stop strings
-MAX_REST_BYTES = 1 << 16  # of a request without its prompt and its tools
-MAX_TOOLS_BYTES = 1 << 18  # of what is kept of tools: the gateway's loop reads it
-_LISTS = (
-    "messages", "input", "system", "tools", "documents", "stop", "stop_sequences", "stop_token_ids",
-    "allowed_token_ids", "bad_words",
-)  # fmt: skip
 NO_TEMPLATES = (
     "'chat_template' is not taken from requests here; leave it out, or have the gateway started with"
     " --trust-request-chat-template"
 )
-# What the prompt is made of, or is not used later, and what stands in for it once the tokens are there.
-_BULK = {"messages", "prompt", "tools", "documents", "chat_template", "chat_template_kwargs", "user", *CONTENT_FIELDS}
-_CHAT_STAND_IN: dict[str, Any] = {"messages": [{"role": "user", "content": "-"}]}
-_WITHOUT_PROMPT: dict[str, tuple[type[Body], dict[str, Any]]] = {
-    CHAT: (ChatBody, _CHAT_STAND_IN),
-    PLAIN: (CompletionBody, {"prompt": "-"}),
-    MESSAGES: (MessageChat, _CHAT_STAND_IN),
-    COUNT: (MessageChat, _CHAT_STAND_IN),
-    RESPONSES: (ChatBody, _CHAT_STAND_IN),
-}
 
 
 @dataclass(slots=True)
@@ -155,7 +133,7 @@ class RequestReader:
 
     def _read(self, api: str, document: Any, tenant: str, limits: Callable[[], Limits], lookup: Lookup) -> ReadRequest:
         if isinstance(document, dict):
-            count_elements(document)
+            check_elements(document)
         if api == PLAIN:
             read = self._completion(document, limits)
         elif api == CHAT:
@@ -281,28 +259,6 @@ def _may_be_truncated(api: str, document: dict[str, Any]) -> bool:
     return api in (RESPONSES, INPUT_TOKENS) and document.get("truncation") == "auto"
 
 
-def without_prompt(read: ReadRequest) -> bytes:
-    """The request without its prompt, as JSON, for ``body_without_prompt``; of the tools, what an answer is read with.
-    Raises ApiError for one that is large all the same."""
-    bulk = _BULK | set(read.body.model_extra or {})
-    rest = read.body.model_dump(mode="json", exclude_unset=True, exclude=bulk)
-    if len(orjson.dumps(rest)) > MAX_REST_BYTES:
-        raise invalid("the parameters beside the prompt are too long")
-    tools = callable_tools(read.body) if isinstance(read.body, ChatBody) else None
-    if not tools:
-        return orjson.dumps(rest)
-    brief = json.dumps(brief_tools(tools), ensure_ascii=False).encode(errors="replace")
-    if len(brief) > MAX_TOOLS_BYTES:
-        raise invalid("the names and parameters of the tools are too long", "tools")
-    return orjson.dumps(rest | {"tools": orjson.Fragment(brief)})
-
-
-def body_without_prompt(api: str, rest: dict[str, Any]) -> Body:
-    """The body of a packed request; a stand-in is its prompt."""
-    model, stand_in = _WITHOUT_PROMPT[api]
-    return model.model_validate(rest | stand_in)
-
-
 def _check_sent_back(read: ReadRequest) -> None:
     """Raise ApiError for prompts that would be sent back too often."""
     body = read.body
@@ -311,39 +267,3 @@ def _check_sent_back(read: ReadRequest) -> None:
     much = sum(map(len, read.texts)) + (sum(map(len, read.prompts)) if body.return_token_ids else 0)
     if much * times + len(read.echo) * (body.n or 1) > MAX_ECHOED:
         raise invalid(f"more than {MAX_ECHOED} characters or tokens of prompts would be sent back")
-
-
-def count_elements(document: dict[str, Any]) -> None:
-    """Raise ApiError for more things than ``MAX_ELEMENTS`` of any kind."""
-    for name, many in _counts(document):
-        if many > MAX_ELEMENTS:
-            raise invalid(f"{name}: {many} are more than the {MAX_ELEMENTS} that one request may have", name)
-
-
-def _counts(document: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """How many of each there are, the ids of prompts excepted: they have the model's own bound."""
-    for name in _LISTS:
-        if isinstance(value := document.get(name), list):
-            yield name, len(value)
-    for name in ("messages", "input"):
-        messages = document.get(name)
-        for key in ("content", "tool_calls", "output", "summary"):
-            if isinstance(messages, list):
-                lists = (message.get(key) for message in messages if isinstance(message, dict))
-                parts = [part for value in lists if isinstance(value, list) for part in value]
-                yield name, len(parts)
-                inner = (part.get("content") for part in parts if isinstance(part, dict))  # of a tool's result
-                yield name, sum(len(value) for value in inner if isinstance(value, list))
-    prompt = document.get("prompt")
-    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-        yield "prompt", len(prompt)
-
-
-def error_fields(error: ApiError) -> dict[str, Any]:
-    """The fields of an error, for ``error_of``."""
-    return {name: getattr(error, name) for name in ("status", "message", "type", "param", "code")}
-
-
-def error_of(fields: dict[str, Any]) -> ApiError:
-    """The error of such fields."""
-    return ApiError(**fields)

@@ -12,7 +12,8 @@ from quire_services.gateway.openai.bodies import ChatBody
 from quire_services.gateway.openai.chat_tools import callable_tools
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.parameters import CHAT
-from quire_services.gateway.readers.request_reader import ReadRequest, body_without_prompt, without_prompt
+from quire_services.gateway.readers.brief_request import body_without_prompt, without_prompt
+from quire_services.gateway.readers.request_reader import ReadRequest
 
 LIMITS = Limits(4096, 4096, 512)
 
