@@ -9,7 +9,7 @@ Waiting and processes:
 - ``gateway``: ``GatewayProcess``, a gateway process over a tiny tokenizer; ``gateway_fixtures``: one for many tests.
 - ``peer_engine``: an engine without a model, for tests of the gateway.
 - ``puppet``: a model that plays scripts, tool calls among them; ``puppet_chats``, ``puppet_responses``: what is asked
-  of it and told.
+  of it and told; ``puppet_stage``: a gateway and a peer engine that plays it, one for many tests.
 - ``framework_chat``: a program that sends one chat through an agent framework, in that framework's environment.
 - ``children``: ``child``, a process that has said a line and is killed at the end; ``holding_client`` holds blocks
   (``hold_blocks`` is its program).

@@ -11,9 +11,10 @@ import pytest
 from tests.support.gateway import GatewayProcess, Start
 from tests.support.gateway_fixtures import gateway, model, tokenizer
 from tests.support.peer_engine import PeerEngine
+from tests.support.puppet_stage import puppet, stage
 from tests.support.waits import wait_for
 
-__all__ = ["gateway", "model", "tokenizer"]  # fixtures
+__all__ = ["gateway", "model", "puppet", "stage", "tokenizer"]  # fixtures
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from quire_services.gateway.anthropic.bodies import MessagesBody
 from quire_services.gateway.anthropic.parameters import ACCEPTED, REFUSED
 from tests.services.gateway.anthropic.test_api_errors import JSON, error_of
-from tests.services.gateway.anthropic.test_messages import TOOLS, Stage, ask
+from tests.services.gateway.anthropic.test_messages import TOOLS, ask
 from tests.services.gateway.openai.test_any_body import HALF, scalars, values
+from tests.support.puppet_stage import Stage
 
 NAMES = sorted({*MessagesBody.model_fields, *ACCEPTED, *REFUSED, "seed"})
 KINDS = ["text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking", HALF]

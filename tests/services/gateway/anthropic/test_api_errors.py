@@ -12,8 +12,9 @@ import pytest
 from anthropic.types.shared import ErrorResponse
 
 from quire_proto.gateway_link import MAX_GRAMMAR
-from tests.services.gateway.anthropic.test_messages import Stage, ask
+from tests.services.gateway.anthropic.test_messages import ask
 from tests.support.gateway import GatewayProcess, Start
+from tests.support.puppet_stage import Stage
 
 PATH = "/v1/messages"
 JSON = {"content-type": "application/json"}

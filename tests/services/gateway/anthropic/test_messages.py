@@ -11,15 +11,13 @@ import httpx
 import pytest
 from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
-from tokenizers import Tokenizer
 
 from quire_proto.wire.u32 import unpack_u32
 from tests.support.gateway import GatewayProcess
-from tests.support.peer_engine import PeerEngine
 from tests.support.puppet import LONGEST, SCRIPTS
 from tests.support.puppet_chats import CITIES, CONTENT, LONG, PARAMETERS, REASONING
+from tests.support.puppet_stage import Puppet, Stage, about_puppet
 
-Stage = tuple[GatewayProcess, PeerEngine]
 TOOLS: list[Any] = [{"name": "get_weather", "input_schema": PARAMETERS, "cache_control": {"type": "ephemeral"}}]
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 # Names of the events of a stream, those of a block in one.
@@ -193,7 +191,7 @@ def test_a_message_that_is_cut_says_by_what(client: anthropic.Anthropic) -> None
     assert (message.usage.output_tokens, message.stop_reason) == (3, "model_context_window_exceeded")
 
 
-def test_an_answer_may_be_begun(client: anthropic.Anthropic, stage: Stage, puppet: tuple[Any, Tokenizer]) -> None:
+def test_an_answer_may_be_begun(client: anthropic.Anthropic, stage: Stage, puppet: Puppet) -> None:
     """By a last turn of the assistant's: the prompt ends within it, and the answer has what follows."""
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": SCRIPTS["text"][:14]}]
     message = client.messages.create(**ask("text", messages=turns, max_tokens=50))
@@ -254,11 +252,11 @@ def test_the_tokens_of_a_prompt_are_counted(client: anthropic.Anthropic, stage: 
     assert client.messages.count_tokens(model="tiny", messages=long).input_tokens > 20_000
 
 
-def test_a_stream_that_waits_says_that_it_lives(puppet: tuple[Any, Tokenizer]) -> None:
+def test_a_stream_that_waits_says_that_it_lives(puppet: Puppet) -> None:
     """With the API's own event, which its clients skip."""
     process = GatewayProcess(puppet[0], "--ping-s", "0.1").wait()
     try:
-        engine = process.engine(vocab=puppet[1].get_vocab_size(), eos=puppet[1].token_to_id("<|im_end|>"))
+        engine = process.engine(**about_puppet(puppet[1]))
         engine.steps = 1
         with process.http.stream("POST", "/v1/messages", json=ask("text", max_tokens=5, stream=True)) as answer:
             lines = answer.iter_lines()

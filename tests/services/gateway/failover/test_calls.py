@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from tests.services.gateway.failover.test_failover import answer, comparable, disturbed
 from tests.support.gateway import GatewayProcess
-from tests.support.puppet import LONGEST, SCRIPTS, links, make_puppet_tokenizer
+from tests.support.puppet import SCRIPTS, links
 from tests.support.puppet_chats import ask
+from tests.support.puppet_stage import Puppet, about_puppet, player
 from tests.support.waits import wait_for
 
 
 @pytest.mark.parametrize("every", [2, 5])
-def test_a_call_is_the_same_wherever_its_engines_die(tmp_path: Path, every: int) -> None:
+def test_a_call_is_the_same_wherever_its_engines_die(puppet: Puppet, every: int) -> None:
     """Calls, several of them, text before them and reasoning, in two choices each, bytes and end."""
-    tokenizer = make_puppet_tokenizer(tmp_path)
-    eos = tokenizer.token_to_id("<|im_end|>")
-    options: dict[str, Any] = {"vocab": tokenizer.get_vocab_size(), "eos": eos, "max_model_len": LONGEST}
-    process = GatewayProcess(tmp_path, "--hold-s=20").wait()
+    folder, tokenizer = puppet
+    options = about_puppet(tokenizer)
+    process = GatewayProcess(folder, "--hold-s=20").wait()
     deaths = 0
     try:
         for script in sorted(SCRIPTS.keys() - {"broken"}):
             asked = ask(script, n=2)
-            one = process.engine(**options)
-            one.follow, one.cached_tokens = links(tokenizer), 3
+            one = player(process, tokenizer)
+            one.cached_tokens = 3
             whole = answer(process, asked)
             one.close()
             wait_for(lambda: process.health()["engines"]["connected"] == 0, "the engine is gone")

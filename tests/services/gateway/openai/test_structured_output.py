@@ -13,7 +13,6 @@ import httpx
 import openai
 import pytest
 from llguidance import LLMatcher
-from tokenizers import Tokenizer
 
 from quire_proto.gateway_link import MAX_GRAMMAR
 from quire_services.gateway.http.errors import ApiError
@@ -22,10 +21,9 @@ from quire_services.gateway.openai.constraints.constraint import chat_constraint
 from tests.services.gateway.openai.test_errors import JSON, error_of
 from tests.services.gateway.tools.family_templates import HERMES, template
 from tests.support.chat_templates import encoder
-from tests.support.gateway import GatewayProcess
 from tests.support.peer_engine import PeerEngine
-from tests.support.puppet import LONGEST, links, make_puppet_tokenizer
 from tests.support.puppet_chats import LONG, TOOLS, ask, told
+from tests.support.puppet_stage import Stage, fresh
 from tests.support.waits import wait_for
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -34,31 +32,18 @@ NAMED = {"type": "function", "function": {"name": "get_weather"}}
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatewayProcess, PeerEngine]]:
-    folder: Path = tmp_path_factory.mktemp("puppet")
-    tokenizer: Tokenizer = make_puppet_tokenizer(folder)
-    process = GatewayProcess(folder).wait()
-    eos = tokenizer.token_to_id("<|im_end|>")
-    peer = process.engine(vocab=tokenizer.get_vocab_size(), eos=eos, max_model_len=LONGEST)
-    peer.follow = links(tokenizer)
-    yield process, peer
-    assert process.stop() == 0
+@pytest.fixture
+def engine(stage: Stage) -> PeerEngine:
+    return fresh(stage)
 
 
 @pytest.fixture
-def engine(stage: tuple[GatewayProcess, PeerEngine]) -> PeerEngine:
-    stage[1].requests.clear()
-    return stage[1]
-
-
-@pytest.fixture
-def http(stage: tuple[GatewayProcess, PeerEngine]) -> httpx.Client:
+def http(stage: Stage) -> httpx.Client:
     return stage[0].http
 
 
 @pytest.fixture
-def client(stage: tuple[GatewayProcess, PeerEngine]) -> Iterator[openai.OpenAI]:
+def client(stage: Stage) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=stage[0].url + "/v1", api_key="any", max_retries=0, timeout=20) as it:
         yield it
 

@@ -8,37 +8,19 @@ from typing import Any
 
 import openai
 import pytest
-from tokenizers import Tokenizer
 
 from quire_proto.wire.u32 import unpack_u32
 from tests.support.gateway import GatewayProcess, Start, refused
 from tests.support.peer_engine import PeerEngine
-from tests.support.puppet import LONGEST, SCRIPTS, call, links, make_puppet_tokenizer
+from tests.support.puppet import SCRIPTS, call
 from tests.support.puppet_chats import LONG, REASONING, TOOLS, ask, expected, streamed, told
+from tests.support.puppet_stage import Puppet, Stage, fresh
 from tests.support.waits import wait_for
 
 
-@pytest.fixture(scope="module")
-def puppet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tokenizer]:
-    folder: Path = tmp_path_factory.mktemp("puppet")
-    return folder, make_puppet_tokenizer(folder)
-
-
-@pytest.fixture(scope="module")
-def stage(puppet: tuple[Path, Tokenizer]) -> Iterator[tuple[GatewayProcess, PeerEngine]]:
-    folder, tokenizer = puppet
-    process = GatewayProcess(folder).wait()
-    eos = tokenizer.token_to_id("<|im_end|>")
-    peer = process.engine(vocab=tokenizer.get_vocab_size(), eos=eos, max_model_len=LONGEST)
-    peer.follow = links(tokenizer)
-    yield process, peer
-    assert process.stop() == 0
-
-
 @pytest.fixture
-def client(stage: tuple[GatewayProcess, PeerEngine]) -> Iterator[openai.OpenAI]:
-    stage[1].load(ready=True)  # it says nothing by itself, and this module may take long
-    stage[1].requests.clear()
+def client(stage: Stage) -> Iterator[openai.OpenAI]:
+    fresh(stage)
     with openai.OpenAI(base_url=stage[0].url + "/v1", api_key="any", max_retries=0, timeout=20) as it:
         yield it
 
@@ -88,9 +70,7 @@ def test_calls_are_streamed_as_they_are_written(client: openai.OpenAI) -> None:
     assert [chunk.finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["tool_calls"]
 
 
-def test_one_call_may_be_all_that_is_wanted(
-    stage: tuple[GatewayProcess, PeerEngine], client: openai.OpenAI, puppet: tuple[Path, Tokenizer]
-) -> None:
+def test_one_call_may_be_all_that_is_wanted(stage: Stage, client: openai.OpenAI, puppet: Puppet) -> None:
     """``parallel_tool_calls: false``: the answer ends with its first call, and so does the work for it."""
     one, peer = ask("two") | {"parallel_tool_calls": False}, stage[1]
     peer.aborts.clear()
@@ -117,7 +97,7 @@ def test_every_choice_has_calls_of_its_own(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_tokens_and_log_probabilities_are_those_of_the_whole_text(
-    client: openai.OpenAI, puppet: tuple[Path, Tokenizer], stream: bool
+    client: openai.OpenAI, puppet: Puppet, stream: bool
 ) -> None:
     """Each token is told once, whatever it has become."""
     asked = ask("thinks") | {"logprobs": True, "extra_body": {"return_token_ids": True}, "stream": stream}
@@ -148,7 +128,7 @@ def test_an_answer_that_is_cut_off_in_a_call_says_so(client: openai.OpenAI) -> N
 
 @pytest.mark.parametrize("body", [{}, LONG], ids=["short", "long"])
 def test_where_nothing_is_to_be_called_calls_are_text_and_the_prompt_stays(
-    stage: tuple[GatewayProcess, PeerEngine], client: openai.OpenAI, body: dict[str, Any]
+    stage: Stage, client: openai.OpenAI, body: dict[str, Any]
 ) -> None:
     """``tool_choice: none`` leaves the prompt as it is, to the token, and reads reasoning all the same."""
     client.chat.completions.create(**ask("call"), extra_body=body)
@@ -206,7 +186,7 @@ def test_tools_of_a_model_whose_calls_would_not_be_found_are_refused(
     assert [line["name"] for line in gateway.lines() if line["event"] == "tool_parser"] == ["none"]
 
 
-def test_the_parser_may_be_named(start: Start, model: Path, puppet: tuple[Path, Tokenizer]) -> None:
+def test_the_parser_may_be_named(start: Start, model: Path, puppet: Puppet) -> None:
     """By its own name or another's; a name that is none ends the start."""
     named = start("--tool-parser", "qwen")
     peer = named.engine()

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from quire_services.gateway.openai.parameters import PARAMETERS
 from quire_services.gateway.openai.response_api.response_parameters import RESPONSE_PARAMETERS
-from tests.services.gateway.openai.response_api.conftest import Stage
 from tests.services.gateway.openai.response_api.test_response_errors import KEY, PATH, body
 from tests.services.gateway.openai.test_any_body import HALF, scalars, values
 from tests.services.gateway.openai.test_errors import JSON, error_of
+from tests.support.puppet_stage import Stage
 
 NAMES = sorted({row.name for row in (*RESPONSE_PARAMETERS, *PARAMETERS)})
 KINDS = ["message", "function_call", "function_call_output", "reasoning", "item_reference", "web_search_call", HALF]

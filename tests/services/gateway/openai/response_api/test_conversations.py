@@ -9,10 +9,11 @@ import openai
 import pytest
 
 from quire_proto.wire.u32 import unpack_u32
-from tests.services.gateway.openai.response_api.conftest import Stage, client_of, scripted
+from tests.services.gateway.openai.response_api.conftest import client_of
 from tests.support.gateway import GatewayProcess, Start
 from tests.support.puppet import SCRIPTS
 from tests.support.puppet_responses import LONG_BODY, TOOL, request_of, said
+from tests.support.puppet_stage import Stage, player
 from tests.support.waits import wait_for
 
 OUTPUT = "It rains in Berlin."
@@ -202,7 +203,7 @@ def test_a_gateway_that_starts_again_knows_no_responses(start: Start, stage: Sta
     kept = client_of(stage[0], "sk-acme").responses.create(**request_of("text"))
     process = GatewayProcess(puppet[0], "--stored-responses", "0").wait()
     try:
-        scripted(process, puppet[1])
+        player(process, puppet[1])
         with client_of(process, "any") as client:
             with pytest.raises(openai.NotFoundError, match="not kept here") as missing:
                 client.responses.create(**request_of("text", previous_response_id=kept.id))

@@ -12,9 +12,9 @@ from quire_services.gateway.openai.parameters import PARAMETERS_BY_NAME, Paramet
 from quire_services.gateway.openai.parameters_page import page
 from quire_services.gateway.openai.response_api.response_body import SHARED, ResponseBody
 from quire_services.gateway.openai.response_api.response_parameters import RESPONSE_PARAMETERS
-from tests.services.gateway.openai.response_api.conftest import Stage
 from tests.services.gateway.openai.test_errors import error_of
 from tests.support.puppet_responses import TOOL
+from tests.support.puppet_stage import Stage
 
 PATH = "/v1/responses"
 KEY = {"authorization": "Bearer sk-acme"}

@@ -12,11 +12,11 @@ import pytest
 from quire_services.gateway.openai.response_api.response_body import ResponseBody
 from quire_services.gateway.openai.response_api.response_request import response_request
 from quire_services.gateway.openai.sampling_defaults import SamplingDefaults
-from tests.services.gateway.openai.response_api.conftest import Stage
 from tests.support.puppet import SCRIPTS
 from tests.support.puppet_chats import TOOLS, ask
 from tests.support.puppet_chats import expected as expected_of_chat
 from tests.support.puppet_responses import LONG_BODY, TOOL, events_of, request_of, said
+from tests.support.puppet_stage import Stage
 from tests.support.waits import wait_for
 
 

@@ -8,9 +8,9 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.services.gateway.openai.response_api.conftest import Stage
 from tests.support.puppet_chats import TOOLS, ask
 from tests.support.puppet_responses import LONG_BODY, TOOL, request_of, said
+from tests.support.puppet_stage import Stage
 
 
 class Place(BaseModel):
