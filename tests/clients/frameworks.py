@@ -45,6 +45,7 @@ def run_suite(name: str, program: Path, address: str, tmp: Path) -> str:
 
 def _pytest(name: str, python: Path, report: Path) -> list[str]:
     settings = ["-c", str(SUITES / "pytest.ini"), "--rootdir", str(ROOT), "--confcutdir", str(SUITES)]
+    settings += ["-o", f"pythonpath={SUITES / name}"]  # what suites of a folder share lies beside them
     files = sorted(map(str, (SUITES / name).glob("suite*.py")))
     return [str(python), "-m", "pytest", "-q", *settings, f"--junitxml={report}", *files]
 

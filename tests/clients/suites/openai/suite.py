@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
-from pydantic import BaseModel
+from weather import ANSWER, BERLIN, MODEL, PARAMETERS, SENTENCE, Weather
 
-MODEL = "puppet"
-SENTENCE = "Paris is the capital of France, as far as I know."
-ANSWER = "It is sunny in Berlin: 21 degrees."
-PARAMETERS = {
-    "type": "object",
-    "properties": {"city": {"type": "string"}},
-    "required": ["city"],
-    "additionalProperties": False,
-}
 TOOLS: list[Any] = [
     {
         "type": "function",
         "function": {"name": "get_weather", "description": "Weather.", "strict": True, "parameters": PARAMETERS},
     }
 ]
-
-
-class Weather(BaseModel):
-    city: str
-    degrees: int
-
-
-BERLIN = Weather(city="Berlin", degrees=21)
-
-
-@pytest.fixture
-def client() -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(max_retries=0) as made:
-        yield made
 
 
 def ask(play: str, *, before: str = "", **more: Any) -> dict[str, Any]:
