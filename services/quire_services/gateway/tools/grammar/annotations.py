@@ -17,11 +17,11 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_SCHEMAS = _words(  # whose value is a schema, or several
+SCHEMAS = _words(  # whose value is a schema, or several
     "additionalItems additionalProperties contains else if items not propertyNames then unevaluatedItems"
     " unevaluatedProperties allOf anyOf oneOf prefixItems"
 )
-_NAMED = _words("$defs definitions dependencies dependentSchemas patternProperties properties")
+NAMED = _words("$defs definitions dependencies dependentSchemas patternProperties properties")
 _VALUES = _words(
     "type enum const multipleOf maximum exclusiveMaximum minimum exclusiveMinimum maxLength minLength pattern format"
     " maxItems minItems uniqueItems maxContains minContains maxProperties minProperties required dependentRequired"
@@ -46,11 +46,11 @@ def _bare(schema: Any, referred: frozenset[str]) -> Any:
         return schema
     out: dict[str, Any] = {}
     for key, value in schema.items():
-        if key in _SCHEMAS:
+        if key in SCHEMAS:
             out[key] = _bare(value, referred)
-        elif key in _NAMED and isinstance(value, Mapping):
+        elif key in NAMED and isinstance(value, Mapping):
             out[key] = {name: _bare(one, referred) for name, one in value.items()}
-        elif key in _VALUES or key in _NAMED:
+        elif key in _VALUES or key in NAMED:
             out |= _constraint(key, value)
         elif key in referred and isinstance(value, dict | list):  # definitions in a place of a client's own
             out[key] = value

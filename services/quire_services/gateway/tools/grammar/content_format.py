@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .annotations import bare
+from .equivalents import equivalent
 from .lark_rules import LarkRules, lark_string
 from .schemas import ANY_OBJECT, closed
 
@@ -47,7 +48,7 @@ class ContentFormat:
         """Name of a rule for it. Raises ContentFormatInvalid."""
         match self.kind:
             case "json":
-                return rules.json(closed(bare(self.value)), not self.strict, self.whitespace)
+                return rules.json(closed(equivalent(bare(self.value))), not self.strict, self.whitespace)
             case "regex":
                 return rules.rule(f"/{_pattern(self.value)}/")
             case "choice":

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .annotations import bare
+from .equivalents import equivalent
 
 Schema = Mapping[str, Any]
 _COMBINED = ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "dependentSchemas")
@@ -23,7 +24,7 @@ ANY_OBJECT: Schema = {"type": "object"}
 
 def parameters_of(function: Schema) -> dict[str, Any]:
     """The schema of a function's arguments."""
-    given = bare(function.get("parameters") or {})
+    given = equivalent(bare(function.get("parameters") or {}))
     schema = closed(given)
     if not given.get("properties") and not any(key in given for key in (*_COMBINED, *_OPEN)):
         schema |= {"properties": {}, "additionalProperties": False}
