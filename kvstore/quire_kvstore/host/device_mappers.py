@@ -46,7 +46,7 @@ class Mappers:
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / MAPPERS_FILE
-        self._here = _here()
+        self._here = pid_scope()
         self._present: Counter[Mapper] = Counter()
         self.old = [mapper for mapper in self._read() if _lives(mapper)]
 
@@ -182,7 +182,7 @@ def _lives(mapper: Mapper) -> bool:
         return False
 
 
-def _here() -> dict[str, object]:
+def pid_scope() -> dict[str, object]:
     """What a pid means something in: this boot of the machine and this pid namespace."""
     return {
         "machine": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
