@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import psutil
 
 from quire_proto.client.client import KVReader
 from quire_proto.messages import Stats
+from quire_services.config.process_table import read_process_table
 from tests.support.ports import free_port
 from tests.support.waits import wait_for
 
@@ -33,11 +33,34 @@ class Stack:
         segments: names of the shared memory segments it was seen to use.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, run_dir: Path, log: Path) -> None:
-        self.process, self.run_dir, self.log = process, run_dir, log
+    def __init__(self, command: list[str], port: int, run_dir: Path, log: Path) -> None:
+        self.command, self.run_dir, self.log = command, run_dir, log
+        self.process = self.serve()
         self.url = f"http://127.0.0.1:{port}"
         self.segments: set[str] = set()
         self.http = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
+
+    def serve(self, *flags: str) -> subprocess.Popen[bytes]:
+        """Start a supervisor, the first one or one that takes over."""
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [*self.command, *flags], stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        return self.process
+
+    def kill_supervisor(self) -> None:
+        """End it as the kernel does when memory is short; what it has started goes on."""
+        self.process.kill()
+        self.process.wait()
+
+    def says(self, words: str, times: int = 1, seconds: float = START_S) -> None:
+        """Wait until the supervisors have printed these words so often."""
+
+        def said() -> bool:
+            assert self.process.poll() is None, f"the stack ended:\n{self.log.read_text()[-4000:]}"
+            return self.log.read_text().count(words) >= times
+
+        wait_for(said, f"{words!r} is said {times} times", seconds)
 
     def health(self) -> int:
         """Status of /health, 0 if there is no answer."""
@@ -69,9 +92,15 @@ class Stack:
         return {s.name: s.pid for s in self.stats().sessions if s.state == "ready"}
 
     def processes(self) -> list[psutil.Process]:
-        """The supervisor and everything under it."""
-        root = psutil.Process(self.process.pid)
-        return [root, *root.children(recursive=True)]
+        """The supervisor, everything under it, and what an earlier one has started."""
+        running = read_process_table(self.run_dir).running().values()
+        pids = dict.fromkeys((self.process.pid, *(entry.pid for entry in running)))
+        found: dict[int, psutil.Process] = {}
+        for pid in pids:
+            with suppress(psutil.NoSuchProcess):
+                root = psutil.Process(pid)
+                found |= {process.pid: process for process in (root, *root.children(recursive=True))}
+        return list(found.values())
 
     def pid_of(self, subcommand: str) -> int:
         """Process id of the child that runs this subcommand."""
@@ -109,37 +138,39 @@ def running_stack(
         "--port", str(port), "--blocks", str(blocks), "--run-dir", str(run_dir), "--served-model-name", "m",
         "--config", str(tmp / "quire.toml"), "--threads", "1", *flags,
     ]  # fmt: skip
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-    stack = Stack(process, port, run_dir, log)
+    stack = Stack(command, port, run_dir, log)
     children: list[psutil.Process] = []
     try:
         if ready:
             stack.wait_ready(engines)
             # Until it has said so itself, an engine that ends is the end of the stack.
-            wait_for(lambda: b"ready: http" in log.read_bytes(), "the supervisor knows that it is ready", START_S)
+            stack.says("ready: http")
         yield stack
         children = stack.processes()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0, log.read_text()[-4000:]
+        stack.process.send_signal(signal.SIGINT)
+        assert stack.process.wait(30) == 0, log.read_text()[-4000:]
     finally:
         stack.http.close()
-        _end(process)
+        _end(stack)
     wait_for(lambda: not any(p.is_running() for p in children), "all processes of the stack are gone", 5)
     assert stack.segments
     assert not {name for name in stack.segments if Path("/dev/shm", name).exists()}
     assert not run_dir.exists() or not list(run_dir.iterdir())
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(stack: Stack) -> None:
     """Stop a stack whose test failed: by a signal, so that it too leaves nothing, and by force if that takes long."""
+    process, others = stack.process, stack.processes()
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
+    for other in others:
+        with suppress(psutil.NoSuchProcess):
+            other.kill()
 
 
 def step_log(path: Path) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from quire_kv import Stats, Tenants
+from quire_services.config.process_table import read_process_table
 from quire_services.gateway.published_prompts.prompt_row import prompt_row
 from quire_services.process import flags
 from quire_services.process.kvstore_call import answer_of
@@ -19,6 +20,7 @@ from quire_services.process.kvstore_call import answer_of
 from .tenant import tenants_table
 from .text_table import prompts_table, text_table
 
+UNWATCHED = "no supervisor watches: what ends is not started again. `quire serve` takes over, `quire stop` stops all"
 STATUS_TIMEOUT_S = 3.0  # containers are asked for their health by this command, and are given five
 
 
@@ -38,7 +40,14 @@ def main(argv: list[str]) -> int:
         states = [session.state for session in stats.sessions if session.name == arguments.session]
         sys.stdout.write(f"{arguments.session}: {', '.join(states) or 'no such session'}\n")
         return 0 if "ready" in states else 1
-    text = json.dumps(_as_json(stats, tenants), indent=2) if arguments.json else _as_table(stats, tenants)
+    supervisor = read_process_table(run_dir).supervisor
+    if arguments.json:
+        watches = {"pid": supervisor.pid, "runs": supervisor.runs()} if supervisor.pid else None
+        text = json.dumps({**_as_json(stats, tenants), "supervisor": watches}, indent=2)
+    else:
+        text = _as_table(stats, tenants)
+        if supervisor.pid and not supervisor.runs():
+            text += f"\n\n{UNWATCHED}"
     sys.stdout.write(text + "\n")
     return 0
 

@@ -1,4 +1,5 @@
-"""Configuration: the settings, their loader, files that they name, the prepared file, and names of sockets.
+"""Configuration: the settings, their loader, files that they name, the prepared file, the process table, and names of
+sockets.
 
 Owns the names and bounds of every setting. Imports nothing else of this package.
 """

@@ -1,4 +1,5 @@
-"""Names of the sockets in a run directory: the kvstore's two, the gateway's for engines, the event stream's two."""
+"""Names of the sockets in a run directory: the kvstore's two, the gateway's for engines, the event stream's two, and
+the one at which a new supervisor hands its stderr to what it takes over."""
 
 from __future__ import annotations
 
@@ -7,4 +8,5 @@ from quire_proto.client.socket import KVSTORE_SOCKET
 
 GATEWAY_SOCKET = "gateway.sock"
 EVENTS_SOCKET, REPLAY_SOCKET = "events.sock", "events-replay.sock"
-SOCKETS = (KVSTORE_SOCKET, ATTACH_SOCKET, GATEWAY_SOCKET, EVENTS_SOCKET, REPLAY_SOCKET)
+LOG_SOCKET = "logs.sock"
+SOCKETS = (KVSTORE_SOCKET, ATTACH_SOCKET, GATEWAY_SOCKET, EVENTS_SOCKET, REPLAY_SOCKET, LOG_SOCKET)

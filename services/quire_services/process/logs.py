@@ -20,6 +20,7 @@ from typing import TextIO
 import structlog
 
 from . import console, reason
+from .log_handover import accept_handovers
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -70,6 +71,7 @@ def configure(service: str, level: str = "", stream: TextIO | None = None, *, fo
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
     threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    accept_handovers()
 
 
 def _named(service: str) -> structlog.typing.Processor:

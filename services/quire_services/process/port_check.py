@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Collection
 
 from quire_services.config.settings import GatewaySettings
 
@@ -23,10 +24,11 @@ class PortTaken(Exception):
     """An address cannot be listened on; one line says which setting and why."""
 
 
-def check_ports(gateway: GatewaySettings) -> int:
-    """The port of the API: the configured one, or for 0 one that is free. Raises PortTaken."""
-    port = _listen("gateway.port", gateway.host, gateway.port)
-    if gateway.admin_port:
+def check_ports(gateway: GatewaySettings, held: Collection[int] = ()) -> int:
+    """The port of the API: the configured one, or for 0 one that is free. Raises PortTaken, but not for ports that are
+    ``held`` by our own gateway."""
+    port = gateway.port if gateway.port in held else _listen("gateway.port", gateway.host, gateway.port)
+    if gateway.admin_port and gateway.admin_port not in held:
         _listen("gateway.admin_port", ADMIN_HOST, gateway.admin_port)
     return port
 

@@ -27,6 +27,15 @@ def new_reason_file() -> int:
     return os.memfd_create(_NAME, os.MFD_CLOEXEC)
 
 
+def reason_file_of(pid: int, fd: int) -> int:
+    """The same place, of a process that another supervisor has started; an empty one where that cannot be opened."""
+    file = f"/proc/{pid}/fd/{fd}"
+    with suppress(OSError):
+        if _is_reason_file(file):
+            return os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    return new_reason_file()
+
+
 def reason_of(fd: int) -> str:
     """What the child said, as one line; "" if nothing."""
     return one_line(os.pread(fd, REASON_BYTES, 0).rstrip(b"\0").decode(errors="replace"))
@@ -44,9 +53,13 @@ def reason_fd() -> int:
     with suppress(OSError, ValueError):
         fd = int(os.environ.get(REASON_VARIABLE, ""))
         # A grandchild inherits the variable without the file: the number may be anything there.
-        if os.readlink(f"/proc/self/fd/{fd}").startswith(f"/memfd:{_NAME}"):
+        if _is_reason_file(f"/proc/self/fd/{fd}"):
             return fd
     return -1
+
+
+def _is_reason_file(link: str) -> bool:
+    return os.readlink(link).startswith(f"/memfd:{_NAME}")
 
 
 def complain(command: str, text: str) -> None:

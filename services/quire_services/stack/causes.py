@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+UNKNOWN_CODE = 256  # of a process that another one has reaped; the kernel has codes up to 255
+
 _CAUSES = {
     signal.SIGKILL: "if you did not do it, the machine or the container was out of memory: see dmesg",
     signal.SIGBUS: "shared memory could not be given: /dev/shm or the container's memory is full (df /dev/shm)",
@@ -19,6 +21,8 @@ _CAUSES = {
 
 def how_it_ended(code: int) -> str:
     """An exit code as subprocess gives it (negative: the signal), as a clause."""
+    if code == UNKNOWN_CODE:
+        return "ended, how is not known: another supervisor had started it"
     if code >= 0:
         return f"ended with exit code {code}"
     try:

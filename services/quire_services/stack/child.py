@@ -1,9 +1,11 @@
 """Child: one process of the stack, with its back-off.
 
-Invariants: a child has its own process group, so that Ctrl-C in a terminal reaches the supervisor alone; the kernel
-signals it when the supervisor dies, however that happens (PR_SET_PDEATHSIG). Engines and gateways then get
-SIGKILL; the kvstore gets SIGTERM, because it alone holds memory that outlives a process and it gives it back
-on the way out. A child that has been up for ``STABLE_S`` seconds starts its back-off anew.
+Invariants: a child has its own process group, so that Ctrl-C in a terminal reaches the supervisor alone. A child that
+is entered in the process table outlives a supervisor that is killed: the next one adopts it from there. It enters
+itself, between fork and exec, and inherits the lock of the run directory up to the exec: a supervisor that gets the
+lock finds a table without gaps. What has an end, or cannot be entered, is killed by the kernel when its supervisor dies
+(PR_SET_PDEATHSIG). A child that has been up for ``STABLE_S`` seconds starts its back-off anew; one that was ready and
+ended in order has not failed and is started again at once.
 """
 
 from __future__ import annotations
@@ -15,8 +17,16 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
+from quire_kvstore.host.attach_socket import start_ticks
+from quire_services.config.process_table import ProcessEntry, ProcessTable
+from quire_services.config.socket_names import LOG_SOCKET
 from quire_services.process import load_share, reason
+from quire_services.process.log_handover import HANDOVER_VARIABLE
+
+from .causes import UNKNOWN_CODE, how_it_ended
+from .foreign_process import ForeignProcess
 
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 10.0
@@ -38,15 +48,21 @@ def die_with(parent: int, signum: int) -> Callable[[], None]:
 class Child:
     """One process, its state and its next start.
 
+    Args:
+        table: where it is entered; None for a process that is to die with the supervisor.
+
     Attributes:
         name: as people know it, e.g. ``engine-1``.
         process: the running process, None while it is down.
         due: when to start it (``time.monotonic``), None while it runs or after the stack began to stop.
         starts: how often it was started.
         keep: start it again when it ends; False for a process that has an end.
+        settled: it has been ready in this life.
         code: exit code of its last end (negative: the signal), None before that.
         reason: what it gave as the reason for that end, one line; empty if it said nothing.
-        defaults: environment variables that it gets where ours does not have them.
+        defaults: environment variables that it gets where the environment does not have them.
+        environment: what it gets in place of our environment.
+        settings: a digest of what it is started with.
     """
 
     def __init__(
@@ -54,28 +70,45 @@ class Child:
         name: str,
         argv: Sequence[str],
         *,
-        death_signal: int = signal.SIGKILL,
         keep: bool = True,
         defaults: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        settings: str = "",
+        table: ProcessTable | None = None,
     ) -> None:
         self.name = name
         self.defaults = dict(defaults or {})
+        self.environment = os.environ if environment is None else environment
         self.argv = list(argv)
         self.keep = keep
+        self.settings = settings
+        self.settled = False
         self.code: int | None = None
         self.reason = ""
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | ForeignProcess | None = None
         self.due: float | None = None
         self.starts = 0
         self.began = 0.0
         self.pidfd = self._reason = -1
-        self._death_signal = death_signal
+        self._table = table
+        self._entry = ProcessEntry()
         self._failures = 0
+        self._told = False
 
     @property
     def pid(self) -> int:
         """Process id, 0 while it is down."""
         return self.process.pid if self.process else 0
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it runs and another supervisor has started it."""
+        return isinstance(self.process, ForeignProcess)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it runs with other settings than a start would give it now."""
+        return self.process is not None and self._entry.settings != self.settings
 
     @property
     def loaded(self) -> float:
@@ -86,41 +119,109 @@ class Child:
         """Start the process now."""
         assert self.process is None, f"{self.name} runs already"
         self._reason = reason.new_reason_file()
+        self.starts += 1
+        self._entry = ProcessEntry(
+            0, 0, self.argv, self.settings, self._reason, self.starts, self.last_end if self.starts > 1 else ""
+        )
         self.process = subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
-            env={**self.defaults, **os.environ, reason.REASON_VARIABLE: str(self._reason)},
+            env={**self.defaults, **self.environment, **self._ours()},
             pass_fds=[self._reason],
             process_group=0,
-            preexec_fn=die_with(os.getpid(), self._death_signal),  # the supervisor has one thread
+            preexec_fn=self._hook(),  # the supervisor has one thread
         )
+        if self._table:
+            self._table.processes[self.name] = self._of(self.process.pid)  # as it has written itself
         self.pidfd = os.pidfd_open(self.process.pid)
-        self.began = time.monotonic()
-        self.due = None
-        self.starts += 1
+        self.began, self.due = time.monotonic(), None
+        self.settled = self._told = False
+
+    def adopt(self, entry: ProcessEntry) -> bool:
+        """Take over a process of a dead supervisor; False if it has ended."""
+        assert self.process is None, f"{self.name} runs already"
+        with suppress(OSError):
+            self.process = foreign = ForeignProcess(entry)
+            self.pidfd, self._entry, self.starts = foreign.pidfd, entry, entry.starts
+            self._reason = reason.reason_file_of(entry.pid, entry.reason_fd)
+            self.began = time.monotonic()
+        return self.process is not None
 
     def reap(self) -> int | None:
         """The exit code if the process has ended (negative: the signal), else None; afterwards it is down."""
-        if self.process is None or self.process.poll() is None:
+        if self.process is None or (code := self.process.poll()) is None:
             return None
-        code = self.process.returncode
-        self.signal(signal.SIGKILL)  # whatever it may have left in its group
+        if not self.inherited:
+            self.signal(signal.SIGKILL)  # whatever it may have left in its group
         self.reason = reason.reason_of(self._reason)
         os.close(self.pidfd)
         os.close(self._reason)
         self.process, self.pidfd, self._reason, self.code = None, -1, -1, code
+        self._note_end()
         return code
+
+    @property
+    def last_end(self) -> str:
+        """How it ended last, and why as far as it said."""
+        ended = "" if self.code is None else how_it_ended(self.code)
+        return f"{ended}: {self.reason}" if self.reason else ended
 
     def back_off(self) -> float:
         """Plan the next start; returns the delay in seconds."""
         now = time.monotonic()
-        self._failures = 0 if now - self.began >= STABLE_S else self._failures + 1
-        delay = min(MAX_DELAY_S, FIRST_DELAY_S * float(1 << min(max(self._failures - 1, 0), 10)))
+        if self.code == UNKNOWN_CODE or (self.settled and self.code == 0):
+            self._failures, delay = 0, 0.0
+        else:
+            self._failures = 0 if now - self.began >= STABLE_S else self._failures + 1
+            delay = min(MAX_DELAY_S, FIRST_DELAY_S * float(1 << min(max(self._failures - 1, 0), 10)))
         self.due = now + delay
         return delay
 
+    def ask_to_end(self) -> None:
+        """Send SIGTERM, once in a life: a second one would cut short what the first has begun."""
+        if self.process is not None and not self._told:
+            self._told = True
+            self.signal(signal.SIGTERM)
+
     def signal(self, signum: int) -> None:
         """Send ``signum`` to the whole process group; nothing happens if it is gone."""
-        if self.process is not None:
+        if isinstance(self.process, ForeignProcess):
+            self.process.send_signal(signum)
+        elif self.process is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signum)
+
+    def let_go(self) -> None:
+        """Leave a process that is in the table to the next supervisor."""
+        if self.process is not None and self._table:
+            os.close(self.pidfd)
+            os.close(self._reason)
+            self.process, self.pidfd, self._reason = None, -1, -1
+
+    def _ours(self) -> dict[str, str]:
+        """By what it finds its supervisor, and later the next one."""
+        ours = {reason.REASON_VARIABLE: str(self._reason)}
+        return ours | ({HANDOVER_VARIABLE: str(self._table.run_dir / LOG_SOCKET)} if self._table else {})
+
+    def _hook(self) -> Callable[[], None]:
+        """What the new process does before it becomes the program."""
+        dies = die_with(os.getpid(), signal.SIGKILL)
+
+        def hook() -> None:
+            if self._table is None:
+                return dies()
+            try:
+                self._table.enter(self.name, self._of(os.getpid()))
+            except OSError:  # the disk is full
+                dies()
+            return None
+
+        return hook
+
+    def _of(self, pid: int) -> ProcessEntry:
+        return replace(self._entry, pid=pid, ticks=start_ticks(pid))
+
+    def _note_end(self) -> None:
+        if self._table:
+            with suppress(OSError):  # a name of a process that is gone is no harm
+                self._table.enter(self.name, replace(self._entry, pid=0, ticks=0, last_end=self.last_end))

@@ -7,17 +7,17 @@ subcommand, so each can also be started by hand with what ``ps`` shows.
 from __future__ import annotations
 
 import os
-import secrets
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from quire_services.config.prepared_file import PREPARED_FILE
+from quire_services.config.process_table import ProcessTable
 from quire_services.config.settings import Config
 from quire_services.process import flags
 
 from .child import Child
+from .fingerprint import content_digest, fingerprint, memberships, model_files
 from .state_tree import STATE
 
 
@@ -44,42 +44,53 @@ ENGINE_ENVIRONMENT = {
 class Stack:
     """The children of one stack, none of them started.
 
+    Args:
+        instance: what this stack's gateway calls itself at /health, so that no other is taken for it.
+        table: where they are entered; without one they die with the supervisor.
+
     Attributes:
         prepare: writes the prepared file and ends.
         kvstore, gateway, engines: run until stopped.
-        instance: what this stack's gateway calls itself at /health, so that no other is taken for it.
     """
 
-    def __init__(self, config: Config, run_dir: Path) -> None:
-        self.instance = secrets.token_hex(8)
+    def __init__(self, config: Config, run_dir: Path, instance: str = "", table: ProcessTable | None = None) -> None:
         file = [f"--config={config.file}"] if config.file else []
-        model = [f"--model={Path(config.serve.model).absolute()}"]
+        directory = Path(config.serve.model).absolute()
+        model = [f"--model={directory}"]
         here = [f"--run-dir={run_dir}", f"--log-format={config.serve.log_format}", *file]
-        prepared = run_dir / PREPARED_FILE
+        self._prepared = run_dir / PREPARED_FILE
         pool = [f"--{name.replace('_', '-')}={getattr(config.kvstore, name)}" for name in LAYOUT_SETTINGS]
         read = [
             f"--max-model-len={config.engine.max_model_len}",
             f"--tools-in-prompt={config.gateway.tools_in_prompt}",
         ]
         self.prepare = Child(
-            "prepare", command_line("prepare", *file, *model, *pool, *read, f"--out={prepared}"), keep=False
+            "prepare", command_line("prepare", *file, *model, *pool, *read, f"--out={self._prepared}"), keep=False
         )
         config = _on_one_side(config)
         if not config.kvstore.state_dir:
             config = replace(config, kvstore=replace(config.kvstore, state_dir=str(run_dir / STATE)))
+        self._files = model_files(directory) if directory.is_dir() else []
+        self._groups = memberships(config.tenants)
         store = flags.as_flags(config, "kvstore", but=LAYOUT_SETTINGS)
         self.kvstore = Child(
-            "kvstore",
-            command_line("kvstore", *here, f"--prepared={prepared}", *store),
-            death_signal=signal.SIGTERM,
+            "kvstore", command_line("kvstore", *here, f"--prepared={self._prepared}", *store), table=table
         )
-        front = [*here, *model, f"--instance={self.instance}", *flags.as_flags(config, "gateway")]
-        self.gateway = Child("gateway", command_line("gateway", *front))
+        front = [*here, *model, f"--instance={instance}", *flags.as_flags(config, "gateway")]
+        self.gateway = Child("gateway", command_line("gateway", *front), table=table)
         engine = [*here, *model, *pool, *flags.as_flags(_with_threads(config), "engine")]
         self.engines = [
-            Child(name, command_line("engine", *engine, f"--name={name}"), defaults=ENGINE_ENVIRONMENT)
+            Child(name, command_line("engine", *engine, f"--name={name}"), defaults=ENGINE_ENVIRONMENT, table=table)
             for name in (f"engine-{number}" for number in range(1, config.serve.engines + 1))
         ]
+        for child in (self.gateway, *self.engines):
+            child.settings = fingerprint(child.argv, self._files)
+
+    def read_prepared(self) -> None:
+        """What has been prepared is a part of the kvstore's settings."""
+        self.kvstore.settings = fingerprint(
+            self.kvstore.argv, self._files, self._groups, content_digest(self._prepared)
+        )
 
 
 def _on_one_side(config: Config) -> Config:

@@ -11,8 +11,10 @@ import http.client
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from quire_kv import QuireError, Stats
+from quire_services.config.process_table import ProcessEntry
 from quire_services.process.kvstore_call import kvstore_reader
 
 from .child import Child
@@ -31,8 +33,8 @@ class Readiness:
         self._host = ANY_ADDRESS.get(host, host)
         self._port = port
 
-    def among(self, children: Mapping[str, Child]) -> list[str]:
-        """Names of those children that are ready now."""
+    def among(self, children: Mapping[str, Child | ProcessEntry]) -> list[str]:
+        """Names of those processes that are ready now."""
         stats = self._stats() if set(children) - {"gateway"} else None
         sessions = {(s.name, s.pid) for s in stats.sessions if s.state == "ready"} if stats else set()
         ready = []
@@ -40,7 +42,7 @@ class Readiness:
             if not child.pid:
                 continue
             if name == "gateway":
-                answer = self._gateway_answers()
+                answer = bool(self.health())
             elif name == "kvstore":
                 answer = stats is not None
             else:
@@ -56,13 +58,15 @@ class Readiness:
         except (QuireError, OSError):
             return None
 
-    def _gateway_answers(self) -> bool:
+    def health(self) -> dict[str, Any]:
+        """What our gateway says of itself; empty while it is not there, or has no engine."""
         connection = http.client.HTTPConnection(self._host, self._port, timeout=READINESS_TIMEOUT_S)
         try:
             connection.request("GET", "/health")
             answer = connection.getresponse()
-            return answer.status == 200 and json.loads(answer.read(MAX_HEALTH_BYTES)).get("instance") == self._instance
+            said: dict[str, Any] = json.loads(answer.read(MAX_HEALTH_BYTES))
+            return said if answer.status == 200 and said.get("instance") == self._instance else {}
         except (OSError, ValueError, AttributeError, http.client.HTTPException):
-            return False
+            return {}
         finally:
             connection.close()

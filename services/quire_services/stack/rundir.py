@@ -6,7 +6,8 @@ refused and nothing is touched. Where there is one, each name still has to hold 
 document with our keys, the token whose digest the marker repeats. Anything else stays, and a line of output names it.
 
 The lock is an flock, which the kernel gives up with the process that holds it: a marked directory whose lock is free
-belongs to a dead stack, and the next one takes it over. The kvstore's state is in a directory of its own inside, made
+has no supervisor, and the next one takes it over, with the processes that have outlived theirs (``process_table``):
+what a running process has made there is left to it. The kvstore's state is in a directory of its own inside, made
 here and marked too, unless the configuration names another; that one is never touched.
 """
 
@@ -16,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +28,8 @@ from quire_kvstore.host.arena import ROSTER_FILE, ArenaError, Roster, is_roster
 from quire_kvstore.host.device_mappers import MAPPERS_FILE, is_mappers
 from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_services.config.prepared_file import PREPARED_FILE, is_prepared
-from quire_services.config.socket_names import REPLAY_SOCKET, SOCKETS
+from quire_services.config.process_table import PROCESSES_FILE, is_process_table, read_process_table
+from quire_services.config.socket_names import GATEWAY_SOCKET, REPLAY_SOCKET, SOCKETS
 from quire_services.gateway.admin import token as admin_token
 
 from .state_tree import STATE, StateTree
@@ -37,8 +40,11 @@ _DOCUMENTS: dict[str, Callable[[Path], bool]] = {
     PREPARED_FILE: is_prepared,
     ROSTER_FILE: is_roster,
     MAPPERS_FILE: is_mappers,
+    PROCESSES_FILE: is_process_table,
 }
 STACK_FILES = (*SOCKETS, *_DOCUMENTS, admin_token.TOKEN_FILE)
+GATEWAY_FILES = (GATEWAY_SOCKET, admin_token.TOKEN_FILE)
+_INHERITED = ("made", "state", "token", "instance")  # of the last stack's marker
 MARK, MARK_BYTES = "quire serve", 4096
 MAX_SUN_PATH = 107
 
@@ -52,22 +58,32 @@ class RunDir:
 
     Args:
         path: where; made with mode 0700 if it is not there.
-        own_state: the kvstore's state is kept here, and goes with the stack.
+        own_state: the kvstore's state is kept here, and goes with the stack; None: if the last stack's was.
+
+    Attributes:
+        stale: what a dead stack had left, and what is removed now.
+        table: the processes of this stack.
+        found: those that run, and whose supervisor is dead.
+        instance: a random word by which the gateway here is told from any other.
     """
 
-    def __init__(self, path: Path, *, own_state: bool = True) -> None:
+    def __init__(self, path: Path, *, own_state: bool | None = True) -> None:
         if len(os.fsencode(path / REPLAY_SOCKET)) > MAX_SUN_PATH:
             raise RunDirError(f"the run directory {path} is too long for a socket's path; choose one with --run-dir")
         self.path = path
         self.stale: list[str] = []
         self._mark: dict[str, Any] = {"mark": MARK, "pid": os.getpid(), "state": "", "token": ""}
-        self._mark["made"] = self._make()
+        self._mark |= {"instance": secrets.token_hex(8), "made": self._make()}
         self._fd, fresh = self._lock()
         try:
+            self.table = read_process_table(path)
+            self.found = {} if fresh else self.table.running()
             self._take_over(fresh)
             self._state = StateTree(path / STATE)
-            self._mark["state"] = self._make_state() if own_state else ""
+            keep = bool(self._mark["state"]) if own_state is None else own_state
+            self._mark["state"] = self._make_state() if keep else ""
             self._save()
+            self.table.enter_supervisor()
         except BaseException:
             if fresh:
                 self._leave()
@@ -75,8 +91,15 @@ class RunDir:
                 os.close(self._fd)  # still marked: the next start finds what the dead stack left
             raise
 
+    @property
+    def instance(self) -> str:
+        """The name of the gateway here."""
+        return str(self._mark["instance"])
+
     def make_token(self) -> None:
-        """Make the token of the admin API. The marker knows its digest before it is there."""
+        """Make the token of the admin API, unless it is there. The marker knows its digest before it is there."""
+        if self._ours(admin_token.TOKEN_FILE):
+            return
         word = admin_token.new_token()
         self._mark["token"] = _digest(word)
         self._save()
@@ -92,6 +115,10 @@ class RunDir:
         if self._mark["state"]:
             self._state.remove(str(self._mark["state"]))
         return self._leave()
+
+    def release(self) -> None:
+        """Leave everything as it is to the processes that run, and to the next supervisor."""
+        os.close(self._fd)
 
     # --- taking a directory ------------------------------------------------------------------------------------
 
@@ -131,7 +158,7 @@ class RunDir:
                 raise self._foreign(MARKER_FILE) from None
             found = self._take_marker(fd)
             if os.fstat(fd).st_nlink:
-                self._mark |= {key: found[key] for key in ("made", "state", "token") if key in found}
+                self._mark |= {key: found[key] for key in _INHERITED if key in found}
                 return fd, False
             os.close(fd)
 
@@ -174,7 +201,15 @@ class RunDir:
         for name in names:
             if fresh or not self._ours(name):
                 raise self._foreign(name)
-        self.stale = [name for name in names if name not in KVSTORE_FILES and self._remove(name)]
+        kept = {*KVSTORE_FILES, PROCESSES_FILE, *self._in_use()}
+        self.stale = [name for name in names if name not in kept and self._remove(name)]
+
+    def _in_use(self) -> set[str]:
+        """The files of processes that run: the gateway's its own, all others the kvstore's and what it starts with."""
+        if not self.found:
+            return set()
+        used = {PREPARED_FILE, *(GATEWAY_FILES if "gateway" in self.found else ())}
+        return used | ({*SOCKETS} - {GATEWAY_SOCKET} if "kvstore" in self.found else set())
 
     def _make_state(self) -> str:
         try:

@@ -7,6 +7,12 @@ Only while the stack has never been ready does a process end everything: at once
 configuration is wrong and trying again would hide that, and the third time if it was killed. The last line is then its
 reason. Stopping goes against the direction of use: gateway, engines, kvstore. Progress goes to stdout; the logs of the
 processes go to stderr.
+
+Where processes run whose supervisor has died, they are taken over. One that was started with the settings it would be
+given now just goes on. If the kvstore's have changed, everything is stopped and started anew; if the gateway's have, it
+is drained and started anew; engines whose settings have changed are replaced at the end, one at a time, and those that
+are not asked for any more are stopped. Nothing is touched before the model and the configuration have been read, and
+a new process that does not come up stops none that runs.
 """
 
 from __future__ import annotations
@@ -15,14 +21,19 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from quire_proto import __version__
 from quire_services.config.input_files import one_line
+from quire_services.config.process_table import ProcessEntry
 from quire_services.config.settings import Config
+from quire_services.config.socket_names import LOG_SOCKET
 from quire_services.gateway.admin import token as admin_token
 from quire_services.process import flags, port_check
+from quire_services.process.log_handover import hand_over_stderr
 from quire_services.process.screen import Screen, bar
 from quire_services.process.standard_streams import print_line
 
@@ -44,40 +55,56 @@ def main(argv: list[str]) -> int:
     parser = flags.Parser(prog="quire serve", description="Run kvstore, engines and gateway on this host.")
     flags.add(parser, "serve", "kvstore", "engine", "gateway")
     config = flags.read_config(parser, parser.parse_args(argv))
+    if not (Path(config.serve.model) / "config.json").is_file():
+        parser.error(f"serve.model: {config.serve.model!r} is no model directory (it holds no config.json)")
     try:
-        if not (Path(config.serve.model) / "config.json").is_file():
-            parser.error(f"serve.model: {config.serve.model!r} is no model directory (it holds no config.json)")
-        config = replace(config, gateway=replace(config.gateway, port=port_check.check_ports(config.gateway)))
         run_dir = RunDir(config.run_dir, own_state=not config.kvstore.state_dir)
-    except (port_check.PortTaken, RunDirError, OSError) as error:
+    except (RunDirError, OSError) as error:
+        parser.error(str(error))
+    try:
+        config = _with_port(config, run_dir.found.get("gateway"))
+    except port_check.PortTaken as error:
+        run_dir.release() if run_dir.found else run_dir.close()
         parser.error(str(error))
     serve = StackRun(config, run_dir)
     try:
         return serve.run()
     finally:
-        for name in run_dir.close():
+        for name in [] if serve.left else run_dir.close():
             serve.screen.line(f"left in {run_dir.path}: {name}")
         if serve.failure:
             print_line(f"quire serve: {one_line(serve.failure)}", sys.stderr)
 
 
+def _with_port(config: Config, running: ProcessEntry | None) -> Config:
+    """The configuration with a port for the API: any will do for 0, and those of our running gateway are not taken."""
+    values = [running.option(name) for name in ("port", "admin-port")] if running else []
+    held = [int(value) for value in values if value.isdecimal()]
+    if held and not config.gateway.port:
+        config = replace(config, gateway=replace(config.gateway, port=held[0]))
+    return replace(config, gateway=replace(config.gateway, port=port_check.check_ports(config.gateway, held)))
+
+
 class StackRun:
-    """One life of a stack.
+    """One supervisor's time over a stack.
 
     Attributes:
         failure: why it had to end; empty if it was stopped.
+        left: processes that it has found run on without it.
         screen: where a person looks.
     """
 
     def __init__(self, config: Config, run_dir: RunDir) -> None:
         self.failure = ""
+        self.left = False
         self.screen = Screen(sys.stdout)
         self._config = config
         self._run_dir = run_dir
-        self._stack = Stack(config, run_dir.path)
-        self._readiness = Readiness(run_dir.path, config.gateway.host, config.gateway.port, self._stack.instance)
+        self._stack = Stack(config, run_dir.path, run_dir.instance, run_dir.table)
+        self._readiness = Readiness(run_dir.path, config.gateway.host, config.gateway.port, run_dir.instance)
         self._supervisor = Supervisor(self._ended)
         self._waiting: dict[str, Child] = {}
+        self._surplus: list[Child] = []
         self._was_ready = False
         self._bus_errors: Counter[str] = Counter()
 
@@ -90,6 +117,7 @@ class StackRun:
         )
         with self._supervisor:
             try:
+                self._adopt(self._run_dir.found)
                 if self._start():
                     self._was_ready = True
                     took = time.monotonic() - began
@@ -101,13 +129,32 @@ class StackRun:
                         self.screen.line(
                             f"admin API: http://127.0.0.1:{config.gateway.admin_port}/admin (token in {token})"
                         )
+                    self._replace_engines()
                     self._keep_running()
             finally:
-                self._stop()
+                if not self.left:
+                    self._stop()
         return 1 if self.failure else 0
 
     def _going(self) -> bool:
         return not self._supervisor.signals and not self.failure
+
+    # --- the start ---------------------------------------------------------------------------------------------
+
+    def _adopt(self, found: Mapping[str, ProcessEntry]) -> None:
+        """Watch the processes whose supervisor has died; what is not asked for any more goes later."""
+        wanted = {child.name: child for child in (self._stack.kvstore, self._stack.gateway, *self._stack.engines)}
+        for name, entry in found.items():
+            child = wanted.get(name) or Child(name, entry.argv, keep=False, table=self._run_dir.table)
+            if child.adopt(entry):
+                self._supervisor.watch(child)
+                self._surplus += [] if name in wanted else [child]
+        names = [child.name for child in self._supervisor.children]
+        if names:
+            self._was_ready = True  # they work for clients: no new process that fails may end them
+            self.screen.line(f"taking over, as their supervisor is gone: {', '.join(names)}")
+            with suppress(OSError):  # then their logs go on where they went
+                hand_over_stderr(self._run_dir.path / LOG_SOCKET, [child.signal for child in self._supervisor.children])
 
     def _start(self) -> bool:
         """Start all processes in order; False if the stack is to stop before it was ready."""
@@ -117,28 +164,75 @@ class StackRun:
         while stack.prepare.code is None and self._going():
             self._supervisor.pump(IDLE_WAIT_S)
         if stack.prepare.code:
-            self._give_up(stack.prepare, stack.prepare.code)
+            self._refuse(stack.prepare, stack.prepare.code)
         if not self._going():
             return False
+        stack.read_prepared()
+        self._end_outdated()
         self._expect(stack.kvstore)
         if not self._all_ready():
             return False
         if self._config.gateway.admin_port and not self._config.gateway.admin_token_file:
             self._run_dir.make_token()
-        self.screen.line(f"loading the model in {len(stack.engines)} engine(s) ...")
+        if loading := [engine for engine in stack.engines if not engine.pid]:
+            self.screen.line(f"loading the model in {len(loading)} engine(s) ...")
         for child in (stack.gateway, *stack.engines):
             self._expect(child)
         return self._all_ready()
 
+    def _refuse(self, child: Child, code: int) -> None:
+        """What is asked for cannot be started; what runs goes on as it did."""
+        if self._was_ready:
+            self.left = True
+            self._supervisor.let_go()
+            self.screen.line(f"{child.name} {how_it_ended(code)}: nothing was changed, what runs goes on unwatched")
+            self.failure = f"{child.name}: {child.reason or how_it_ended(code)}"
+        else:
+            self._give_up(child, code)
+
+    def _end_outdated(self) -> None:
+        """End those that others depend on, if their settings have changed."""
+        stack = self._stack
+        if stack.kvstore.outdated:
+            self.screen.line("the kvstore's settings have changed: stopping everything, to start anew ...")
+            for group in self._groups():
+                self._end(group)
+        elif stack.gateway.outdated:
+            self.screen.line("the gateway's settings have changed: draining it ...")
+            self._end([stack.gateway])
+
+    def _replace_engines(self) -> None:
+        """Give engines their new settings one at a time, then end those that are too many: answers go on in the
+        others."""
+        for engine in self._stack.engines:
+            if engine.outdated and self._going():
+                self.screen.line(f"{engine.name}'s settings have changed: replacing it ...")
+                self._end([engine])
+                self._expect(engine)
+                self._all_ready()
+        for engine in self._surplus:
+            if engine.pid and self._going():
+                self.screen.line(f"{engine.name} is one too many: stopping it ...")
+                self._end([engine])
+                with suppress(OSError):  # an entry without a process is no harm
+                    self._run_dir.table.remove(engine.name)
+
+    def _end(self, group: list[Child]) -> None:
+        for child in group:
+            self._waiting.pop(child.name, None)
+        if killed := self._supervisor.end(group, STOP_DEADLINE_S):
+            self.screen.line(f"killed, because they did not stop in time: {', '.join(killed)}")
+
     def _expect(self, child: Child) -> None:
-        self._waiting[child.name] = self._supervisor.start(child)
+        if self._going():
+            self._waiting[child.name] = self._supervisor.start(child)
 
     def _all_ready(self) -> bool:
         while self._waiting and self._going():
             self._supervisor.pump(READINESS_POLL_S)
             self._announce()
             self.screen.passing(self._waits_for())
-        return not self._waiting
+        return not self._waiting and self._going()
 
     def _waits_for(self) -> str:
         if not self._waiting:
@@ -149,10 +243,14 @@ class StackRun:
         longest = time.monotonic() - min(child.began for child in self._waiting.values())
         return f"waiting for {', '.join(sorted(self._waiting))} ({longest:.0f} s)"
 
+    # --- afterwards --------------------------------------------------------------------------------------------
+
     def _announce(self) -> None:
         for name in self._readiness.among(self._waiting):
             child = self._waiting.pop(name)
-            self.screen.line(f"{name} ready ({time.monotonic() - child.began:.1f} s)")
+            child.settled = True
+            took = time.monotonic() - child.began
+            self.screen.line(f"{name} goes on (pid {child.pid})" if child.inherited else f"{name} ready ({took:.1f} s)")
 
     def _keep_running(self) -> None:
         while self._going():
@@ -166,7 +264,8 @@ class StackRun:
         if final or self._bus_errors[child.name] >= MAX_STARTS:  # a new process writes to the same full memory
             self._give_up(child, code)
             return
-        self.screen.line(f"{child.name} {how_it_ended(code)}; starting it again in {delay:.1f} s")
+        when = f" in {delay:.1f} s" if delay else ""
+        self.screen.line(f"{child.name} {how_it_ended(code)}; starting it again{when}")
         self._waiting[child.name] = child
 
     def _give_up(self, child: Child, code: int) -> None:
@@ -175,11 +274,14 @@ class StackRun:
         self.screen.line(f"{child.name} {how_it_ended(code)}{times}{when}: stopping")
         self.failure = f"{child.name}: {child.reason or how_it_ended(code) + times}"
 
+    def _groups(self) -> list[list[Child]]:
+        """What is stopped, in order."""
+        return [[self._stack.gateway], [*self._stack.engines, *self._surplus], [self._stack.kvstore]]
+
     def _stop(self) -> None:
         self.screen.line("stopping ...")
-        stack, began = self._stack, time.monotonic()
-        groups = [[stack.prepare, stack.gateway], stack.engines, [stack.kvstore]]
-        killed = self._supervisor.stop(groups, STOP_DEADLINE_S)
+        began = time.monotonic()
+        killed = self._supervisor.stop([[self._stack.prepare], *self._groups()], STOP_DEADLINE_S)
         if killed:
             self.screen.line(f"killed, because they did not stop in time: {', '.join(killed)}")
         self.screen.line(f"stopped ({time.monotonic() - began:.1f} s)")

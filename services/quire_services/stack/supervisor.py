@@ -1,9 +1,9 @@
 """Supervisor: keeps the processes of a stack running and takes them down in order.
 
 One thread, no polling: it sleeps in ``poll`` on the children's pidfds and on the wake-up descriptor that Python's
-signal machinery writes to. Invariants: a child that ends is started again after its back-off, unless the stack is
-stopping; stopping is by groups, each with a deadline after which SIGKILL follows; a second signal skips all
-deadlines; when ``stop`` returns, no child runs.
+signal machinery writes to. Invariants: a child that ends is started again after its back-off, unless it was to end;
+ending is by groups, each with a deadline after which SIGKILL follows; in a stop a second signal skips all deadlines;
+when ``stop`` returns, no child runs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import FrameType, TracebackType
 
 from .child import Child
 
+KILL_POLL_S = 0.05
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -33,6 +34,7 @@ class Supervisor:
         self.signals = 0
         self._ended = ended
         self._stopping = False
+        self._ending: set[Child] = set()
         self._read, self._write = socket.socketpair()
         self._before: dict[int, object] = {}
 
@@ -61,10 +63,21 @@ class Supervisor:
         self.signals += 1
 
     def start(self, child: Child) -> Child:
-        """Start a child and keep it running."""
-        self.children.append(child)
-        child.start()
+        """Start a child, unless it runs already, and keep it running."""
+        self.watch(child)
+        if child.process is None:
+            child.start()
         return child
+
+    def watch(self, child: Child) -> None:
+        """Keep a child running that is already, and see to its end."""
+        if child not in self.children:
+            self.children.append(child)
+
+    def let_go(self) -> None:
+        """Leave all children that are in a process table to the next supervisor."""
+        for child in self.children:
+            child.let_go()
 
     def pump(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds for anything to happen, then see to exits and due restarts."""
@@ -73,7 +86,7 @@ class Supervisor:
         self._wait(max(0.0, min([timeout, *due])))
         for child in self.children:
             code = child.reap()
-            if code is not None and child.keep and not self._stopping:
+            if code is not None and child.keep and not self._stopping and child not in self._ending:
                 self._ended(child, code, child.back_off())
         now = time.monotonic()
         for child in self.children:
@@ -91,6 +104,21 @@ class Supervisor:
             while self._read.recv(64):
                 pass
 
+    def end(self, group: Sequence[Child], deadline: float) -> list[str]:
+        """End a group of which none is to be started again by itself: SIGTERM, up to ``deadline`` seconds, SIGKILL. A
+        signal cuts that short: what is asked to end is then left to ``stop``.
+
+        Returns the names of the children that had to be killed.
+        """
+        self._ending.update(group)
+        signals, limit = self.signals, time.monotonic() + deadline
+        self._ask(group)
+        while any(child.process for child in group) and time.monotonic() < limit and self.signals == signals:
+            self.pump(min(1.0, limit - time.monotonic()))
+        killed = [] if self.signals > signals else self._kill(group)
+        self._ending.difference_update(group)
+        return killed
+
     def stop(self, groups: Sequence[Sequence[Child]], deadline: float) -> list[str]:
         """Stop the groups one after the other: SIGTERM, up to ``deadline`` seconds, SIGKILL.
 
@@ -101,13 +129,22 @@ class Supervisor:
         killed = []
         for group in groups:
             limit = time.monotonic() + deadline
-            for child in group:
-                child.due = None
-                child.signal(signal.SIGTERM)
-            while any(child.process for child in group):
-                if time.monotonic() >= limit or self.signals > signals:
-                    killed += [child.name for child in group if child.process]
-                    for child in group:
-                        child.signal(signal.SIGKILL)
-                self.pump(max(0.0, min(1.0, limit - time.monotonic())) if time.monotonic() < limit else 0.05)
+            self._ask(group)
+            while any(child.process for child in group) and time.monotonic() < limit and self.signals == signals:
+                self.pump(min(1.0, limit - time.monotonic()))
+            killed += self._kill(group)
         return sorted(set(killed))
+
+    def _ask(self, group: Sequence[Child]) -> None:
+        for child in group:
+            child.due = None
+            child.ask_to_end()
+
+    def _kill(self, group: Sequence[Child]) -> list[str]:
+        """Kill those that still run, and wait for their end; returns their names."""
+        killed = sorted(child.name for child in group if child.process)
+        while any(child.process for child in group):
+            for child in group:
+                child.signal(signal.SIGKILL)
+            self.pump(KILL_POLL_S)
+        return killed

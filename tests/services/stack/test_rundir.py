@@ -12,6 +12,7 @@ import pytest
 from quire_kvstore.host.root_key import root_key
 from quire_kvstore.host.state_dir import StateDir
 from quire_services.config.prepared_file import PREPARED_FILE
+from quire_services.config.process_table import PROCESSES_FILE
 from quire_services.gateway.admin import token as admin_token
 from quire_services.stack.rundir import MARKER_FILE, STACK_FILES, RunDir, RunDirError
 from quire_services.stack.state_tree import STATE
@@ -36,7 +37,7 @@ def listen(path: Path) -> None:
 
 def fill(run_dir: RunDir) -> None:
     """All that the processes of a stack put there."""
-    for name in ("kvstore.sock", "attach.sock", "gateway.sock", "events.sock", "events-replay.sock"):
+    for name in ("kvstore.sock", "attach.sock", "gateway.sock", "events.sock", "events-replay.sock", "logs.sock"):
         listen(run_dir.path / name)
     prepared(run_dir.path)
     run_dir.make_token()
@@ -56,7 +57,7 @@ def test_all_that_a_stack_makes_goes_with_it(tmp_path: Path, crashed: bool) -> N
     if crashed:
         crash(run_dir)
         run_dir = RunDir(tmp_path / "run")
-        assert set(run_dir.stale) == {*STACK_FILES} - {"arena.json", "mappers.json"}
+        assert set(run_dir.stale) == {*STACK_FILES} - {"arena.json", "mappers.json", "processes.json"}
         assert (tmp_path / "run" / STATE / "root.key").exists()  # the next kvstore's
 
     assert run_dir.close() == []
@@ -132,7 +133,8 @@ def test_a_state_directory_of_the_users_choice(tmp_path: Path) -> None:
         root_key(path / inside)
         StateDir(path / inside).write("publications/agent", {"domain": "public"})
         before = tree(path / inside)
-        before.pop(MARKER_FILE, None)
+        for name in (MARKER_FILE, PROCESSES_FILE):
+            before.pop(name, None)
         run_dir.close()
         assert tree(path / inside) == before
         RunDir(path, own_state=False).close()

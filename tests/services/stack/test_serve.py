@@ -32,8 +32,9 @@ def quire(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_one_life_of_a_stack(tmp_path: Path, model: Path) -> None:
-    """It says when it is ready; a second one is refused; a killed engine and gateway come back; status agrees; the
-    stop leaves nothing (which ``running_stack`` insists on)."""
+    """It says when it is ready; a second one is refused; a killed engine and gateway come back; status agrees; it goes
+    on without its supervisor until the next one takes over; the stop leaves nothing (which ``running_stack`` insists
+    on)."""
     with running_stack(tmp_path, model, engines=1, blocks=64) as stack:
         directory = f"--run-dir={stack.run_dir}"
         wait_for(lambda: "ready: http://127.0.0.1:" in stack.log.read_text(), "it says so", 10)
@@ -57,6 +58,15 @@ def test_one_life_of_a_stack(tmp_path: Path, model: Path) -> None:
         assert quire("status", directory, "--session=engine-1").stdout == "engine-1: ready\n"
         assert quire("status", directory, "--session=engine-9").returncode == 1
         assert "engine-1 was killed by SIGKILL" in stack.log.read_text()
+
+        running = stack.ready_sessions()
+        stack.kill_supervisor()
+        assert "no supervisor watches" in quire("status", directory).stdout
+        assert len(stack.complete([7, 8, 9], max_tokens=2)["choices"]) == 1
+        stack.serve()
+        stack.says("ready: http", 2)
+        stack.says("engine-1 goes on (pid ")
+        assert stack.ready_sessions() == running
 
 
 def test_a_configuration_that_cannot_work_ends_the_stack(tmp_path: Path, model: Path) -> None:
