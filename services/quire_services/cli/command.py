@@ -16,6 +16,7 @@ from quire_services.process.standard_streams import UNWRITABLE, discard_stream, 
 COMMANDS = {
     "serve": ("quire_services.stack.serve", "run the whole stack on this host: kvstore, engines, gateway"),
     "stop": ("quire_services.stack.stop", "stop the stack of a run directory, with or without its supervisor"),
+    "rollout": ("quire_services.stack.rollout", "replace all engines of a running stack, one at a time"),
     "status": ("quire_services.cli.status", "print the kvstore's counters"),
     "tenant": ("quire_services.cli.tenant", "set and list tenants' quotas on a running stack"),
     "group": ("quire_services.cli.group", "declare which tenants share what is published to a group"),
