@@ -14,132 +14,25 @@ this loop was awake. Whether anything can be served is computed when asked, neve
 from __future__ import annotations
 
 import asyncio
-import select
 from collections import Counter
 from typing import Any
 
 import structlog
 
-from quire_proto.gateway_link import Abort, Hello, Load, Message, Outputs, encode_message
+from quire_proto.gateway_link import Hello, Load, Outputs
 from quire_services.gateway.failover.stranded import Stranded
 from quire_services.gateway.failover.suspects import MOST_DEATHS, guilty, on_trial
 from quire_services.gateway.http.errors import AWAY_RETRY_AFTER_S, ApiError, poison, queue_full, unavailable
+from quire_services.gateway.link.engine import Engine
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.turns.admission import Admission
 from quire_services.gateway.turns.hold import Hold
 from quire_services.gateway.turns.weights import Weights
 
-from .awake_clock import clock
-from .generations import Attempt, Call, Generation
+from .generations import Call, Generation
 
-MAX_SILENCE_S = 10.0
-QUIET_S = 2.0  # four reports
 WATCH_S = 0.5
 log = structlog.get_logger()
-
-
-class Engine:
-    """One connected engine.
-
-    Attributes:
-        hello: what it serves.
-        load: its last report, None before the first.
-        attempts: what it carries, by name on the link.
-    """
-
-    def __init__(self, hello: Hello, writer: asyncio.StreamWriter) -> None:
-        self.hello = hello
-        self.load: Load | None = None
-        self.attempts: dict[str, Attempt] = {}
-        self.picked = 0
-        self._writer = writer
-        self._heard = clock.now()
-        self._sent_since_load = 0
-
-    def why_not(self) -> str:
-        """Why it cannot be given work now; empty if it can."""
-        if self.silent:
-            return "unresponsive"
-        if self.load is None:
-            return "starting"
-        return "" if self.load.ready else "without a kvstore"
-
-    @property
-    def silent(self) -> bool:
-        """Whether it has not been heard of for too long."""
-        return clock.now() - self._heard > MAX_SILENCE_S
-
-    @property
-    def quiet(self) -> bool:
-        """Whether a few of its reports are missing: it may have been stopped a moment ago."""
-        return clock.now() - self._heard > QUIET_S
-
-    @property
-    def longest(self) -> int:
-        """Tokens that any request's sequence may have: the least of the model, the setting and the pool."""
-        return (self.load.longest if self.load else 0) or self.hello.max_model_len
-
-    @property
-    def widest(self) -> int:
-        """The same for the request whose published prompt leaves it most."""
-        return (self.load.widest if self.load else 0) or self.hello.max_model_len
-
-    def busyness(self) -> int:
-        """Continuations it has to work on, as far as is known."""
-        reported = self.load.running + self.load.waiting if self.load else 0
-        carried = sum(attempt.width for attempt in self.attempts.values())
-        return max(reported + self._sent_since_load, carried)
-
-    def on_load(self, load: Load) -> None:
-        """Take a report."""
-        if load.ready != (self.load is not None and self.load.ready):
-            log.info("engine_ready" if load.ready else "engine_not_ready", engine=self.hello.engine)
-        self.load = load
-        self._heard = clock.now()
-        self._sent_since_load = 0
-
-    def on_outputs(self, outputs: Outputs) -> list[Generation]:
-        """Hand the outputs of a step to their attempts; those of unknown ones were aborted meanwhile. The generations
-        of which it has given something back."""
-        given_back = dict[Generation, None]()
-        for output in outputs.items:
-            attempt = self.attempts.get(output.request)
-            if attempt and attempt.deliver(output):
-                given_back[attempt.generation] = None
-        return list(given_back)
-
-    def submit(self, generation: Generation, part: list[int], weight: int) -> int:
-        """Send a part of a generation to this engine, with its tenant's weight; how many continuations more it has."""
-        attempt = generation.attempt(part, self)
-        generation.engine = self.hello.engine
-        self.attempts[attempt.id] = attempt
-        self._sent_since_load += attempt.width
-        self._send(generation.message(attempt, weight))
-        return attempt.width
-
-    def abort(self, attempt: Attempt, index: int | None) -> None:
-        """Stop one continuation, or all."""
-        self._send(Abort(attempt.id, index or 0, every=index is None))
-
-    def forget(self, attempt: Attempt) -> None:
-        """Nothing of the attempt is to come any more."""
-        self.attempts.pop(attempt.id, None)
-
-    def hung_up(self) -> bool:
-        """Whether its process has let go of the connection, by its end at the latest, be that noticed here or not."""
-        if self._writer.is_closing():
-            return True
-        poller = select.poll()
-        poller.register(self._writer.get_extra_info("socket").fileno(), select.POLLRDHUP)
-        return bool(poller.poll(0))
-
-    def disconnect(self) -> None:
-        """Close the connection from our side."""
-        self._writer.close()
-
-    def _send(self, message: Message) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(encode_message(message))
 
 
 class Engines:

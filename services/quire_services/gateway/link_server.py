@@ -29,7 +29,8 @@ from quire_proto.gateway_link import (
 from quire_proto.private_dir import free_socket_name, insist_on_private
 from quire_proto.wire.codec import CodecError
 
-from .engines import Engine, Engines
+from .engines import Engines
+from .link.engine import Engine
 
 HELLO_S = 5.0
 log = structlog.get_logger()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from quire_services.gateway.engines import MAX_SILENCE_S
+from quire_services.gateway.link.engine import MAX_SILENCE_S
 from tests.support.gateway import GatewayProcess
 
 

@@ -24,7 +24,8 @@ from quire_engine.scheduling.step_log import StepLog
 from quire_proto.client.client import KVClient
 from quire_proto.gateway_link import Hello, Load, Refused, decode_message, encode_message
 from quire_proto.wire.errors import KvstoreUnreachable, NameTaken
-from quire_services.gateway.engines import Engine, Engines
+from quire_services.gateway.engines import Engines
+from quire_services.gateway.link.engine import Engine
 from quire_services.gateway.link_server import LinkServer
 from tests.support.children import python_child
 from tests.support.kvstore import Kvstore

@@ -33,9 +33,9 @@ from quire_proto.wire.digests import chain, domain_key, salted
 from quire_proto.wire.envelope import Reply, Request, decode_reply, decode_request
 from quire_proto.wire.layout import Layout
 from quire_proto.wire.u32 import pack_u32 as u32
-from quire_services.gateway.engines import MAX_SILENCE_S
 from quire_services.gateway.generations import KVSTORE_LOST
 from quire_services.gateway.http.errors import engine_error
+from quire_services.gateway.link.engine import MAX_SILENCE_S
 from quire_services.gateway.link_server import HELLO_S
 from tests.support.repository import ROOT
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from quire_proto.gateway_link import Generate, Message, Output, Outputs, TokenLogprob
 from quire_proto.wire.u32 import pack_u32, unpack_u32
-from quire_services.gateway.engines import QUIET_S
+from quire_services.gateway.link.engine import QUIET_S
 from tests.services.gateway.test_engines import Background
 from tests.support.gateway import GatewayProcess, Start
 from tests.support.peer_engine import Branch, PeerEngine

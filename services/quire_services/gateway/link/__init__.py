@@ -1,0 +1,1 @@
+"""Link: the engines that are connected to this gateway, as it sees each of them."""
