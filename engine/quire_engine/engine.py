@@ -47,7 +47,7 @@ from quire_engine.scheduling.waiters import Waiters
 from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import StepPlan, Work
 from quire_kv import DeviceFault, KVClient, LayoutMismatch, LocalError, NameTaken, QuireError
-from quire_proto.gateway_link import Abort, Generate, Load
+from quire_proto.gateway_link import Abort, Generate, Load, Output
 
 IDLE_S = 0.2
 REATTACH_S = 0.05
@@ -318,12 +318,13 @@ class Engine:
         first = self._beams.preempted(kv, victim)
         return first if for_itself and self._beams.hopeless(first) else None
 
-    @staticmethod
-    def _note_cached(sequence: Sequence) -> None:
-        """What of the prompt was a hit when the request was first admitted: the answer says so."""
+    def _note_cached(self, sequence: Sequence) -> None:
+        """What of the prompt was a hit when the request was first admitted: it is said at once, for where the answer
+        goes on if this engine dies, what it computes meanwhile is a hit as well."""
         request = sequence.request
         if request.cached_tokens < 0:
-            request.cached_tokens = min(sequence.computed, len(request.prompt) // 4)
+            request.cached_tokens = cached = min(sequence.computed, len(request.prompt) // 4)
+            self._outbox.put(Output(request.id, request.index, cached_tokens=cached))
 
     def _reject(self, kv: KvSession, plan: StepPlan, sequence: Sequence, code: str, reason: str) -> None:
         """There is no space for it and never will be; if it ran, its blocks come back."""

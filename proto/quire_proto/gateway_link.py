@@ -134,7 +134,8 @@ class TokenLogprob:
 @dataclass(frozen=True, slots=True)
 class Output:
     """New tokens of one continuation. ``finish``: "" (goes on), ``stop``, ``length``, ``abort`` or ``error``; an
-    error has a ``code`` and a ``message``. ``cached_tokens`` is set on the first output with tokens.
+    error has a ``code`` and a ``message``. ``cached_tokens`` is set on the first output, which has no tokens if it is
+    sent when the request is admitted, and on the first with tokens.
     ``prompt_logprobs``, if they are wanted, are those of the tokens but the first: some in each of the outputs of
     the first continuation before that. ``score``: of what a beam search found, which is sent whole."""
 

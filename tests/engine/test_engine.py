@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from quire_proto.gateway_link import Abort
+from quire_proto.gateway_link import Abort, Output
 from quire_proto.wire.u32 import pack_u32
 from tests.support.engine_loop import BLOCKS, VOCAB, Bench, running_engine, words
 from tests.support.waits import wait_for
@@ -20,11 +20,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 @pytest.mark.process
 def test_greedy_tokens_equal_generate(bench: Bench) -> None:
-    """A prompt across chunk and block edges gives the tokens of ``generate``, cold and from the cache."""
+    """A prompt across chunk and block edges gives the tokens of ``generate``, cold and from the cache; what is
+    cached is said before anything is computed."""
     prompt = words(150)
     for name, cached in (("cold", 0), ("warm", 144)):
         bench.ask(name, prompt)
         assert bench.end(name).cached_tokens == cached
+        assert bench.front.firsts[name, 0] == Output(name, 0, cached_tokens=cached)
         assert bench.front.tokens[name, 0] == bench.reference.greedy(prompt, 8)
     bench.empty()
 
@@ -110,5 +112,5 @@ def test_a_salted_request_goes_on_elsewhere_under_its_salt(bench: Bench) -> None
         bench.ask(name, prompt, max_tokens=20, salt=salt, emitted=emitted)
         bench.end(name)
         assert bench.front.tokens[name, 0] == bench.front.tokens["salted", 0][18:]
-        assert bench.front.cached[name, 0] == found
+        assert bench.front.firsts[name, 0].cached_tokens == found
     bench.empty()

@@ -20,7 +20,7 @@ from quire_engine.model.runner import Runner
 from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
 from quire_proto.client.client import KVClient, KVReader
-from quire_proto.gateway_link import Generate, Outputs, Sampling, TokenLogprob
+from quire_proto.gateway_link import Generate, Output, Outputs, Sampling, TokenLogprob
 from quire_proto.messages import Stats
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.support.kvstore import Kvstore
@@ -38,7 +38,7 @@ class Queues:
         self.inbox: SimpleQueue[Any] = SimpleQueue()
         self.tokens: dict[tuple[str, int], list[int]] = {}
         self.ends: dict[tuple[str, int], Any] = {}
-        self.cached: dict[tuple[str, int], int] = {}
+        self.firsts: dict[tuple[str, int], Output] = {}  # which say how much was cached
         self.logprobs: dict[tuple[str, int], list[TokenLogprob]] = {}
         self.scores: dict[tuple[str, int], tuple[TokenLogprob, ...]] = {}
 
@@ -63,7 +63,9 @@ class Queues:
                 assert key not in self.tokens, "said before any token"
                 self.scores[key] = (*self.scores.get(key, ()), *item.prompt_logprobs)
                 continue
-            self.cached.setdefault(key, item.cached_tokens)  # the first output with tokens says it
+            self.firsts.setdefault(key, item)
+            if not item.tokens and not item.finish:
+                continue
             self.tokens.setdefault(key, []).extend(unpack_u32(item.tokens))
             self.logprobs.setdefault(key, []).extend(item.logprobs)
             if item.finish:

@@ -40,7 +40,6 @@ class Branch:
     index: int
     last: int
     done: int = 0
-    fresh: bool = True
 
 
 class PeerEngine:
@@ -53,6 +52,7 @@ class PeerEngine:
         together: tokens of a continuation in one output.
         follow: the token that comes behind each.
         likely: log-probabilities of tokens, of others -0.5.
+        cached_tokens: of a prompt, as it says when it admits a request.
         poison: a prompt, packed, on which it dies.
     """
 
@@ -126,6 +126,8 @@ class PeerEngine:
                 last = (unpack_u32(message.tokens) + emitted)[-1]
                 numbers = range(message.index, message.index + message.n)
                 self._branches += [Branch(message, index, last, len(emitted)) for index in numbers]
+                admitted = Output(message.request, message.index, cached_tokens=self.cached_tokens)
+                self.send(Outputs((admitted,)))
             elif isinstance(message, Abort):
                 self.aborts.append(message)
                 self._branches = [
@@ -176,8 +178,7 @@ class PeerEngine:
             others = [(token + k) % self._vocab for k in range(how.logprobs - 1)]
             own = self.likely.get(token, -0.5)
             logprobs = (TokenLogprob(own, pack_u32(others), tuple(-0.5 - k for k in range(len(others)))),)
-        cached, branch.fresh = self.cached_tokens if branch.fresh else 0, False
-        return Output(branch.request.request, branch.index, pack_u32([token]), logprobs, finish, cached)
+        return Output(branch.request.request, branch.index, pack_u32([token]), logprobs, finish)
 
     def _send_scores(self, branch: Branch) -> None:
         """Two messages: -1, -2, ... from the second token of the prompt on, its first one likeliest everywhere."""

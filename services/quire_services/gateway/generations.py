@@ -91,8 +91,9 @@ class Generation:
         open: continuations that have not ended.
         attempts: where the open ones come from; those that no engine works on are missing.
         deaths: engines that died before they gave it a token, since the last that it got, by continuation.
-        started: a first output has come.
-        cached_tokens: prompt tokens that came from the cache when the answer began.
+        started: a first token has come.
+        cached_tokens: prompt tokens that came from the cache, as the first engine said that has said anything of it;
+            None before. What it has computed is a hit for the next, and is none of this.
         prompt_logprobs: of the tokens of the prompt but the first, if they are wanted, as far as they have come.
         priority: among the tenant's, lower first.
         salt: of the cache, so that it shares nothing with generations of another.
@@ -110,7 +111,7 @@ class Generation:
     attempts: dict[int, Attempt] = field(default_factory=dict)
     deaths: list[int] = field(default_factory=list)
     started: bool = False
-    cached_tokens: int = 0
+    cached_tokens: int | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     salt: str = ""
     priority: int = 0
@@ -161,12 +162,12 @@ class Generation:
         if output.finish == "error":
             self.call.fail(engine_error(output.code, output.message, self.call.constrained_by))
             return
-        if index == 0 and not self.emitted[0]:  # the others share the prompt of the first
+        if self.cached_tokens is None:
             self.cached_tokens = output.cached_tokens
         self.prompt_logprobs += output.prompt_logprobs
-        self.started = True
         if not output.tokens and not output.finish:
             return
+        self.started = True
         self.emitted[index].extend(unpack_u32(output.tokens))
         self.deaths[index] = 0
         if output.finish:

@@ -111,7 +111,7 @@ class CallResponse:
             if outputs and self._record.ttft_s is None:
                 self._record.ttft_s = time.monotonic() - self._call.began
             deltas = [self._feed(*one) for one in _by_token(outputs)]
-            self._record.cached_tokens = sum(g.cached_tokens for g in self._call.generations)
+            self._record.cached_tokens = sum(g.cached_tokens or 0 for g in self._call.generations)
             yield [one for one in deltas if one is not None]
 
     def _feed(self, generation: Generation, output: Output) -> tuple[Choice, Delta] | None:

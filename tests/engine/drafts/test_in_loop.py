@@ -170,7 +170,7 @@ def test_what_is_cached_is_what_was_accepted(stand: tuple[Bench, Watch], monkeyp
         longer = prompt + bench.front.tokens[f"first-{seed}", 0]
         bench.ask(f"then-{seed}", longer)
         bench.end(f"then-{seed}")
-        assert bench.front.cached[f"then-{seed}", 0] >= len(longer) - 17
+        assert bench.front.firsts[f"then-{seed}", 0].cached_tokens >= len(longer) - 17
         assert bench.front.tokens[f"then-{seed}", 0] == bench.reference.greedy(longer, 8)
     bench.empty()
 

@@ -50,7 +50,7 @@ def cached(bench: Bench, name: str, prompt: list[int]) -> int:
     bench.ask(name, prompt)
     bench.end(name)
     assert bench.front.tokens[name, 0] == bench.reference.greedy(prompt, 8)
-    return bench.front.cached[name, 0]
+    return bench.front.firsts[name, 0].cached_tokens
 
 
 def held_up(bench: Bench, name: str, prompt: list[int]) -> None:
@@ -82,7 +82,7 @@ def test_who_leaves_while_waiting_computes_alone(bench: Bench) -> None:
         GATE.open()
         bench.end("meanwhile")
 
-        assert bench.front.cached["meanwhile", 0] == 0
+        assert bench.front.firsts["meanwhile", 0].cached_tokens == 0
         assert bench.front.tokens["meanwhile", 0] == bench.reference.greedy([*PROMPT, 9, 9], 8)
         assert Listening.retries == 1
         assert cached(bench, "own", [*PROMPT, 9, 9]) == (len(PROMPT) + 1) // 16 * 16  # what it computed itself
@@ -102,7 +102,7 @@ def test_a_publication_that_changes_while_a_request_waits_is_matched_again(bench
         GATE.open()
         bench.end("meanwhile")
 
-        assert bench.front.cached["meanwhile", 0] == 0
+        assert bench.front.firsts["meanwhile", 0].cached_tokens == 0
         assert bench.front.tokens["meanwhile", 0] == bench.reference.greedy([*PROMPT, 9], 8)
         assert Listening.retries == 1
         wait_for(lambda: kvstore.lookup(publication="p").tokens == len(OTHER), "the engine computed the new one", 30)

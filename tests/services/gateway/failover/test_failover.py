@@ -144,12 +144,13 @@ def test_faults_are_seen(process: GatewayProcess, fault: type[PeerEngine]) -> No
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_engine_that_dies_before_the_first_token(process: GatewayProcess, stream: bool) -> None:
-    """The request is asked again as it was, for all its continuations at once, and log-probabilities of the prompt that
-    had come from the first engine are not told twice."""
+    """The request is asked again as it was, for all its continuations at once; log-probabilities of the prompt that had
+    come from the first engine are not told twice, and what that had computed of it counts for none of its hits."""
     asked = PLAIN | {"n": 3, "prompt_logprobs": 1, "stream": stream}
     if stream:
         del asked["prompt_logprobs"]
     one = process.engine("one")
+    one.cached_tokens = 3
     whole = answer(process, asked)
     one.steps = 0
     waiting = Background(process, **body(asked))
@@ -158,7 +159,9 @@ def test_an_engine_that_dies_before_the_first_token(process: GatewayProcess, str
         told = (TokenLogprob(-9.0, rank=3),)
         one.send(Outputs((Output(one.requests[1].request, 0, prompt_logprobs=told),)))
     two = process.engine("two")
+    two.cached_tokens = 20
     one.close()
+    assert '"cached_tokens":3' in whole.text
     assert comparable(waiting.result()) == comparable(whole)
     (again,) = two.requests
     assert (again.n, again.index, again.emitted, again.sampling) == (3, 0, b"", one.requests[1].sampling)
