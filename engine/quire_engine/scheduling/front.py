@@ -3,7 +3,8 @@
 It connects to the gateway's socket, again and again, with back-off however the connection before ended, says hello,
 reports the load, and carries requests in and outputs out. The engine's thread is never blocked by it: requests arrive
 in a queue, outputs are handed over and written by the loop. When the gateway goes away no reader of an answer
-is left, so every request is aborted.
+is left, so every request is aborted. What fails in this thread, for want of memory as a rule, fails in the engine's:
+an engine that hears no gateway any more, or has lost an output, must end.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class Front:
         self._writer: asyncio.StreamWriter | None = None
         self._stopping = False
         self._refused = ""
+        self._broken: BaseException | None = None
+        self._loop.set_exception_handler(lambda _, context: self._break(context.get("exception")))
         self._thread = threading.Thread(target=self._run, name="front", daemon=True)
 
     def start(self) -> None:
@@ -68,7 +71,8 @@ class Front:
         self._thread.start()
 
     def receive(self, timeout_s: float) -> list[Generate | Abort | GatewayLost]:
-        """All messages that have arrived; waits up to ``timeout_s`` for the first."""
+        """All messages that have arrived; waits up to ``timeout_s`` for the first. Raises what has broken the link's
+        thread."""
         out: list[Generate | Abort | GatewayLost] = []
         with contextlib.suppress(Empty):
             message = self._inbox.get(timeout=timeout_s) if timeout_s > 0 else self._inbox.get_nowait()
@@ -76,6 +80,8 @@ class Front:
                 if message is not None:
                     out.append(message)
                 message = self._inbox.get_nowait()
+        if self._broken is not None:
+            raise self._broken
         return out
 
     def wake(self) -> None:
@@ -114,10 +120,19 @@ class Front:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             self._loop.run_until_complete(self._connect_forever())
+        except asyncio.CancelledError:
+            pass
+        except BaseException as exc:
+            self._break(exc)
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+
+    def _break(self, exc: BaseException | None) -> None:
+        if exc is not None and not isinstance(exc, OSError):  # that is the end of a connection, which its reader sees
+            self._broken = self._broken or exc
+            self.wake()
 
     async def _connect_forever(self) -> None:
         delay, longest = BACKOFF_S
@@ -144,6 +159,7 @@ class Front:
         """Until the connection ends; returns why the gateway refused this engine, if it did."""
         self._writer = writer
         ticker = asyncio.ensure_future(self._report_forever())
+        ticker.add_done_callback(lambda task: None if task.cancelled() else self._break(task.exception()))
         try:
             writer.write(encode_message(self._hello))
             writer.write(encode_message(self._load()))
