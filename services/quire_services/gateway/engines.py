@@ -173,7 +173,7 @@ class Engines:
     def _abandon(self, engine: Engine) -> None:
         """Nothing more is expected of what an engine carries."""
         lost = list(engine.attempts.values())
-        if call := guilty(lost):
+        for call in guilty(lost):
             log.error("poison", tenant=call.generations[0].tenant, engine=engine.hello.engine)
             call.fail(poison())
         for attempt in lost:

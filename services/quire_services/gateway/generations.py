@@ -91,6 +91,7 @@ class Generation:
         open: continuations that have not ended.
         attempts: where the open ones come from; those that no engine works on are missing.
         deaths: engines that died before they gave it a token, since the last that it got, by continuation.
+        engines_lost: engines that died under it in all, by continuation.
         started: a first token has come.
         cached_tokens: prompt tokens that came from the cache, as the first engine said that has said anything of it;
             None before. What it has computed is a hit for the next, and is none of this.
@@ -110,6 +111,7 @@ class Generation:
     open: set[int] = field(default_factory=set)
     attempts: dict[int, Attempt] = field(default_factory=dict)
     deaths: list[int] = field(default_factory=list)
+    engines_lost: list[int] = field(default_factory=list)
     started: bool = False
     cached_tokens: int | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -120,7 +122,7 @@ class Generation:
     def __post_init__(self) -> None:
         self.emitted = [array("I") for _ in range(self.n)]
         self.open = set(range(self.n))
-        self.deaths = [0] * self.n
+        self.deaths, self.engines_lost = [0] * self.n, [0] * self.n
 
     def parts(self) -> list[list[int]]:
         """The continuations that no engine works on, those together that one is to be asked for together: all before

@@ -5,6 +5,9 @@ next one. Which it was cannot be seen; but all others get tokens from an engine,
 is: **a request is stopped when two engines in a row died before they gave it a token, unless another request of the
 last one has seen as many die; then each of these goes on where no other such request is.** A token clears it. So a
 request that kills all engines kills two of them, or three if others came with it, and none of the others is stopped.
+
+One that gets some tokens of each engine before that dies is never suspected so. Therefore **it is stopped as well when
+32 engines have died under one of its answers, whatever came in between.**
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Iterable
 from quire_services.gateway.generations import Attempt, Call
 
 MOST_DEATHS = 2
+MOST_IN_ALL = 32
 
 
 def deaths(attempt: Attempt) -> int:
@@ -21,15 +25,23 @@ def deaths(attempt: Attempt) -> int:
     return max((attempt.generation.deaths[index] for index in attempt.open), default=0)
 
 
-def guilty(lost: Iterable[Attempt]) -> Call | None:
-    """The call to stop, if one is, of those whose engine has died; the death counts for all that had nothing of it."""
-    suspects = [attempt for attempt in lost if attempt.open and not attempt.answered]
-    for attempt in suspects:
+def guilty(lost: Iterable[Attempt]) -> set[Call]:
+    """The calls to stop, if any, of those whose engine has died; the death counts for all, and as one without a token
+    for all that had nothing of it."""
+    lost = [attempt for attempt in lost if attempt.open]
+    suspects = [attempt for attempt in lost if not attempt.answered]
+    for attempt in lost:
         for index in attempt.open:
-            attempt.generation.deaths[index] += 1
+            attempt.generation.engines_lost[index] += 1
+            attempt.generation.deaths[index] += not attempt.answered
     most = max(map(deaths, suspects), default=0)
     calls = {attempt.generation.call for attempt in suspects if deaths(attempt) == most}
-    return calls.pop() if most >= MOST_DEATHS and len(calls) == 1 else None
+    stopped = calls if most >= MOST_DEATHS and len(calls) == 1 else set[Call]()
+    return stopped | {one.generation.call for one in lost if _lost(one) >= MOST_IN_ALL}
+
+
+def _lost(attempt: Attempt) -> int:
+    return max(attempt.generation.engines_lost[index] for index in attempt.open)
 
 
 def on_trial(attempts: Iterable[Attempt]) -> set[Call]:

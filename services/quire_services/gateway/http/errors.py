@@ -145,7 +145,7 @@ def poison() -> ApiError:
     """500: it is not tried again, for it may be what kills engines."""
     return ApiError(
         500,
-        "engine after engine died before it gave this request a token; it is not tried again",
+        "engine after engine died under this request; it is not tried again",
         type="server_error",
         code="engines_died",
     )

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from quire_proto.gateway_link import Generate, Message, Output, Outputs, TokenLogprob
 from quire_proto.wire.u32 import pack_u32, unpack_u32
+from quire_services.gateway.failover.suspects import MOST_IN_ALL
 from quire_services.gateway.link.engine import QUIET_S
 from tests.services.gateway.test_engines import Background
 from tests.support.gateway import GatewayProcess, Start
@@ -334,6 +335,23 @@ def test_a_request_that_kills_engines_among_others_that_wait(start: Start, token
     fourth = fourth or begin("peer-3")
     assert [one.result().json()["usage"]["completion_tokens"] for one in waiting] == [30] * 6
     assert fourth.poison not in {one.tokens for one in fourth.requests}
+
+
+def test_a_request_that_kills_engines_after_some_tokens_each(start: Start) -> None:
+    """It is stopped when it has killed so many, though each has given it a token."""
+    process = start("--hold-s=20")
+    engine = process.engine("peer-0")
+    engine.steps = 1
+    deadly = Background(process, **PLAIN | {"max_tokens": 60})
+    for number in range(1, MOST_IN_ALL + 1):
+        wait_for(engine.stalled, "it has gone on")
+        assert not deadly.response
+        following = process.engine(f"peer-{number}")
+        following.steps = number + 1
+        engine.close()
+        engine = following
+    assert (deadly.result().status_code, deadly.result().json()["error"]["code"]) == (500, "engines_died")
+    assert not engine.requests
 
 
 def test_a_token_clears_a_request(start: Start) -> None:
