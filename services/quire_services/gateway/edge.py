@@ -125,6 +125,8 @@ class Edge:
             prompt_tokens=record.prompt_tokens,
             cached_tokens=record.cached_tokens,
             completion_tokens=record.completion_tokens,
+            engines=record.engines,
+            moves=record.moves,
             ms=round(seconds * 1000, 1),
             ttft_ms=None if record.ttft_s is None else round(record.ttft_s * 1000, 1),
         )

@@ -116,7 +116,7 @@ class Engines:
     def submit(self, call: Call) -> None:
         """Send every generation of a call to an engine. Raises ApiError 503 if there is none, 429 if too many of its
         tenant wait."""
-        usable = self._usable()
+        usable = self._trusted()
         if not usable or self.draining:
             raise self._away()
         tenant = call.generations[0].tenant
@@ -187,9 +187,8 @@ class Engines:
             self._go_on()
 
     def _go_on(self) -> None:
-        """Send what is stranded to engines, as far as there are some; to a quiet one only if all are."""
-        usable = self._usable() if self._stranded else []
-        usable = [engine for engine in usable if not engine.quiet] or usable
+        """Send what is stranded to engines, as far as there are some."""
+        usable = self._trusted() if self._stranded else []
         busy = {engine: engine.busyness() for engine in usable}
         tried = {engine: on_trial(engine.attempts.values()) for engine in usable}
         for generation in self._stranded if busy else ():
@@ -208,6 +207,11 @@ class Engines:
 
     def _usable(self) -> list[Engine]:
         return [engine for engine in self._engines.values() if not engine.why_not()]
+
+    def _trusted(self) -> list[Engine]:
+        """The engines that something is sent to: a quiet one only if all are."""
+        usable = self._usable()
+        return [engine for engine in usable if not engine.quiet] or usable
 
     def _pick(self, busy: dict[Engine, int]) -> Engine:
         """The least loaded engine; among equals the one that was picked longest ago."""

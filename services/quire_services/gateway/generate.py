@@ -251,7 +251,7 @@ class Gateway:
             begin_s = min(self.begin_s, client_timeout_s(request.headers))
             call.begin_within(begin_s, time.monotonic() - record.arrived)
         record.generates = True
-        record.engines = ",".join(sorted({generation.engine for generation in call.generations}))
+        record.engines = ",".join(call.engines)
         record.prompt_tokens = sum(len(generation.tokens) for generation in call.generations)
         response = CallResponse(call, choices, answer, record, self.ping_s, long=scored(body) > 0)
         return await response.send_to(request.receive, bool(body.stream))

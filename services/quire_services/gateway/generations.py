@@ -98,7 +98,8 @@ class Generation:
         prompt_logprobs: of the tokens of the prompt but the first, if they are wanted, as far as they have come.
         priority: among the tenant's, lower first.
         salt: of the cache, so that it shares nothing with generations of another.
-        engine: name of the last engine that something of it was sent to.
+        engines: names of the engines that something of it was sent to, the first one first.
+        moves: attempts after the first, so many for each continuation.
     """
 
     tenant: str
@@ -117,7 +118,8 @@ class Generation:
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     salt: str = ""
     priority: int = 0
-    engine: str = ""
+    engines: dict[str, None] = field(default_factory=dict)
+    moves: int = 0
 
     def __post_init__(self) -> None:
         self.emitted = [array("I") for _ in range(self.n)]
@@ -226,6 +228,16 @@ class Call:
         generation = Generation(tenant, tokens, sampling, n, first, self, salt=salt, priority=priority)
         self.generations.append(generation)
         return generation
+
+    @property
+    def engines(self) -> dict[str, None]:
+        """Names of the engines that something of it was sent to, in order."""
+        return {name: None for generation in self.generations for name in generation.engines}
+
+    @property
+    def moves(self) -> int:
+        """How often a continuation has gone on in another attempt."""
+        return sum(generation.moves for generation in self.generations)
 
     def begin_within(self, seconds: float, spent: float) -> None:
         """Fail if nothing has come of any answer when ``seconds`` are over, of which some are ``spent`` already."""

@@ -94,7 +94,7 @@ class CallResponse:
                 return Response(await self._whole(), media_type="application/json")
             grace_s = COMPILED_GRACE_S if self._call.bound else FIRST_OUTPUT_GRACE_S
             deltas = self._run(self._call.outputs(grace_s, self._ping_s))
-            events = EventStream(self._events(await anext(deltas), deltas), self._call, watch)
+            events = EventStream(self._events(await anext(deltas), deltas), watch, self._close)
             handed_over = True
             return events
         except ClientGone:
@@ -103,7 +103,11 @@ class CallResponse:
         finally:
             if not handed_over:
                 watch.cancel()
-                self._call.close()
+                self._close()
+
+    def _close(self) -> None:
+        self._record.engines, self._record.moves = ",".join(self._call.engines), self._call.moves
+        self._call.close()
 
     async def _run(self, arrivals: AsyncIterator[list[Arrival]]) -> AsyncIterator[Deltas]:
         """What the outputs that came together add to their choices."""
@@ -173,12 +177,12 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], call: Call, watch: asyncio.Future[None]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], watch: asyncio.Future[None], close: Callable[[], None]) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._events = events
-        self._call = call
         self._watch = watch
+        self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Send the stream."""
@@ -189,7 +193,7 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._watch.cancel()
-            self._call.close()
+            self._close()
 
 
 async def _watch(receive: Receive, call: Call) -> None:

@@ -22,7 +22,8 @@ class RequestRecord:
         id_suffix: what makes the answer's ``id`` unique.
         ttft_s: seconds from submission to the first output, None if none came.
         generates: it asked for tokens and was accepted.
-        engines: names of the engines that got its prompts.
+        engines: names of the engines that something of it was sent to, in order.
+        moves: how often one of its choices has gone on in another engine, or in one that came back.
     """
 
     request_id: str
@@ -33,6 +34,7 @@ class RequestRecord:
     error: str = ""
     generates: bool = False
     engines: str = ""
+    moves: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0

@@ -92,7 +92,8 @@ class Engine:
     def submit(self, generation: Generation, part: list[int], weight: int) -> int:
         """Send a part of a generation to this engine, with its tenant's weight; how many continuations more it has."""
         attempt = generation.attempt(part, self)
-        generation.engine = self.hello.engine
+        generation.moves += len(part) if generation.engines else 0
+        generation.engines[self.hello.engine] = None
         self.attempts[attempt.id] = attempt
         self._sent_since_load += attempt.width
         self._send(generation.message(attempt, weight))

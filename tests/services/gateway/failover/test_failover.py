@@ -146,7 +146,8 @@ def test_faults_are_seen(process: GatewayProcess, fault: type[PeerEngine]) -> No
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_engine_that_dies_before_the_first_token(process: GatewayProcess, stream: bool) -> None:
     """The request is asked again as it was, for all its continuations at once; log-probabilities of the prompt that had
-    come from the first engine are not told twice, and what that had computed of it counts for none of its hits."""
+    come from the first engine are not told twice, and what that had computed of it counts for none of its hits.
+    Header and log name both engines."""
     asked = PLAIN | {"n": 3, "prompt_logprobs": 1, "stream": stream}
     if stream:
         del asked["prompt_logprobs"]
@@ -164,6 +165,12 @@ def test_an_engine_that_dies_before_the_first_token(process: GatewayProcess, str
     one.close()
     assert '"cached_tokens":3' in whole.text
     assert comparable(waiting.result()) == comparable(whole)
+    answered = waiting.result()
+    assert answered.headers["x-quire-engine"] == ("one" if stream else "one,two")
+    name = answered.headers["x-request-id"]
+    line = wait_for(lambda: next((x for x in process.lines() if x.get("request_id") == name), None), "it is logged")
+    assert line
+    assert (line["engines"], line["moves"]) == ("one,two", 3)
     (again,) = two.requests
     assert (again.n, again.index, again.emitted, again.sampling) == (3, 0, b"", one.requests[1].sampling)
     two.close()
