@@ -319,11 +319,11 @@ class Engine:
         return first if for_itself and self._beams.hopeless(first) else None
 
     def _note_cached(self, sequence: Sequence) -> None:
-        """What of the prompt was a hit when the request was first admitted: it is said at once, for where the answer
-        goes on if this engine dies, what it computes meanwhile is a hit as well."""
+        """What of the prompt, and of what was generated elsewhere, was a hit when the request was first admitted: it is
+        said at once, for where the answer goes on if this engine dies, what it computes meanwhile is a hit as well."""
         request = sequence.request
         if request.cached_tokens < 0:
-            request.cached_tokens = cached = min(sequence.computed, len(request.prompt) // 4)
+            request.cached_tokens = cached = min(sequence.computed, len(request.prompt) // 4 + len(request.emitted))
             self._outbox.put(Output(request.id, request.index, cached_tokens=cached))
 
     def _reject(self, kv: KvSession, plan: StepPlan, sequence: Sequence, code: str, reason: str) -> None:

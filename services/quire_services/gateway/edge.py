@@ -127,6 +127,7 @@ class Edge:
             completion_tokens=record.completion_tokens,
             engines=record.engines,
             moves=record.moves,
+            recomputed_tokens=record.recomputed,
             ms=round(seconds * 1000, 1),
             ttft_ms=None if record.ttft_s is None else round(record.ttft_s * 1000, 1),
         )

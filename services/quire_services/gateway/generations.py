@@ -49,6 +49,7 @@ class Attempt:
         id: name on the link; ours, so that clients cannot collide, and of this attempt alone, so that nothing of
             another is taken for it.
         open: continuations that are to come from there and have not ended.
+        admitted: an output has come, of which the first says what was cached.
         answered: a token has come.
     """
 
@@ -56,6 +57,7 @@ class Attempt:
     open: set[int]
     carrier: Carrier
     id: str = field(default_factory=lambda: secrets.token_hex(12))
+    admitted: bool = False
     answered: bool = False
 
     @property
@@ -70,6 +72,9 @@ class Attempt:
         if output.finish == "abort" or output.code == KVSTORE_LOST:  # a continuation that we aborted is not open
             self.lose(output.index)
             return True
+        if not self.admitted:
+            self.generation.admit(output)
+        self.admitted = True
         self.answered = self.answered or bool(output.tokens)
         self.generation.take(output)
         return False
@@ -100,6 +105,7 @@ class Generation:
         salt: of the cache, so that it shares nothing with generations of another.
         engines: names of the engines that something of it was sent to, the first one first.
         moves: attempts after the first, so many for each continuation.
+        recomputed: tokens that were computed again for them, as far as their engines have said.
     """
 
     tenant: str
@@ -120,6 +126,7 @@ class Generation:
     priority: int = 0
     engines: dict[str, None] = field(default_factory=dict)
     moves: int = 0
+    recomputed: int = 0
 
     def __post_init__(self) -> None:
         self.emitted = [array("I") for _ in range(self.n)]
@@ -160,14 +167,19 @@ class Generation:
             weight=weight,
         )
 
+    def admit(self, output: Output) -> None:
+        """Take the first output of an attempt."""
+        if self.cached_tokens is None:
+            self.cached_tokens = output.cached_tokens
+        elif not output.tokens and not output.finish:
+            self.recomputed += len(self.tokens) + len(self.emitted[output.index]) - output.cached_tokens
+
     def take(self, output: Output) -> None:
         """Take an output of the attempt that its continuation comes from."""
         index = output.index
         if output.finish == "error":
             self.call.fail(engine_error(output.code, output.message, self.call.constrained_by))
             return
-        if self.cached_tokens is None:
-            self.cached_tokens = output.cached_tokens
         self.prompt_logprobs += output.prompt_logprobs
         if not output.tokens and not output.finish:
             return
@@ -238,6 +250,11 @@ class Call:
     def moves(self) -> int:
         """How often a continuation has gone on in another attempt."""
         return sum(generation.moves for generation in self.generations)
+
+    @property
+    def recomputed(self) -> int:
+        """Tokens that were computed again for these."""
+        return sum(generation.recomputed for generation in self.generations)
 
     def begin_within(self, seconds: float, spent: float) -> None:
         """Fail if nothing has come of any answer when ``seconds`` are over, of which some are ``spent`` already."""

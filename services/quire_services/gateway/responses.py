@@ -106,8 +106,9 @@ class CallResponse:
                 self._close()
 
     def _close(self) -> None:
-        self._record.engines, self._record.moves = ",".join(self._call.engines), self._call.moves
-        self._call.close()
+        record, call = self._record, self._call
+        record.engines, record.moves, record.recomputed = ",".join(call.engines), call.moves, call.recomputed
+        call.close()
 
     async def _run(self, arrivals: AsyncIterator[list[Arrival]]) -> AsyncIterator[Deltas]:
         """What the outputs that came together add to their choices."""

@@ -24,6 +24,7 @@ class RequestRecord:
         generates: it asked for tokens and was accepted.
         engines: names of the engines that something of it was sent to, in order.
         moves: how often one of its choices has gone on in another engine, or in one that came back.
+        recomputed: tokens of prompts and answers that were computed again for that.
     """
 
     request_id: str
@@ -35,6 +36,7 @@ class RequestRecord:
     generates: bool = False
     engines: str = ""
     moves: int = 0
+    recomputed: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0

@@ -161,7 +161,7 @@ def test_an_engine_that_dies_before_the_first_token(process: GatewayProcess, str
         told = (TokenLogprob(-9.0, rank=3),)
         one.send(Outputs((Output(one.requests[1].request, 0, prompt_logprobs=told),)))
     two = process.engine("two")
-    two.cached_tokens = 20
+    two.cached_tokens = cached = 1
     one.close()
     assert '"cached_tokens":3' in whole.text
     assert comparable(waiting.result()) == comparable(whole)
@@ -171,6 +171,7 @@ def test_an_engine_that_dies_before_the_first_token(process: GatewayProcess, str
     line = wait_for(lambda: next((x for x in process.lines() if x.get("request_id") == name), None), "it is logged")
     assert line
     assert (line["engines"], line["moves"]) == ("one,two", 3)
+    assert line["recomputed_tokens"] == line["prompt_tokens"] - cached
     (again,) = two.requests
     assert (again.n, again.index, again.emitted, again.sampling) == (3, 0, b"", one.requests[1].sampling)
     two.close()
