@@ -63,6 +63,9 @@ check: $(READY)
 soak: $(READY)
 	@echo "soak: $(MINUTES) minutes of killed and stopped processes"
 	@PYTHONPATH=$(CURDIR) $(BIN)/python -m tests.chaos.run --minutes $(MINUTES)
+	@echo "soak: engines lost at every place of an answer, and at random under sixteen streams"
+	@PYTHONPATH=$(CURDIR) $(BIN)/python -m tests.chaos.positions
+	@PYTHONPATH=$(CURDIR) $(BIN)/python -m tests.chaos.streams
 	@echo "soak: long runs"
 	@$(BIN)/python -m pytest -s -m soak --timeout 3600 $(SOAK)
 	@scripts/ten_runs.sh $(BIN)

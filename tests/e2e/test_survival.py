@@ -2,139 +2,103 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
-from bench.models.tiny import make_model
-from tests.support.gateway import write_tokenizer
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import Stack
+from tests.support.survival import (
+    CALLS,
+    KINDS,
+    End,
+    ask_to_end,
+    hang,
+    hang_briefly,
+    hang_until_fenced,
+    kill,
+    kill_kvstore,
+    same,
+    settled,
+    starve,
+    stream,
+    surviving_stack,
+    with_stop,
+)
 from tests.support.waits import wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
-SYSTEM = "the quick brown fox jumps over the lazy dog and packs five dozen boxes " * 4
-TOKENS = 260
-USER: Any = [{"role": "user", "content": "pack my box"}]
-ITEMS = {"type": "array", "items": {"enum": ["fox", "dog", "jug"]}, "minItems": 30, "maxItems": 40}
-SCHEMA = {"type": "object", "properties": {"of": ITEMS}, "required": ["of"], "additionalProperties": False}
-FREE = {"ignore_eos": True, "max_tokens": TOKENS}
-PLAIN: dict[str, Any] = {"prompt": "the quick fox", **FREE}
-ASKED: dict[str, dict[str, Any]] = {
-    "greedy": PLAIN | {"temperature": 0},
-    "seeded": PLAIN | {"seed": 7, "top_p": 0.95, "frequency_penalty": 0.3},
-    "n=4": {"messages": USER, "n": 4, "seed": 3, **FREE},
-    "json_schema": {
-        "messages": USER,
-        "seed": 5,
-        "max_tokens": 600,
-        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}},
-    },
-    "logprobs": {"messages": USER, "seed": 9, "logprobs": True, "top_logprobs": 2, **FREE},
-    "stop string": PLAIN | {"seed": 11},
-    "echo": PLAIN | {"echo": True, "logprobs": 1, "seed": 13},
-    "published": {"messages": [{"role": "system", "content": SYSTEM}, *USER], "seed": 15, **FREE},
-}
-SAMPLE = ("n=4", "json_schema")  # the others take a minute more
-NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
-MODELS: dict[str, dict[str, Any]] = {"full": {}, "window": {"family": "mistral", "window": 24}}
+OFTEN = ("json_schema",)  # the others take minutes more
+SLOW = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=["full", pytest.param("window", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["full", pytest.param("window", marks=SLOW)])
 def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Stack]:
-    tmp: Path = tmp_path_factory.mktemp(f"survival-{request.param}")
-    model = make_model(tmp / "model", vocab=320, **MODELS[request.param])
-    write_tokenizer(model)
-    (tmp / "system.txt").write_text(SYSTEM)
-    config = f'[[published]]\nfile = "{tmp / "system.txt"}"\ndomain = "public"\nid = "agent"\n'
-    with running_stack(tmp, model, "--hold-s=60", engines=2, config=config) as it:
+    with surviving_stack(tmp_path_factory.mktemp(f"survival-{request.param}"), request.param) as it:
         yield it
 
 
-def kill(_: Stack, pid: int) -> None:
-    """As the kernel does when memory is short."""
-    os.kill(pid, signal.SIGKILL)
+@pytest.fixture(scope="module")
+def puppet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with surviving_stack(tmp_path_factory.mktemp("survival-puppet"), "puppet") as it:
+        yield it
 
 
-def stop(_: Stack, pid: int) -> None:
-    """It hangs; the kvstore fences and kills it when its lease is over."""
-    os.kill(pid, signal.SIGSTOP)
+@pytest.mark.parametrize("kind", [kind if kind in OFTEN else pytest.param(kind, marks=SLOW) for kind in KINDS])
+def test_a_stream_is_the_same_whichever_engine_is_killed(stack: Stack, kind: str) -> None:
+    """Two kills of whichever engine works on it: text, usage and end are those of a stream that nothing disturbed."""
+    asked = with_stop(stack, KINDS[kind]) if kind == "stop string" else KINDS[kind]
+    settled(stack, 2)
+    salts = [{"cache_salt": f"{name} {kind}"} if kind != "published" else {} for name in ("whole", "again")]
+    if kind == "published":
+        stream(stack, asked)  # then what it has in common with others is cached
+    whole = stream(stack, asked | salts[0])
+    again = stream(stack, asked | salts[1], {7: kill, 21: kill})
+    assert same(again, whole, asked)
+    settled(stack, 1)
 
 
-def ask_to_end(_: Stack, pid: int) -> None:
-    """It gives back what it carries."""
-    os.kill(pid, signal.SIGTERM)
-
-
-def kill_kvstore(stack: Stack, _: int) -> None:
-    """All engines lose it, and attach to the next."""
-    os.kill(stack.pid_of("kvstore"), signal.SIGKILL)
-
-
-def stream(stack: Stack, asked: dict[str, Any], kills: int, end: Callable[[Stack, int], None] = kill) -> list[str]:
-    """Its events, those of a choice in order, while the engine that works on it is ended so many times, each time
-    after some more events."""
-    path = "/v1/chat/completions" if "messages" in asked else "/v1/completions"
-    body = {"model": "m", "stream": True, "stream_options": {"include_usage": True}, **asked}
-    lines, killed = list[str](), list[int]()
-    with stack.http.stream("POST", path, json=body) as response:
-        assert response.status_code == 200, response.read()
-        for line in response.iter_lines():
-            if not line.startswith("data: "):
-                continue
-            lines.append(re.sub(r'"(id|created|system_fingerprint)":("[^"]*"|\d+)', r'"\1":0', line))
-            if len(killed) < kills and len(lines) >= 7 * (len(killed) + 1):
-                pid = worker(stack)
-                if pid not in (0, *killed):
-                    end(stack, pid)
-                    killed.append(pid)
-    assert len(killed) == kills, lines[-3:]
-    return sorted(lines, key=lambda one: int((re.findall(r'"index":(\d+)', one) or ["99"])[0]))
-
-
-def worker(stack: Stack) -> int:
-    """The process that has sequences; 0 if none has."""
-    return next((s.pid for s in stack.stats().sessions if s.state == "ready" and s.sequences), 0)
-
-
-def alike(one: list[str], other: list[str]) -> bool:
-    """Whether they are the same but for the last digits of log-probabilities: rows of a prompt add up in another order
-    than single ones."""
-    a, b = "".join(one), "".join(other)
-    if NUMBER.sub("#", a) != NUMBER.sub("#", b):
-        return False
-    pairs = zip(NUMBER.findall(a), NUMBER.findall(b), strict=True)
-    return all(abs(float(x) - float(y)) < 1e-3 for x, y in pairs)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CALLS)
+def test_a_call_is_the_same_whichever_engine_is_killed(puppet: Stack, kind: str) -> None:
+    """Calls of functions, in text that a parser takes apart."""
+    settled(puppet, 2)
+    whole = stream(puppet, CALLS[kind] | {"cache_salt": "whole" + kind})
+    assert same(stream(puppet, CALLS[kind] | {"cache_salt": "again" + kind}, {5: kill}), whole, CALLS[kind])
 
 
 @pytest.mark.parametrize(
-    "kind", [kind if kind in SAMPLE else pytest.param(kind, marks=pytest.mark.slow) for kind in ASKED]
+    "end",
+    [hang_until_fenced, *(pytest.param(end, marks=SLOW) for end in (hang, hang_briefly, ask_to_end, kill_kvstore))],
 )
-def test_a_stream_is_the_same_whichever_engine_is_killed(stack: Stack, kind: str) -> None:
-    """Two kills of whichever engine works on it: text, usage and end are those of a stream that nothing disturbed."""
-    asked, salts = ASKED[kind], ("", "") if kind == "published" else ("a" + kind, "b" + kind)
-    if kind == "stop string":
-        text = "".join(json.loads(one[6:])["choices"][0]["text"] for one in stream(stack, asked, 0)[:-2])
-        asked = asked | {"stop": [text[-60:-52]], "min_tokens": TOKENS // 2}
-    wait_for(lambda: len(stack.ready_sessions()) == 2, "both engines are there", 60)
-    for _ in range(2 if kind == "published" else 1):  # then what it has in common with others is cached
-        whole = stream(stack, asked | ({"cache_salt": salts[0]} if salts[0] else {}), 0)
-    again = stream(stack, asked | ({"cache_salt": salts[1]} if salts[1] else {}), 2)
-    assert again == whole or (kind in ("logprobs", "echo") and alike(again, whole))
-    wait_for(lambda: not any(session.sequences for session in stack.stats().sessions), "nothing is left", 20)
+def test_a_stream_is_the_same_however_its_engine_ends(stack: Stack, end: End) -> None:
+    """By a hang, for good or until its lease is over or for a moment, in order, or by the end of the kvstore under all
+    engines: the same bytes."""
+    settled(stack, 2)
+    asked, name = KINDS["n=4"], end.__name__
+    whole = stream(stack, asked | {"cache_salt": "whole" + name})
+    assert same(stream(stack, asked | {"cache_salt": "again" + name}, {21: end}), whole, asked)
+    settled(stack, 1)
 
 
-@pytest.mark.parametrize("end", [stop, ask_to_end, kill_kvstore])
-def test_a_stream_is_the_same_however_its_engine_ends(stack: Stack, end: Callable[[Stack, int], None]) -> None:
-    """By a hang, in order, or by the end of the kvstore under all engines: the same bytes."""
-    wait_for(lambda: len(stack.ready_sessions()) == 2, "both engines are there", 60)
-    asked = ASKED["n=4"]
-    whole = stream(stack, asked | {"cache_salt": "whole" + end.__name__}, 0)
-    assert stream(stack, asked | {"cache_salt": "again" + end.__name__}, 1, end) == whole
-    wait_for(lambda: len(stack.ready_sessions()) == 2, "both engines are there", 60)
-    wait_for(lambda: not any(session.sequences for session in stack.stats().sessions), "nothing is left", 20)
+@pytest.mark.slow
+def test_an_engine_without_memory(stack: Stack) -> None:
+    """It ends at a prompt for which it gets none, and prompt and answers go on in the other."""
+    settled(stack, 2)
+    asked, starved = KINDS["seeded"] | {"max_tokens": 600}, list[psutil.Process]()
+    whole = stream(stack, asked | {"cache_salt": "whole"})
+
+    def starve_it(stack: Stack, pid: int) -> None:
+        starve(stack, pid)
+        starved.append(psutil.Process(pid))
+
+    with ThreadPoolExecutor(8) as pool:
+        again = pool.submit(stream, stack, asked | {"cache_salt": "again"}, {21: starve_it})
+        wait_for(lambda: starved, "it gets no more memory")
+        long = [pool.submit(stack.complete, [7 + i] * 3000, max_tokens=1) for i in range(4)]
+        assert all(one.result()["usage"]["completion_tokens"] == 1 for one in long)
+        assert same(again.result(), whole, asked)
+    assert not starved[0].is_running()
+    assert b"out of memory" in stack.log.read_bytes()
+    settled(stack, 1)
