@@ -6,6 +6,7 @@ Waiting and processes:
 - ``kvstore``: ``Kvstore``, a kvstore process that can be killed and started again.
 - ``stack``: ``running_stack`` and ``Stack``, a whole ``quire serve``, watched for what it leaves behind.
 - ``streams``: ``Streams``, answers that are the same whatever happens to a stack meanwhile.
+- ``survival``: answers of every kind, what befalls their engines, and when two are the same.
 - ``engine_loop``, ``engine_pair``: one engine, or two, in this process over a kvstore process.
 - ``gateway``: ``GatewayProcess``, a gateway process over a tiny tokenizer; ``gateway_fixtures``: one for many tests.
 - ``peer_engine``: an engine without a model, for tests of the gateway.

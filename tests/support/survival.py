@@ -132,9 +132,10 @@ def worker(stack: Stack, but: set[int]) -> int:
 def with_stop(stack: Stack, asked: dict[str, Any]) -> dict[str, Any]:
     """The request with a stop string that comes late in its answer, and no sooner."""
     text = stream(stack, asked).text
-    first = len(text) * 3 // 4
-    lengths = (length for length in range(3, 24) if text.find(text[first : first + length]) == first)
-    return asked | {"stop": [text[first : first + next(lengths)]]}
+    firsts = range(len(text) * 3 // 4, len(text))
+    found = ((text[first : first + length], first) for first in firsts for length in range(2, 9))
+    whole = (one for one, first in found if one.isprintable() and "\ufffd" not in one and text.find(one) == first)
+    return asked | {"stop": [next(whole)]}
 
 
 def settled(stack: Stack, engines: int) -> None:
