@@ -49,6 +49,7 @@ ENGINE_SETTINGS = (
 )  # fmt: skip
 
 EXIT_POISONED = 4
+NO_HOST_MEMORY = "DefaultCPUAllocator"  # torch's own error for it is no class of its own
 
 log = structlog.get_logger()
 
@@ -76,6 +77,10 @@ def main(argv: list[str] | None = None) -> int:
         log.error("context_poisoned", reason=str(exc).partition("\n")[0])
         os._exit(EXIT_POISONED)  # at once: CUDA's own clean-up may hang in such a process
     except (MemoryError, torch.OutOfMemoryError) as exc:
+        return _complain(1, f"out of memory: {first_line(exc)}")
+    except RuntimeError as exc:
+        if NO_HOST_MEMORY not in str(exc):
+            raise
         return _complain(1, f"out of memory: {first_line(exc)}")
     except QuireError as exc:
         return _complain(1, str(exc))
@@ -138,6 +143,8 @@ def _prove(model: Model, layout: Layout, attention: BackendChoice) -> None:
     ):
         raise
     except Exception as error:
+        if NO_HOST_MEMORY in str(error):
+            raise
         raise ModelRefused(f"the self-test failed: {type(error).__name__}: {first_line(error)}") from error
 
 
