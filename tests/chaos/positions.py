@@ -77,8 +77,7 @@ def positions(stack: Stack, model: str, every: int) -> Iterator[Row]:
             stream(stack, asked)  # then what it has in common with others is cached
         whole = stream(stack, asked | salt(kind, "whole"))
         row.events = len(whole.lines)
-        last = row.events - 2 - every  # what comes later may find it done
-        places = list(range(min(every, max(1, last)), max(2, last), every))
+        places = places_of(row.events, every * asked.get("n", 1))
         plans = [{place: ENDS[number % 2]} for number, place in enumerate(places)]
         for number, ends in enumerate([*plans, dict.fromkeys(places[:8], kill)]):
             settled(stack, ENGINES if len(ends) > 1 else 2)
@@ -88,6 +87,11 @@ def positions(stack: Stack, model: str, every: int) -> Iterator[Row]:
                 row.different += 1
                 print(f"{model}, {kind}: another answer after {sorted(ends)}", flush=True)
         yield row
+
+
+def places_of(events: int, every: int) -> list[int]:
+    """After which events an engine is lost; not after the last ones, for which it may have done all already."""
+    return list(range(every, events - 2 - every, every)) or [max(1, events // 3)]
 
 
 def salt(kind: str, name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.positions import places_of
 from tests.chaos.streams import CLIENTS, gap_at, run
 from tests.support.survival import Streamed, same
 
@@ -48,6 +49,12 @@ def test_an_answer_that_differs_is_found() -> None:
     assert same(off, told, {"logprobs": 1})
     assert not same(off, told, {})
     assert not same(Streamed([line.replace("-0.01", "-0.02") for line in told.lines]), told, {"logprobs": 1})
+
+
+def test_the_places_of_an_answer() -> None:
+    """Every so many events, and one in the middle of an answer that has few."""
+    assert places_of(132, 7) == list(range(7, 123, 7))
+    assert places_of(12, 7) == [4]
 
 
 def test_the_gap_at_a_moment() -> None:
