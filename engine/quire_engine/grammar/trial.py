@@ -4,8 +4,9 @@ Where a grammar intersects patterns, a text of fifty characters can take hours a
 and rows, not that. So each text is compiled here before the engine compiles it. The kernel ends the process that takes
 more CPU time or memory than a text may; the text is refused then, and the next one finds a new process.
 
-It is told the vocabulary once, then texts, and answers each with a byte; a message is 4 bytes of length, little-endian,
-and so many more. It maps nothing of the engine's, and ends when its input does: none is left when an engine is killed.
+It is told the vocabulary once, then texts, and answers each of all these with a byte; a message is 4 bytes of length,
+little-endian, and so many more. It maps nothing of the engine's, and ends when its input does: none is left when an
+engine is killed.
 """
 
 from __future__ import annotations
@@ -68,19 +69,16 @@ class Trial:
         self._process: subprocess.Popen[bytes] | None = None
 
     def survives(self, text: str) -> bool:
-        """Whether the process can compile the text, or say that it is none, within its bounds."""
+        """Whether the process can compile the text, or say that it is none, within its bounds. Raises MemoryError if it
+        ends before it has seen the text: that is no fault of the text's."""
         if self._process is None:
             # A session of its own: what a terminal sends the engine is not for it.
             command = [sys.executable, "-P", "-m", "quire_engine.grammar.trial"]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             self._process = subprocess.Popen(command, start_new_session=True, **pipes)  # type: ignore[call-overload]
-            self._send(self._told)
-        self._send(text.encode(errors="surrogatepass"))
-        assert self._process.stdout is not None
-        answered = bool(self._process.stdout.read(1))
-        if not answered:
-            self.close()
-        return answered
+            if not self._answers(self._told):
+                raise MemoryError("the process that tries grammars cannot start")
+        return self._answers(text.encode(errors="surrogatepass"))
 
     def close(self) -> None:
         """End the process."""
@@ -89,12 +87,17 @@ class Trial:
             process.kill()
             process.communicate()
 
-    def _send(self, body: bytes) -> None:
+    def _answers(self, body: bytes) -> bool:
         assert self._process is not None
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         with suppress(BrokenPipeError):  # then there is no answer either
             self._process.stdin.write(len(body).to_bytes(4, "little") + body)
             self._process.stdin.flush()
+        answered = bool(self._process.stdout.read(1))
+        if not answered:
+            self.close()
+        return answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +117,19 @@ def main(given: IO[bytes], answers: IO[bytes]) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _answer(answers)
     while True:
         text = _read(given).decode(errors="surrogatepass")
         used = resource.getrusage(resource.RUSAGE_SELF)
         spent = math.ceil(used.ru_utime + used.ru_stime)
         resource.setrlimit(resource.RLIMIT_CPU, (spent + CPU_S, resource.RLIM_INFINITY))
         compiled(tree, text)
-        answers.write(b"\n")
-        answers.flush()
+        _answer(answers)
+
+
+def _answer(answers: IO[bytes]) -> None:
+    answers.write(b"\n")
+    answers.flush()
 
 
 def _read(given: IO[bytes]) -> bytes:

@@ -6,6 +6,7 @@ not wait at all. What is no grammar, or too expensive a one, fails its own reque
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ class GrammarQueue:
             self._outbox.end(one.sequence, finish, code, message)
 
     def _enter(self, held: Held) -> tuple[str, str, str]:
-        """Stand the sequence in its grammar; how it ends if it cannot go on: finish, code, message."""
+        """Stand the sequence in its grammar; how it ends if it cannot go on: finish, code, message. Raises MemoryError
+        where this engine is too short of memory to tell."""
         try:
             held.sequence.request.grammar = held.grammar.result()
         except GrammarRefused as refusal:
@@ -92,6 +94,8 @@ class GrammarQueue:
         except VocabularyRefused as refusal:
             return "error", "grammar", f"this model's answers cannot be held to a grammar: {refusal}"
         except Exception as error:  # of any kind: what libraries say of the tokenizer's files
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+                raise MemoryError(f"for a grammar: {error}") from error
             log.error("no_vocabulary", reason=f"{type(error).__name__}: {error}")
             return "error", "internal", "this engine cannot read its model's vocabulary"
         held.sequence.enter_grammar()

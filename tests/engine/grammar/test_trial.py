@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_a_trial_goes_on_in_a_new_process() -> None:
     assert trial.survives('start: "b"')
     trial.close()
     assert trial._process is None
+
+
+def test_a_trial_that_cannot_start_is_no_fault_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory is short the engine ends for it, and another one compiles the text."""
+    trial = Trial(Letters(256))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/bin/false")
+        with pytest.raises(MemoryError, match="cannot start"):
+            trial.survives('start: "a"')
+    assert trial.survives('start: "a"')
+    trial.close()
 
 
 OWNER = """
