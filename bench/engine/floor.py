@@ -1,9 +1,9 @@
 """The floor of a decode step, or of a whole workload: what its arithmetic takes here, measured in the same run.
 
-Matrix products run alone with as many rows as there are sequences, each by the fastest way that is at hand (packed for
-oneDNN, or torch's own ``linear``). Attention's arithmetic is its two products of a KV head for all queries at once, as
-over a shared prefix, the same way, on keys that lie in the cache. A second floor takes torch's own operations alone.
-Reading keys and values from memory, softmax, norms and activations are not counted.
+Matrix products run alone with as many rows as there are sequences, each by the fastest way that is at hand (our
+packed layers, or torch's own ``linear``). Attention's arithmetic is its two products of a KV head for all queries at
+once, as over a shared prefix, the same way, on keys that lie in the cache. A second floor takes torch's own
+operations alone. Reading keys and values from memory, softmax, norms and activations are not counted.
 """
 
 from __future__ import annotations

@@ -85,12 +85,27 @@ class AttentionPlan:
 
         ``rule``: which shared prefixes are worth an item of their own.
         """
-        if window is not None and window >= int((self.starts + self.counts).max()):
-            window = None  # nothing is out of sight yet: share the list of the full layers
+        window = self.seen(window)
         key = (window, rule)
         if key not in self._items:
             self._items[key] = _work_items(self, window, rule)
         return self._items[key]
+
+    def seen(self, window: int | None) -> int | None:
+        """``window``, or None while nothing is out of its sight: such layers share what is derived for full ones."""
+        return None if window is not None and window >= int((self.starts + self.counts).max()) else window
+
+    def groups(self, window: int | None = None, rule: Rule = READS_SAVED) -> list[PrefixGroup]:
+        """Prefixes that several sequences share and see whole through this window, outer ones before those inside."""
+        if not self.group:
+            return []
+        limits = np.where(self.inside(window), self.starts // self.block_size, 0)
+        return find_groups(self.tables, limits, self.counts, self.block_size, rule)
+
+    def inside(self, window: int | None) -> npt.NDArray[np.bool_]:
+        """[N] whether all rows of a sequence see all its tokens before them."""
+        ends = self.starts + self.counts
+        return np.full(len(ends), True) if window is None else ends <= window
 
 
 def build_plan(
@@ -132,12 +147,9 @@ def ranges(starts: IntArray, lengths: IntArray) -> IntArray:
 def _work_items(plan: AttentionPlan, window: int | None, rule: Rule) -> WorkItems:
     """Group items first, then each sequence's private past, then the chunks' own tokens."""
     ends = plan.starts + plan.counts
-    inside = np.full(len(ends), True) if window is None else ends <= window
+    inside = plan.inside(window)
     shared = np.zeros(len(ends), dtype=np.int64)  # tokens of each sequence that group items cover
-    groups: list[PrefixGroup] = []
-    if plan.group:
-        limits = np.where(inside, plan.starts // plan.block_size, 0)
-        groups = find_groups(plan.tables, limits, plan.counts, plan.block_size, rule)
+    groups = plan.groups(window, rule)
     for found in groups:
         shared[found.members] = found.last * plan.block_size
     parts = [_group_part(plan, found) for found in groups]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from quire_engine.sampling.likeliest import likeliest
 from quire_engine.sequences.sequence import Request, Sequence
 from quire_engine.transfer import to_device, to_host
 from quire_proto.gateway_link import TokenLogprob
@@ -46,11 +47,11 @@ class PromptScores:
         """Of ``logits`` [rows, vocabulary], without waiting for it."""
         most = max(request.sampling.prompt_logprobs for request, _, _ in self.pieces) - 1
         logprobs = torch.log_softmax(logits.float(), dim=-1)
-        top = logprobs.topk(min(most, logits.shape[1]))
+        ids, values = likeliest(logprobs, min(most, logits.shape[1]))
         tokens = to_device(torch.tensor(self.tokens).unsqueeze(1), logits.device)
         own = logprobs.gather(1, tokens)
         ranks = (logprobs > own).sum(dim=1) + 1
-        self._found = to_host(own.squeeze(1)), to_host(ranks), to_host(top.indices), to_host(top.values)
+        self._found = to_host(own.squeeze(1)), to_host(ranks), to_host(ids), to_host(values)
 
     def read(self) -> None:
         """Give the requests theirs; only when the work is seen complete."""

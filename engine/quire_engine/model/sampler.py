@@ -11,6 +11,10 @@ top-p (the order vLLM documents), all on probabilities sorted once. A row that f
 drawn in that of the vocabulary: sorting would cost more than all else. Log-probabilities are those of the raw logits.
 
 A row that is held to a grammar takes what its mask allows: all other logits are minus infinity before anything else.
+
+What a row draws depends on its own logits alone, bit by bit: every operation here adds up within a row, in an order
+that does not depend on how many rows there are (torch's ``sum`` does, for one row of a large vocabulary). Of equal
+logits the lowest id is the greedy choice, and comes first wherever tokens are in an order.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from dataclasses import dataclass
 import torch
 
 from quire_engine.sampling.adjust import adjust
+from quire_engine.sampling.likeliest import likeliest
 from quire_engine.sequences.sample_row import SampleRow
 from quire_engine.transfer import to_device, to_host
 
@@ -126,14 +131,13 @@ def _draw_filtered(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Ten
     temperature, min_p, top_k, top_p = settings.hsplit(4)
     # Scaled by the largest logit first: a tiny temperature must not turn into inf - inf.
     scaled = (logits.double() - logits.double().amax(dim=1, keepdim=True)) / temperature
-    probs, order = torch.softmax(scaled, dim=1).sort(dim=1, descending=True)
+    probs, order = torch.softmax(scaled, dim=1).sort(dim=1, descending=True, stable=True)
     rank = torch.arange(probs.shape[1], device=probs.device).expand_as(probs)
     keep = (probs >= min_p * probs[:, :1]) & (rank < top_k)
     probs = probs * keep
-    probs = probs / probs.sum(dim=1, keepdim=True)
-    before = probs.cumsum(dim=1) - probs
+    cumulative = probs.cumsum(dim=1)
     # The most likely token always stays, also with top_p = 0.
-    probs = probs * ((before < top_p) | (rank == 0))
+    probs = probs * ((cumulative - probs < top_p * cumulative[:, -1:]) | (rank == 0))
     cumulative = probs.cumsum(dim=1)
     picked = torch.searchsorted(cumulative, _uniforms(rows, logits.device) * cumulative[:, -1:], right=True)
     last = (probs > 0).sum(dim=1, keepdim=True) - 1
@@ -148,6 +152,6 @@ def _logprobs(
     at = to_device(torch.tensor(wanted), logits.device)
     logprobs = torch.log_softmax(logits.float(), dim=-1)
     most = min(max(rows[i].logprobs - 1 for i in wanted), logits.shape[1])
-    top = logprobs.topk(most)
+    ids, values = likeliest(logprobs, most)
     own = logprobs.gather(1, tokens[at].unsqueeze(1)).squeeze(1)
-    return wanted, to_host(own), to_host(top.indices), to_host(top.values)
+    return wanted, to_host(own), to_host(ids), to_host(values)

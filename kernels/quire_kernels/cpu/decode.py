@@ -1,8 +1,8 @@
 """cpu_decode: attention of single query rows over the arena on a CPU; the compiled loop is in ``decode.c``.
 
 Each item is one query row (all its heads) against one run of blocks of one sequence: a decode, or what a decode has
-beyond a shared prefix. Blocks are read in place, whatever their order. Its result is a partial one with base-2
-log-sum-exp, as every other attention call gives.
+beyond a shared prefix, of which ``cpu_tiles`` has left the row's state. Blocks are read in place, whatever their order.
+A row's result is the same, bit by bit, as the one that ``cpu_tiles`` would give it.
 
 Several threads share the items; the interpreter's lock is not held while they work.
 """
@@ -15,10 +15,20 @@ from dataclasses import dataclass
 
 import torch
 
-from .call import WIDTHS, attention_numbers, attention_structure, check_arrays, check_places
+from .call import (
+    WIDTHS,
+    RowStates,
+    addresses,
+    attention_numbers,
+    attention_structure,
+    base2,
+    check_arrays,
+    check_attention,
+    score_numbers,
+)
 from .host_library import load
 
-_Arguments = attention_structure(("row", "table_start", "kv_start", "kv_len", "place"))  # decode_args of the C source
+_Arguments = attention_structure(("row", "table_start", "kv_start", "kv_len", "resumes"))  # decode_args of the C source
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +40,8 @@ class RowItems:
         table_start: where its run begins in ``table``.
         kv_start: position of its first key; ``kv_start % block_size`` slots of the run's first block are skipped.
         kv_len: number of keys, at least 1.
-        place: where its partial result goes.
+        resumes: 1 where the row has seen the keys before ``kv_start``, which is then a multiple of ``KEYS``; 0 where
+            there are none that it sees.
         table: [entries] block ids of all sequences.
     """
 
@@ -38,7 +49,7 @@ class RowItems:
     table_start: torch.Tensor
     kv_start: torch.Tensor
     kv_len: torch.Tensor
-    place: torch.Tensor
+    resumes: torch.Tensor
     table: torch.Tensor
 
 
@@ -52,32 +63,35 @@ def cpu_decode(
     keys: torch.Tensor,
     values: torch.Tensor,
     items: RowItems,
-    out: torch.Tensor,
-    lse: torch.Tensor,
+    states: RowStates,
     scale: float,
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
     threads: int = 1,
 ) -> None:
-    """Write the partial result of every item to its place.
+    """Attend every item's row to its keys, the last that it sees: ``states.out`` of these rows are their results then.
 
     Args:
         query: [kv_heads, group, T, d] float32.
         keys, values: (kv_head, block, slot, d) of one layer, float32, each head contiguous.
         items: what to compute.
-        out: [kv_heads, places, group, d] float32, contiguous in its last two axes.
-        lse: [kv_heads, places, group] float32, base 2.
+        states: of the T rows.
         scale: factor on the scores.
+        sinks: [kv_heads * group] natural logits that join each head's softmax without a value.
+        softcap: scores become ``softcap * tanh(score / softcap)``.
         threads: how many work at once.
 
     Raises:
         ValueError: shapes, dtypes or strides the kernel does not know.
         NoHostLibrary: the kernel cannot be compiled here.
     """
-    check_places(query, keys, values, out, lse)
-    each = (items.row, items.table_start, items.kv_start, items.kv_len, items.place)
+    check_attention(query, keys, values, states)
+    each = (items.row, items.table_start, items.kv_start, items.kv_len, items.resumes)
     check_arrays(each, (items.table,))
-    pointed = (query, keys, values, out, lse, items.table, *each)
-    counted = attention_numbers(query, keys, out, lse, len(items.row))
-    arguments = _Arguments(*(x.data_ptr() for x in pointed), *counted, scale * math.log2(math.e))
+    logits = base2(sinks, query.shape[0] * query.shape[1])
+    pointed = (query, keys, values, states.out, states.top, states.total, logits, items.table, *each)
+    counted = attention_numbers(query, keys, states, len(items.row))
+    arguments = _Arguments(*addresses(*pointed), *counted, *score_numbers(scale, softcap))
     load().quire_cpu_decode(ctypes.byref(arguments), ctypes.c_int64(threads))
 
 

@@ -22,10 +22,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCE_NAMES = ("decode.c", "tiles.c", "merge.c", "write.c", "norm.c", "rotate.c")
+SOURCE_NAMES = ("linear.c", "decode.c", "tiles.c", "write.c", "norm.c", "rotate.c")
 SOURCES = tuple(Path(__file__).with_name(name) for name in SOURCE_NAMES)
-HEADERS = (Path(__file__).with_name("vectors.h"),)
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "attention.h"))
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC")
 THREADS = "-fopenmp"  # of the same library as torch's: its threads, which would otherwise spin beside ours
 COMPILE_TIMEOUT_S = 120
 

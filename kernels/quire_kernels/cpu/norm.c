@@ -13,7 +13,7 @@ static void norm_row(const norm_args *a, int64_t row, float eps) {
     const int64_t vectors = a->width / LANES;
     const vec *x = (const vec *)(a->x + row * a->width), *weight = (const vec *)a->weight;
     vec *result = (vec *)(a->result + row * a->width), squares = {};
-    for (int64_t c = 0; c < vectors; c++) squares += x[c] * x[c];
+    for (int64_t c = 0; c < vectors; c++) squares = fma_of(x[c], x[c], squares);
     const vec factor = splat(1.0f / sqrtf(sum_of(squares) / (float)a->width + eps));
     for (int64_t c = 0; c < vectors; c++) result[c] = weight[c] * (x[c] * factor);
 }

@@ -1,8 +1,8 @@
 """cpu_tiles: attention of many query rows over the arena on a CPU; the compiled loops are in ``tiles.c``.
 
-Each item is a set of query rows (all their heads) against one run of blocks of one sequence: a prefill chunk, or the
-rows of a group over its shared prefix. Blocks are read in place, whatever their order. Its results are partial ones
-with base-2 log-sum-exp, as every other attention call gives.
+Each item is a set of query rows (all their heads) against one run of blocks of one sequence: a prefill chunk with what
+comes before it, or the rows of a group over its shared prefix, whose states another call takes up. Blocks are read in
+place, whatever their order.
 
 Several threads share tiles of 48 rows; the interpreter's lock is not held while they work.
 """
@@ -15,13 +15,23 @@ from dataclasses import dataclass
 
 import torch
 
-from .call import attention_numbers, attention_structure, check_arrays, check_places
+from .call import (
+    RowStates,
+    addresses,
+    attention_numbers,
+    attention_structure,
+    base2,
+    check_arrays,
+    check_attention,
+    score_numbers,
+)
 from .host_library import load
 
 TILE_ROWS = 48
 # tile_args of the C source
 _Arguments = attention_structure(
-    ("positions", "rows", "row_ptr", "tile_ptr", "table_start", "kv_start", "kv_len", "causal", "place"), ("window",)
+    ("positions", "rows", "row_ptr", "tile_ptr", "table_start", "kv_start", "kv_len", "causal", "resumes"),
+    ("window", "closes"),
 )
 
 
@@ -31,25 +41,28 @@ class TileItems:
 
     Attributes:
         window: keys a row of a causal item sees at most, 0 for all.
+        closes: whether the rows have seen all their keys then.
         rows: query rows of all items, one item after another; those of a causal item ascend by position.
         row_ptr: [items + 1] where each item's rows begin in ``rows``.
         table_start: where its run begins in ``table``.
         kv_start: position of its first key; ``kv_start % block_size`` slots of the run's first block are skipped.
         kv_len: number of keys, at least 1.
         causal: 1 where a row sees no key behind its own position, and of a window only its latest keys.
-        place: where its first row's partial result goes; the others follow.
+        resumes: 1 where the rows have seen the keys before ``kv_start``, which is then a multiple of ``KEYS``; 0
+            where there are none that they see.
         table: [entries] block ids of all sequences.
         positions: [T] positions of the query rows.
     """
 
     window: int
+    closes: bool
     rows: torch.Tensor
     row_ptr: torch.Tensor
     table_start: torch.Tensor
     kv_start: torch.Tensor
     kv_len: torch.Tensor
     causal: torch.Tensor
-    place: torch.Tensor
+    resumes: torch.Tensor
     table: torch.Tensor
     positions: torch.Tensor
 
@@ -59,37 +72,40 @@ def cpu_tiles(
     keys: torch.Tensor,
     values: torch.Tensor,
     items: TileItems,
-    out: torch.Tensor,
-    lse: torch.Tensor,
+    states: RowStates,
     scale: float,
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
     threads: int = 1,
 ) -> None:
-    """Write the partial results of every item's rows to their places.
+    """Attend every item's rows to its keys; where that ``closes``, ``states.out`` of these rows are their results then.
 
     Args:
         query: [kv_heads, group, T, d] float32.
         keys, values: (kv_head, block, slot, d) of one layer, float32, each head contiguous.
         items: what to compute.
-        out: [kv_heads, places, group, d] float32, contiguous in its last two axes.
-        lse: [kv_heads, places, group] float32, base 2; -inf for a row that sees no key.
+        states: of the T rows.
         scale: factor on the scores.
+        sinks: [kv_heads * group] natural logits that join each head's softmax without a value.
+        softcap: scores become ``softcap * tanh(score / softcap)``.
         threads: how many work at once.
 
     Raises:
         ValueError: shapes, dtypes or strides the kernel does not know.
         NoHostLibrary: the kernel cannot be compiled here.
     """
-    check_places(query, keys, values, out, lse)
-    each = (items.table_start, items.kv_start, items.kv_len, items.causal, items.place, items.row_ptr[1:])
-    check_arrays(each, (items.rows, items.row_ptr, items.table, items.positions))
+    check_attention(query, keys, values, states)
+    each = (items.table_start, items.kv_start, items.kv_len, items.causal, items.resumes)
+    check_arrays((*each, items.row_ptr[1:]), (items.rows, items.row_ptr, items.table, items.positions))
     tiles = (items.row_ptr.diff() * query.shape[1] + TILE_ROWS - 1) // TILE_ROWS
     tile_ptr = torch.cat([tiles.new_zeros(1), tiles.cumsum(0)])
+    logits = base2(sinks, query.shape[0] * query.shape[1])
     pointed = (
-        query, keys, values, out, lse, items.table, items.positions, items.rows, items.row_ptr, tile_ptr,
-        items.table_start, items.kv_start, items.kv_len, items.causal, items.place,
+        query, keys, values, states.out, states.top, states.total, logits, items.table, items.positions, items.rows,
+        items.row_ptr, tile_ptr, *each,
     )  # fmt: skip
-    counted = (*attention_numbers(query, keys, out, lse, len(items.kv_len)), items.window)
-    arguments = _Arguments(*(x.data_ptr() for x in pointed), *counted, scale * math.log2(math.e))
+    counted = (*attention_numbers(query, keys, states, len(items.kv_len)), items.window, items.closes)
+    arguments = _Arguments(*addresses(*pointed), *counted, *score_numbers(scale, softcap))
     load().quire_cpu_tiles(ctypes.byref(arguments), ctypes.c_int64(threads))
 
 

@@ -29,6 +29,7 @@ from quire_engine.engine import Engine
 from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.kv.attach import ContextPoisoned, gpu_uuid
 from quire_engine.model.model import Model, ModelRefused, load_model
+from quire_engine.model.selftest.invariance import batch_dependence
 from quire_engine.model.selftest.selftest import self_test
 from quire_engine.scheduling.front import Front
 from quire_engine.scheduling.scheduler import SchedulerLimits
@@ -107,6 +108,8 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         attention=attention.kind,
         device=str(attention.device),
     )
+    if attention.device.type == "cpu":
+        _say_what_texts_depend_on(model, layout, attention)
     compiler = GrammarCompiler(lambda: read_vocabulary(directory, model.vocab_size, model.eos_ids))
     engine = _engine(config, arguments.name, model, layout, attention, compiler)
     path = config.run_dir / GATEWAY_SOCKET
@@ -146,6 +149,12 @@ def _prove(model: Model, layout: Layout, attention: BackendChoice) -> None:
         if NO_HOST_MEMORY in str(error):
             raise
         raise ModelRefused(f"the self-test failed: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _say_what_texts_depend_on(model: Model, layout: Layout, attention: BackendChoice) -> None:
+    """In the log: whether a request's tokens and log-probabilities may change with what is computed beside it."""
+    why_not = batch_dependence(model, layout, lambda arena: attention.backend(arena, model))
+    log.info("batch_invariant", holds=not why_not, **({"reason": why_not} if why_not else {}))
 
 
 def _engine(

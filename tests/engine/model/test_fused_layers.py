@@ -86,8 +86,8 @@ def test_others_stay(layer):
     assert model[0] is layer
 
 
-def test_without_a_compiler_norms_stay(monkeypatch):
-    """Where there is no compiled library, norms stay; what oneDNN fuses is fused all the same."""
+def test_without_a_kernel_norms_stay(monkeypatch):
+    """Where there is no compiled norm, norms stay; a gated layer is fused all the same."""
 
     def missing():
         raise host_library.NoHostLibrary("no compiler")

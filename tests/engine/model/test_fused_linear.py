@@ -7,6 +7,10 @@ import torch
 
 from quire_engine.model.fused import linear
 from quire_engine.model.fused.linear import PackedLinear, fuse_linear
+from quire_kernels.cpu.host_library import NoHostLibrary
+from tests.support.host_library import need_host_library
+
+need_host_library()
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -50,12 +54,12 @@ def test_other_layers_stay():
 
 @pytest.mark.parametrize("fault", ["missing", "wrong"])
 def test_falls_back(monkeypatch, fault):
-    """Where torch cannot pack, or packs wrongly, layers stay as they are."""
+    """Where there is no compiled kernel, or it multiplies wrongly, layers stay as they are."""
 
     class Broken(PackedLinear):
         def __init__(self, linear):
             if fault == "missing":
-                raise AttributeError("no such operation")
+                raise NoHostLibrary("no C compiler")
             super().__init__(linear)
 
         def forward(self, x):

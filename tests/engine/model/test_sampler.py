@@ -111,3 +111,24 @@ def test_log_probabilities_are_those_of_the_model() -> None:
     assert found.token == 2
     assert found.logprob == pytest.approx(float(torch.log_softmax(logits[0], 0)[2]))
     assert found.top_ids == (0,)
+
+
+def test_of_equal_logits_the_lowest_id_comes_first() -> None:
+    """Greedy, and among the likeliest, however many of these are wanted; beside any other rows."""
+    logits = torch.zeros(1, 70_000)  # more than torch divides among threads
+    logits[0, [69_000, 40_000, 500]] = 3.0
+    logits[0, [7, 60_000]] = 5.0
+    for most in (1, 2, 3, 4, 5):
+        rows = [row(temperature=0.0, logprobs=most + 1), row(temperature=0.0, logprobs=200)]
+        first, _ = sample(logits.expand(2, -1).contiguous(), rows)
+        (alone,) = sample(logits, rows[:1])
+        assert (first.token, first.top_ids) == (7, (7, 60_000, 500, 40_000, 69_000)[:most])
+        assert alone == first
+
+
+@pytest.mark.parametrize("how", [{}, {"top_p": 0.8, "top_k": 5000, "min_p": 1e-5}, {"temperature": 0.0}])
+def test_a_row_is_drawn_by_itself(how: dict[str, float]) -> None:
+    """In a large vocabulary a row alone gives the bits that it gives among others."""
+    logits = torch.randn(12, 50_001, generator=torch.Generator().manual_seed(2)) * 4
+    rows = [row(position=i, logprobs=3, **how) for i in range(12)]
+    assert [sample(logits[i : i + 1], rows[i : i + 1])[0] for i in range(12)] == sample(logits, rows)

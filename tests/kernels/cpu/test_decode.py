@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from quire_kernels.cpu import host_library
-from quire_kernels.cpu.call import WIDTHS
+from quire_kernels.cpu.call import WIDTHS, RowStates
 from quire_kernels.cpu.decode import RowItems, cpu_decode, cpu_decode_ref, supports
 from tests.support.host_library import need_host_library
 
@@ -32,16 +32,18 @@ def problem(
             if token // size >= len(table) - starts[-1]:
                 table.append(order.pop())
             arena[:, :, table[-1], token % size] = torch.randn(2, KV_HEADS, width)
-    numbers = (range(len(lengths)), starts, [skip] * len(lengths), lengths, reversed(range(len(lengths))), table)
+    each = len(lengths)
+    numbers = (range(each), starts, [skip] * each, lengths, [0] * each, table)
     return query, arena, RowItems(*(torch.tensor(list(row)) for row in numbers))
 
 
-def results(query: torch.Tensor, arena: torch.Tensor, items: RowItems, threads: int = 1) -> tuple[torch.Tensor, ...]:
-    """What the kernel writes, in the order of the items."""
-    shape = (KV_HEADS, len(items.row), query.shape[1])
-    out, lse = torch.empty(*shape, query.shape[3]), torch.empty(shape)
-    cpu_decode(query, *arena, items, out, lse, 0.2, threads)
-    return out[:, items.place], lse[:, items.place]
+def results(
+    query: torch.Tensor, arena: torch.Tensor, items: RowItems, threads: int = 1, **how: object
+) -> tuple[torch.Tensor, ...]:
+    """Results and base-2 log-sum-exp of the rows."""
+    states = RowStates.of(query)
+    cpu_decode(query, *arena, items, states, 0.2, threads=threads, **how)  # type: ignore[arg-type]
+    return states.out, states.top + states.total.log2()
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 7, 8, 16])

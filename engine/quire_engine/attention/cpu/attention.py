@@ -1,16 +1,16 @@
 """Attention over a paged arena on a CPU, in PyTorch.
 
-Owns the layers' reads and writes of the arena for one step. ``write_kv`` stores the step's keys and values,
-``attend`` computes attention from the work items of the plan: every call gives a partial result with its
-log-sum-exp, and the partial results of a row are merged with weights 2 ** (lse - total).
+Owns the layers' reads and writes of the arena for one step: ``write_kv`` stores the step's keys and values, ``attend``
+computes attention.
 
 Small compiled kernels of ours read blocks in place where a C compiler was found, one for single query rows (decodes),
-one for many (prefill chunks, groups): no library reads a paged arena on a CPU. Two more write the step's keys and
-values and merge partial results, each in one call. Where there is no compiler, and for what the kernels do not know
-(other dtypes, soft-cap), PyTorch serves.
+one for many (prefill chunks, groups): no library reads a paged arena on a CPU. A row's result is the same, bit by bit,
+in every batch (``chain``). One more writes the step's keys and values.
 
-Query heads that share a key head are never repeated: without causality they are further rows of the same matrix, with
-causality K and V are expanded with stride 0.
+Where there is no compiler, and for what the kernels do not know (other dtypes and head sizes), PyTorch serves the
+work items of the plan (``calls``): every call gives a partial result with its log-sum-exp, and the partial results of
+a row are merged with weights 2 ** (lse - total). Query heads that share a key head are never repeated: without
+causality they are further rows of the same matrix, with causality K and V are expanded with stride 0.
 
 Invariants: slots behind a sequence's fill mark are never read; logarithms are base 2; an empty result has
 log-sum-exp -inf and weight 0, never NaN; sinks join the denominator once, after merging.
@@ -24,13 +24,14 @@ import torch
 from quire_engine.attention.backend import Copies
 from quire_engine.attention.plan import AttentionPlan
 from quire_engine.checkpoint.kv_scales import KvScales
+from quire_kernels.cpu.call import RowStates
 from quire_kernels.cpu.decode import cpu_decode, supports
 from quire_kernels.cpu.host_library import NoHostLibrary, load
-from quire_kernels.cpu.merge import cpu_merge
 from quire_kernels.cpu.tiles import cpu_tiles
 from quire_kernels.cpu.write import cpu_write
 
 from .calls import Call, Calls, prepare
+from .chain import Chain, chain
 from .pytorch import Partials, merge, partial_attention
 from .slots import Slots
 
@@ -75,29 +76,40 @@ class CpuAttention:
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attention of all query tokens of the step; see :class:`AttentionBackend`."""
-        kv_heads, width = self.arena.shape[2], self.arena.shape[5]
-        calls = self._calls(plan, window, self._compiled and softcap is None)
-        query = query.view(kv_heads, -1, *query.shape[1:])
-        alone = calls.alone and sinks is None
-        room = Partials.of_rows if alone else Partials.empty
-        part = room(kv_heads, calls.partials, query.shape[1], width)
-        keys, values, threads = *self.arena[layer], torch.get_num_threads()
-        if calls.tiles is not None:
-            cpu_tiles(query, keys, values, calls.tiles, part.out, part.lse, scale, threads)
-        if calls.rows is not None:
-            cpu_decode(query, keys, values, calls.rows, part.out, part.lse, scale, threads)
+        query = query.view(self.arena.shape[2], -1, *query.shape[1:])
+        if self._compiled:
+            return self._attend_compiled(layer, query, plan, scale, window, softcap, sinks)
+        kv_heads, group, _, width = query.shape
+        calls = self._calls(plan, window)
+        part = Partials.empty(kv_heads, calls.partials, group, width)
         for call in calls.calls:
             self._run(call, layer, query, part, scale, softcap)
-        if alone:
-            return part.out.transpose(0, 1).flatten(1, 2)
-        if self._compiled:
-            return cpu_merge(part.out, part.lse, calls.merge_index, sinks, threads)
         return merge(part, calls.merge_index, sinks).to(query.dtype)
 
     def copy_blocks(self, copies: Copies) -> None:
         """Copy and zero blocks; see :class:`AttentionBackend`."""
         for src, dst, slots in copies:
             self.arena[:, :, :, dst, :slots] = self.arena[:, :, :, src, :slots] if src >= 0 else 0
+
+    def _attend_compiled(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        plan: AttentionPlan,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Of ``query`` [kv_heads, group, T, d]."""
+        calls, states, threads = self._chain(plan, window), RowStates.of(query), torch.get_num_threads()
+        keys, values = self.arena[layer]
+        for tiles in [*calls.shared, calls.chunks]:
+            if tiles is not None:
+                cpu_tiles(query, keys, values, tiles, states, scale, sinks, softcap, threads)
+        if calls.singles is not None:
+            cpu_decode(query, keys, values, calls.singles, states, scale, sinks, softcap, threads)
+        return states.out.transpose(0, 1).flatten(1, 2)
 
     def _run(
         self, call: Call, layer: int, query: torch.Tensor, part: Partials, scale: float, softcap: float | None
@@ -120,14 +132,23 @@ class CpuAttention:
         part.out[:, place] = out.reshape(kv_heads, -1, group, width)
         part.lse[:, place] = lse.reshape(kv_heads, -1, group)
 
-    def _calls(self, plan: AttentionPlan, window: int | None, compiled: bool) -> Calls:
-        """The step's calls for this window, derived by the first layer that needs them."""
+    def _chain(self, plan: AttentionPlan, window: int | None) -> Chain:
+        """The step's chain for this window, derived by the first layer that needs it."""
         assert plan.block_size == self.block_size, "plan and arena differ in block size"
-        items = plan.items(window)
-        key = ("cpu", items.window, compiled)
+        key = ("chain", plan.seen(window))
+        found = plan.prepared.get(key)
+        if found is None:
+            found = plan.prepared[key] = chain(plan, plan.seen(window))
+        assert isinstance(found, Chain)
+        return found
+
+    def _calls(self, plan: AttentionPlan, window: int | None) -> Calls:
+        """PyTorch's calls of the step for this window, likewise."""
+        assert plan.block_size == self.block_size, "plan and arena differ in block size"
+        key = ("calls", plan.seen(window))
         calls = plan.prepared.get(key)
         if calls is None:
-            calls = plan.prepared[key] = prepare(plan, items.window, compiled)
+            calls = plan.prepared[key] = prepare(plan, plan.seen(window))
         assert isinstance(calls, Calls)
         return calls
 

@@ -1,8 +1,6 @@
-"""From work items to calls: what the CPU backend derives once a step and then uses in every layer.
+"""From work items to PyTorch's calls: what the CPU backend derives once a step where the compiled kernels do not serve.
 
-Owns the choice of how each item is read. Where the compiled kernels serve, there are two calls, which read blocks in
-place: *rows* (``cpu_decode``) for all single-row items (decodes, or what they have beyond a shared
-prefix), and *tiles* (``cpu_tiles``) for all others (chunks, groups). Elsewhere PyTorch serves each item:
+Owns the choice of how each item is read:
 
 - *view*: an item whose physical blocks follow each other reads keys and values in place, without a copy;
 - *gather*: a fragmented item reads a copy, made through an index of slots;
@@ -25,8 +23,6 @@ import torch
 
 from quire_engine.attention.groups import IntArray
 from quire_engine.attention.plan import AttentionPlan, WorkItems, ranges
-from quire_kernels.cpu.decode import RowItems
-from quire_kernels.cpu.tiles import TileItems
 
 LONG = 256  # tokens from which a contiguous single-row item is worth a call of its own instead of a copy
 SPREAD = 1.5  # longest over shortest item of one batch
@@ -65,56 +61,18 @@ class Calls:
     """All calls of a step for one window.
 
     Attributes:
-        rows: single-row items for the compiled kernel, None if there are none.
-        tiles: other items for the compiled kernel, None if there are none.
         partials: number of partial results.
         merge_index: [T, K] places of each row's partial results, filled up with ``partials`` (an empty result).
-        alone: every row has one partial result, and its place is the row: nothing is to be merged.
     """
 
     calls: list[Call]
-    rows: RowItems | None
-    tiles: TileItems | None
     partials: int
     merge_index: torch.Tensor
-    alone: bool
 
 
-def prepare(plan: AttentionPlan, window: int | None, compiled: bool) -> Calls:
-    """Calls for ``plan.items(window)``; ``compiled`` says whether the compiled kernels serve them."""
-    return _compiled(plan, plan.items(window)) if compiled else _in_torch(plan, plan.items(window))
-
-
-def _compiled(plan: AttentionPlan, items: WorkItems) -> Calls:
-    """All single-row items in one call of their kernel, all others in one of theirs."""
-    count = np.diff(items.row_ptr)
-    single = (count == 1) & ~items.causal
-    rows, tiles = np.flatnonzero(single), np.flatnonzero(~single)
-    order = [items.rows[ranges(items.row_ptr[members], count[members])] for members in (tiles, rows)]
-    partials, total = np.concatenate(order), len(plan.positions)
-    alone = _alone(partials, total)
-    places = partials if alone else np.arange(len(partials))
-    of_tiles, of_rows = np.split(places, [len(order[0])])
-    return Calls(
-        [],
-        _row_items(plan, items, rows, of_rows) if len(rows) else None,
-        _tile_items(plan, items, tiles, order[0], of_tiles) if len(tiles) else None,
-        len(partials),
-        _merge_index(np.arange(total) if alone else partials, total),
-        alone,
-    )
-
-
-def _alone(partials: IntArray, total: int) -> bool:
-    """Whether each of ``total`` rows has exactly one of the partial results, which belong to these rows.
-
-    Then no item is a group's, whose rows have their own tokens in a second one: an item's rows are consecutive.
-    """
-    return len(partials) == total and bool((np.bincount(partials, minlength=total) == 1).all())
-
-
-def _in_torch(plan: AttentionPlan, items: WorkItems) -> Calls:
-    """A call for each item, batches of single-row items apart."""
+def prepare(plan: AttentionPlan, window: int | None) -> Calls:
+    """A call for each of ``plan.items(window)``, batches of single-row items apart."""
+    items = plan.items(window)
     rows = np.diff(items.row_ptr)
     offset = items.kv_start % plan.block_size
     blocks = (offset + items.kv_len + plan.block_size - 1) // plan.block_size
@@ -130,43 +88,7 @@ def _in_torch(plan: AttentionPlan, items: WorkItems) -> Calls:
         order.append(items.rows[ranges(items.row_ptr[members], rows[members])])
         calls.append(call)
         place += call.partials
-    return Calls(calls, None, None, place, _merge_index(np.concatenate(order), len(plan.positions)), False)
-
-
-def _row_items(plan: AttentionPlan, items: WorkItems, members: IntArray, places: IntArray) -> RowItems:
-    """The single-row items ``members``; their partial results take these ``places``."""
-    arrays = (
-        items.rows[items.row_ptr[members]],
-        items.table_start[members],
-        items.kv_start[members],
-        items.kv_len[members],
-        places,
-        plan.table,
-    )
-    return RowItems(*map(_int64, arrays))
-
-
-def _tile_items(
-    plan: AttentionPlan, items: WorkItems, members: IntArray, rows: IntArray, places: IntArray
-) -> TileItems:
-    """The items ``members`` with all their ``rows``, whose partial results take these ``places``."""
-    row_ptr = np.concatenate([[0], np.cumsum(np.diff(items.row_ptr)[members])])
-    arrays = (
-        rows,
-        row_ptr,
-        items.table_start[members],
-        items.kv_start[members],
-        items.kv_len[members],
-        items.causal[members],
-        places[row_ptr[:-1]],
-        plan.table,
-        plan.positions,
-    )
-    return TileItems(items.window or 0, *map(_int64, arrays))
-
-
-def _int64(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
+    return Calls(calls, place, _merge_index(np.concatenate(order), len(plan.positions)))
 
 
 def _contiguous(plan: AttentionPlan, items: WorkItems, blocks: IntArray) -> np.ndarray:

@@ -19,7 +19,7 @@ UNFUSED_SCORES = 1 << 22  # score elements the unfused path holds at a time
 class Partials:
     """Partial results of a step: ``out`` [kv_heads, places + 1, group, d] and base-2 ``lse`` [.., group].
 
-    The last place holds the empty result, where there are several results a row.
+    The last place holds the empty result.
     """
 
     out: torch.Tensor
@@ -32,12 +32,6 @@ class Partials:
         lse = torch.empty((kv_heads, places + 1, group))
         out[:, -1], lse[:, -1] = 0.0, -math.inf
         return cls(out, lse)
-
-    @classmethod
-    def of_rows(cls, kv_heads: int, rows: int, group: int, width: int) -> Partials:
-        """Room for one result a row, and no empty one; in memory ``out`` is [rows, kv_heads, group, d]."""
-        out = torch.empty((rows, kv_heads, group, width))
-        return cls(out.transpose(0, 1), torch.empty((kv_heads, rows, group)))
 
 
 def partial_attention(

@@ -2,7 +2,7 @@
 
 transformers writes them as chains of small operations, each of which reads and writes all rows and wakes all threads:
 beside packed products they were a seventh of a step. A norm becomes one call of our own; of a gated layer, activation
-and product are left to oneDNN, which applies them to the results it still has in its registers.
+and product are applied to what is still in the processor's nearest cache.
 
 No model is known by name. A layer is taken for what its parts look like, and replaced only if it then computes what
 it computed before, tried on rows of very different size, in the type that the model computes in: some models keep the
@@ -47,7 +47,7 @@ class FusedGate(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., hidden] -> [..., hidden]."""
-        out: torch.Tensor = self.down_proj(self.up_proj.times(x, self.gate_proj.silu(x)))
+        out: torch.Tensor = self.down_proj(self.up_proj.gated(x, self.gate_proj))
         return out
 
 
@@ -73,8 +73,8 @@ def _fused(layer: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module | None
         try:
             if _same(layer, candidate, width, dtype):
                 return candidate
-        except (AttributeError, NoHostLibrary, NotImplementedError, RuntimeError, ValueError):
-            pass  # of torch's private operations, or of sizes the kernels do not know: the layer stays
+        except (AttributeError, NoHostLibrary, RuntimeError, ValueError):
+            pass  # of sizes the kernels do not know: the layer stays
     return None
 
 
