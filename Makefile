@@ -13,6 +13,8 @@ ENGINES ?= 2
 PORT ?= 8000
 BLOCKS ?= 4096
 MINUTES ?= 10
+# Tests of one file share what it starts, so they stay together.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 # Installed packages only: a stray `kernels` or `proto` folder in the working directory must never be imported.
 export PYTHONSAFEPATH := 1
@@ -47,7 +49,7 @@ serve: $(READY)
 
 test: $(READY)
 	@echo "test: the suite"
-	@$(BIN)/python -m pytest -m "not soak and not slow"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not soak and not slow"
 
 clients: $(READY)
 	@$(BIN)/python scripts/client_envs.py
@@ -58,7 +60,7 @@ check: $(READY)
 	@$(MAKE) --no-print-directory cubins triton36
 	@$(MAKE) --no-print-directory test
 	@echo "check: the longer proofs"
-	@$(BIN)/python -m pytest -m "slow and not soak"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not soak"
 
 soak: $(READY)
 	@echo "soak: $(MINUTES) minutes of killed and stopped processes"

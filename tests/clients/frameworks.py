@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from tests.support.repository import ROOT
 
 SUITES = ROOT / "tests" / "clients" / "suites"
-RESULTS: dict[str, tuple[int, int, float]] = {}  # checks, passed, seconds, by framework
+Counts = tuple[int, int, float]  # checks, passed, seconds
 # Nothing is to be asked of anybody but the server: some send statistics home, or look there for prices.
 QUIET = {
     "CREWAI_DISABLE_TELEMETRY": "true",
@@ -23,8 +23,8 @@ QUIET = {
 LIMIT_S = 150
 
 
-def run_suite(name: str, program: Path, address: str, tmp: Path) -> str:
-    """What it printed, if a check failed or there was none; its counts go to ``RESULTS``.
+def run_suite(name: str, program: Path, address: str, tmp: Path) -> tuple[str, Counts]:
+    """What it printed, if a check failed or there was none, and its counts.
 
     Args:
         program: what runs it, in its environment.
@@ -39,8 +39,9 @@ def run_suite(name: str, program: Path, address: str, tmp: Path) -> str:
         command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT_S,
         check=False,
     )  # fmt: skip
-    checks, passed, _ = RESULTS[name] = _counts(report)
-    return "" if ran.returncode == 0 and checks == passed > 0 else ran.stdout[-20_000:] + ran.stderr[-4_000:]
+    checks, passed, _ = counts = _counts(report)
+    right = ran.returncode == 0 and checks == passed > 0
+    return "" if right else ran.stdout[-20_000:] + ran.stderr[-4_000:], counts
 
 
 def _pytest(name: str, python: Path, report: Path) -> list[str]:
@@ -55,7 +56,7 @@ def _node(name: str, program: Path, report: Path) -> list[str]:
     return ["node", "--test", "--test-reporter=junit", f"--test-reporter-destination={report}", str(program)]
 
 
-def _counts(report: Path) -> tuple[int, int, float]:
+def _counts(report: Path) -> Counts:
     """Checks, those that passed, and seconds."""
     if not report.exists():
         return 0, 0, 0.0

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,27 @@ MADE = ROOT / ".clients"
 pytestmark = pytest.mark.process
 
 
-def test_the_official_client_works(stack: Stack, tmp_path: Path) -> None:
+@pytest.fixture
+def printed(stack: Stack, tmp_path: Path, record_property: Callable[[str, object], None]) -> Callable[[str, Path], str]:
+    """Runs a suite and says what it printed if something failed; what it counted goes to the report."""
+
+    def run(name: str, program: Path) -> str:
+        said, counts = run_suite(name, program, stack.url, tmp_path)
+        record_property(name, counts)
+        return said
+
+    return run
+
+
+def test_the_official_client_works(printed: Callable[[str, Path], str]) -> None:
     """In this environment, with the version of it that is pinned here."""
-    assert run_suite("openai", Path(sys.executable), stack.url, tmp_path) == ""
+    assert printed("openai", Path(sys.executable)) == ""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(480)  # its environment may have to be made first
 @pytest.mark.parametrize("name", envs.suites())
-def test_a_framework_works(name: str, stack: Stack, tmp_path: Path) -> None:
+def test_a_framework_works(name: str, printed: Callable[[str, Path], str]) -> None:
     """Every check of its suite passes."""
     if envs.is_node(name) and shutil.which("npm") is None:
         pytest.skip("there is no npm")
@@ -41,4 +54,4 @@ def test_a_framework_works(name: str, stack: Stack, tmp_path: Path) -> None:
         pytest.skip(f"no environment: {made.stderr[-500:]}")
     assert made.returncode == 0, made.stderr[-4000:]
     program = MADE / name / ("suite.mjs" if envs.is_node(name) else "bin/python")
-    assert run_suite(name, program, stack.url, tmp_path) == ""
+    assert printed(name, program) == ""

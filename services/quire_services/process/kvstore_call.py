@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 def kvstore_reader(run_dir: Path, timeout_s: float) -> Iterator[KVReader]:
     """A reader of the kvstore in a run directory. Raises FileNotFoundError at once if there is none, QuireError or
     OSError if it does not answer."""
-    if not (run_dir / KVSTORE_SOCKET).exists():
+    if not (run_dir / KVSTORE_SOCKET).is_socket():
         raise FileNotFoundError(f"there is no {KVSTORE_SOCKET}")
     with KVReader(run_dir, timeout=timeout_s) as reader:
         yield reader
