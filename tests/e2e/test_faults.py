@@ -19,6 +19,7 @@ from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
 
 NEW = 300
+LONG = 1500
 
 
 def stream(stack: Stack, prompt: list[int], tokens: int) -> tuple[str, list[int], bool]:
@@ -48,15 +49,15 @@ def stream(stack: Stack, prompt: list[int], tokens: int) -> tuple[str, list[int]
 @pytest.mark.process
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_engines_harm_no_other_stream(tmp_path: Path, kills: int) -> None:
-    """Kill -9 of an engine in mid-generation: all streams of the other engine end with the right tokens."""
+def test_killed_engines_harm_no_stream(tmp_path: Path, kills: int) -> None:
+    """Kill -9 of an engine in mid-generation: all streams of both engines end with the right tokens."""
     model = make_model(tmp_path / "model", vocab=256)
     rng = random.Random(1)
     expected = Reference(model).decisive(
         lambda: [rng.randrange(FIRST_WORD, 256) for _ in range(rng.randrange(5, 120))], NEW, prompts=8
     )
     prompts = [list(prompt) for prompt in expected]
-    survived = 0
+    moved = 0
     with running_stack(tmp_path, model) as stack, ThreadPoolExecutor(8) as pool:
         for _ in range(kills):
             running_now: list[tuple[list[int], Future[tuple[str, list[int], bool]]]] = [
@@ -68,17 +69,15 @@ def test_killed_engines_harm_no_other_stream(tmp_path: Path, kills: int) -> None
             os.kill(pid, signal.SIGKILL)
             for prompt, future in running_now:
                 engine, tokens, finished = future.result()
-                assert tokens == expected[tuple(prompt)][: len(tokens)]
-                if engine != victim:
-                    assert finished
-                    survived += 1
+                assert (tokens, finished) == (expected[tuple(prompt)], True)
+                moved += engine == victim
             wait_for(lambda: stack.stats().blocks["held"] == 0, "the dead engine's blocks came back", 3)
             blocks = stack.stats().blocks
             assert blocks["quarantined"] == 0
             assert blocks["free"] + blocks["cached"] == blocks["total"]
             wait_for(lambda: len(stack.ready_sessions()) == 2 and stack.health() == 200, "the engine came back", 60)
             wait_for(lambda: ready_engines(stack) == 2, "the gateway sees both engines", 60)
-    assert survived > 2 * kills
+    assert moved > 0
 
 
 def ready_engines(stack: Stack) -> int:
@@ -87,7 +86,7 @@ def ready_engines(stack: Stack) -> int:
 
 @pytest.mark.process
 def test_a_killed_kvstore_is_replaced(tmp_path: Path) -> None:
-    """In-flight requests end with 503, /health says so, and within 5 s (x3) engines serve from the new boot."""
+    """/health says so, within 5 s (x3) engines serve from the new boot, and what was in flight ends there."""
     model = make_model(tmp_path / "model", vocab=256)
     prompt = [FIRST_WORD + i for i in range(40)]
     expected = Reference(model).greedy(prompt, 12)
@@ -95,7 +94,8 @@ def test_a_killed_kvstore_is_replaced(tmp_path: Path) -> None:
         assert stack.complete(prompt, max_tokens=12, ignore_eos=True)["choices"][0]["token_ids"] == expected
         boot = stack.stats().boot
         url = f"{stack.url}/v1/completions"
-        body = {"model": "m", "prompt": prompt, "max_tokens": 3000, "ignore_eos": True}
+        body = {"model": "m", "prompt": prompt, "max_tokens": LONG, "temperature": 0, "ignore_eos": True}
+        body["return_token_ids"] = True
         inflight = [pool.submit(httpx.post, url, json=body, timeout=60, trust_env=False) for _ in range(4)]
         wait_for(lambda: sum(s.sequences for s in stack.stats().sessions) == 4, "all requests are running", 10)
         killed = time.monotonic()
@@ -108,11 +108,12 @@ def test_a_killed_kvstore_is_replaced(tmp_path: Path) -> None:
 
         wait_for(back, "engines are attached to the new kvstore, after /health said 503", 15)
         print(f"\nengines re-attached after {time.monotonic() - killed:.2f} s")
-        assert [f.result().status_code for f in inflight] == [503] * 4
         assert stack.stats().boot != boot
+        answers = [f.result().json()["choices"][0]["token_ids"] for f in inflight]
+        assert [len(tokens) for tokens in answers] == [LONG] * 4
+        assert [tokens[:12] for tokens in answers] == [expected] * 4
         answer = stack.complete(prompt, max_tokens=12, ignore_eos=True)
         assert answer["choices"][0]["token_ids"] == expected
-        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
 
 
 @pytest.mark.process

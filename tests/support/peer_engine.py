@@ -2,7 +2,8 @@
 
 Token k of continuation i is token (k + i) of the prompt, the prompt repeated without end: a test chooses the answer
 by choosing the prompt. With ``follow`` it plays scripts instead: each token says which one comes next
-(``puppet``). One token a step; a step is taken when the engine is not held and has steps left.
+(``puppet``). One token a step; a step is taken when the engine is not held and has steps left. It repeats its load
+every second, as engines do, unless it is to be silent.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from quire_proto.gateway_link import (
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.support.waits import wait_for
 
+BEAT_S = 1.0
+
 
 @dataclass
 class Branch:
@@ -50,6 +53,7 @@ class PeerEngine:
         aborts: every ``abort`` received.
         steps: tokens that each continuation may still get; None for no limit.
         together: tokens of a continuation in one output.
+        beats: whether it says by itself that it lives.
         follow: the token that comes behind each.
         likely: log-probabilities of tokens, of others -0.5.
         cached_tokens: of a prompt, as it says when it admits a request.
@@ -61,13 +65,14 @@ class PeerEngine:
         self.aborts: list[Abort] = []
         self.steps: int | None = None
         self.together = 1
+        self.beats = True
         self.cached_tokens = 0
         self.follow: Mapping[int, int] = {}
         self.likely: Mapping[int, float] = {}
         self.poison = b""
         self._eos = eos
         self._vocab = vocab
-        self._lock = threading.RLock()
+        self._lock, self._sending = threading.RLock(), threading.Lock()
         self._branches: list[Branch] = []
         self._ended = threading.Event()
         self._socket = connect(path)
@@ -78,11 +83,13 @@ class PeerEngine:
 
     def send(self, message: Message) -> None:
         """Send a message."""
-        self._socket.sendall(encode_message(message))
+        with self._sending:
+            self._socket.sendall(encode_message(message))
 
     def load(self, *, ready: bool, running: int = 0, waiting: int = 0, longest: int = 0, widest: int = 0) -> None:
         """Report the load."""
-        self.send(Load(ready, running, waiting, {}, longest=longest, widest=widest))
+        self._load = Load(ready, running, waiting, {}, longest=longest, widest=widest)
+        self.send(self._load)
 
     def busy(self) -> bool:
         """Whether a continuation is at work."""
@@ -138,8 +145,12 @@ class PeerEngine:
 
     def _work(self) -> None:
         with contextlib.suppress(OSError):
+            beaten = time.monotonic()
             while not self._ended.is_set():
                 time.sleep(0 if self._step() else 0.002)
+                if self.beats and time.monotonic() - beaten > BEAT_S:
+                    self.send(self._load)
+                    beaten = time.monotonic()
 
     def _step(self) -> bool:
         """One token for every request that may have one."""

@@ -52,5 +52,4 @@ def fresh(stage: Stage) -> PeerEngine:
     peer = stage[1]
     peer.requests.clear()
     peer.aborts.clear()
-    peer.load(ready=True)
     return peer

@@ -1,9 +1,10 @@
 """Backlog: what engines have sent and clients have not read yet, within one bound for the whole gateway.
 
-An answer that comes faster than it is read leaves outputs behind. From ``MAX_SEPARATE_OUTPUTS`` on, tokens without
-log-probabilities are joined to those of their continuation that wait already, so that such an answer costs little more
-than its tokens. Log-probabilities are too many for that. When all backlogs together are larger than the bound, the
-tenant that leaves most unread loses its longest: that answer ends with an error, and no other does.
+Tokens that an engine sends together wait one by one: how a stream is cut into events tells nothing of drafts, nor of
+an engine's end. An answer that comes faster than it is read leaves outputs behind. From ``MAX_SEPARATE_OUTPUTS`` on,
+tokens without log-probabilities are joined to those of their continuation that wait already, so that such an answer
+costs little more than its tokens. Log-probabilities are too many for that. When all backlogs together are larger than
+the bound, the tenant that leaves most unread loses its longest: that answer ends with an error, and no other does.
 
 Invariants: the sum of all sizes never stays above the bound; what is handed out at once is small (``PIECE_BYTES`` and
 one output), and the loop serves others in between.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -86,15 +87,19 @@ class Backlog(Generic[_Source]):
 
     def put(self, source: _Source, output: Output) -> None:
         """Add what has come."""
+        self.tenant = source.tenant
+        for one in _by_token(output):
+            self._put(source, one)
+        self._wake()
+
+    def _put(self, source: _Source, output: Output) -> None:
         size = self._join(output) if len(self._items) >= MAX_SEPARATE_OUTPUTS and not output.logprobs else 0
         if not size:
             size = _size(output)
             box = [(source, output)]
             self._items.append(box)
             self._last[output.request, output.index] = box
-        self.tenant = source.tenant
         self._resize(size)
-        self._wake()
 
     def _join(self, output: Output) -> int:
         """Add tokens to those of the same continuation, if some wait; by how many bytes it has grown."""
@@ -160,6 +165,18 @@ class Backlog(Generic[_Source]):
         if by:
             self.size += by
             self._all.changed(self, by)
+
+
+def _by_token(output: Output) -> Iterator[Output]:
+    """Its tokens one by one. (What a beam search found stays whole.)"""
+    last = len(output.tokens) - 4
+    if last <= 0 or output.score:
+        yield output
+        return
+    for at in range(0, last + 4, 4):
+        logprobs = output.logprobs[at // 4 : at // 4 + 1]
+        finish = output.finish if at == last else ""
+        yield replace(output, tokens=output.tokens[at : at + 4], logprobs=logprobs, finish=finish)
 
 
 def _size(output: Output) -> int:

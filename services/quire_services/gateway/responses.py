@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -115,7 +114,7 @@ class CallResponse:
         async for outputs in arrivals:
             if outputs and self._record.ttft_s is None:
                 self._record.ttft_s = time.monotonic() - self._call.began
-            deltas = [self._feed(*one) for one in _by_token(outputs)]
+            deltas = [self._feed(*one) for one in outputs]
             self._record.cached_tokens = sum(g.cached_tokens or 0 for g in self._call.generations)
             yield [one for one in deltas if one is not None]
 
@@ -201,21 +200,6 @@ async def _watch(receive: Receive, call: Call) -> None:
     """End the call when the client hangs up."""
     await hang_up(receive)
     call.hang_up()
-
-
-def _by_token(outputs: Iterable[Arrival]) -> Iterator[Arrival]:
-    """Tokens that came together, one by one: how a stream is cut into events tells nothing of drafts, nor of an
-    engine's end between them. What a beam search found is one event."""
-    for generation, output in outputs:
-        tokens = output.tokens
-        last = len(tokens) - 4
-        if last <= 0 or output.score:
-            yield generation, output
-            continue
-        for at in range(0, len(tokens), 4):
-            logprobs = output.logprobs[at // 4 : at // 4 + 1]
-            finish = output.finish if at == last else ""
-            yield generation, replace(output, tokens=tokens[at : at + 4], logprobs=logprobs, finish=finish)
 
 
 async def _chain(first: Deltas, rest: AsyncIterator[Deltas]) -> AsyncIterator[Deltas]:

@@ -68,7 +68,6 @@ def test_a_client_that_pauses_loses_nothing(gateway: GatewayProcess, engine: Pee
         for event in events(wire)[:-1]:
             choice = json.loads(event)["choices"][0]
             texts[choice["index"]] += choice["text"]
-    engine.load(ready=True)  # it has been long since the first
     whole = gateway.http.post("/v1/completions", json=WIDE | {"stream": False, "n": 1, "max_tokens": 1000}).json()
 
     assert texts[0] == whole["choices"][0]["text"]
@@ -84,7 +83,6 @@ def test_answers_that_are_not_read_take_bounded_memory(gateway: GatewayProcess, 
     fields = {"max_tokens": 7000, "logprobs": 5}
     with unread(gateway, **fields) as first, unread(gateway, **fields) as second:
         wait_for(lambda: bool(engine.aborts), "one is given up", 60)
-        engine.load(ready=True)  # it has been long since the first
         answer = gateway.http.post("/v1/completions", json=WIDE | {"stream": False, "n": 1, "max_tokens": 5})
         grown = peak(gateway) - before
         given_up = [request.request for request in engine.requests].index(engine.aborts[0].request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_a_run_directory_that_somebody_else_made_is_told_nothing(
     else:
         run_dir.mkdir(mode=0o755 if how == "open to others" else 0o700)
     prepared(run_dir, model_dir="/nowhere")
-    (run_dir / "kvstore.sock").touch()
+    os.mknod(run_dir / "kvstore.sock", stat.S_IFSOCK | 0o600)
     if how == "another user's":
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     words = {"another user's": "another user", "a link": "symbolic link", "open to others": "0700"}[how]

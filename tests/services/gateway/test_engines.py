@@ -135,6 +135,7 @@ def test_a_request_weighs_as_many_as_are_worked_on(gateway: GatewayProcess, wide
 def test_a_silent_engine_gets_no_work(gateway: GatewayProcess) -> None:
     """Ten seconds without a load report and it counts as unresponsive, until it speaks again."""
     engine = gateway.engine()
+    engine.beats = False
     wait_for(lambda: gateway.health()["status"] == "unavailable", "it to count as unresponsive", 15)
     assert gateway.health()["reason"] == "no engine is ready: peer-1 is unresponsive"
     engine.load(ready=True)

@@ -112,7 +112,6 @@ def test_the_key_comes_in_either_header(model: Path, tmp_path: Path) -> None:
 )
 def test_an_error_speaks_of_what_the_client_has_sent(stage: Stage, fields: dict[str, Any], word: str) -> None:
     """And not of the chat that the request has become."""
-    stage[1].load(ready=True)
     answer = stage[0].http.post(PATH, content=json.dumps(BODY | fields), headers=JSON)
     assert word in error_of(answer, 400, "invalid_request_error")
 

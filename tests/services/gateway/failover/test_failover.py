@@ -209,6 +209,7 @@ def test_what_an_engine_sends_too_late_is_dropped(process: GatewayProcess) -> No
     nothing to the answer."""
     silent, other = process.engine("silent"), process.engine("other")
     silent.steps = other.steps = 5
+    silent.beats = False
     both = [Background(process, **PLAIN) for _ in range(2)]
     wait_for(lambda: silent.stalled() and other.stalled(), "one request each")
     deadline = time.monotonic() + 20
@@ -231,7 +232,7 @@ def test_what_an_engine_sends_too_late_is_dropped(process: GatewayProcess) -> No
 def test_an_engine_that_may_have_been_stopped_is_not_trusted(process: GatewayProcess) -> None:
     """What has lost its engine goes on in one that was just heard of, busy as that may be."""
     one, quiet, other = (process.engine(name) for name in ("one", "quiet", "other"))
-    one.steps = 3
+    one.steps, quiet.beats = 3, False
     began = time.monotonic()
     wait_for(lambda: time.monotonic() > began + QUIET_S, "two are quiet")
     other.load(ready=True, running=50)

@@ -43,7 +43,6 @@ def test_without_the_setting_it_is_refused(gateway: GatewayProcess, engine: Peer
 def test_it_is_rendered_instead_of_the_models(trusting: tuple[GatewayProcess, PeerEngine], length: int) -> None:
     """With variables of its own, for a short body or a long one; the next request has the model's again."""
     process, engine = trusting
-    engine.load(ready=True)
     more = {"user": "x" * length, "chat_template_kwargs": {"tone": "kindly"}}
     assert ask(process, OWN, **more).status_code == 200
     prompt = process.tokenizer().decode(unpack_u32(engine.requests[-1].tokens), skip_special_tokens=False)
@@ -79,14 +78,12 @@ def test_a_hostile_one_harms_nobody(
     trusting: tuple[GatewayProcess, PeerEngine], template: Any, statuses: set[int]
 ) -> None:
     """Its own request is refused, soon; others are answered meanwhile, as fast as ever."""
-    process, engine = trusting
-    engine.load(ready=True)
+    process, _ = trusting
     began = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
         hostile = pool.submit(ask, process, template)
         worst = 0.0
         while not hostile.done():
-            engine.load(ready=True)
             asked = time.monotonic()
             assert ask(process, None).status_code == 200
             worst = max(worst, time.monotonic() - asked)

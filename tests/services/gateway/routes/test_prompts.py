@@ -156,7 +156,7 @@ def test_tokens_come_with_a_key_only(start: Start, tmp_path: Any) -> None:
 def test_a_template_of_the_request_is_rendered_apart(start: Start) -> None:
     """Where such are trusted, one that never ends is given up, and others are served meanwhile."""
     process = start("--trust-request-chat-template")
-    engine = process.engine()
+    process.engine()
     spells = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
     found = told(process, "/tokenize", messages=MESSAGES, chat_template=spells)["tokens"]
     assert told(process, "/detokenize", tokens=found) == {"prompt": "[the lazy dog][quick 🙂]"}
@@ -165,7 +165,6 @@ def test_a_template_of_the_request_is_rendered_apart(start: Start) -> None:
     with ThreadPoolExecutor() as beside:
         slow = beside.submit(process.http.post, "/tokenize", json=asked)
         while not slow.done():
-            engine.load(ready=True)
             began = time.monotonic()
             assert told(process, "/tokenize", prompt="fox")["count"] > 0
             assert time.monotonic() - began < 2

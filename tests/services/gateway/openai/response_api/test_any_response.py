@@ -73,7 +73,6 @@ bodies = st.builds(
 @example(body(stream=True, input=[{"id": "msg_1"}]))
 def test_any_body_is_answered(stage: Stage, body: Any) -> None:
     """Wrong types, wild numbers and half characters at any place: answered, or refused with the error object."""
-    stage[1].load(ready=True)
     answer = stage[0].http.post(PATH, content=json.dumps(body), headers=KEY | JSON)
 
     if answer.status_code != 200:

@@ -92,7 +92,6 @@ def test_a_wrong_request_is_refused(
     stage: Stage, changes: dict[str, Any], param: str | None, code: str | None, long: bool
 ) -> None:
     """The place that is wrong is named, whoever has read the request."""
-    stage[1].load(ready=True)
     stage[1].requests.clear()
     filler = {"unknown_field": "x" * 20_000} if long else {}
     answer = stage[0].http.post(PATH, json=body(**changes) | filler, headers=KEY)
@@ -122,7 +121,6 @@ def test_a_wrong_request_is_refused(
 )
 def test_what_clients_send_is_taken(stage: Stage, changes: dict[str, Any]) -> None:
     """Items in their short and long forms, values that change nothing, fields that servers may not know."""
-    stage[1].load(ready=True)
     raw = json.dumps(body(**changes))
     answer = stage[0].http.post(PATH, content=raw, headers=KEY | {"content-type": "application/json"})
     assert answer.status_code == 200, answer.text
@@ -157,7 +155,6 @@ def test_what_is_not_served_is_harmless_or_refused_with_its_sentence(stage: Stag
 def test_other_paths_are_answered_with_an_error(stage: Stage) -> None:
     """Cancelling, compacting, a stream of what is whole."""
     http = stage[0].http
-    stage[1].load(ready=True)
     kept = http.post(PATH, json=body(), headers=KEY).json()["id"]
     assert error_of(http.post(f"{PATH}/{kept}/cancel", json={}, headers=KEY), 400)["message"].startswith("only")
     assert error_of(http.post(f"{PATH}/resp_never/cancel", json={}, headers=KEY), 404)["code"] == "response_not_found"
