@@ -48,7 +48,7 @@ def about_puppet(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def fresh(stage: Stage) -> PeerEngine:
-    """The engine as a test finds it: nothing asked yet, and heard of just now, or it would be given no work."""
+    """The engine as a test finds it: nothing asked yet."""
     peer = stage[1]
     peer.requests.clear()
     peer.aborts.clear()
