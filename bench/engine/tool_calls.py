@@ -44,8 +44,11 @@ WAYS = {"without drafts": False, "with drafts": True}
 def tool_calls(held: HeldRows, rows: int, pairs: int) -> list[dict[str, Any]]:
     """One call alone, then ``rows`` at once: medians of interleaved rounds, without drafts and with them."""
     choice = tool_choice_of("required", TOOLS)
-    grammar = answer_grammar(FAMILIES["hermes"], choice, {}, reasoning=False, parallel=False)
-    sampling = Sampling(LONGEST, temperature=0.0, grammar=grammar.encode())
+    grammar, likely = (
+        answer_grammar(FAMILIES["hermes"], choice, {}, reasoning=False, parallel=False, loose=loose).encode()
+        for loose in (True, False)
+    )
+    sampling = Sampling(LONGEST, temperature=0.0, grammar=grammar, likely_grammar=likely)
     found = []
     for count in dict.fromkeys((1, rows)):
         rounds: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}

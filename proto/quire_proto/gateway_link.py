@@ -53,7 +53,8 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to choose tokens. ``top_k`` 0 and ``top_p`` 1 mean off; ``temperature`` 0 is greedy; ``logprobs`` is the
-    number of alternatives + 1, 0 for none. ``grammar``: what a continuation must be, as llguidance reads it, UTF-8.
+    number of alternatives + 1, 0 for none. ``grammar``: what a continuation must be, as llguidance reads it, UTF-8;
+    ``likely_grammar``: what it most likely is of all that, by which tokens are drafted and none is forbidden.
     ``bias[i]`` is that of ``bias_token_ids[i]``; with ``allowed_token_ids`` no other token is chosen; each of
     ``bad_words`` is a sequence of tokens that is never completed. ``prompt_logprobs`` counts as ``logprobs`` does.
     With a ``beam_width`` nothing is drawn: the continuations are the best that a search with so many beams finds."""
@@ -80,6 +81,7 @@ class Sampling:
     beam_width: int = 0
     length_penalty: float = 1.0
     early_stopping: str = ""
+    likely_grammar: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class GrammarRefused(ValueError):
 @dataclass(frozen=True, slots=True)
 class _Task:
     text: str
+    likely: str
     grammar: Future[Grammar]
 
 
@@ -51,24 +52,25 @@ class GrammarCompiler:
         self._read_tokens = tokens
         self._known: tuple[Tokens, LLTokenizer, Speller] | None = None
         self._reading = Lock()
-        self._kept: OrderedDict[tuple[str, str], Future[Grammar]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, str], Future[Grammar]] = OrderedDict()
         self._changed = Condition()
         self._tasks: OrderedDict[str, deque[_Task]] = OrderedDict()  # by tenant, whose turn it is first
         self._busy: set[str] = set()  # tenants
         self._threads: list[Thread] = []
         self._closed = False
 
-    def compile(self, tenant: str, text: str) -> Future[Grammar]:
-        """The grammar of a text, done if it is known; it may raise GrammarRefused, and whatever ``tokens`` does."""
+    def compile(self, tenant: str, text: str, likely: str = "") -> Future[Grammar]:
+        """The grammar of a text, done if it is known; it may raise GrammarRefused, and whatever ``tokens`` does.
+        ``likely``: the text of the likely one beside it; one that cannot be used is left out."""
         if len(text) > MAX_GRAMMAR:
             refused = Future[Grammar]()
             refused.set_exception(GrammarRefused(f"the grammar has {len(text)} characters, and may have {MAX_GRAMMAR}"))
             return refused
-        key = (tenant, text)
+        key = (tenant, text, likely)
         found = self._kept.get(key)
         if found is None:
             found = self._kept[key] = Future[Grammar]()
-            self._queue(tenant, _Task(text, found))
+            self._queue(tenant, _Task(text, likely, found))
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
@@ -100,7 +102,7 @@ class GrammarCompiler:
                 try:
                     tokens, tree, speller = self._read()
                     trial = trial or Trial(tokens)
-                    task.grammar.set_result(_compile(trial, tree, speller, task.text))
+                    task.grammar.set_result(_compile(trial, tree, speller, task))
                 except Exception as error:  # of any kind: what libraries say of the tokenizer's files, too
                     task.grammar.set_exception(error)
             with self._changed:
@@ -134,10 +136,13 @@ class GrammarCompiler:
             return self._known
 
 
-def _compile(trial: Trial, tree: LLTokenizer, speller: Speller, text: str) -> Grammar:
-    if not trial.survives(text):
+def _compile(trial: Trial, tree: LLTokenizer, speller: Speller, task: _Task) -> Grammar:
+    if not trial.survives(task.text):
         raise GrammarRefused("the grammar takes too much time or memory to compile")
-    matcher = compiled(tree, text)
+    matcher = compiled(tree, task.text)
     if matcher.is_error():
         raise GrammarRefused(f"the grammar cannot be used: {said(matcher)}")
-    return Grammar(matcher, SpelledTexts(speller))
+    likely = None
+    if task.likely and len(task.likely) <= MAX_GRAMMAR and trial.survives(task.likely):
+        likely = compiled(tree, task.likely)
+    return Grammar(matcher, SpelledTexts(speller), None if likely is None or likely.is_error() else likely)

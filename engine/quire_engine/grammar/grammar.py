@@ -4,6 +4,9 @@ llguidance's matcher is both: the parsed grammar, shared, and a place in it, whi
 ``Grammar`` is a matcher at the beginning that nothing ever moves, and a ``GrammarState`` one that the tokens of a
 sequence have moved. A place follows from the tokens alone: whoever has these can have it again, in any process.
 
+Beside a grammar there may be a likely one, of what a model most likely writes of all that the first allows. It forbids
+nothing: texts are foreseen by it as long as a sequence keeps to it.
+
 Nothing here raises for what a model writes or a client asks. A matcher that cannot go on says why in ``error``, allows
 the end and nothing else, and stays so.
 """
@@ -22,20 +25,23 @@ DEAD_END = "the model has no token with which the answer could go on as the gram
 class GrammarState:
     """A place in a grammar."""
 
-    __slots__ = ("_dead_end", "_texts", "matcher")
+    __slots__ = ("_dead_end", "_likely", "_texts", "matcher")
 
-    def __init__(self, matcher: LLMatcher, texts: SpelledTexts) -> None:
+    def __init__(self, matcher: LLMatcher, texts: SpelledTexts, likely: LLMatcher | None = None) -> None:
         self.matcher = matcher
         self._texts = texts
+        self._likely = likely
         self._dead_end = False
 
     def accept(self, tokens: Sequence[int]) -> None:
         """Go on behind these tokens; one that the grammar does not allow here is an ``error``."""
         self.matcher.consume_tokens(list(tokens))
+        if self._likely is not None and self._likely.try_consume_tokens(list(tokens)) < len(tokens):
+            self._likely = None
 
     def clone(self) -> GrammarState:
         """The same place, from which another sequence goes on."""
-        return GrammarState(self.matcher.deep_copy(), self._texts)
+        return GrammarState(self.matcher.deep_copy(), self._texts, self._likely and self._likely.deep_copy())
 
     @property
     def ended(self) -> bool:
@@ -48,9 +54,10 @@ class GrammarState:
         return bool(self.matcher.is_accepting())
 
     def foreseen(self, most: int) -> tuple[int, ...]:
-        """The tokens that probably come next, where the text that comes is certain; after each of them another may."""
+        """The tokens that probably come next, where the text that comes is certain, or would be if the sequence kept to
+        the likely grammar; in place of each of them another may come."""
         # A matcher that was asked for forced bytes allows no others in its masks: so it is a copy that is asked.
-        text = self.matcher.deep_copy().compute_ff_bytes()
+        text = (self._likely or self.matcher).deep_copy().compute_ff_bytes()
         tokens = self._texts.tokens_of(text)[:most] if text else ()
         if not tokens:
             return ()
@@ -72,12 +79,12 @@ class GrammarState:
 class Grammar:
     """A grammar that was compiled."""
 
-    def __init__(self, matcher: LLMatcher, texts: SpelledTexts) -> None:
-        self._beginning, self._texts = matcher, texts
+    def __init__(self, matcher: LLMatcher, texts: SpelledTexts, likely: LLMatcher | None = None) -> None:
+        self._beginning, self._texts, self._likely = matcher, texts, likely
 
     def after(self, tokens: Sequence[int]) -> GrammarState:
         """The place behind ``tokens``, counted from the beginning of the answer."""
-        state = GrammarState(self._beginning.deep_copy(), self._texts)
+        state = GrammarState(self._beginning.deep_copy(), self._texts, self._likely and self._likely.deep_copy())
         if tokens:
             state.accept(tokens)
         return state

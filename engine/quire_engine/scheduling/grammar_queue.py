@@ -60,7 +60,8 @@ class GrammarQueue:
         except UnicodeDecodeError:
             self._outbox.end(sequence, "error", "grammar", "the grammar is no text in UTF-8")
             return
-        grammar = self._compiler.compile(request.tenant, text)
+        likely = request.sampling.likely_grammar.decode(errors="replace")
+        grammar = self._compiler.compile(request.tenant, text, likely)
         self._scheduler.hold(sequence)
         self._held.append(Held(sequence, grammar))
         grammar.add_done_callback(lambda _: self._wake())

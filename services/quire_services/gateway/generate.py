@@ -237,6 +237,7 @@ class Gateway:
         adjusted["prompt_logprobs"] = scored(body)
         adjusted["bad_words"] = bad_words(body.bad_words, self.encoder, limits.vocab_size)
         adjusted["grammar"] = constraint.text.encode() if constraint else b""
+        adjusted["likely_grammar"] = constraint.likely.encode() if constraint else b""
         async for tokens in unhurried(read.prompts):
             how = sampling(body, len(tokens), logprobs, limits, param, self.defaults)
             how = replace(self.ends.added(how, stop_strings(body), limits.vocab_size), **adjusted)

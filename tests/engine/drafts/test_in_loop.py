@@ -70,7 +70,10 @@ def request(seed: int) -> tuple[list[int], int, dict[str, Any]]:
     chance = random.Random(seed)
     literal = "".join(chance.choice("abcdefg:, 019") for _ in range(chance.randint(8, 30)))
     lark = random_grammar(seed).lark.replace("start: ", f'start: "{literal}" ')
+    likely = random_grammar(seed - seed % 3).lark.replace("start: ", f'start: "{literal}" ')  # it, or soon another
     how: dict[str, Any] = {"seed": seed, "grammar": lark.encode(), "max_tokens": chance.choice([200, 200, 5, 17, 40])}
+    if seed % 2:
+        how["likely_grammar"] = likely.encode()
     if chance.random() < 0.7:
         how |= {"temperature": chance.choice([0.7, 1.0, 1.4])}
     if chance.random() < 0.3:

@@ -59,6 +59,29 @@ def test_a_place_follows_from_tokens_alone(compiler: GrammarCompiler) -> None:
         assert random_grammar(seed).pattern.fullmatch(LETTERS.text(tokens))
 
 
+def test_what_is_likely_is_foreseen_and_forbids_nothing(compiler: GrammarCompiler) -> None:
+    """As long as a place keeps to it, its clones too; then what is certain is foreseen, as where there is no likely
+    grammar or none that can be used."""
+    any_space, no_space = 'start: /x?/ "ab" /x?/ "cdcd" /x?/', 'start: "ab" "cdcd"'
+    made = compiler.compile("tenant", any_space, no_space).result(30)
+    state = made.after([])
+    assert allowed(state) == allowed(grammar(compiler, any_space).after([]))
+    assert LETTERS.text(list(state.foreseen(9))) == "abcdcd"[: len(state.foreseen(9))]
+    assert len(state.foreseen(9)) > 2
+    clone, plain = state.clone(), grammar(compiler, any_space).after([])
+    for one in (state, plain):
+        one.accept(ids("x"))
+    assert state.foreseen(9) == plain.foreseen(9)
+    clone.accept(ids("ab"))
+    assert LETTERS.text(list(clone.foreseen(9))).startswith("c")
+    clone.accept(ids("x"))
+    assert (clone.error, allowed(clone)) == ("", allowed(grammar(compiler, any_space).after(ids("abx"))))
+    for useless in ('start: "', "start: nothing", 'start: "zz"'):
+        poor = compiler.compile("tenant", any_space, useless).result(30).after([])
+        poor.accept(ids("xab"))
+        assert (poor.error, poor.foreseen(9)) == ("", ())
+
+
 def test_a_clone_goes_its_own_way(compiler: GrammarCompiler) -> None:
     """What one of two places accepts does not move the other."""
     one = grammar(compiler, 'start: "ab" | "cd"').after([])

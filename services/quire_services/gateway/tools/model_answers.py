@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from .declared_parser import DeclaredParser
@@ -18,6 +19,14 @@ from .parser.answer_parser import AnswerParser
 from .parser.parameter_types import Tool
 
 AnyParser = AnswerParser | DeclaredParser
+
+
+@dataclass(frozen=True, slots=True)
+class AskedGrammar:
+    """What an answer must be, and of all that what the model most likely writes, by which tokens are drafted."""
+
+    text: str
+    likely: str = ""
 
 
 class NoGrammar(ValueError):
@@ -109,7 +118,7 @@ class ModelAnswers:
         parallel: bool = True,
         strict: bool = True,
         reasoning: bool = True,
-    ) -> str | None:
+    ) -> AskedGrammar | None:
         """The grammar of an answer, None where it may be any text. ``reasoning``: the request lets the model reason,
         which it does not either where the prompt has closed its reasoning. Raises NoGrammar, SchemaInvalid and
         ContentFormatInvalid."""
@@ -120,7 +129,8 @@ class ModelAnswers:
                 return None
             raise NoGrammar("the format of the model's tool calls is not one that an answer can be held to")
         unbound = unbound_tools(choice.functions, self.written.forms[0].body, strict) if choice.functions else ()
-        return answer_grammar(
+        made = partial(
+            answer_grammar,
             self.written,
             choice,
             self.specials,
@@ -131,6 +141,7 @@ class ModelAnswers:
             reasoning=reasoning and not self.written.closed_by(prompt),
             content=content,
         )
+        return AskedGrammar(made(), made(loose=False) if choice.mode != "none" else "")
 
 
 def without_forms(written: ToolFormat) -> ToolFormat:

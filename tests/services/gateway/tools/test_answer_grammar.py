@@ -165,15 +165,16 @@ def test_one_call_at_a_time() -> None:
         assert not toy.accepts(grammar, f"{CALL}\n{CALL}")
 
 
-def test_whitespace_is_the_model_s_own_where_it_calls_of_itself() -> None:
-    """Else it is as the template writes it, which leaves one continuation more often."""
+def test_whitespace_is_the_model_s_own() -> None:
+    """What is most likely is as the template writes it, which leaves one continuation more often."""
     toy = ToyVocabulary(())
-    odd = '<tool_call>{"name":"weather","arguments" : {\n  "city": "Rome",\n  "unit": "C"}}</tool_call>'
-    for choice, loose, fits in (("auto", None, True), ("required", None, False), ("required", True, True)):
-        grammar = answer_grammar(FAMILIES["hermes"], tool_choice_of(choice, GIVEN), {}, loose=loose)
-        assert toy.accepts(grammar, odd) is fits
-        assert toy.accepts(grammar, CALL)
-    exact = answer_grammar(FAMILIES["hermes"], tool_choice_of(NAMED, GIVEN), {}, reasoning=False)
+    odd = '<tool_call>{"name":"weather","arguments" : {\n  "city": "Rome",\n  "unit": "C"}}</tool_call> '
+    for choice in ("auto", "required", NAMED):
+        for loose in (True, False):
+            grammar = answer_grammar(FAMILIES["hermes"], tool_choice_of(choice, GIVEN), {}, loose=loose)
+            assert toy.accepts(grammar, odd) is loose
+            assert toy.accepts(grammar, CALL)
+    exact = answer_grammar(FAMILIES["hermes"], tool_choice_of(NAMED, GIVEN), {}, reasoning=False, loose=False)
     forced = '<tool_call>\n{"name": "weather", "arguments": {"city": "'
     assert toy.matcher(exact).compute_ff_bytes().decode() == forced
 

@@ -87,4 +87,6 @@ def test_no_grammar_where_any_text_will_do(tmp_path: Path) -> None:
     assert opened is not None
     assert unopened is not None
     assert opened != unopened
-    assert json.dumps("</think>") in opened
+    assert json.dumps("</think>") in opened.text
+    assert opened.likely != opened.text
+    assert found.grammar(tool_choice_of("none", TOOLS), "", ContentFormat("json", {})).likely == ""  # type: ignore[union-attr]

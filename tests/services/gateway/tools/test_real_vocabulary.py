@@ -17,7 +17,7 @@ from quire_engine.checkpoint.token_bytes import TokenBytes
 from quire_services.gateway.text.detokenizer import Detokenizer
 from quire_services.gateway.tools.formats.families import FAMILIES
 from quire_services.gateway.tools.grammar.tool_choice import tool_choice_of
-from quire_services.gateway.tools.model_answers import ModelAnswers
+from quire_services.gateway.tools.model_answers import AskedGrammar, ModelAnswers
 from tests.services.gateway.tools.family_templates import FAMILY_TEMPLATES, renderer
 from tests.services.gateway.tools.samples import CALLED, NOW, TOOLS, summary
 from tests.support.gateway import write_tokenizer
@@ -56,8 +56,9 @@ class Vocabulary:
         return list(self._tokenizer.encode(given, add_special_tokens=False).ids)
 
 
-def matcher_of(tokenizer: Tokenizer, grammar: str | None) -> Any:
-    made = llguidance.LLMatcher(llguidance.LLTokenizer(Vocabulary(tokenizer)), grammar)
+def matcher_of(tokenizer: Tokenizer, grammar: AskedGrammar | None) -> Any:
+    assert grammar is not None
+    made = llguidance.LLMatcher(llguidance.LLTokenizer(Vocabulary(tokenizer)), grammar.text)
     assert not made.is_error(), made.get_error()
     return made
 

@@ -8,7 +8,7 @@ it out. Whatever was asked for in so many words is held to, or refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quire_proto.gateway_link import MAX_GRAMMAR
 from quire_services.gateway.http.errors import ApiError, invalid
@@ -33,11 +33,13 @@ class Constraint:
         text: for the engine.
         param: the parameter that it comes from, and which is wrong if the engine does not take it.
         binds: it was asked for; else it is a help.
+        likely: another, of what the model most likely writes of all that; empty if there is none.
     """
 
     text: str
     param: str
     binds: bool
+    likely: str = ""
 
 
 def chat_constraint(body: ChatBody, encoder: PromptEncoder, prompt: Sequence[int]) -> Constraint | None:
@@ -46,7 +48,7 @@ def chat_constraint(body: ChatBody, encoder: PromptEncoder, prompt: Sequence[int
     try:
         content = content_asked_for(body)
         parallel = body.parallel_tool_calls is not False
-        text = encoder.answers.grammar(
+        made = encoder.answers.grammar(
             choice, encoder.end_of(prompt), content, parallel=parallel, reasoning=may_reason(body)
         )
     except SchemaInvalid as error:
@@ -56,10 +58,10 @@ def chat_constraint(body: ChatBody, encoder: PromptEncoder, prompt: Sequence[int
         raise invalid(f"{asked}: {error}", asked, "unsupported_parameter") from None
     except (ContentFormatInvalid, RecursionError) as error:
         raise _refused(error) from None
-    if text is None:
+    if made is None:
         return None
     binds = bool(content) or choice.binds
-    return _checked(Constraint(text, content.param if content else "tools", binds), body)
+    return _checked(Constraint(made.text, content.param if content else "tools", binds, made.likely), body)
 
 
 def completion_constraint(body: CompletionBody) -> Constraint | None:
@@ -82,7 +84,7 @@ def _checked(made: Constraint, body: Body) -> Constraint | None:
         problem = invalid(f"{foreign!r} cannot be given together with {made.param!r}", foreign)
     if problem and made.binds:
         raise problem
-    return None if problem else made
+    return None if problem else made if len(made.likely) <= MAX_GRAMMAR else replace(made, likely="")
 
 
 def _is_unicode(text: str) -> bool:

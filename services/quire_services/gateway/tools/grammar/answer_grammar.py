@@ -28,7 +28,7 @@ def answer_grammar(
     opened: Region | None = None,
     reasoning: bool = True,
     content: ContentFormat | None = None,
-    loose: bool | None = None,
+    loose: bool = True,
 ) -> str:
     """The text of a grammar for llguidance.
 
@@ -42,12 +42,12 @@ def answer_grammar(
         opened: the region that the prompt has opened.
         reasoning: the model may reason; if it may not, what the prompt has opened is closed at once.
         content: what it must be that is no call and no reasoning; None for any text.
-        loose: whitespace in calls may be any; None: where the model calls of itself, which it does in its own way.
+        loose: whitespace in calls may be any, so that a model may keep its own way; else it is as templates write it.
 
     Raises:
         ContentFormatInvalid: no grammar can be made of ``content``.
     """
-    rules = LarkRules(specials or {}, choice.mode == "auto" if loose is None else loose)
+    rules = LarkRules(specials or {}, loose and choice.mode != "none")
     calls = ArgumentRules(rules, strict, unbound)
     answer = _Answer(rules, written, choice, parallel and not choice.one, calls, content)
     return rules.text(answer.marked(reasoning) if written.marks_content else answer.plain(opened, reasoning))
@@ -110,7 +110,7 @@ class _Answer:
         """Content and calls. ``never`` is a pattern that free text does not begin with."""
         form, first = self._form, TEXT
         if self._choice.mode == "required" and form:
-            return self._rules.rule(self._calls(form))
+            return self._rules.rule(f"{self._calls(form)} {self._rules.rest}")
         if form and form.leads:
             never = "|".join(filter(None, (never, self._leading(form))))
         if never:
@@ -118,7 +118,7 @@ class _Answer:
         if form is None:
             return self._content or first
         if self._content or form.leads:
-            return self._rules.rule(f"{self._calls(form)} | {self._content or first}")
+            return self._rules.rule(f"{self._calls(form)} {self._rules.rest} | {self._content or first}")
         calls = self._among_text(form, first)
         return self._rules.rule(f"{first} | {calls}")
 

@@ -1,10 +1,10 @@
 """Lark rules: the text of a grammar in llguidance's variant of Lark, written rule by rule.
 
 A special token is one terminal of its own there and no text ever matches it, so literals are taken apart into text and
-special tokens. Whitespace between the words of a literal and between the tokens of JSON is either as formats and
-templates write it, so that much of a call has one continuation only, or any, so that a model may keep its habits. A
-model may write either in the tokens it likes, engines see to that: an answer that is as it must be is, token by token,
-what it would have been without a grammar.
+special tokens. Whitespace between the words of a literal and between the tokens of JSON is either any, so that a model
+may keep its habits, or as formats and templates write it, so that much of a call has one continuation only. A model may
+write either in the tokens it likes, engines see to that: an answer that is as it must be is, token by token, what it
+would have been without a grammar.
 """
 
 from __future__ import annotations
@@ -97,6 +97,11 @@ class LarkRules:
         assert word
         head = self.rule(f"{before} {lark_string(word[0])}", "[lazy]")
         return " ".join(part for part in (head, self.literal(literal[word.end() :])) if part)
+
+    @property
+    def rest(self) -> str:
+        """An expression for what a model may leave behind the last word."""
+        return GAP if self._loose else ""
 
     def is_token(self, literal: str) -> bool:
         """Whether a literal begins with a special token."""
