@@ -44,6 +44,7 @@ from quire_engine.scheduling.scheduler import Scheduler, SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
 from quire_engine.scheduling.token_output import TokenOutput
 from quire_engine.scheduling.waiters import Waiters
+from quire_engine.sequences.request_figures import RequestFigures
 from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import StepPlan, Work
 from quire_kv import DeviceFault, KVClient, LayoutMismatch, LocalError, NameTaken, QuireError
@@ -95,7 +96,8 @@ class Engine:
         self._intake = Intake(
             self._scheduler, self._outbox, max_model_len, vocab_size, eos_ids, self._grammars, self._beams.first
         )
-        self._token_output = TokenOutput(self._scheduler, self._outbox, self._intake.next_arrival)
+        self._figures = RequestFigures(self._outbox.counters)
+        self._token_output = TokenOutput(self._scheduler, self._outbox, self._figures, self._intake.next_arrival)
         self._step_log, self._max_model_len, self._prefills = step_log, max_model_len, prefill
         self._kv: KvSession | None = None
         self._backoff = Backoff()
@@ -111,6 +113,7 @@ class Engine:
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting) + len(self._scheduler.aside),
             counters={**self._outbox.counters, "preemptions": self._scheduler.preemptions},
+            times=self._figures.times(),
             boot=kv.client.boot if kv else b"",
             longest=min(self._max_model_len, longest),
             widest=min(self._max_model_len, widest),
@@ -325,6 +328,7 @@ class Engine:
         if request.cached_tokens < 0:
             request.cached_tokens = cached = min(sequence.computed, len(request.prompt) // 4 + len(request.emitted))
             self._outbox.put(Output(request.id, request.index, cached_tokens=cached))
+            self._figures.admitted(sequence)
 
     def _reject(self, kv: KvSession, plan: StepPlan, sequence: Sequence, code: str, reason: str) -> None:
         """There is no space for it and never will be; if it ran, its blocks come back."""

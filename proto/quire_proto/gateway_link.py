@@ -10,10 +10,11 @@ seen at once and by name: the kernel closes the stream of a killed process.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quire_proto.wire.arrays import U32s
 from quire_proto.wire.codec import CodecError, decode, encode, from_map, to_map
+from quire_proto.wire.histogram import Distribution
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_GRAMMAR = 256 * 1024  # characters of a grammar
@@ -34,7 +35,8 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How busy the engine is; ``ready`` is False while it has no kvstore. Counters since the engine started.
+    """How busy the engine is; ``ready`` is False while it has no kvstore. Counters, and ``times`` in seconds, since the
+    engine started.
 
     ``longest``: tokens of a sequence that any request may have now; ``widest``: of the request whose publication leaves
     it most. 0 while there is no pool to ask.
@@ -44,6 +46,7 @@ class Load:
     running: int
     waiting: int
     counters: dict[str, int]
+    times: dict[str, Distribution] = field(default_factory=dict)
     boot: bytes = b""
     longest: int = 0
     widest: int = 0

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.model.runner import Drawn
+from quire_engine.sequences.request_figures import RequestFigures
 from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import Work
 from quire_proto.gateway_link import Output, TokenLogprob
@@ -26,11 +27,14 @@ class TokenOutput:
     """Applies the results of steps for one engine.
 
     Args:
+        figures: told of first tokens.
         next_arrival: gives branches their place in the order of arrival.
     """
 
-    def __init__(self, scheduler: Scheduler, outbox: Outbox, next_arrival: Callable[[], int]) -> None:
-        self._scheduler, self._outbox, self._next_arrival = scheduler, outbox, next_arrival
+    def __init__(
+        self, scheduler: Scheduler, outbox: Outbox, figures: RequestFigures, next_arrival: Callable[[], int]
+    ) -> None:
+        self._scheduler, self._outbox, self._figures, self._next_arrival = scheduler, outbox, figures, next_arrival
 
     def apply(self, kv: KvSession, work: list[Work], drawn: list[Drawn]) -> None:
         """The step's work is complete and these tokens were drawn.
@@ -54,7 +58,9 @@ class TokenOutput:
                 branch = self._branch(parent, token.index, kv)
                 if not self._advance(branch, token):
                     children[parent].append(branch)
-            parent.request.forked = True
+            if not parent.request.forked:
+                parent.request.forked = True
+                self._figures.first_token(parent.request)
         for parent, branches in children.items():
             if branches:
                 self._fork(parent, branches, kv)

@@ -12,6 +12,7 @@ flight have ``launched`` more than that, and a token may be coming that only the
 from __future__ import annotations
 
 import secrets
+import time
 from array import array
 from dataclasses import dataclass, field
 
@@ -49,6 +50,7 @@ class Request:
         grammar: what its continuations must be, once that is compiled.
         adjustments: what it wants done to its logits, if anything.
         prompt_logprobs: of the tokens of the prompt but the first, if it wants them: as far as they are computed.
+        arrived, admitted: when it came, and when it first got blocks, by the monotonic clock.
     """
 
     id: str
@@ -71,6 +73,8 @@ class Request:
     adjustments: Adjustments | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     index: int = 0
+    arrived: float = field(default_factory=time.monotonic)
+    admitted: float = 0.0
 
     @property
     def numbers(self) -> range:

@@ -173,8 +173,11 @@ class Dispatch:
                 task.slices = result
             except StopIteration as end:
                 result = end.value
-        self.service.op_counts[op.name] += task.slices is None
-        self.service.state.counters.busy_us += (time.perf_counter_ns() - began) // 1000
+        spent_ns = time.perf_counter_ns() - began
+        task.busy_ns += spent_ns
+        self.service.state.counters.busy_us += spent_ns // 1000
+        if task.slices is None:
+            self.service.op_times[op.name].observe(task.busy_ns / 1e9)
         if task.slices is not None or result is None:
             return None
         return Reply(self.service.boot, request.number, "", to_map(result)).encode()

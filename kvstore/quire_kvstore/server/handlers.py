@@ -113,7 +113,10 @@ def _stats(service: Service, task: Task, __: m.Empty) -> m.Stats:
         counters=state.counters.as_dict(),
         sessions=query.sessions(state, task.now_ms),
         publications=state.publications.messages(),
-        ops=dict(service.op_counts),
+        ops={op: times.count for op, times in service.op_times.items()},
+        claims=len(state.claims.all()),
+        waits=state.claims.waits,
+        op_times={op: times.distribution() for op, times in service.op_times.items()},
     )
 
 

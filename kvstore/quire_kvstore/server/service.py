@@ -7,7 +7,7 @@ tests are repeatable.
 from __future__ import annotations
 
 import secrets
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
@@ -22,9 +22,12 @@ from quire_kvstore.state import State
 from quire_proto.messages import Events, Limits
 from quire_proto.wire.envelope import ID_BYTES, MAX_FRAME_BYTES
 from quire_proto.wire.handles import Handle, ShmHandle
+from quire_proto.wire.histogram import Histogram
 from quire_proto.wire.layout import Layout
 
 MAX_ITEMS = 8192
+# Of the seconds that an op takes: around the tenth of a millisecond of most, and the millisecond that none may exceed.
+OP_BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
 
 
 class Disk(Protocol):
@@ -64,7 +67,7 @@ class Service:
         disk: what saves either; ``declaring``: whether a declaration is on its way there (``declarations``).
         gpu_uuid: GPU of the arena, "" for host memory.
         limits: what one request may ask for.
-        op_counts: executed requests by op.
+        op_times: seconds that executed requests took, by op.
         events: the event stream, if there is one.
     """
 
@@ -96,7 +99,7 @@ class Service:
         self.num_blocks = state.pool.size
         self.limits = Limits(frame_bytes=MAX_FRAME_BYTES, items=MAX_ITEMS, blocks=self.num_blocks, window=WINDOW)
         self.started_ms = started_ms
-        self.op_counts: Counter[str] = Counter()
+        self.op_times: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(OP_BOUNDS))
         self.events: Events | None = None
         self._ids = ids
         self._peers: dict[bytes, Peer] = {}

@@ -29,6 +29,7 @@ class Task:
         now_ms: when its present slice began.
         slices: what is left of it after that; None: it has ended.
         blocked: there is no point in going on at once: it waits for the disk.
+        busy_ns: what its slices have taken so far.
     """
 
     peer: bytes
@@ -39,6 +40,7 @@ class Task:
     now_ms: int = 0
     slices: Rest | None = None
     blocked: bool = False
+    busy_ns: int = 0
 
     @property
     def session(self) -> Session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from quire_proto.wire.arrays import Digests, U32s
+from quire_proto.wire.histogram import Distribution
 from quire_proto.wire.layout import Layout
 
 from .session import Publication
@@ -69,7 +70,8 @@ class SessionInfo:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Reply to ``stats``: the kvstore's own counters."""
+    """Reply to ``stats``: the kvstore's own counters. ``claims`` are open, ``waits`` wait for one of them.
+    ``op_times``: seconds that executing each op has taken."""
 
     boot: bytes
     version: str
@@ -82,3 +84,6 @@ class Stats:
     sessions: tuple[SessionInfo, ...]
     publications: tuple[Publication, ...] = ()
     ops: dict[str, int] = field(default_factory=dict)
+    claims: int = 0
+    waits: int = 0
+    op_times: dict[str, Distribution] = field(default_factory=dict)

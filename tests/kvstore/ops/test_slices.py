@@ -75,7 +75,7 @@ def body(answer: bytes) -> m.Allocated:
 def test_room_is_made_a_slice_at_a_time_and_others_are_served(wire: Staged) -> None:
     """Each turn evicts one slice; a stats and another session's attach lie between; one message was executed."""
     frame = wire.frame("step", 5, m.Step(allocates=(WHOLE,)))
-    executed = wire.service.op_counts["step"]
+    executed = wire.service.op_times["step"].count
     for turn in range(1, SLICES):
         assert wire.turn(frame) is None
         assert wire.store.counters.evictions == turn * SLICE
@@ -84,7 +84,7 @@ def test_room_is_made_a_slice_at_a_time_and_others_are_served(wire: Staged) -> N
 
     (allocated,) = from_map(m.Stepped, decode_reply(answer).body).allocates
     assert (turns, allocated.code, len(allocated.blocks) // 4) == (0, m.OK, BLOCKS)
-    assert wire.service.op_counts["step"] == executed + 1
+    assert wire.service.op_times["step"].count == executed + 1
     assert wire.store.counters.allocates == 2
 
 

@@ -65,7 +65,7 @@ def test_a_prompt_is_published_when_it_is_saved(wire: Slow, tmp_path: Path) -> N
     assert reply.code == ""
     assert (tmp_path / "publications" / "q.json").exists()
     assert wire.published == ["p", "q"]
-    assert wire.service.op_counts["publish"] == 1
+    assert wire.service.op_times["publish"].count == 1
 
 
 def test_declarations_go_one_after_the_other(wire: Slow) -> None:

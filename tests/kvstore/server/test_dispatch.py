@@ -247,6 +247,9 @@ def test_stats_adds_up(wire: BareService) -> None:
     assert stats.slots == {"filled": 6, "capacity": 8}
     assert (stats.counters["computed_tokens"], stats.counters["prompt_tokens"]) == (6, 6)
     assert stats.ops == {"attach": 1, "ready": 1, "allocate": 1, "step": 1}
+    assert {op: sum(times.counts) for op, times in stats.op_times.items()} == stats.ops
+    busy = sum(times.total for times in stats.op_times.values())
+    assert busy == pytest.approx(stats.counters["busy_us"] / 1e6, abs=1e-6 * len(stats.ops))
     assert [(s.name, s.state, s.sequences, s.blocks) for s in stats.sessions] == [("engine-1", "ready", 1, 2)]
 
 

@@ -27,7 +27,7 @@ from quire_proto.messages import (
     Stepped,
 )
 from quire_proto.op_table import OPS, Needs
-from quire_proto.wire import envelope, errors, handles, layout
+from quire_proto.wire import envelope, errors, handles, histogram, layout
 from quire_proto.wire.codec import encode, from_map, to_map
 from quire_proto.wire.digests import chain, domain_key, salted
 from quire_proto.wire.envelope import Reply, Request, decode_reply, decode_request
@@ -117,12 +117,13 @@ TYPES = {
     "Quads": "u32[][4]",
     "Digests": "digest[]",
     "dict[str, int]": "map of int",
+    "dict[str, Distribution]": "map of Distribution",
     "Layout | None": "Layout or nil",
 }
 MESSAGES = [import_module(f"{messages.__name__}.{found.name}") for found in iter_modules(messages.__path__)]
 BODIES = [
     cls
-    for module in (*MESSAGES, handles, layout, gateway_link)
+    for module in (*MESSAGES, handles, histogram, layout, gateway_link)
     for cls in vars(module).values()
     if dataclasses.is_dataclass(cls) and isinstance(cls, type) and cls.__module__ == module.__name__
 ]
