@@ -37,6 +37,7 @@ from quire_services.gateway.engines import Engines
 from quire_services.gateway.generate import Gateway
 from quire_services.gateway.http.connections import Connections, most_connections, raise_file_limit
 from quire_services.gateway.http.errors import unavailable
+from quire_services.gateway.http.host_names import HostNames
 from quire_services.gateway.http.protocol import Bounds
 from quire_services.gateway.http.server import BindError, HttpServer, bind, is_loopback, listen
 from quire_services.gateway.http_app import make_app
@@ -90,7 +91,7 @@ def gateway_config(argv: Sequence[str] | None) -> tuple[settings.Config, str]:
 
 
 async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.socket], instance: str) -> int:
-    tenant_of = tenant_resolver(gateway.api_keys, listed(config.gateway.allowed_hosts))
+    tenant_of = tenant_resolver(gateway.api_keys, HostNames(listed(config.gateway.allowed_hosts)))
     edge = Edge(make_app(gateway, instance), tenant_of, gateway.counters)
     apps: list[ASGIApp] = [with_origins(edge, listed(config.gateway.allowed_origins))]
     if config.gateway.admin_port:

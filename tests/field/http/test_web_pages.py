@@ -11,6 +11,7 @@ from quire_services.config.settings import Tenant
 from quire_services.gateway.api_keys import ApiKeys
 from quire_services.gateway.counters import Counters
 from quire_services.gateway.edge import Edge
+from quire_services.gateway.http.host_names import HostNames
 from quire_services.gateway.origin import tenant_resolver, with_origins
 from tests.support.http_server import echo, served
 
@@ -21,7 +22,7 @@ OPEN = ApiKeys((), None)
 
 def ports(keys: ApiKeys, *origins: str) -> Iterator[str]:
     """The address of an edge around an application that says what it got."""
-    edge = Edge(echo, tenant_resolver(keys, ("quire.example",)), Counters())
+    edge = Edge(echo, tenant_resolver(keys, HostNames(("quire.example",))), Counters())
     with served(with_origins(edge, origins)) as port:
         yield f"http://127.0.0.1:{port}/v1/chat/completions"
 
