@@ -147,6 +147,10 @@ class GatewaySettings:
     allowed_hosts: str = setting(
         "", "names of this host, separated by commas, for a gateway without keys; addresses and localhost need none"
     )
+    metrics_networks: str = setting(
+        "127.0.0.0/8, ::1",
+        "networks from which /metrics is read, without a key, separated by commas (empty: none, on this port)",
+    )
     max_connections: int = setting(
         0, "connections at once (0: 4096, or what the limit of open files leaves)", at_least=0, at_most=10**6
     )

@@ -34,6 +34,8 @@ from quire_services.gateway.awake_clock import clock
 from quire_services.gateway.counters import Counters
 from quire_services.gateway.edge import Edge
 from quire_services.gateway.engines import Engines
+from quire_services.gateway.exposition.access import MetricsAccess
+from quire_services.gateway.exposition.kvstore_answers import KvstoreAnswers
 from quire_services.gateway.generate import Gateway
 from quire_services.gateway.http.connections import Connections, most_connections, raise_file_limit
 from quire_services.gateway.http.errors import unavailable
@@ -91,12 +93,14 @@ def gateway_config(argv: Sequence[str] | None) -> tuple[settings.Config, str]:
 
 
 async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.socket], instance: str) -> int:
-    tenant_of = tenant_resolver(gateway.api_keys, HostNames(listed(config.gateway.allowed_hosts)))
-    edge = Edge(make_app(gateway, instance), tenant_of, gateway.counters)
+    hosts, kvstore = HostNames(listed(config.gateway.allowed_hosts)), KvstoreAnswers(config.run_dir)
+    access = _metrics_access(config.gateway.metrics_networks, hosts)
+    app = make_app(gateway, instance, kvstore)
+    edge = Edge(app, tenant_resolver(gateway.api_keys, hosts), gateway.counters, access)
     apps: list[ASGIApp] = [with_origins(edge, listed(config.gateway.allowed_origins))]
     if config.gateway.admin_port:
         token = AdminToken(config.run_dir, config.gateway.admin_token_file)
-        apps.append(Edge(make_admin_app(gateway, config.run_dir), token.operator, Counters()))
+        apps.append(Edge(make_admin_app(gateway, config.run_dir, instance, kvstore), token.operator, Counters()))
     link = LinkServer(gateway.engines, config.run_dir / GATEWAY_SOCKET)
     try:
         await link.start()
@@ -117,6 +121,13 @@ async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.soc
         gateway.readers.close()
     log.info("stopped")
     return 0
+
+
+def _metrics_access(networks: str, hosts: HostNames) -> MetricsAccess:
+    try:
+        return MetricsAccess(listed(networks), hosts)
+    except ValueError as error:
+        raise StartError(f"gateway.metrics_networks: {error}") from None
 
 
 def _gateway(config: settings.Config) -> Gateway:
@@ -144,7 +155,7 @@ def _gateway(config: settings.Config) -> Gateway:
         names, encoder, defaults, gateway.trust_request_chat_template, gateway.remembered_requests > 0
     )
     readers = ReaderPool(ForkServer.start(reader), max(1, (os.cpu_count() or 1) // 8))
-    engines = Engines(gateway.max_queue, gateway.hold_s)
+    engines = Engines(gateway.max_queue, gateway.hold_s, timed=bool(gateway.metrics_networks or gateway.admin_port))
     stored = ResponseStore(gateway.stored_responses, gateway.stored_response_bytes, gateway.stored_response_s)
     return Gateway(
         names,

@@ -8,32 +8,35 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+APIS = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/messages": "messages",
+    "/v1/responses": "responses",
+}
+OTHER = "other"  # whatever strangers ask for, too
+
 
 @dataclass(slots=True)
 class Counters:
     """Sums over all requests.
 
     Attributes:
-        outcomes: requests by outcome: ``ok``, ``client_gone``, or the HTTP status class ``4xx`` / ``5xx``.
-        ttft_seconds: time to the first output, summed over ``ttft_count`` requests; ``e2e_*`` likewise to the last.
+        requests: by API, HTTP status and outcome: ``ok``, ``client_gone``, or the status class ``4xx`` / ``5xx``, which
+            an answer that breaks off has in spite of its status.
     """
 
-    outcomes: Counter[str] = field(default_factory=Counter)
+    requests: Counter[tuple[str, int, str]] = field(default_factory=Counter)
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
-    ttft_seconds: float = 0.0
-    ttft_count: int = 0
-    e2e_seconds: float = 0.0
-    e2e_count: int = 0
 
-    def finished(self, prompt: int, cached: int, completion: int, ttft_s: float | None, e2e_s: float) -> None:
-        """Add a generation request that was answered, in whole or in part. Tokens; seconds."""
+    def answered(self, path: str, status: int, outcome: str) -> None:
+        """Count a request."""
+        self.requests[APIS.get(path, OTHER), status, outcome] += 1
+
+    def generated(self, prompt: int, cached: int, completion: int) -> None:
+        """Add the tokens of a generation request that was answered, in whole or in part."""
         self.prompt_tokens += prompt
         self.cached_tokens += cached
         self.completion_tokens += completion
-        if ttft_s is not None:
-            self.ttft_seconds += ttft_s
-            self.ttft_count += 1
-        self.e2e_seconds += e2e_s
-        self.e2e_count += 1

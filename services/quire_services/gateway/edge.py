@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quire_services.config.settings import MAX_BODY_BYTES
 from quire_services.gateway.anthropic.api_errors import is_messages
+from quire_services.gateway.exposition.access import MetricsAccess, is_metrics
 from quire_services.gateway.http.errors import ApiError, invalid
 from quire_services.gateway.http.hang_up import CLIENT_GONE
 from quire_services.gateway.http.request_log import RequestRecord, outcome_of
@@ -50,10 +51,17 @@ class Edge:
         app: the application.
         tenant_of: the tenant of a request's headers; raises ApiError.
         counters: where requests are counted.
+        metrics: who may read metrics; None: who may do everything else.
     """
 
-    def __init__(self, app: ASGIApp, tenant_of: Callable[[Headers], str], counters: Counters) -> None:
-        self._app, self._tenant_of, self._counters = app, tenant_of, counters
+    def __init__(
+        self,
+        app: ASGIApp,
+        tenant_of: Callable[[Headers], str],
+        counters: Counters,
+        metrics: MetricsAccess | None = None,
+    ) -> None:
+        self._app, self._tenant_of, self._counters, self._metrics = app, tenant_of, counters, metrics
         self._arrivals = Shares(
             ARRIVALS_AT_ONCE, ARRIVALS_AT_ONCE, most_waiting=MAX_WAITING_REQUESTS, wait_s=REQUEST_WAIT_S
         )
@@ -88,7 +96,9 @@ class Edge:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, headers: Headers, record: RequestRecord) -> None:
         try:
-            if scope["path"] not in OPEN_PATHS:
+            if self._metrics is not None and is_metrics(scope["path"]):
+                self._metrics.insist(scope, headers)
+            elif scope["path"] not in OPEN_PATHS:
                 record.tenant = self._tenant_of(headers)
                 await _between_looks(self._turn, record.tenant)
             if scope["method"] == "POST" and not is_unserved(scope["path"]):
@@ -106,13 +116,11 @@ class Edge:
         if not record.outcome:
             gone = record.status in (0, CLIENT_GONE)
             record.outcome = "client_gone" if gone else outcome_of(record.status)
-        counters.outcomes[record.outcome] += 1
+        counters.answered(scope["path"], record.status or CLIENT_GONE, record.outcome)
         if record.generates:
-            counters.finished(
-                record.prompt_tokens, record.cached_tokens, record.completion_tokens, record.ttft_s, seconds
-            )
-        if scope["path"] in OPEN_PATHS:
-            return  # health checks would drown the rest; that an engine comes or goes is said where it does
+            counters.generated(record.prompt_tokens, record.cached_tokens, record.completion_tokens)
+        if scope["path"] in OPEN_PATHS or (is_metrics(scope["path"]) and record.outcome == "ok"):
+            return  # health checks and scrapes would drown the rest; that an engine comes or goes is said where it does
         log.info(
             "request",
             request_id=record.request_id,

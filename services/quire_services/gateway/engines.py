@@ -32,6 +32,7 @@ from quire_services.gateway.turns.weights import Weights
 from .generations import Call, Generation
 
 WATCH_S = 0.5
+GONE, SILENT, GIVEN_BACK = CAUSES = ("gone", "silent", "given_back")
 log = structlog.get_logger()
 
 
@@ -41,19 +42,23 @@ class Engines:
     Args:
         max_queue: generations that may wait for their first token before new requests are refused.
         hold_s: seconds that a request waits for an engine that is expected back, begun or not.
+        timed: whether the latencies of engines are measured.
 
     Attributes:
         weights: of tenants; the default's until something follows a kvstore.
         draining: nothing new is taken.
+        moves: continuations that were taken from an engine, by why.
     """
 
-    def __init__(self, max_queue: int, hold_s: float = 0) -> None:
+    def __init__(self, max_queue: int, hold_s: float = 0, timed: bool = True) -> None:
         self.weights = Weights()
         self._admission = Admission(max_queue, self.weights)
         self._hold = Hold(hold_s)
         self._stranded = Stranded(hold_s, lambda: bool(self._usable()))
         self._engines: dict[str, Engine] = {}
+        self.timed = timed
         self._picks = 0
+        self.moves = Counter[str](dict.fromkeys(CAUSES, 0))
         self.draining = False
 
     def add(self, engine: Engine) -> str:
@@ -81,6 +86,7 @@ class Engines:
         """Take the outputs of an engine's step."""
         given_back = engine.on_outputs(outputs)
         for generation in given_back:
+            self.moves[GIVEN_BACK] += 1
             self._stranded.add(generation)
         if given_back or (self._stranded and not on_trial(engine.attempts.values())):
             self._go_on()
@@ -91,7 +97,7 @@ class Engines:
             await asyncio.sleep(WATCH_S)
             for engine in tuple(self._engines.values()):
                 if engine.silent and engine.attempts:
-                    self._abandon(engine)
+                    self._abandon(engine, SILENT)
 
     def drain(self) -> None:
         """Take nothing new from now on."""
@@ -111,7 +117,7 @@ class Engines:
         """Take an engine out; what it carried goes on elsewhere."""
         if self._engines.get(engine.hello.engine) is engine:
             del self._engines[engine.hello.engine]
-        self._abandon(engine)
+        self._abandon(engine, GONE)
 
     def submit(self, call: Call) -> None:
         """Send every generation of a call to an engine. Raises ApiError 503 if there is none, 429 if too many of its
@@ -154,6 +160,20 @@ class Engines:
         """Generations that have no token yet, and requests that wait for an engine, by tenant."""
         return Counter(g.tenant for g in self._generations() if not g.started) + self._hold.waiting
 
+    @property
+    def held(self) -> int:
+        """Requests that wait because no engine can be given work."""
+        return self._hold.waiting.total()
+
+    @property
+    def stranded(self) -> int:
+        """Generations whose engine is gone and that wait for another."""
+        return len(tuple(self._stranded))
+
+    def connected(self) -> tuple[Engine, ...]:
+        """All engines."""
+        return tuple(self._engines.values())
+
     def calls(self) -> set[Call]:
         """All calls that have a generation at an engine, or one that waits for another."""
         return {generation.call for generation in self._generations()}
@@ -170,7 +190,7 @@ class Engines:
         attempts = (attempt for engine in self._engines.values() for attempt in engine.attempts.values())
         return {attempt.generation for attempt in attempts} | set(self._stranded)
 
-    def _abandon(self, engine: Engine) -> None:
+    def _abandon(self, engine: Engine, cause: str) -> None:
         """Nothing more is expected of what an engine carries."""
         lost = list(engine.attempts.values())
         for call in guilty(lost):
@@ -180,6 +200,7 @@ class Engines:
             if attempt.open and engine.silent:  # else it is gone
                 engine.abort(attempt, None)
             for index in tuple(attempt.open):
+                self.moves[cause] += 1
                 attempt.lose(index)
                 self._stranded.add(attempt.generation)
         if lost:

@@ -229,8 +229,9 @@ class Gateway:
         """The generations of a request, not yet sent."""
         record, body, limits = _record(request), read.body, read.limits
         param = "messages" if isinstance(body, ChatBody) else "prompt"
-        constraint = read.constraint
-        call = Call(self.backlogs, constraint.param if constraint else "", bool(constraint and constraint.binds))
+        constraint, arrived = read.constraint, record.arrived
+        param_of, bound = (constraint.param, constraint.binds) if constraint else ("", False)
+        call = Call(self.backlogs, param_of, bound, arrived=arrived)
         adjusted = adjustments(body, limits, self.defaults) | beam_search(body)
         if ranked(body) > (body.n or 1):
             logprobs = max(1, logprobs)

@@ -37,6 +37,12 @@ class Carrier(Protocol):
     def abort(self, attempt: Attempt, index: int | None) -> None:
         """Stop one continuation, or all of them."""
 
+    def heard(self, generation: Generation, index: int) -> None:
+        """Tokens of a continuation have come from there."""
+
+    def finished(self, generation: Generation, index: int, finish: str) -> None:
+        """A continuation that came from there has ended."""
+
     def forget(self, attempt: Attempt) -> None:
         """No continuation is to come from there any more."""
 
@@ -75,7 +81,9 @@ class Attempt:
         if not self.admitted:
             self.generation.admit(output)
         self.admitted = True
-        self.answered = self.answered or bool(output.tokens)
+        if output.tokens:
+            self.answered = True
+            self.carrier.heard(self.generation, output.index)
         self.generation.take(output)
         return False
 
@@ -106,6 +114,7 @@ class Generation:
         engines: names of the engines that something of it was sent to, the first one first.
         moves: attempts after the first, so many for each continuation.
         recomputed: tokens that were computed again for them, as far as their engines have said.
+        begun, heard: when the first and the last tokens came, by continuation and the monotonic clock; 0 before.
     """
 
     tenant: str
@@ -127,8 +136,11 @@ class Generation:
     engines: dict[str, None] = field(default_factory=dict)
     moves: int = 0
     recomputed: int = 0
+    begun: array[float] = field(init=False)
+    heard: array[float] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.begun, self.heard = (array("d", bytes(8 * self.n)) for _ in range(2))
         self.emitted = [array("I") for _ in range(self.n)]
         self.open = set(range(self.n))
         self.deaths, self.engines_lost = [0] * self.n, [0] * self.n
@@ -187,7 +199,7 @@ class Generation:
         self.emitted[index].extend(unpack_u32(output.tokens))
         self.deaths[index] = 0
         if output.finish:
-            self._end(index)
+            self._end(index, output.finish)
         self.call.backlog.put(self, output)
 
     def cut(self, index: int) -> None:
@@ -195,18 +207,19 @@ class Generation:
         if index in self.open:
             if attempt := self.attempts.get(index):
                 attempt.carrier.abort(attempt, index)
-            self._end(index)
+            self._end(index, "stop")
 
-    def close(self) -> None:
+    def close(self, finish: str) -> None:
         """End all continuations that are still open."""
         for attempt in set(self.attempts.values()):
             attempt.carrier.abort(attempt, None)
         for index in tuple(self.open):
-            self._end(index)
+            self._end(index, finish)
 
-    def _end(self, index: int) -> None:
+    def _end(self, index: int, finish: str) -> None:
         self.open.discard(index)
         if attempt := self.attempts.get(index):
+            attempt.carrier.finished(self, index, finish)
             attempt.lose(index)
 
 
@@ -218,12 +231,14 @@ class Call:
         backlogs: those of all calls.
         constrained_by: the parameter that holds its answers to a grammar, if one does.
         bound: the grammar was asked for, and is not only a help.
+        arrived: when its request came, by the monotonic clock.
     """
 
     backlogs: Backlogs = field(default_factory=Backlogs)
     constrained_by: str = ""
     bound: bool = False
     generations: list[Generation] = field(default_factory=list)
+    arrived: float = field(default_factory=time.monotonic)
     began: float = field(default_factory=time.monotonic)
     failed: bool = False
     _patience: asyncio.TimerHandle | None = None
@@ -269,7 +284,7 @@ class Call:
         """End the whole call: what is unfinished is aborted, the reader of the outputs gets ``error`` after them."""
         if not self.failed:
             self.failed = True
-            self._abort()
+            self._abort("abort" if isinstance(error, ClientGone) else "error")
             self.backlog.end(error)
 
     def hang_up(self) -> None:
@@ -281,7 +296,7 @@ class Call:
         """Abort whatever has not ended, drop what was not read."""
         if self._patience is not None:
             self._patience.cancel()
-        self._abort()
+        self._abort("abort")
         self.backlog.clear()
 
     async def outputs(self, grace_s: float = 0, ping_s: float = 0) -> AsyncIterator[list[Arrival]]:
@@ -296,6 +311,6 @@ class Call:
         self.backlog.clear()
         self.fail(answer_unread())
 
-    def _abort(self) -> None:
+    def _abort(self, finish: str) -> None:
         for generation in self.generations:
-            generation.close()
+            generation.close(finish)

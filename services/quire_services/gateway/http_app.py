@@ -20,6 +20,7 @@ from quire_proto import __version__
 from quire_services.gateway.anthropic.api_errors import error_body, is_messages
 from quire_services.gateway.anthropic.bodies import MessagesBody, PromptBody
 from quire_services.gateway.anthropic.model_list import model_info, model_page
+from quire_services.gateway.exposition.kvstore_answers import KvstoreAnswers
 from quire_services.gateway.http.errors import ApiError, ClientGone, invalid, unknown_model
 from quire_services.gateway.http.hang_up import CLIENT_GONE
 from quire_services.gateway.openai.bodies import ChatBody, CompletionBody
@@ -27,6 +28,7 @@ from quire_services.gateway.openai.json_body import validation_error
 from quire_services.gateway.openai.response_api.response_body import ResponseBody
 from quire_services.gateway.openai.response_api.response_routes import add_response_routes
 from quire_services.gateway.readers.prompt_answers import DetokenizeBody, TokenizeBody
+from quire_services.gateway.routes.metrics import add_metrics_routes
 from quire_services.gateway.routes.prompts import add_prompt_routes
 from quire_services.gateway.routes.unserved import add_unserved_routes
 
@@ -38,8 +40,9 @@ _BODIES: list[type[BaseModel]] = [
 ]  # fmt: skip
 
 
-def make_app(gateway: Gateway, instance: str = "") -> FastAPI:
-    """The application, without its edge; ``instance`` is what /health calls it."""
+def make_app(gateway: Gateway, instance: str = "", kvstore: KvstoreAnswers | None = None) -> FastAPI:
+    """The application, without its edge; ``instance`` is what /health calls it, ``kvstore`` answers for metrics, if
+    there are some."""
     app = FastAPI(title="Quire", version=__version__, redoc_url=None)
     map_errors(app)
     _generation_routes(app, gateway)
@@ -47,6 +50,8 @@ def make_app(gateway: Gateway, instance: str = "") -> FastAPI:
     add_response_routes(app, gateway.stored)
     add_unserved_routes(app)
     _information_routes(app, gateway, instance)
+    if kvstore is not None:
+        add_metrics_routes(app, gateway, kvstore, instance)
     _describe_bodies(app)
     return app
 

@@ -77,7 +77,7 @@ class LinkServer:
             hello = await asyncio.wait_for(_read(reader), HELLO_S)
             if not isinstance(hello, Hello):
                 raise CodecError("BAD_FIELD", "the first message must be hello")
-            engine = Engine(hello, writer)
+            engine = Engine(hello, writer, self._engines.timed)
             if refused := self._engines.add(engine):
                 engine = None
                 writer.write(encode_message(Refused(refused)))

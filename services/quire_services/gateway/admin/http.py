@@ -8,6 +8,7 @@
     GET    /admin/groups
     PUT    /admin/groups/{group}/members/{tenant}
     DELETE /admin/groups/{group}/members/{tenant}
+    GET    /metrics, and below it                       metrics, with those of tenants (``routes.metrics``)
 
 On a port of its own, on the loopback, under a token of its own: no tenant's key opens it, and the port that serves
 tenants knows none of these paths. It does what ``quire prefix`` and ``quire group`` do, by asking the kvstore; nothing
@@ -41,6 +42,7 @@ from quire_kv import (
 from quire_proto.wire.publication_ids import variant_of
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.loader import IDENTIFIER
+from quire_services.gateway.exposition.kvstore_answers import KvstoreAnswers
 from quire_services.gateway.generate import Gateway
 from quire_services.gateway.http.errors import ApiError, invalid, unavailable
 from quire_services.gateway.http_app import map_errors
@@ -50,6 +52,7 @@ from quire_services.gateway.published_prompts.prompt_files import PublishError, 
 from quire_services.gateway.published_prompts.prompt_row import prompt_row
 from quire_services.gateway.published_prompts.rendered_prompt import RenderedPrompt, render_prompt
 from quire_services.gateway.published_prompts.variants import publish_variant, unpublish_variants
+from quire_services.gateway.routes.metrics import add_metrics_routes
 from quire_services.process.kvstore_call import ANSWER_TIMEOUT_S, kvstore_reader
 
 _T = TypeVar("_T")
@@ -84,8 +87,9 @@ class ExplainBody(BaseModel):
     tenant: str = ""
 
 
-def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
-    """The application, without its edge. ``run_dir`` is where the kvstore listens."""
+def make_admin_app(gateway: Gateway, run_dir: Path, instance: str, kvstore: KvstoreAnswers) -> FastAPI:
+    """The application, without its edge. ``run_dir`` is where the kvstore listens, ``kvstore`` what it answers for
+    metrics."""
     app = FastAPI(title="Quire admin", docs_url=None, redoc_url=None, openapi_url=None)
     map_errors(app)
 
@@ -140,6 +144,7 @@ def make_admin_app(gateway: Gateway, run_dir: Path) -> FastAPI:
     async def leave(group: str, tenant: str) -> dict[str, Any]:
         return _members(await ask(lambda reader: reader.leave(tenant, group)))
 
+    add_metrics_routes(app, gateway, kvstore, instance, tenants=True)
     return app
 
 

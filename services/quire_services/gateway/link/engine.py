@@ -14,6 +14,8 @@ from quire_proto.gateway_link import Abort, Hello, Load, Message, Outputs, encod
 from quire_services.gateway.awake_clock import clock
 from quire_services.gateway.generations import Attempt, Generation
 
+from .latencies import Latencies
+
 MAX_SILENCE_S = 10.0
 QUIET_S = 2.0  # four reports
 log = structlog.get_logger()
@@ -26,13 +28,15 @@ class Engine:
         hello: what it serves.
         load: its last report, None before the first.
         attempts: what it carries, by name on the link.
+        latencies: of its answers, if anybody may read them.
     """
 
-    def __init__(self, hello: Hello, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, hello: Hello, writer: asyncio.StreamWriter, timed: bool = True) -> None:
         self.hello = hello
         self.load: Load | None = None
         self.attempts: dict[str, Attempt] = {}
         self.picked = 0
+        self.latencies = Latencies(hello.max_model_len) if timed else None
         self._writer = writer
         self._heard = clock.now()
         self._sent_since_load = 0
@@ -46,14 +50,19 @@ class Engine:
         return "" if self.load.ready else "without a kvstore"
 
     @property
+    def silence_s(self) -> float:
+        """Seconds since it was last heard of, while this loop was awake."""
+        return clock.now() - self._heard
+
+    @property
     def silent(self) -> bool:
         """Whether it has not been heard of for too long."""
-        return clock.now() - self._heard > MAX_SILENCE_S
+        return self.silence_s > MAX_SILENCE_S
 
     @property
     def quiet(self) -> bool:
         """Whether a few of its reports are missing: it may have been stopped a moment ago."""
-        return clock.now() - self._heard > QUIET_S
+        return self.silence_s > QUIET_S
 
     @property
     def longest(self) -> int:
@@ -80,14 +89,14 @@ class Engine:
         self._sent_since_load = 0
 
     def on_outputs(self, outputs: Outputs) -> list[Generation]:
-        """Hand the outputs of a step to their attempts; those of unknown ones were aborted meanwhile. The generations
-        of which it has given something back."""
-        given_back = dict[Generation, None]()
+        """Hand the outputs of a step to their attempts; those of unknown ones were aborted meanwhile. The generation of
+        each continuation that it has given back."""
+        given_back = list[Generation]()
         for output in outputs.items:
             attempt = self.attempts.get(output.request)
             if attempt and attempt.deliver(output):
-                given_back[attempt.generation] = None
-        return list(given_back)
+                given_back.append(attempt.generation)
+        return given_back
 
     def submit(self, generation: Generation, part: list[int], weight: int) -> int:
         """Send a part of a generation to this engine, with its tenant's weight; how many continuations more it has."""
@@ -102,6 +111,16 @@ class Engine:
     def abort(self, attempt: Attempt, index: int | None) -> None:
         """Stop one continuation, or all."""
         self._send(Abort(attempt.id, index or 0, every=index is None))
+
+    def heard(self, generation: Generation, index: int) -> None:
+        """Tokens of a continuation have come from here."""
+        if self.latencies is not None:
+            self.latencies.heard(generation, index)
+
+    def finished(self, generation: Generation, index: int, finish: str) -> None:
+        """A continuation that came from here has ended."""
+        if self.latencies is not None:
+            self.latencies.finished(generation, index, finish)
 
     def forget(self, attempt: Attempt) -> None:
         """Nothing of the attempt is to come any more."""

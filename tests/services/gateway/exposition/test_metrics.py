@@ -1,0 +1,267 @@
+"""Pages of metrics as Prometheus scrapes them, beside what kvstore and engines say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from quire_proto.client.client import KVReader
+from quire_proto.gateway_link import Load
+from quire_proto.messages import Stats
+from quire_proto.wire.histogram import Distribution
+from quire_services.gateway.exposition.catalogue import PAGES
+from quire_services.gateway.exposition.catalogue_page import metrics_page
+from quire_services.gateway.exposition.kvstore_readings import KVSTORE_COUNTERS
+from tests.support.children import holding_client
+from tests.support.gateway import GatewayProcess
+from tests.support.kvstore import Kvstore
+from tests.support.ports import free_port
+from tests.support.repository import ROOT
+from tests.support.waits import wait_for
+
+pytestmark = pytest.mark.process
+COUNTERS = {
+    "steps": 11, "messages": 5, "requests": 3, "prompt_tokens": 90, "queried_tokens": 80, "hit_tokens": 48,
+    "computed_tokens": 60, "generated_tokens": 21, "preemptions": 2, "resumed": 1, "recomputed_tokens": 7,
+}  # fmt: skip
+QUEUED = Distribution((0.3, 1.0), (2, 1, 0), 0.75)
+Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def series(text: str) -> Series:
+    """Every sample of a page; one that is there twice fails."""
+    found: Series = {}
+    for family in text_string_to_metric_families(text):
+        assert family.documentation, family.name
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in found, key
+            found[key] = sample.value
+    return found
+
+
+def value(found: Series, name: str, **labels: str) -> float:
+    """One sample."""
+    return found[name, tuple(sorted(labels.items()))]
+
+
+@dataclass
+class Stack:
+    """A gateway with an admin port, and a kvstore beside it."""
+
+    gateway: GatewayProcess
+    kvstore: Kvstore
+    admin: httpx.Client
+
+    def scrape(self, path: str = "") -> Series:
+        """A page of the inference port."""
+        answer = self.gateway.http.get("/metrics" + path)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        return series(answer.text)
+
+    def stats(self) -> Stats:
+        """What the kvstore says when asked directly."""
+        with KVReader(self.gateway.run_dir) as reader:
+            return reader.stats()
+
+
+@pytest.fixture(scope="module")
+def stack(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    port, config = free_port(), tmp_path_factory.mktemp("config") / "quire.toml"
+    config.write_text('[[tenants]]\nname = "acme"\nkeys = ["sk-acme"]\n')
+    gateway = GatewayProcess(model, f"--admin-port={port}", "--hold-s=5", config=config).wait()
+    gateway.http.headers["authorization"] = "Bearer sk-acme"
+    kvstore = Kvstore(gateway.run_dir).start()
+    token = (gateway.run_dir / "admin.token").read_text().strip()
+    headers = {"authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30, trust_env=False) as admin:
+        yield Stack(gateway, kvstore, admin)
+    kvstore.stop()
+    assert gateway.stop() == 0
+
+
+def test_the_kvstore_s_page_is_its_own_numbers(stack: Stack) -> None:
+    """Blocks by state, counters, slots, sessions, sources of prompt tokens, ops: as it answers when asked directly."""
+    with holding_client(stack.gateway.run_dir):
+        found, stats = stack.scrape("/kvstore"), stack.stats()
+
+    counters = stats.counters
+    for state in ("free", "held", "cached", "quarantined"):
+        assert value(found, "quire_kvstore_blocks", state=state) == stats.blocks[state]
+    assert stats.blocks["held"] == 10
+    for name in KVSTORE_COUNTERS:
+        if name != "messages":  # heartbeats
+            assert value(found, f"quire_kvstore_{name}_total") == counters[name], name
+    for state in ("filled", "capacity"):
+        assert value(found, "quire_kvstore_slots", state=state) == stats.slots[state]
+    assert value(found, "quire_kvstore_sessions", state="ready") == 1
+    assert value(found, "quire_kvstore_sequences") == sum(session.sequences for session in stats.sessions) > 0
+    assert value(found, "quire_kvstore_claims") == stats.claims
+    assert value(found, "quire_kvstore_publications", state="pending") == 1
+    sources = ("publication", "cache", "computed")
+    tokens = [value(found, "quire_kvstore_prompt_tokens_total", source=source) for source in sources]
+    assert sum(tokens) == counters["prompt_tokens"] > 0
+    assert value(found, "quire_kvstore_op_seconds_count", op="allocate") == stats.ops["allocate"]
+    whole = value(found, "quire_kvstore_op_seconds_sum", op="allocate")
+    assert whole == pytest.approx(stats.op_times["allocate"].total)
+    assert value(found, "quire_kvstore_op_seconds_bucket", op="allocate", le="+Inf") == stats.ops["allocate"]
+
+
+def test_tenants_are_on_the_operator_s_page_alone(stack: Stack) -> None:
+    """What ``tenants`` answers, under the admin token; the port of the API has no such page, and no tenant on any."""
+    with holding_client(stack.gateway.run_dir):
+        found = series(stack.admin.get("/metrics/tenants").text)
+        with KVReader(stack.gateway.run_dir) as reader:
+            usage = {one.tenant: one for one in reader.tenants().tenants}
+    for tenant, one in usage.items():
+        assert value(found, "quire_tenant_blocks", tenant=tenant, state="held") == one.held
+        assert value(found, "quire_tenant_prompt_tokens_total", tenant=tenant) == one.prompt_tokens
+    (holder,) = (name for name, one in usage.items() if one.held)
+
+    assert stack.gateway.http.get("/metrics/tenants").status_code == 404
+    pages = [target["labels"]["__metrics_path__"] for target in stack.gateway.http.get("/metrics/targets").json()]
+    assert pages == ["/metrics", "/metrics/kvstore"]
+    for path in pages:
+        assert f'"{holder}"' not in stack.gateway.http.get(path).text
+        assert httpx.get(f"{stack.admin.base_url}{path}").status_code == 401
+        assert stack.admin.get(path).status_code == 200
+
+
+def test_an_engine_is_shown_as_vllm_shows_its_own(stack: Stack) -> None:
+    """Load, cache, counters and times by vLLM's names and labels, lengths and latencies of what it answered; what only
+    our engines have is on a page of its own, which is gone with the engine and begins anew with the next."""
+    engine = stack.gateway.engine("engine-1")
+    engine.send(Load(True, 3, 2, COUNTERS, times={"queue": QUEUED}))
+    body = {"model": "tiny", "prompt": "the quick brown fox", "max_tokens": 4, "n": 2, "ignore_eos": True}
+    answer = stack.gateway.http.post("/v1/completions", json=body).json()
+    own = {"model_name": "tiny", "engine": "engine-1"}
+
+    def one(name: str, **labels: str) -> float:
+        return value(found, f"vllm:{name}", **own, **labels)
+
+    wait_for(
+        lambda: ("vllm:request_queue_time_seconds_count", tuple(sorted(own.items()))) in stack.scrape(), "its report"
+    )
+    found, stats = stack.scrape(), stack.stats()
+    assert (one("num_requests_running"), one("num_requests_waiting")) == (3, 2)
+    assert (one("prefix_cache_queries_total"), one("prefix_cache_hits_total")) == (80, 48)
+    assert (one("prompt_tokens_total"), one("generation_tokens_total"), one("num_preemptions_total")) == (90, 21, 2)
+    assert one("kv_cache_usage_perc") == stats.blocks["held"] / 64
+    pool = {"block_size": str(stats.layout.block_size), "num_gpu_blocks": "64", "cache_dtype": stats.layout.dtype}
+    assert one("cache_config_info", **pool) == 1
+    assert [one("request_queue_time_seconds_bucket", le=le) for le in ("0.3", "1.0", "+Inf")] == [2, 3, 3]
+    assert one("request_queue_time_seconds_sum") == 0.75
+    assert one("time_to_first_token_seconds_count") == one("e2e_request_latency_seconds_count") == 2
+    assert one("inter_token_latency_seconds_count") == 2 * 3
+    assert one("request_generation_tokens_sum") == answer["usage"]["completion_tokens"] == 8
+    assert one("request_prompt_tokens_sum") == 2 * answer["usage"]["prompt_tokens"]
+    assert one("request_success_total", finished_reason="length") == 2
+    waited = one("time_to_first_token_seconds_sum") + one("inter_token_latency_seconds_sum")
+    assert waited == pytest.approx(one("e2e_request_latency_seconds_sum"), rel=0.05)
+    done = value(found, "quire_gateway_requests_total", api="completions", code="200", outcome="ok")
+    assert (done, value(found, "quire_gateway_completion_tokens_total")) == (1, 8)
+
+    page_of_it = stack.scrape("/engines/engine-1")
+    assert value(page_of_it, "quire_engine_steps_total", engine="engine-1") == 11
+    assert value(page_of_it, "quire_engine_recomputed_tokens_total", engine="engine-1") == 7
+    engine.close()
+    wait_for(lambda: stack.gateway.http.get("/metrics/engines/engine-1").status_code == 404, "its page is gone")
+    again = stack.gateway.engine("engine-1")
+    found = stack.scrape()
+    assert one("time_to_first_token_seconds_count") == 0
+    assert value(found, "quire_gateway_completion_tokens_total") == 8
+    again.close()
+    wait_for(lambda: stack.gateway.health()["engines"]["connected"] == 0, "it is gone")
+
+
+def test_moves_are_counted_by_their_cause(stack: Stack) -> None:
+    """A continuation whose engine is gone, and one that was given back, go on in another; each is counted once, and its
+    next token is late there."""
+    first = stack.gateway.engine("first")
+    before = stack.scrape()
+    first.steps = 2
+    body = {"model": "tiny", "prompt": "the quick brown fox", "max_tokens": 4, "ignore_eos": True}
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(stack.gateway.http.post, "/v1/completions", json=body)
+        wait_for(first.stalled, "two tokens")
+        second = stack.gateway.engine("second")
+        second.steps = 3
+        first.close()
+        wait_for(second.stalled, "one more")
+        third = stack.gateway.engine("third")
+        second.fail_all("kvstore_lost", "lost")
+        assert answer.result().json()["usage"]["completion_tokens"] == 4
+
+    found = stack.scrape()
+    moved = {
+        cause: value(found, "quire_gateway_moves_total", cause=cause) for cause in ("gone", "silent", "given_back")
+    }
+    already = {cause: value(before, "quire_gateway_moves_total", cause=cause) for cause in moved}
+    assert {cause: moved[cause] - already[cause] for cause in moved} == {"gone": 1, "silent": 0, "given_back": 1}
+    of_third = {"model_name": "tiny", "engine": "third"}
+    assert value(found, "vllm:inter_token_latency_seconds_count", **of_third) == 1
+    assert value(found, "vllm:time_to_first_token_seconds_count", **of_third) == 0
+    assert value(found, "vllm:request_success_total", finished_reason="length", **of_third) == 1
+    for engine in (second, third):
+        engine.close()
+    wait_for(lambda: stack.gateway.health()["engines"]["connected"] == 0, "they are gone")
+
+
+def test_scrapes_in_parallel_change_nothing(stack: Stack) -> None:
+    """A hundred at once get whole pages with the same counters, at the price of a few questions to the kvstore."""
+    before = stack.stats().ops["stats"]
+    with ThreadPoolExecutor(20) as pool:
+        pages = list(pool.map(lambda _: stack.scrape("/kvstore"), range(100)))
+
+    assert len({value(found, "quire_kvstore_allocates_total") for found in pages}) == 1
+    assert stack.stats().ops["stats"] - before < 50
+    names = {name for name, _ in pages[0]}
+    assert all({name for name, _ in found} == names for found in pages)
+
+
+def test_without_its_kvstore_the_gateway_s_page_stays(stack: Stack) -> None:
+    """The kvstore's page is an error, so that its target is down; the other has what does not come from there."""
+    engine = stack.gateway.engine("alone")
+    assert stack.kvstore.end(15) == 0
+    wait_for(lambda: stack.gateway.http.get("/metrics/kvstore").status_code == 503, "its page is gone")
+    own = {"model_name": "tiny", "engine": "alone"}
+
+    found = stack.scrape()
+    assert value(found, "vllm:num_requests_running", **own) == 0
+    assert ("vllm:kv_cache_usage_perc", tuple(sorted(own.items()))) not in found
+    stack.kvstore.start()
+    wait_for(lambda: stack.gateway.http.get("/metrics/kvstore").status_code == 200, "it is back")
+    assert value(stack.scrape(), "vllm:kv_cache_usage_perc", **own) == 0
+    engine.close()
+    wait_for(lambda: stack.gateway.health()["engines"]["connected"] == 0, "it is gone")
+
+
+def test_whatever_is_in_the_catalogue_is_on_a_page(stack: Stack) -> None:
+    """Each metric, by its name and kind, once something has happened; and nothing else."""
+    engine = stack.gateway.engine("one")
+    engine.send(Load(True, 0, 0, COUNTERS, times={"queue": QUEUED, "prefill": QUEUED}))
+    stack.gateway.http.post("/v1/completions", json={"model": "tiny", "prompt": "hi", "max_tokens": 2})
+    with holding_client(stack.gateway.run_dir):
+        with KVReader(stack.gateway.run_dir) as reader:
+            (tenant,) = (one.tenant for one in reader.tenants().tenants if one.held)
+            reader.quota(tenant, limit=50)
+        for target in stack.admin.get("/metrics/targets").json():
+            path = target["labels"]["__metrics_path__"]
+            text = stack.admin.get(path).text
+            shown = {line.split()[2]: line.split()[3] for line in text.splitlines() if line.startswith("# TYPE")}
+            kind = {"/metrics": "gateway"}.get(path) or path.split("/")[2].removesuffix("s")
+            listed = PAGES["tenants" if kind == "tenant" else kind]
+            assert shown == {metric.name: metric.kind for metric in listed}, path
+    engine.close()
+
+
+def test_the_page_is_the_catalogue() -> None:
+    """``python -m quire_services.gateway.exposition.catalogue_page > docs/operate/metrics.md`` changes nothing."""
+    assert (ROOT / "docs" / "operate" / "metrics.md").read_text() == metrics_page()
