@@ -2,89 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from quire_proto.client.client import KVReader
-from quire_proto.gateway_link import Load
-from quire_proto.messages import Stats
-from quire_proto.wire.histogram import Distribution
 from quire_services.gateway.exposition.catalogue import PAGES
 from quire_services.gateway.exposition.catalogue_page import metrics_page
 from quire_services.gateway.exposition.kvstore_readings import KVSTORE_COUNTERS
+from tests.services.gateway.exposition.pages import LOAD, Stack, series, value
 from tests.support.children import holding_client
-from tests.support.gateway import GatewayProcess
-from tests.support.kvstore import Kvstore
-from tests.support.ports import free_port
 from tests.support.repository import ROOT
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
-COUNTERS = {
-    "steps": 11, "messages": 5, "requests": 3, "prompt_tokens": 90, "queried_tokens": 80, "hit_tokens": 48,
-    "computed_tokens": 60, "generated_tokens": 21, "preemptions": 2, "resumed": 1, "recomputed_tokens": 7,
-}  # fmt: skip
-QUEUED = Distribution((0.3, 1.0), (2, 1, 0), 0.75)
-Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-def series(text: str) -> Series:
-    """Every sample of a page; one that is there twice fails."""
-    found: Series = {}
-    for family in text_string_to_metric_families(text):
-        assert family.documentation, family.name
-        for sample in family.samples:
-            key = (sample.name, tuple(sorted(sample.labels.items())))
-            assert key not in found, key
-            found[key] = sample.value
-    return found
-
-
-def value(found: Series, name: str, **labels: str) -> float:
-    """One sample."""
-    return found[name, tuple(sorted(labels.items()))]
-
-
-@dataclass
-class Stack:
-    """A gateway with an admin port, and a kvstore beside it."""
-
-    gateway: GatewayProcess
-    kvstore: Kvstore
-    admin: httpx.Client
-
-    def scrape(self, path: str = "") -> Series:
-        """A page of the inference port."""
-        answer = self.gateway.http.get("/metrics" + path)
-        assert answer.status_code == 200, answer.text
-        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-        return series(answer.text)
-
-    def stats(self) -> Stats:
-        """What the kvstore says when asked directly."""
-        with KVReader(self.gateway.run_dir) as reader:
-            return reader.stats()
-
-
-@pytest.fixture(scope="module")
-def stack(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    port, config = free_port(), tmp_path_factory.mktemp("config") / "quire.toml"
-    config.write_text('[[tenants]]\nname = "acme"\nkeys = ["sk-acme"]\n')
-    gateway = GatewayProcess(model, f"--admin-port={port}", "--hold-s=5", config=config).wait()
-    gateway.http.headers["authorization"] = "Bearer sk-acme"
-    kvstore = Kvstore(gateway.run_dir).start()
-    token = (gateway.run_dir / "admin.token").read_text().strip()
-    headers = {"authorization": f"Bearer {token}"}
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30, trust_env=False) as admin:
-        yield Stack(gateway, kvstore, admin)
-    kvstore.stop()
-    assert gateway.stop() == 0
 
 
 def test_the_kvstore_s_page_is_its_own_numbers(stack: Stack) -> None:
@@ -138,7 +70,7 @@ def test_an_engine_is_shown_as_vllm_shows_its_own(stack: Stack) -> None:
     """Load, cache, counters and times by vLLM's names and labels, lengths and latencies of what it answered; what only
     our engines have is on a page of its own, which is gone with the engine and begins anew with the next."""
     engine = stack.gateway.engine("engine-1")
-    engine.send(Load(True, 3, 2, COUNTERS, times={"queue": QUEUED}))
+    engine.send(LOAD)
     body = {"model": "tiny", "prompt": "the quick brown fox", "max_tokens": 4, "n": 2, "ignore_eos": True}
     answer = stack.gateway.http.post("/v1/completions", json=body).json()
     own = {"model_name": "tiny", "engine": "engine-1"}
@@ -246,7 +178,7 @@ def test_without_its_kvstore_the_gateway_s_page_stays(stack: Stack) -> None:
 def test_whatever_is_in_the_catalogue_is_on_a_page(stack: Stack) -> None:
     """Each metric, by its name and kind, once something has happened; and nothing else."""
     engine = stack.gateway.engine("one")
-    engine.send(Load(True, 0, 0, COUNTERS, times={"queue": QUEUED, "prefill": QUEUED}))
+    engine.send(LOAD)
     stack.gateway.http.post("/v1/completions", json={"model": "tiny", "prompt": "hi", "max_tokens": 2})
     with holding_client(stack.gateway.run_dir):
         with KVReader(stack.gateway.run_dir) as reader:

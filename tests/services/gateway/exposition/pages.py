@@ -1,0 +1,61 @@
+"""Pages of metrics, scraped and taken apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from quire_proto.client.client import KVReader
+from quire_proto.gateway_link import Load
+from quire_proto.messages import Stats
+from quire_proto.wire.histogram import Distribution
+from tests.support.gateway import GatewayProcess
+from tests.support.kvstore import Kvstore
+
+COUNTERS = {
+    "steps": 11, "messages": 5, "requests": 3, "prompt_tokens": 90, "queried_tokens": 80, "hit_tokens": 48,
+    "computed_tokens": 60, "generated_tokens": 21, "preemptions": 2, "resumed": 1, "recomputed_tokens": 7,
+}  # fmt: skip
+QUEUED = Distribution((0.3, 1.0), (2, 1, 0), 0.75)
+LOAD = Load(True, 3, 2, COUNTERS, times={"queue": QUEUED, "prefill": QUEUED})
+Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def series(text: str) -> Series:
+    """Every sample of a page; one that is there twice fails."""
+    found: Series = {}
+    for family in text_string_to_metric_families(text):
+        assert family.documentation, family.name
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in found, key
+            found[key] = sample.value
+    return found
+
+
+def value(found: Series, name: str, **labels: str) -> float:
+    """One sample."""
+    return found[name, tuple(sorted(labels.items()))]
+
+
+@dataclass
+class Stack:
+    """A gateway with an admin port, and a kvstore beside it."""
+
+    gateway: GatewayProcess
+    kvstore: Kvstore
+    admin: httpx.Client
+
+    def scrape(self, path: str = "") -> Series:
+        """A page of the inference port."""
+        answer = self.gateway.http.get("/metrics" + path)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        return series(answer.text)
+
+    def stats(self) -> Stats:
+        """What the kvstore says when asked directly."""
+        with KVReader(self.gateway.run_dir) as reader:
+            return reader.stats()
