@@ -74,6 +74,7 @@ class Edge:
         headers = Headers(scope=scope)
         record = RequestRecord(_request_id(headers), secrets.token_hex(12))
         scope["record"] = record
+        structlog.contextvars.bind_contextvars(request_id=record.request_id)  # for all lines of this task
         began = time.monotonic()
 
         async def tagged(message: Message) -> None:
@@ -90,7 +91,7 @@ class Edge:
         try:
             await self._serve(scope, receive, tagged, headers, record)
         except Exception:  # already answered with 500, but not logged yet
-            log.exception("bug", request_id=record.request_id)
+            log.exception("bug")
         finally:
             self._finish(scope, record, time.monotonic() - began)
 
@@ -123,7 +124,6 @@ class Edge:
             return  # health checks and scrapes would drown the rest; that an engine comes or goes is said where it does
         log.info(
             "request",
-            request_id=record.request_id,
             tenant=record.tenant,
             method=scope["method"],
             path=scope["path"][:LOGGED_CHARS],

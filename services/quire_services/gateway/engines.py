@@ -32,6 +32,7 @@ from quire_services.gateway.turns.weights import Weights
 from .generations import Call, Generation
 
 WATCH_S = 0.5
+LOGGED_REQUESTS = 64  # of those that move together
 GONE, SILENT, GIVEN_BACK = CAUSES = ("gone", "silent", "given_back")
 log = structlog.get_logger()
 
@@ -194,7 +195,8 @@ class Engines:
         """Nothing more is expected of what an engine carries."""
         lost = list(engine.attempts.values())
         for call in guilty(lost):
-            log.error("poison", tenant=call.generations[0].tenant, engine=engine.hello.engine)
+            tenant = call.generations[0].tenant
+            log.error("poison", request_id=call.request_id, tenant=tenant, engine=engine.hello.engine)
             call.fail(poison())
         for attempt in lost:
             if attempt.open and engine.silent:  # else it is gone
@@ -204,7 +206,8 @@ class Engines:
                 attempt.lose(index)
                 self._stranded.add(attempt.generation)
         if lost:
-            log.info("moved", attempts=len(lost), engine=engine.hello.engine)
+            requests = sorted({attempt.generation.call.request_id for attempt in lost})
+            log.info("moved", attempts=len(lost), engine=engine.hello.engine, requests=requests[:LOGGED_REQUESTS])
             self._go_on()
 
     def _go_on(self) -> None:

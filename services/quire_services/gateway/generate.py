@@ -229,9 +229,9 @@ class Gateway:
         """The generations of a request, not yet sent."""
         record, body, limits = _record(request), read.body, read.limits
         param = "messages" if isinstance(body, ChatBody) else "prompt"
-        constraint, arrived = read.constraint, record.arrived
+        constraint, identity = read.constraint, record.request_id
         param_of, bound = (constraint.param, constraint.binds) if constraint else ("", False)
-        call = Call(self.backlogs, param_of, bound, arrived=arrived)
+        call = Call(self.backlogs, param_of, bound, identity, arrived=record.arrived)
         adjusted = adjustments(body, limits, self.defaults) | beam_search(body)
         if ranked(body) > (body.n or 1):
             logprobs = max(1, logprobs)

@@ -52,8 +52,8 @@ class Attempt:
     """What one engine was asked for of a generation.
 
     Attributes:
-        id: name on the link; ours, so that clients cannot collide, and of this attempt alone, so that nothing of
-            another is taken for it.
+        id: name on the link: the request's id, so that an engine's log says it, and something of ours, so that clients
+            cannot collide; of this attempt alone, so that nothing of another is taken for it.
         open: continuations that are to come from there and have not ended.
         admitted: an output has come, of which the first says what was cached.
         answered: a token has come.
@@ -62,7 +62,7 @@ class Attempt:
     generation: Generation
     open: set[int]
     carrier: Carrier
-    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    id: str
     admitted: bool = False
     answered: bool = False
 
@@ -154,7 +154,7 @@ class Generation:
 
     def attempt(self, part: list[int], carrier: Carrier) -> Attempt:
         """Have an engine work on one of ``parts``."""
-        attempt = Attempt(self, set(part), carrier)
+        attempt = Attempt(self, set(part), carrier, f"{self.call.request_id}:{secrets.token_hex(8)}")
         self.attempts |= dict.fromkeys(part, attempt)
         return attempt
 
@@ -231,12 +231,14 @@ class Call:
         backlogs: those of all calls.
         constrained_by: the parameter that holds its answers to a grammar, if one does.
         bound: the grammar was asked for, and is not only a help.
-        arrived: when its request came, by the monotonic clock.
+        request_id: of its request.
+        arrived: when that came, by the monotonic clock.
     """
 
     backlogs: Backlogs = field(default_factory=Backlogs)
     constrained_by: str = ""
     bound: bool = False
+    request_id: str = ""
     generations: list[Generation] = field(default_factory=list)
     arrived: float = field(default_factory=time.monotonic)
     began: float = field(default_factory=time.monotonic)

@@ -90,7 +90,8 @@ class ReaderPool:
         self, api: str, raw: bytes | bytearray, tenant: str, limits: Limits, lookup: LookupUpTo
     ) -> tuple[dict[str, Any], bytes]:
         *shorter, long = self._lanes
-        asked = orjson.dumps({"api": api, "tenant": tenant, "limits": astuple(limits)})
+        said = structlog.contextvars.get_contextvars()
+        asked = orjson.dumps({"api": api, "tenant": tenant, "limits": astuple(limits), "log": said})
         try:
             lane, most = long, None
             if len(raw) <= SHORT_LANE_BYTES:

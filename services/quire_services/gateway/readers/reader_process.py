@@ -138,7 +138,8 @@ def _serve(its: socket.socket, reader: RequestReader, niceness: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (at_first + READER_MEMORY, at_first + READER_MEMORY))
     while (asked := _receive(its)) is not None:
         head, raw = asked
-        answer = _answer(reader, head, raw, lambda *asked: _looked_up(its, *asked))
+        with structlog.contextvars.bound_contextvars(**head["log"]):
+            answer = _answer(reader, head, raw, lambda *asked: _looked_up(its, *asked))
         del asked, head, raw
         _send(its, *answer, _status("VmData") > at_first + READER_GROWTH)
         del answer
