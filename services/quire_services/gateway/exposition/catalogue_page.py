@@ -36,6 +36,8 @@ scrape_configs:
       - url: http://127.0.0.1:8000/metrics/targets
 ```
 
+`deploy/prometheus` has that file with alert rules, `deploy/grafana/quire.json` a dashboard.
+
 With the admin port, `/metrics/targets` there has the tenants' page as well; Prometheus needs the token then, for the
 list and for the pages:
 

@@ -1,0 +1,148 @@
+"""``quire bench metrics``: what it costs that somebody may read metrics, and that somebody does.
+
+Two stacks, the same but for one thing, are played the same agents in turn; each idles while the other plays:
+
+- *off*: nobody may read metrics, so the times of answers are not taken;
+- *on*: they are taken, and every page is scraped once a second, fifteen times as often as Prometheus does by itself.
+
+Prompts are cached after the first play, so that nearly all there is to do is to generate tokens: what is done for each
+of them weighs most then. Tokens per second are what an agent sees; processor time per token says the same with less
+noise. What the kvstore and engines count for metrics is counted either way, and is in neither difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from bench.load.agents import make
+from bench.load.generator import play, play_summary
+from bench.models.sizes import SIZES, kv_bytes_per_token, model_directory, words
+from bench.report.figures import Report, machine, median, say, table
+from bench.servers.quire import Quire
+from bench.servers.server import get
+
+OFF, ON = "off", "on"
+EACH_S = 1.0
+TICKS = os.sysconf("SC_CLK_TCK")
+SHOWN = {"output_tokens_per_s": "tokens/s", "cpu_ms_per_token": "CPU ms/token", "inter_token_p50_s": "token p50"}
+
+
+class MeteredQuire(Quire):
+    """A stack whose metrics are read, or may not be."""
+
+    def __init__(self, way: str, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        if way == OFF:
+            self._command = [word for word in self._command if not word.startswith("--admin-port")]
+            self._command.append("--metrics-networks=")
+
+    def cpu_s(self) -> float:
+        """Processor time of all its processes so far."""
+        assert self._process is not None
+        spent = 0.0
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has ended
+            if int(fields[2]) == self._process.pid:
+                spent += (int(fields[11]) + int(fields[12])) / TICKS
+        return spent
+
+    def scrape(self) -> float:
+        """Read every page; seconds that it took."""
+        began = time.perf_counter()
+        for target in json.loads(get(self._port, "/metrics/targets")):
+            get(self._port, target["labels"]["__metrics_path__"])
+        return time.perf_counter() - began
+
+
+class Scraper:
+    """Scrapes a stack in a thread of its own while the context is open. ``spent_s`` gets what each time took."""
+
+    def __init__(self, server: MeteredQuire, spent_s: list[float]) -> None:
+        self._server, self._spent_s = server, spent_s
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._end.wait(EACH_S):
+            self._spent_s.append(self._server.scrape())
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the bench."""
+    parser.add_argument("--pairs", type=int, default=15, help="interleaved rounds (default: 15)")
+    parser.add_argument("--engines", type=int, default=1, help="engines of each stack (default: 1)")
+    parser.add_argument("--model", choices=tuple(SIZES), default="27m", help="random Llama of this size")
+    parser.add_argument("--kv-gib", type=float, default=1.0, help="GiB of keys and values (default: 1)")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on agents and lengths (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of each engine (default: 1)")
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Measure; returns the report."""
+    report = Report("metrics", {k: v for k, v in vars(arguments).items() if k not in ("json", "save")})
+    workload = make("private", 0, words(arguments.model), arguments.scale)
+    options = {"engines": arguments.engines, "threads": arguments.threads, "block_size": 16}
+    block_bytes = kv_bytes_per_token(arguments.model) * 16
+    samples: dict[str, list[dict[str, float]]] = {OFF: [], ON: []}
+    scrapes: list[float] = []
+    with ExitStack() as stack:
+        servers = {
+            way: stack.enter_context(
+                MeteredQuire(
+                    way, model_directory(arguments.model), int(arguments.kv_gib * 2**30), block_bytes, dict(options)
+                )
+            )
+            for way in samples
+        }
+        for way, server in servers.items():
+            say(f"{way}: prompts for the cache ...")
+            play(workload.cold, server.target(isolated=True))
+        for pair in range(arguments.pairs):
+            say(f"round {pair + 1} ...")
+            for way in (OFF, ON) if pair % 2 == 0 else (ON, OFF):
+                with ExitStack() as reading:
+                    if way == ON:
+                        reading.enter_context(Scraper(servers[ON], scrapes))
+                    samples[way].append(_one(servers[way], workload.warm))
+    return _told(report, samples, scrapes)
+
+
+def _one(server: MeteredQuire, agents: Any) -> dict[str, float]:
+    before = server.cpu_s()
+    figures = play_summary(play(agents, server.target(isolated=True)))
+    spent = server.cpu_s() - before
+    return {**figures, "cpu_ms_per_token": 1000 * spent / figures["output_tokens"]}
+
+
+def _told(report: Report, samples: dict[str, list[dict[str, float]]], scrapes: list[float]) -> Report:
+    rows: list[list[object]] = [
+        [way, *(median(one[key] for one in found) for key in SHOWN)] for way, found in samples.items()
+    ]
+    ratios = {
+        key: median(on[key] / off[key] for off, on in zip(samples[OFF], samples[ON], strict=True)) for key in SHOWN
+    }
+    rows.append(["on / off, of pairs", *(f"{ratios[key]:.4f}" for key in SHOWN)])
+    report.figures = {"samples": samples, "ratios": ratios, "scrape_s": scrapes}
+    report.tables.append(("metrics", table(rows, ["", *SHOWN.values()])))
+    if scrapes:
+        report.notes.append(f"A scrape of all pages took {1000 * median(scrapes):.0f} ms (median).")
+    report.machine["load_1m_after"] = machine()["load_1m"]
+    return report
