@@ -39,10 +39,6 @@ class Readings:
         assert isinstance(value, Distribution) == (metric.kind == HISTOGRAM), name
         self._values[name][labels] = value
 
-    def sum(self, name: str) -> float:
-        """Over all labels, of a metric that is no histogram."""
-        return sum(value for value in self._values[name].values() if not isinstance(value, Distribution))
-
     async def text(self) -> bytes:
         """What is scraped."""
         pieces = []
