@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from quire_kvstore.blocks.pool import STATE_NAMES
@@ -99,9 +100,11 @@ def _lookup(service: Service, _: Task, body: m.Lookup) -> m.Found:
     return found
 
 
-def _stats(service: Service, task: Task, __: m.Empty) -> m.Stats:
+def _stats(service: Service, task: Task, body: m.AskStats) -> m.Stats:
     state = service.state
-    counts = state.pool.counts()
+    counts, publications = state.pool.counts(), state.publications.messages()
+    if body.brief:
+        publications = tuple(replace(publication, tokens=b"") for publication in publications)
     return m.Stats(
         boot=service.boot,
         version=service.version,
@@ -109,10 +112,10 @@ def _stats(service: Service, task: Task, __: m.Empty) -> m.Stats:
         uptime_ms=task.now_ms - service.started_ms,
         num_blocks=service.num_blocks,
         blocks={"total": counts["total"], **{name: counts[name] for name in STATE_NAMES}},
-        slots=query.slots(state),
+        slots={} if body.brief else query.slots(state),
         counters=state.counters.as_dict(),
         sessions=query.sessions(state, task.now_ms),
-        publications=state.publications.messages(),
+        publications=publications,
         ops={op: times.count for op, times in service.op_times.items()},
         claims=len(state.claims.all()),
         waits=state.claims.waits,

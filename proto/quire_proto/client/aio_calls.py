@@ -31,9 +31,9 @@ class AsyncReadCalls:
         """
         return await self.call(ops.LOOKUP, m.Lookup(publication, digests))
 
-    async def stats(self) -> m.Stats:
-        """The kvstore's own counters."""
-        return await self.call(ops.STATS, m.Empty())
+    async def stats(self, brief: bool = False) -> m.Stats:
+        """The kvstore's own counters; ``brief``: without slots and without the tokens of publications."""
+        return await self.call(ops.STATS, m.AskStats(brief))
 
     async def tenants(self) -> t.Tenants:
         """What each tenant has, in blocks, and its quota."""

@@ -39,9 +39,9 @@ class ReadCalls:
         """
         return self.call(ops.LOOKUP, m.Lookup(publication, digests))
 
-    def stats(self) -> m.Stats:
-        """The kvstore's own counters."""
-        return self.call(ops.STATS, m.Empty())
+    def stats(self, brief: bool = False) -> m.Stats:
+        """The kvstore's own counters; ``brief``: without slots and without the tokens of publications."""
+        return self.call(ops.STATS, m.AskStats(brief))
 
     def tenants(self) -> t.Tenants:
         """What each tenant has, in blocks, and its quota."""

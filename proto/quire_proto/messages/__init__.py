@@ -7,7 +7,7 @@ or digests. PROTOCOL.md describes every field, and a test compares the two.
 
 from .codes import CLAIMED, CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, UNPUBLISHED
 from .events import Events
-from .query import Domain, DomainKey, Found, Lookup, Publications, SessionInfo, Stats
+from .query import AskStats, Domain, DomainKey, Found, Lookup, Publications, SessionInfo, Stats
 from .sequence import (
     Allocate,
     Allocated,
@@ -37,6 +37,7 @@ __all__ = [
     "Alive",
     "Allocate",
     "Allocated",
+    "AskStats",
     "Attach",
     "Attached",
     "Detached",

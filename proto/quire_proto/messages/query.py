@@ -69,6 +69,14 @@ class SessionInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class AskStats:
+    """Ask for ``stats``. ``brief``: without slots and without the tokens of publications, so that it takes the kvstore
+    equally little time however large the pool and the prompts are."""
+
+    brief: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Reply to ``stats``: the kvstore's own counters. ``claims`` are open, ``waits`` wait for one of them.
     ``op_times``: seconds that executing each op has taken."""

@@ -11,6 +11,7 @@ from quire_kvstore.ops import query
 from quire_kvstore.server.handlers import HANDLERS, SEQUENCE_OPS
 from quire_kvstore.server.task import Task
 from quire_proto import messages as m
+from quire_proto.messages.sharing import Publish
 from quire_proto.op_table import OPS
 from quire_proto.wire.codec import from_map
 from quire_proto.wire.envelope import VERSION, decode_reply
@@ -251,6 +252,19 @@ def test_stats_adds_up(wire: BareService) -> None:
     busy = sum(times.total for times in stats.op_times.values())
     assert busy == pytest.approx(stats.counters["busy_us"] / 1e6, abs=1e-6 * len(stats.ops))
     assert [(s.name, s.state, s.sequences, s.blocks) for s in stats.sessions] == [("engine-1", "ready", 1, 2)]
+
+
+def test_brief_stats_leave_out_what_grows(wire: BareService) -> None:
+    """Slots and tokens of publications are empty; whatever else there is stands as without it."""
+    wire.ask("publish", 0, Publish("p", "public", pack_u32(range(9))), session=b"")
+    whole = from_map(m.Stats, wire.ask("stats", 0, session=b"").body)
+    brief = from_map(m.Stats, wire.ask("stats", 0, m.AskStats(brief=True), session=b"").body)
+
+    assert brief.slots == {}
+    assert whole.slots.keys() == {"filled", "capacity"}
+    assert [(one.id, one.state, one.tokens) for one in brief.publications] == [("p", "pending", b"")]
+    assert (len(whole.publications[0].tokens), brief.blocks) == (36, whole.blocks)
+    assert brief.counters.keys() == whole.counters.keys()
 
 
 def test_reading_needs_no_session(wire: BareService) -> None:

@@ -15,6 +15,7 @@ from quire_proto import messages
 from quire_proto.wire.codec import CodecError, decode, encode, from_map, to_map
 from quire_proto.wire.envelope import VERSION, Request, decode_reply, decode_request
 from quire_proto.wire.handles import CudaIpcHandle, CudaVmmFdHandle, Handle, ShmHandle
+from quire_proto.wire.histogram import Distribution
 from quire_proto.wire.layout import Layout
 
 LAYOUT = Layout("m", "ab12", "{}", "", "float32", 16, 2, 1, 8)
@@ -33,6 +34,14 @@ handles = st.one_of(
 )
 
 
+@st.composite
+def distributions(draw: st.DrawFn) -> Distribution:
+    """What a histogram may have become."""
+    bounds = sorted(draw(st.sets(st.floats(0, 1e6), max_size=4)))
+    counts = draw(st.lists(u63, min_size=len(bounds) + 1, max_size=len(bounds) + 1))
+    return Distribution(tuple(bounds), tuple(counts), draw(st.floats(0, 1e9)))
+
+
 def field_strategy(hint: object) -> st.SearchStrategy[object]:
     """Values of a field's type that are legal on the wire."""
     name = str(hint)
@@ -48,6 +57,7 @@ def field_strategy(hint: object) -> st.SearchStrategy[object]:
         "Layout | None": st.sampled_from([None, LAYOUT]),
         "Handle": handles,
         "dict[str, int]": st.dictionaries(text, u63, max_size=3),
+        "dict[str, Distribution]": st.dictionaries(text, distributions(), max_size=3),
     }
     if name in fixed:
         return fixed[name]

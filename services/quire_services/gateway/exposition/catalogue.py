@@ -113,7 +113,6 @@ KVSTORE = (
     Metric("quire_kvstore_blocks", GAUGE, "Blocks of the pool by state.", ("state",)),
     Metric("quire_kvstore_block_tokens", GAUGE, "Tokens that a block holds."),
     Metric("quire_kvstore_block_bytes", GAUGE, "Bytes of a block, all layers."),
-    Metric("quire_kvstore_slots", GAUGE, "Token slots of held blocks, and those of them that are filled.", ("state",)),
     Metric("quire_kvstore_sessions", GAUGE, "Sessions by state.", ("state",)),
     Metric("quire_kvstore_sequences", GAUGE, "Live sequences."),
     Metric("quire_kvstore_shortest_lease_seconds", GAUGE, "Left of the lease that ends first; none without a session."),

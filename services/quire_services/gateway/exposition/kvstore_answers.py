@@ -54,7 +54,7 @@ class KvstoreAnswers:
     """Answers of the kvstore in a run directory; None while there is none."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._stats = _Question[Stats](run_dir, lambda reader: reader.stats())
+        self._stats = _Question[Stats](run_dir, lambda reader: reader.stats(brief=True))
         self._tenants = _Question[Tenants](run_dir, lambda reader: reader.tenants())
 
     async def stats(self) -> Stats | None:

@@ -33,8 +33,6 @@ def kvstore_readings(stats: Stats) -> Readings:
         page.add("quire_kvstore_blocks", stats.blocks.get(state, 0), state)
     page.add("quire_kvstore_block_tokens", layout.block_size)
     page.add("quire_kvstore_block_bytes", layout.block_bytes)
-    for state, slots in stats.slots.items():
-        page.add("quire_kvstore_slots", slots, state)
     _add_peers(page, stats)
     page.add("quire_kvstore_claims", stats.claims)
     page.add("quire_kvstore_waits", stats.waits)

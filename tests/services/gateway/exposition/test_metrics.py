@@ -20,7 +20,7 @@ pytestmark = pytest.mark.process
 
 
 def test_the_kvstore_s_page_is_its_own_numbers(stack: Stack) -> None:
-    """Blocks by state, counters, slots, sessions, sources of prompt tokens, ops: as it answers when asked directly."""
+    """Blocks by state, counters, sessions, sources of prompt tokens, ops: as it answers when asked directly."""
     with holding_client(stack.gateway.run_dir):
         found, stats = stack.scrape("/kvstore"), stack.stats()
 
@@ -31,8 +31,6 @@ def test_the_kvstore_s_page_is_its_own_numbers(stack: Stack) -> None:
     for name in KVSTORE_COUNTERS:
         if name != "messages":  # heartbeats
             assert value(found, f"quire_kvstore_{name}_total") == counters[name], name
-    for state in ("filled", "capacity"):
-        assert value(found, "quire_kvstore_slots", state=state) == stats.slots[state]
     assert value(found, "quire_kvstore_sessions", state="ready") == 1
     assert value(found, "quire_kvstore_sequences") == sum(session.sequences for session in stats.sessions) > 0
     assert value(found, "quire_kvstore_claims") == stats.claims
