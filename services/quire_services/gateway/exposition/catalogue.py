@@ -74,6 +74,7 @@ VLLM = (
     Metric("vllm:request_generation_tokens", HISTOGRAM, "Generated tokens of a continuation.", _ENGINE),
     Metric("vllm:time_to_first_token_seconds", HISTOGRAM, "From the request's arrival to the first token.", _ENGINE),
     Metric("vllm:inter_token_latency_seconds", HISTOGRAM, "Between two outputs of a continuation.", _ENGINE),
+    Metric("vllm:request_time_per_output_token_seconds", HISTOGRAM, "The mean of these, by continuation.", _ENGINE),
     Metric(
         "vllm:e2e_request_latency_seconds", HISTOGRAM, "From the request's arrival to a continuation's end.", _ENGINE
     ),

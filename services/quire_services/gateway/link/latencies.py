@@ -42,7 +42,8 @@ class Latencies:
 
     def __init__(self, longest: int) -> None:
         self.ended = Counter[str](dict.fromkeys(FINISHES, 0))
-        self.first_token, self.between_tokens = Histogram(FIRST_TOKEN_BOUNDS), Histogram(TOKEN_BOUNDS)
+        self.first_token = Histogram(FIRST_TOKEN_BOUNDS)
+        self.between_tokens, self.mean_between = Histogram(TOKEN_BOUNDS), Histogram(TOKEN_BOUNDS)
         self.whole, self.decode = Histogram(REQUEST_BOUNDS), Histogram(REQUEST_BOUNDS)
         self.prompt_tokens, self.generated_tokens = (Histogram(length_bounds(longest)) for _ in range(2))
 
@@ -53,6 +54,7 @@ class Latencies:
             "request_generation_tokens": self.generated_tokens,
             "time_to_first_token_seconds": self.first_token,
             "inter_token_latency_seconds": self.between_tokens,
+            "request_time_per_output_token_seconds": self.mean_between,
             "e2e_request_latency_seconds": self.whole,
             "request_decode_time_seconds": self.decode,
         }
@@ -71,6 +73,9 @@ class Latencies:
         """A continuation has ended."""
         self.ended[finish if finish in FINISHES else "error"] += 1
         self.whole.observe(time.monotonic() - generation.call.arrived)
-        self.decode.observe(generation.heard[index] - generation.begun[index])
+        decode_s, generated = generation.heard[index] - generation.begun[index], len(generation.emitted[index])
+        self.decode.observe(decode_s)
+        if generated > 1:
+            self.mean_between.observe(decode_s / (generated - 1))
         self.prompt_tokens.observe(len(generation.tokens))
-        self.generated_tokens.observe(len(generation.emitted[index]))
+        self.generated_tokens.observe(generated)

@@ -29,6 +29,26 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason="Prometheus is not installed (apt: prometheus)"),
 ]
+VLLM_PANELS = (
+    "avg(vllm:e2e_request_latency_seconds_sum) / avg(vllm:e2e_request_latency_seconds_count)",
+    "avg(vllm:request_time_per_output_token_seconds_sum) / avg(vllm:request_time_per_output_token_seconds_count)",
+    "sum by (le) (vllm:e2e_request_latency_seconds_bucket)",
+    "sum by (le) (vllm:time_to_first_token_seconds_bucket)",
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+    "rate(vllm:prefix_cache_hits_total[1m]) / rate(vllm:prefix_cache_queries_total[1m])",
+    'rate(vllm:prompt_tokens_total{model_name="tiny"}[1m])',
+    'rate(vllm:generation_tokens_total{model_name="tiny"}[1m])',
+    "histogram_quantile(0.9, sum by (le) (rate(vllm:inter_token_latency_seconds_bucket[1m])))",
+    "sum by (le) (increase(vllm:request_prompt_tokens_bucket[1m]))",
+    "sum by (le) (increase(vllm:request_generation_tokens_bucket[1m]))",
+    "sum by (finished_reason) (increase(vllm:request_success_total[1m]))",
+    "rate(vllm:request_queue_time_seconds_sum[1m])",
+    "rate(vllm:request_prefill_time_seconds_sum[1m])",
+    "rate(vllm:request_decode_time_seconds_sum[1m])",
+    'vllm:cache_config_info{block_size!="", num_gpu_blocks!=""}',
+)
 UP = dict.fromkeys(("gateway", "kvstore", "engine-1"), "up")
 CONFIG = """
 global: {{scrape_interval: 1s}}
@@ -109,6 +129,12 @@ def test_all_targets_are_found_and_every_metric_is_a_series(prometheus: httpx.Cl
     assert {one["metric"]["__name__"]: one["value"][1] for one in doubled} == {
         "vllm:num_requests_running": "1", "vllm:num_requests_waiting": "1", "quire_kvstore_blocks": "4",
     }  # fmt: skip
+
+
+def test_panels_of_vllm_s_dashboards_have_data(prometheus: httpx.Client) -> None:
+    """What the dashboards of vLLM and of its production stack ask engines for; what its router counts is not here."""
+    for query in VLLM_PANELS:
+        wait_for(lambda query=query: answer(prometheus, query), f"a series of {query}", 20)
 
 
 def test_every_expression_of_dashboard_and_rules_gives_a_series(busy: Stack, prometheus: httpx.Client) -> None:
