@@ -17,7 +17,7 @@ import json
 import os
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,17 +44,20 @@ class MeteredQuire(Quire):
             self._command.append("--metrics-networks=")
 
     def cpu_s(self) -> float:
-        """Processor time of all its processes so far."""
+        """Processor time of all its processes so far: its supervisor's, and of what that started."""
         assert self._process is not None
-        spent = 0.0
+        spent, parents = dict[int, float](), dict[int, int]()
         for entry in Path("/proc").glob("[0-9]*"):
-            try:
+            with suppress(OSError):  # it has ended
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has ended
-            if int(fields[2]) == self._process.pid:
-                spent += (int(fields[11]) + int(fields[12])) / TICKS
-        return spent
+                parents[int(entry.name)] = int(fields[1])
+                spent[int(entry.name)] = (int(fields[11]) + int(fields[12])) / TICKS
+        total = 0.0
+        for pid, seconds in spent.items():
+            while pid not in (0, self._process.pid):
+                pid = parents.get(pid, 0)
+            total += seconds if pid else 0.0
+        return total
 
     def scrape(self) -> float:
         """Read every page; seconds that it took."""
