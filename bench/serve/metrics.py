@@ -3,7 +3,7 @@
 Two stacks, the same but for one thing, are played the same agents in turn; each idles while the other plays:
 
 - *off*: nobody may read metrics, so the times of answers are not taken;
-- *on*: they are taken, and every page is scraped once a second, fifteen times as often as Prometheus does by itself.
+- *on*: they are taken, and every page is scraped every five seconds, thrice as often as Prometheus does by itself.
 
 Prompts are cached after the first play, so that nearly all there is to do is to generate tokens: what is done for each
 of them weighs most then. Tokens per second are what an agent sees; processor time per token says the same with less
@@ -29,7 +29,6 @@ from bench.servers.quire import Quire
 from bench.servers.server import get
 
 OFF, ON = "off", "on"
-EACH_S = 1.0
 TICKS = os.sysconf("SC_CLK_TCK")
 SHOWN = {"output_tokens_per_s": "tokens/s", "cpu_ms_per_token": "CPU ms/token", "inter_token_p50_s": "token p50"}
 
@@ -70,13 +69,13 @@ class MeteredQuire(Quire):
 class Scraper:
     """Scrapes a stack in a thread of its own while the context is open. ``spent_s`` gets what each time took."""
 
-    def __init__(self, server: MeteredQuire, spent_s: list[float]) -> None:
-        self._server, self._spent_s = server, spent_s
+    def __init__(self, server: MeteredQuire, each_s: float, spent_s: list[float]) -> None:
+        self._server, self._each_s, self._spent_s = server, each_s, spent_s
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        while not self._end.wait(EACH_S):
+        while not self._end.wait(self._each_s):
             self._spent_s.append(self._server.scrape())
 
     def __enter__(self) -> Self:
@@ -91,6 +90,7 @@ class Scraper:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the bench."""
     parser.add_argument("--pairs", type=int, default=15, help="interleaved rounds (default: 15)")
+    parser.add_argument("--each-s", type=float, default=5.0, help="seconds between two scrapes (default: 5)")
     parser.add_argument("--engines", type=int, default=1, help="engines of each stack (default: 1)")
     parser.add_argument("--model", choices=tuple(SIZES), default="27m", help="random Llama of this size")
     parser.add_argument("--kv-gib", type=float, default=1.0, help="GiB of keys and values (default: 1)")
@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> Report:
             for way in (OFF, ON) if pair % 2 == 0 else (ON, OFF):
                 with ExitStack() as reading:
                     if way == ON:
-                        reading.enter_context(Scraper(servers[ON], scrapes))
+                        reading.enter_context(Scraper(servers[ON], arguments.each_s, scrapes))
                     samples[way].append(_one(servers[way], workload.warm))
     return _told(report, samples, scrapes)
 
