@@ -13,7 +13,7 @@ pytestmark = pytest.mark.process
 
 def test_an_engine_s_figures_are_the_kvstore_s(tmp_path: Path) -> None:
     """Prompts, hits and computed tokens agree; each request waits once and has one first token, however many
-    continuations; what goes on from another engine is told apart with the tokens that are computed a second time."""
+    continuations, and wherever it began."""
     with running_engine(tmp_path) as bench:
         bench.ask("one", words(40))
         bench.end("one")
@@ -28,6 +28,5 @@ def test_an_engine_s_figures_are_the_kvstore_s(tmp_path: Path) -> None:
     assert (counters["queried_tokens"], counters["hit_tokens"]) == (40 + 40 + 50, 32)
     assert counters["hit_tokens"] == stats["hit_tokens"]
     assert counters["queried_tokens"] + 3 == stats["prompt_tokens"]
-    assert (counters["resumed"], counters["recomputed_tokens"]) == (1, 52)
     assert [sum(load.times[phase].counts) for phase in ("queue", "prefill")] == [3, 3]
     assert all(0 < load.times[phase].total < 60 for phase in ("queue", "prefill"))

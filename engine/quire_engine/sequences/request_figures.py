@@ -12,7 +12,7 @@ from quire_proto.wire.histogram import Distribution, Histogram
 
 from .sequence import Request, Sequence
 
-COUNTED_OF_REQUESTS = ("queried_tokens", "hit_tokens", "resumed", "recomputed_tokens")
+COUNTED_OF_REQUESTS = ("queried_tokens", "hit_tokens")
 # Those of vLLM's histograms of a request's phases, so that the same dashboards read both.
 PHASE_BOUNDS = (
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
@@ -29,7 +29,7 @@ class RequestFigures:
         self._queue, self._prefill = Histogram(PHASE_BOUNDS), Histogram(PHASE_BOUNDS)
 
     def admitted(self, sequence: Sequence) -> None:
-        """A sequence stands for a request that has its first blocks now; ``computed`` of its tokens were there."""
+        """A sequence stands for a request that has its first blocks now."""
         request, counters = sequence.request, self._counters
         request.admitted = time.monotonic()
         if not request.id:
@@ -37,9 +37,6 @@ class RequestFigures:
         self._queue.observe(request.admitted - request.arrived)
         counters["queried_tokens"] += len(request.prompt) // 4
         counters["hit_tokens"] += min(request.cached_tokens, len(request.prompt) // 4)
-        if request.emitted:  # the last of which no engine has computed
-            counters["resumed"] += 1
-            counters["recomputed_tokens"] += max(0, len(sequence.tokens) - 1 - sequence.computed)
 
     def first_token(self, request: Request) -> None:
         """A request's first token was drawn here."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from quire_services.gateway.http.request_log import RequestRecord
+
 APIS = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
@@ -30,13 +32,15 @@ class Counters:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    recomputed_tokens: int = 0
 
     def answered(self, path: str, status: int, outcome: str) -> None:
         """Count a request."""
         self.requests[APIS.get(path, OTHER), status, outcome] += 1
 
-    def generated(self, prompt: int, cached: int, completion: int) -> None:
+    def generated(self, record: RequestRecord) -> None:
         """Add the tokens of a generation request that was answered, in whole or in part."""
-        self.prompt_tokens += prompt
-        self.cached_tokens += cached
-        self.completion_tokens += completion
+        self.prompt_tokens += record.prompt_tokens
+        self.cached_tokens += record.cached_tokens
+        self.completion_tokens += record.completion_tokens
+        self.recomputed_tokens += record.recomputed

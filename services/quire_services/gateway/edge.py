@@ -119,7 +119,7 @@ class Edge:
             record.outcome = "client_gone" if gone else outcome_of(record.status)
         counters.answered(scope["path"], record.status or CLIENT_GONE, record.outcome)
         if record.generates:
-            counters.generated(record.prompt_tokens, record.cached_tokens, record.completion_tokens)
+            counters.generated(record)
         if scope["path"] in OPEN_PATHS or (is_metrics(scope["path"]) and record.outcome == "ok"):
             return  # health checks and scrapes would drown the rest; that an engine comes or goes is said where it does
         log.info(

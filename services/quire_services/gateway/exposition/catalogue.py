@@ -48,6 +48,11 @@ GATEWAY = (
         "Continuations taken from an engine to go on in another, by why: it is gone, silent, or gave them back.",
         ("cause",),
     ),
+    Metric(
+        "quire_gateway_recomputed_tokens_total",
+        COUNTER,
+        "Tokens of prompts and answers that were computed again for that; counted when their request ends.",
+    ),
     Metric("quire_gateway_prompt_tokens_total", COUNTER, "Tokens of prompts of answered requests."),
     Metric("quire_gateway_cached_tokens_total", COUNTER, "Those of them that were not computed for the request."),
     Metric("quire_gateway_completion_tokens_total", COUNTER, "Tokens of answers."),
@@ -99,13 +104,6 @@ ENGINE = (
     Metric("quire_engine_drafted_tokens_total", COUNTER, "Tokens that were computed as drafts.", ("engine",)),
     Metric("quire_engine_forced_tokens_total", COUNTER, "Tokens of answers that came of drafts.", ("engine",)),
     Metric("quire_engine_kvstores_lost_total", COUNTER, "Times that its kvstore went away.", ("engine",)),
-    Metric("quire_engine_resumed_total", COUNTER, "Continuations that another engine had begun.", ("engine",)),
-    Metric(
-        "quire_engine_recomputed_tokens_total",
-        COUNTER,
-        "Tokens of those that another engine had computed and this one computes again.",
-        ("engine",),
-    ),
 )
 
 KVSTORE = (

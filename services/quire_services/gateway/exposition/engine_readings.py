@@ -11,8 +11,7 @@ from .catalogue import ENGINE
 from .readings import Readings
 
 ENGINE_COUNTERS = (
-    "steps", "messages", "requests", "computed_tokens", "drafted_tokens", "forced_tokens", "kvstores_lost", "resumed",
-    "recomputed_tokens",
+    "steps", "messages", "requests", "computed_tokens", "drafted_tokens", "forced_tokens", "kvstores_lost",
 )  # fmt: skip
 # Names of vLLM's and the engine's.
 COUNTED_AS_VLLM = {

@@ -25,6 +25,7 @@ def gateway_readings(gateway: Gateway, instance: str, stats: Stats | None) -> Re
     page.add("quire_gateway_generations_stranded", engines.stranded)
     for cause, count in engines.moves.items():
         page.add("quire_gateway_moves_total", count, cause)
+    page.add("quire_gateway_recomputed_tokens_total", counters.recomputed_tokens)
     page.add("quire_gateway_prompt_tokens_total", counters.prompt_tokens)
     page.add("quire_gateway_cached_tokens_total", counters.cached_tokens)
     page.add("quire_gateway_completion_tokens_total", counters.completion_tokens)

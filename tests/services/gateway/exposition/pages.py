@@ -16,7 +16,7 @@ from tests.support.kvstore import Kvstore
 
 COUNTERS = {
     "steps": 11, "messages": 5, "requests": 3, "prompt_tokens": 90, "queried_tokens": 80, "hit_tokens": 48,
-    "computed_tokens": 60, "generated_tokens": 21, "preemptions": 2, "resumed": 1, "recomputed_tokens": 7,
+    "computed_tokens": 60, "generated_tokens": 21, "preemptions": 2,
 }  # fmt: skip
 QUEUED = Distribution((0.3, 1.0), (2, 1, 0), 0.75)
 LOAD = Load(True, 3, 2, COUNTERS, times={"queue": QUEUED, "prefill": QUEUED})

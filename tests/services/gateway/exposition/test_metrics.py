@@ -107,7 +107,7 @@ def test_an_engine_is_shown_as_vllm_shows_its_own(stack: Stack) -> None:
 
     page_of_it = stack.scrape("/engines/engine-1")
     assert value(page_of_it, "quire_engine_steps_total", engine="engine-1") == 11
-    assert value(page_of_it, "quire_engine_recomputed_tokens_total", engine="engine-1") == 7
+    assert value(page_of_it, "quire_engine_computed_tokens_total", engine="engine-1") == 60
     engine.close()
     wait_for(lambda: stack.gateway.http.get("/metrics/engines/engine-1").status_code == 404, "its page is gone")
     again = stack.gateway.engine("engine-1")
@@ -134,7 +134,8 @@ def test_moves_are_counted_by_their_cause(stack: Stack) -> None:
         wait_for(second.stalled, "one more")
         third = stack.gateway.engine("third")
         second.fail_all("kvstore_lost", "lost")
-        assert answer.result().json()["usage"]["completion_tokens"] == 4
+        usage = answer.result().json()["usage"]
+    assert usage["completion_tokens"] == 4
 
     found = stack.scrape()
     moved = {
@@ -142,6 +143,8 @@ def test_moves_are_counted_by_their_cause(stack: Stack) -> None:
     }
     already = {cause: value(before, "quire_gateway_moves_total", cause=cause) for cause in moved}
     assert {cause: moved[cause] - already[cause] for cause in moved} == {"gone": 1, "silent": 0, "given_back": 1}
+    again = [value(page, "quire_gateway_recomputed_tokens_total") for page in (before, found)]
+    assert again[1] - again[0] == 2 * usage["prompt_tokens"] + 2 + 3
     of_third = {"model_name": "tiny", "engine": "third"}
     assert value(found, "vllm:inter_token_latency_seconds_count", **of_third) == 1
     assert value(found, "vllm:time_to_first_token_seconds_count", **of_third) == 0
