@@ -76,9 +76,12 @@ def test_an_engine_is_shown_as_vllm_shows_its_own(stack: Stack) -> None:
     def one(name: str, **labels: str) -> float:
         return value(found, f"vllm:{name}", **own, **labels)
 
-    wait_for(
-        lambda: ("vllm:request_queue_time_seconds_count", tuple(sorted(own.items()))) in stack.scrape(), "its report"
-    )
+    def settled() -> bool:
+        held, page = stack.stats().blocks["held"], stack.scrape()
+        reported = ("vllm:request_queue_time_seconds_count", tuple(sorted(own.items()))) in page
+        return reported and held == value(page, "vllm:kv_cache_usage_perc", **own) == 0
+
+    wait_for(settled, "its report, and the end of what another test held")
     found, stats = stack.scrape(), stack.stats()
     assert (one("num_requests_running"), one("num_requests_waiting")) == (3, 2)
     assert (one("prefix_cache_queries_total"), one("prefix_cache_hits_total")) == (80, 48)
