@@ -20,7 +20,7 @@ from types import FrameType
 import structlog
 import torch
 
-from quire_engine.backends import BackendChoice, BackendRefused, choose_backend
+from quire_engine.backends import CPU, BackendChoice, BackendRefused, choose_backend
 from quire_engine.checkpoint.layout import layout_of, served_length
 from quire_engine.checkpoint.load_progress import watched
 from quire_engine.checkpoint.refusal import first_line
@@ -108,7 +108,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         attention=attention.kind,
         device=str(attention.device),
     )
-    if attention.device.type == "cpu":
+    if attention.kind == CPU:
         _say_what_texts_depend_on(model, layout, attention)
     compiler = GrammarCompiler(lambda: read_vocabulary(directory, model.vocab_size, model.eos_ids))
     engine = _engine(config, arguments.name, model, layout, attention, compiler)
