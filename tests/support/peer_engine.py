@@ -88,8 +88,12 @@ class PeerEngine:
 
     def load(self, *, ready: bool, running: int = 0, waiting: int = 0, longest: int = 0, widest: int = 0) -> None:
         """Report the load."""
-        self._load = Load(ready, running, waiting, {}, longest=longest, widest=widest)
-        self.send(self._load)
+        self.report(Load(ready, running, waiting, {}, longest=longest, widest=widest))
+
+    def report(self, load: Load) -> None:
+        """Report this load, now and with every beat."""
+        self._load = load
+        self.send(load)
 
     def busy(self) -> bool:
         """Whether a continuation is at work."""

@@ -68,7 +68,7 @@ def test_an_engine_is_shown_as_vllm_shows_its_own(stack: Stack) -> None:
     """Load, cache, counters and times by vLLM's names and labels, lengths and latencies of what it answered; what only
     our engines have is on a page of its own, which is gone with the engine and begins anew with the next."""
     engine = stack.gateway.engine("engine-1")
-    engine.send(LOAD)
+    engine.report(LOAD)
     body = {"model": "tiny", "prompt": "the quick brown fox", "max_tokens": 4, "n": 2, "ignore_eos": True}
     answer = stack.gateway.http.post("/v1/completions", json=body).json()
     own = {"model_name": "tiny", "engine": "engine-1"}
@@ -189,7 +189,7 @@ def test_without_its_kvstore_the_gateway_s_page_stays(stack: Stack) -> None:
 def test_whatever_is_in_the_catalogue_is_on_a_page(stack: Stack) -> None:
     """Each metric, by its name and kind, once something has happened; and nothing else."""
     engine = stack.gateway.engine("one")
-    engine.send(LOAD)
+    engine.report(LOAD)
     stack.gateway.http.post("/v1/completions", json={"model": "tiny", "prompt": "hi", "max_tokens": 2})
     with holding_client(stack.gateway.run_dir):
         with KVReader(stack.gateway.run_dir) as reader:

@@ -67,7 +67,7 @@ def busy(stack: Stack) -> Iterator[Stack]:
     assert client.ask("step", m.Step(), ordered=True).code == ""
     client.close()
     with holding_client(stack.gateway.run_dir):
-        engine.send(LOAD)
+        engine.report(LOAD)
         stack.gateway.http.post("/v1/completions", json={"model": "tiny", "prompt": "hi", "max_tokens": 2, "n": 2})
         stack.gateway.http.post("/v1/completions", json={"model": "other"})
         yield stack
