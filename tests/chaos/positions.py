@@ -114,6 +114,7 @@ def main() -> int:
                     rows.append(row)
                     print(*row.cells(), sep=" | ", flush=True)
     report = Report("positions", {"every": arguments.every, "models": arguments.models, "engines": ENGINES})
+    report.command = f"python -m tests.chaos.positions --every {arguments.every} --models {' '.join(arguments.models)}"
     report.tables.append(("An engine lost at every place of an answer", table([row.cells() for row in rows], HEADER)))
     report.figures = {"seconds": time.monotonic() - began, "different": sum(row.different for row in rows)}
     report.write(arguments.save)
