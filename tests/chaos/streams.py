@@ -145,9 +145,12 @@ class Chaos:
 
     def _starve(self, pid: int) -> None:
         """Give an engine no more memory, and ask for what needs some until it ends."""
-        with suppress(ProcessLookupError):
+        try:
             starve(self.stack, pid)
-        end = time.monotonic() + 60
+        except ProcessLookupError:  # of an act before
+            return
+        began = time.monotonic()
+        end = began + 60
         while Path(f"/proc/{pid}/status").exists():
             assert time.monotonic() < end, "it does without memory"
             began = time.monotonic()
