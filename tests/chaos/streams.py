@@ -26,7 +26,7 @@ import httpx
 
 from bench.report.figures import Report, percentile, table
 from quire_proto.wire.errors import QuireError
-from tests.chaos.request_lines import request_lines
+from tests.chaos.request_lines import request_line, request_lines
 from tests.support.stack import Stack
 from tests.support.survival import (
     KINDS,
@@ -84,7 +84,10 @@ class Client(threading.Thread):
                 continue
             self.read.append(told)
             if not same(told, self.whole, self._asked):
-                self.failures.append(f"{self.name}: another answer, {told.request}")
+                pairs = zip(told.choices(), self.whole.choices(), strict=False)
+                first = next((pair for pair in pairs if pair[0] != pair[1]), "one is longer")
+                line = request_line(self._stack.log, told.request)
+                self.failures.append(f"{self.name}: another answer, {line}: {first}")
 
 
 class Chaos:
