@@ -148,6 +148,7 @@ def test_stop_leaves_nothing(tmp_path: Path, model: Path, supervised: bool) -> N
             stack.kill_supervisor()
         told = quire("stop", f"--run-dir={stack.run_dir}")
         assert told.returncode == 0, told.stderr
+        assert stack.process.wait(10) == (0 if supervised else -signal.SIGKILL)
         wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in processes), "all have ended", 5)
         assert not stack.run_dir.exists()
         assert not any(Path("/dev/shm", name).exists() for name in stack.segments)

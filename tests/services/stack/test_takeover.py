@@ -57,6 +57,14 @@ with Supervisor(lambda *_: None) as supervisor:
 """
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
+    """What outlives its supervisor would outlive a test that fails, too."""
+    yield
+    for entry in read_process_table(tmp_path / "run").running().values():
+        os.kill(entry.pid, signal.SIGKILL)
+
+
 def killed_supervisor(run_dir: Path, *programs: str) -> subprocess.Popen[bytes]:
     """Start these programs under a supervisor, which is then killed; its logs are a pipe to here."""
     supervisor = subprocess.Popen(
@@ -167,9 +175,7 @@ def test_what_is_not_in_the_table_dies_with_the_supervisor(tmp_path: Path) -> No
     supervisor.wait()
     supervisor.stdout.close()
     wait_for(lambda: sum(runs(child.pid) for child in children) == 1, "the one without an entry is gone")
-    found = RunDir(tmp_path / "run").found
-    assert list(found) == ["engine-1"]
-    os.kill(found["engine-1"].pid, signal.SIGKILL)
+    assert list(RunDir(tmp_path / "run").found) == ["engine-1"]
 
 
 @pytest.mark.parametrize("stale", ["start time", "command line", "boot", "pid namespace", "ended"])
