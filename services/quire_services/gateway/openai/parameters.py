@@ -87,8 +87,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     _served("temperature", BOTH, BOTH, f"0 to 2; {_MODEL}, else 1"),
     _served("top_p", BOTH, BOTH, f"0 to 1; 0: the most likely token; {_MODEL}, else 1"),
     _served("n", BOTH, BOTH, "1 to 64"),
-    _served("seed", BOTH, BOTH, "64 bits; the same seed gives the same answer, on any engine and in any batch, but for"
-            " rounding"),
+    _served("seed", BOTH, BOTH, "64 bits; the same seed gives the same answer, on any engine and in any batch"
+            " ([to the bit on a CPU in float32](../internals/numerics.md), but for rounding elsewhere)"),
     _served("stop", BOTH, BOTH, "up to 16 strings of up to 1,024 characters; one may spell a special token"),
     _served("stream", BOTH, BOTH),
     _served("stream_options", BOTH, BOTH, "`include_usage`, and with it vLLM's `continuous_usage_stats`;"
