@@ -28,6 +28,7 @@ from quire_engine.beams.beam import Beam
 from quire_engine.beams.beams import Beams
 from quire_engine.drafts.drafts import Drafts
 from quire_engine.grammar.compiler import GrammarCompiler
+from quire_engine.handoff.offers import Offers
 from quire_engine.kv.attach import ContextPoisoned
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.kv.sequence_limits import bounds
@@ -48,7 +49,7 @@ from quire_engine.sequences.request_figures import RequestFigures
 from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import StepPlan, Work
 from quire_kv import DeviceFault, KVClient, LayoutMismatch, LocalError, NameTaken, QuireError
-from quire_proto.gateway_link import Abort, Generate, Load, Output
+from quire_proto.gateway_link import Abort, Drain, Generate, Handoff, Load
 
 IDLE_S = 0.2
 REATTACH_S = 0.05
@@ -102,7 +103,7 @@ class Engine:
         self._kv: KvSession | None = None
         self._backoff = Backoff()
         self._name_taken = 0.0  # since when, monotonic
-        self._stopping = False
+        self._stopping = self._draining = False
 
     def load(self) -> Load:
         """The present load, for the gateway; called from the front's thread."""
@@ -111,12 +112,14 @@ class Engine:
         return Load(
             ready=kv is not None and not self._stopping,
             running=len(self._scheduler.running),
-            waiting=len(self._scheduler.waiting) + len(self._scheduler.aside),
+            waiting=self._scheduler.queued(),
             counters={**self._outbox.counters, "preemptions": self._scheduler.preemptions},
             times=self._figures.times(),
             boot=kv.client.boot if kv else b"",
             longest=min(self._max_model_len, longest),
             widest=min(self._max_model_len, widest),
+            session=kv.client.session_id if kv else b"",
+            slots=max(0, self._scheduler.slots_left() - len(self._scheduler.offered)),
         )
 
     def stop(self) -> None:
@@ -174,6 +177,7 @@ class Engine:
         try:
             self._kv = kv = KvSession(client)
             waiters = self._waiters = Waiters(kv, self._scheduler, self.front.wake)
+            self._offers = offers = Offers(kv, self._scheduler, self._outbox, waiters.forget)
             pipeline = Pipeline(kv, runner, partial(self._deliver, kv))
             self._drafts = Drafts(kv.block_size, pipeline.depth, self._scheduler.grown, self._outbox.counters)
             prefill = PublicationPrefill(self._scheduler, kv, self._max_model_len, self._intake.next_arrival)
@@ -185,8 +189,12 @@ class Engine:
                     raise client.lost_reason or QuireError("the session was lost")
                 waiters.resume()
                 self._grammars.resume(kv)
-                if self._prefills:
+                if self._prefills and not self._draining:
                     prefill.queue_pending()
+                offers.expire()
+                if offers.asked:
+                    self._hand_over(kv, pipeline)
+                self._adopt(kv)
                 self._step(kv, pipeline)
         finally:
             runner.release()  # before the session is closed, which unmaps
@@ -221,6 +229,11 @@ class Engine:
             elif isinstance(message, Abort):
                 for sequence in self._intake.abort(message, kv):
                     self._waiters.forget(sequence)
+                self._offers.abort(message)
+            elif isinstance(message, Handoff):
+                self._offers.ask(message)
+            elif isinstance(message, Drain):
+                self._drain(message.on, kv)
             else:  # the gateway is gone, and with it every reader of an answer
                 for sequence in self._scheduler.clear():
                     kv.finished(sequence)
@@ -242,15 +255,47 @@ class Engine:
         self._yield_slot(kv, pipeline)
         plan = self._plan()
         if plan.work or plan.admits or (kv.pending() and not len(pipeline)):
-            said = kv.messages
-            grants = kv.sync(plan)
-            self._apply(grants, plan, kv, pipeline)
-            self._outbox.counters["messages"] += kv.messages - said
-            self._step_log.write(kv, self._scheduler, plan.work)
-            pipeline.launch(plan.work, grants.copies)
+            self._exchange(plan, kv, pipeline)
             pipeline.collect(pipeline.depth - 1)
         else:
             pipeline.collect(max(0, len(pipeline) - 1))
+
+    def _exchange(self, plan: StepPlan, kv: KvSession, pipeline: Pipeline) -> None:
+        said = kv.messages
+        grants = kv.sync(plan)
+        self._apply(grants, plan, kv, pipeline)
+        self._outbox.counters["messages"] += kv.messages - said
+        self._step_log.write(kv, self._scheduler, plan.work)
+        pipeline.launch(plan.work, grants.copies)
+
+    # --- between engines ---------------------------------------------------------------------------------------
+
+    def _hand_over(self, kv: KvSession, pipeline: Pipeline) -> None:
+        """Offer to other engines what the gateway asks for."""
+        pipeline.collect(0)
+        self._offers.choose()
+        while kv.pending():
+            self._exchange(StepPlan(), kv, pipeline)
+            pipeline.collect(0)
+        self._offers.make()
+        self._outbox.flush(self.front)
+
+    def _adopt(self, kv: KvSession) -> None:
+        """Take over what other engines offer, as far as there are slots; what is gone is allocated like a new one."""
+        while (sequence := self._scheduler.next_offered()) is not None:
+            if kv.adopt(sequence):
+                self._outbox.counters["adopted"] += 1
+                self._outbox.begin(sequence)
+                self._scheduler.joined(sequence)
+            else:
+                self._scheduler.add(sequence)
+
+    def _drain(self, on: bool, kv: KvSession) -> None:
+        """What no client waits for is left to other engines meanwhile."""
+        self._draining = on
+        for sequence in self._scheduler.of_request("") if on else ():
+            self._scheduler.remove(sequence)
+            kv.finished(sequence)
 
     def _deliver(self, kv: KvSession, work: list[Work], drawn: list[Drawn]) -> None:
         drawn = self._drafts.confirm(work, drawn)
@@ -289,7 +334,8 @@ class Engine:
         for number, priority in grants.priorities:
             scheduler.inherit(number, priority)
         for sequence in grants.admitted:
-            self._note_cached(sequence)
+            if self._outbox.begin(sequence):
+                self._figures.admitted(sequence)
             scheduler.admitted(sequence, plan)
         if grants.rejected or grants.starved:
             pipeline.collect(0)
@@ -320,15 +366,6 @@ class Engine:
         for_itself = short in victim.members
         first = self._beams.preempted(kv, victim)
         return first if for_itself and self._beams.hopeless(first) else None
-
-    def _note_cached(self, sequence: Sequence) -> None:
-        """What of the prompt, and of what was generated elsewhere, was a hit when the request was first admitted: it is
-        said at once, for where the answer goes on if this engine dies, what it computes meanwhile is a hit as well."""
-        request = sequence.request
-        if request.cached_tokens < 0:
-            request.cached_tokens = cached = min(sequence.computed, len(request.prompt) // 4 + len(request.emitted))
-            self._outbox.put(Output(request.id, request.index, cached_tokens=cached))
-            self._figures.admitted(sequence)
 
     def _reject(self, kv: KvSession, plan: StepPlan, sequence: Sequence, code: str, reason: str) -> None:
         """There is no space for it and never will be; if it ran, its blocks come back."""

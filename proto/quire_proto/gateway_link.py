@@ -5,7 +5,7 @@ MessagePack map whose ``type`` field names it. A stream, not a ZeroMQ socket, be
 seen at once and by name: the kernel closes the stream of a killed process.
 
     engine  -> gateway   hello, then load (every half second and on change) and outputs (one a step)
-    gateway -> engine    generate, abort; or refused, and the end of the connection
+    gateway -> engine    generate, abort, handoff, drain; or refused, and the end of the connection
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from quire_proto.wire.histogram import Distribution
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_GRAMMAR = 256 * 1024  # characters of a grammar
+HANDOFF, LOSS = "handoff", "loss"  # why a continuation goes on elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Load:
     engine started.
 
     ``longest``: tokens of a sequence that any request may have now; ``widest``: of the request whose publication leaves
-    it most. 0 while there is no pool to ask.
+    it most. 0 while there is no pool to ask. ``session``: its session with the kvstore, which others offer to;
+    ``slots``: free places in the batch. ``leaving``: it is to end, and asks to be drained.
     """
 
     ready: bool
@@ -50,6 +52,9 @@ class Load:
     boot: bytes = b""
     longest: int = 0
     widest: int = 0
+    session: bytes = b""
+    slots: int = 0
+    leaving: bool = False
     type: str = "load"
 
 
@@ -92,7 +97,8 @@ class Generate:
     """A request: ``n`` continuations of one prompt. One that goes on from another engine is a request of its own, with
     ``n`` 1: ``index`` is its number among those that were asked for, and ``emitted`` are the tokens that its client has
     already: they are forced, not sampled, and not sent again. With a ``salt`` nothing is shared with requests of
-    another salt or of none, publications included. ``weight``: the tenant's, from now on."""
+    another salt or of none, publications included. ``weight``: the tenant's, from now on. ``offer``: what the engine
+    before offers of it, ``computed`` tokens; ``cause``: why it goes on here, ``handoff`` or ``loss``, for counters."""
 
     request: str
     tenant: str
@@ -104,6 +110,9 @@ class Generate:
     emitted: U32s = b""
     salt: str = ""
     weight: int = 100
+    offer: bytes = b""
+    computed: int = 0
+    cause: str = ""
     type: str = "generate"
 
 
@@ -115,6 +124,31 @@ class Abort:
     index: int = 0
     every: bool = True
     type: str = "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """One continuation of a request."""
+
+    request: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Handoff:
+    """Give these continuations back, their sequences offered to the session ``target``, at the next step's end."""
+
+    target: bytes
+    items: tuple[Continuation, ...]
+    type: str = "handoff"
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The engine gets nothing new from now on, and what it has is taken over; with ``on`` False it is as before."""
+
+    on: bool = True
+    type: str = "drain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +173,9 @@ class TokenLogprob:
 @dataclass(frozen=True, slots=True)
 class Output:
     """New tokens of one continuation. ``finish``: "" (goes on), ``stop``, ``length``, ``abort`` or ``error``; an
-    error has a ``code`` and a ``message``. ``cached_tokens`` is set on the first output, which has no tokens if it is
-    sent when the request is admitted, and on the first with tokens.
+    error has a ``code`` and a ``message``. ``abort``: it is given back, to go on elsewhere, with the name of the
+    ``offer`` of its sequence, if there is one, and how many tokens of it were ``computed``. ``cached_tokens`` is set on
+    the first output, which has no tokens if it is sent when the request is admitted, and on the first with tokens.
     ``prompt_logprobs``, if they are wanted, are those of the tokens but the first: some in each of the outputs of
     the first continuation before that. ``score``: of what a beam search found, which is sent whole."""
 
@@ -154,6 +189,8 @@ class Output:
     message: str = ""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     score: float = 0.0
+    offer: bytes = b""
+    computed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +201,10 @@ class Outputs:
     type: str = "outputs"
 
 
-Message = Hello | Load | Outputs | Generate | Abort | Refused
+Message = Hello | Load | Outputs | Generate | Abort | Handoff | Drain | Refused
 _TYPES: dict[str, type] = {
-    "hello": Hello, "load": Load, "outputs": Outputs, "generate": Generate, "abort": Abort, "refused": Refused,
+    "hello": Hello, "load": Load, "outputs": Outputs, "generate": Generate, "abort": Abort, "handoff": Handoff,
+    "drain": Drain, "refused": Refused,
 }  # fmt: skip
 
 

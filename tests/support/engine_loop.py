@@ -143,6 +143,7 @@ def engine_on(
     slots: int = 8,
     prefill: bool = True,
     compiler: GrammarCompiler | None = None,
+    front: Queues | None = None,
 ) -> Iterator[tuple[Engine, Queues]]:
     """An engine on a thread of its own, attached to the kvstore at ``run_dir``."""
     model, layout = load_model(model_dir), layout_of(model_dir, "float32", 16)
@@ -157,7 +158,7 @@ def engine_on(
         prefill=prefill,
         compiler=compiler,
     )
-    front = Queues()
+    front = front or Queues()
     engine.front = front  # type: ignore[assignment]
     thread = threading.Thread(target=engine.run)
     thread.start()

@@ -25,7 +25,9 @@ from quire_kv import (
     RETRY,
     Allocate,
     Allocated,
+    Conflict,
     KVClient,
+    NotFound,
     QuireError,
     Results,
     RetireList,
@@ -43,6 +45,7 @@ from .known_digests import KnownDigests
 from .step_grants import StepGrants
 
 SCRUB = -1  # in place of a copy's source: zero the target
+PREEMPTION = "preemption"
 
 
 class KvSession:
@@ -128,8 +131,55 @@ class KvSession:
 
     def preempted(self, sequence: Sequence) -> None:
         """The sequence gives all its blocks back and will be computed again."""
+        sequence.had, sequence.cause = sequence.computed, PREEMPTION
         self.finished(sequence)
         sequence.drop_blocks()
+
+    # --- to another session and from it ----------------------------------------------------------------------
+
+    def quiesce(self, sequence: Sequence) -> None:
+        """Nothing of the sequence is in flight: all that is written of it is said in the next message."""
+        self._seal_full(sequence)
+        self._builder.fill(sequence.id, sequence.computed)
+        self._owing.pop(sequence.id, None)
+        self._pending = True
+
+    def offer(self, sequence: Sequence, target: bytes, expires_ms: int) -> bytes:
+        """Offer a quiesced sequence to another session, everything said: the offer's name, or nothing if that session
+        is not there, and it stays ours. What is not adopted is to be given up (``forget``)."""
+        self.messages += 1
+        try:
+            name = self.client.offer(sequence.id, target, expires_ms).offer
+        except (Conflict, NotFound):
+            return b""
+        sequence.ended = True
+        del self._live[sequence.id]
+        self.known.give_up(sequence)
+        return name
+
+    def forget(self, number: int) -> None:
+        """Give up a sequence that was offered; if it was adopted this changes nothing."""
+        self._retire.release(self.step, number)
+
+    def adopt(self, sequence: Sequence) -> bool:
+        """Take over what another session offers of a sequence, as far as it is computed; or it must be allocated."""
+        offer, sequence.handed = sequence.handed, b""
+        sequence.id = self.new_id()
+        self.messages += 1
+        try:
+            adopted = self.client.adopt(offer, sequence.id)
+        except (Conflict, NotFound):
+            return False
+        if adopted.tenant != sequence.request.tenant or adopted.fill >= len(sequence.tokens):
+            self.forget(sequence.id)
+            return False  # another sequence than is asked for
+        sequence.table = np.frombuffer(adopted.blocks, "<u4").astype(np.int32)
+        sequence.computed, sequence.sealed = adopted.fill, adopted.sealed
+        sequence.writable = adopted.capacity > adopted.fill
+        sequence.promised = len(sequence.tokens)
+        self._live[sequence.id] = self._owing[sequence.id] = sequence
+        self.known.admit(sequence)
+        return True
 
     def completed(self, step: int) -> None:
         """The work of ``step`` is seen complete: what it used may be given up."""

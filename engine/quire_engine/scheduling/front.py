@@ -22,7 +22,9 @@ import uvloop
 from quire_proto.gateway_link import (
     MAX_MESSAGE_BYTES,
     Abort,
+    Drain,
     Generate,
+    Handoff,
     Hello,
     Load,
     Message,
@@ -38,6 +40,9 @@ BACKOFF_S = (0.05, 1.0)
 REFUSED_S = 5.0  # until a gateway is asked again that refused this engine
 
 log = structlog.get_logger()
+
+
+Arrived = Generate | Abort | Handoff | Drain
 
 
 class GatewayLost:
@@ -57,7 +62,7 @@ class Front:
         self._path = socket_path
         self._hello = hello
         self._load = load
-        self._inbox: SimpleQueue[Generate | Abort | GatewayLost | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Arrived | GatewayLost | None] = SimpleQueue()
         self._loop = uvloop.new_event_loop()
         self._writer: asyncio.StreamWriter | None = None
         self._stopping = False
@@ -70,10 +75,10 @@ class Front:
         """Start connecting."""
         self._thread.start()
 
-    def receive(self, timeout_s: float) -> list[Generate | Abort | GatewayLost]:
+    def receive(self, timeout_s: float) -> list[Arrived | GatewayLost]:
         """All messages that have arrived; waits up to ``timeout_s`` for the first. Raises what has broken the link's
         thread."""
-        out: list[Generate | Abort | GatewayLost] = []
+        out: list[Arrived | GatewayLost] = []
         with contextlib.suppress(Empty):
             message = self._inbox.get(timeout=timeout_s) if timeout_s > 0 else self._inbox.get_nowait()
             while True:
@@ -171,7 +176,7 @@ class Front:
                 message = decode_message(await reader.readexactly(length))
                 if isinstance(message, Refused):
                     return message.reason
-                if isinstance(message, (Generate, Abort)):
+                if isinstance(message, Arrived):
                     self._inbox.put(message)
         except (OSError, EOFError, CodecError) as exc:
             log.warning("gateway_lost", reason=str(exc))

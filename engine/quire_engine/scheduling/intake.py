@@ -48,6 +48,7 @@ class Intake:
         self._scheduler, self._outbox, self._grammars, self._first = scheduler, outbox, grammars, first
         self._max_model_len, self._vocab_size, self._eos_ids = max_model_len, vocab_size, eos_ids
         self._arrivals = count(1)
+        self._adoptions = count(-1, -1)  # before all others: their clients have waited already
 
     def next_arrival(self) -> int:
         """The next place in the order of arrival."""
@@ -68,10 +69,11 @@ class Intake:
             self._outbox.fail(message, *problem)
             return
         try:
-            sequence = self._first(request, chain, self.next_arrival())
+            sequence = self._first(request, chain, next(self._adoptions) if message.offer else self.next_arrival())
         except ValueError as exc:
             self._outbox.fail(message, "invalid", str(exc))
             return
+        sequence.handed, sequence.had, sequence.cause = message.offer, message.computed, message.cause
         self._outbox.counters["requests"] += 1
         self._outbox.counters["prompt_tokens"] += len(request.prompt) // 4
         self._scheduler.shares.weigh(request.tenant, message.weight)

@@ -8,13 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from quire_engine.kv.kv_session import PREEMPTION
 from quire_engine.sequences.sequence import Sequence
-from quire_proto.gateway_link import Generate, Output, Outputs, TokenLogprob
+from quire_proto.gateway_link import HANDOFF, LOSS, Generate, Output, Outputs, TokenLogprob
 
 COUNTED = (
     "steps", "messages", "requests", "prompt_tokens", "computed_tokens", "generated_tokens", "drafted_tokens",
-    "forced_tokens", "kvstores_lost",
+    "forced_tokens", "kvstores_lost", "offered", "adopted",
 )  # fmt: skip
+RECOMPUTED = {cause: f"recomputed_{cause}_tokens" for cause in (HANDOFF, LOSS, PREEMPTION)}
 SCORES_IN_MESSAGE = 512  # of tokens of a prompt
 
 
@@ -30,7 +32,7 @@ class Sender(Protocol):
 class Outbox:
     """Outputs not yet sent, and counters since the engine started."""
 
-    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
+    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*COUNTED, *RECOMPUTED.values()), 0))
     _waiting: list[Output] = field(default_factory=list)
 
     def put(self, output: Output) -> None:
@@ -53,6 +55,27 @@ class Outbox:
         """End one sequence, or all continuations it still stands for."""
         for index in sequence.continuations():
             self.put(Output(sequence.request.id, index, finish=finish, code=code, message=message))
+
+    def give_back(self, sequence: Sequence, computed: int, offer: bytes = b"") -> None:
+        """All continuations that it stands for are to go on elsewhere; what is computed of it is offered, or lost."""
+        request, cached = sequence.request, max(0, sequence.request.cached_tokens)
+        for index in sequence.continuations():
+            self.put(Output(request.id, index, finish="abort", cached_tokens=cached, offer=offer, computed=computed))
+
+    def begin(self, sequence: Sequence) -> bool:
+        """A sequence has its table: what was computed of it before and is not there is computed again. Whether it is the
+        request's first."""
+        request = sequence.request
+        first = request.cached_tokens < 0
+        if first:
+            # What of the prompt, and of what was generated elsewhere, was a hit when it was first admitted. It is said
+            # at once: where the answer goes on if this engine dies, what it computes meanwhile is a hit as well.
+            request.cached_tokens = cached = min(sequence.computed, len(request.prompt) // 4 + len(request.emitted))
+            self.put(Output(request.id, request.index, cached_tokens=cached))
+        if sequence.had > sequence.computed and sequence.cause in RECOMPUTED:
+            self.counters[RECOMPUTED[sequence.cause]] += sequence.had - sequence.computed
+        sequence.had = 0
+        return first
 
     def flush(self, to: Sender) -> None:
         """Send what has been put."""

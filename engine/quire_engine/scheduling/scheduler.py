@@ -20,6 +20,8 @@ that ``steady_batch`` names, and forgotten when anything happens to the batch.
 A sequence whose beginning another one is computing is set *aside*: it takes neither slot nor budget until it can hit
 (``waiters``). Whatever it waits for is as urgent as itself. One whose grammar is being compiled is aside as well.
 
+A sequence that another engine offers needs no space: it joins as soon as there is a slot, before all that wait.
+
 Pure logic: no clock, socket or tensor in here.
 """
 
@@ -61,14 +63,27 @@ class Scheduler:
         self.waiting = TenantQueues(self.shares)
         self.running: list[Sequence] = []
         self.aside: list[Sequence] = []
+        self.offered: list[Sequence] = []
         self.preemptions = 0
         self._hold = 0
         self._again: list[Work] = []
         self._steady: SteadyBatch | None = None
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence behind its tenant's others of its priority."""
-        self.waiting.add(sequence)
+        """Queue a sequence behind its tenant's others of its priority, or where it waits to be adopted."""
+        if sequence.handed:
+            self.offered.append(sequence)
+        else:
+            self.waiting.add(sequence)
+
+    def next_offered(self) -> Sequence | None:
+        """The next sequence to adopt, if there is a slot; it is in no queue afterwards."""
+        left = self.slots_left() if self.offered else 0
+        if left <= 0:
+            return None
+        sequence = self.offered.pop(0)
+        sequence.slots = min(branches(sequence), left)
+        return sequence
 
     def hold(self, sequence: Sequence) -> None:
         """A sequence that is not to be admitted yet; :meth:`resume` queues it."""
@@ -102,7 +117,7 @@ class Scheduler:
 
     def slot_donor(self, deferred: Container[str] = ()) -> Sequence | None:
         """The running sequence that yields a slot now, if one should; ``deferred`` tenants get none."""
-        if self._hold or not self.waiting or self.slots_left() > 0:
+        if self._hold or self.offered or not self.waiting or self.slots_left() > 0:
             return None
         heads = [self.waiting.of(tenant)[0] for tenant in self.waiting.tenants() if tenant not in deferred]
         return slot_donor(self.shares, self.running, heads, self.limits.max_sequences)
@@ -236,7 +251,8 @@ class Scheduler:
             self.shares.charge(tenant, tokens)
 
     def joined(self, sequence: Sequence) -> None:
-        """A forked sequence runs at once; its batch slot was kept since admission."""
+        """A sequence that has its table runs at once: a forked one, whose slot was kept since admission, or an adopted
+        one."""
         self._steady = None
         insort(self.running, sequence, key=lambda s: s.arrival)
 
@@ -291,14 +307,24 @@ class Scheduler:
             self.waiting.remove(sequence)
         elif sequence in self.aside:
             self.aside.remove(sequence)
+        elif sequence in self.offered:
+            self.offered.remove(sequence)
 
     def of_request(self, request_id: str) -> list[Sequence]:
         """All live sequences of a request."""
-        return [s for s in (*self.running, *self.waiting, *self.aside) if s.request.id == request_id]
+        return [s for s in self.sequences() if s.request.id == request_id]
+
+    def queued(self) -> int:
+        """How many of them do not run."""
+        return len(self.waiting) + len(self.aside) + len(self.offered)
+
+    def sequences(self) -> list[Sequence]:
+        """All live sequences."""
+        return [*self.running, *self.waiting, *self.aside, *self.offered]
 
     def clear(self) -> list[Sequence]:
         """Forget everything; returns what was there."""
-        gone = [*self.running, *self.waiting, *self.aside]
+        gone = self.sequences()
         self.waiting.clear()
-        self.running, self.aside, self._hold, self._steady = [], [], 0, None
+        self.running, self.aside, self.offered, self._hold, self._steady = [], [], [], 0, None
         return gone

@@ -127,6 +127,8 @@ class Sequence:
         slot_promised: another tenant's sequence gave a slot up for it.
         ended: its blocks are given up; what is still in flight for it counts for nothing.
         grammar: where its generated tokens have led in its request's grammar, if that has one.
+        handed: name of the offer that another engine makes of it, until it is adopted.
+        had: tokens of it that were computed before, when it has no table; ``cause``: why that was given up.
     """
 
     id: int
@@ -150,6 +152,9 @@ class Sequence:
     slot_promised: bool = False
     buffer: npt.NDArray[np.int32] = field(default_factory=lambda: EMPTY_TABLE)
     grammar: GrammarState | None = None
+    handed: bytes = b""
+    had: int = 0
+    cause: str = ""
 
     @property
     def launched(self) -> int:
