@@ -28,6 +28,8 @@ from quire_engine.beams.beam import Beam
 from quire_engine.beams.beams import Beams
 from quire_engine.drafts.drafts import Drafts
 from quire_engine.grammar.compiler import GrammarCompiler
+from quire_engine.handoff.adoption import adopt_offered
+from quire_engine.handoff.departure import Departure
 from quire_engine.handoff.offers import Offers
 from quire_engine.kv.attach import ContextPoisoned
 from quire_engine.kv.kv_session import KvSession
@@ -52,6 +54,7 @@ from quire_kv import DeviceFault, KVClient, LayoutMismatch, LocalError, NameTake
 from quire_proto.gateway_link import Abort, Drain, Generate, Handoff, Load
 
 IDLE_S = 0.2
+LEAVING_S = 0.02  # between two looks at whether something is left
 REATTACH_S = 0.05
 NAME_S = 10.0  # that a name may be taken, by a process that is ending or dead
 
@@ -104,6 +107,7 @@ class Engine:
         self._backoff = Backoff()
         self._name_taken = 0.0  # since when, monotonic
         self._stopping = self._draining = False
+        self._departure = Departure()
 
     def load(self) -> Load:
         """The present load, for the gateway; called from the front's thread."""
@@ -120,6 +124,7 @@ class Engine:
             widest=min(self._max_model_len, widest),
             session=kv.client.session_id if kv else b"",
             slots=max(0, self._scheduler.slots_left() - len(self._scheduler.offered)),
+            leaving=self._departure.asked,
         )
 
     def stop(self) -> None:
@@ -127,13 +132,19 @@ class Engine:
         self._stopping = True
         self.front.wake()
 
+    def leave(self, within_s: float) -> None:
+        """Make ``run`` return when others have taken over what there is, or it has ended, or in so many seconds; may be
+        called from a signal handler."""
+        self._departure.ask(within_s)
+        self.front.wake()
+
     def run(self) -> None:
-        """Serve until stopped.
+        """Serve until stopped, or gone.
 
         Raises LayoutMismatch, LocalError or NameTaken if this engine cannot attach, ContextPoisoned or DeviceFault if
         this process can use its GPU no more.
         """
-        while not self._stopping:
+        while not self._stopping and not self._departure.asked:
             client = self._try_attach()
             if client is None:
                 self._refuse_arrivals()
@@ -183,22 +194,24 @@ class Engine:
             prefill = PublicationPrefill(self._scheduler, kv, self._max_model_len, self._intake.next_arrival)
             log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
             self.front.report()
-            while not self._stopping:
+            while not self._stopping and not self._gone(kv, pipeline):
                 self._receive(0.0 if len(pipeline) else self._idle_s(kv), kv)
                 if client.lost.is_set():
                     raise client.lost_reason or QuireError("the session was lost")
                 waiters.resume()
                 self._grammars.resume(kv)
-                if self._prefills and not self._draining:
+                if self._prefills and not self._draining and not self._departure.asked:
                     prefill.queue_pending()
                 offers.expire()
                 if offers.asked:
                     self._hand_over(kv, pipeline)
-                self._adopt(kv)
+                adopt_offered(kv, self._scheduler, self._outbox)
                 self._step(kv, pipeline)
         finally:
             runner.release()  # before the session is closed, which unmaps
-        self._end_all("abort", "", "the engine is stopping")
+        for sequence in self._scheduler.clear():
+            self._outbox.give_back(sequence, sequence.computed or sequence.had)
+        self._outbox.flush(self.front)
 
     def _lose(self, reason: str) -> None:
         """The kvstore is gone: nothing in flight can be finished here."""
@@ -207,12 +220,24 @@ class Engine:
         self._outbox.drop()
         self._kv = None
         self.front.report()
-        self._end_all("error", "kvstore_lost", "the kvstore was lost; send the request again")
-
-    def _end_all(self, finish: str, code: str, message: str) -> None:
         for sequence in self._scheduler.clear():
-            self._outbox.end(sequence, finish, code, message)
+            self._outbox.end(sequence, "error", "kvstore_lost", "the kvstore was lost; send the request again")
         self._outbox.flush(self.front)
+
+    def _gone(self, kv: KvSession, pipeline: Pipeline) -> bool:
+        """Whether an engine that is to leave can do so: nothing is left here, and nothing new can come."""
+        if not self._departure.asked:
+            return False
+        left = len(self._scheduler.sequences())
+        if self._departure.begins():
+            self._offers.leave_publications()
+            self.front.report()
+            log.info("leaving", sequences=left)
+        if self._departure.late():
+            log.warning("left_unfinished", sequences=left)
+            return True
+        told = self._draining or not self.front.connected
+        return told and not left and not len(pipeline) and not kv.pending() and self._offers.settled()
 
     # --- arrivals ----------------------------------------------------------------------------------------------
 
@@ -233,8 +258,11 @@ class Engine:
             elif isinstance(message, Handoff):
                 self._offers.ask(message)
             elif isinstance(message, Drain):
-                self._drain(message.on, kv)
+                self._draining = message.on
+                if message.on:
+                    self._offers.leave_publications()
             else:  # the gateway is gone, and with it every reader of an answer
+                self._draining = False
                 for sequence in self._scheduler.clear():
                     kv.finished(sequence)
         self._outbox.flush(self.front)
@@ -243,6 +271,8 @@ class Engine:
         """How long the engine may wait for a message: not at all while there is work."""
         if self._scheduler.running or kv.pending():
             return 0.0
+        if self._departure.asked:
+            return LEAVING_S
         if self._scheduler.waiting:
             return min(IDLE_S, self._backoff.remaining_s(self._scheduler.waiting.tenants(), time.monotonic()))
         return IDLE_S
@@ -279,23 +309,6 @@ class Engine:
             pipeline.collect(0)
         self._offers.make()
         self._outbox.flush(self.front)
-
-    def _adopt(self, kv: KvSession) -> None:
-        """Take over what other engines offer, as far as there are slots; what is gone is allocated like a new one."""
-        while (sequence := self._scheduler.next_offered()) is not None:
-            if kv.adopt(sequence):
-                self._outbox.counters["adopted"] += 1
-                self._outbox.begin(sequence)
-                self._scheduler.joined(sequence)
-            else:
-                self._scheduler.add(sequence)
-
-    def _drain(self, on: bool, kv: KvSession) -> None:
-        """What no client waits for is left to other engines meanwhile."""
-        self._draining = on
-        for sequence in self._scheduler.of_request("") if on else ():
-            self._scheduler.remove(sequence)
-            kv.finished(sequence)
 
     def _deliver(self, kv: KvSession, work: list[Work], drawn: list[Drawn]) -> None:
         drawn = self._drafts.confirm(work, drawn)

@@ -61,7 +61,7 @@ from quire_proto.messages import (
     Wait,
     Waited,
 )
-from quire_proto.messages.handoff import Adopted, Offered
+from quire_proto.messages.handoff import Adopt, Adopted, Offer, Offered
 from quire_proto.messages.sharing import Groups, Member, Published
 from quire_proto.messages.tenants import Tenants, TenantUsage
 from quire_proto.step.publication_matcher import PublicationList
@@ -105,6 +105,7 @@ __all__ = [
     "OK",
     "RETRY",
     "UNPUBLISHED",
+    "Adopt",
     "Adopted",
     "Allocate",
     "Allocated",
@@ -143,6 +144,7 @@ __all__ = [
     "NotFound",
     "NotPermitted",
     "NumberReused",
+    "Offer",
     "Offered",
     "OutOfOrder",
     "Publication",

@@ -18,12 +18,13 @@ from quire_proto.wire.histogram import Distribution
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_GRAMMAR = 256 * 1024  # characters of a grammar
+BOTH, PREFILL, DECODE = "both", "prefill", "decode"  # roles of engines
 HANDOFF, LOSS = "handoff", "loss"  # why a continuation goes on elsewhere
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """First message of an engine: its name and what it serves."""
+    """First message of an engine: its name and what it serves. ``role``: ``both``, ``prefill`` or ``decode``."""
 
     engine: str
     model: str
@@ -31,6 +32,7 @@ class Hello:
     vocab_size: int
     eos_token_ids: U32s
     pid: int
+    role: str = BOTH
     type: str = "hello"
 
 

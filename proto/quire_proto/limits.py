@@ -36,6 +36,7 @@ def items(body: object) -> int:
     """Items of a body: entries of all sections of a step, sequences of a free, children of a fork, else 1."""
     if isinstance(body, Step):
         count = len(body.completed) // 12 + len(body.seals) + sum(map(items, body.forks)) + len(body.allocates)
+        count += len(body.offers) + len(body.adopts)
         packed = len(body.releases) // 4 + len(body.copies_done) // 4 + len(body.swaps) // 12
         packed += len(body.fills) // 8 + len(body.extends) // 8
         return packed + count

@@ -87,7 +87,12 @@ class OfferRules:
         for block in branch.scrubs:
             self.world.arena.scrub(block)
         branch.scrubs = []
-        offered: h.Offered = engine.ok("offer", h.Offer(number, target.id, lives), h.Offered)
+        item = h.Offer(number, target.id, lives)
+        if lives % 2:  # alone, or in a step
+            offered: h.Offered = engine.ok("offer", item, h.Offered)
+        else:
+            (offered,) = engine.ok("step", m.Step(offers=(item,)), m.Stepped).offers
+            assert offered.code == m.OK
         self.model.offered(engine.id, number, offered.offer, target.id, self.world.now + lives)
 
     @precondition(lambda self: self.model.offers)
@@ -101,7 +106,11 @@ class OfferRules:
         source_id, old, target_id, _ = self.model.offers[name]
         source, target = (next(e for e in self.active() if e.id == i) for i in (source_id, target_id))
         number = self.number()
-        adopted: h.Adopted = target.ok("adopt", h.Adopt(name, number), h.Adopted)
+        if which % 2:
+            adopted: h.Adopted = target.ok("adopt", h.Adopt(name, number), h.Adopted)
+        else:
+            (adopted,) = target.ok("step", m.Step(adopts=(h.Adopt(name, number),)), m.Stepped).adopts
+            assert adopted.code == m.OK
         row = self.model.adopted(name, number)
         table = list(unpack_u32(adopted.blocks))
         assert (table, adopted.fill, adopted.capacity, adopted.sealed) == (
@@ -117,6 +126,8 @@ class OfferRules:
         target.branches[number] = branch
         if again:
             assert target.request("adopt", h.Adopt(name, self.number())).code == "NOT_FOUND"
+            (gone,) = target.ok("step", m.Step(adopts=(h.Adopt(name, self.number()),)), m.Stepped).adopts
+            assert gone.code == m.NO_SUCH
 
     @precondition(lambda self: self.model.offers)
     @rule(which=PICK)

@@ -34,6 +34,8 @@ VOCAB = 256
 class Queues:
     """What the engine needs of its front, for a test that is its gateway."""
 
+    connected = False
+
     def __init__(self) -> None:
         self.inbox: SimpleQueue[Any] = SimpleQueue()
         self.tokens: dict[tuple[str, int], list[int]] = {}

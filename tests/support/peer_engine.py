@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from quire_proto.gateway_link import (
     Abort,
+    Continuation,
+    Drain,
     Generate,
+    Handoff,
     Hello,
     Load,
     Message,
@@ -58,9 +63,16 @@ class PeerEngine:
         likely: log-probabilities of tokens, of others -0.5.
         cached_tokens: of a prompt, as it says when it admits a request.
         poison: a prompt, packed, on which it dies.
+        session: its session with a kvstore.
+        slots: that it reports as free.
+        handoffs, drains: every such message received.
+        offers: those that it has made.
+        deaf: it does not do what it is asked to hand over.
     """
 
-    def __init__(self, path: Path, name: str = "peer-1", *, vocab: int, eos: int, max_model_len: int = 512) -> None:
+    def __init__(
+        self, path: Path, name: str = "peer-1", *, vocab: int, eos: int, max_model_len: int = 512, role: str = "both"
+    ) -> None:
         self.requests: list[Generate] = []
         self.aborts: list[Abort] = []
         self.steps: int | None = None
@@ -70,13 +82,18 @@ class PeerEngine:
         self.follow: Mapping[int, int] = {}
         self.likely: Mapping[int, float] = {}
         self.poison = b""
+        self.session, self.slots = secrets.token_bytes(16), 64
+        self.handoffs: list[Handoff] = []
+        self.drains: list[Drain] = []
+        self.offers: list[bytes] = []
+        self.deaf = False
         self._eos = eos
         self._vocab = vocab
         self._lock, self._sending = threading.RLock(), threading.Lock()
         self._branches: list[Branch] = []
         self._ended = threading.Event()
         self._socket = connect(path)
-        self.send(Hello(name, "test", max_model_len, vocab, pack_u32([eos]), os.getpid()))
+        self.send(Hello(name, "test", max_model_len, vocab, pack_u32([eos]), os.getpid(), role))
         self.load(ready=True)
         threading.Thread(target=self._read, daemon=True).start()
         threading.Thread(target=self._work, daemon=True).start()
@@ -86,9 +103,9 @@ class PeerEngine:
         with self._sending:
             self._socket.sendall(encode_message(message))
 
-    def load(self, *, ready: bool, running: int = 0, waiting: int = 0, longest: int = 0, widest: int = 0) -> None:
+    def load(self, *, ready: bool, running: int = 0, waiting: int = 0, **more: Any) -> None:
         """Report the load."""
-        self.report(Load(ready, running, waiting, {}, longest=longest, widest=widest))
+        self.report(Load(ready, running, waiting, {}, session=self.session, slots=self.slots, **more))
 
     def report(self, load: Load) -> None:
         """Report this load, now and with every beat."""
@@ -146,6 +163,23 @@ class PeerEngine:
                     for b in self._branches
                     if b.request.request != message.request or not (message.every or b.index == message.index)
                 ]
+            elif isinstance(message, Handoff):
+                self.handoffs.append(message)
+                if not self.deaf:
+                    self._hand_over(message)
+            elif isinstance(message, Drain):
+                self.drains.append(message)
+
+    def _hand_over(self, message: Handoff) -> None:
+        given_back = [b for b in self._branches if Continuation(b.request.request, b.index) in message.items]
+        self._branches = [b for b in self._branches if b not in given_back]
+        items = list[Output]()
+        for branch in given_back:
+            self.offers.append(secrets.token_bytes(16))
+            computed = len(branch.request.tokens) // 4 + branch.done - 1
+            told = {"cached_tokens": self.cached_tokens, "offer": self.offers[-1], "computed": computed}
+            items.append(Output(branch.request.request, branch.index, finish="abort", **told))
+        self.send(Outputs(tuple(items)))
 
     def _work(self) -> None:
         with contextlib.suppress(OSError):

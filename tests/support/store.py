@@ -110,7 +110,7 @@ class Store:
 
     def offer(self, session: Session, item: Offer, identity: bytes, now_ms: int) -> Offered:
         """Freeze a sequence and name it to another session. Raises Refusal."""
-        return Offered(handoff.offer(self.state, session, item, identity, now_ms).id)
+        return Offered(m.OK, handoff.offer(self.state, session, item, identity, now_ms).id)
 
     # --- reading ------------------------------------------------------------------------------------------------
 

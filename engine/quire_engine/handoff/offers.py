@@ -102,15 +102,21 @@ class Offers:
     def make(self) -> None:
         """Everything is said: offer what was chosen. What its target cannot take goes on here."""
         chosen, self._chosen = self._chosen, []
+        offers = self._kv.offer(chosen, int(1000 * EXPIRES_S)) if chosen else []
         until = time.monotonic() + EXPIRES_S
-        for sequence, target in chosen:
-            of = _continuations(sequence)
-            offer = self._kv.offer(sequence, target, int(1000 * EXPIRES_S))
+        for (sequence, _), offer in zip(chosen, offers, strict=True):
             if offer:
+                of = _continuations(sequence)
                 self._live.remove(sequence)
                 self._given_back.give_back(sequence, sequence.computed, offer)
                 self._given_back.counters["offered"] += 1
                 self._open.append(_Open(frozenset(of), sequence.id, until))
+
+    def leave_publications(self) -> None:
+        """What no client waits for is left to other engines."""
+        for sequence in [sequence for sequence in self._live.sequences() if not sequence.request.id]:
+            self._live.remove(sequence)
+            self._kv.finished(sequence)
 
     def abort(self, message: Abort) -> None:
         """The client of an offered sequence may have left before it was adopted."""
@@ -123,6 +129,11 @@ class Offers:
         now = time.monotonic()
         while self._open and self._open[0].until <= now:
             self._close(self._open[0])
+
+    def settled(self) -> bool:
+        """Whether nothing of this session is waiting to be adopted."""
+        self._open = [one for one in self._open if self._kv.holds(one.number)]
+        return not self._open
 
     def _close(self, one: _Open) -> None:
         self._open.remove(one)

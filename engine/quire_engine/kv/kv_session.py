@@ -23,11 +23,14 @@ from quire_kv import (
     NO_SPACE,
     OK,
     RETRY,
+    Adopt,
+    Adopted,
     Allocate,
     Allocated,
     Conflict,
     KVClient,
     NotFound,
+    Offer,
     QuireError,
     Results,
     RetireList,
@@ -69,6 +72,7 @@ class KvSession:
         self._sealing: dict[int, Sequence] = {}
         self._live: dict[int, Sequence] = {}  # those that have a table
         self._owing: dict[int, Sequence] = {}  # of these, those whose prompt is not computed and sealed yet
+        self._urgent: list[tuple[int, int]] = []
         self._next_id = 1
 
     # --- what becomes of sequences ---------------------------------------------------------------------------
@@ -144,31 +148,52 @@ class KvSession:
         self._owing.pop(sequence.id, None)
         self._pending = True
 
-    def offer(self, sequence: Sequence, target: bytes, expires_ms: int) -> bytes:
-        """Offer a quiesced sequence to another session, everything said: the offer's name, or nothing if that session
-        is not there, and it stays ours. What is not adopted is to be given up (``forget``)."""
+    def offer(self, sequences: list[tuple[Sequence, bytes]], expires_ms: int) -> list[bytes]:
+        """Offer quiesced sequences to other sessions, everything said: the name of each offer, or nothing if its
+        session is not there, and the sequence stays ours. What is not adopted is to be given up (``forget``)."""
+        offers = tuple([Offer(sequence.id, target, expires_ms) for sequence, target in sequences])
+        offered = self._say(Step(offers=offers)).offers
+        for (sequence, _), answer in zip(sequences, offered, strict=True):
+            if answer.code == OK:
+                sequence.ended = True
+                del self._live[sequence.id]
+                self.known.give_up(sequence)
+        return [answer.offer for answer in offered]
+
+    def holds(self, number: int) -> bool:
+        """Whether a sequence that was offered is still ours."""
         self.messages += 1
         try:
-            name = self.client.offer(sequence.id, target, expires_ms).offer
-        except (Conflict, NotFound):
-            return b""
-        sequence.ended = True
-        del self._live[sequence.id]
-        self.known.give_up(sequence)
-        return name
+            self.client.fill(number, 0)
+        except NotFound:
+            return False
+        except Conflict:
+            pass  # offered still, or not any more and with more tokens than that
+        return True
 
     def forget(self, number: int) -> None:
         """Give up a sequence that was offered; if it was adopted this changes nothing."""
         self._retire.release(self.step, number)
 
-    def adopt(self, sequence: Sequence) -> bool:
-        """Take over what another session offers of a sequence, as far as it is computed; or it must be allocated."""
-        offer, sequence.handed = sequence.handed, b""
-        sequence.id = self.new_id()
+    def adopt(self, sequences: list[Sequence]) -> list[Sequence]:
+        """Take over what other sessions offer of these, as far as it is computed; those that must be allocated are not
+        returned."""
+        for sequence in sequences:
+            sequence.id = self.new_id()
+        adopts = tuple([Adopt(sequence.handed, sequence.id) for sequence in sequences])
+        answers = zip(sequences, self._say(Step(adopts=adopts)).adopts, strict=True)
+        return [sequence for sequence, adopted in answers if self._apply_adopted(sequence, adopted)]
+
+    def _say(self, step: Step) -> Stepped:
+        """Say something between steps; what the answer has of priorities is told with the next step's."""
         self.messages += 1
-        try:
-            adopted = self.client.adopt(offer, sequence.id)
-        except (Conflict, NotFound):
+        reply = self.client.step(step)
+        self._urgent += [(row[0], row[1]) for row in unpack_rows(reply.priorities, 2)]
+        return reply
+
+    def _apply_adopted(self, sequence: Sequence, adopted: Adopted) -> bool:
+        sequence.handed = b""
+        if adopted.code != OK:
             return False
         if adopted.tenant != sequence.request.tenant or adopted.fill >= len(sequence.tokens):
             self.forget(sequence.id)
@@ -207,7 +232,8 @@ class KvSession:
         The answers are in the sequences' tables when it returns; what else they ask for is in the grants.
         """
         self.step += 1
-        grants = StepGrants()
+        grants = StepGrants(priorities=self._urgent)
+        self._urgent = []
         if not (plan.extends or plan.admits or self.pending()):
             return grants
         step = self._message(plan)
@@ -223,7 +249,7 @@ class KvSession:
             self._renew_publications(reply.publications_generation)
         for sequence in plan.admits:
             self._apply_allocate(sequence, answers.allocates[sequence.id], grants)
-        grants.priorities = answers.priorities
+        grants.priorities += answers.priorities
         return grants
 
     def begin_wait(self, wait: Wait, seconds: float, done: Callable[[Waited | QuireError], None]) -> None:

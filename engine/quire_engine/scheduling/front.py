@@ -75,6 +75,11 @@ class Front:
         """Start connecting."""
         self._thread.start()
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a gateway."""
+        return self._writer is not None
+
     def receive(self, timeout_s: float) -> list[Arrived | GatewayLost]:
         """All messages that have arrived; waits up to ``timeout_s`` for the first. Raises what has broken the link's
         thread."""

@@ -63,8 +63,8 @@ class Outbox:
             self.put(Output(request.id, index, finish="abort", cached_tokens=cached, offer=offer, computed=computed))
 
     def begin(self, sequence: Sequence) -> bool:
-        """A sequence has its table: what was computed of it before and is not there is computed again. Whether it is the
-        request's first."""
+        """A sequence has its table: what was computed of it before and is not there is computed again. Whether it is
+        the request's first."""
         request = sequence.request
         first = request.cached_tokens < 0
         if first:

@@ -76,14 +76,14 @@ class Scheduler:
         else:
             self.waiting.add(sequence)
 
-    def next_offered(self) -> Sequence | None:
-        """The next sequence to adopt, if there is a slot; it is in no queue afterwards."""
-        left = self.slots_left() if self.offered else 0
-        if left <= 0:
-            return None
-        sequence = self.offered.pop(0)
-        sequence.slots = min(branches(sequence), left)
-        return sequence
+    def next_offered(self) -> list[Sequence]:
+        """The next sequences to adopt, as far as there are slots; they are in no queue afterwards."""
+        found, left = list[Sequence](), self.slots_left() if self.offered else 0
+        while self.offered and left > 0:
+            found.append(self.offered.pop(0))
+            found[-1].slots = min(branches(found[-1]), left)
+            left -= found[-1].slots
+        return found
 
     def hold(self, sequence: Sequence) -> None:
         """A sequence that is not to be admitted yet; :meth:`resume` queues it."""

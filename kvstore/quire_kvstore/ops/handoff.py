@@ -14,13 +14,18 @@ ready; an offered sequence is quiesced, it owes no copy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from quire_kvstore.errors import Refusal
 from quire_kvstore.sessions.offer import OpenOffer
 from quire_kvstore.sessions.session import MAX_SEQUENCES, READY, Session
 from quire_kvstore.state import State
-from quire_proto.messages.handoff import Adopted, Offer
+from quire_proto.messages import CONFLICT, NO_SUCH, OK
+from quire_proto.messages.handoff import Adopt, Adopted, Offer, Offered
 from quire_proto.wire.u32 import U32_MAX
 
+Names = Callable[[], bytes]
+_CODES = {"NOT_FOUND": NO_SUCH, "CONFLICT": CONFLICT}
 MAX_OFFERS, MAX_OF_A_SESSION = 1 << 12, 1 << 8
 
 
@@ -60,6 +65,7 @@ def adopt(state: State, session: Session, identity: bytes, number: int) -> Adopt
     state.claims.move((made.source.id, made.number), (session.id, number))
     state.counters.adopted += 1
     return Adopted(
+        OK,
         tenant=state.accounts[sequence.account].name,
         blocks=sequence.table.astype("<u4").tobytes(),
         fill=sequence.fill,
@@ -67,6 +73,30 @@ def adopt(state: State, session: Session, identity: bytes, number: int) -> Adopt
         sealed=sequence.sealed,
         publication=sequence.publication,
     )
+
+
+def offer_each(
+    state: State, session: Session, items: tuple[Offer, ...], name: Names, now_ms: int
+) -> tuple[Offered, ...]:
+    """The same for each of some sequences by itself, with its code."""
+    results = []
+    for item in items:
+        try:
+            results.append(Offered(OK, offer(state, session, item, name(), now_ms).id))
+        except Refusal as refusal:
+            results.append(Offered(_CODES[refusal.code]))
+    return tuple(results)
+
+
+def adopt_each(state: State, session: Session, items: tuple[Adopt, ...]) -> tuple[Adopted, ...]:
+    """The same for each of some offers by itself, with its code."""
+    results = []
+    for item in items:
+        try:
+            results.append(adopt(state, session, item.offer, item.sequence))
+        except Refusal as refusal:
+            results.append(Adopted(_CODES[refusal.code]))
+    return tuple(results)
 
 
 def cancel(state: State, session: Session) -> None:

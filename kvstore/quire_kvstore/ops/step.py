@@ -21,12 +21,13 @@ from .extend import extend_rows
 from .fill import fill
 from .fork import fork
 from .free import release_rows
+from .handoff import Names, adopt_each, offer_each
 from .seal import complete_rows, seal, swap
 from .slices import Pace, Slices, Work
 
 
-def step(state: State, session: Session, item: Step) -> Slices[Stepped]:
-    """Apply all sections."""
+def step(state: State, session: Session, item: Step, name: Names = bytes, now_ms: int = 0) -> Slices[Stepped]:
+    """Apply all sections. ``name``: makes names of offers."""
     pace = Pace(state)
     state.counters.steps += 1
     releases = yield from release_rows(state, session, unpack_u32(item.releases), pace)
@@ -61,6 +62,8 @@ def step(state: State, session: Session, item: Step) -> Slices[Stepped]:
         shortages=tuple(extended.shortages),
         allocates=tuple(allocates),
         priorities=pack_u32(concat.from_iterable(state.claims.drain_urgent(session.id))),
+        offers=offer_each(state, session, item.offers, name, now_ms),
+        adopts=adopt_each(state, session, item.adopts),
         publications_generation=state.publications.generation,
     )
 

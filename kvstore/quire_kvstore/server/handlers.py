@@ -70,7 +70,7 @@ def _detach(service: Service, task: Task, __: m.Empty) -> m.Detached:
 
 
 def _offer(service: Service, task: Task, body: h.Offer) -> h.Offered:
-    return h.Offered(handoff.offer(service.state, task.session, body, service.fresh_id(), task.now_ms).id)
+    return h.Offered(m.OK, handoff.offer(service.state, task.session, body, service.fresh_id(), task.now_ms).id)
 
 
 def _domain(service: Service, _: Task, body: m.Domain) -> m.DomainKey:
@@ -146,7 +146,6 @@ def _events(service: Service, _: Task, __: m.Empty) -> m.Events:
 
 # Ops on the sequences of its session: (state, session, body) -> reply body, or the slices that return it (``slices``).
 SEQUENCE_OPS: dict[str, Callable[[State, Any, Any], Any]] = {
-    "step": step.step,
     "allocate": allocate.allocate,
     "extend": extend.extend,
     "fork": fork.fork,
@@ -159,6 +158,7 @@ HANDLERS: dict[str, Callable[[Service, Task, Any], Any]] = {
     "ready": _ready,
     "heartbeat": _heartbeat,
     "detach": _detach,
+    "step": lambda service, task, body: step.step(service.state, task.session, body, service.fresh_id, task.now_ms),
     "offer": _offer,
     "adopt": lambda service, task, body: handoff.adopt(service.state, task.session, body.offer, body.sequence),
     "domain": _domain,

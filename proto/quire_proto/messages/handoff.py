@@ -18,9 +18,10 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """Name of the offer."""
+    """Name of the offer. ``code``: an item code; in a step nothing is offered if it is not OK."""
 
-    offer: bytes
+    code: int
+    offer: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,13 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """The sequence as it is now ours. ``capacity``: tokens up to which it may be written."""
+    """The sequence as it is now ours. ``capacity``: tokens up to which it may be written. ``code``: an item code; in
+    a step nothing is adopted if it is not OK."""
 
-    tenant: str
-    blocks: U32s
-    fill: int
-    capacity: int
-    sealed: int
+    code: int
+    tenant: str = ""
+    blocks: U32s = b""
+    fill: int = 0
+    capacity: int = 0
+    sealed: int = 0
     publication: str = ""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from quire_proto.wire.arrays import Digests, Pairs, Quads, Triples, U32s
 
+from .handoff import Adopt, Adopted, Offer, Offered
 from .sequence import Allocate, Allocated, Fork, Forked, Seal, Sealed, Shortage
 
 
@@ -28,6 +29,8 @@ class Step:
     forks: tuple[Fork, ...] = ()
     extends: Pairs = b""
     allocates: tuple[Allocate, ...] = ()
+    offers: tuple[Offer, ...] = ()
+    adopts: tuple[Adopt, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.completed) // 12 != len(self.completed_digests) // 32:
@@ -59,3 +62,5 @@ class Stepped:
     allocates: tuple[Allocated, ...] = ()
     publications_generation: int = 0
     priorities: Pairs = b""
+    offers: tuple[Offered, ...] = ()
+    adopts: tuple[Adopted, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,16 @@ class AdminCallError(Exception):
     """The gateway does not answer, or refuses; one line says why."""
 
 
-def admin_answer(config: Config, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """What the admin API answers to a POST. Raises AdminCallError."""
+def path_part(name: str) -> str:
+    """A name as a part of a path."""
+    return urllib.parse.quote(name, safe="")
+
+
+def admin_answer(config: Config, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the admin API answers to a POST of this body, or to a GET. Raises AdminCallError."""
     port = config.gateway.admin_port
     if not port:
-        raise AdminCallError("requests are kept by the gateway, which is asked over its admin API: give --admin-port")
+        raise AdminCallError("only the gateway knows, which is asked over its admin API: give --admin-port")
     named = config.gateway.admin_token_file
     file = Path(named) if named else config.run_dir / TOKEN_FILE
     try:
@@ -33,7 +39,7 @@ def admin_answer(config: Config, path: str, body: dict[str, Any]) -> dict[str, A
         raise AdminCallError(f"admin token {file}: {getattr(error, 'strerror', None) or error}") from None
     request = urllib.request.Request(
         f"http://{ADMIN_HOST}:{port}{path}",
-        json.dumps(body).encode(),
+        None if body is None else json.dumps(body).encode(),
         {"authorization": f"Bearer {token}", "content-type": "application/json"},
     )
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quire_proto.gateway_link import BOTH, DECODE, PREFILL
 from quire_proto.wire.layout import E4M3
 
 CANONICAL = "canonical"
@@ -32,6 +33,9 @@ class ServeSettings:
 
     model: str = setting("", "directory of the model (safetensors, as transformers saves it)")
     engines: int = setting(1, "engine processes that share the pool", at_least=1, at_most=64)
+    prefill_engines: int = setting(
+        0, "of these, engines that compute prompts only; the others go on from there (0: each does both)", at_least=0
+    )
     run_dir: str = setting("", "directory of sockets and state (default: one per user and port)")
     log_format: str = setting(
         "auto",
@@ -107,6 +111,18 @@ class EngineSettings:
     )
     max_sequences: int = setting(64, "sequences computed at the same time, per engine", at_least=1)
     threads: int = setting(0, "torch threads per engine (0: cores / engines)", at_least=0)
+    role: str = setting(
+        BOTH,
+        "what it is for: prefill computes prompts and hands them to others after the first token, decode goes on with"
+        " them; each does the other where there is no other",
+        among=(BOTH, PREFILL, DECODE),
+    )
+    leave_s: float = setting(
+        8.0,
+        "seconds in which an engine that is stopped hands over, or finishes, what it works on; what is left goes on"
+        " elsewhere from what is cached",
+        at_least=0,
+    )
     prefill: bool = setting(True, "compute published prompts before a request asks for them")
     step_log: str = setting("", "file that gets one JSON line a step; {name} in it stands for the engine's name")
 

@@ -1,8 +1,9 @@
 """``quire engine``: one engine process.
 
 Loads the model, proves by the self-test that our attention gives what the model's own gives, then serves until it is
-stopped. It attaches to whichever kvstore listens in the run directory, again and again, and to the gateway likewise;
-neither needs to be up first.
+stopped. A signal is a drain: other engines take over what it works on, and it ends when nothing is left or ``leave_s``
+seconds are over; a second signal ends it at once. It attaches to whichever kvstore listens in the run directory, again
+and again, and to the gateway likewise; neither needs to be up first.
 
 Exit codes: 0 stopped, 1 failed, 2 a usage error: settings, or a model that is refused (its files, layout or self-test),
 4 the CUDA context is poisoned: nothing is wrong with model or configuration, and a new process (the supervisor starts
@@ -46,7 +47,7 @@ from quire_services.process.refusal_line import refusal_line
 
 ENGINE_SETTINGS = (
     "model", "run_dir", "dtype", "kv_cache_dtype", "block_size", "attention", "max_batch_tokens", "max_sequences",
-    "max_model_len", "threads", "step_log", "prefill", "port", "log_format",
+    "max_model_len", "threads", "step_log", "prefill", "role", "leave_s", "port", "log_format",
 )  # fmt: skip
 
 EXIT_POISONED = 4
@@ -113,11 +114,11 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
     compiler = GrammarCompiler(lambda: read_vocabulary(directory, model.vocab_size, model.eos_ids))
     engine = _engine(config, arguments.name, model, layout, attention, compiler)
     path = config.run_dir / GATEWAY_SOCKET
-    engine.front = Front(path, _hello(arguments.name, model, layout), engine.load)
+    engine.front = Front(path, _hello(arguments.name, config.engine.role, model, layout), engine.load)
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
         signal.signal(_signum, signal.SIG_DFL)  # the second signal ends the process at once
-        engine.stop()
+        engine.leave(config.engine.leave_s)
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, stop)
@@ -176,7 +177,7 @@ def _engine(
     )
 
 
-def _hello(name: str, model: Model, layout: Layout) -> Hello:
+def _hello(name: str, role: str, model: Model, layout: Layout) -> Hello:
     return Hello(
         engine=name,
         model=layout.model,
@@ -184,6 +185,7 @@ def _hello(name: str, model: Model, layout: Layout) -> Hello:
         vocab_size=model.vocab_size,
         eos_token_ids=pack_u32(sorted(model.eos_ids)),
         pid=os.getpid(),
+        role=role,
     )
 
 

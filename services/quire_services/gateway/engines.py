@@ -19,11 +19,20 @@ from typing import Any
 
 import structlog
 
-from quire_proto.gateway_link import Hello, Load, Outputs
+from quire_proto.gateway_link import PREFILL, Hello, Load, Outputs
 from quire_services.gateway.failover.stranded import Stranded
 from quire_services.gateway.failover.suspects import MOST_DEATHS, guilty, on_trial
-from quire_services.gateway.http.errors import AWAY_RETRY_AFTER_S, ApiError, poison, queue_full, unavailable
+from quire_services.gateway.http.errors import (
+    AWAY_RETRY_AFTER_S,
+    ApiError,
+    last_engine,
+    no_such_engine,
+    poison,
+    queue_full,
+    unavailable,
+)
 from quire_services.gateway.link.engine import Engine
+from quire_services.gateway.link.handoffs import best_suited, hand_over
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.turns.admission import Admission
 from quire_services.gateway.turns.hold import Hold
@@ -79,9 +88,12 @@ class Engines:
     def on_load(self, engine: Engine, load: Load) -> None:
         """Take an engine's report."""
         engine.on_load(load)
+        if load.leaving and not engine.drained:
+            engine.drain(True)
         if load.ready:
             self._hold.seen()
             self._go_on()
+        self._hand_over()
 
     def on_outputs(self, engine: Engine, outputs: Outputs) -> None:
         """Take the outputs of an engine's step."""
@@ -91,6 +103,8 @@ class Engines:
             self._stranded.add(generation)
         if given_back or (self._stranded and not on_trial(engine.attempts.values())):
             self._go_on()
+        if engine.hello.role == PREFILL:
+            self._hand_over(engine)
 
     async def watch(self) -> None:
         """Look for engines that have fallen silent, until cancelled: what they carry goes on elsewhere."""
@@ -99,6 +113,31 @@ class Engines:
             for engine in tuple(self._engines.values()):
                 if engine.silent and engine.attempts:
                     self._abandon(engine, SILENT)
+            self._hand_over()
+
+    def drain_engine(self, name: str, force: bool = False) -> Engine:
+        """Give an engine nothing new and have others go on with what it has. Raises ApiError 404 if there is none of
+        that name, 409 if no other can be given work, unless that is forced."""
+        engine = self._named(name)
+        if not force and not engine.drained and not set(self._usable()) - {engine}:
+            raise last_engine(name)
+        if not engine.drained:
+            engine.drain(True)
+        self._hand_over()
+        return engine
+
+    def undrain_engine(self, name: str) -> Engine:
+        """Give an engine work again. Raises ApiError 404."""
+        engine = self._named(name)
+        if engine.drained:
+            engine.drain(False)
+            self._hold.seen()
+            self._go_on()
+        return engine
+
+    def all(self) -> list[Engine]:
+        """Those that are connected."""
+        return list(self._engines.values())
 
     def drain(self) -> None:
         """Take nothing new from now on."""
@@ -130,7 +169,7 @@ class Engines:
         if self._admission.refuses(tenant, self.waiting()):
             raise queue_full()
         weight = self.weights.of(tenant)
-        busy = {engine: engine.busyness() for engine in usable}
+        busy = {engine: engine.busyness() for engine in best_suited(usable, begun=False)}
         for generation in call.generations:
             engine, (whole,) = self._pick(busy), generation.parts()
             busy[engine] += engine.submit(generation, whole, weight)
@@ -210,6 +249,19 @@ class Engines:
             log.info("moved", attempts=len(lost), engine=engine.hello.engine, requests=requests[:LOGGED_REQUESTS])
             self._go_on()
 
+    def _hand_over(self, *engines: Engine) -> None:
+        """Have engines hand over what is to leave them, as far as others can take it; all engines, if none is named."""
+        leave = [e for e in engines or self._engines.values() if e.attempts and (e.drained or e.hello.role == PREFILL)]
+        others = [engine for engine in self._usable() if not engine.quiet] if leave else []
+        for engine in leave:
+            if not engine.silent:
+                hand_over(engine, [e for e in others if engine.drained or e.hello.role != PREFILL])
+
+    def _named(self, name: str) -> Engine:
+        if name not in self._engines:
+            raise no_such_engine(name)
+        return self._engines[name]
+
     def _go_on(self) -> None:
         """Send what is stranded to engines, as far as there are some."""
         usable = self._trusted() if self._stranded else []
@@ -220,7 +272,9 @@ class Engines:
                 call, suspect = generation.call, max(generation.deaths[index] for index in part) >= MOST_DEATHS
                 able = {e: busy[e] for e in busy if not suspect or tried[e] <= {call}}
                 if able:
-                    engine = self._pick(able)
+                    able = {e: able[e] for e in best_suited(able, begun=bool(generation.emitted[part[0]]))}
+                    told = generation.given_back.get(part[0])
+                    engine = next((e for e in able if told and told.to is e), None) or self._pick(able)
                     busy[engine] += engine.submit(generation, part, self.weights.of(generation.tenant))
                     tried[engine] |= {call} if suspect else set()
             if not generation.parts():

@@ -1,9 +1,9 @@
 """Generations: what the gateway knows of each request it has sent to an engine, and the answers coming back.
 
 A ``Generation`` is one prompt with its n continuations: all that a ``generate`` message needs, and what has been
-received so far. What one engine was asked for in one message is an ``Attempt``. When its engine is gone, a continuation
-goes on in another attempt, from the tokens that have come. A ``Call`` is one HTTP request: one generation, or several
-for a batch of prompts, whose outputs wait in one backlog, in the order engines sent them.
+received so far. What one engine was asked for in one message is an ``Attempt``. When its engine is gone or has given it
+back, a continuation goes on in another attempt, from the tokens that have come. A ``Call`` is one HTTP request: one
+generation, or several for a batch of prompts, whose outputs wait in one backlog, in the order engines sent them.
 
 Invariants: a continuation ends once (finished by an engine, cut by us, or failed with its call), and comes from one
 attempt at a time: outputs after its end, or of an attempt before, are dropped; when a call is closed, everything
@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from quire_proto.gateway_link import Generate, Output, Sampling, TokenLogprob
+from quire_proto.gateway_link import HANDOFF, LOSS, Generate, Output, Sampling, TokenLogprob
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 from quire_services.gateway.http.errors import ApiError, ClientGone, answer_unread, engine_error, not_begun
 
@@ -47,16 +47,33 @@ class Carrier(Protocol):
         """No continuation is to come from there any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """What an engine says of a continuation that it gives back.
+
+    Attributes:
+        computed: tokens of it that are computed.
+        offer: the name of the offer of that, if there is one.
+        to: the engine that it is made to.
+    """
+
+    computed: int
+    offer: bytes = b""
+    to: Carrier | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Attempt:
     """What one engine was asked for of a generation.
 
     Attributes:
+        asked: continuations that it was asked to hand over, to which engine, and when.
         id: name on the link: the request's id, so that an engine's log says it, and something of ours, so that clients
             cannot collide; of this attempt alone, so that nothing of another is taken for it.
         open: continuations that are to come from there and have not ended.
         admitted: an output has come, of which the first says what was cached.
         answered: a token has come.
+        handed: tokens that the engine before had computed when it gave it back, if it did.
     """
 
     generation: Generation
@@ -65,6 +82,8 @@ class Attempt:
     id: str
     admitted: bool = False
     answered: bool = False
+    asked: dict[int, tuple[Carrier | None, float]] = field(default_factory=dict)
+    handed: int | None = None
 
     @property
     def width(self) -> int:
@@ -77,9 +96,11 @@ class Attempt:
             return False
         if output.finish == "abort" or output.code == KVSTORE_LOST:  # a continuation that we aborted is not open
             self.lose(output.index)
+            to, _ = self.asked.pop(output.index, (None, 0.0))
+            self.generation.take_back(output, to)
             return True
         if not self.admitted:
-            self.generation.admit(output)
+            self.generation.admit(output, self.handed)
         self.admitted = True
         if output.tokens:
             self.answered = True
@@ -102,6 +123,7 @@ class Generation:
     Attributes:
         emitted: tokens received so far, by continuation.
         open: continuations that have not ended.
+        given_back: those of them that an engine has given back, until another is asked.
         attempts: where the open ones come from; those that no engine works on are missing.
         deaths: engines that died before they gave it a token, since the last that it got, by continuation.
         engines_lost: engines that died under it in all, by continuation.
@@ -125,6 +147,7 @@ class Generation:
     call: Call
     emitted: list[array[int]] = field(default_factory=list)
     open: set[int] = field(default_factory=set)
+    given_back: dict[int, GivenBack] = field(default_factory=dict)
     attempts: dict[int, Attempt] = field(default_factory=dict)
     deaths: list[int] = field(default_factory=list)
     engines_lost: list[int] = field(default_factory=list)
@@ -166,6 +189,7 @@ class Generation:
                 sampling = replace(sampling, prompt_logprobs=0)  # they have come
             else:
                 self.prompt_logprobs = []  # of an engine that sent some of them
+        offer, computed, cause = self._before(first, attempt)
         return Generate(
             attempt.id,
             self.tenant,
@@ -177,14 +201,35 @@ class Generation:
             emitted=pack_u32(self.emitted[first]),
             salt=self.salt,
             weight=weight,
+            offer=offer,
+            computed=computed,
+            cause=cause,
         )
 
-    def admit(self, output: Output) -> None:
-        """Take the first output of an attempt."""
+    def admit(self, output: Output, handed: int | None) -> None:
+        """Take the first output of an attempt; ``handed``: tokens of it that were computed where it was given back."""
         if self.cached_tokens is None:
             self.cached_tokens = output.cached_tokens
         elif not output.tokens and not output.finish:
-            self.recomputed += len(self.tokens) + len(self.emitted[output.index]) - output.cached_tokens
+            known = len(self.tokens) + len(self.emitted[output.index]) if handed is None else handed
+            self.recomputed += max(0, known - output.cached_tokens)
+
+    def _before(self, index: int, attempt: Attempt) -> tuple[bytes, int, str]:
+        """What an engine has to know of the one before: its offer, what that had computed, and why it is left."""
+        told = self.given_back.pop(index, None)
+        if told is None:
+            known = len(self.tokens) + len(self.emitted[index]) - 1 if self.emitted[index] else 0
+            return b"", known, LOSS if known else ""
+        for other, same in self.given_back.items():
+            if same.offer == told.offer:  # one sequence, and this attempt has it
+                self.given_back[other] = GivenBack(0)
+        attempt.handed = told.computed
+        return told.offer if told.to is attempt.carrier else b"", told.computed, HANDOFF
+
+    def take_back(self, output: Output, to: Carrier | None) -> None:
+        """An engine gives a continuation back, handed to another one or not."""
+        if output.code != KVSTORE_LOST:
+            self.given_back[output.index] = GivenBack(output.computed, output.offer, to)
 
     def take(self, output: Output) -> None:
         """Take an output of the attempt that its continuation comes from."""

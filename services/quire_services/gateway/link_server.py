@@ -17,7 +17,10 @@ from pathlib import Path
 import structlog
 
 from quire_proto.gateway_link import (
+    BOTH,
+    DECODE,
     MAX_MESSAGE_BYTES,
+    PREFILL,
     Hello,
     Load,
     Message,
@@ -77,6 +80,8 @@ class LinkServer:
             hello = await asyncio.wait_for(_read(reader), HELLO_S)
             if not isinstance(hello, Hello):
                 raise CodecError("BAD_FIELD", "the first message must be hello")
+            if hello.role not in (BOTH, PREFILL, DECODE):
+                raise CodecError("BAD_FIELD", f"no engine is a {hello.role[:80]!r}")
             engine = Engine(hello, writer, self._engines.timed)
             if refused := self._engines.add(engine):
                 engine = None

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from quire_proto.gateway_link import DECODE, PREFILL
 from quire_services.config.prepared_file import PREPARED_FILE
 from quire_services.config.process_table import ProcessTable
 from quire_services.config.settings import Config
@@ -80,8 +81,10 @@ class Stack:
         self.gateway = Child("gateway", command_line("gateway", *front), table=table)
         engine = [*here, *model, *pool, *flags.as_flags(_with_threads(config), "engine")]
         self.engines = [
-            Child(name, command_line("engine", *engine, f"--name={name}"), defaults=ENGINE_ENVIRONMENT, table=table)
-            for name in (f"engine-{number}" for number in range(1, config.serve.engines + 1))
+            Child(
+                name, command_line("engine", *engine, *role, f"--name={name}"), defaults=ENGINE_ENVIRONMENT, table=table
+            )
+            for name, role in _engines(config)
         ]
         for child in (self.gateway, *self.engines):
             child.settings = fingerprint(child.argv, self._files)
@@ -91,6 +94,13 @@ class Stack:
         self.kvstore.settings = fingerprint(
             self.kvstore.argv, self._files, self._groups, content_digest(self._prepared)
         )
+
+
+def _engines(config: Config) -> list[tuple[str, list[str]]]:
+    """Name and further flags of each engine: the first prefill, if some are to, and the others decode."""
+    prefill = config.serve.prefill_engines
+    roles = [PREFILL if number < prefill else DECODE for number in range(config.serve.engines)]
+    return [(f"engine-{place}", [f"--role={role}"] if prefill else []) for place, role in enumerate(roles, 1)]
 
 
 def _on_one_side(config: Config) -> Config:

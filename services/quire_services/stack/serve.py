@@ -57,6 +57,10 @@ def main(argv: list[str]) -> int:
     config = flags.read_config(parser, parser.parse_args(argv))
     if not (Path(config.serve.model) / "config.json").is_file():
         parser.error(f"serve.model: {config.serve.model!r} is no model directory (it holds no config.json)")
+    if config.serve.prefill_engines >= config.serve.engines:
+        parser.error(
+            f"serve.prefill_engines: {config.serve.prefill_engines} of {config.serve.engines} engines: none decodes"
+        )
     try:
         run_dir = RunDir(config.run_dir, own_state=not config.kvstore.state_dir)
     except (RunDirError, OSError) as error:

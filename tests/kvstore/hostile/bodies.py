@@ -48,7 +48,7 @@ class Bodies:
         own, chance = session or NO_SESSION, self._random
         kind = chance.random()
         if kind < 0.5:
-            return "step", self._step(own)
+            return "step", self._step(own, others)
         if kind < 0.68:
             return "allocate", self._allocate()
         if kind < 0.72:
@@ -60,7 +60,7 @@ class Bodies:
         if kind < 0.88:
             return "free", m.Free(pack_u32(self._number() for _ in range(chance.randrange(1, 4))))
         if kind < 0.94:
-            return "offer", h.Offer(self._number(), chance.choice(others), chance.choice((1, 50, 1000)))
+            return "offer", self._offer(others)
         if kind < 0.99:
             return "adopt", self._adopt(own)
         return "detach", m.Empty()
@@ -100,7 +100,7 @@ class Bodies:
 
     # --- sections -------------------------------------------------------------------------------------------------
 
-    def _step(self, own: Session) -> m.Step:
+    def _step(self, own: Session, others: list[bytes]) -> m.Step:
         chance = self._random
         completed, names = self._completed(own)
         return m.Step(
@@ -114,6 +114,8 @@ class Bodies:
             forks=tuple(self._fork(own) for _ in range(chance.randrange(2))),
             extends=self._rows(own, lambda q: ((q.writable if q else 0) + chance.randrange(1, 4),)),
             allocates=tuple(self._allocate() for _ in range(chance.randrange(3))),
+            offers=tuple(self._offer(others) for _ in range(max(0, chance.randrange(-2, 3)))),
+            adopts=tuple(self._adopt(own) for _ in range(max(0, chance.randrange(-2, 3)))),
         )
 
     def _rows(self, own: Session, rest: Callable[[Sequence | None], tuple[int, ...]]) -> bytes:
@@ -188,6 +190,10 @@ class Bodies:
         children = pack_u32(self._number() for _ in range(self._random.randrange(1, 3)))
         fill = sequence.fill if sequence else 2
         return m.Fork(number, children, fill if self._random.random() < 0.6 else self._random.randint(0, fill))
+
+    def _offer(self, others: list[bytes]) -> h.Offer:
+        chance = self._random
+        return h.Offer(self._number(), chance.choice(others), chance.choice((1, 50, 1000)))
 
     def _adopt(self, own: Session) -> h.Adopt:
         """Mostly one that was offered to this session; now and then under the number of one that waits."""

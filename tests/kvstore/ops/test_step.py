@@ -7,9 +7,11 @@ import copy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quire_kvstore.ops.slices import finish
+from quire_kvstore.ops.step import step
 from quire_kvstore.sessions.session import Session
 from quire_proto import messages as m
-from quire_proto.messages.handoff import Offer
+from quire_proto.messages.handoff import Adopt, Offer
 from quire_proto.wire.digests import DIGEST_BYTES, chain
 from quire_proto.wire.u32 import pack_u32, unpack_rows
 from tests.support.driver import Driver, key_of
@@ -130,4 +132,25 @@ def test_a_decoding_batch_grows_and_seals_in_one_step() -> None:
     assert {len(s.table) for s in session.sequences.values()} == {4}
     assert driver.store.state.index.longest(digests[:1], 0, 1) == [], "below its own chain only"
     assert all(driver.store.state.index.find(digest) for digest in digests)
+    driver.store.check_invariants()
+
+
+def test_many_change_hands_in_one_step() -> None:
+    """Offers after the fills of the same step, each with its own result; and adopts, of which one fails alone."""
+    driver = Driver(BLOCKS, SIZE)
+    source, target = driver.attach(), driver.attach()
+    for number in (1, 2):
+        assert driver.allocate(source, number, [number] * 5, TENANTS[0]).code == m.OK
+    names = iter([b"a" * 16, b"b" * 16, b"c" * 16, b"d" * 16])
+    wanted = [(1, target.id), (9, target.id), (2, source.id), (2, target.id)]
+    body = m.Step(fills=pack_u32([1, 5, 2, 5]), offers=tuple(Offer(number, to, 1000) for number, to in wanted))
+    reply = finish(step(driver.store.state, source, body, lambda: next(names), 0))
+    assert list(reply.fills) == [m.OK] * 2
+    assert [(one.code, one.offer) for one in reply.offers] == [
+        (m.OK, b"a" * 16), (m.NO_SUCH, b""), (m.CONFLICT, b""), (m.OK, b"d" * 16),
+    ]  # fmt: skip
+    adopts = (Adopt(b"a" * 16, 3), Adopt(b"x" * 16, 4), Adopt(b"d" * 16, 3), Adopt(b"d" * 16, 5))
+    taken = finish(step(driver.store.state, target, m.Step(adopts=adopts))).adopts
+    assert [(one.code, one.fill) for one in taken] == [(m.OK, 5), (m.NO_SUCH, 0), (m.CONFLICT, 0), (m.OK, 5)]
+    assert (set(source.sequences), set(target.sequences)) == (set(), {3, 5})
     driver.store.check_invariants()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from quire_proto import gateway_link as link
 from quire_proto import messages
+from quire_proto.messages import handoff
 from quire_proto.wire.codec import CodecError, decode, encode, from_map, to_map
 from quire_proto.wire.envelope import VERSION, Request, decode_reply, decode_request
 from quire_proto.wire.handles import CudaIpcHandle, CudaVmmFdHandle, Handle, ShmHandle
@@ -64,7 +65,8 @@ def field_strategy(hint: object) -> st.SearchStrategy[object]:
     if not name.startswith("tuple["):
         return message(getattr(messages, name))
     inner = name.removeprefix("tuple[").removesuffix(", ...]")
-    return st.lists(message(getattr(messages, inner)), max_size=3).map(tuple)
+    cls = getattr(messages, inner, None) or getattr(handoff, inner)
+    return st.lists(message(cls), max_size=3).map(tuple)
 
 
 def message(cls: type) -> st.SearchStrategy[object]:

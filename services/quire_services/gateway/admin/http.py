@@ -1,4 +1,4 @@
-"""Admin API: publish, unpublish and groups over HTTP, for operators that cannot run the ``quire`` command on its host.
+"""Admin API: publish, unpublish, groups and engines over HTTP, for operators that cannot run ``quire`` on its host.
 
     POST   /admin/publications                          {"id", "domain", what is published (``PublishBody``)}
     GET    /admin/publications
@@ -9,10 +9,14 @@
     PUT    /admin/groups/{group}/members/{tenant}
     DELETE /admin/groups/{group}/members/{tenant}
     GET    /metrics, and below it                       metrics, with those of tenants (``routes.metrics``)
+    GET    /admin/engines
+    POST   /admin/engines/{name}/drain                  {"force"?}
+    POST   /admin/engines/{name}/undrain
 
 On a port of its own, on the loopback, under a token of its own: no tenant's key opens it, and the port that serves
-tenants knows none of these paths. It does what ``quire prefix`` and ``quire group`` do, by asking the kvstore; nothing
-is kept here. Errors have the OpenAI shape. What is permitted is the kvstore's decision alone.
+tenants knows none of these paths. It does what ``quire prefix`` and ``quire group`` do, by asking the kvstore; of
+engines the gateway knows itself (``engine_rows``), and ``quire engines`` and ``quire drain`` ask here. Errors have the
+OpenAI shape. What is permitted is the kvstore's decision alone.
 """
 
 from __future__ import annotations
@@ -54,6 +58,8 @@ from quire_services.gateway.published_prompts.rendered_prompt import RenderedPro
 from quire_services.gateway.published_prompts.variants import publish_variant, unpublish_variants
 from quire_services.gateway.routes.metrics import add_metrics_routes
 from quire_services.process.kvstore_call import ANSWER_TIMEOUT_S, kvstore_reader
+
+from .engine_rows import serve_engines
 
 _T = TypeVar("_T")
 _STATUS: dict[type[RemoteError], int] = {BadRequest: 400, NotPermitted: 403, NotFound: 404, Conflict: 409}
@@ -145,6 +151,7 @@ def make_admin_app(gateway: Gateway, run_dir: Path, instance: str, kvstore: Kvst
         return _members(await ask(lambda reader: reader.leave(tenant, group)))
 
     add_metrics_routes(app, gateway, kvstore, instance, tenants=True)
+    serve_engines(app, gateway.engines)
     return app
 
 

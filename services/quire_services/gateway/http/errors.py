@@ -151,6 +151,19 @@ def poison() -> ApiError:
     )
 
 
+def no_such_engine(name: str) -> ApiError:
+    """404: to an operator."""
+    return ApiError(
+        404, f"no engine named {name[:80]!r} is connected", type="invalid_request_error", code="engine_not_found"
+    )
+
+
+def last_engine(name: str) -> ApiError:
+    """409: to an operator, who would stop all service."""
+    reason = f"no other engine can take the requests of {name}: start one, or force it"
+    return ApiError(409, reason, type="invalid_request_error", code="last_engine")
+
+
 def answer_unread() -> ApiError:
     """408: more of the answer waits to be read than the gateway keeps."""
     return ApiError(408, "the answer was not read fast enough", type="invalid_request_error", code="answer_unread")

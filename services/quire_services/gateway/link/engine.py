@@ -7,10 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import select
+import time
+from collections.abc import Iterable
 
 import structlog
 
-from quire_proto.gateway_link import Abort, Hello, Load, Message, Outputs, encode_message
+from quire_proto.gateway_link import (
+    Abort,
+    Continuation,
+    Drain,
+    Handoff,
+    Hello,
+    Load,
+    Message,
+    Outputs,
+    encode_message,
+)
 from quire_services.gateway.awake_clock import clock
 from quire_services.gateway.generations import Attempt, Generation
 
@@ -29,6 +41,9 @@ class Engine:
         load: its last report, None before the first.
         attempts: what it carries, by name on the link.
         latencies: of its answers, if anybody may read them.
+        drained: it gets nothing new, and what it has goes on elsewhere.
+        since: when it connected, or was drained (Unix time).
+        tokens_per_s: tokens that it generated between its last two reports, a second.
     """
 
     def __init__(self, hello: Hello, writer: asyncio.StreamWriter, timed: bool = True) -> None:
@@ -37,6 +52,9 @@ class Engine:
         self.attempts: dict[str, Attempt] = {}
         self.picked = 0
         self.latencies = Latencies(hello.max_model_len) if timed else None
+        self.drained = False
+        self.since = time.time()
+        self.tokens_per_s = 0.0
         self._writer = writer
         self._heard = clock.now()
         self._sent_since_load = 0
@@ -47,7 +65,24 @@ class Engine:
             return "unresponsive"
         if self.load is None:
             return "starting"
+        if self.drained:
+            return "drained" if self.idle else "being drained"
         return "" if self.load.ready else "without a kvstore"
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to do there."""
+        return not self.attempts and self.load is not None and not self.load.running + self.load.waiting
+
+    @property
+    def drained_s(self) -> float:
+        """Since when it has been drained, in seconds; 0 if it is not."""
+        return time.time() - self.since if self.drained else 0.0
+
+    @property
+    def free_slots(self) -> int:
+        """Sequences that it could run besides, as far as is known."""
+        return self.load.slots - self._sent_since_load if self.load else 0
 
     @property
     def silence_s(self) -> float:
@@ -84,9 +119,30 @@ class Engine:
         """Take a report."""
         if load.ready != (self.load is not None and self.load.ready):
             log.info("engine_ready" if load.ready else "engine_not_ready", engine=self.hello.engine)
+        self._measure(load)
         self.load = load
         self._heard = clock.now()
         self._sent_since_load = 0
+
+    def _measure(self, load: Load) -> None:
+        seconds = clock.now() - self._heard
+        if self.load is not None and seconds > 0:
+            more = load.counters.get("generated_tokens", 0) - self.load.counters.get("generated_tokens", 0)
+            self.tokens_per_s = max(0, more) / seconds
+
+    def drain(self, on: bool) -> None:
+        """Give it nothing new from now on, or work again."""
+        self.drained, self.since = on, time.time()
+        self._send(Drain(on))
+        log.info("draining" if on else "undrained", engine=self.hello.engine, attempts=len(self.attempts))
+
+    def hand_over(self, items: Iterable[tuple[Attempt, int]], to: Engine | None) -> None:
+        """Ask for continuations to go on in another engine, or anywhere."""
+        asked = list(items)
+        for attempt, index in asked:
+            attempt.asked[index] = (to, clock.now())
+        session = to.load.session if to and to.load else b""
+        self._send(Handoff(session, tuple(Continuation(attempt.id, index) for attempt, index in asked)))
 
     def on_outputs(self, outputs: Outputs) -> list[Generation]:
         """Hand the outputs of a step to their attempts; those of unknown ones were aborted meanwhile. The generation of

@@ -1,0 +1,1 @@
+"""What an operator does with the engines of a running stack, over the gateway's admin API."""
