@@ -6,8 +6,8 @@ continuations are given back, with the offer's name, behind the last token that 
 the target's to adopt: nothing of it is computed twice, the unsealed tail included.
 
 What holds no blocks, or cannot be offered (a beam search: its state is here), is given back alone. A prompt of which
-log-probabilities are wanted stays until they are sent. What was offered and is not adopted in time is given up, and
-computed again by whichever engine goes on with it.
+log-probabilities are wanted stays until they are sent, and is given back alone then. What was offered and is not
+adopted in time is given up, and computed again by whichever engine goes on with it.
 
 Invariants: what is given back is out of the scheduler; a sequence that is offered is named by no work in flight.
 """
@@ -93,7 +93,9 @@ class Offers:
             target = next((asked[one] for one in of if one in asked), None)
             if target is None or (sequence in running and sequence.request.prompt_logprobs):
                 continue
-            if target and sequence in running and not sequence.request.sampling.beam_width:
+            how = sequence.request.sampling
+            # A prompt that was scored has digests under a salt that the target does not know.
+            if target and sequence in running and not (how.beam_width or how.prompt_logprobs):
                 self._kv.quiesce(sequence)
                 self._chosen.append((sequence, target))
             else:

@@ -208,6 +208,20 @@ def test_a_beam_search_begins_again(pair: Movers) -> None:
 
 
 @DEEP
+def test_a_prompt_that_was_scored_is_not_offered(pair: Movers) -> None:
+    """Its digests are under a salt of their own: it goes on elsewhere without its blocks, with the same tokens."""
+    pair.every, name = 0, f"r{next(NAMES)}"
+    pair.ask(name, words(40), salt=name, max_tokens=60)
+    whole, offered = pair.result(name), pair.count("offered")
+    pair.ask(name + "m", words(40), salt=name, max_tokens=60, prompt_logprobs=1)
+    begun(pair, name + "m")
+    pair.move(0, (name + "m", 0))
+    (moved,) = pair.result(name + "m")
+    assert (moved.tokens, moved.moves, pair.count("offered")) == (whole[0].tokens, 1, offered)
+    pair.empty()
+
+
+@DEEP
 def test_an_engine_that_is_drained_computes_no_publication(pair: Movers) -> None:
     """It leaves that to others until it is as before."""
     with KVReader(pair.run_dir) as reader:
