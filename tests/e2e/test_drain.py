@@ -24,14 +24,18 @@ from tests.support.waits import wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 STREAMS = 16
-TOKENS = 160
+TOKENS = 480
 AGAIN = "recomputed_handoff_tokens"
 
 
-class Operated(Stack):
+class Operated:
     """A stack and its admin API."""
 
-    admin: httpx.Client
+    def __init__(self, stack: Stack, port: int) -> None:
+        self.url, self.log, self.stats = stack.url, stack.log, stack.stats
+        token = (stack.run_dir / "admin.token").read_text().strip()
+        headers, base = {"authorization": f"Bearer {token}"}, f"http://127.0.0.1:{port}/admin"
+        self.admin = httpx.Client(base_url=base, headers=headers, timeout=30, trust_env=False)
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """The engines, by name."""
@@ -53,23 +57,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model
 
 
-def operated(stack: Stack, port: int) -> Operated:
-    it = Operated(stack.process, int(stack.url.rpartition(":")[2]), stack.run_dir, stack.log)
-    token = (stack.run_dir / "admin.token").read_text().strip()
-    headers = {"authorization": f"Bearer {token}"}
-    it.admin = httpx.Client(base_url=f"http://127.0.0.1:{port}/admin", headers=headers, timeout=30, trust_env=False)
-    return it
-
-
 @pytest.fixture(scope="module")
 def stack(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
     port = free_port()
     flags = (f"--admin-port={port}", "--hold-s=60")
     with running_stack(tmp_path_factory.mktemp("drain"), model, *flags, engines=2, blocks=2048) as it:
-        started = operated(it, port)
+        started = Operated(it, port)
         yield started
         started.admin.close()
-        started.http.close()
 
 
 class Streams:
@@ -192,7 +187,7 @@ def test_roles_in_a_whole_stack(model: Path, tmp_path: Path, stack: Operated, wh
     port = free_port()
     flags = (f"--admin-port={port}", "--prefill-engines=1", "--hold-s=60")
     with running_stack(tmp_path, model, *flags, engines=2, blocks=2048) as it:
-        roles = operated(it, port)
+        roles = Operated(it, port)
         roles.ready()
         assert {row["name"]: row["role"] for row in roles.rows().values()} == {
             "engine-1": "prefill",
@@ -207,4 +202,3 @@ def test_roles_in_a_whole_stack(model: Path, tmp_path: Path, stack: Operated, wh
             assert streams.result() == whole
             roles.ready()
         roles.admin.close()
-        roles.http.close()
