@@ -157,8 +157,13 @@ class StackRun:
         if names:
             self._was_ready = True  # they work for clients: no new process that fails may end them
             self.screen.line(f"taking over, as their supervisor is gone: {', '.join(names)}")
+
+    def _take_logs(self) -> None:
+        """From here on the processes taken over write to our stderr; not before it is clear that we stay."""
+        if self._was_ready:
+            taken = [child for child in self._supervisor.children if child is not self._stack.prepare]
             with suppress(OSError):  # then their logs go on where they went
-                hand_over_stderr(self._run_dir.path / LOG_SOCKET, [child.signal for child in self._supervisor.children])
+                hand_over_stderr(self._run_dir.path / LOG_SOCKET, [child.signal for child in taken])
 
     def _start(self) -> bool:
         """Start all processes in order; False if the stack is to stop before it was ready."""
@@ -172,6 +177,7 @@ class StackRun:
         if not self._going():
             return False
         stack.read_prepared()
+        self._take_logs()
         self._end_outdated()
         self._expect(stack.kvstore)
         if not self._all_ready():
