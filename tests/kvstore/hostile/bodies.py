@@ -114,8 +114,8 @@ class Bodies:
             forks=tuple(self._fork(own) for _ in range(chance.randrange(2))),
             extends=self._rows(own, lambda q: ((q.writable if q else 0) + chance.randrange(1, 4),)),
             allocates=tuple(self._allocate() for _ in range(chance.randrange(3))),
-            offers=tuple(self._offer(others) for _ in range(max(0, chance.randrange(-2, 3)))),
-            adopts=tuple(self._adopt(own) for _ in range(max(0, chance.randrange(-2, 3)))),
+            offers=tuple(self._offer(others) for _ in range(max(0, chance.randrange(-20, 3)))),
+            adopts=tuple(self._adopt(own) for _ in range(max(0, chance.randrange(-20, 3)))),
         )
 
     def _rows(self, own: Session, rest: Callable[[Sequence | None], tuple[int, ...]]) -> bytes:

@@ -33,5 +33,5 @@ def test_the_crowd_finds_a_planted_bug(bug: Patch, monkeypatch: pytest.MonkeyPat
     """The seeds that hold for the real store fail for the broken one, and say how to repeat it."""
     bug(monkeypatch)
     with pytest.raises(AssertionError, match="seed ") as found:
-        run(1, 150, TURNS)
+        run(1, 900, TURNS)
     print(f"{bug.__name__}: {str(found.value).splitlines()[0][:160]}")
