@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
-import psutil
 import pytest
 
 from tests.support.stack import Stack
@@ -21,12 +19,10 @@ from tests.support.survival import (
     kill_kvstore,
     same,
     settled,
-    starve,
     stream,
     surviving_stack,
     with_stop,
 )
-from tests.support.waits import wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 OFTEN = ("json_schema",)  # the others take minutes more
@@ -79,26 +75,4 @@ def test_a_stream_is_the_same_however_its_engine_ends(stack: Stack, end: End) ->
     asked, name = KINDS["n=4"], end.__name__
     whole = stream(stack, asked | {"cache_salt": "whole" + name})
     assert same(stream(stack, asked | {"cache_salt": "again" + name}, {21: end}), whole, asked)
-    settled(stack, 1)
-
-
-@pytest.mark.slow
-def test_an_engine_without_memory(stack: Stack) -> None:
-    """It ends at a prompt for which it gets none, and prompt and answers go on in the other."""
-    settled(stack, 2)
-    asked, starved = KINDS["seeded"] | {"max_tokens": 600}, list[psutil.Process]()
-    whole = stream(stack, asked | {"cache_salt": "whole"})
-
-    def starve_it(stack: Stack, pid: int) -> None:
-        starve(stack, pid)
-        starved.append(psutil.Process(pid))
-
-    with ThreadPoolExecutor(8) as pool:
-        again = pool.submit(stream, stack, asked | {"cache_salt": "again"}, {21: starve_it})
-        wait_for(lambda: starved, "it gets no more memory")
-        long = [pool.submit(stack.complete, [7 + i] * 3000, max_tokens=1) for i in range(4)]
-        assert all(one.result()["usage"]["completion_tokens"] == 1 for one in long)
-        assert same(again.result(), whole, asked)
-    assert not starved[0].is_running()
-    assert b"out of memory" in stack.log.read_bytes()
     settled(stack, 1)
