@@ -15,18 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from bench.load.agents import make
 from bench.load.generator import play, play_summary
 from bench.models.sizes import SIZES, kv_bytes_per_token, model_directory, words
 from bench.report.figures import Report, machine, median, say, table
 from bench.servers.quire import Quire
-from bench.servers.server import get
+from bench.servers.server import Repeated, get
 
 OFF, ON = "off", "on"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -66,27 +65,6 @@ class MeteredQuire(Quire):
         return time.perf_counter() - began
 
 
-class Scraper:
-    """Scrapes a stack in a thread of its own while the context is open. ``spent_s`` gets what each time took."""
-
-    def __init__(self, server: MeteredQuire, each_s: float, spent_s: list[float]) -> None:
-        self._server, self._each_s, self._spent_s = server, each_s, spent_s
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        while not self._end.wait(self._each_s):
-            self._spent_s.append(self._server.scrape())
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the bench."""
     parser.add_argument("--pairs", type=int, default=15, help="interleaved rounds (default: 15)")
@@ -123,7 +101,7 @@ def run(arguments: argparse.Namespace) -> Report:
             for way in (OFF, ON) if pair % 2 == 0 else (ON, OFF):
                 with ExitStack() as reading:
                     if way == ON:
-                        reading.enter_context(Scraper(servers[ON], arguments.each_s, scrapes))
+                        reading.enter_context(Repeated(arguments.each_s, lambda: scrapes.append(servers[ON].scrape())))
                     samples[way].append(_one(servers[way], workload.warm))
     return _told(report, samples, scrapes)
 

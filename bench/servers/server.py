@@ -19,6 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any, Self
@@ -188,18 +189,17 @@ class Elsewhere(Server):
         """Not ours to do; prompts are new in each pair anyway."""
 
 
-class Peak:
-    """Samples ``server.kv_bytes`` every ``each_s`` seconds while the context is open; ``bytes`` is the largest."""
+class Repeated:
+    """Does something every ``each_s`` seconds, in a thread of its own, while the context is open."""
 
-    def __init__(self, server: Server, each_s: float = SAMPLE_S) -> None:
-        self._server, self._each_s, self.bytes = server, each_s, 0.0
+    def __init__(self, each_s: float, action: Callable[[], None]) -> None:
+        self._each_s, self._action = each_s, action
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def _sample(self) -> None:
+    def _run(self) -> None:
         while not self._end.wait(self._each_s):
-            with contextlib.suppress(OSError, HTTPException, QuireError):
-                self.bytes = max(self.bytes, self._server.kv_bytes())
+            self._action()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -208,6 +208,18 @@ class Peak:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
+
+
+class Peak(Repeated):
+    """Samples ``server.kv_bytes`` every ``each_s`` seconds while the context is open; ``bytes`` is the largest."""
+
+    def __init__(self, server: Server, each_s: float = SAMPLE_S) -> None:
+        super().__init__(each_s, self._sample)
+        self._server, self.bytes = server, 0.0
+
+    def _sample(self) -> None:
+        with contextlib.suppress(OSError, HTTPException, QuireError):
+            self.bytes = max(self.bytes, self._server.kv_bytes())
 
 
 def get(port: int, path: str, host: str = HOST, key: str = "") -> str:
