@@ -18,6 +18,9 @@ log-sum-exp -inf and weight 0, never NaN; sinks join the denominator once, after
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import structlog
 import torch
 
@@ -34,6 +37,8 @@ from .calls import Call, Calls, prepare
 from .chain import Chain, chain
 from .pytorch import Partials, merge, partial_attention
 from .slots import Slots
+
+_T = TypeVar("_T")
 
 log = structlog.get_logger()
 
@@ -134,23 +139,22 @@ class CpuAttention:
 
     def _chain(self, plan: AttentionPlan, window: int | None) -> Chain:
         """The step's chain for this window, derived by the first layer that needs it."""
-        assert plan.block_size == self.block_size, "plan and arena differ in block size"
-        key = ("chain", plan.seen(window))
-        found = plan.prepared.get(key)
-        if found is None:
-            found = plan.prepared[key] = chain(plan, plan.seen(window))
-        assert isinstance(found, Chain)
-        return found
+        return self._prepared(plan, window, Chain, chain)
 
     def _calls(self, plan: AttentionPlan, window: int | None) -> Calls:
         """PyTorch's calls of the step for this window, likewise."""
+        return self._prepared(plan, window, Calls, prepare)
+
+    def _prepared(
+        self, plan: AttentionPlan, window: int | None, kind: type[_T], make: Callable[[AttentionPlan, int | None], _T]
+    ) -> _T:
         assert plan.block_size == self.block_size, "plan and arena differ in block size"
-        key = ("calls", plan.seen(window))
-        calls = plan.prepared.get(key)
-        if calls is None:
-            calls = plan.prepared[key] = prepare(plan, plan.seen(window))
-        assert isinstance(calls, Calls)
-        return calls
+        key = (kind, plan.seen(window))
+        found = plan.prepared.get(key)
+        if found is None:
+            found = plan.prepared[key] = make(plan, plan.seen(window))
+        assert isinstance(found, kind)
+        return found
 
 
 def _can_compile() -> bool:
