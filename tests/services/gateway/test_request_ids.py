@@ -36,6 +36,8 @@ def test_lines_of_moves_and_of_poison_name_their_requests(gateway: GatewayProces
         holder.close()
 
     assert lost.result().status_code == 500
+    ended = ("request", "lost-1")
+    wait_for(lambda: ended in [(x["event"], x.get("request_id")) for x in gateway.lines()], "its line is written")
     lines = gateway.lines()
     assert [line["requests"] for line in lines if line["event"] == "moved"][-2:] == [["lost-1"], ["lost-1"]]
     assert [line["request_id"] for line in lines if line["event"] == "poison"] == ["lost-1"]

@@ -13,6 +13,7 @@ from quire_services.gateway.exposition.access import MetricsAccess
 from quire_services.gateway.http.errors import ApiError
 from quire_services.gateway.http.host_names import HostNames
 from tests.support.gateway import Start
+from tests.support.waits import wait_for
 
 KEYS = '[[tenants]]\nname = "acme"\nkeys = ["sk-acme"]\n'
 CLUSTER = MetricsAccess(("10.1.0.0/16", "::1", "127.0.0.1"), HostNames(("quire.example",)))
@@ -66,8 +67,12 @@ def test_metrics_need_no_key_and_a_key_opens_none(start: Start, tmp_path: Path) 
     assert httpx.get(f"{gateway.url}/metrics", headers=forwarded).status_code == 403
     assert httpx.get(f"{gateway.url}/metricsx").status_code == 401
     assert httpx.post(f"{gateway.url}/metrics", json={}).status_code == 405
-    logged = [line["status"] for line in gateway.lines() if line.get("path") == "/metrics"]
-    assert logged == [403, 405]
+
+    def logged() -> list[int]:
+        return [line["status"] for line in gateway.lines() if line.get("path") == "/metrics"]
+
+    wait_for(lambda: 405 in logged(), "the last line is written")  # behind the answer
+    assert logged() == [403, 405]
 
 
 @pytest.mark.process

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.gateway import GatewayProcess
 from tests.support.peer_engine import PeerEngine
+from tests.support.waits import wait_for
 
 MESSAGES: list[Any] = [{"role": "user", "content": "the quick fox"}]
 
@@ -135,7 +136,7 @@ def test_an_engine_that_dies_ends_the_stream_with_an_error(client: openai.OpenAI
     with pytest.raises(openai.APIError, match="engine that worked on this request is gone"):
         list(stream)
     assert gateway.health()["status"] == "unavailable"
-    assert [line for line in gateway.lines() if line.get("outcome") == "5xx" and line["status"] == 200]
+    wait_for(lambda: ("5xx", 200) in [(x.get("outcome"), x.get("status")) for x in gateway.lines()], "it is logged")
 
 
 def test_an_error_of_the_engine_ends_the_stream_without_done(gateway: GatewayProcess, engine: PeerEngine) -> None:
