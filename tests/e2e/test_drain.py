@@ -11,43 +11,21 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from bench.models.tiny import make_model
 from tests.support.gateway import write_tokenizer
+from tests.support.operated import Operated
 from tests.support.ports import free_port
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import running_stack
 from tests.support.waits import wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 STREAMS = 16
 TOKENS = 480
 AGAIN = "recomputed_handoff_tokens"
-
-
-class Operated:
-    """A stack and its admin API."""
-
-    def __init__(self, stack: Stack, port: int) -> None:
-        self.url, self.log, self.stats = stack.url, stack.log, stack.stats
-        token = (stack.run_dir / "admin.token").read_text().strip()
-        headers, base = {"authorization": f"Bearer {token}"}, f"http://127.0.0.1:{port}/admin"
-        self.admin = httpx.Client(base_url=base, headers=headers, timeout=30, trust_env=False)
-
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """The engines, by name."""
-        return {row["name"]: row for row in self.admin.get("/engines").json()["data"]}
-
-    def count(self, name: str) -> int:
-        """A counter of all engines."""
-        return sum(row["counters"].get(name, 0) for row in self.rows().values())
-
-    def ready(self, engines: int = 2) -> None:
-        """Wait until so many engines can be given work."""
-        wait_for(lambda: [r["state"] for r in self.rows().values()] == ["ready"] * engines, "all are ready", 90)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +48,7 @@ def stack(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ope
 class Streams:
     """Completions that are streamed at the same time: texts, and when each of their events came."""
 
-    def __init__(self, stack: Stack, many: int, salt: str) -> None:
+    def __init__(self, stack: Operated, many: int, salt: str) -> None:
         self.texts, self.times = [""] * many, [list[float]() for _ in range(many)]
         self._stack, self._salt = stack, salt
         self._threads = [threading.Thread(target=self._read, args=(number,)) for number in range(many)]
