@@ -136,6 +136,7 @@ class Edge:
             engines=record.engines,
             moves=record.moves,
             recomputed_tokens=record.recomputed,
+            recomputed_handoff_tokens=record.recomputed_handed,
             ms=round(seconds * 1000, 1),
             ttft_ms=None if record.ttft_s is None else round(record.ttft_s * 1000, 1),
         )

@@ -136,6 +136,7 @@ class Generation:
         engines: names of the engines that something of it was sent to, the first one first.
         moves: attempts after the first, so many for each continuation.
         recomputed: tokens that were computed again for them, as far as their engines have said.
+        recomputed_handed: those of them that an engine had handed over.
         begun, heard: when the first and the last tokens came, by continuation and the monotonic clock; 0 before.
     """
 
@@ -159,6 +160,7 @@ class Generation:
     engines: dict[str, None] = field(default_factory=dict)
     moves: int = 0
     recomputed: int = 0
+    recomputed_handed: int = 0
     begun: array[float] = field(init=False)
     heard: array[float] = field(init=False)
 
@@ -212,7 +214,9 @@ class Generation:
             self.cached_tokens = output.cached_tokens
         elif not output.tokens and not output.finish:
             known = len(self.tokens) + len(self.emitted[output.index]) if handed is None else handed
-            self.recomputed += max(0, known - output.cached_tokens)
+            again = max(0, known - output.cached_tokens)
+            self.recomputed += again
+            self.recomputed_handed += again if handed is not None else 0
 
     def _before(self, index: int, attempt: Attempt) -> tuple[bytes, int, str]:
         """What an engine has to know of the one before: its offer, what that had computed, and why it is left."""
@@ -317,6 +321,11 @@ class Call:
     def recomputed(self) -> int:
         """Tokens that were computed again for these."""
         return sum(generation.recomputed for generation in self.generations)
+
+    @property
+    def recomputed_handed(self) -> int:
+        """Those of them that an engine had handed over."""
+        return sum(generation.recomputed_handed for generation in self.generations)
 
     def begin_within(self, seconds: float, spent: float) -> None:
         """Fail if nothing has come of any answer when ``seconds`` are over, of which some are ``spent`` already."""

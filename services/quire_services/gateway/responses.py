@@ -106,7 +106,8 @@ class CallResponse:
 
     def _close(self) -> None:
         record, call = self._record, self._call
-        record.engines, record.moves, record.recomputed = ",".join(call.engines), call.moves, call.recomputed
+        record.engines, record.moves = ",".join(call.engines), call.moves
+        record.recomputed, record.recomputed_handed = call.recomputed, call.recomputed_handed
         call.close()
 
     async def _run(self, arrivals: AsyncIterator[list[Arrival]]) -> AsyncIterator[Deltas]:

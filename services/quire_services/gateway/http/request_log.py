@@ -25,6 +25,7 @@ class RequestRecord:
         engines: names of the engines that something of it was sent to, in order.
         moves: how often one of its choices has gone on in another engine, or in one that came back.
         recomputed: tokens of prompts and answers that were computed again for that.
+        recomputed_handed: those of them that an engine had handed over; 0 unless a hand-over failed.
     """
 
     request_id: str
@@ -37,6 +38,7 @@ class RequestRecord:
     engines: str = ""
     moves: int = 0
     recomputed: int = 0
+    recomputed_handed: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0

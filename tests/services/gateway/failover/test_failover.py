@@ -172,6 +172,7 @@ def test_an_engine_that_dies_before_the_first_token(process: GatewayProcess, str
     assert line
     assert (line["engines"], line["moves"]) == ("one,two", 3)
     assert line["recomputed_tokens"] == line["prompt_tokens"] - cached
+    assert line["recomputed_handoff_tokens"] == 0
     (again,) = two.requests
     assert (again.n, again.index, again.emitted, again.sampling) == (3, 0, b"", one.requests[1].sampling)
     two.close()

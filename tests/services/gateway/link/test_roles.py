@@ -56,7 +56,8 @@ def test_with_one_kind_alone(process: GatewayProcess, role: str) -> None:
 
 
 def test_an_engine_that_decodes_comes_later(process: GatewayProcess) -> None:
-    """What goes on where it was prefilled moves when there is one, and when that has slots; a death brings it back."""
+    """What goes on where it was prefilled moves when there is one, and when that has slots; a death brings it back. The
+    log tells what was computed again by which of both."""
     prefill = process.engine("prefill", role=PREFILL)
     prefill.steps = 4
     waiting = Background(process, **PLAIN)
@@ -67,7 +68,13 @@ def test_an_engine_that_decodes_comes_later(process: GatewayProcess) -> None:
     wait_for(decode.stalled, "it has moved")
     prefill.steps = None
     decode.close()
-    assert waiting.result().json()["usage"]["completion_tokens"] == 30
+    answered = waiting.result()
+    usage, name = answered.json()["usage"], answered.headers["x-request-id"]
+    assert usage["completion_tokens"] == 30
+    line = wait_for(lambda: next((x for x in process.lines() if x.get("request_id") == name), None), "it is logged")
+    handed, lost = usage["prompt_tokens"] + 3, usage["prompt_tokens"] + 8  # the first engine had not computed its last
+    assert line is not None
+    assert (line["recomputed_handoff_tokens"], line["recomputed_tokens"]) == (handed, handed + lost)
     assert [len(unpack_u32(request.emitted)) for request in prefill.requests] == [0, 8]
 
 
