@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from bench.models.tiny import make_model
 from quire_services.config.process_table import read_process_table
+from tests.chaos.rollout import recomputed, rollout
 from tests.support.gateway import write_tokenizer
 from tests.support.stack import Stack, running_stack
 from tests.support.streams import Streams
@@ -34,20 +33,14 @@ def three(tmp_path: Path, model: Path) -> Iterator[Stack]:
         yield stack
 
 
-def rollout(stack: Stack, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
-    command = [sys.executable, "-m", "quire_services.cli", "rollout", f"--run-dir={stack.run_dir}", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
 def pids(stack: Stack) -> dict[str, int]:
     """The processes of the stack, by name."""
     return {name: entry.pid for name, entry in read_process_table(stack.run_dir).running().items()}
 
 
 def test_all_engines_are_replaced_under_load(three: Stack) -> None:
-    """Three engines under 16 streams: all are new, gateway and kvstore are not, every stream is the same, and the
-    supervisor counts no failure."""
+    """Three engines under 16 streams: all are new, gateway and kvstore are not, every stream is the same,
+    nothing is computed twice, and the supervisor counts no failure."""
     with Streams(three, 16, TOKENS) as streams:
         before = pids(three)
         told = rollout(three, "--json")
@@ -60,6 +53,7 @@ def test_all_engines_are_replaced_under_load(three: Stack) -> None:
     assert [(one["old_pid"], one["new_pid"]) for one in said["replaced"]] == [(before[e], after[e]) for e in engines]
     assert {name for name in before if before[name] != after[name]} == set(engines)
     assert len(streams.done) >= 16
+    assert recomputed(three) == 0
     assert three.log.read_text().count("ended with exit code 0; starting it again\n") == 3
 
 

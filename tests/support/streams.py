@@ -29,8 +29,14 @@ class Stream:
 
     def gap_in_steps(self) -> float:
         """Its longest pause between two events, in median pauses."""
-        gaps = [after - before for before, after in pairwise(self.times)]
-        return max(gaps) / median(gaps)
+        return max(self._gaps()) / self.step()
+
+    def step(self) -> float:
+        """Its median pause between two events, in seconds."""
+        return median(self._gaps())
+
+    def _gaps(self) -> list[float]:
+        return [after - before for before, after in pairwise(self.times)]
 
 
 def streamed(stack: Stack, seed: int, tokens: int) -> Stream:
