@@ -3,9 +3,9 @@
     python -m tests.chaos.streams [--minutes 2] [--seed S] [--save NAME]
 
 Sixteen clients read one stream after the other from three engines, answers of every kind, and compare each with what an
-undisturbed stack said. Meanwhile engines are killed, stopped for a moment, until they are fenced or for good, asked to
-end or given no more memory, and the kvstore is killed. No request may fail, no answer differ, and in the end no block
-may be held that was not before; sequences, sockets, segments and processes are looked for, too.
+undisturbed stack said. Meanwhile engines are killed, stopped for a moment, until they are fenced or for good, drained,
+asked to end or given no more memory, and the kvstore is killed. No request may fail, no answer differ, and in the end
+no block may be held that was not before; sequences, sockets, segments and processes are looked for, too.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ import httpx
 from bench.report.figures import Report, percentile, table
 from quire_proto.wire.errors import QuireError
 from tests.chaos.request_lines import request_line, request_lines
+from tests.support.operated import Operated
+from tests.support.ports import free_port
 from tests.support.stack import Stack
 from tests.support.survival import (
     KINDS,
@@ -53,12 +55,14 @@ CLIENTS, ENGINES = 16, 3
 LONGER = 400  # tokens
 LONG_PROMPT = 3000
 PATIENCE_S = 6.0  # with an engine that needs no more memory than it has
-ACTS: dict[str, tuple[End, int]] = {  # how often, one beside the other
+DRAIN = "drain"
+ACTS: dict[str, tuple[End | None, int]] = {  # how often, one beside the other
     "kill -9": (kill, 4),
     "SIGSTOP": (hang, 2),
     "SIGSTOP until fenced": (hang_until_fenced, 2),
     "SIGSTOP for 0.3 s": (hang_briefly, 2),
     "SIGTERM": (ask_to_end, 3),
+    DRAIN: (None, 3),  # by the admin API
     "out of memory": (starve, 2),
     "kill -9 of the kvstore": (kill_kvstore, 2),
 }
@@ -86,7 +90,7 @@ class Client(threading.Thread):
                 time.sleep(0.5)
                 continue
             self.read.append(told)
-            if not same(told, self.whole, self._asked):
+            if not same(told, self.whole):
                 pairs = zip(told.choices(), self.whole.choices(), strict=False)
                 first = next((pair for pair in pairs if pair[0] != pair[1]), "one is longer")
                 line = request_line(self._stack.log, told.request)
@@ -96,7 +100,8 @@ class Client(threading.Thread):
 class Chaos:
     """One run."""
 
-    def __init__(self, stack: Stack, seed: int) -> None:
+    def __init__(self, stack: Stack, operated: Operated, seed: int) -> None:
+        self._operated = operated
         self.stack, self.rng, self._over = stack, random.Random(seed), threading.Event()
         settled(stack, ENGINES)
         self._held = stack.stats().blocks["held"]
@@ -114,9 +119,10 @@ class Chaos:
         for client in self.clients:
             client.start()
         end = time.monotonic() + 60 * minutes
+        every = [name for name, (_, times) in ACTS.items() for _ in range(times)]
         deck: list[str] = []
         while time.monotonic() < end:
-            deck = deck or self.rng.sample([name for name, (_, times) in ACTS.items() for _ in range(times)], 17)
+            deck = deck or self.rng.sample(every, len(every))
             pids = wait_for(self._choice, "two engines are there", 120)
             self._look(self.rng.uniform(0.3, 2.0))
             self._act(deck.pop(), self.rng.choice(pids))
@@ -145,7 +151,12 @@ class Chaos:
         if end is starve:
             self._starve(pid)
             return
-        self.acts.append((name, time.monotonic()))
+        began = time.monotonic()
+        if end is None:
+            if self._operated.drain_and_undrain(pid):
+                self.acts.append((name, began))
+            return
+        self.acts.append((name, began))
         with suppress(ProcessLookupError, LookupError):  # of an act before
             end(self.stack, pid)
 
@@ -201,12 +212,14 @@ class Chaos:
         lines = request_lines(self.stack.log)
         moves = sum(line["moves"] for line in lines.values())
         again = sum(line["recomputed_tokens"] for line in lines.values())
+        handed = sum(line["recomputed_handoff_tokens"] for line in lines.values())
         facts: list[list[object]] = [
             ["streams read", len(streams)],
             ["requests that failed", 0],
             ["streams that differ from their undisturbed run", 0],
             ["choices that moved", moves],
-            ["tokens computed again, a move", again / max(1, moves)],
+            ["tokens computed again after a loss, a move", (again - handed) / max(1, moves)],
+            ["tokens computed again of what was handed over", handed],
             ["sequences at once, median", percentile(self.batches, 0.5)],
             ["median step of a stream, s", step],
             ["blocks, sequences, sockets, segments left", 0],
@@ -217,7 +230,12 @@ class Chaos:
             "the others went on."
         )
         report.figures = {"gaps": dict(stood), "acts": counts, "streams": len(streams), "moves": moves}
-        report.figures |= {"recomputed": again, "batch": percentile(self.batches, 0.5), "step_s": step}
+        report.figures |= {
+            "recomputed": again,
+            "recomputed_handoff": handed,
+            "batch": percentile(self.batches, 0.5),
+            "step_s": step,
+        }
         return report
 
 
@@ -228,10 +246,13 @@ def gap_at(told: Streamed, when: float) -> float:
 
 def run(minutes: float, seed: int, directory: Path) -> Report:
     """The whole run in ``directory``. Raises AssertionError."""
-    with surviving_stack(directory, "full", engines=ENGINES, blocks=2048) as stack:
-        chaos = Chaos(stack, seed)
+    port = free_port()
+    with surviving_stack(directory, "full", f"--admin-port={port}", engines=ENGINES, blocks=2048) as stack:
+        operated = Operated(stack, port)
+        chaos = Chaos(stack, operated, seed)
         chaos.run(minutes)
         chaos.finish()
+        operated.admin.close()
         return chaos.report(minutes, seed)
 
 

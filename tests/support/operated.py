@@ -30,3 +30,15 @@ class Operated:
     def ready(self, engines: int = 2) -> None:
         """Wait until so many engines can be given work."""
         wait_for(lambda: [r["state"] for r in self.rows().values()] == ["ready"] * engines, "all are ready", 90)
+
+    def drain_and_undrain(self, pid: int) -> bool:
+        """Have the engine that this process is hand over all that it has, and give it work again; whether it did.
+
+        It does not if it has ended before, or no other can take it.
+        """
+        name = next((row["name"] for row in self.rows().values() if row["pid"] == pid), None)
+        if name is None or self.admin.post(f"/engines/{name}/drain", json={}).status_code != 200:
+            return False
+        wait_for(lambda: self.rows().get(name, {}).get("state") != "being drained", f"{name} is drained", 60)
+        done: bool = self.admin.post(f"/engines/{name}/undrain", json={}).status_code == 200
+        return done
