@@ -16,6 +16,7 @@ from tests.support.stack import running_stack
 from tests.support.waits import wait_for
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_default_client_survives_a_killed_engine(tmp_path: Path) -> None:
     """Kill -9 of the only engine: the answer in the making goes on in the next, a request that comes while there is no

