@@ -5,6 +5,7 @@ Waiting and processes:
 - ``waits``: ``wait_for``, the one way to wait for something.
 - ``kvstore``: ``Kvstore``, a kvstore process that can be killed and started again.
 - ``stack``: ``running_stack`` and ``Stack``, a whole ``quire serve``, watched for what it leaves behind.
+- ``operated``: ``Operated``, a stack and its admin API: engines as it lists them, and one of them drained.
 - ``streams``: ``Streams``, answers that are the same whatever happens to a stack meanwhile.
 - ``survival``: answers of every kind, what befalls their engines, and when two are the same.
 - ``engine_loop``, ``engine_pair``: one engine, or two, in this process over a kvstore process.
