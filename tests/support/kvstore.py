@@ -42,7 +42,7 @@ class Kvstore:
         published: Iterable[Mapping[str, Any]] = PUBLISHED,
         program: Sequence[str] = PROGRAM,
     ) -> None:
-        """Nothing runs before :meth:`start`.
+        """Nothing runs before :meth:`start`. With 0 ``blocks`` the ``flags`` say how large the pool is.
 
         A lease is as good as for ever unless ``flags`` say otherwise: a raw client sends no heartbeat of its own, and
         on a busy machine the shortest exchange may take seconds.
@@ -53,7 +53,8 @@ class Kvstore:
         self.process: subprocess.Popen[bytes]
         prepared = run_dir / "prepared.json"
         prepared.write_text(json.dumps({"layout": asdict(layout), "published": list(published)}))
-        self._command = [*program, f"--run-dir={run_dir}", f"--prepared={prepared}", f"--blocks={blocks}", "--debug"]
+        self._command = [*program, f"--run-dir={run_dir}", f"--prepared={prepared}", "--debug"]
+        self._command += [f"--blocks={blocks}"] if blocks else []
         self._command += [f"--lease-ms={UNENDING_MS}", *flags]  # of a flag that is given twice the last counts
 
     def start(self, *flags: str, wait: bool = True) -> Self:

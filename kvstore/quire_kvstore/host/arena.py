@@ -6,9 +6,9 @@ and a duty to remove what it made. Arenas on a GPU are in ``cuda_arena``, the ch
 ``ShmArena`` is POSIX shared memory: an unguessable name under /dev/shm, mode 0600. The space is checked before
 (``host_space``); the pages are taken by ``reservation``, or else when an engine first writes them.
 
-The *roster* is a file in the run directory that names the segment. It is written before the segment exists and held
-locked while the kvstore lives: after a ``kill -9`` the next start finds the name and removes the segment, and a
-second kvstore in the same directory is refused.
+The *roster* is a file in the run directory that names the segment, and what the pool's size was measured from. It is
+written before the segment exists and held locked while the kvstore lives: after a ``kill -9`` the next start finds the
+name and removes the segment, and a second kvstore in the same directory is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import re
 import secrets
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from quire_proto.wire.handles import Handle, ShmHandle
 
@@ -58,7 +58,10 @@ class Roster:
 
     Attributes:
         left_over: an earlier life had left a segment, which its engines may still map.
+        size: what was measured for the pool's size (``pool_size``), by this life or the one before; empty if nothing.
     """
+
+    size: dict[str, Any]
 
     def __init__(self, run_dir: Path) -> None:
         """Lock the roster and remove what an earlier life left. Raises ArenaError if another kvstore holds it."""
@@ -77,8 +80,14 @@ class Roster:
 
     def write(self, name: str) -> None:
         """Name the segment that is about to be made. One write call: a kill leaves the old or the new text."""
+        measured = {"size": self.size} if self.size else {}
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps({"shm": name, "pid": os.getpid()}).encode(), 0)
+        os.pwrite(self._fd, json.dumps({"shm": name, "pid": os.getpid(), **measured}).encode(), 0)
+
+    def keep(self, size: dict[str, Any]) -> None:
+        """Keep what the pool's size was measured from, for the next life, before there is any segment."""
+        self.size = size
+        self.write("")
 
     def close(self) -> None:
         """Remove the file and let go of the lock."""
@@ -88,8 +97,11 @@ class Roster:
             self._fd = -1
 
     def _remove_left_over(self) -> None:
+        found = _content(self._fd)
+        name, size = found.get("shm", ""), found.get("size")
+        self.size = size if isinstance(size, dict) else {}
         # Only a name of our own making is removed, whatever the file says.
-        self.left_over = bool(_NAME.fullmatch(name := _named(self._fd)))
+        self.left_over = bool(_NAME.fullmatch(name))
         if self.left_over:
             (SHM_DIR / name).unlink(missing_ok=True)
 
@@ -98,19 +110,19 @@ def is_roster(file: Path) -> bool:
     """Whether a file is what a kvstore wrote as its roster, or has not written to yet. Raises OSError."""
     fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        return os.fstat(fd).st_size == 0 or bool(_named(fd))
+        return os.fstat(fd).st_size == 0 or bool(_content(fd))
     finally:
         os.close(fd)
 
 
-def _named(fd: int) -> str:
-    """The segment that a roster names; "" if it is none."""
+def _content(fd: int) -> dict[str, Any]:
+    """What a roster says; empty if it is none."""
     try:
         found = json.loads(os.pread(fd, 4096, 0))
     except (ValueError, RecursionError):
-        return ""
-    name = found.get("shm") if isinstance(found, dict) and found.keys() == {"shm", "pid"} else None
-    return name if isinstance(name, str) else ""
+        return {}
+    ours = isinstance(found, dict) and found.keys() - {"size"} == {"shm", "pid"} and isinstance(found["shm"], str)
+    return found if ours else {}
 
 
 def check_capacity(size: int, *, reserve: bool) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
+CGROUP_CURRENT = Path("/sys/fs/cgroup/memory.current")
+CGROUP_STAT = Path("/sys/fs/cgroup/memory.stat")
 
 
 def lacking(directory: Path, size: int, *, memory: bool, empty: bool = False) -> str:
@@ -36,6 +38,21 @@ def lacking(directory: Path, size: int, *, memory: bool, empty: bool = False) ->
     return ""
 
 
+def free_bytes(directory: Path) -> tuple[int, str]:
+    """How many bytes a directory in memory could take now, and which of its bounds that is. Raises OSError.
+
+    The least of three: of the file system, of the memory that nothing needs (swap left out), and of what the cgroup has
+    not used yet (its cached files left out: they go when memory is short).
+    """
+    space = os.statvfs(directory)
+    bounds = [
+        (space.f_bavail * space.f_frsize, f"bytes free in {directory}"),
+        (_meminfo("MemAvailable"), "bytes of available memory"),
+        (max(0, _limit() - _used()), "bytes left to this container"),
+    ]
+    return min(bounds)
+
+
 def _limit() -> int:
     """Bytes that the cgroup of this container may use; very many if there is no limit."""
     with suppress(OSError, ValueError):
@@ -45,5 +62,18 @@ def _limit() -> int:
 
 def _available() -> int:
     """Bytes that the system could give without killing anything, swap included."""
+    return _meminfo("MemAvailable", "SwapFree")
+
+
+def _meminfo(*names: str) -> int:
+    """The sum of these lines, in bytes."""
     found = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
-    return sum(int(found.get(name, "0 kB").split()[0]) * 1024 for name in ("MemAvailable", "SwapFree"))
+    return sum(int(found.get(name, "0 kB").split()[0]) * 1024 for name in names)
+
+
+def _used() -> int:
+    """Bytes of the cgroup's memory that it could not give back; 0 where there is no cgroup of our own."""
+    with suppress(OSError, ValueError):
+        stat = dict(line.split() for line in CGROUP_STAT.read_text().splitlines())
+        return int(CGROUP_CURRENT.read_text()) - int(stat.get("inactive_file", "0"))
+    return 0

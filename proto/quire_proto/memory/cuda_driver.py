@@ -132,6 +132,12 @@ def leave(ordinal: int) -> None:
     call("cuDevicePrimaryCtxRelease", _device(ordinal))
 
 
+def free_bytes() -> int:
+    """Memory of the device of the current context that nothing uses."""
+    free, _ = call("cuMemGetInfo")
+    return int(free)
+
+
 # --- cudaMalloc and its IPC handle (a context must be current) ---------------------------------------------------
 
 

@@ -1,5 +1,8 @@
 """The one configuration loader: flags > ``QUIRE_*`` environment > one TOML file > defaults.
 
+Of the settings that say one thing in several ways (the pool's size) the strongest source that says any counts, and two
+in one source are an error.
+
 Invariants: every value is checked in one place (``_convert``), whatever its source; every complaint names the key
 and where it came from; an unknown key is an error, never ignored, because a misspelt limit that is silently not
 applied is found only in production. ``QUIRE_CONFIG`` or ``--config`` names the file.
@@ -16,24 +19,40 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import Field, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from quire_kvstore.sharing.groups import RESERVED
 
 from .input_files import read_bytes
-from .settings import SECTIONS, Config, PublishedPrompt, Tenant
+from .settings import POOL_SIZES, SECTIONS, Config, PublishedPrompt, Tenant
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_CONFIG_BYTES = 1 << 22  # of a configuration
 MAX_NUMBER = 2**31 - 1  # of a number without a bound of its own
+FILE, ENVIRONMENT, FLAG = "file", "environment", "flag"
+_SIZES = tuple(f"kvstore.{name}" for name in POOL_SIZES)
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _KINDS = {"str": "a string of one line", "int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
 class ConfigError(Exception):
     """The configuration is wrong; the message is one line for the person who wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value comes from: ``kind`` is one of file, environment and flag, ``where`` says which."""
+
+    kind: str
+    where: str
+
+    def __str__(self) -> str:
+        return self.where
+
+
+_Values = dict[str, tuple[Any, Origin]]
 
 
 def load_config(flags: Mapping[str, str], environ: Mapping[str, str]) -> Config:
@@ -43,16 +62,18 @@ def load_config(flags: Mapping[str, str], environ: Mapping[str, str]) -> Config:
         flags: values of the command line, keyed ``section.field``; ``config`` names the file.
         environ: the environment; only ``QUIRE_*`` is looked at.
     """
+    return load_with_origins(flags, environ)[0]
+
+
+def load_with_origins(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Config, dict[str, Origin]]:
+    """The same, and where each setting comes from that is no default, keyed ``section.field``."""
     named = flags.get("config") or environ.get("QUIRE_CONFIG")
     file = Path(named).absolute() if named else None
     document = _read(file) if file else {}
-    values: dict[str, tuple[Any, str]] = {}
-    if file:
-        _from_file(document, file, values)
-    _from_environment(environ, values)
-    for key, value in flags.items():
-        if key != "config":
-            values[key] = (value, "flag --" + key.partition(".")[2].replace("_", "-"))
+    values: _Values = {}
+    for source in (_from_file(document, file) if file else {}, _from_environment(environ), _from_flags(flags)):
+        _settle_size(source, values)
+        values.update(source)
     config = Config(
         **{name: _section(name, values) for name in SECTIONS},
         tenants=_tenants(document.get("tenants", []), file),
@@ -63,7 +84,7 @@ def load_config(flags: Mapping[str, str], environ: Mapping[str, str]) -> Config:
         raise ConfigError(
             f"gateway.admin_port: {config.gateway.port} is the port of the API (gateway.port): choose two"
         )
-    return config
+    return config, {key: origin for key, (_, origin) in values.items()}
 
 
 def load_tenants(file: Path) -> tuple[Tenant, ...]:
@@ -83,7 +104,8 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is not TOML: {error}") from None
 
 
-def _from_file(document: dict[str, Any], file: Path, values: dict[str, tuple[Any, str]]) -> None:
+def _from_file(document: dict[str, Any], file: Path) -> _Values:
+    values: _Values = {}
     for name, content in document.items():
         if name in ("tenants", "published"):
             continue
@@ -94,22 +116,53 @@ def _from_file(document: dict[str, Any], file: Path, values: dict[str, tuple[Any
         if not isinstance(content, dict):
             raise ConfigError(f"{name}: must be a section, as in [{name}] (from {file})")
         for key, value in content.items():
-            _known(name, key, f"{file}, [{name}]")
-            values[f"{name}.{key}"] = (value, f"{file}, [{name}]")
+            origin = Origin(FILE, f"{file}, [{name}]")
+            _known(name, key, origin)
+            values[f"{name}.{key}"] = (value, origin)
+    return values
 
 
-def _from_environment(environ: Mapping[str, str], values: dict[str, tuple[Any, str]]) -> None:
+def _from_environment(environ: Mapping[str, str]) -> _Values:
+    values: _Values = {}
     for variable, value in environ.items():
         if not variable.startswith("QUIRE_") or variable == "QUIRE_CONFIG":
             continue
         section, _, key = variable.removeprefix("QUIRE_").lower().partition("_")
         if section not in SECTIONS:
             raise ConfigError(f"{variable}: no such setting (from the environment)")
-        _known(section, key, f"{variable} in the environment")
-        values[f"{section}.{key}"] = (value, f"{variable} in the environment")
+        origin = Origin(ENVIRONMENT, f"{variable} in the environment")
+        _known(section, key, origin)
+        values[f"{section}.{key}"] = (value, origin)
+    return values
 
 
-def _known(section: str, key: str, source: str) -> None:
+def _from_flags(flags: Mapping[str, str]) -> _Values:
+    return {
+        key: (value, Origin(FLAG, "flag --" + key.partition(".")[2].replace("_", "-")))
+        for key, value in flags.items()
+        if key != "config"
+    }
+
+
+def _settle_size(source: _Values, weaker: _Values) -> None:
+    """Drop what weaker sources say of the pool's size if this one says any. Raises ConfigError if it says two."""
+    given = [key for key in _SIZES if key in source and not _is_zero(source[key][0])]
+    if len(given) > 1:
+        one, two = (f"{key} (from {source[key][1]})" for key in given[:2])
+        raise ConfigError(f"{one} and {two}: the pool has one size, leave one of them out")
+    for key in _SIZES if given else ():
+        weaker.pop(key, None)
+
+
+def _is_zero(value: Any) -> bool:
+    """Whether a value, of a flag or a file, says that a size is said otherwise; what is no number is told later."""
+    try:
+        return float(value) == 0
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _known(section: str, key: str, source: Origin) -> None:
     names = [f.name for f in fields(SECTIONS[section])]
     if key not in names:
         raise ConfigError(f"{section}.{key}: no such key (from {source}){_nearest(key, names)}")
@@ -123,7 +176,7 @@ def _nearest(word: str, names: list[str]) -> str:
 # --- values ----------------------------------------------------------------------------------------------------
 
 
-def _section(name: str, values: Mapping[str, tuple[Any, str]]) -> Any:
+def _section(name: str, values: _Values) -> Any:
     section = SECTIONS[name]
     given = {}
     for spec in fields(section):
@@ -133,7 +186,7 @@ def _section(name: str, values: Mapping[str, tuple[Any, str]]) -> Any:
     return section(**given)
 
 
-def _convert(key: str, spec: Field[Any], value: Any, source: str) -> Any:
+def _convert(key: str, spec: Field[Any], value: Any, source: Origin) -> Any:
     kind = str(spec.type)
     try:
         converted = _parse(kind, value)

@@ -17,6 +17,7 @@ from quire_proto.gateway_link import BOTH, DECODE, PREFILL
 from quire_proto.wire.layout import E4M3
 
 CANONICAL = "canonical"
+POOL_SIZES = ("blocks", "kv_gib", "kv_fraction")  # settings of the kvstore of which one counts
 MAX_BODY_BYTES = 32 << 20  # of any request, and of a file that becomes a published prompt
 
 
@@ -46,9 +47,17 @@ class ServeSettings:
 
 @dataclass(frozen=True, slots=True)
 class KvstoreSettings:
-    """The pool. Its size is explicit and never derived from the memory that happens to be free."""
+    """The pool. Its size is said in one of three ways (``POOL_SIZES``), and does not change while it runs."""
 
     blocks: int = setting(4096, "blocks in the pool", at_least=1, at_most=2**31 - 1)
+    kv_gib: float = setting(0.0, "size of the pool in GiB, in place of blocks (0: say blocks)", at_least=0)
+    kv_fraction: float = setting(
+        0.0,
+        "size of the pool as a share of the memory that is free at the start where it lies, on the GPU or the host, in"
+        " place of blocks (0: say blocks)",
+        at_least=0,
+        at_most=1,
+    )
     block_size: int = setting(16, "tokens in a block", at_least=1, at_most=1024)
     arena: str = setting(
         "auto",
@@ -89,6 +98,11 @@ class KvstoreSettings:
         among=("int", "bytes"),
     )
     debug: bool = setting(False, "check the store's invariants when idle")
+
+    @property
+    def sized_by(self) -> str:
+        """The setting that says the pool's size."""
+        return "kv_gib" if self.kv_gib else "kv_fraction" if self.kv_fraction else "blocks"
 
     @property
     def stored_dtype(self) -> str:

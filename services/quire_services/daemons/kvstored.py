@@ -15,7 +15,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,6 +30,7 @@ from quire_kvstore.host.arena_choice import choose, make
 from quire_kvstore.host.attach_socket import Accepted, Listener, raise_descriptor_limit
 from quire_kvstore.host.cuda_arena import check_fits
 from quire_kvstore.host.device_mappers import Mappers
+from quire_kvstore.host.pool_size import PoolSize, pool_size
 from quire_kvstore.host.reservation import Reservation
 from quire_kvstore.host.root_key import KeyFileError, root_key
 from quire_kvstore.host.saved import Declarations
@@ -77,22 +78,24 @@ def _serve(config: Config, prepared: Path) -> int:
     layout, prompts = _prepared(prepared)
     _check(layout)
     kind, device = choose(pool.arena)
-    size = layout.arena_bytes(pool.blocks)
-    # Before the store makes its own arrays for so many blocks.
-    check_fits(size, device) if device else check_capacity(size, reserve=pool.reserve)
-    state = State(pool.blocks, layout.block_size, make_policy(pool.policy, pool.blocks))
     for directory in {run_dir, state_dir}:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     insist_on_private(run_dir)
-    documents = StateDir(state_dir)
-    declarations = Declarations(documents)
-    state.groups = declarations.groups(members)
-    _publish(state, prompts, declarations, pool, prepared)
-    _restore_quotas(state, documents, pool)
-    key = root_key(state_dir)
-    raise_descriptor_limit()
     signals = _Signals()
     with closing(Roster(run_dir)) as roster, closing(Mappers(run_dir)) as mappers:
+        sized = pool_size(pool, layout.block_bytes, device, roster)
+        pool = replace(pool, blocks=sized.blocks)
+        size = layout.arena_bytes(pool.blocks)
+        # Before the store makes its own arrays for so many blocks.
+        check_fits(size, device) if device else check_capacity(size, reserve=pool.reserve)
+        state = State(pool.blocks, layout.block_size, make_policy(pool.policy, pool.blocks))
+        documents = StateDir(state_dir)
+        declarations = Declarations(documents)
+        state.groups = declarations.groups(members)
+        _publish(state, prompts, declarations, pool, prepared)
+        _restore_quotas(state, documents, pool)
+        key = root_key(state_dir)
+        raise_descriptor_limit()
         listener, accepted = _settle(mappers, run_dir, pool.fence_grace_ms)
         with (
             closing(make(kind, device, size, roster, reserve=pool.reserve)) as arena,
@@ -114,7 +117,7 @@ def _serve(config: Config, prepared: Path) -> int:
             options = ServerOptions(pool.fence_grace_ms, pool.fence_kill, pool.debug)
             with event_stream(pool, service, run_dir) as publisher:
                 server = Server(service, run_dir, options, listener, admission, publisher)
-                _loop(server, service, arena, config, signals)
+                _loop(server, service, arena, config, signals, sized)
     return 0
 
 
@@ -126,22 +129,24 @@ def _settle(mappers: Mappers, run_dir: Path, grace_ms: int) -> tuple[Listener | 
     return listener, tuple(mappers.settle(listener, grace_ms))
 
 
-def _loop(server: Server, service: Service, arena: Arena, config: Config, signals: _Signals) -> None:
+def _loop(server: Server, service: Service, arena: Arena, config: Config, signals: _Signals, sized: PoolSize) -> None:
     refused: list[str] = []
 
     def refuse(why: str) -> None:
         refused.append(why)
         server.stop()
 
-    taken = None
+    taken, size = None, service.layout.arena_bytes(sized.blocks)
     try:
         if config.kvstore.reserve and isinstance(arena, ShmArena):
-            taken = Reservation(arena.file, service.layout.arena_bytes(config.kvstore.blocks), refuse)
+            taken = Reservation(arena.file, size, refuse)
         signals.stop_at_first(server)
         log.info(
             "kvstore_started",
             boot=service.boot.hex(),
-            blocks=config.kvstore.blocks,
+            blocks=sized.blocks,
+            bytes=size,
+            sized_by=sized.reason,
             layout=service.layout.fingerprint(),
             arena=service.arena.type,
             run_dir=str(config.run_dir),

@@ -14,7 +14,7 @@ from pathlib import Path
 from quire_proto.gateway_link import DECODE, PREFILL
 from quire_services.config.prepared_file import PREPARED_FILE
 from quire_services.config.process_table import ProcessTable
-from quire_services.config.settings import Config
+from quire_services.config.settings import POOL_SIZES, Config
 from quire_services.process import flags
 
 from .child import Child
@@ -73,7 +73,8 @@ class Stack:
             config = replace(config, kvstore=replace(config.kvstore, state_dir=str(run_dir / STATE)))
         self._files = model_files(directory) if directory.is_dir() else []
         self._groups = memberships(config.tenants)
-        store = flags.as_flags(config, "kvstore", but=LAYOUT_SETTINGS)
+        other_sizes = [name for name in POOL_SIZES if name != config.kvstore.sized_by]
+        store = flags.as_flags(config, "kvstore", but=(*LAYOUT_SETTINGS, *other_sizes))
         self.kvstore = Child(
             "kvstore", command_line("kvstore", *here, f"--prepared={self._prepared}", *store), table=table
         )

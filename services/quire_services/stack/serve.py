@@ -29,7 +29,7 @@ from pathlib import Path
 from quire_proto import __version__
 from quire_services.config.input_files import one_line
 from quire_services.config.process_table import ProcessEntry
-from quire_services.config.settings import Config
+from quire_services.config.settings import Config, KvstoreSettings
 from quire_services.config.socket_names import LOG_SOCKET
 from quire_services.gateway.admin import token as admin_token
 from quire_services.process import flags, port_check
@@ -89,6 +89,15 @@ def _with_port(config: Config, running: ProcessEntry | None) -> Config:
     return replace(config, gateway=replace(config.gateway, port=port_check.check_ports(config.gateway, held)))
 
 
+def _pool_text(pool: KvstoreSettings) -> str:
+    """The pool's size as it is asked for."""
+    if pool.kv_gib:
+        return f"a pool of {pool.kv_gib:g} GiB"
+    if pool.kv_fraction:
+        return f"a pool of {pool.kv_fraction:.0%} of the free memory"
+    return f"{pool.blocks} blocks of {pool.block_size} tokens"
+
+
 class StackRun:
     """One supervisor's time over a stack.
 
@@ -116,8 +125,8 @@ class StackRun:
         """Start everything, keep it running until a signal comes, stop everything; returns the exit code."""
         config, began = self._config, time.monotonic()
         self.screen.line(
-            f"quire {__version__}: {config.serve.engines} engine(s), {config.kvstore.blocks} blocks of "
-            f"{config.kvstore.block_size} tokens, run directory {self._run_dir.path}"
+            f"quire {__version__}: {config.serve.engines} engine(s), {_pool_text(config.kvstore)}, "
+            f"run directory {self._run_dir.path}"
         )
         with self._supervisor:
             try:

@@ -96,6 +96,44 @@ def test_mistakes_name_key_and_source(
     assert [word for word in words if word not in message] == []
 
 
+SIZED = "[kvstore]\nblocks = 100\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "flags", "size"),
+    [
+        ("", {}, {}, ("blocks", 4096, 0, 0)),
+        (SIZED, {}, {"kvstore.kv_gib": "2"}, ("kv_gib", 4096, 2, 0)),
+        (SIZED, {"QUIRE_KVSTORE_KV_FRACTION": "0.5"}, {}, ("kv_fraction", 4096, 0, 0.5)),
+        ("[kvstore]\nkv_gib = 1.5", {"QUIRE_KVSTORE_BLOCKS": "7"}, {}, ("blocks", 7, 0, 0)),
+        ("[kvstore]\nkv_gib = 1.5", {}, {"kvstore.kv_gib": "0"}, ("blocks", 4096, 0, 0)),
+        (SIZED + "kv_gib = 0", {}, {}, ("blocks", 100, 0, 0)),
+    ],
+)
+def test_the_strongest_source_says_the_size_of_the_pool(
+    tmp_path: Path, text: str, environ: dict[str, str], flags: dict[str, str], size: tuple[str, int, float, float]
+) -> None:
+    """Whichever of the three ways it takes; what weaker sources say is forgotten, and 0 says nothing."""
+    pool = load_config({**_written(tmp_path, text), **flags}, environ).kvstore
+    assert (pool.sized_by, pool.blocks, pool.kv_gib, pool.kv_fraction) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "flags", "words"),
+    [
+        ("", {}, {"kvstore.blocks": "9", "kvstore.kv_gib": "1"}, ["flag --blocks", "flag --kv-gib", "one size"]),
+        (SIZED + "kv_fraction = 0.5", {}, {}, ["kvstore.blocks", "kvstore.kv_fraction", "quire.toml", "one size"]),
+        ("", {}, {"kvstore.kv_fraction": "1.5"}, ["kvstore.kv_fraction", "more than 1", "--kv-fraction"]),
+        ("", {}, {"kvstore.kv_gib": "nan"}, ["kvstore.kv_gib", "less than 0", "--kv-gib"]),
+    ],
+)
+def test_two_sizes_in_one_source_are_refused(
+    tmp_path: Path, text: str, environ: dict[str, str], flags: dict[str, str], words: list[str]
+) -> None:
+    """In one line that names both; so is a share that is none."""
+    test_mistakes_name_key_and_source(tmp_path, text, environ, flags, words)
+
+
 def test_a_shared_key_is_refused_without_printing_it(tmp_path: Path) -> None:
     """One API key must name one tenant; the complaint does not show the key."""
     text = "[[tenants]]\nname='a'\nkeys=['secret-7']\n[[tenants]]\nname='b'\nkeys=['secret-7']"
