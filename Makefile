@@ -21,7 +21,7 @@ export PYTHONSAFEPATH := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test clients check soak fmt cubins triton36 peers
+.PHONY: help setup demo serve test clients check soak fmt docs cubins triton36 peers
 
 help:
 	@echo "make demo    [MODEL=tiny]: a small real model, two engines, one shared pool: agents' answers and the facts about them"
@@ -30,6 +30,7 @@ help:
 	@echo "make serve   MODEL=DIR [ENGINES=2 PORT=8000 BLOCKS=4096]: the stack on one host"
 	@echo "make check   what CI runs: format, lint, types, imports, wheel, pins, compose, kernels for GPUs, all tests"
 	@echo "make soak    [MINUTES=10]: random kills and stops of real processes, a million simulated steps, and other long runs"
+	@echo "make docs    these pages as a site, in site/; fails on a broken link"
 	@echo "make cubins  [ALL=1]: compile the GPU kernels for six architectures, without a GPU"
 	@echo "make triton36  the same for three of them with Triton 3.6, in an environment of its own"
 	@echo "make fmt     format, sort imports, and bring up to date what pages quote"
@@ -77,6 +78,10 @@ fmt: $(READY)
 	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
 	@echo "fmt: lines of the walk, quotes of scenarios"
 	@$(BIN)/python scripts/walk.py && $(BIN)/python scripts/quote_scenarios.py
+
+docs: $(READY)
+	@echo "docs: building site/"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 peers:
 	@bench/peers.sh $(PYTHON) .peers

@@ -19,3 +19,4 @@ step "import directions" "$bin/lint-imports" --no-cache --no-logo
 step "wheel content" "$bin/python" scripts/check_wheel.py
 step "pins, all extras, from PyPI alone" "$bin/python" scripts/check_pins.py
 step "compose file" scripts/check_compose.sh
+step "pages as a site" env NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict --quiet --site-dir "$(mktemp -d)"
