@@ -30,6 +30,9 @@ NO_TOKENS, ALL_TOKENS = "none", "all"
 TOKENS = (NO_TOKENS, PUBLIC, ALL_TOKENS)
 INT_HASHES, BYTE_HASHES = "int", "bytes"
 HASHES = (INT_HASHES, BYTE_HASHES)
+# Routers read it as the tier that an engine computes in, and count blocks of any other as far away. Engines compute in
+# the pool itself, wherever it lies.
+COMPUTED_IN = "GPU"
 MAX_RUN = 256  # blocks in an event: what is encoded in one go, while the store's thread waits for the interpreter
 
 Event = dict[str, Any]
@@ -41,7 +44,6 @@ class Form:
 
     Attributes:
         block_size: tokens in a block.
-        medium: ``GPU`` or ``CPU``.
         adapter: the layout's, "" for none.
         tokens: whose token ids are announced, one of ``TOKENS``.
         hashes: how a name is written, one of ``HASHES``.
@@ -49,7 +51,6 @@ class Form:
     """
 
     block_size: int
-    medium: str
     adapter: str
     tokens: str
     hashes: str
@@ -176,7 +177,7 @@ class Catalogue:
     def _removals(self, gone: list[bytes]) -> Iterator[Event]:
         for start in range(0, len(gone), MAX_RUN):
             names = [self._form.name(digest) for digest in gone[start : start + MAX_RUN]]
-            yield {"type": "BlockRemoved", "block_hashes": names, "medium": self._form.medium}
+            yield {"type": "BlockRemoved", "block_hashes": names, "medium": COMPUTED_IN}
 
     def _stores(self, digests: Iterable[bytes]) -> Iterator[Event]:
         """One event a run of blocks that follow each other."""
@@ -201,7 +202,7 @@ class Catalogue:
             "token_ids": unpack_u32(b"".join(block.tokens for block in known)).tolist(),
             "block_size": self._form.block_size,
             "lora_id": None,
-            "medium": self._form.medium,
+            "medium": COMPUTED_IN,
             "lora_name": self._form.adapter or None,
         }
         keys = [[block.domain] if block.enters and block.domain else None for block in known]

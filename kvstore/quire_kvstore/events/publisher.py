@@ -7,14 +7,13 @@ The store never waits: ``collect`` hands a reading over or leaves the changes in
 nothing is lost on this side however far behind this thread is, and what waits is bounded by the pool. Towards a
 subscriber that does not read, ZeroMQ drops at its high-water mark; the numbers of the batches show the gap, and a
 replay closes it. One from before the oldest batch kept is answered with the whole catalogue, in one batch under
-the newest number, so that a gap of any length can be closed.
-
-Numbers begin at the Unix time in microseconds at which the kvstore started: a subscriber that was away while it was
-restarted sees a gap, asks for a replay, and is told first that all blocks were cleared.
+the newest number, so that a gap of any length can be closed. A subscriber that takes nothing but consecutive numbers
+refuses that: so the whole catalogue is published live as well then, at most once in ``RESTATE_S``.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -33,6 +32,7 @@ from quire_kvstore.sharing.change_log import Changes, Journal
 from quire_proto.private_dir import free_socket_name
 
 from .catalogue import Catalogue, Event, Form
+from .numbers import Numbers
 
 IPC_SCHEME = "ipc://"
 HWM = 100_000
@@ -42,6 +42,7 @@ END = (-1).to_bytes(8, "big", signed=True)
 RANK = 0  # a kvstore serves one GPU
 REPLAYS_A_TURN = 8
 LINGER_MS = 200
+RESTATE_S = 10.0  # between two times that everything is published
 MAX_REQUEST_BYTES = 1024
 
 log = structlog.get_logger()
@@ -63,18 +64,27 @@ class Publisher:
     """The event stream from construction to ``close``."""
 
     def __init__(
-        self, endpoints: Endpoints, topic: str, form: Form, buffer: int = BUFFER_BATCHES, hwm: int = HWM
+        self,
+        endpoints: Endpoints,
+        topic: str,
+        form: Form,
+        numbers: Numbers | None = None,
+        buffer: int = BUFFER_BATCHES,
+        hwm: int = HWM,
+        restate_s: float = RESTATE_S,
     ) -> None:
         """Bind both sockets and tell that all blocks were cleared. Raises EventsError.
 
-        ``buffer``: batches kept for replay. ``hwm``: batches that wait for a subscriber before more are dropped.
+        ``numbers``: of the batches (default: from 0). ``buffer``: batches kept for replay. ``hwm``: batches that wait
+        for a subscriber before more are dropped. ``restate_s``: seconds between two times that everything is published.
         """
         self._topic, self._catalogue = topic.encode(), Catalogue(form)
         self._endpoints = endpoints.live, endpoints.replay
-        self._first = self._next = time.time_ns() // 1000
+        self._numbers = numbers or Numbers()
         self._kept: deque[tuple[int, bytes]] = deque()
         self._kept_bytes, self._buffer = 0, buffer
         self._readings: SimpleQueue[Changes] = SimpleQueue()
+        self._wanted, self._restated, self._restate_s = False, -restate_s, restate_s
         self._stopping = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._live = self._bind(zmq.PUB, endpoints.live, hwm)
@@ -130,12 +140,22 @@ class Publisher:
         poller.register(self._wake, zmq.POLLIN)
         self._publish(iter([{"type": "AllBlocksCleared"}]))
         while not self._stopping:
-            if dict(poller.poll()).get(self._wake):
+            if dict(poller.poll(self._pause_ms())).get(self._wake):
                 os.eventfd_read(self._wake)
             self._tell()
             self._serve_replays()
+            if self._pause_ms() == 0:
+                self._wanted, self._restated = False, time.monotonic()
+                self._publish(self._catalogue.everything())
         self._tell()
         self._publish(iter([{"type": "AllBlocksCleared"}]))
+        self._numbers.settle()
+
+    def _pause_ms(self) -> int | None:
+        """Until everything is to be published; None if that is not wanted."""
+        if not self._wanted:
+            return None
+        return max(0, math.ceil(1000 * (self._restated + self._restate_s - time.monotonic())))
 
     def _tell(self) -> None:
         try:
@@ -148,7 +168,7 @@ class Publisher:
         """Send events in batches of a size that is encoded quickly, and keep the batches."""
         for first in events:
             payload = _batch([first, *islice(events, EVENTS_A_BATCH - 1)])
-            number, self._next = self._next, self._next + 1
+            number = self._numbers.take()
             self._live.send_multipart((self._topic, number.to_bytes(8, "big"), payload))
             self._kept.append((number, payload))
             self._kept_bytes += len(payload)
@@ -172,8 +192,9 @@ class Publisher:
 
     def _since(self, start: int) -> Iterator[tuple[bytes, bytes]]:
         """Batches from a number on; all that is so instead, if some of them are not kept any more."""
-        if start < self._kept[0][0] and self._kept[0][0] > self._first:
-            yield (self._next - 1).to_bytes(8, "big"), _batch(self._catalogue.everything())
+        if start < self._kept[0][0]:
+            self._wanted = True
+            yield self._kept[-1][0].to_bytes(8, "big"), _batch(self._catalogue.everything())
             return
         for number, payload in self._kept:
             if number >= start:

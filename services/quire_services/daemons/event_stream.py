@@ -14,17 +14,22 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import structlog
+
 from quire_kv import Events
 from quire_kvstore.events.catalogue import ALL_TOKENS, Form
+from quire_kvstore.events.numbers import Numbers
 from quire_kvstore.events.publisher import Endpoints, EventsError, Publisher
+from quire_kvstore.host.state_dir import StateDir, StateError
 from quire_kvstore.server.service import Service
 from quire_kvstore.sharing.change_log import Journal
-from quire_proto.wire.handles import ShmHandle
 from quire_services.config.settings import KvstoreSettings
 from quire_services.config.socket_names import EVENTS_SOCKET, REPLAY_SOCKET
 
 IPC = "ipc"
+NUMBERS = "event_numbers"  # a document in the state directory
 SWITCH_INTERVAL_S = 0.0005
+log = structlog.get_logger()
 _LOOPBACK = re.compile(r"tcp://(127(?:\.\d{1,3}){3}):(\d{1,5})")
 
 
@@ -51,11 +56,27 @@ def event_stream(pool: KvstoreSettings, service: Service, run_dir: Path) -> Iter
         yield None
         return
     where, layout = endpoints(pool, run_dir), service.layout
-    medium = "CPU" if isinstance(service.arena, ShmHandle) else "GPU"
-    form = Form(layout.block_size, medium, layout.adapter, pool.events_tokens, pool.events_hashes, service.root_key)
+    form = Form(layout.block_size, layout.adapter, pool.events_tokens, pool.events_hashes, service.root_key)
     # What the publisher computes must not keep the store's thread waiting for the interpreter.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    with closing(Publisher(where, pool.events_topic, form)) as publisher:
+    with closing(Publisher(where, pool.events_topic, form, _numbers(service.state_dir))) as publisher:
         service.events = Events(where.live, where.replay, pool.events_topic, pool.events_tokens, pool.events_hashes)
         service.state.index.journal = Journal()
         yield publisher
+
+
+def _numbers(documents: StateDir | None) -> Numbers:
+    """Numbers that go on where those of an earlier life ended. Raises EventsError."""
+    if documents is None:
+        return Numbers()
+    kept = (documents.read(NUMBERS) or {}).get("next", 0)
+    if type(kept) is not int or not 0 <= kept < 1 << 62:
+        raise EventsError(f"{documents.path}/{NUMBERS}.json: 'next' must be a number; move the file away")
+
+    def promise(number: int) -> None:
+        try:
+            documents.write(NUMBERS, {"next": number})
+        except StateError as error:  # a stream that may repeat numbers is better than none
+            log.warning("event_numbers_not_kept", reason=str(error))
+
+    return Numbers(kept, promise)

@@ -18,7 +18,7 @@ from quire_kvstore.host.state_dir import StateDir, StateError
 STATE = "state"  # its name in the run directory
 MARKER = ".stack"
 PUBLICATIONS_DIR = "publications"
-KVSTORE_DOCUMENTS = ("groups", "quotas")
+KVSTORE_DOCUMENTS = ("groups", "quotas", "event_numbers")
 
 
 class StateTree:

@@ -27,7 +27,7 @@ PROMPT = list(range(10))
 
 
 def form(tokens: str = "none", hashes: str = "bytes", size: int = SIZE, adapter: str = "") -> Form:
-    return Form(size, "CPU", adapter, tokens, hashes, ROOT_KEY)
+    return Form(size, adapter, tokens, hashes, ROOT_KEY)
 
 
 class Reading:
@@ -68,7 +68,7 @@ def test_a_sealed_run_is_one_event_with_its_parent_and_its_tenant() -> None:
     fill(one.driver, PROMPT, "acme")
     names = split(one.driver.digests("acme", PROMPT))
 
-    assert one.read() == [BlockStored(names, None, [], SIZE, None, "CPU", None, [("acme",), None])]
+    assert one.read() == [BlockStored(names, None, [], SIZE, None, "GPU", None, [("acme",), None])]
     assert one.read() == []
 
 
@@ -80,7 +80,7 @@ def test_a_later_block_names_its_parent() -> None:
     fill(one.driver, [*PROMPT, 10, 11, 12], "acme")
     names = split(one.driver.digests("acme", [*PROMPT, 10, 11]))
 
-    assert one.read() == [BlockStored([names[2]], names[1], [], SIZE, None, "CPU", None)]
+    assert one.read() == [BlockStored([names[2]], names[1], [], SIZE, None, "GPU", None)]
 
 
 def test_names_may_be_the_last_eight_bytes_as_a_number() -> None:
@@ -104,7 +104,7 @@ def test_what_is_evicted_is_removed() -> None:
     events = one.read()
 
     assert isinstance(events[0], BlockRemoved)
-    assert events[0].medium == "CPU"
+    assert events[0].medium == "GPU"
     assert set(events[0].block_hashes) == set(split(one.driver.digests("acme", PROMPT)))
 
 
@@ -144,8 +144,8 @@ def test_a_publication_is_told_by_its_domains_chain_when_it_is_ready() -> None:
     private = split(one.driver.digests("acme", [*PROMPT, 10, 11]))[2]
 
     assert one.read() == [
-        BlockStored(public, None, PROMPT[:8], SIZE, None, "CPU", None),
-        BlockStored([private], public[1], [], SIZE, None, "CPU", None, [("acme",)]),
+        BlockStored(public, None, PROMPT[:8], SIZE, None, "GPU", None),
+        BlockStored([private], public[1], [], SIZE, None, "GPU", None, [("acme",)]),
     ]
 
 
@@ -165,8 +165,8 @@ def test_unpublishing_takes_back_what_no_other_publication_has() -> None:
         events.append(one.read())
 
     first, second = events
-    assert first == [BlockRemoved([names[2]], "CPU")]
-    assert second == [BlockRemoved([names[1], names[0]], "CPU")]
+    assert first == [BlockRemoved([names[2]], "GPU")]
+    assert second == [BlockRemoved([names[1], names[0]], "GPU")]
 
 
 def test_a_group_s_tokens_are_not_public() -> None:
@@ -230,7 +230,7 @@ class EventsMachine(StoreMachine):
         super().begin(*declared)
         size = self.world.store.state.block_size
         self.catalogue, self.view = (
-            Catalogue(Form(size, "CPU", "", "none", "bytes", self.world.service.root_key)),
+            Catalogue(Form(size, "", "none", "bytes", self.world.service.root_key)),
             View(),
         )
         self.journal = self.world.store.state.index.journal = Journal()

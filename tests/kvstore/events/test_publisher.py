@@ -12,18 +12,19 @@ import pytest
 import zmq
 
 from quire_kvstore.events.catalogue import Form
+from quire_kvstore.events.numbers import AT_ONCE, Numbers
 from quire_kvstore.events.publisher import Endpoints, EventsError, Publisher
 from quire_kvstore.sharing.change_log import Journal, Stored
 from tests.kvstore.events.subscriber import END, AllBlocksCleared, BlockRemoved, Subscriber, View
 from tests.support.waits import DEADLINE_S, wait_for
 
-FORM = Form(4, "CPU", "", "none", "bytes", bytes(32))
+FORM = Form(4, "", "none", "bytes", bytes(32))
 
 
 class Stream:
     """A publisher, and a store's thread that only enters names."""
 
-    def __init__(self, folder: Path, topic: str = "", **options: int) -> None:
+    def __init__(self, folder: Path, topic: str = "", **options: Any) -> None:
         self.where = Endpoints(f"ipc://{folder}/live", f"ipc://{folder}/replay")
         self.publisher = Publisher(self.where, topic, FORM, **options)
         self.topic, self.journal, self.names = topic, Journal(), 0
@@ -88,7 +89,7 @@ def test_a_subscriber_sees_what_is_stored_and_removed(streams: list[Stream], tmp
 
 
 def test_a_replay_gives_every_batch_kept_and_then_the_end(streams: list[Stream], tmp_path: Path) -> None:
-    """From 0: all batches, consecutive numbers, the first one clearing; from a later number: the rest."""
+    """From 0: all batches, numbers from 0 on, the first one clearing; from a later number: the rest."""
     stream = start(streams, tmp_path)
     reader = stream.subscribe()
     stream.store(5)
@@ -97,11 +98,46 @@ def test_a_replay_gives_every_batch_kept_and_then_the_end(streams: list[Stream],
     batches = reader.replay(0)
     numbers = [number for number, _ in batches]
 
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert numbers == list(range(6))
     assert batches[0][1].events == [AllBlocksCleared()]
     assert batches[0][1].ts == pytest.approx(time.time(), abs=60)
     assert [number for number, _ in reader.replay(numbers[-2])] == numbers[-2:]
     assert reader.replay(numbers[-1] + 1) == []
+
+
+def test_who_refuses_a_replay_that_leaves_numbers_out_learns_everything_live(
+    streams: list[Stream], tmp_path: Path
+) -> None:
+    """After a request for batches that are not kept, everything is published once more; for many requests, once."""
+    stream = start(streams, tmp_path, buffer=4)
+    stream.store(30)
+    strict = stream.subscribe()
+    wait_for(lambda: strict.sub.poll(10), "a live batch", meanwhile=lambda: stream.store(1))
+    strict.last = int.from_bytes(strict.sub.recv_multipart()[1], "big")
+    for _ in range(5):
+        assert [number > 20 for number, _ in strict.replay(0)] == [True]
+
+    strict.read_until(lambda view: set(view.parents) == stream.stored, "all names")
+    stream.store(3)
+    strict.read_until(lambda view: set(view.parents) == stream.stored, "three more")
+    assert sum(isinstance(event, AllBlocksCleared) for event in strict.view.log) == 1
+    assert strict.gaps == 0
+
+
+def test_a_stream_that_begins_again_goes_on_with_its_numbers(tmp_path: Path, streams: list[Stream]) -> None:
+    """Ended in order, with the next one; killed, with one that was never taken."""
+    kept: list[int] = []
+    first = Stream(tmp_path, numbers=Numbers(0, kept.append))
+    first.store(5)
+    first.close()
+    assert kept == [AT_ONCE, 7], "five batches between two that clear all"
+
+    second = start(streams, tmp_path, numbers=Numbers(kept[-1], kept.append))
+    reader = second.subscribe()
+    reader.last = 6
+    second.store(1)
+    wait_for(lambda: reader.view.parents, "the name", meanwhile=reader.catch_up)
+    assert (reader.gaps, reader.last) == (0, 8)
 
 
 @pytest.mark.slow
@@ -161,7 +197,7 @@ def test_one_who_asks_and_never_reads_stops_nobody(streams: list[Stream], tmp_pa
     stream.store(200)
     deaf = stream.subscribe()
     for _ in range(500):
-        deaf.dealer.send_multipart([b"", stream.publisher._first.to_bytes(8, "big")])
+        deaf.dealer.send_multipart([b"", bytes(8)])
     reader = stream.subscribe()
     stream.store(50)
     reader.catch_up()
@@ -212,4 +248,4 @@ def test_an_endpoint_in_use_is_a_clear_error(streams: list[Stream], tmp_path: Pa
 def test_a_view_refuses_to_lose_what_it_never_had() -> None:
     """The reader of these tests notices a removal too many."""
     with pytest.raises(KeyError):
-        View().apply([BlockRemoved([b"x"], "CPU")])
+        View().apply([BlockRemoved([b"x"], "GPU")])

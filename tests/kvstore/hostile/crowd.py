@@ -75,7 +75,7 @@ class Crowd:
         self.state.quotas.pin_budget = self.state.publications.budget = blocks // 3
         self.state.quotas.quarantine_reserve = chance.choice((0, 1))
         self.state.index.journal = self.journal = Journal()
-        self.catalogue = Catalogue(Form(SIZE, "CPU", "", "none", "bytes", ROOT_KEY))
+        self.catalogue = Catalogue(Form(SIZE, "", "none", "bytes", ROOT_KEY))
         self.documents, self.disk = Documents(), SlowDisk()
         ids = iter(range(1, 1 << 40))
         self.service = Service(
