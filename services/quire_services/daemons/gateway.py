@@ -41,7 +41,7 @@ from quire_services.gateway.http.connections import Connections, most_connection
 from quire_services.gateway.http.errors import unavailable
 from quire_services.gateway.http.host_names import HostNames
 from quire_services.gateway.http.protocol import Bounds
-from quire_services.gateway.http.server import BindError, HttpServer, bind, is_loopback, listen
+from quire_services.gateway.http.server import BindError, HttpServer, bind, listen
 from quire_services.gateway.http_app import make_app
 from quire_services.gateway.link_server import LinkServer, SocketTaken
 from quire_services.gateway.openai.response_api.response_store import ResponseStore
@@ -54,7 +54,7 @@ from quire_services.gateway.readers.request_reader import RequestReader
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, log_like_everyone, without_torch
 from quire_services.process import flags, logs
 from quire_services.process.gc_tuning import freeze_objects
-from quire_services.process.port_check import ADMIN_HOST
+from quire_services.process.port_check import ADMIN_HOST, is_loopback
 from quire_services.process.reason import StartError
 
 log = structlog.get_logger()

@@ -7,6 +7,7 @@ shows it. The gateway asks again when it begins to listen: between the two anoth
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from collections.abc import Collection
 
@@ -60,3 +61,13 @@ def bound_socket(host: str, port: int) -> socket.socket:
 def netloc(host: str, port: int) -> str:
     """Host and port as a URL has them: an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

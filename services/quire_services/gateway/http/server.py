@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import ipaddress
 import socket
 from collections.abc import Iterator
 
@@ -65,13 +64,3 @@ def listen(bound: socket.socket) -> None:
     except OSError as error:
         host, port = bound.getsockname()[:2]
         raise BindError(f"cannot listen on {netloc(host, port)}: {error.strerror}") from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
