@@ -29,7 +29,7 @@ def lacking(directory: Path, size: int, *, memory: bool, empty: bool = False) ->
             f"the pool needs {size:,} bytes of shared memory and {directory} has {free:,} {'' if empty else 'free'}: "
             "choose fewer blocks, or enlarge it (docker: --shm-size; else: mount -o remount,size=… /dev/shm)"
         )
-    have = _limit() if empty else min(_limit(), _available())
+    have = _limit() if empty else available_bytes()
     if memory and size > have:
         return (
             f"the pool needs {size:,} bytes of memory and {have:,} are available: choose fewer blocks, or let it grow "
@@ -51,6 +51,11 @@ def free_bytes(directory: Path) -> tuple[int, str]:
         (max(0, _limit() - _used()), "bytes left to this container"),
     ]
     return min(bounds)
+
+
+def available_bytes() -> int:
+    """Bytes of memory that could be taken now, in this container. Raises OSError."""
+    return min(_limit(), _available())
 
 
 def _limit() -> int:
