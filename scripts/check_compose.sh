@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Reads compose.yaml with a real compose parser, once for each profile. No container engine is needed.
+# Reads compose.yaml and its additions with a real compose parser. No container engine is needed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,9 +11,11 @@ else
     echo "no compose parser here: run scripts/install-system-packages.sh" >&2
     exit 1
 fi
-export MODEL_DIR=/models/example CONFIG_DIR=./config
-for profile in cpu gpu; do
-    "${parser[@]}" --file compose.yaml --profile "$profile" config --quiet
-    services=$("${parser[@]}" --file compose.yaml --profile "$profile" config --services | sort | paste -sd' ')
-    echo "profile $profile: $services"
+unset MODEL # nothing set is how strangers start it
+# compose.build.yaml is not read: secrets of builds are newer than the parser of Debian 12.
+for more in "" compose.gpu.yaml; do
+    files=(--file compose.yaml ${more:+--file "$more"})
+    "${parser[@]}" "${files[@]}" --profile observability config --quiet
+    services=$("${parser[@]}" "${files[@]}" config --services | sort | paste -sd' ')
+    echo "compose.yaml${more:+ $more}: $services"
 done

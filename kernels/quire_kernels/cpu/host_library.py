@@ -3,7 +3,7 @@
 PyTorch has no attention that reads a paged arena on a CPU. Where a C compiler is at hand the few lines of C beside this
 file close that gap; where none is, ``load`` says why and the caller keeps to PyTorch. Compiling takes a second or two,
 so the result is kept in the user's cache directory under a name that changes with source, compiler and
-processor.
+processor. Where there is no compiler, a library that was compiled ahead is taken (``prebuilt``).
 
 Invariants: only a file in a directory that is ours and that no other user may write is ever loaded; a compilation is
 renamed into place whole, so that processes which start together do not see half a library.
@@ -22,10 +22,13 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from .prebuilt import find_prebuilt
+
 SOURCE_NAMES = ("linear.c", "decode.c", "tiles.c", "write.c", "norm.c", "rotate.c")
 SOURCES = tuple(Path(__file__).with_name(name) for name in SOURCE_NAMES)
 HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "attention.h"))
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC")
+NATIVE = "-march=native"
+FLAGS = ("-O3", NATIVE, "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC")
 THREADS = "-fopenmp"  # of the same library as torch's: its threads, which would otherwise spin beside ours
 COMPILE_TIMEOUT_S = 120
 
@@ -38,12 +41,15 @@ class NoHostLibrary(Exception):
 def load() -> ctypes.CDLL:
     """The library, compiled if it was not yet. Raises NoHostLibrary, each time anew."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        raise NoHostLibrary("no C compiler (cc) on the path")
     try:
-        path = _directory() / f"cpu-{_name(compiler)}.so"
-        if not path.exists():
-            _compile(compiler, path)
+        if compiler is None:
+            path = find_prebuilt()
+            if path is None:
+                raise NoHostLibrary("no C compiler (cc) on the path, and none compiled ahead for this processor")
+        else:
+            path = _directory() / f"cpu-{_name(compiler)}.so"
+            if not path.exists():
+                compile_library(compiler, path)
         return ctypes.CDLL(str(path))
     except OSError as exc:
         raise NoHostLibrary(f"{type(exc).__name__}: {exc}") from None
@@ -79,19 +85,21 @@ def _processor() -> bytes:
     return b"".join(sorted({line for line in lines if line.startswith((b"flags", b"Features", b"model name"))}))
 
 
-def _compile(compiler: str, path: Path) -> None:
+def compile_library(compiler: str, path: Path, processor: str = NATIVE) -> None:
+    """Compile it to ``path``, for this machine or for the processors of another ``-march``. Raises NoHostLibrary."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / path.name
-        done = _run(compiler, THREADS, made)
+        done = _run(compiler, processor, THREADS, made)
         if done.returncode:  # a compiler without OpenMP: one thread then
-            done = _run(compiler, "-Wno-unknown-pragmas", made)
+            done = _run(compiler, processor, "-Wno-unknown-pragmas", made)
         if done.returncode:
             raise NoHostLibrary(f"{compiler} failed: {done.stderr.strip()[:300]}")
         made.replace(path)
 
 
-def _run(compiler: str, flag: str, made: Path) -> subprocess.CompletedProcess[str]:
-    command = [compiler, *FLAGS, flag, "-o", str(made), *map(str, SOURCES), "-lm"]
+def _run(compiler: str, processor: str, flag: str, made: Path) -> subprocess.CompletedProcess[str]:
+    flags = [processor if each == NATIVE else each for each in FLAGS]
+    command = [compiler, *flags, flag, "-o", str(made), *map(str, SOURCES), "-lm"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:

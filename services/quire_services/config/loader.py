@@ -123,6 +123,7 @@ def _from_file(document: dict[str, Any], file: Path) -> _Values:
 
 
 def _from_environment(environ: Mapping[str, str]) -> _Values:
+    """An empty value stands for none, as compose files pass on what is not set; a text may be empty."""
     values: _Values = {}
     for variable, value in environ.items():
         if not variable.startswith("QUIRE_") or variable == "QUIRE_CONFIG":
@@ -132,7 +133,8 @@ def _from_environment(environ: Mapping[str, str]) -> _Values:
             raise ConfigError(f"{variable}: no such setting (from the environment)")
         origin = Origin(ENVIRONMENT, f"{variable} in the environment")
         _known(section, key, origin)
-        values[f"{section}.{key}"] = (value, origin)
+        if value or _may_be_empty(section, key):
+            values[f"{section}.{key}"] = (value, origin)
     return values
 
 
@@ -166,6 +168,11 @@ def _known(section: str, key: str, source: Origin) -> None:
     names = [f.name for f in fields(SECTIONS[section])]
     if key not in names:
         raise ConfigError(f"{section}.{key}: no such key (from {source}){_nearest(key, names)}")
+
+
+def _may_be_empty(section: str, key: str) -> bool:
+    spec = next(f for f in fields(SECTIONS[section]) if f.name == key)
+    return spec.type == "str" and not spec.metadata["among"]
 
 
 def _nearest(word: str, names: list[str]) -> str:

@@ -147,6 +147,12 @@ class GatewaySettings:
 
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8000, "port to listen on", at_least=0, at_most=65535)
+    published_host: str = setting(
+        "", "address of the host on which a container's port is published; without API keys it must be a loopback"
+    )
+    keys_file: str = setting(
+        "", "TOML file with [[tenants]] and their API keys, for a configuration that others read, too"
+    )
     served_model_name: str = setting(
         "", "name of the model in the API (default: the directory's name, or org/name in the hub's cache)"
     )

@@ -46,8 +46,8 @@ from quire_services.process.reason import complain
 from quire_services.process.refusal_line import refusal_line
 
 ENGINE_SETTINGS = (
-    "model", "run_dir", "dtype", "kv_cache_dtype", "block_size", "attention", "max_batch_tokens", "max_sequences",
-    "max_model_len", "threads", "step_log", "prefill", "role", "leave_s", "port", "log_format",
+    "model", "run_dir", "engines", "dtype", "kv_cache_dtype", "block_size", "attention", "max_batch_tokens",
+    "max_sequences", "max_model_len", "threads", "step_log", "prefill", "role", "leave_s", "port", "log_format",
 )  # fmt: skip
 
 EXIT_POISONED = 4
@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     if not config.serve.model:
         parser.error("--model is needed")
     logs.configure(arguments.name, form=config.serve.log_format)
-    torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(config.engine.threads or max(1, cores // config.serve.engines))
     try:
         attention = choose_backend(config.engine.attention)
     except BackendRefused as exc:

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp
 from quire_engine.checkpoint.model_name import model_name
 from quire_proto.private_dir import NotPrivate
 from quire_services.config import settings
+from quire_services.config.loader import ConfigError, load_tenants
 from quire_services.config.socket_names import GATEWAY_SOCKET
 from quire_services.gateway.admin.http import make_admin_app
 from quire_services.gateway.admin.token import AdminToken, TokenError
@@ -134,10 +135,12 @@ def _gateway(config: settings.Config) -> Gateway:
     if not config.serve.model:
         raise StartError("no model: name one with --model DIR")
     model = Path(config.serve.model).absolute()
-    api_keys = ApiKeys(config.tenants, config.file)
-    if api_keys.open and not is_loopback(config.gateway.host):
+    api_keys = _api_keys(config)
+    reached_at = config.gateway.published_host or config.gateway.host
+    if api_keys.open and not is_loopback(reached_at):
+        flag = "--published-host" if config.gateway.published_host else "--host"
         raise StartError(
-            f"--host {config.gateway.host} can be reached by others, but no API key is configured: "
+            f"{flag} {reached_at} can be reached by others, but no API key is configured: "
             "add [[tenants]] with keys to the configuration file, or listen on 127.0.0.1"
         )
     defaults = _defaults(config.gateway.generation_config, model)
@@ -171,6 +174,22 @@ def _gateway(config: settings.Config) -> Gateway:
         gateway.ping_s,
         gateway.begin_s,
     )
+
+
+def _api_keys(config: settings.Config) -> ApiKeys:
+    """The keys of the configuration, or of a file of their own. Raises StartError."""
+    if not config.gateway.keys_file:
+        return ApiKeys(config.tenants, config.file)
+    file = Path(config.gateway.keys_file).absolute()
+    if config.tenants:
+        raise StartError(f"gateway.keys_file: there are [[tenants]] in {file} and in {config.file}: choose one")
+    try:
+        tenants = load_tenants(file)
+    except ConfigError as error:
+        raise StartError(f"gateway.keys_file: {error}") from None
+    if any(tenant.groups for tenant in tenants):
+        raise StartError(f"gateway.keys_file: only the gateway reads {file}: make groups with `quire group join`")
+    return ApiKeys(tenants, file)
 
 
 def _defaults(source: str, model: Path) -> SamplingDefaults:

@@ -43,6 +43,16 @@ def test_flags_beat_environment_beats_file(tmp_path: Path) -> None:
     assert (config.gateway.port, config.kvstore.blocks, config.serve.engines) == (8300, 200, 2)
 
 
+def test_an_empty_variable_sets_nothing_but_a_text() -> None:
+    """Compose files pass on what is not set as nothing: numbers and choices keep their value, a text may be empty."""
+    config = load_config(
+        {}, {"QUIRE_KVSTORE_BLOCKS": "", "QUIRE_ENGINE_ATTENTION": "", "QUIRE_GATEWAY_METRICS_NETWORKS": ""}
+    )
+
+    assert (config.kvstore.blocks, config.engine.attention) == (Config().kvstore.blocks, Config().engine.attention)
+    assert config.gateway.metrics_networks == ""
+
+
 def test_file_is_found_through_the_environment(tmp_path: Path) -> None:
     """QUIRE_CONFIG names the file where no flag does."""
     named = _written(tmp_path, FULL)["config"]

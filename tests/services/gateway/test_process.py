@@ -79,6 +79,8 @@ def test_keys_name_tenants_and_can_change(start: Start, tmp_path: Path) -> None:
 def test_without_keys_there_is_one_tenant_on_the_loopback_only(model: Path) -> None:
     """An address that others reach is refused with a clear error unless keys are configured."""
     assert "no API key is configured" in refused(model, "--host", "0.0.0.0")
+    published = refused(model, "--host", "0.0.0.0", "--published-host", "192.0.2.1")
+    assert "--published-host 192.0.2.1 can be reached by others" in published
 
 
 def test_the_open_tenant_is_default(client: openai.OpenAI, engine: PeerEngine) -> None:
