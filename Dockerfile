@@ -25,29 +25,39 @@ RUN groupadd --gid "$QUIRE_UID" quire \
     && install -d -m 0700 -o quire -g quire /run/quire /var/cache/quire \
     && install -d -m 0755 -o quire -g quire /models/demo
 
-# What is installed, is installed here; the stages below take the folder over.
+# What is to be installed for each role. The stages below see these lists and not pyproject.toml, which changes more often.
+FROM base AS wanted
+WORKDIR /wanted
+COPY deploy/compose/image/requirements.py pyproject.toml ./
+RUN python3 requirements.py kvstore >kvstore && python3 requirements.py gateway >gateway \
+    && python3 requirements.py engine gateway >cpu && python3 requirements.py gpu gateway >gpu
+
+# What is installed, is installed here; the stages at the end take the folder over.
 FROM base AS pip
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
-COPY deploy/compose/image/pip.sh deploy/compose/image/requirements.py pyproject.toml constraints.txt ./
+COPY deploy/compose/image/pip.sh constraints.txt ./
 RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
     python3 -m venv /opt/quire && ./pip.sh pip install "$(grep '^pip==' constraints.txt)"
 
 FROM pip AS kvstore-packages
+COPY --from=wanted /wanted/kvstore wanted
 RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
-    python3 requirements.py kvstore >wanted && ./pip.sh pip install -c constraints.txt -r wanted
+    ./pip.sh pip install -c constraints.txt -r wanted
 
 FROM pip AS gateway-packages
+COPY --from=wanted /wanted/gateway wanted
 RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
-    python3 requirements.py gateway >wanted && ./pip.sh pip install -c constraints.txt -r wanted
+    ./pip.sh pip install -c constraints.txt -r wanted
 
 FROM pip AS torch
 ARG TORCH_INDEX
 COPY scripts/install_torch.py scripts/plain_pip.py scripts/
+COPY --from=wanted /wanted/cpu wanted
 # Headers, tests and pip are two hundred megabytes that nothing here reads.
 RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
     ./pip.sh python3 scripts/install_torch.py --build cpu \
-    && python3 requirements.py engine gateway >wanted && ./pip.sh pip install -c constraints.txt -r wanted \
+    && ./pip.sh pip install -c constraints.txt -r wanted \
     && cd /opt/quire/lib/python3.*/site-packages \
     && rm -rf torch/include torch/test torch/share torch/bin/protoc* \
     && find . -name tests -type d -prune -exec rm -rf {} + && rm -rf pip pip-*
@@ -55,9 +65,10 @@ RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
 FROM pip AS torch-gpu
 ARG TORCH_INDEX
 COPY scripts/install_torch.py scripts/plain_pip.py scripts/
+COPY --from=wanted /wanted/gpu wanted
 RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
     ./pip.sh python3 scripts/install_torch.py --build gpu \
-    && python3 requirements.py gpu gateway >wanted && ./pip.sh pip install -c constraints.txt -r wanted
+    && ./pip.sh pip install -c constraints.txt -r wanted
 
 # Compiled for processors with AVX2 and for those with AVX-512, so that engines need no compiler.
 FROM base AS kernels
@@ -70,7 +81,7 @@ RUN python3 scripts/prebuild_kernels.py /kernels
 FROM pip AS wheel
 RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
     ./pip.sh pip install -c constraints.txt hatchling
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY proto proto
 COPY kvstore kvstore
 COPY kernels kernels

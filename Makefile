@@ -21,12 +21,13 @@ export PYTHONSAFEPATH := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test clients check soak fmt docs cubins triton36 peers
+.PHONY: help setup demo serve test clients compose-test check soak fmt docs cubins triton36 peers
 
 help:
 	@echo "make demo    [MODEL=tiny]: a small real model, two engines, one shared pool: agents' answers and the facts about them"
 	@echo "make test    all tests but the longest: under ten minutes on two cores"
 	@echo "make clients agent frameworks as their users run them, each in an environment of its own in .clients"
+	@echo "make compose-test  compose.yaml on a real container engine, your own or Debian's (then as root): killed, restarted, scaled"
 	@echo "make serve   MODEL=DIR [ENGINES=2 PORT=8000 BLOCKS=4096]: the stack on one host"
 	@echo "make check   what CI runs: format, lint, types, imports, wheel, pins, compose, kernels for GPUs, all tests"
 	@echo "make soak    [MINUTES=10]: random kills and stops of real processes, a million simulated steps, and other long runs"
@@ -55,6 +56,9 @@ test: $(READY)
 clients: $(READY)
 	@$(BIN)/python scripts/client_envs.py
 	@$(BIN)/python -m pytest -q tests/clients -m "not soak"
+
+compose-test: $(READY)
+	@COMPOSE_TEST=1 $(BIN)/python -m pytest -v -p no:cacheprovider tests/compose
 
 check: $(READY)
 	@scripts/check.sh $(BIN)

@@ -1,7 +1,8 @@
 """Prebuilt host library: the one that was compiled ahead, for machines without a C compiler.
 
 An image has no compiler, so ``scripts/prebuild_kernels.py`` compiles the C once for each level of x86-64 processors
-that is worth it, into the environment's own folder. What lies there belongs to the installation, as its Python files do.
+that is worth it, into the environment's own folder. What lies there belongs to the installation, as its Python files
+do.
 
 A processor takes the highest level of which it has every feature: one feature too few is an illegal instruction, which
 no program survives.
