@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -32,6 +33,8 @@ from quire_kvstore.sharing.change_log import Changes, Journal
 from quire_proto.private_dir import free_socket_name
 
 from .catalogue import Catalogue, Event, Form
+from .curve import Curve, authenticated
+from .errors import EventsError
 from .numbers import Numbers
 
 IPC_SCHEME = "ipc://"
@@ -46,10 +49,6 @@ RESTATE_S = 10.0  # between two times that everything is published
 MAX_REQUEST_BYTES = 1024
 
 log = structlog.get_logger()
-
-
-class EventsError(Exception):
-    """The event stream cannot be published; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +68,16 @@ class Publisher:
         topic: str,
         form: Form,
         numbers: Numbers | None = None,
+        curve: Curve | None = None,
         buffer: int = BUFFER_BATCHES,
         hwm: int = HWM,
         restate_s: float = RESTATE_S,
     ) -> None:
         """Bind both sockets and tell that all blocks were cleared. Raises EventsError.
 
-        ``numbers``: of the batches (default: from 0). ``buffer``: batches kept for replay. ``hwm``: batches that wait
-        for a subscriber before more are dropped. ``restate_s``: seconds between two times that everything is published.
+        ``numbers``: of the batches (default: from 0). ``curve``: keys (default: whoever connects may read).
+        ``buffer``: batches kept for replay. ``hwm``: batches that wait for a subscriber before more are dropped.
+        ``restate_s``: seconds between two times that everything is published.
         """
         self._topic, self._catalogue = topic.encode(), Catalogue(form)
         self._endpoints = endpoints.live, endpoints.replay
@@ -87,6 +88,8 @@ class Publisher:
         self._wanted, self._restated, self._restate_s = False, -restate_s, restate_s
         self._stopping = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._curve, self._checks = curve, ExitStack()
+        self._checks.enter_context(authenticated(self._context, curve))
         self._live = self._bind(zmq.PUB, endpoints.live, hwm)
         self._replay = self._bind(zmq.ROUTER, endpoints.replay, 2 * (buffer + 1))
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -106,6 +109,7 @@ class Publisher:
         self._thread.join()
         for socket in (self._live, self._replay):
             socket.close(LINGER_MS)
+        self._checks.close()
         self._context.term()
         os.close(self._wake)
         for endpoint in self._endpoints:
@@ -114,7 +118,9 @@ class Publisher:
 
     def _bind(self, kind: int, endpoint: str, hwm: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
-        options = {zmq.LINGER: 0, zmq.SNDHWM: hwm}
+        options = {zmq.LINGER: 0, zmq.SNDHWM: hwm, zmq.IPV6: 1}
+        if self._curve is not None:
+            self._curve.secure(socket)
         if kind == zmq.ROUTER:
             options |= {zmq.RCVHWM: 64, zmq.MAXMSGSIZE: MAX_REQUEST_BYTES, zmq.ROUTER_MANDATORY: 1}
         for option, value in options.items():
@@ -126,6 +132,7 @@ class Publisher:
             socket.bind(endpoint)
         except (zmq.ZMQError, OSError) as exc:
             socket.close(0)
+            self._checks.close()
             self._context.destroy(0)
             raise EventsError(f"events at {endpoint}: {exc}") from exc
         finally:

@@ -84,12 +84,22 @@ class KvstoreSettings:
     )
     policy: str = setting("density", "what is evicted first", among=("density", "lru"))
     events: str = setting(
-        "", "where the events of the cache are published: ipc (in the run directory) or tcp://127.0.0.1:PORT"
+        "", "where the events of the cache are published: ipc (in the run directory) or tcp://ADDRESS:PORT"
+    )
+    events_network: str = setting(
+        "loopback",
+        "who may reach an address of events without CURVE: users of this host, and they are told no tenant's tokens; or"
+        " whoever is in its private network; or anyone",
+        among=("loopback", "private", "any"),
+    )
+    events_curve: str = setting(
+        "", "directory with server.key_secret and readers/*.key: events go only to those readers, encrypted (CURVE)"
     )
     events_topic: str = setting("", "topic of the events")
     events_tokens: str = setting(
         "none",
-        "whose token ids are in the events: none, what is published to all, or those of all tenants (ipc only)",
+        "whose token ids are in the events: none, what is published to all, or those of all tenants (over tcp only with"
+        " CURVE, or a network that is said to be private)",
         among=("none", "public", "all"),
     )
     events_hashes: str = setting(

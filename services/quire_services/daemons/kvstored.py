@@ -24,7 +24,7 @@ import structlog
 
 from quire_kv import Layout
 from quire_kvstore.blocks.policies import make_policy
-from quire_kvstore.events.publisher import EventsError
+from quire_kvstore.events.errors import EventsError
 from quire_kvstore.host.arena import Arena, ArenaError, Roster, ShmArena, check_capacity
 from quire_kvstore.host.arena_choice import choose, make
 from quire_kvstore.host.attach_socket import Accepted, Listener, raise_descriptor_limit

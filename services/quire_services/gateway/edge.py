@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quire_services.config.settings import MAX_BODY_BYTES
 from quire_services.gateway.anthropic.api_errors import is_messages
-from quire_services.gateway.exposition.access import MetricsAccess, is_metrics
+from quire_services.gateway.exposition.access import MetricsAccess, is_scraped
 from quire_services.gateway.http.errors import ApiError, invalid
 from quire_services.gateway.http.hang_up import CLIENT_GONE
 from quire_services.gateway.http.request_log import RequestRecord, outcome_of
@@ -97,7 +97,7 @@ class Edge:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, headers: Headers, record: RequestRecord) -> None:
         try:
-            if self._metrics is not None and is_metrics(scope["path"]):
+            if self._metrics is not None and is_scraped(scope["path"]):
                 self._metrics.insist(scope, headers)
             elif scope["path"] not in OPEN_PATHS:
                 record.tenant = self._tenant_of(headers)
@@ -120,7 +120,7 @@ class Edge:
         counters.answered(scope["path"], record.status or CLIENT_GONE, record.outcome)
         if record.generates:
             counters.generated(record)
-        if scope["path"] in OPEN_PATHS or (is_metrics(scope["path"]) and record.outcome == "ok"):
+        if scope["path"] in OPEN_PATHS or (is_scraped(scope["path"]) and record.outcome == "ok"):
             return  # health checks and scrapes would drown the rest; that an engine comes or goes is said where it does
         log.info(
             "request",

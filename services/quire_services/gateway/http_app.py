@@ -28,6 +28,7 @@ from quire_services.gateway.openai.json_body import validation_error
 from quire_services.gateway.openai.response_api.response_body import ResponseBody
 from quire_services.gateway.openai.response_api.response_routes import add_response_routes
 from quire_services.gateway.readers.prompt_answers import DetokenizeBody, TokenizeBody
+from quire_services.gateway.routes.for_routers import add_router_routes
 from quire_services.gateway.routes.metrics import add_metrics_routes
 from quire_services.gateway.routes.prompts import add_prompt_routes
 from quire_services.gateway.routes.unserved import add_unserved_routes
@@ -52,6 +53,7 @@ def make_app(gateway: Gateway, instance: str = "", kvstore: KvstoreAnswers | Non
     _information_routes(app, gateway, instance)
     if kvstore is not None:
         add_metrics_routes(app, gateway, kvstore, instance)
+        add_router_routes(app, gateway, kvstore, instance)
     _describe_bodies(app)
     return app
 

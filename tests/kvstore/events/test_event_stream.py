@@ -5,17 +5,19 @@ from __future__ import annotations
 import signal
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from quire_kvstore.events.errors import EventsError
 from quire_proto import messages as m
 from quire_proto.client.client import KVReader
 from quire_proto.wire.codec import from_map
 from quire_proto.wire.digests import split
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.settings import KvstoreSettings
-from quire_services.daemons.event_stream import endpoints
+from quire_services.daemons.event_address import endpoints
 from tests.kvstore.events.subscriber import AllBlocksCleared, BlockStored, Subscriber
 from tests.support.engine_loop import running_engine
 from tests.support.kvstore import Kvstore
@@ -125,23 +127,51 @@ def test_engines_name_their_tokens_when_everybodys_are_wanted(
 @pytest.mark.parametrize(
     ("where", "tokens", "named"),
     [
-        ("tcp://0.0.0.0:5557", "none", "relay"),
-        ("tcp://*:5557", "none", "relay"),
-        ("tcp://10.0.0.1:5557", "none", "relay"),
-        ("tcp://127.0.0.1:0", "none", "relay"),
-        ("tcp://127.0.0.1:65535", "none", "relay"),
+        ("tcp://0.0.0.0:5557", "none", "others reach"),
+        ("tcp://[::]:5557", "none", "others reach"),
+        ("tcp://10.0.0.1:5557", "none", "others reach"),
+        ("tcp://*:5557", "none", "neither"),
+        ("tcp://localhost:5557", "none", "neither"),
+        ("tcp://127.0.0.1:0", "none", "neither"),
+        ("tcp://127.0.0.1:65535", "none", "neither"),
+        ("tcp://127.0.0.999:5557", "none", "neither"),
         ("ipc:///tmp/x", "none", "neither"),
         ("yes", "none", "neither"),
         ("tcp://127.0.0.1:5557", "all", "events_tokens"),
+        ("tcp://[::1]:5557", "all", "events_tokens"),
     ],
 )
 def test_places_that_others_reach_are_refused(run_dir: Path, where: str, tokens: str, named: str) -> None:
-    """One line on stderr that says what is allowed; nothing is bound."""
-    process = Kvstore(run_dir, f"--events={where}", f"--events-tokens={tokens}").start(wait=False)
+    """A sentence that says what is allowed."""
+    with pytest.raises(EventsError, match=named):
+        endpoints(KvstoreSettings(events=where, events_tokens=tokens), run_dir)
 
-    assert process.process.wait(20) == 1
+
+@pytest.mark.parametrize("where", ["0.0.0.0", "[::]", "8.8.8.8", "[2600::1]"])
+def test_a_private_network_is_one_by_its_address(run_dir: Path, where: str) -> None:
+    """A wildcard and an address of the internet are not, whatever is said; of neither is more asked after ``any``."""
+    for tokens in ("none", "all"):
+        pool = KvstoreSettings(events=f"tcp://{where}:5557", events_network="private", events_tokens=tokens)
+        with pytest.raises(EventsError, match="no address of a private network"):
+            endpoints(pool, run_dir)
+        assert endpoints(replace(pool, events_network="any"), run_dir).replay == f"tcp://{where}:5558"
+
+
+@pytest.mark.parametrize("where", ["10.1.2.3", "192.168.0.9", "172.16.4.4", "127.0.0.1", "[fd00::1]", "[::1]"])
+def test_a_private_network_may_be_told_everything_on_the_operators_word(run_dir: Path, where: str) -> None:
+    """And with keys no word is needed."""
+    pool = KvstoreSettings(events=f"tcp://{where}:5557", events_tokens="all")
+    for trusted in (replace(pool, events_network="private"), replace(pool, events_curve="/keys")):
+        assert endpoints(trusted, run_dir).live == f"tcp://{where}:5557"
+
+
+def test_a_kvstore_says_why_it_binds_nothing(run_dir: Path) -> None:
+    """One line on stderr, exit status 1."""
+    process = Kvstore(run_dir, "--events=tcp://127.0.0.1:5557", "--events-tokens=all").start(wait=False)
+
+    assert process.process.wait(60) == 1
     assert process.end(0) == 1
-    assert named in (run_dir / "log").read_text()
+    assert "events_tokens" in (run_dir / "log").read_text()
 
 
 def test_the_replay_port_follows_the_live_one(run_dir: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 import zmq
 
 from quire_kvstore.events.catalogue import Form
+from quire_kvstore.events.errors import EventsError
 from quire_kvstore.events.numbers import AT_ONCE, Numbers
-from quire_kvstore.events.publisher import Endpoints, EventsError, Publisher
+from quire_kvstore.events.publisher import Endpoints, Publisher
 from quire_kvstore.sharing.change_log import Journal, Stored
 from tests.kvstore.events.subscriber import END, AllBlocksCleared, BlockRemoved, Subscriber, View
 from tests.support.waits import DEADLINE_S, wait_for
@@ -162,7 +163,7 @@ def test_a_gap_longer_than_what_is_kept_is_closed(streams: list[Stream], tmp_pat
     reader.read_until(lambda view: set(view.parents) == stream.stored - {(1).to_bytes(32, "big")}, "all names")
     ((number, batch),) = reader.replay(0)
 
-    assert number == reader.last
+    assert number >= reader.last  # all was told live in the meantime
     assert isinstance(batch.events[0], AllBlocksCleared)
 
 

@@ -1,8 +1,9 @@
-"""Who may read metrics on the port of the tenants: who comes from a network that the operator named.
+"""Who may read metrics, and what routers ask for, on the port of the tenants: who comes from a network that was named.
 
-They tell how busy a server is, no tenant and no prompt, and what scrapes them has no key. So the address decides, that
-of the connection: a request that says it was forwarded comes from somewhere else, whatever that is, and is refused. So
-is what a web page asks in a browser nearby: it says its origin, or names a host that is not ours (``host_names``).
+They tell how busy a server is, no tenant and no prompt, and what scrapes or routes has no key. So the address decides,
+that of the connection: a request that says it was forwarded comes from somewhere else, whatever that is, and is
+refused. So is what a web page asks in a browser nearby: it says its origin, or names a host that is not ours
+(``host_names``).
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from quire_services.gateway.http.errors import ApiError
 from quire_services.gateway.http.host_names import HostNames
 
 METRICS_PATH = "/metrics"
+LOAD_PATH, SOURCES_PATH, SERVER_PATH = "/load", "/kv_event_sources", "/get_server_info"
+ROUTER_PATHS = frozenset({LOAD_PATH, SOURCES_PATH, SERVER_PATH})
 FROM_ELSEWHERE = ("forwarded", "x-forwarded-for", "x-real-ip", "via", "origin")
 
 
-def is_metrics(path: str) -> bool:
-    """Whether a path is one of metrics."""
-    return path == METRICS_PATH or path.startswith(METRICS_PATH + "/")
+def is_scraped(path: str) -> bool:
+    """Whether a path is for what scrapes or routes, not for clients."""
+    return path == METRICS_PATH or path.startswith(METRICS_PATH + "/") or path in ROUTER_PATHS
 
 
 class MetricsAccess:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from quire_kv import KVReader, QuireError, Stats
+from quire_kv import Events, KVReader, QuireError, Stats
 from quire_proto.messages.tenants import Tenants
 from quire_services.process.kvstore_call import kvstore_reader
 
@@ -55,11 +55,16 @@ class KvstoreAnswers:
 
     def __init__(self, run_dir: Path) -> None:
         self._stats = _Question[Stats](run_dir, lambda reader: reader.stats(brief=True))
+        self._events = _Question[Events](run_dir, lambda reader: reader.events())
         self._tenants = _Question[Tenants](run_dir, lambda reader: reader.tenants())
 
     async def stats(self) -> Stats | None:
         """Its own counters."""
         return await self._stats.answer()
+
+    async def events(self) -> Events | None:
+        """Where its events are; None if it publishes none, too."""
+        return await self._events.answer()
 
     async def tenants(self) -> Tenants | None:
         """What each tenant has."""
