@@ -62,6 +62,7 @@ from quire_proto.messages import (
     Waited,
 )
 from quire_proto.messages.handoff import Adopt, Adopted, Offer, Offered
+from quire_proto.messages.pool_map import BlockHolder, BlockInfo, PoolMap
 from quire_proto.messages.sharing import Groups, Member, Published
 from quire_proto.messages.tenants import Tenants, TenantUsage
 from quire_proto.step.publication_matcher import PublicationList
@@ -111,6 +112,8 @@ __all__ = [
     "Allocated",
     "AsyncKVClient",
     "BadRequest",
+    "BlockHolder",
+    "BlockInfo",
     "Busy",
     "Claimed",
     "Conflict",
@@ -147,6 +150,7 @@ __all__ = [
     "Offer",
     "Offered",
     "OutOfOrder",
+    "PoolMap",
     "Publication",
     "PublicationList",
     "Publications",

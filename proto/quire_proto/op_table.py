@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from quire_proto.messages import handoff as h
+from quire_proto.messages import pool_map as p
 from quire_proto.messages import sharing as a
 from quire_proto.messages import tenants as t
 
@@ -82,6 +83,8 @@ WAIT = _op("wait", m.Wait, m.Waited, Needs.ACTIVE, deferred=True)
 PUBLICATIONS = _op("publications", m.Empty, m.Publications)
 LOOKUP = _op("lookup", m.Lookup, m.Found)
 STATS = _op("stats", m.AskStats, m.Stats)
+POOL_MAP = _op("pool_map", p.AskPoolMap, p.PoolMap)
+BLOCK = _op("block", p.AskBlock, p.BlockInfo)
 TENANTS = _op("tenants", m.Empty, t.Tenants)
 QUOTA = _op("quota", t.SetQuota, t.TenantUsage)
 PUBLISH = _op("publish", a.Publish, a.Published)

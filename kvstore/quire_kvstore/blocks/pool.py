@@ -136,11 +136,10 @@ class BlockPool:
             "quarantined": quarantined,
         }
 
-    def states(self) -> NDArray[np.int8]:
-        """State of each block as one of ``FREE, HELD, CACHED, QUARANTINED``."""
-        states = np.where(self.refs == self.quarantined_refs, QUARANTINED, HELD).astype(np.int8)
-        states[self.refs == 0] = np.where(self.sealed[self.refs == 0], CACHED, FREE)
-        return states
+    def states(self, part: slice = slice(None)) -> NDArray[np.int8]:
+        """State of each block, or of some, as one of ``FREE, HELD, CACHED, QUARANTINED``."""
+        used = np.where(self.refs[part] == self.quarantined_refs[part], np.int8(QUARANTINED), np.int8(HELD))
+        return np.where(self.refs[part] == 0, np.where(self.sealed[part], np.int8(CACHED), np.int8(FREE)), used)
 
     def free_ids(self) -> Ids:
         """The free stack, the next block to be taken last."""

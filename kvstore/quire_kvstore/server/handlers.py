@@ -13,10 +13,13 @@ from quire_kvstore.blocks.pool import STATE_NAMES
 from quire_kvstore.errors import Refusal
 from quire_kvstore.events.catalogue import ALL_TOKENS
 from quire_kvstore.ops import allocate, extend, fork, free, handoff, lifecycle, query, seal, step, wait
+from quire_kvstore.ops.slices import Slices
 from quire_kvstore.state import State
 from quire_kvstore.tenants.accounts import TENANT_RULE, is_tenant
+from quire_kvstore.views.holders import block_info
 from quire_proto import messages as m
 from quire_proto.messages import handoff as h
+from quire_proto.messages.pool_map import AskBlock, BlockInfo
 from quire_proto.messages.tenants import Tenants
 from quire_proto.wire.digests import DIGEST_BYTES, domain_key
 from quire_proto.wire.envelope import ID_BYTES
@@ -138,6 +141,12 @@ def _tenants(service: Service, _: Task, __: m.Empty) -> Tenants:
     return Tenants(service.state.accounts.usage())
 
 
+def _block(service: Service, _: Task, body: AskBlock) -> Slices[BlockInfo]:
+    if not 0 <= body.block < service.num_blocks:
+        raise Refusal("BAD_FIELD", f"block: 0 to {service.num_blocks - 1}")
+    return block_info(service.state, body.block)
+
+
 def _events(service: Service, _: Task, __: m.Empty) -> m.Events:
     if service.events is None:
         raise Refusal("UNSUPPORTED", "this kvstore publishes no events: start it with --events")
@@ -165,6 +174,8 @@ HANDLERS: dict[str, Callable[[Service, Task, Any], Any]] = {
     "publications": _publications,
     "lookup": _lookup,
     "stats": _stats,
+    "pool_map": lambda service, _, body: service.cells.answer(body),
+    "block": _block,
     "tenants": _tenants,
     "quota": set_quota,
     "wait": _wait,

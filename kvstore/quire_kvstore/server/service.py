@@ -19,6 +19,7 @@ from quire_kvstore.ops import lifecycle
 from quire_kvstore.sessions.reply_window import WINDOW
 from quire_kvstore.sessions.session import Peer, Session
 from quire_kvstore.state import State
+from quire_kvstore.views.cells import Cells
 from quire_proto.messages import Events, Limits
 from quire_proto.wire.envelope import ID_BYTES, MAX_FRAME_BYTES
 from quire_proto.wire.handles import Handle, ShmHandle
@@ -69,6 +70,7 @@ class Service:
         limits: what one request may ask for.
         op_times: seconds that executed requests took, by op.
         events: the event stream, if there is one.
+        cells: every block as readers are shown it.
     """
 
     domain_generation = 1
@@ -97,6 +99,7 @@ class Service:
         self.declaring = False
         self.boot = ids() if boot is None else boot
         self.num_blocks = state.pool.size
+        self.cells = Cells(state, self.boot)
         self.limits = Limits(frame_bytes=MAX_FRAME_BYTES, items=MAX_ITEMS, blocks=self.num_blocks, window=WINDOW)
         self.started_ms = started_ms
         self.op_times: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(OP_BOUNDS))

@@ -8,6 +8,7 @@ from typing import TypeVar
 from quire_proto import messages as m
 from quire_proto import op_table as ops
 from quire_proto.messages import handoff as h
+from quire_proto.messages import pool_map as p
 from quire_proto.messages import sharing as a
 from quire_proto.messages import tenants as t
 from quire_proto.wire.u32 import pack_u32
@@ -34,6 +35,17 @@ class AsyncReadCalls:
     async def stats(self, brief: bool = False) -> m.Stats:
         """The kvstore's own counters; ``brief``: without slots and without the tokens of publications."""
         return await self.call(ops.STATS, m.AskStats(brief))
+
+    async def pool_map(self, boot: bytes = b"", version: int = 0, accounts: int = 0) -> p.PoolMap:
+        """Every block as a cell of four bytes, or those that changed since ``version`` of ``boot``.
+
+        ``accounts``: how many names of accounts are known already.
+        """
+        return await self.call(ops.POOL_MAP, p.AskPoolMap(boot, version, accounts))
+
+    async def block(self, block: int) -> p.BlockInfo:
+        """What holds a block. Raises BadRequest for a number that no block has."""
+        return await self.call(ops.BLOCK, p.AskBlock(block))
 
     async def tenants(self) -> t.Tenants:
         """What each tenant has, in blocks, and its quota."""

@@ -1,0 +1,1 @@
+"""Views: the pool as readers are shown it, block by block. Nothing here changes the store."""
