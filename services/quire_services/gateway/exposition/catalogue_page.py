@@ -77,8 +77,8 @@ measured in the gateway and begin with the engine's connection. A continuation t
 it is then. With `n` continuations of one prompt, each is one. The pool is shared: its use is the same at each engine,
 and must not be summed.
 
-Bounds of histograms, in seconds, are vLLM's: first token {{first}}; between tokens {{between}}; requests and their
-phases {{whole}}. Lengths: 1, 2, 5, 10, ... up to the model's longest sequence.
+Bounds of histograms, in seconds, are vLLM's: first token {first}; between tokens {between}; requests and their
+phases {whole}. Lengths: 1, 2, 5, 10, ... up to the model's longest sequence.
 """
 
 
