@@ -12,22 +12,29 @@ from tests.support.ports import free_port
 from tests.support.quire_command import prepared
 
 pytestmark = [pytest.mark.process, needs_mounts]
-# What a mount namespace of its own is given, and the limits of the processes in it.
-SMALL = """
+# A mount namespace gets the node of a driver that is not there.
+GPU = """
 mkdir {there}
 mount --rbind /dev {there}
 mount -t tmpfs -o mode=755 tmpfs /dev
 for node in null zero random urandom; do touch /dev/$node; mount --bind {there}/$node /dev/$node; done
 mkdir /dev/shm
-mount -t tmpfs -o size=1m tmpfs /dev/shm
+mount --bind {there}/shm /dev/shm
 touch /dev/nvidiactl
 chmod 666 /dev/nvidiactl
+"""
+# And little of everything else.
+SMALL = (
+    GPU
+    + """
+mount -t tmpfs -o size=1m tmpfs /dev/shm
 cp {run_dir}/prepared.json {there}.json
 mount -t tmpfs -o size=4m,mode=700 tmpfs {run_dir}
 cp {there}.json {run_dir}/prepared.json
 mount -o remount,ro {run_dir}
 prlimit --pid $$ --nofile=256 --nproc=40 --as=16000000000 --fsize=1048576
 """
+)
 
 
 def test_a_host_with_little_of_everything(tmp_path: Path, run_dir: Path) -> None:
@@ -48,6 +55,25 @@ def test_a_host_with_little_of_everything(tmp_path: Path, run_dir: Path) -> None
     assert told.code == 2
     assert told.report["severity"] == "error"
     assert all(finding["fix"] for finding in told.report["findings"] if finding["severity"] != "ok")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shell", "environ", "name"),
+    [
+        ("mount -t tmpfs -o size=4m tmpfs /dev/shm; head -c 3500000 /dev/zero > /dev/shm/other", {}, "shm-full"),
+        ("mount -t tmpfs -o ro,size=64m tmpfs /dev/shm", {}, "shm-unusable"),
+        ("mount -t tmpfs -o size=64k,mode=700 tmpfs {run_dir}", {}, "run-dir-unwritable"),
+        ("mount -t tmpfs -o size=64m tmpfs /dev/shm; " + GPU, {"CUDA_VISIBLE_DEVICES": ""}, "gpu-hidden"),
+        ("mount -t tmpfs -o size=64m tmpfs /dev/shm; " + GPU + "chmod 0 /dev/nvidiactl", {}, "gpu-node-forbidden"),
+    ],
+)
+def test_one_fault_of_a_host(run_dir: Path, tmp_path: Path, shell: str, environ: dict[str, str], name: str) -> None:
+    """Each is found by itself; that none of them is there on a healthy host is shown below."""
+    prepared(run_dir)
+    shell = shell.format(run_dir=run_dir, there=tmp_path / "dev")
+    told = tell(f"--run-dir={run_dir}", "--blocks=4000", before=UNPRIVILEGED, shell=shell, **environ)
+    assert name in told.ids
 
 
 def test_a_host_where_all_is_well(tmp_path: Path, run_dir: Path) -> None:

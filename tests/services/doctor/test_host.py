@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,16 @@ from quire_services.doctor.findings import Finding
 from quire_services.doctor.scene import Scene
 from tests.support.doctor import found, ids, only, write_model
 from tests.support.ports import free_port
+
+# Of the packages that the client library and a kvstore do not need none can be imported.
+WITHOUT_EXTRAS = """
+import sys
+for name in ("torch", "transformers", "safetensors", "llguidance", "uvloop", "fastapi", "starlette", "uvicorn",
+             "tokenizers", "jinja2", "orjson", "prometheus_client", "pydantic", "cuda", "triton"):
+    sys.modules[name] = None
+from quire_services.cli.command import main
+sys.exit(main(["doctor", "--json", *sys.argv[1:]]))
+"""
 
 
 def test_a_port_that_another_process_has(run_dir: Path) -> None:
@@ -56,6 +69,21 @@ def test_kernels_that_cannot_be_compiled(run_dir: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("CC", str(tmp_path / "none"))
     assert "no C compiler" in only(found(check_cpu_kernels, run_dir=run_dir), "kernel-not-compiled").seen
     assert ids(found(check_cpu_kernels, run_dir=run_dir, attention="triton")) == []
+
+
+@pytest.mark.process
+def test_it_runs_where_nothing_but_a_kvstore_is_installed(run_dir: Path) -> None:
+    """No torch, no web server: what is not installed is a finding for each part that needs it, and no check fails."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", WITHOUT_EXTRAS, f"--run-dir={run_dir}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    parts = [f["where"] for f in json.loads(done.stdout)["findings"] if f["id"] == "package-missing"]
+    assert parts == ["engine", "gateway"]
+    assert "check-failed" not in done.stdout
 
 
 def test_a_process_table_of_another_life(run_dir: Path) -> None:

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+import quire_proto
 from quire_kvstore.host.attach_socket import start_ticks
 from quire_services.config.process_table import ProcessEntry, ProcessTable
 from quire_services.doctor.checks.answers import check_gateway, check_kvstore
@@ -20,6 +22,7 @@ from quire_services.doctor.checks.memory import check_memory
 from quire_services.doctor.checks.ports import check_ports_free
 from quire_services.doctor.checks.processes import check_processes
 from quire_services.doctor.checks.run_directory import check_run_directory
+from quire_services.doctor.scene import process_state
 from tests.support.children import holding_client
 from tests.support.doctor import found, ids, only
 from tests.support.gateway import GatewayProcess, write_tokenizer
@@ -43,6 +46,12 @@ def kvstore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kvstore]:
     process = Kvstore(run_dir, "--lease-ms=1500", "--fence-kill=false", blocks=BLOCKS, published=(), program=program)
     yield process.start()
     process.stop()
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGSTOP, and wait until the process is stopped."""
+    process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: process_state(process.pid) == "T", "the process is stopped")
 
 
 def test_a_kvstore_of_another_version(kvstore: Kvstore) -> None:
@@ -84,7 +93,7 @@ def test_a_stopped_kvstore(kvstore: Kvstore) -> None:
     """It is known by its lock where there is no process table, and the fix names its pid; it goes on afterwards."""
     checks, pid = (check_processes, check_kvstore), kvstore.process.pid
     assert set(ids(found(*checks, run_dir=kvstore.run_dir))) <= {"version-mismatch"}
-    kvstore.process.send_signal(signal.SIGSTOP)
+    stop(kvstore.process)
     try:
         findings = found(*checks, run_dir=kvstore.run_dir)
     finally:
@@ -111,6 +120,16 @@ def test_what_a_killed_kvstore_leaves(kvstore: Kvstore) -> None:
     kvstore.start()
     assert "leftover-segment" not in left()
     assert "stale-socket" not in left()
+
+
+def test_an_engine_without_a_session(kvstore: Kvstore, sleeper: subprocess.Popen[bytes]) -> None:
+    """Its process runs, and the kvstore does not know it; without such a process nothing is found."""
+    table = ProcessTable(kvstore.run_dir)
+    table.enter("engine-1", entry(sleeper))
+    wait_for(lambda: len(table.running()) == 1, "the child has become its program")
+    assert "engine-not-ready" in ids(found(check_kvstore, run_dir=kvstore.run_dir))
+    table.remove("engine-1")
+    assert "engine-not-ready" not in ids(found(check_kvstore, run_dir=kvstore.run_dir))
 
 
 @pytest.fixture
@@ -149,10 +168,25 @@ def test_a_stopped_process_of_the_table(run_dir: Path, sleeper: subprocess.Popen
     table.enter("engine-1", entry(sleeper))
     wait_for(lambda: len(table.running()) == 1, "the child has become its program")
     assert "process-stopped" not in ids(found(check_processes, run_dir=run_dir))
-    sleeper.send_signal(signal.SIGSTOP)
-    wait_for(lambda: "process-stopped" in ids(found(check_processes, run_dir=run_dir)), "it is found")
+    stop(sleeper)
+    assert "process-stopped" in ids(found(check_processes, run_dir=run_dir))
     os.kill(sleeper.pid, signal.SIGCONT)
     wait_for(lambda: "process-stopped" not in ids(found(check_processes, run_dir=run_dir)), "it goes on")
+
+
+def test_a_process_older_than_what_is_installed(
+    run_dir: Path, sleeper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package's files were written after it had started; files that were there before are no finding."""
+    table = ProcessTable(run_dir)
+    table.enter("engine-1", entry(sleeper))
+    wait_for(lambda: len(table.running()) == 1, "the child has become its program")
+    assert "process-outdated" not in ids(found(check_processes, run_dir=run_dir))
+    file = tmp_path / "__init__.py"
+    file.touch()
+    os.utime(file, (time.time() + 60, time.time() + 60))
+    monkeypatch.setattr(quire_proto, "__file__", str(file))
+    assert "process-outdated" in ids(found(check_processes, run_dir=run_dir))
 
 
 @pytest.mark.slow
@@ -169,7 +203,7 @@ def test_a_gateway_without_engines_or_answers(tmp_path: Path) -> None:
         assert "0." in next(finding.seen for finding in findings if finding.id == "gateway")
         table = ProcessTable(gateway.run_dir)
         table.enter("gateway", entry(gateway.process))
-        gateway.process.send_signal(signal.SIGSTOP)
+        stop(gateway.process)
         assert ids(found(*checks, **flags)) == ["gateway-silent"]
     finally:
         gateway.process.send_signal(signal.SIGCONT)

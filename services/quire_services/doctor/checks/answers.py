@@ -137,4 +137,4 @@ def check_gateway(scene: Scene) -> Findings:
         )
     version = version_answer(scene)
     yield from _version("gateway", version)
-    yield fact("gateway", f"{version or 'version unknown (metrics are not open to this address)'}, answers", where)
+    yield fact("gateway", f"{version or 'of a version that its metrics do not tell'}, answers", where)
