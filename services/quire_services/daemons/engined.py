@@ -40,7 +40,7 @@ from quire_proto.gateway_link import Hello
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.settings import Config
 from quire_services.config.socket_names import GATEWAY_SOCKET
-from quire_services.process import flags, load_share, logs
+from quire_services.process import flags, logs, start_report
 from quire_services.process.gc_tuning import tune_gc
 from quire_services.process.reason import complain
 from quire_services.process.refusal_line import refusal_line
@@ -99,7 +99,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
     directory = Path(config.serve.model)
     layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
     attention.admit(layout)
-    with watched(load_share.report_load_share):
+    with watched(start_report.report_load_share):
         model = load_model(directory, config.kvstore.dtype, attention.device)
     _prove(model, layout, attention)
     model.max_model_len = served_length(model.max_model_len, config.engine.max_model_len)

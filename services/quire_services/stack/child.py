@@ -22,11 +22,11 @@ from dataclasses import replace
 from quire_kvstore.host.attach_socket import start_ticks
 from quire_services.config.process_table import ProcessEntry, ProcessTable
 from quire_services.config.socket_names import LOG_SOCKET
-from quire_services.process import load_share, reason
+from quire_services.process import reason, start_report
 from quire_services.process.log_handover import HANDOVER_VARIABLE
 
-from .causes import UNKNOWN_CODE, how_it_ended
 from .foreign_process import ForeignProcess
+from .words.causes import UNKNOWN_CODE, how_it_ended
 
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 10.0
@@ -113,7 +113,7 @@ class Child:
     @property
     def loaded(self) -> float:
         """The share of what it loads that is loaded; 1 while it says nothing of loading."""
-        return load_share.load_share_of(self._reason) if self.process else 1.0
+        return start_report.load_share_of(self._reason) if self.process else 1.0
 
     def start(self) -> None:
         """Start the process now."""

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from quire_services.config.process_table import ProcessEntry
 
-from .causes import UNKNOWN_CODE
+from .words.causes import UNKNOWN_CODE
 
 
 class ForeignProcess:

@@ -37,12 +37,12 @@ from quire_services.process.log_handover import hand_over_stderr
 from quire_services.process.screen import Screen, bar
 from quire_services.process.standard_streams import print_line
 
-from .causes import how_it_ended
 from .child import Child
 from .processes import Stack
 from .readiness import Readiness
 from .rundir import RunDir, RunDirError
 from .supervisor import Supervisor
+from .words.causes import how_it_ended
 
 STOP_DEADLINE_S = 10.0  # seconds for each of gateway, engines, kvstore
 READINESS_POLL_S = 0.2  # seconds between two looks at processes that are not ready yet

@@ -16,10 +16,11 @@ import pytest
 
 from quire_services.config.settings import GatewaySettings
 from quire_services.process import port_check, reason
-from quire_services.stack import causes, serve, supervisor
+from quire_services.stack import serve, supervisor
 from quire_services.stack.child import Child
 from quire_services.stack.readiness import Readiness
 from quire_services.stack.supervisor import Supervisor
+from quire_services.stack.words import causes
 from tests.support.quire_command import Quire
 from tests.support.waits import wait_for
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quire_services.config.settings import Config, ServeSettings
-from quire_services.process import load_share, reason
+from quire_services.process import reason, start_report
 from quire_services.process.screen import ERASE_LINE, Screen, bar
 from quire_services.stack.child import Child
 from quire_services.stack.processes import Stack
@@ -59,8 +59,8 @@ def test_a_bar_fills() -> None:
 def test_a_child_tells_how_far_it_is_and_why_it_ended() -> None:
     """Both through one file; a child that tells nothing is taken to have loaded all there is."""
     code = (
-        "import time; from quire_services.process import load_share, reason; reason.report_reason('first, and long'); "
-        "load_share.report_load_share(1, 4); time.sleep(60)"
+        "import time; from quire_services.process import reason, start_report; "
+        "reason.report_reason('first, and long'); start_report.report_load_share(1, 4); time.sleep(60)"
     )
     with Supervisor(lambda *_: None) as watching:
         child = Child("c", [sys.executable, "-c", code])
@@ -77,7 +77,7 @@ def test_no_supervisor_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was started by hand writes into no file."""
     monkeypatch.delenv(reason.REASON_VARIABLE, raising=False)
     assert reason.reason_fd() == -1
-    load_share.report_load_share(1, 2)
+    start_report.report_load_share(1, 2)
 
 
 def test_all_processes_log_in_one_form(tmp_path: Path) -> None:

@@ -25,11 +25,11 @@ from quire_services.config.process_table import (
     read_process_table,
 )
 from quire_services.config.settings import Config, EngineSettings, KvstoreSettings, ServeSettings, Tenant
-from quire_services.stack.causes import UNKNOWN_CODE
 from quire_services.stack.child import Child
 from quire_services.stack.processes import Stack
 from quire_services.stack.rundir import RunDir
 from quire_services.stack.supervisor import Supervisor
+from quire_services.stack.words.causes import UNKNOWN_CODE
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
