@@ -16,7 +16,7 @@ from importlib.util import find_spec
 import torch
 
 from quire_engine.attention.backend import AttentionBackend
-from quire_engine.attention.cpu.attention import CpuAttention
+from quire_engine.attention.cpu.attention import CpuAttention, kernels_in_words
 from quire_engine.kv.attach import arena_of
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner
@@ -49,6 +49,15 @@ class BackendChoice:
                 f"e4m3 keys and values need compute capability 8.9 or later, this GPU has {major}.{minor}:"
                 " set kvstore.kv_cache_dtype = auto"
             )
+
+    def kernels(self, layout: Layout) -> str:
+        """What computes attention over such a pool, in words; where that is not a kernel of ours, why."""
+        if self.kind == CPU:
+            return kernels_in_words(layout)
+        from importlib.metadata import version
+
+        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "its interpreter, slowly"
+        return f"Triton {version('triton')}, on {where}"
 
     def backend(self, arena: torch.Tensor, model: Model) -> AttentionBackend:
         """The backend over ``arena`` (layer, 2, kv_head, block, slot, d) for ``model``.

@@ -8,6 +8,7 @@ engines made for it would find no pool they can use.
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 import structlog
 
@@ -21,28 +22,37 @@ from .cuda_arena import CudaIpcArena, CudaVmmFdArena
 
 AUTO, SHM, IPC, VMM = "auto", "shm", "cuda-ipc", "cuda-vmm-fd"
 KINDS = (AUTO, SHM, IPC, VMM)
+AS_CONFIGURED = "as configured (kvstore.arena)"
 
 log = structlog.get_logger()
 
 
-def choose(wanted: str) -> tuple[str, Device | None]:
-    """The kind of arena to make, and on which GPU (None: host memory). Raises ArenaError with reason and fix."""
+class ArenaChoice(NamedTuple):
+    """The kind of arena to make, on which GPU (None: host memory), and why it is this one."""
+
+    kind: str
+    device: Device | None
+    reason: str
+
+
+def choose(wanted: str) -> ArenaChoice:
+    """What the setting means on this machine. Raises ArenaError with reason and fix."""
     if wanted == SHM:
-        return SHM, None
+        return ArenaChoice(SHM, None, AS_CONFIGURED)
     try:
         devices = cuda_device.visible()
         device = devices[0]
         cuda_device.check(device)
-        kind = _probe(device) if wanted == AUTO else wanted
+        kind, reason = _probe(device) if wanted == AUTO else (wanted, AS_CONFIGURED)
     except NoDevice as exc:
         if wanted == AUTO:
             log.info("arena_chosen", arena=SHM, reason=str(exc))
-            return SHM, None
+            return ArenaChoice(SHM, None, f"in host memory: {exc}")
         raise ArenaError(f"kvstore.arena = {wanted}: {exc}") from None
     except (CudaRefused, CudaError) as exc:
         raise ArenaError(f"kvstore.arena = {wanted}: {exc}; or set kvstore.arena = shm") from None
     log.info("arena_chosen", arena=kind, gpu=device.uuid, visible=len(devices))
-    return kind, device
+    return ArenaChoice(kind, device, reason)
 
 
 def make(kind: str, device: Device | None, size: int, roster: Roster, *, reserve: bool) -> Arena:
@@ -52,11 +62,11 @@ def make(kind: str, device: Device | None, size: int, roster: Roster, *, reserve
     return CudaVmmFdArena(size, device) if kind == VMM else CudaIpcArena(size, device)
 
 
-def _probe(device: Device) -> str:
-    """The first kind that works: one granule is made and exported, since attributes alone promise too much."""
+def _probe(device: Device) -> tuple[str, str]:
+    """The first kind that works, and why: one granule is made and exported, since attributes alone promise too much."""
     try:
         os.close(driver.vmm_export(device.ordinal, driver.vmm_granularity(device.ordinal)))
     except CudaError as exc:
         log.info("arena_not_possible", arena=VMM, reason=str(exc))
-        return IPC
-    return VMM
+        return IPC, f"on {device.uuid}, where {VMM} is not possible: {exc}"
+    return VMM, f"on {device.uuid}"

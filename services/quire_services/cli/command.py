@@ -19,6 +19,7 @@ COMMANDS = {
     "rollout": ("quire_services.stack.rollout", "replace all engines of a running stack, one at a time"),
     "status": ("quire_services.cli.status", "print the kvstore's counters"),
     "doctor": ("quire_services.doctor.command", "find what is wrong on this host, and say what to do"),
+    "config": ("quire_services.cli.views.config_show", "show every setting, its value, and where that comes from"),
     "tenant": ("quire_services.cli.tenant", "set and list tenants' quotas on a running stack"),
     "group": ("quire_services.cli.group", "declare which tenants share what is published to a group"),
     "prefix": ("quire_services.cli.prefix", "publish system prompts on a running stack, list them, take them back"),

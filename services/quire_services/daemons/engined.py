@@ -110,6 +110,12 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         attention=attention.kind,
         device=str(attention.device),
     )
+    start_report.report_facts(
+        kernels=attention.kernels(layout),
+        computes=f"{config.kvstore.dtype} on {attention.device}",
+        max_model_len=model.max_model_len,
+        threads=torch.get_num_threads(),
+    )
     if attention.kind == CPU:
         _say_what_texts_depend_on(model, layout, attention)
     compiler = GrammarCompiler(lambda: read_vocabulary(directory, model.vocab_size, model.eos_ids))

@@ -57,6 +57,7 @@ from quire_services.process import flags, logs
 from quire_services.process.gc_tuning import freeze_objects
 from quire_services.process.port_check import ADMIN_HOST, is_loopback
 from quire_services.process.reason import StartError
+from quire_services.process.start_report import report_facts
 
 log = structlog.get_logger()
 FOUND_OUT = "auto"  # the tool parser
@@ -153,6 +154,7 @@ def _gateway(config: settings.Config) -> Gateway:
         log.warning("prompts", note=note)
     log.info("tool_parser", name=encoder.answers.name, by="probe" if tool_parser is None else "setting")
     name = gateway.served_model_name or model_name(model)
+    report_facts(model=name, chats=encoder.chats)
     names = tuple(dict.fromkeys((name, *listed(gateway.model_aliases))))
     reader = RequestReader(
         names, encoder, defaults, gateway.trust_request_chat_template, gateway.remembered_requests > 0

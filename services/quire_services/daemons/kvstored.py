@@ -26,7 +26,7 @@ from quire_kv import Layout
 from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.events.errors import EventsError
 from quire_kvstore.host.arena import Arena, ArenaError, Roster, ShmArena, check_capacity
-from quire_kvstore.host.arena_choice import choose, make
+from quire_kvstore.host.arena_choice import AS_CONFIGURED, choose, make
 from quire_kvstore.host.attach_socket import Accepted, Listener, raise_descriptor_limit
 from quire_kvstore.host.cuda_arena import check_fits
 from quire_kvstore.host.device_mappers import Mappers
@@ -48,6 +48,7 @@ from quire_services.config.settings import Config, KvstoreSettings
 from quire_services.process import flags, logs, reason
 from quire_services.process.gc_tuning import tune_gc
 from quire_services.process.reason import StartError
+from quire_services.process.start_report import report_facts
 
 from .event_stream import event_stream
 
@@ -77,7 +78,7 @@ def _serve(config: Config, prepared: Path) -> int:
     members = tuple((group, tenant.name) for tenant in config.tenants for group in tenant.groups)
     layout, prompts = _prepared(prepared)
     _check(layout)
-    kind, device = choose(pool.arena)
+    kind, device, why = choose(pool.arena)
     for directory in {run_dir, state_dir}:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     insist_on_private(run_dir)
@@ -117,6 +118,15 @@ def _serve(config: Config, prepared: Path) -> int:
             options = ServerOptions(pool.fence_grace_ms, pool.fence_kill, pool.debug)
             with event_stream(pool, service, run_dir) as publisher:
                 server = Server(service, run_dir, options, listener, admission, publisher)
+                report_facts(
+                    blocks=sized.blocks,
+                    bytes=size,
+                    block_size=layout.block_size,
+                    sized_by=sized.reason,
+                    arena=kind,
+                    arena_reason=why,
+                    as_configured=why == AS_CONFIGURED,
+                )
                 _loop(server, service, arena, config, signals, sized)
     return 0
 

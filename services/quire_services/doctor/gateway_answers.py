@@ -11,7 +11,8 @@ import re
 from typing import Any
 
 from quire_services.config.socket_names import GATEWAY_SOCKET
-from quire_services.stack.readiness import ANY_ADDRESS, MAX_HEALTH_BYTES
+from quire_services.process.port_check import ANY_ADDRESS
+from quire_services.stack.readiness import MAX_HEALTH_BYTES
 
 from .scene import Scene
 

@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import NoReturn
 
 from quire_services.config.input_files import one_line
-from quire_services.config.loader import ConfigError, load_config
+from quire_services.config.loader import ConfigError, Origin, load_with_origins
 from quire_services.config.settings import SECTIONS, Config
 
 from . import reason
@@ -66,8 +66,15 @@ def as_flags(config: Config, section: str, *, but: tuple[str, ...] = ()) -> list
 
 def read_config(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Config:
     """The configuration of parsed arguments, the environment and the file; a mistake ends the process with 2."""
+    return read_config_with_origins(parser, arguments)[0]
+
+
+def read_config_with_origins(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> tuple[Config, dict[str, Origin]]:
+    """The same, and where each setting comes from that is no default."""
     given = {key: value for key, value in vars(arguments).items() if key == "config" or "." in key}
     try:
-        return load_config(given, os.environ)
+        return load_with_origins(given, os.environ)
     except ConfigError as error:
         parser.error(str(error))

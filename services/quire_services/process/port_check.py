@@ -14,6 +14,7 @@ from collections.abc import Collection
 from quire_services.config.settings import GatewaySettings
 
 ADMIN_HOST = "127.0.0.1"
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # and where what listens there is asked
 _ADVICE = {
     errno.EADDRINUSE: "; choose another port or stop its owner",
     errno.EACCES: "; choose one above 1023, or run it with CAP_NET_BIND_SERVICE",

@@ -15,7 +15,7 @@ from quire_services.config.input_files import one_line
 
 REASON_VARIABLE = "SUPERVISOR_REASON_FD"
 _NAME = "reason"
-REASON_BYTES = 4096  # of the file; behind them is how far it has come (``start_report``)
+REASON_BYTES = 4096  # of the file; behind them is what it says of its start (``start_report``)
 
 
 class StartError(Exception):

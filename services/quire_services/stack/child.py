@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from quire_kvstore.host.attach_socket import start_ticks
 from quire_services.config.process_table import ProcessEntry, ProcessTable
@@ -114,6 +115,11 @@ class Child:
     def loaded(self) -> float:
         """The share of what it loads that is loaded; 1 while it says nothing of loading."""
         return start_report.load_share_of(self._reason) if self.process else 1.0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it has told of its start."""
+        return start_report.facts_of(self._reason) if self.process else {}
 
     def start(self) -> None:
         """Start the process now."""

@@ -16,12 +16,12 @@ from typing import Any
 from quire_kv import QuireError, Stats
 from quire_services.config.process_table import ProcessEntry
 from quire_services.process.kvstore_call import kvstore_reader
+from quire_services.process.port_check import ANY_ADDRESS
 
 from .child import Child
 
 READINESS_TIMEOUT_S = 1.0
 MAX_HEALTH_BYTES = 1 << 16  # of an answer; another's server may send anything
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
 class Readiness:

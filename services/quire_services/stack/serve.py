@@ -43,6 +43,7 @@ from .readiness import Readiness
 from .rundir import RunDir, RunDirError
 from .supervisor import Supervisor
 from .words.causes import how_it_ended
+from .words.start_screen import StartFacts, start_screen
 
 STOP_DEADLINE_S = 10.0  # seconds for each of gateway, engines, kvstore
 READINESS_POLL_S = 0.2  # seconds between two looks at processes that are not ready yet
@@ -94,7 +95,7 @@ def _pool_text(pool: KvstoreSettings) -> str:
     if pool.kv_gib:
         return f"a pool of {pool.kv_gib:g} GiB"
     if pool.kv_fraction:
-        return f"a pool of {pool.kv_fraction:.0%} of the free memory"
+        return f"a pool of {pool.kv_fraction:g} of the free memory"
     return f"{pool.blocks} blocks of {pool.block_size} tokens"
 
 
@@ -142,12 +143,19 @@ class StackRun:
                         self.screen.line(
                             f"admin API: http://127.0.0.1:{config.gateway.admin_port}/admin (token in {token})"
                         )
+                    for line in start_screen(config, self._facts()):
+                        self.screen.line(line)
                     self._replace_engines()
                     self._keep_running()
             finally:
                 if not self.left:
                     self._stop()
         return 1 if self.failure else 0
+
+    def _facts(self) -> StartFacts:
+        stack = self._stack
+        engines = [(engine.name, engine.facts) for engine in stack.engines]
+        return StartFacts(stack.kvstore.facts, stack.gateway.facts, engines)
 
     def _going(self) -> bool:
         return not self._supervisor.signals and not self.failure
@@ -250,17 +258,19 @@ class StackRun:
         while self._waiting and self._going():
             self._supervisor.pump(READINESS_POLL_S)
             self._announce()
-            self.screen.passing(self._waits_for())
+            self.screen.passing(*self._waits_for())
         return not self._waiting and self._going()
 
-    def _waits_for(self) -> str:
+    def _waits_for(self) -> tuple[str, str]:
+        """What is waited for, for a terminal and for a log."""
         if not self._waiting:
-            return ""
+            return "", ""
         loaded = min(child.loaded for child in self._stack.engines)
         if loaded < 1:
-            return f"loading the weights {bar(loaded)}"
+            return f"loading the weights {bar(loaded)}", f"loading the weights: {loaded:.0%}"
         longest = time.monotonic() - min(child.began for child in self._waiting.values())
-        return f"waiting for {', '.join(sorted(self._waiting))} ({longest:.0f} s)"
+        text = f"waiting for {', '.join(sorted(self._waiting))} ({longest:.0f} s)"
+        return text, text
 
     # --- afterwards --------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +46,19 @@ def test_a_file_holds_lines_only() -> None:
     screen.passing("waiting")
     screen.line("ready")
     assert out.getvalue() == "ready\n"
+
+
+def test_a_log_hears_of_a_long_wait_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line when nothing was said for a while, in words without a bar, and not at each look."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    screen = Screen(out)
+    for _ in range(250):  # of 0.1 s
+        now[0] += 0.1
+        screen.passing(f"loading the weights {bar(0.5)}", "loading the weights: 50%")
+    screen.line("ready")
+    assert out.getvalue() == "loading the weights: 50%\n" * 2 + "ready\n"
 
 
 def test_a_bar_fills() -> None:

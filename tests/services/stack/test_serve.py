@@ -32,12 +32,21 @@ def quire(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_one_life_of_a_stack(tmp_path: Path, model: Path) -> None:
-    """It says when it is ready; a second one is refused; a killed engine and gateway come back; status agrees; it goes
-    on without its supervisor until the next one takes over; the stop leaves nothing (which ``running_stack`` insists
-    on)."""
+    """It says when it is ready, and proposes a command that works; a second one is refused; a killed engine and gateway
+    come back; status agrees; it goes on without its supervisor until the next one takes over; the stop leaves nothing
+    (which ``running_stack`` insists on)."""
     with running_stack(tmp_path, model, engines=1, blocks=64) as stack:
         directory = f"--run-dir={stack.run_dir}"
         wait_for(lambda: "ready: http://127.0.0.1:" in stack.log.read_text(), "it says so", 10)
+        wait_for(lambda: "  curl " in stack.log.read_text(), "it proposes a command", 10)
+        screen = stack.log.read_text().rpartition("ready: http")[2]
+        assert (
+            f"  pool     64 blocks, 1,024 tokens, {64 * stack.stats().layout.block_bytes / 2**30:.2f} GiB (" in screen
+        )
+        command = next(line for line in screen.splitlines() if line.startswith("  curl "))
+        answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+        asked: int = json.loads(answer.stdout)["usage"]["prompt_tokens"]
+
         second = quire("serve", f"--model={model}", directory)
         assert (second.returncode, "another stack" in second.stderr) == (2, True)
 
@@ -53,7 +62,7 @@ def test_one_life_of_a_stack(tmp_path: Path, model: Path) -> None:
         assert told.returncode == 0
         assert status["num_blocks"] == 64
         assert sum(status["blocks"][state] for state in ("free", "held", "cached", "quarantined")) == 64
-        assert status["counters"]["prompt_tokens"] == 32
+        assert status["counters"]["prompt_tokens"] == asked + 32
         assert [s["name"] for s in status["sessions"]] == ["engine-1"]
         assert quire("status", directory, "--session=engine-1").stdout == "engine-1: ready\n"
         assert quire("status", directory, "--session=engine-9").returncode == 1

@@ -27,11 +27,12 @@ import torch
 from quire_engine.attention.backend import Copies
 from quire_engine.attention.plan import AttentionPlan
 from quire_engine.checkpoint.kv_scales import KvScales
-from quire_kernels.cpu.call import RowStates
+from quire_kernels.cpu.call import WIDTHS, RowStates
 from quire_kernels.cpu.decode import cpu_decode, supports
 from quire_kernels.cpu.host_library import NoHostLibrary, load
 from quire_kernels.cpu.tiles import cpu_tiles
 from quire_kernels.cpu.write import cpu_write
+from quire_kv import Layout
 
 from .calls import Call, Calls, prepare
 from .chain import Chain, chain
@@ -155,6 +156,17 @@ class CpuAttention:
             found = plan.prepared[key] = make(plan, plan.seen(window))
         assert isinstance(found, kind)
         return found
+
+
+def kernels_in_words(layout: Layout) -> str:
+    """What computes attention over such a pool on this machine's CPU, and why that is not the compiled kernels."""
+    if layout.dtype != "float32" or layout.head_dim not in WIDTHS:
+        return f"PyTorch: the compiled kernels do not know {layout.dtype} with heads of {layout.head_dim}"
+    try:
+        load()
+    except NoHostLibrary as exc:
+        return f"PyTorch: the kernels in C are not compiled: {exc}"
+    return "C, compiled for this processor"
 
 
 def _can_compile() -> bool:

@@ -224,6 +224,11 @@ class PromptEncoder:
         """Whether the template writes the tools that it is given."""
         return self._templates.shows_tools
 
+    @property
+    def chats(self) -> bool:
+        """Whether the model has a chat template."""
+        return bool(self._templates)
+
     def reads(self, variable: str) -> bool:
         """Whether the template reads a variable, whichever of several it is."""
         return self._templates.reads(variable)
