@@ -62,6 +62,7 @@ def test_a_host_with_little_of_everything(tmp_path: Path, run_dir: Path) -> None
     ("shell", "environ", "name"),
     [
         ("mount -t tmpfs -o size=4m tmpfs /dev/shm; head -c 3500000 /dev/zero > /dev/shm/other", {}, "shm-full"),
+        ("mount -t tmpfs -o size=2t tmpfs /dev/shm", {"QUIRE_KVSTORE_BLOCKS": str(2**31 - 1)}, "memory-short"),
         ("mount -t tmpfs -o ro,size=64m tmpfs /dev/shm", {}, "shm-unusable"),
         ("mount -t tmpfs -o size=64k,mode=700 tmpfs {run_dir}", {}, "run-dir-unwritable"),
         ("mount -t tmpfs -o size=64m tmpfs /dev/shm; " + GPU, {"CUDA_VISIBLE_DEVICES": ""}, "gpu-hidden"),
@@ -72,7 +73,7 @@ def test_one_fault_of_a_host(run_dir: Path, tmp_path: Path, shell: str, environ:
     """Each is found by itself; that none of them is there on a healthy host is shown below."""
     prepared(run_dir)
     shell = shell.format(run_dir=run_dir, there=tmp_path / "dev")
-    told = tell(f"--run-dir={run_dir}", "--blocks=4000", before=UNPRIVILEGED, shell=shell, **environ)
+    told = tell(f"--run-dir={run_dir}", before=UNPRIVILEGED, shell=shell, **environ)
     assert name in told.ids
 
 

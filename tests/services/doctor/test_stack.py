@@ -24,9 +24,9 @@ from quire_services.doctor.checks.processes import check_processes
 from quire_services.doctor.checks.run_directory import check_run_directory
 from quire_services.doctor.scene import process_state
 from tests.support.children import holding_client
-from tests.support.doctor import found, ids, only
+from tests.support.doctor import AS_ROOT, found, ids, only
 from tests.support.gateway import GatewayProcess, write_tokenizer
-from tests.support.kvstore import Kvstore
+from tests.support.kvstore import PROGRAM, Kvstore
 from tests.support.service import LAYOUT
 from tests.support.waits import wait_for
 
@@ -120,6 +120,20 @@ def test_what_a_killed_kvstore_leaves(kvstore: Kvstore) -> None:
     kvstore.start()
     assert "leftover-segment" not in left()
     assert "stale-socket" not in left()
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root makes pid namespaces")
+def test_an_engine_in_another_pid_namespace(tmp_path: Path) -> None:
+    """The kvstore sees no pid of it, and could not kill it; with none attached nothing is found."""
+    kvstore = Kvstore(tmp_path / "run", program=("unshare", "--pid", "--fork", "--kill-child", *PROGRAM)).start()
+    segment = Path("/dev/shm", json.loads((kvstore.run_dir / "arena.json").read_text())["shm"])
+    try:
+        assert ids(found(check_kvstore, run_dir=kvstore.run_dir)) == []
+        with holding_client(kvstore.run_dir):
+            assert ids(found(check_kvstore, run_dir=kvstore.run_dir)) == ["session-unkillable"]
+    finally:
+        kvstore.kill()
+        segment.unlink()  # there is no next life that would
 
 
 def test_an_engine_without_a_session(kvstore: Kvstore, sleeper: subprocess.Popen[bytes]) -> None:
