@@ -32,6 +32,8 @@ from .words.causes import UNKNOWN_CODE, how_it_ended
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 10.0
 STABLE_S = 10.0
+TO_END = ("--drain-s=", "--leave-s=")  # settings that give a process time to end in
+SPARE_S = 4.0  # beside that
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -110,6 +112,13 @@ class Child:
     def outdated(self) -> bool:
         """Whether it runs with other settings than a start would give it now."""
         return self.process is not None and self._entry.settings != self.settings
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds in which its settings let it end when it is asked to, and a few more; 0 if they say nothing of it."""
+        argv = self._entry.argv if self.process else self.argv
+        found = [argument.partition("=")[2] for argument in argv if argument.startswith(TO_END)]
+        return max((float(seconds) + SPARE_S for seconds in found), default=0.0)
 
     @property
     def loaded(self) -> float:

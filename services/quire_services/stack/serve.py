@@ -45,7 +45,7 @@ from .supervisor import Supervisor
 from .words.causes import how_it_ended
 from .words.start_screen import StartFacts, start_screen
 
-STOP_DEADLINE_S = 10.0  # seconds for each of gateway, engines, kvstore
+STOP_DEADLINE_S = 10.0  # seconds for each of gateway, engines, kvstore, unless their settings give them more
 READINESS_POLL_S = 0.2  # seconds between two looks at processes that are not ready yet
 IDLE_WAIT_S = 3600.0
 MAX_STARTS = 3  # of a process that is killed before the stack was ever ready, or by SIGBUS at any time

@@ -105,13 +105,13 @@ class Supervisor:
                 pass
 
     def end(self, group: Sequence[Child], deadline: float) -> list[str]:
-        """End a group of which none is to be started again by itself: SIGTERM, up to ``deadline`` seconds, SIGKILL. A
-        signal cuts that short: what is asked to end is then left to ``stop``.
+        """End a group of which none is to be started again by itself: SIGTERM, up to ``deadline`` seconds or what their
+        settings give them, SIGKILL. A signal cuts that short: what is asked to end is then left to ``stop``.
 
         Returns the names of the children that had to be killed.
         """
         self._ending.update(group)
-        signals, limit = self.signals, time.monotonic() + deadline
+        signals, limit = self.signals, _limit(group, deadline)
         self._ask(group)
         while any(child.process for child in group) and time.monotonic() < limit and self.signals == signals:
             self.pump(min(1.0, limit - time.monotonic()))
@@ -120,7 +120,8 @@ class Supervisor:
         return killed
 
     def stop(self, groups: Sequence[Sequence[Child]], deadline: float) -> list[str]:
-        """Stop the groups one after the other: SIGTERM, up to ``deadline`` seconds, SIGKILL.
+        """Stop the groups one after the other: SIGTERM, up to ``deadline`` seconds or what their settings give them,
+        SIGKILL.
 
         Returns the names of the children that had to be killed.
         """
@@ -128,7 +129,7 @@ class Supervisor:
         signals = self.signals
         killed = []
         for group in groups:
-            limit = time.monotonic() + deadline
+            limit = _limit(group, deadline)
             self._ask(group)
             while any(child.process for child in group) and time.monotonic() < limit and self.signals == signals:
                 self.pump(min(1.0, limit - time.monotonic()))
@@ -148,3 +149,8 @@ class Supervisor:
                 child.signal(signal.SIGKILL)
             self.pump(KILL_POLL_S)
         return killed
+
+
+def _limit(group: Sequence[Child], deadline: float) -> float:
+    """When all of a group must have ended that are asked to now, monotonic."""
+    return time.monotonic() + max([deadline, *(child.grace_s for child in group)])

@@ -84,8 +84,27 @@ def test_stopping_follows_the_order_and_kills_after_the_deadline() -> None:
         assert (first.code, second.code) == (-signal.SIGKILL, -signal.SIGTERM)
 
 
+@pytest.mark.parametrize("setting", ["--drain-s=1.5", "--leave-s=1.5"])
+def test_settings_give_a_child_time_to_end(setting: str) -> None:
+    """One that may take longer than others to end is not killed meanwhile, whether it is stopped or ended alone."""
+    slow = "import signal, sys, time; signal.signal(15, lambda *_: (time.sleep(1), sys.exit(0))); time.sleep(600)"
+    with Supervisor(lambda *_: None) as supervisor:
+        children = [Child(name, [sys.executable, "-c", slow, setting]) for name in ("first", "second")]
+        for child in children:
+            supervisor.start(child)
+            wait_for(lambda child=child: "15" in _signals(child.pid, "SigCgt"), "it has a handler")
+        assert supervisor.end(children[:1], 0.2) == []
+        assert supervisor.stop([children[1:]], 0.2) == []
+    assert [child.code for child in children] == [0, 0]
+
+
 def _ignored(pid: int) -> list[str]:
-    mask = int(next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "SigIgn" in line)[7:], 16)
+    return _signals(pid, "SigIgn")
+
+
+def _signals(pid: int, of: str) -> list[str]:
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = int(next(line for line in status.splitlines() if line.startswith(of))[7:], 16)
     return [str(signum) for signum in range(1, 32) if mask >> (signum - 1) & 1]
 
 
