@@ -11,6 +11,7 @@ With ``--model smollm2``, the default, a small real model answers in English, an
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -28,9 +29,18 @@ from examples.demo.terminal import progress
 SCRIPTS: dict[str, ModuleType] = {"smollm2": smollm2, "tiny": tiny}
 
 
+LONGEST = 60  # bytes of a directory below which the sockets of a stack have paths that a kernel takes
+
+
+def place() -> str:
+    """The directory for temporary files; /tmp where its path is too long for sockets in it."""
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= LONGEST else "/tmp"
+
+
 def play(script: ModuleType) -> bool:
     """Run the demo; whether all that must hold does. Raises NoModel, and RuntimeError if the stack does not come up."""
-    with tempfile.TemporaryDirectory(prefix="quire-demo-") as name:
+    with tempfile.TemporaryDirectory(prefix="quire-demo-", dir=place()) as name:
         folder = Path(name)
         model = script.make(folder)
         began = time.monotonic()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import psutil
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from examples.demo.__main__ import place
 from examples.demo.chat import Answer, Call
 from examples.demo.english import reads_as_english
 from examples.demo.functions import TOOLS, carried_out
@@ -157,7 +159,23 @@ def test_each_fact_fails_when_it_does_not_hold(played, measured, left, fails) ->
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def temporary() -> Iterator[Path]:
+    """A directory for temporary files, near the root: ``tmp_path`` may be too deep for sockets."""
+    with tempfile.TemporaryDirectory(prefix="q", dir="/tmp") as name:
+        yield Path(name)
+
+
+def test_sockets_have_a_place_where_temporary_files_lie_deep(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near the root then, else where the environment says."""
+    deep = temporary / ("d" * 99)
+    deep.mkdir()
+    for directory, found in ((temporary, str(temporary)), (deep, "/tmp")):
+        monkeypatch.setattr(tempfile, "tempdir", str(directory))
+        assert place() == found
+
+
+@pytest.fixture
+def demo(temporary: Path) -> Iterator[subprocess.Popen[str]]:
     """``make demo MODEL=tiny``, less make."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "examples.demo", "--model=tiny"],
@@ -165,7 +183,7 @@ def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )
     yield process
@@ -187,7 +205,7 @@ def test_the_tiny_demo_shows_what_it_says(demo) -> None:
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_an_interrupted_demo_leaves_nothing_running(demo, tmp_path) -> None:
+def test_an_interrupted_demo_leaves_nothing_running(demo, temporary) -> None:
     """Ctrl-C in the middle ends it with 130, its stack with it, and no file of it stays."""
     assert demo.stdout is not None
     for line in demo.stdout:
@@ -201,4 +219,4 @@ def test_an_interrupted_demo_leaves_nothing_running(demo, tmp_path) -> None:
     assert demo.returncode == 130, output
     assert "Traceback" not in output
     assert psutil.wait_procs(started, timeout=10)[1] == []
-    assert list(tmp_path.glob("quire-demo-*")) == []
+    assert list(temporary.glob("quire-demo-*")) == []
