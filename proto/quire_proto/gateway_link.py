@@ -4,7 +4,7 @@ One AF_UNIX stream per engine, the engine connects. Each message is a 4-byte lit
 MessagePack map whose ``type`` field names it. A stream, not a ZeroMQ socket, because the end of an engine must be
 seen at once and by name: the kernel closes the stream of a killed process.
 
-    engine  -> gateway   hello, then load (every half second and on change) and outputs (one a step)
+    engine  -> gateway   hello, then load (every half second and on change), received, and outputs (one a step)
     gateway -> engine    generate, abort, handoff, drain; or refused, and the end of the connection
 """
 
@@ -203,10 +203,18 @@ class Outputs:
     type: str = "outputs"
 
 
-Message = Hello | Load | Outputs | Generate | Abort | Handoff | Drain | Refused
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A ``generate`` has arrived. What an engine dies of before that is nothing of its."""
+
+    request: str
+    type: str = "received"
+
+
+Message = Hello | Load | Received | Outputs | Generate | Abort | Handoff | Drain | Refused
 _TYPES: dict[str, type] = {
-    "hello": Hello, "load": Load, "outputs": Outputs, "generate": Generate, "abort": Abort, "handoff": Handoff,
-    "drain": Drain, "refused": Refused,
+    "hello": Hello, "load": Load, "received": Received, "outputs": Outputs, "generate": Generate, "abort": Abort,
+    "handoff": Handoff, "drain": Drain, "refused": Refused,
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from quire_proto.gateway_link import (
     Message,
     Output,
     Outputs,
+    Received,
     TokenLogprob,
     decode_message,
     encode_message,
@@ -59,6 +60,7 @@ class PeerEngine:
         steps: tokens that each continuation may still get; None for no limit.
         together: tokens of a continuation in one output.
         beats: whether it says by itself that it lives.
+        reads: whether it says what it has received.
         follow: the token that comes behind each.
         likely: log-probabilities of tokens, of others -0.5.
         cached_tokens: of a prompt, as it says when it admits a request.
@@ -71,13 +73,21 @@ class PeerEngine:
     """
 
     def __init__(
-        self, path: Path, name: str = "peer-1", *, vocab: int, eos: int, max_model_len: int = 512, role: str = "both"
+        self,
+        path: Path,
+        name: str = "peer-1",
+        *,
+        vocab: int,
+        eos: int,
+        max_model_len: int = 512,
+        role: str = "both",
+        reads: bool = True,
     ) -> None:
         self.requests: list[Generate] = []
         self.aborts: list[Abort] = []
         self.steps: int | None = None
         self.together = 1
-        self.beats = True
+        self.beats, self.reads = True, reads
         self.cached_tokens = 0
         self.follow: Mapping[int, int] = {}
         self.likely: Mapping[int, float] = {}
@@ -148,6 +158,8 @@ class PeerEngine:
     def _take(self, message: Message) -> None:
         with self._lock:
             if isinstance(message, Generate):
+                if self.reads:
+                    self.send(Received(message.request))
                 self.requests.append(message)
                 if message.tokens == self.poison:
                     self.close()

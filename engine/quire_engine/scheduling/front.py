@@ -29,6 +29,7 @@ from quire_proto.gateway_link import (
     Load,
     Message,
     Outputs,
+    Received,
     Refused,
     decode_message,
     encode_message,
@@ -181,6 +182,8 @@ class Front:
                 message = decode_message(await reader.readexactly(length))
                 if isinstance(message, Refused):
                     return message.reason
+                if isinstance(message, Generate):
+                    writer.write(encode_message(Received(message.request)))  # before it can do any harm
                 if isinstance(message, Arrived):
                     self._inbox.put(message)
         except (OSError, EOFError, CodecError) as exc:

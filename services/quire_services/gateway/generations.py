@@ -71,6 +71,7 @@ class Attempt:
         id: name on the link: the request's id, so that an engine's log says it, and something of ours, so that clients
             cannot collide; of this attempt alone, so that nothing of another is taken for it.
         open: continuations that are to come from there and have not ended.
+        received: it has arrived there.
         admitted: an output has come, of which the first says what was cached.
         answered: a token has come.
         handed: tokens that the engine before had computed when it gave it back, if it did.
@@ -80,6 +81,7 @@ class Attempt:
     open: set[int]
     carrier: Carrier
     id: str
+    received: bool = False
     admitted: bool = False
     answered: bool = False
     asked: dict[int, tuple[Carrier | None, float]] = field(default_factory=dict)

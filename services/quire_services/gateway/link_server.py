@@ -25,6 +25,7 @@ from quire_proto.gateway_link import (
     Load,
     Message,
     Outputs,
+    Received,
     Refused,
     decode_message,
     encode_message,
@@ -107,6 +108,8 @@ class LinkServer:
             message = await _read(reader)
             if isinstance(message, Load):
                 self._engines.on_load(engine, message)
+            elif isinstance(message, Received):
+                engine.on_received(message)
             elif isinstance(message, Outputs):
                 self._engines.on_outputs(engine, message)
                 if any(output.prompt_logprobs for output in message.items):

@@ -1,4 +1,5 @@
-"""The link's thread of an engine: what breaks it ends the engine, which would be silent for ever otherwise."""
+"""The link's thread of an engine: what breaks it ends the engine, which would be silent for ever otherwise; and what it
+says by itself."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pytest
 
 from quire_engine.scheduling import front as front_module
 from quire_engine.scheduling.front import Front
-from quire_proto.gateway_link import Hello, Load, Output, Outputs
+from quire_proto.gateway_link import Generate, Hello, Load, Output, Outputs, Received, Sampling, encode_message
 from tests.support.waits import wait_for
 
 HELLO = Hello("engine", "model", 512, 320, b"", 1)
@@ -87,3 +88,16 @@ def test_the_end_of_a_connection_breaks_nothing(linked: tuple[Front, Reports, so
     for _ in range(20):
         front.send(Outputs((Output("request", 0),)))
         assert not broken(front)
+
+
+@pytest.mark.parametrize("linked", [60.0], indirect=True)
+def test_a_request_is_received_before_it_can_do_harm(linked: tuple[Front, Reports, socket.socket]) -> None:
+    """It is said by the link's thread, whatever the engine's does meanwhile."""
+    front, _, stream = linked
+    request = Generate("one", "tenant", b"\0\0\0\0", Sampling(1))
+    stream.sendall(encode_message(request))
+    said, expected = b"", encode_message(Received("one"))
+    stream.settimeout(20)
+    while not said.endswith(expected):
+        said += stream.recv(4096)
+    assert front.receive(20) == [request]

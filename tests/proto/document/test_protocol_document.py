@@ -249,7 +249,7 @@ def test_the_link_is_in_the_document_as_in_the_code() -> None:
     }
 
     assert dict(sent).keys() == kinds
-    assert {name for name, sender in sent if sender == "engine"} == {"hello", "load", "outputs"}
+    assert {name for name, sender in sent if sender == "engine"} == {"hello", "load", "received", "outputs"}
     unknown = [code for code in codes if engine_error(code, "").code == "internal_error"]
     assert unknown == [KVSTORE_LOST, "internal"], "the first is no end for a client"
     assert {AT_LIMIT, OVER_LIMIT, NO_ROOM, "invalid", "grammar", "too_long", KVSTORE_LOST} == set(codes) - {"internal"}

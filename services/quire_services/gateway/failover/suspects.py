@@ -3,8 +3,9 @@
 When an engine dies, what it carried goes on elsewhere, and if one of these requests was what killed it, it kills the
 next one. Which it was cannot be seen; but all others get tokens from an engine, as a rule, before it dies. So the rule
 is: **a request is stopped when two engines in a row died before they gave it a token, unless another request of the
-last one has seen as many die; then each of these goes on where no other such request is.** A token clears it. So a
-request that kills all engines kills two of them, or three if others came with it, and none of the others is stopped.
+last one has seen as many die; then each of these goes on where no other such request is.** A token clears it, and an
+engine that died before it said that it had the request counts for nothing: it was dying already. So a request that
+kills all engines kills two of them, or three if others came with it, and none of the others is stopped.
 
 One that gets some tokens of each engine before that dies is never suspected so. Therefore **it is stopped as well when
 32 engines have died under one of its answers, whatever came in between.**
@@ -29,11 +30,11 @@ def guilty(lost: Iterable[Attempt]) -> set[Call]:
     """The calls to stop, if any, of those whose engine has died; the death counts for all, and as one without a token
     for all that had nothing of it."""
     lost = [attempt for attempt in lost if attempt.open]
-    suspects = [attempt for attempt in lost if not attempt.answered]
+    suspects = [attempt for attempt in lost if attempt.received and not attempt.answered]
     for attempt in lost:
         for index in attempt.open:
             attempt.generation.engines_lost[index] += 1
-            attempt.generation.deaths[index] += not attempt.answered
+            attempt.generation.deaths[index] += attempt.received and not attempt.answered
     most = max(map(deaths, suspects), default=0)
     calls = {attempt.generation.call for attempt in suspects if deaths(attempt) == most}
     stopped = calls if most >= MOST_DEATHS and len(calls) == 1 else set[Call]()

@@ -21,6 +21,7 @@ from quire_proto.gateway_link import (
     Load,
     Message,
     Outputs,
+    Received,
     encode_message,
 )
 from quire_services.gateway.awake_clock import clock
@@ -143,6 +144,11 @@ class Engine:
             attempt.asked[index] = (to, clock.now())
         session = to.load.session if to and to.load else b""
         self._send(Handoff(session, tuple(Continuation(attempt.id, index) for attempt, index in asked)))
+
+    def on_received(self, received: Received) -> None:
+        """It has the request of an attempt; of one that was aborted meanwhile, too."""
+        if attempt := self.attempts.get(received.request):
+            attempt.received = True
 
     def on_outputs(self, outputs: Outputs) -> list[Generation]:
         """Hand the outputs of a step to their attempts; those of unknown ones were aborted meanwhile. The generation of

@@ -364,6 +364,20 @@ def test_a_request_that_kills_engines_after_some_tokens_each(start: Start) -> No
     assert not engine.requests
 
 
+def test_an_engine_that_was_dying_is_no_evidence(start: Start) -> None:
+    """Any number may die before they have received a request."""
+    process, waiting = start("--hold-s=20"), None
+    for number in range(4):
+        engine = process.engine(f"peer-{number}", reads=False)
+        engine.steps = 0
+        waiting = waiting or Background(process, **PLAIN)
+        wait_for(lambda engine=engine: engine.requests, "it is sent there")
+        engine.close()
+    process.engine("last")
+    assert waiting is not None
+    assert waiting.result().status_code == 200
+
+
 def test_a_token_clears_a_request(start: Start) -> None:
     """Any number of engines may die under an answer that goes on in between, or at the same moment as others'."""
     process = start("--hold-s=20")
