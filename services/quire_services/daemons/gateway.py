@@ -136,7 +136,7 @@ def _gateway(config: settings.Config) -> Gateway:
     if not config.serve.model:
         raise StartError("no model: name one with --model DIR")
     model = Path(config.serve.model).absolute()
-    api_keys = _api_keys(config)
+    api_keys = configured_keys(config)
     reached_at = config.gateway.published_host or config.gateway.host
     if api_keys.open and not is_loopback(reached_at):
         flag = "--published-host" if config.gateway.published_host else "--host"
@@ -178,7 +178,7 @@ def _gateway(config: settings.Config) -> Gateway:
     )
 
 
-def _api_keys(config: settings.Config) -> ApiKeys:
+def configured_keys(config: settings.Config) -> ApiKeys:
     """The keys of the configuration, or of a file of their own. Raises StartError."""
     if not config.gateway.keys_file:
         return ApiKeys(config.tenants, config.file)
