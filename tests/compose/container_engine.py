@@ -36,7 +36,7 @@ FROM {BARE_IMAGE}
 COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 RUN echo force-unsafe-io >/etc/dpkg/dpkg.cfg.d/unsafe && apt-get update \\
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv \\
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt
 """
 
 
@@ -73,8 +73,8 @@ class ContainerEngine:
 
 @contextlib.contextmanager
 def container_engine(folder: Path) -> Iterator[ContainerEngine]:
-    """An engine; ``folder`` keeps what ours needs. Raises NoEngine."""
-    there = ContainerEngine(os.environ)
+    """An engine; ``folder`` keeps what ours needs. COMPOSE_BASE names a base image that is there. Raises NoEngine."""
+    there = ContainerEngine(os.environ, os.environ.get("COMPOSE_BASE", ""))
     if _answers(there):
         yield there
         return
@@ -181,7 +181,8 @@ def _make_base(engine: ContainerEngine, folder: Path) -> None:
         tree, context = Path(scratch) / "tree", Path(scratch) / "context"
         context.mkdir()
         _run("debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", tree, MIRROR)
-        _run("tar", "--exclude=./proc", "--exclude=./sys", "-C", tree, "-cf", f"{scratch}/tree.tar", ".")
+        without = [f"--exclude=./{part}" for part in ("proc", "sys", "var/cache/apt", "var/lib/apt/lists")]
+        _run("tar", *without, "-C", tree, "-cf", f"{scratch}/tree.tar", ".")
         engine.docker("import", f"{scratch}/tree.tar", BARE_IMAGE)
         (context / "Dockerfile").write_text(BASE_DOCKERFILE)
         shutil.copy("/etc/ssl/certs/ca-certificates.crt", context)

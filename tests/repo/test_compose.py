@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,31 @@ def test_files_that_are_mounted_exist(services: dict[str, dict[str, Any]]) -> No
 
     assert len(paths) == 6
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
+def test_prometheus_reads_its_configuration(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """Files that lie side by side in the container are what Prometheus accepts, and it asks the gateway by its name."""
+    mounts = [volume.split(":")[:2] for volume in services["prometheus"]["volumes"] if volume.startswith("./")]
+    for source, target in mounts:
+        shutil.copy(ROOT / source, tmp_path / Path(target).name)
+    command = ["promtool", "check", "config", tmp_path / "prometheus.yml"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert {Path(target).parent for _, target in mounts} == {Path("/etc/prometheus")}
+    assert "http://gateway:8000/metrics/targets" in (tmp_path / "prometheus.yml").read_text()
+
+
+def test_grafana_is_given_its_source_and_dashboard(services: dict[str, dict[str, Any]]) -> None:
+    """The data source is the Prometheus beside it, and the dashboard lies where the provider looks."""
+    provisioning = ROOT / "deploy/grafana/provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards/quire.yml").read_text())["providers"]
+
+    assert source["url"] == "http://prometheus:9090"
+    folder = provider["options"]["path"]
+    assert f"./deploy/grafana/quire.json:{folder}/quire.json:ro" in services["grafana"]["volumes"]
 
 
 def test_dependencies_of_an_extra_are_listed_without_the_sources() -> None:
