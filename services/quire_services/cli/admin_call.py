@@ -26,7 +26,9 @@ def path_part(name: str) -> str:
     return urllib.parse.quote(name, safe="")
 
 
-def admin_answer(config: Config, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def admin_answer(
+    config: Config, path: str, body: dict[str, Any] | None = None, *, timeout_s: float = _TIMEOUT_S
+) -> dict[str, Any]:
     """What the admin API answers to a POST of this body, or to a GET. Raises AdminCallError."""
     port = config.gateway.admin_port
     if not port:
@@ -44,7 +46,7 @@ def admin_answer(config: Config, path: str, body: dict[str, Any] | None = None) 
     )
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(request, timeout=_TIMEOUT_S) as answer:
+        with direct.open(request, timeout=timeout_s) as answer:
             found: dict[str, Any] = json.load(answer)
             return found
     except urllib.error.HTTPError as error:

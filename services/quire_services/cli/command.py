@@ -19,6 +19,7 @@ COMMANDS = {
     "rollout": ("quire_services.stack.rollout", "replace all engines of a running stack, one at a time"),
     "status": ("quire_services.cli.status", "print the kvstore's counters"),
     "doctor": ("quire_services.doctor.command", "find what is wrong on this host, and say what to do"),
+    "top": ("quire_services.cli.views.top", "show the pool as a live picture, with tenants, engines and rates"),
     "config": ("quire_services.cli.views.config_show", "show every setting, its value, and where that comes from"),
     "tenant": ("quire_services.cli.tenant", "set and list tenants' quotas on a running stack"),
     "group": ("quire_services.cli.group", "declare which tenants share what is published to a group"),
@@ -34,7 +35,14 @@ COMMANDS = {
     "bench": ("quire_services.cli.bench", "measure this tree, alone or against a peer (source tree only)"),
 }
 # What an absent module means to the person who typed the command.
-EXTRAS = {"torch": "engine", "transformers": "engine", "fastapi": "gateway", "uvicorn": "gateway", "numpy": "kvstore"}
+EXTRAS = {
+    "torch": "engine",
+    "transformers": "engine",
+    "fastapi": "gateway",
+    "uvicorn": "gateway",
+    "numpy": "kvstore",
+    "rich": "top",
+}
 
 
 def usage() -> str:
