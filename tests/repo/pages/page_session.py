@@ -1,8 +1,9 @@
-"""A reader who follows a page: a shell in an empty folder, a home of its own, and ports in place of the page's.
+"""A reader who follows pages: a shell in an empty folder, a home of its own, and ports in place of the pages'.
 
 Owns what a page's commands are given: the model that `make demo` leaves in the cache (here a tiny random one under its
 name), the kernels that are compiled already, ports that are free. A `serve` block becomes a running stack; a page that
-starts none finds one. `curl` fails here on any status that is an error, which a reader would see.
+starts none finds one, the same as the page before it. `curl` fails here on any status that is an error, which a reader
+would see.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -30,20 +32,19 @@ PRELUDE = 'set -euo pipefail\ncurl() { command curl --no-progress-meter --fail-w
 
 
 class PageSession:
-    """One page.
+    """Page after page.
 
     Args:
-        folder: empty; the home and the working directory lie in it.
+        folder: empty; the home and the working directories lie in it.
         model: what stands for the model of the pages.
     """
 
     def __init__(self, folder: Path, model: Path) -> None:
-        self._work, self._log = folder / "work", folder / "serve.log"
+        self._folder, self._log = folder, folder / "serve.log"
         home = folder / "home"
         cache = home / ".cache" / "quire"
         (cache / "models").mkdir(parents=True)
         cache.chmod(0o700)
-        self._work.mkdir()
         (cache / "models" / MODEL).symlink_to(model)
         for library in (Path.home() / ".cache" / "quire").glob("*.so"):
             (cache / library.name).write_bytes(library.read_bytes())
@@ -56,6 +57,7 @@ class PageSession:
             "QUIRE_ENGINE_THREADS": "1", "QUIRE_SERVE_LOG_FORMAT": "console", "no_proxy": "127.0.0.1,localhost",
         }  # fmt: skip
         self._stack: subprocess.Popen[bytes] | None = None
+        self._served, self._work = "", folder
 
     def __enter__(self) -> PageSession:
         return self
@@ -65,6 +67,9 @@ class PageSession:
 
     def play(self, blocks: list[Block]) -> None:
         """Run a page's blocks in order, those behind a `serve` block against what it starts. Raises AssertionError."""
+        self._work = Path(tempfile.mkdtemp(dir=self._folder))
+        if self._served != DEFAULT_STACK:
+            self.stop()
         waiting: list[Block] = []
         for block in blocks:
             if block.mark == "serve":
@@ -80,6 +85,7 @@ class PageSession:
     def serve(self, command: str) -> None:
         """Start a stack, after the one that runs has been stopped; returns when it serves."""
         self.stop()
+        self._served = command
         with self._log.open("wb") as log:
             self._stack = subprocess.Popen(
                 ["bash", "-c", f"exec {self._here(command)}"], cwd=self._work, env=self._env, stdout=log,

@@ -17,7 +17,9 @@ from tests.support.repository import ROOT
 
 BLOCKS = [block for page in told_pages() for block in blocks_of(page)]
 SHELL = [block for block in BLOCKS if block.is_shell]
-RUN = sorted({block.page for block in SHELL if not block.mark or block.mark == "serve"})
+SERVING = {block.page for block in SHELL if block.mark == "serve"}
+# Pages that start no stack share one, so they come first.
+RUN = sorted({block.page for block in SHELL if not block.mark} | SERVING, key=lambda page: (page in SERVING, page))
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
 
@@ -71,15 +73,10 @@ def test_every_flag_that_a_command_has_is_one() -> None:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random model under the name of the one that pages use."""
-    return make_model(tmp_path_factory.mktemp("models") / MODEL)
-
-
-@pytest.fixture
-def session(tmp_path: Path, model: Path) -> Iterator[PageSession]:
-    """A reader's shell."""
-    with PageSession(tmp_path, model) as session:
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageSession]:
+    """A reader's shell, and a tiny random model under the name of the one that pages use."""
+    folder = tmp_path_factory.mktemp("pages")
+    with PageSession(folder, make_model(folder / MODEL)) as session:
         yield session
 
 
