@@ -16,7 +16,7 @@ SHELLS = {"sh", "bash", "console", "shell"}
 MARKS = {
     "serve": "starts a stack in the foreground: it is started, the blocks behind it run against it, and it is stopped",
     "gpu": "needs a GPU",
-    "compose": "needs a container engine: `make compose-test` runs it",
+    "compose": "needs a container engine: `make compose-test` starts and breaks that stack",
     "make": "a target of make: CI runs it, or what it is made of",
     "fetches": "fetches from the internet, or installs",
     "doctor": "its exit code tells of the host, which is another one here; the doctor's own tests run it",
