@@ -224,7 +224,7 @@ def test_it_lives_through_the_end_of_a_kvstore_and_ends_with_a_key(run_dir: Path
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_leaves_the_terminal_as_it_was(run_dir: Path, number: int) -> None:
     """Also where there never was a kvstore."""
     with _on_a_terminal(f"--run-dir={run_dir}") as terminal:
