@@ -1,8 +1,9 @@
-"""Makes the environments of the client suites: client_envs.py [--into DIR] [--update] [NAME ...]
+"""Makes the environments of the client suites, and of routers: client_envs.py [--into DIR] [--update] [NAME ...]
 
 A suite is a folder of ``tests/clients/suites``; what it needs stands beside it, every version pinned: for Python
 ``requirements.txt``, for Node ``package-lock.json``. Each gets an environment of its own, since frameworks pin one
-another out, and none holds anything of this project. An environment that has what is asked for is left alone.
+another out, and none holds anything of this project. Routers of ``tests/routers`` get theirs when they are named. An
+environment that has what is asked for is left alone.
 
 uv installs for Python: its cache links files instead of copying them, so that eleven environments with much in common
 take seconds. Packages come from PyPI and npm alone, whatever pip is configured with, and nothing of them is run to
@@ -29,6 +30,7 @@ sys.path.insert(0, str(ROOT / "scripts"))  # make sets PYTHONSAFEPATH
 from check_pins import way  # noqa: E402
 
 SUITES = ROOT / "tests" / "clients" / "suites"
+ROUTERS = ROOT / "tests" / "routers" / "environments"
 UV = [str(Path(sysconfig.get_path("scripts"), "uv")), "--no-config", "--no-python-downloads", "--quiet"]
 NPM = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
 PYTHON_PINS, NODE_PINS = "requirements.txt", "package-lock.json"
@@ -40,14 +42,24 @@ def suites() -> list[str]:
     return found[PYTHON_PINS] + found[NODE_PINS]
 
 
+def routers() -> list[str]:
+    """Names of all routers."""
+    return sorted(file.parent.name for file in ROUTERS.glob(f"*/{PYTHON_PINS}"))
+
+
+def home(name: str) -> Path:
+    """The folder of a suite or router."""
+    return ROUTERS / name if (ROUTERS / name).is_dir() else SUITES / name
+
+
 def is_node(name: str) -> bool:
     """Whether a suite is one of Node's."""
-    return (SUITES / name / NODE_PINS).exists()
+    return (home(name) / NODE_PINS).exists()
 
 
 def wanted(name: str) -> str:
     """What an environment must say to be the right one."""
-    pins = SUITES / name / (NODE_PINS if is_node(name) else PYTHON_PINS)
+    pins = home(name) / (NODE_PINS if is_node(name) else PYTHON_PINS)
     return f"{sys.version} {hashlib.sha256(pins.read_bytes()).hexdigest()}"
 
 
@@ -55,7 +67,7 @@ def commands(name: str, folder: Path) -> list[list[str]]:
     """What makes an environment."""
     if is_node(name):
         return [["npm", "ci", *NPM, "--prefix", str(folder)]]
-    sync = ["pip", "sync", "--only-binary", ":all:", "--python", str(folder), str(SUITES / name / PYTHON_PINS)]
+    sync = ["pip", "sync", "--only-binary", ":all:", "--python", str(folder), str(home(name) / PYTHON_PINS)]
     return [[*UV, "venv", "--clear", "--python", sys.executable, str(folder)], [*UV, *sync]]
 
 
@@ -75,7 +87,7 @@ def make(name: str, into: Path, env: Mapping[str, str]) -> str:
             return "left out, there is no npm"
         folder.mkdir(parents=True, exist_ok=True)
         for file in ("package.json", NODE_PINS):
-            shutil.copy(SUITES / name / file, folder)
+            shutil.copy(home(name) / file, folder)
     for command in commands(name, folder):
         run(command, env)
     ready.write_text(wanted(name))
@@ -84,7 +96,7 @@ def make(name: str, into: Path, env: Mapping[str, str]) -> str:
 
 def update(name: str, env: Mapping[str, str]) -> str:
     """Pin what is newest; what to say of it."""
-    folder = SUITES / name
+    folder = home(name)
     if is_node(name):
         lock = ["npm", "install", "--package-lock-only", "--omit-lockfile-registry-resolved", *NPM]
         run([*lock, "--prefix", str(folder)], env)
@@ -98,12 +110,12 @@ def update(name: str, env: Mapping[str, str]) -> str:
 def main(argv: list[str]) -> int:
     """Exit code 0, or 1 after what the installer said."""
     parser = argparse.ArgumentParser(description="environments of the client suites")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="suites (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="suites or routers (default: all suites)")
     parser.add_argument("--into", type=Path, default=ROOT / ".clients", help="where they are made (default: .clients)")
     parser.add_argument("--update", action="store_true", help="write their pins anew, and make nothing")
     asked = parser.parse_args(argv)
-    if unknown := set(asked.names) - set(suites()):
-        parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(suites())}")
+    if unknown := set(asked.names) - set(known := suites() + routers()):
+        parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     env = way()
     for name in asked.names or suites():
         try:

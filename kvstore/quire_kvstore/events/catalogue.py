@@ -48,6 +48,7 @@ class Form:
         tokens: whose token ids are announced, one of ``TOKENS``.
         hashes: how a name is written, one of ``HASHES``.
         root_key: what names publications.
+        named: whether ``extra_keys`` are announced.
     """
 
     block_size: int
@@ -55,6 +56,7 @@ class Form:
     tokens: str
     hashes: str
     root_key: bytes
+    named: bool = True
 
     def name(self, digest: bytes) -> int | bytes:
         """A digest as it is written: whole, or its last 8 bytes as a big-endian number."""
@@ -206,6 +208,6 @@ class Catalogue:
             "lora_name": self._form.adapter or None,
         }
         keys = [[block.domain] if block.enters and block.domain else None for block in known]
-        if any(keys):
+        if self._form.named and any(keys):
             event["extra_keys"] = keys
         return event

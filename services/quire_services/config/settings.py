@@ -102,6 +102,11 @@ class KvstoreSettings:
         " CURVE, or a network that is said to be private)",
         among=("none", "public", "all"),
     )
+    events_tenants: str = setting(
+        "named",
+        "whether events say whose a chain of blocks is; unnamed: for routers that know of one tenant only",
+        among=("named", "unnamed"),
+    )
     events_hashes: str = setting(
         "int",
         "how events name a block: the last 8 bytes of its digest as a number, or the digest",

@@ -22,6 +22,7 @@ from quire_services.config.settings import KvstoreSettings
 
 from .event_address import endpoints
 
+TENANTS_NAMED = "named"
 NUMBERS = "event_numbers"  # a document in the state directory
 SWITCH_INTERVAL_S = 0.0005
 log = structlog.get_logger()
@@ -34,7 +35,8 @@ def event_stream(pool: KvstoreSettings, service: Service, run_dir: Path) -> Iter
         yield None
         return
     where, layout = endpoints(pool, run_dir), service.layout
-    form = Form(layout.block_size, layout.adapter, pool.events_tokens, pool.events_hashes, service.root_key)
+    named = pool.events_tenants == TENANTS_NAMED
+    form = Form(layout.block_size, layout.adapter, pool.events_tokens, pool.events_hashes, service.root_key, named)
     # What the publisher computes must not keep the store's thread waiting for the interpreter.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     numbers, curve = _numbers(service.state_dir), _curve(pool.events_curve)

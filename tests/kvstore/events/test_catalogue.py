@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -70,6 +71,16 @@ def test_a_sealed_run_is_one_event_with_its_parent_and_its_tenant() -> None:
 
     assert one.read() == [BlockStored(names, None, [], SIZE, None, "GPU", None, [("acme",), None])]
     assert one.read() == []
+
+
+def test_tenants_are_not_named_if_they_are_not_to_be() -> None:
+    """The same event, without the extra keys."""
+    one = told()
+    one.catalogue = Catalogue(replace(form(), named=False))
+    fill(one.driver, PROMPT, "acme")
+    names = split(one.driver.digests("acme", PROMPT))
+
+    assert one.read() == [BlockStored(names, None, [], SIZE, None, "GPU", None)]
 
 
 def test_a_later_block_names_its_parent() -> None:
