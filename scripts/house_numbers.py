@@ -42,6 +42,7 @@ NOUNS = frozenset(
         "ring",
         "tuning",
         "timing",
+        "tracing",
     ],
 )
 # Names that many modules define on purpose: an entry, a module's logger, and the two functions of every bench.

@@ -48,10 +48,12 @@ from quire_engine.scheduling.step_log import StepLog
 from quire_engine.scheduling.token_output import TokenOutput
 from quire_engine.scheduling.waiters import Waiters
 from quire_engine.sequences.request_figures import RequestFigures
+from quire_engine.sequences.request_traces import RequestTraces
 from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import StepPlan, Work
 from quire_kv import DeviceFault, KVClient, LayoutMismatch, LocalError, NameTaken, QuireError
-from quire_proto.gateway_link import Abort, Drain, Generate, Handoff, Load
+from quire_proto.gateway_link import Abort, Drain, Generate, Handoff, Load, request_id
+from quire_proto.spans import Tracer
 
 IDLE_S = 0.2
 LEAVING_S = 0.02  # between two looks at whether something is left
@@ -73,6 +75,7 @@ class Engine:
         step_log: where each step leaves a line, if anywhere.
         prefill: whether pending publications are computed before a request asks for them.
         compiler: of grammars; without one, requests that have one are refused.
+        tracer: told of requests that are traced.
 
     Attributes:
         front: link to the gateway, set before ``run``.
@@ -91,10 +94,11 @@ class Engine:
         step_log: StepLog,
         prefill: bool = True,
         compiler: GrammarCompiler | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._attach, self._make_runner = attach, make_runner
         self._scheduler = Scheduler(limits)
-        self._outbox = Outbox()
+        self._outbox = Outbox(RequestTraces(tracer))
         self._grammars = GrammarQueue(compiler, self._scheduler, self._outbox, lambda: self.front.wake())
         self._beams = Beams(self._scheduler, self._outbox, min(limits.max_sequences, vocab_size))
         self._intake = Intake(
@@ -215,7 +219,7 @@ class Engine:
 
     def _lose(self, reason: str) -> None:
         """The kvstore is gone: nothing in flight can be finished here."""
-        log.warning("kvstore_lost", reason=reason)
+        log.warning("kvstore_lost", reason=reason, requests=self._scheduler.request_ids())
         self._outbox.counters["kvstores_lost"] += 1
         self._outbox.drop()
         self._kv = None
@@ -234,7 +238,7 @@ class Engine:
             self.front.report()
             log.info("leaving", sequences=left)
         if self._departure.late():
-            log.warning("left_unfinished", sequences=left)
+            log.warning("left_unfinished", sequences=left, requests=self._scheduler.request_ids())
             return True
         told = self._draining or not self.front.connected
         return told and not left and not len(pipeline) and not kv.pending() and self._offers.settled()
@@ -263,6 +267,7 @@ class Engine:
                     self._offers.leave_publications()
             else:  # the gateway is gone, and with it every reader of an answer
                 self._draining = False
+                self._outbox.traces.clear()
                 for sequence in self._scheduler.clear():
                     kv.finished(sequence)
         self._outbox.flush(self.front)
@@ -296,6 +301,8 @@ class Engine:
         self._apply(grants, plan, kv, pipeline)
         self._outbox.counters["messages"] += kv.messages - said
         self._step_log.write(kv, self._scheduler, plan.work)
+        if self._outbox.traces.open:
+            self._outbox.traces.computes(kv.step, [(item.sequence.request.trace, item.count) for item in plan.work])
         pipeline.launch(plan.work, grants.copies)
 
     # --- between engines ---------------------------------------------------------------------------------------
@@ -389,4 +396,4 @@ class Engine:
             plan.drop(member)
             self._scheduler.remove(member)
             kv.finished(member)
-        log.info("refused", request=sequence.request.id, reason=reason)
+        log.info("refused", request_id=request_id(sequence.request.id), reason=reason)

@@ -100,7 +100,8 @@ class Generate:
     ``n`` 1: ``index`` is its number among those that were asked for, and ``emitted`` are the tokens that its client has
     already: they are forced, not sampled, and not sent again. With a ``salt`` nothing is shared with requests of
     another salt or of none, publications included. ``weight``: the tenant's, from now on. ``offer``: what the engine
-    before offers of it, ``computed`` tokens; ``cause``: why it goes on here, ``handoff`` or ``loss``, for counters."""
+    before offers of it, ``computed`` tokens; ``cause``: why it goes on here, ``handoff`` or ``loss``, for counters.
+    ``trace``: the traceparent of what it is a part of, if that is traced."""
 
     request: str
     tenant: str
@@ -115,6 +116,7 @@ class Generate:
     offer: bytes = b""
     computed: int = 0
     cause: str = ""
+    trace: str = ""
     type: str = "generate"
 
 
@@ -216,6 +218,16 @@ _TYPES: dict[str, type] = {
     "hello": Hello, "load": Load, "received": Received, "outputs": Outputs, "generate": Generate, "abort": Abort,
     "handoff": Handoff, "drain": Drain, "refused": Refused,
 }  # fmt: skip
+
+
+def link_name(request_id: str, own: str) -> str:
+    """A name on the link of something that is done for a request: ``own`` is of that alone."""
+    return f"{request_id}:{own}"
+
+
+def request_id(name: str) -> str:
+    """The id of the request that a name on the link is for, as clients and logs have it."""
+    return name.rpartition(":")[0] or name
 
 
 def encode_message(message: Message) -> bytes:

@@ -13,6 +13,8 @@ Waiting and processes:
 - ``peer_engine``: an engine without a model, for tests of the gateway.
 - ``puppet``: a model that plays scripts, tool calls among them; ``puppet_chats``, ``puppet_responses``: what is asked
   of it and told; ``puppet_stage``: a gateway and a peer engine that plays it, one for many tests.
+- ``traced_stack``: a gateway, a kvstore and two engines that send their spans to ``otlp_receiver``; ``recorded_spans``:
+  a tracer for one of them alone.
 - ``framework_chat``: a program that sends one chat through an agent framework, in that framework's environment.
 - ``children``: ``child``, a process that has said a line and is killed at the end; ``holding_client`` holds blocks
   (``hold_blocks`` is its program).

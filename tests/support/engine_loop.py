@@ -22,6 +22,7 @@ from quire_engine.scheduling.step_log import StepLog
 from quire_proto.client.client import KVClient, KVReader
 from quire_proto.gateway_link import Generate, Output, Outputs, Sampling, TokenLogprob
 from quire_proto.messages import Stats
+from quire_proto.spans import Tracer
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 from tests.support.kvstore import Kvstore
 from tests.support.reference import Reference
@@ -124,11 +125,11 @@ def on_cpu(model: Model, client: KVClient) -> Runner:
 
 
 @contextmanager
-def kvstore(tmp: Path, blocks: int = BLOCKS, **model_options: Any) -> Iterator[tuple[Path, Path]]:
+def kvstore(tmp: Path, blocks: int = BLOCKS, *flags: str, **model_options: Any) -> Iterator[tuple[Path, Path]]:
     """A kvstore process of ``blocks`` blocks for a tiny model; the run directory and the model's."""
-    model_dir = make_model(tmp / "model", vocab=VOCAB, **model_options)
+    model_dir = make_model(tmp / "model", **{"vocab": VOCAB, **model_options})
     layout = layout_of(model_dir, "float32", 16)
-    kvstore = Kvstore(tmp / "run", "--lease-ms=5000", blocks=blocks, layout=layout, published=()).start()
+    kvstore = Kvstore(tmp / "run", "--lease-ms=5000", *flags, blocks=blocks, layout=layout, published=()).start()
     try:
         yield kvstore.run_dir, model_dir
     finally:
@@ -146,27 +147,30 @@ def engine_on(
     prefill: bool = True,
     compiler: GrammarCompiler | None = None,
     front: Queues | None = None,
-) -> Iterator[tuple[Engine, Queues]]:
-    """An engine on a thread of its own, attached to the kvstore at ``run_dir``."""
+    tracer: Tracer | None = None,
+    link: Callable[[Engine], Any] = lambda _: Queues(),
+) -> Iterator[tuple[Engine, Any]]:
+    """An engine on a thread of its own, attached to the kvstore at ``run_dir``. ``link``: makes its front, if that is
+    not given."""
     model, layout = load_model(model_dir), layout_of(model_dir, "float32", 16)
     engine = Engine(
         attach=lambda: client_class(run_dir, name=name, layout=layout),
         make_runner=lambda client: make_runner(model, client),
         limits=SchedulerLimits(slots, 64, 16),
         max_model_len=4096,
-        vocab_size=VOCAB,
+        vocab_size=model.vocab_size,
         eos_ids=frozenset({2}),
         step_log=StepLog(None),
         prefill=prefill,
         compiler=compiler,
+        tracer=tracer,
     )
-    front = front or Queues()
-    engine.front = front  # type: ignore[assignment]
+    engine.front = made = front or link(engine)
     thread = threading.Thread(target=engine.run)
     thread.start()
     try:
         wait_for(lambda: engine.load().ready, "the engine is attached", 30)
-        yield engine, front
+        yield engine, made
     finally:
         engine.stop()
         thread.join(30)

@@ -7,6 +7,7 @@ from typing import Any
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.service import Service
 from quire_kvstore.server.task import Task
+from quire_proto.spans import Tracer
 from quire_proto.wire.codec import to_map
 from quire_proto.wire.envelope import Reply, Request, decode_reply
 from quire_proto.wire.handles import ShmHandle
@@ -20,7 +21,7 @@ LEASE_MS = 5000
 class BareService:
     """A dispatch and a peer that talks to it."""
 
-    def __init__(self, blocks: int = 32) -> None:
+    def __init__(self, blocks: int = 32, tracer: Tracer | None = None) -> None:
         count = iter(range(1, 1 << 30))
         self.store = Store(blocks, LAYOUT.block_size)
         self.store.state.publications.add("p", "public", list(range(10)))
@@ -33,7 +34,7 @@ class BareService:
             started_ms=0,
             ids=lambda: next(count).to_bytes(16, "big"),
         )
-        self.dispatch = Dispatch(self.service)
+        self.dispatch = Dispatch(self.service, tracer)
         self.session = b""
         self._unfinished: dict[tuple[bytes, bytes], Task] = {}
 

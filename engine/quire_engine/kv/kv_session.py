@@ -136,6 +136,8 @@ class KvSession:
     def preempted(self, sequence: Sequence) -> None:
         """The sequence gives all its blocks back and will be computed again."""
         sequence.had, sequence.cause = sequence.computed, PREEMPTION
+        if sequence.request.trace is not None:
+            sequence.request.trace.preempted()
         self.finished(sequence)
         sequence.drop_blocks()
 
@@ -151,9 +153,10 @@ class KvSession:
     def offer(self, sequences: list[tuple[Sequence, bytes]], expires_ms: int) -> list[bytes]:
         """Offer quiesced sequences to other sessions, everything said: the name of each offer, or nothing if its
         session is not there, and the sequence stays ours. What is not adopted is to be given up (``forget``)."""
-        offers = tuple([Offer(sequence.id, target, expires_ms) for sequence, target in sequences])
+        offers = tuple([Offer(one.id, target, expires_ms, one.asks("offer")) for one, target in sequences])
         offered = self._say(Step(offers=offers)).offers
         for (sequence, _), answer in zip(sequences, offered, strict=True):
+            sequence.answered("offer", answer.code)
             if answer.code == OK:
                 sequence.ended = True
                 del self._live[sequence.id]
@@ -180,7 +183,7 @@ class KvSession:
         returned."""
         for sequence in sequences:
             sequence.id = self.new_id()
-        adopts = tuple([Adopt(sequence.handed, sequence.id) for sequence in sequences])
+        adopts = tuple([Adopt(sequence.handed, sequence.id, sequence.asks("adopt")) for sequence in sequences])
         answers = zip(sequences, self._say(Step(adopts=adopts)).adopts, strict=True)
         return [sequence for sequence, adopted in answers if self._apply_adopted(sequence, adopted)]
 
@@ -193,6 +196,7 @@ class KvSession:
 
     def _apply_adopted(self, sequence: Sequence, adopted: Adopted) -> bool:
         sequence.handed = b""
+        sequence.answered("adopt", adopted.code)
         if adopted.code != OK:
             return False
         if adopted.tenant != sequence.request.tenant or adopted.fill >= len(sequence.tokens):
@@ -280,10 +284,12 @@ class KvSession:
             priority=request.priority,
             may_wait=int(sequence.may_wait),
             list_generation=request.list_generation,
+            trace=sequence.asks("allocate"),
         )
 
     def _apply_allocate(self, sequence: Sequence, answer: Allocated, grants: StepGrants) -> None:
         sequence.registered = answer.code == CLAIMED
+        sequence.answered("allocate", answer.code)
         if answer.code == OK:
             sequence.table = np.frombuffer(answer.blocks, "<u4").astype(np.int32)
             sequence.computed = answer.computed

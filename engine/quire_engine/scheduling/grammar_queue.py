@@ -18,6 +18,7 @@ from quire_engine.grammar.grammar import Grammar
 from quire_engine.grammar.tokens import VocabularyRefused
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.sequences.sequence import Sequence
+from quire_proto.gateway_link import request_id
 
 from .outbox import Outbox
 from .scheduler import Scheduler
@@ -97,7 +98,8 @@ class GrammarQueue:
         except Exception as error:  # of any kind: what libraries say of the tokenizer's files
             if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
                 raise MemoryError(f"for a grammar: {error}") from error
-            log.error("no_vocabulary", reason=f"{type(error).__name__}: {error}")
+            why, name = f"{type(error).__name__}: {error}", held.sequence.request.id
+            log.error("no_vocabulary", request_id=request_id(name), reason=why)
             return "error", "internal", "this engine cannot read its model's vocabulary"
         held.sequence.enter_grammar()
         state = held.sequence.grammar

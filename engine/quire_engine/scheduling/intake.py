@@ -56,11 +56,13 @@ class Intake:
 
     def accept(self, message: Generate, kv: KvSession) -> None:
         """Queue a request, or refuse it."""
+        trace = self._outbox.traces.begin(message)
         try:
             request = Request.of(message, self._eos_ids)
         except ValueError as exc:
             self._outbox.fail(message, "invalid", str(exc))
             return
+        request.trace = trace
         chain = kv.client.chain(request.tenant, request.prompt + message.emitted, request.salt)
         kv.match(request)
         request.longest = min(self._max_model_len, longest(kv.client, request))
@@ -103,6 +105,7 @@ class Intake:
     def abort(self, message: Abort, kv: KvSession) -> list[Sequence]:
         """End what the client no longer wants, and return it; its blocks come back."""
         ended = []
+        self._outbox.traces.unwanted(message.request, None if message.every else message.index)
         for sequence in self._scheduler.of_request(message.request):
             request = sequence.request
             request.aborted.update(request.numbers if message.every else [message.index])

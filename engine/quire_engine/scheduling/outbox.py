@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from quire_engine.kv.kv_session import PREEMPTION
+from quire_engine.sequences.request_traces import RequestTraces
 from quire_engine.sequences.sequence import Sequence
 from quire_proto.gateway_link import HANDOFF, LOSS, Generate, Output, Outputs, TokenLogprob
 
@@ -30,8 +31,9 @@ class Sender(Protocol):
 
 @dataclass(slots=True)
 class Outbox:
-    """Outputs not yet sent, and counters since the engine started."""
+    """Outputs not yet sent, and counters since the engine started. ``traces``: told of what is sent."""
 
+    traces: RequestTraces = field(default_factory=RequestTraces)
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*COUNTED, *RECOMPUTED.values()), 0))
     _waiting: list[Output] = field(default_factory=list)
 
@@ -39,6 +41,8 @@ class Outbox:
         """Add an output; one of no request (a publication's prefill) goes nowhere."""
         if output.request:
             self._waiting.append(output)
+            if self.traces.open:
+                self.traces.said(output)
 
     def put_scores(self, request: str, index: int, scores: list[TokenLogprob]) -> None:
         """Add the log-probabilities of a prompt, of all tokens but the first, to the outputs of a continuation."""
@@ -72,6 +76,8 @@ class Outbox:
             # at once: where the answer goes on if this engine dies, what it computes meanwhile is a hit as well.
             request.cached_tokens = cached = min(sequence.computed, len(request.prompt) // 4 + len(request.emitted))
             self.put(Output(request.id, request.index, cached_tokens=cached))
+            if request.trace is not None:
+                request.trace.admitted(cached)
         if sequence.had > sequence.computed and sequence.cause in RECOMPUTED:
             self.counters[RECOMPUTED[sequence.cause]] += sequence.had - sequence.computed
         sequence.had = 0

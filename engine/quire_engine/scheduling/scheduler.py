@@ -39,10 +39,12 @@ from quire_engine.fairness.turns import Turns
 from quire_engine.fairness.victim import victim
 from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import StepPlan, Work
+from quire_proto.gateway_link import request_id
 
 from .steady_batch import SteadyBatch
 
 HOLD_STEPS = 32
+LOGGED_REQUESTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +323,11 @@ class Scheduler:
     def sequences(self) -> list[Sequence]:
         """All live sequences."""
         return [*self.running, *self.waiting, *self.aside, *self.offered]
+
+    def request_ids(self) -> list[str]:
+        """Ids of the requests that they are for, for the log: not more of them than can be read there."""
+        names = {sequence.request.id for sequence in self.sequences()} - {""}
+        return sorted(map(request_id, names))[:LOGGED_REQUESTS]
 
     def clear(self) -> list[Sequence]:
         """Forget everything; returns what was there."""

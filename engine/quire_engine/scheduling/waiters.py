@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from quire_engine.fairness.slots import branches
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.sequences.sequence import Sequence
-from quire_kv import QuireError, Wait, Waited
+from quire_kv import OK, QuireError, Wait, Waited
 
 from .scheduler import Scheduler
 
@@ -100,6 +100,7 @@ class Waiters:
         request = sequence.request
         publication = "" if digest else request.publication
         wait = Wait(sequence.id, digest, publication, request.priority, request.publication_generation)
+        sequence.asks("wait")
         self._kv.begin_wait(wait, WAIT_S, lambda answer: self._end(group, answer))
 
     def forget(self, sequence: Sequence) -> None:
@@ -119,6 +120,7 @@ class Waiters:
                 break
             assert group.waiter is not None, "a wait that was begun"
             state = answer.state if isinstance(answer, Waited) else "deadline"
+            group.waiter.answered("wait", OK)
             if group.waiter.ended and state == "yours":
                 # It had ended before its wait reached the kvstore: others wait for what it will not compute.
                 self._kv.cancel_wait(group.waiter)

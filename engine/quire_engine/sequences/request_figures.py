@@ -40,6 +40,8 @@ class RequestFigures:
 
     def first_token(self, request: Request) -> None:
         """A request's first token was drawn here."""
+        if request.trace is not None:
+            request.trace.first_token()
         if request.id:
             self._prefill.observe(time.monotonic() - request.admitted)
 

@@ -26,6 +26,7 @@ from quire_proto.wire.u32 import unpack_u32
 
 from .adjustments import Adjustments
 from .draft import Draft
+from .request_traces import RequestTrace
 from .sample_row import SampleRow
 
 NO_WAITER = 1 << 62  # less urgent than any priority
@@ -51,6 +52,7 @@ class Request:
         adjustments: what it wants done to its logits, if anything.
         prompt_logprobs: of the tokens of the prompt but the first, if it wants them: as far as they are computed.
         arrived, admitted: when it came, and when it first got blocks, by the monotonic clock.
+        trace: its spans, if it is traced.
     """
 
     id: str
@@ -75,6 +77,7 @@ class Request:
     index: int = 0
     arrived: float = field(default_factory=time.monotonic)
     admitted: float = 0.0
+    trace: RequestTrace | None = None
 
     @property
     def numbers(self) -> range:
@@ -258,6 +261,16 @@ class Sequence:
         self.computed = self.sealed = self.promised = 0
         self.writable = self.ended = False
         self.inherited = NO_WAITER
+
+    def asks(self, op: str) -> str:
+        """The kvstore is asked something for it: what it is a part of, for the message, if that is traced."""
+        trace = self.request.trace
+        return trace.call(op, self.id) if trace is not None else ""
+
+    def answered(self, op: str, code: int) -> None:
+        """The kvstore has answered that, with an item code."""
+        if self.request.trace is not None:
+            self.request.trace.answered(op, self.id, code)
 
     def banned(self, place: int = 0) -> tuple[int, ...]:
         """Tokens that may not be drawn next, or behind ``place`` drafted ones, whatever a grammar says of them."""

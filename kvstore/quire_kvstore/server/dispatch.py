@@ -30,11 +30,13 @@ from quire_kvstore.sharing.claims import STALE, Ticket
 from quire_proto.limits import check_body
 from quire_proto.messages import Waited
 from quire_proto.op_table import OPS, Needs, Op
+from quire_proto.spans import Tracer
 from quire_proto.wire.codec import CodecError, decode, from_map, to_map
 from quire_proto.wire.envelope import Reply, Request, decode_request
 from quire_proto.wire.errors import LimitError
 
 from .handlers import HANDLERS, SEQUENCE_OPS
+from .op_spans import OpSpans
 from .service import Service
 from .task import Task
 
@@ -45,10 +47,10 @@ log = structlog.get_logger()
 
 
 class Dispatch:
-    """Executes requests on a service."""
+    """Executes requests on a service. ``tracer``: told of what is traced, if anything is."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, service: Service, tracer: Tracer | None = None) -> None:
+        self.service, self._tracer = service, tracer
         # Windows of detached sessions: a detach whose reply was lost is resent to a session that is gone.
         self._departed: OrderedDict[bytes, ReplyWindow] = OrderedDict()
 
@@ -161,6 +163,8 @@ class Dispatch:
     def _execute(self, task: Task, request: Request, op: Op[Any], slices: Rest | None) -> bytes | None:
         """Begin a request, or go on with it: the one place where every op is counted and timed."""
         body = self._body(task, request, op) if slices is None else None
+        if self._tracer is not None and body is not None:
+            task.spans = OpSpans.begin(self._tracer, op.name, body)
         began = time.perf_counter_ns()
         result: Any = slices
         if slices is None and op.name in SEQUENCE_OPS:
@@ -180,6 +184,8 @@ class Dispatch:
             self.service.op_times[op.name].observe(task.busy_ns / 1e9)
         if task.slices is not None or result is None:
             return None
+        if task.spans is not None:
+            task.spans.end(result)
         return Reply(self.service.boot, request.number, "", to_map(result)).encode()
 
     def _body(self, task: Task, request: Request, op: Op[Any]) -> Any:
@@ -205,14 +211,22 @@ class Dispatch:
     def _refused(self, task: Task, refusal: Refusal) -> bytes:
         assert task.request is not None, "decoded"
         self.service.state.counters.errors += 1
+        if task.spans is not None:
+            task.spans.fail(refusal.code)
         return self._error(task.request.number, refusal.code, refusal.message, refusal.detail)
 
     def _failed(self, task: Task) -> bytes:
         """The reply to a request that met a bug of ours; called while its exception is handled."""
         assert task.request is not None, "decoded"
         self.service.state.counters.internal_errors += 1
+        if task.spans is not None:
+            task.spans.fail("INTERNAL")
         log.exception(
-            "internal_error", op=task.request.op[:80], session=task.request.session.hex(), peer=task.peer.hex()
+            "internal_error",
+            op=task.request.op[:80],
+            session=task.request.session.hex(),
+            number=task.request.number,
+            peer=task.peer.hex(),
         )
         return self._error(task.request.number, "INTERNAL", "a bug in the kvstore; its log has the details")
 

@@ -23,6 +23,7 @@ from quire_kvstore.events.publisher import Publisher
 from quire_kvstore.host.attach_socket import Listener
 from quire_kvstore.ops import invariants, lifecycle
 from quire_proto.private_dir import free_socket_name
+from quire_proto.spans import Tracer
 
 from .dispatch import Dispatch
 from .inbox import Inbox
@@ -68,13 +69,14 @@ class Server:
         listener: Listener | None = None,
         device: DeviceAdmission = HOST_MEMORY,
         publisher: Publisher | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """Bind both sockets, the side socket only if ``listener`` is not it already; raises ServerError.
 
-        ``publisher`` learns what happens to the store's names, and stays the caller's.
+        ``publisher`` learns what happens to the store's names, and stays the caller's. ``tracer``: see ``OpSpans``.
         """
         self._service, self._options, self._publisher = service, options, publisher
-        self._dispatch = Dispatch(service)
+        self._dispatch = Dispatch(service, tracer)
         self._inbox = Inbox()
         self._later: list[Task] = []  # requests that wait for the disk
         self._path = run_dir / KVSTORE_SOCKET

@@ -13,6 +13,8 @@ from quire_kvstore.sessions.session import Session
 from quire_kvstore.sharing.claims import Ticket
 from quire_proto.wire.envelope import Request
 
+from .op_spans import OpSpans
+
 MAX_WAIT_MS = 60_000
 
 
@@ -30,6 +32,7 @@ class Task:
         slices: what is left of it after that; None: it has ended.
         blocked: there is no point in going on at once: it waits for the disk.
         busy_ns: what its slices have taken so far.
+        spans: of those of its items that are traced.
     """
 
     peer: bytes
@@ -41,6 +44,7 @@ class Task:
     slices: Rest | None = None
     blocked: bool = False
     busy_ns: int = 0
+    spans: OpSpans | None = None
 
     @property
     def session(self) -> Session:

@@ -109,6 +109,7 @@ class AsyncSessionCalls(AsyncReadCalls):
         priority: int = 0,
         may_wait: int = 0,
         list_generation: int = 0,
+        trace: str = "",
     ) -> m.Allocated:
         """A block table for a new sequence of ``tokens`` known tokens, all or nothing.
 
@@ -127,6 +128,7 @@ class AsyncSessionCalls(AsyncReadCalls):
             priority: the lower number goes first among those that wait.
             may_wait: 1: raise Claimed rather than compute what another sequence is computing.
             list_generation: that of the list in which a publication was looked for; 0: in none.
+            trace: the traceparent of the request that it is for, if that is traced.
 
         Returns:
             ``computed`` tokens that need not be computed, always fewer than ``tokens``; ``blocks``, the whole table,
@@ -149,6 +151,7 @@ class AsyncSessionCalls(AsyncReadCalls):
             priority,
             may_wait,
             list_generation,
+            trace,
         )
         return done(ops.ALLOCATE, await self.call(ops.ALLOCATE, body))
 
@@ -249,17 +252,18 @@ class AsyncSessionCalls(AsyncReadCalls):
         """
         return await self.call(ops.STEP, message)
 
-    async def offer(self, sequence: int, target: bytes, expires_ms: int) -> h.Offered:
+    async def offer(self, sequence: int, target: bytes, expires_ms: int, trace: str = "") -> h.Offered:
         """Hand a quiesced sequence to another ready session; it stays ours, frozen, until adopted.
 
-        ``target`` is that session's ``session_id``, ``expires_ms`` the time until it unfreezes. Raises NotFound or
-        Conflict.
+        ``target`` is that session's ``session_id``, ``expires_ms`` the time until it unfreezes, ``trace`` as in
+        ``allocate``. Raises NotFound or Conflict.
         """
-        return await self.call(ops.OFFER, h.Offer(sequence, target, expires_ms))
+        return await self.call(ops.OFFER, h.Offer(sequence, target, expires_ms, trace))
 
-    async def adopt(self, offer: bytes, sequence: int) -> h.Adopted:
-        """Take an offered sequence over under an own number. Raises NotFound or Conflict."""
-        return await self.call(ops.ADOPT, h.Adopt(offer, sequence))
+    async def adopt(self, offer: bytes, sequence: int, trace: str = "") -> h.Adopted:
+        """Take an offered sequence over under an own number; ``trace`` as in ``allocate``. Raises NotFound or
+        Conflict."""
+        return await self.call(ops.ADOPT, h.Adopt(offer, sequence, trace))
 
     async def domain(self, tenant: str, group: str = "") -> m.DomainKey:
         """The digest key of a tenant's own domain, or of a ``group`` it belongs to; ``chain`` asks for it by itself.

@@ -117,6 +117,7 @@ class SessionCalls(ReadCalls):
         priority: int = 0,
         may_wait: int = 0,
         list_generation: int = 0,
+        trace: str = "",
     ) -> m.Allocated:
         """A block table for a new sequence of ``tokens`` known tokens, all or nothing.
 
@@ -135,6 +136,7 @@ class SessionCalls(ReadCalls):
             priority: the lower number goes first among those that wait.
             may_wait: 1: raise Claimed rather than compute what another sequence is computing.
             list_generation: that of the list in which a publication was looked for; 0: in none.
+            trace: the traceparent of the request that it is for, if that is traced.
 
         Returns:
             ``computed`` tokens that need not be computed, always fewer than ``tokens``; ``blocks``, the whole table,
@@ -157,6 +159,7 @@ class SessionCalls(ReadCalls):
             priority,
             may_wait,
             list_generation,
+            trace,
         )
         return done(ops.ALLOCATE, self.call(ops.ALLOCATE, body))
 
@@ -257,17 +260,18 @@ class SessionCalls(ReadCalls):
         """
         return self.call(ops.STEP, message)
 
-    def offer(self, sequence: int, target: bytes, expires_ms: int) -> h.Offered:
+    def offer(self, sequence: int, target: bytes, expires_ms: int, trace: str = "") -> h.Offered:
         """Hand a quiesced sequence to another ready session; it stays ours, frozen, until adopted.
 
-        ``target`` is that session's ``session_id``, ``expires_ms`` the time until it unfreezes. Raises NotFound or
-        Conflict.
+        ``target`` is that session's ``session_id``, ``expires_ms`` the time until it unfreezes, ``trace`` as in
+        ``allocate``. Raises NotFound or Conflict.
         """
-        return self.call(ops.OFFER, h.Offer(sequence, target, expires_ms))
+        return self.call(ops.OFFER, h.Offer(sequence, target, expires_ms, trace))
 
-    def adopt(self, offer: bytes, sequence: int) -> h.Adopted:
-        """Take an offered sequence over under an own number. Raises NotFound or Conflict."""
-        return self.call(ops.ADOPT, h.Adopt(offer, sequence))
+    def adopt(self, offer: bytes, sequence: int, trace: str = "") -> h.Adopted:
+        """Take an offered sequence over under an own number; ``trace`` as in ``allocate``. Raises NotFound or
+        Conflict."""
+        return self.call(ops.ADOPT, h.Adopt(offer, sequence, trace))
 
     def domain(self, tenant: str, group: str = "") -> m.DomainKey:
         """The digest key of a tenant's own domain, or of a ``group`` it belongs to; ``chain`` asks for it by itself.

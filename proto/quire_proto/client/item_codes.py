@@ -10,19 +10,11 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 from quire_proto.messages import CLAIMED, CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, UNPUBLISHED, Allocated, Extended
+from quire_proto.messages.codes import ITEM_CODES
 from quire_proto.op_table import Op
 from quire_proto.wire import errors
 from quire_proto.wire.u32 import unpack_u32
 
-ITEM_CODES = {
-    OK: "OK",
-    NO_SUCH: "NO_SUCH",
-    CONFLICT: "CONFLICT",
-    NO_SPACE: "NO_SPACE",
-    UNPUBLISHED: "UNPUBLISHED",
-    RETRY: "RETRY",
-    CLAIMED: "CLAIMED",
-}
 _PLAIN: dict[int, tuple[type[errors.RemoteError], str]] = {
     NO_SUCH: (errors.NotFound, "there is no such sequence or copy"),
     CONFLICT: (errors.Conflict, "it contradicts the state of the store; nothing changed"),

@@ -9,11 +9,12 @@ from quire_proto.wire.arrays import U32s
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Hand a quiesced sequence to another session; it stays ours until adopted."""
+    """Hand a quiesced sequence to another session; it stays ours until adopted. ``trace``: as in ``Allocate``."""
 
     sequence: int
     target: bytes
     expires_ms: int
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,11 @@ class Offered:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """Take an offered sequence over under an own id."""
+    """Take an offered sequence over under an own id. ``trace``: as in ``Allocate``."""
 
     offer: bytes
     sequence: int
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ class Allocate:
     publication the tokens begin with ("" for none). ``reserve`` is the capacity wanted, in tokens (0: ``tokens``).
     With ``may_wait`` 1 nothing is reserved while another sequence is computing blocks that this one lacks: CLAIMED.
     ``list_generation`` is that of the list in which a publication was looked for (0: in none); RETRY if it moved.
+    ``trace`` is the traceparent of what asks for it, if that is traced.
     """
 
     sequence: int
@@ -27,6 +28,7 @@ class Allocate:
     priority: int = 0
     may_wait: int = 0
     list_generation: int = 0
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

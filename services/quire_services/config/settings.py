@@ -43,6 +43,11 @@ class ServeSettings:
         "form of the logs on stderr: one JSON object a line, or lines for people; auto: the latter on a terminal",
         among=("auto", "console", "json"),
     )
+    otlp_traces_endpoint: str = setting(
+        "",
+        "where OpenTelemetry traces of requests are sent (OTLP over HTTP), as http://127.0.0.1:4318/v1/traces; empty:"
+        " none are made",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,17 +37,20 @@ from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
 from quire_kv import DeviceFault, KVClient, Layout, QuireError
 from quire_proto.gateway_link import Hello
+from quire_proto.spans import Tracer
 from quire_proto.wire.u32 import pack_u32
 from quire_services.config.settings import Config
 from quire_services.config.socket_names import GATEWAY_SOCKET
 from quire_services.process import flags, logs, start_report
 from quire_services.process.gc_tuning import tune_gc
-from quire_services.process.reason import complain
+from quire_services.process.reason import StartError, complain
 from quire_services.process.refusal_line import refusal_line
+from quire_services.tracing.switch import start_tracer
 
 ENGINE_SETTINGS = (
     "model", "run_dir", "engines", "dtype", "kv_cache_dtype", "block_size", "attention", "max_batch_tokens",
     "max_sequences", "max_model_len", "threads", "step_log", "prefill", "role", "leave_s", "port", "log_format",
+    "otlp_traces_endpoint",
 )  # fmt: skip
 
 EXIT_POISONED = 4
@@ -74,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"engine.attention = {config.engine.attention}: {exc}")
     try:
         return _run(config, arguments, attention)
+    except StartError as exc:
+        return _complain(2, str(exc))
     except (ModelRefused, OSError, ValueError) as exc:
         return _complain(2, refusal_line(config.serve.model, exc))
     except (ContextPoisoned, DeviceFault, torch.AcceleratorError) as exc:  # the last: while the model is being loaded
@@ -119,7 +124,8 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
     if attention.kind == CPU:
         _say_what_texts_depend_on(model, layout, attention)
     compiler = GrammarCompiler(lambda: read_vocabulary(directory, model.vocab_size, model.eos_ids))
-    engine = _engine(config, arguments.name, model, layout, attention, compiler)
+    tracer = start_tracer("engine", arguments.name, config.serve.otlp_traces_endpoint)
+    engine = _engine(config, arguments.name, model, layout, attention, compiler, tracer)
     path = config.run_dir / GATEWAY_SOCKET
     engine.front = Front(path, _hello(arguments.name, config.engine.role, model, layout), engine.load)
 
@@ -136,6 +142,8 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
     finally:
         engine.front.stop()
         compiler.close()
+        if tracer is not None:
+            tracer.close()
     return 0
 
 
@@ -166,7 +174,13 @@ def _say_what_texts_depend_on(model: Model, layout: Layout, attention: BackendCh
 
 
 def _engine(
-    config: Config, name: str, model: Model, layout: Layout, attention: BackendChoice, compiler: GrammarCompiler
+    config: Config,
+    name: str,
+    model: Model,
+    layout: Layout,
+    attention: BackendChoice,
+    compiler: GrammarCompiler,
+    tracer: Tracer | None,
 ) -> Engine:
     limits = SchedulerLimits(config.engine.max_sequences, config.engine.max_batch_tokens, config.kvstore.block_size)
     step_log = Path(config.engine.step_log.replace("{name}", name)) if config.engine.step_log else None
@@ -181,6 +195,7 @@ def _engine(
         step_log=StepLog(step_log),
         prefill=config.engine.prefill,
         compiler=compiler,
+        tracer=tracer,
     )
 
 

@@ -58,6 +58,7 @@ from quire_services.process.gc_tuning import freeze_objects
 from quire_services.process.port_check import ADMIN_HOST, is_loopback
 from quire_services.process.reason import StartError
 from quire_services.process.start_report import report_facts
+from quire_services.tracing.switch import start_tracer
 
 log = structlog.get_logger()
 FOUND_OUT = "auto"  # the tool parser
@@ -88,7 +89,7 @@ def gateway_config(argv: Sequence[str] | None) -> tuple[settings.Config, str]:
     """Flags, environment and file as configuration, and this gateway's name; a mistake ends the process with 2."""
     parser = flags.Parser(prog="quire gateway", description="the OpenAI-compatible HTTP side of the stack")
     own = (field.name for field in fields(settings.GatewaySettings))
-    flags.add(parser, "serve", "gateway", only=("model", "run_dir", "log_format", *own))
+    flags.add(parser, "serve", "gateway", only=("model", "run_dir", "log_format", "otlp_traces_endpoint", *own))
     parser.add_argument("--instance", default=secrets.token_hex(8), help="name at /health (default: a random one)")
     arguments = parser.parse_args(argv)
     return flags.read_config(parser, arguments), arguments.instance
@@ -98,7 +99,8 @@ async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.soc
     hosts, kvstore = HostNames(listed(config.gateway.allowed_hosts)), KvstoreAnswers(config.run_dir)
     access = _metrics_access(config.gateway.metrics_networks, hosts)
     app = make_app(gateway, instance, kvstore)
-    edge = Edge(app, tenant_resolver(gateway.api_keys, hosts), gateway.counters, access)
+    tracer = start_tracer("gateway", instance, config.serve.otlp_traces_endpoint)
+    edge = Edge(app, tenant_resolver(gateway.api_keys, hosts), gateway.counters, access, tracer)
     apps: list[ASGIApp] = [with_origins(edge, listed(config.gateway.allowed_origins))]
     if config.gateway.admin_port:
         token = AdminToken(config.run_dir, config.gateway.admin_token_file)
@@ -121,6 +123,8 @@ async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.soc
             task.cancel()
         await link.stop()
         gateway.readers.close()
+        if tracer is not None:
+            tracer.close()
     log.info("stopped")
     return 0
 

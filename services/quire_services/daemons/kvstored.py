@@ -49,10 +49,17 @@ from quire_services.process import flags, logs, reason
 from quire_services.process.gc_tuning import tune_gc
 from quire_services.process.reason import StartError
 from quire_services.process.start_report import report_facts
+from quire_services.tracing.switch import start_tracer
 
 from .event_stream import event_stream
 
-KVSTORE_SETTINGS = ("run_dir", "port", "log_format", *(spec.name for spec in fields(KvstoreSettings)))
+KVSTORE_SETTINGS = (
+    "run_dir",
+    "port",
+    "log_format",
+    "otlp_traces_endpoint",
+    *(spec.name for spec in fields(KvstoreSettings)),
+)
 
 log = structlog.get_logger()
 
@@ -83,6 +90,7 @@ def _serve(config: Config, prepared: Path) -> int:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     insist_on_private(run_dir)
     signals = _Signals()
+    tracer = start_tracer("kvstore", "kvstore", config.serve.otlp_traces_endpoint)
     with closing(Roster(run_dir)) as roster, closing(Mappers(run_dir)) as mappers:
         sized = pool_size(pool, layout.block_bytes, device, roster)
         pool = replace(pool, blocks=sized.blocks)
@@ -117,7 +125,7 @@ def _serve(config: Config, prepared: Path) -> int:
             admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
             options = ServerOptions(pool.fence_grace_ms, pool.fence_kill, pool.debug)
             with event_stream(pool, service, run_dir) as publisher:
-                server = Server(service, run_dir, options, listener, admission, publisher)
+                server = Server(service, run_dir, options, listener, admission, publisher, tracer)
                 report_facts(
                     blocks=sized.blocks,
                     bytes=size,
@@ -128,6 +136,8 @@ def _serve(config: Config, prepared: Path) -> int:
                     as_configured=why == AS_CONFIGURED,
                 )
                 _loop(server, service, arena, config, signals, sized)
+    if tracer is not None:
+        tracer.close()
     return 0
 
 

@@ -27,10 +27,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from quire_services.config.settings import MAX_BODY_BYTES
 from quire_services.gateway.anthropic.api_errors import is_messages
 from quire_services.gateway.exposition.access import MetricsAccess, is_scraped
+from quire_services.gateway.http.bug_line import log_bug
 from quire_services.gateway.http.errors import ApiError, invalid
 from quire_services.gateway.http.hang_up import CLIENT_GONE
 from quire_services.gateway.http.request_log import RequestRecord, outcome_of
 from quire_services.gateway.routes.unserved import is_unserved
+from quire_services.gateway.spans.http_span import CallersTracer, begin_http_span, end_http_span
 from quire_services.gateway.turns.shares import Shares
 
 from .counters import Counters
@@ -52,6 +54,7 @@ class Edge:
         tenant_of: the tenant of a request's headers; raises ApiError.
         counters: where requests are counted.
         metrics: who may read metrics; None: who may do everything else.
+        tracer: begins spans of requests; None: none is traced.
     """
 
     def __init__(
@@ -60,7 +63,9 @@ class Edge:
         tenant_of: Callable[[Headers], str],
         counters: Counters,
         metrics: MetricsAccess | None = None,
+        tracer: CallersTracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._app, self._tenant_of, self._counters, self._metrics = app, tenant_of, counters, metrics
         self._arrivals = Shares(
             ARRIVALS_AT_ONCE, ARRIVALS_AT_ONCE, most_waiting=MAX_WAITING_REQUESTS, wait_s=REQUEST_WAIT_S
@@ -75,6 +80,8 @@ class Edge:
         record = RequestRecord(_request_id(headers), secrets.token_hex(12))
         scope["record"] = record
         structlog.contextvars.bind_contextvars(request_id=record.request_id)  # for all lines of this task
+        if self._tracer is not None and scope["path"] not in OPEN_PATHS and not is_scraped(scope["path"]):
+            record.span = begin_http_span(self._tracer, scope, headers, record)
         began = time.monotonic()
 
         async def tagged(message: Message) -> None:
@@ -90,8 +97,8 @@ class Edge:
 
         try:
             await self._serve(scope, receive, tagged, headers, record)
-        except Exception:  # already answered with 500, but not logged yet
-            log.exception("bug")
+        except Exception as error:  # already answered with 500, but not logged yet
+            log_bug(error)
         finally:
             self._finish(scope, record, time.monotonic() - began)
 
@@ -120,8 +127,11 @@ class Edge:
         counters.answered(scope["path"], record.status or CLIENT_GONE, record.outcome)
         if record.generates:
             counters.generated(record)
+        if record.span is not None:
+            end_http_span(record.span, scope, record)
         if scope["path"] in OPEN_PATHS or (is_scraped(scope["path"]) and record.outcome == "ok"):
             return  # health checks and scrapes would drown the rest; that an engine comes or goes is said where it does
+        traced = {} if record.span is None else {"trace_id": record.span.context.split("-")[1]}
         log.info(
             "request",
             tenant=record.tenant,
@@ -139,6 +149,7 @@ class Edge:
             recomputed_handoff_tokens=record.recomputed_handed,
             ms=round(seconds * 1000, 1),
             ttft_ms=None if record.ttft_s is None else round(record.ttft_s * 1000, 1),
+            **traced,
         )
 
 

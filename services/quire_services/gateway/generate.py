@@ -57,6 +57,7 @@ from quire_services.gateway.readers.request_bytes import (
     default_limit,
 )
 from quire_services.gateway.readers.request_reader import MESSAGES, ReadRequest, RequestReader
+from quire_services.gateway.spans.inference_span import begin_inference_span, end_inference_span
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.end_tokens import EndTokens
 from quire_services.gateway.turns.shares import Shares
@@ -185,7 +186,7 @@ class Gateway:
     ) -> AsyncIterator[_Result]:
         """What becomes of a request's body: ``here``, in this loop, unless that is None or the body is long, else
         ``elsewhere``, in a reader."""
-        tenant = _record(request).tenant
+        tenant, span, began = _record(request).tenant, _record(request).span, time.monotonic()
         async with self.bytes.of(request, tenant, self._most_bytes) as raw:
             if self.engines.why_not():
                 await until_gone(request.receive, self.engines.expected(tenant))
@@ -196,6 +197,8 @@ class Gateway:
             if made is None:
                 lookup_up_to = partial(looked_up, self.stored, tenant, self._most_bytes)
                 made = await until_gone(request.receive, elsewhere(api, raw, tenant, self._limits(), lookup_up_to))
+            if span is not None:
+                span.child("read", attributes={"quire.body_bytes": len(raw)}, at=began).end()
             yield made
 
     async def _in_turn(self, tenant: str, work: Callable[[], _Result]) -> _Result:
@@ -248,13 +251,19 @@ class Gateway:
     async def _respond(self, call: Call, body: Body, request: Request, answer: Answer) -> Response:
         record = _record(request)
         choices = await self._choices.of(body, call.generations, self.engines.eos_token_ids())
-        self.engines.submit(call)
+        record.prompt_tokens = sum(len(generation.tokens) for generation in call.generations)
+        call.span = begin_inference_span(record, body, call.generations[0].sampling)
+        try:
+            self.engines.submit(call)
+        except ApiError as error:
+            if call.span is not None:
+                end_inference_span(call.span, record, (), error)
+            raise
         if not body.use_beam_search:  # a search says nothing before its end
             begin_s = min(self.begin_s, client_timeout_s(request.headers))
             call.begin_within(begin_s, time.monotonic() - record.arrived)
         record.generates = True
         record.engines = ",".join(call.engines)
-        record.prompt_tokens = sum(len(generation.tokens) for generation in call.generations)
         response = CallResponse(call, choices, answer, record, self.ping_s, long=scored(body) > 0)
         return await response.send_to(request.receive, bool(body.stream))
 

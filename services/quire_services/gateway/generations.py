@@ -20,7 +20,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from quire_proto.gateway_link import HANDOFF, LOSS, Generate, Output, Sampling, TokenLogprob
+from quire_proto.gateway_link import HANDOFF, LOSS, Generate, Output, Sampling, TokenLogprob, link_name
+from quire_proto.spans import Span
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 from quire_services.gateway.http.errors import ApiError, ClientGone, answer_unread, engine_error, not_begun
 
@@ -136,6 +137,7 @@ class Generation:
         priority: among the tenant's, lower first.
         salt: of the cache, so that it shares nothing with generations of another.
         engines: names of the engines that something of it was sent to, the first one first.
+        last_at: name of the engine that each continuation was sent to last.
         moves: attempts after the first, so many for each continuation.
         recomputed: tokens that were computed again for them, as far as their engines have said.
         recomputed_handed: those of them that an engine had handed over.
@@ -160,6 +162,7 @@ class Generation:
     salt: str = ""
     priority: int = 0
     engines: dict[str, None] = field(default_factory=dict)
+    last_at: dict[int, str] = field(default_factory=dict)
     moves: int = 0
     recomputed: int = 0
     recomputed_handed: int = 0
@@ -181,7 +184,7 @@ class Generation:
 
     def attempt(self, part: list[int], carrier: Carrier) -> Attempt:
         """Have an engine work on one of ``parts``."""
-        attempt = Attempt(self, set(part), carrier, f"{self.call.request_id}:{secrets.token_hex(8)}")
+        attempt = Attempt(self, set(part), carrier, link_name(self.call.request_id, secrets.token_hex(8)))
         self.attempts |= dict.fromkeys(part, attempt)
         return attempt
 
@@ -208,6 +211,7 @@ class Generation:
             offer=offer,
             computed=computed,
             cause=cause,
+            trace=self.call.span.context if self.call.span else "",
         )
 
     def admit(self, output: Output, handed: int | None) -> None:
@@ -284,6 +288,8 @@ class Call:
         bound: the grammar was asked for, and is not only a help.
         request_id: of its request.
         arrived: when that came, by the monotonic clock.
+        span: its span, if it is traced.
+        error: what has ended it, if something has.
     """
 
     backlogs: Backlogs = field(default_factory=Backlogs)
@@ -293,7 +299,8 @@ class Call:
     generations: list[Generation] = field(default_factory=list)
     arrived: float = field(default_factory=time.monotonic)
     began: float = field(default_factory=time.monotonic)
-    failed: bool = False
+    span: Span | None = None
+    error: ApiError | ClientGone | None = None
     _patience: asyncio.TimerHandle | None = None
     backlog: Backlog[Generation] = field(init=False)
 
@@ -340,8 +347,8 @@ class Call:
 
     def fail(self, error: ApiError | ClientGone) -> None:
         """End the whole call: what is unfinished is aborted, the reader of the outputs gets ``error`` after them."""
-        if not self.failed:
-            self.failed = True
+        if self.error is None:
+            self.error = error
             self._abort("abort" if isinstance(error, ClientGone) else "error")
             self.backlog.end(error)
 

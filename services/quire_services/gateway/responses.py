@@ -25,6 +25,7 @@ from quire_proto.gateway_link import Output
 from quire_services.gateway.http.errors import ApiError, ClientGone
 from quire_services.gateway.http.hang_up import CLIENT_GONE, hang_up
 from quire_services.gateway.http.request_log import RequestRecord, outcome_of
+from quire_services.gateway.spans.inference_span import end_inference_span
 from quire_services.gateway.text.choices import Choice, Delta
 
 from .generations import Arrival, Call, Generation
@@ -83,6 +84,7 @@ class CallResponse:
         self._record = record
         self._ping_s = ping_s
         self._long = long
+        self._finishes: dict[int, str] = {}  # of choices that have ended
 
     async def send_to(self, receive: Receive, stream: bool) -> Response:
         """The response; the call is closed when it has been sent. Raises ApiError if nothing could be sent."""
@@ -109,6 +111,10 @@ class CallResponse:
         record.engines, record.moves = ",".join(call.engines), call.moves
         record.recomputed, record.recomputed_handed = call.recomputed, call.recomputed_handed
         call.close()
+        if call.span is not None:
+            finishes = [self._finishes.get(choice.index, "error") for choice in self._choices]
+            end_inference_span(call.span, record, finishes, call.error)
+            call.span = None
 
     async def _run(self, arrivals: AsyncIterator[list[Arrival]]) -> AsyncIterator[Deltas]:
         """What the outputs that came together add to their choices."""
@@ -127,6 +133,8 @@ class CallResponse:
         before = choice.tokens
         delta = choice.feed(output)
         self._record.completion_tokens += choice.tokens - before
+        if delta.finish:
+            self._finishes[choice.index] = delta.finish
         if delta.cut:
             generation.cut(output.index)
         return choice, delta
@@ -164,7 +172,8 @@ class CallResponse:
             yield b"".join(self._answer.ending())
         except ApiError as error:
             self._record.outcome = outcome_of(error.status)
-            self._record.error = error.message
+            # What is wrong with a request may be said in its own words, and those are not for the log.
+            self._record.error = error.message if error.status >= 500 else error.code or error.type
             yield self._answer.failure(error)
         except ClientGone:
             self._record.outcome = "client_gone"

@@ -59,6 +59,7 @@ class Stack:
         directory = Path(config.serve.model).absolute()
         model = [f"--model={directory}"]
         here = [f"--run-dir={run_dir}", f"--log-format={config.serve.log_format}", *file]
+        here += [f"--otlp-traces-endpoint={config.serve.otlp_traces_endpoint}"]
         self._prepared = run_dir / PREPARED_FILE
         pool = [f"--{name.replace('_', '-')}={getattr(config.kvstore, name)}" for name in LAYOUT_SETTINGS]
         read = [

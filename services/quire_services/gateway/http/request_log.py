@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from quire_proto.spans import Span
+
 
 def outcome_of(status: int) -> str:
     """What an answer with this status is counted as."""
@@ -26,6 +28,7 @@ class RequestRecord:
         moves: how often one of its choices has gone on in another engine, or in one that came back.
         recomputed: tokens of prompts and answers that were computed again for that.
         recomputed_handed: those of them that an engine had handed over; 0 unless a hand-over failed.
+        span: its own, if it is traced.
     """
 
     request_id: str
@@ -44,6 +47,7 @@ class RequestRecord:
     completion_tokens: int = 0
     ttft_s: float | None = None
     arrived: float = field(default_factory=time.monotonic)
+    span: Span | None = None
 
     def usage(self) -> dict[str, Any]:
         """The ``usage`` object."""

@@ -16,6 +16,7 @@ from quire_proto.gateway_link import (
     Abort,
     Continuation,
     Drain,
+    Generate,
     Handoff,
     Hello,
     Load,
@@ -24,6 +25,7 @@ from quire_proto.gateway_link import (
     Received,
     encode_message,
 )
+from quire_proto.spans import Span
 from quire_services.gateway.awake_clock import clock
 from quire_services.gateway.generations import Attempt, Generation
 
@@ -167,8 +169,20 @@ class Engine:
         generation.engines[self.hello.engine] = None
         self.attempts[attempt.id] = attempt
         self._sent_since_load += attempt.width
-        self._send(generation.message(attempt, weight))
+        message = generation.message(attempt, weight)
+        if generation.call.span is not None:
+            self._tell_move(generation.call.span, generation, message)
+        self._send(message)
         return attempt.width
+
+    def _tell_move(self, span: Span, generation: Generation, message: Generate) -> None:
+        """Say in a traced request's span what goes on here, if it has been elsewhere."""
+        name, choices = self.hello.engine, range(message.index, message.index + message.n)
+        for before in {generation.last_at.get(index, "") for index in choices} - {""}:
+            told = {"quire.from": before, "quire.to": name, "quire.cause": message.cause or "not begun"}
+            done = {"quire.index": message.index, "quire.emitted_tokens": len(message.emitted) // 4}
+            span.event("move", {**told, **done})
+        generation.last_at |= dict.fromkeys(choices, name)
 
     def abort(self, attempt: Attempt, index: int | None) -> None:
         """Stop one continuation, or all."""

@@ -31,6 +31,7 @@ import orjson
 import structlog
 
 from quire_proto.wire.u32 import pack_u32
+from quire_services.gateway.http.bug_line import log_bug
 from quire_services.gateway.http.errors import ApiError, body_too_large
 from quire_services.gateway.openai.limits import Limits
 from quire_services.gateway.openai.response_api.response_request import Lookup
@@ -43,7 +44,6 @@ from .request_reader import RequestReader
 READER_MEMORY = 512 << 20  # of one reader, beyond what the fork server has
 READER_GROWTH = 128 << 20  # a reader that has grown by so much is replaced: allocators keep what they have
 FRAME_HEAD = struct.Struct("<II?")
-log = structlog.get_logger()
 
 
 def too_large() -> ApiError:
@@ -94,8 +94,8 @@ def _leave_after(work: Any, *arguments: Any) -> None:
             signal.signal(number, signal.SIG_IGN)
         _close_all_but(*(a.fileno() for a in arguments if isinstance(a, socket.socket)))
         work(*arguments)
-    except BaseException:
-        log.exception("bug")
+    except BaseException as error:
+        log_bug(error)
     finally:
         sys.stderr.flush()
         os._exit(0)
@@ -181,8 +181,8 @@ def _answer(reader: RequestReader, head: dict[str, Any], raw: bytes, lookup: Loo
         return orjson.dumps({"error": error_fields(error)}), b""
     except MemoryError:
         return orjson.dumps({"error": error_fields(too_large())}), b""
-    except Exception:
-        log.exception("bug")
+    except Exception as error:
+        log_bug(error)
         return orjson.dumps({"error": None}), b""
 
 
