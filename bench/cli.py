@@ -21,7 +21,7 @@ BENCHES = {  # name, also of its module: the folder that holds it, what it measu
     "serve": ("serve", "agents' requests over HTTP, ours and a peer's server in turn"),
     "engine": ("engine", "a step of the engine, split into its parts"),
     "grammars": ("engine", "what grammars cost a decode step, and what drafts save a tool call"),
-    "metrics": ("serve", "what it costs that metrics may be read, and are"),
+    "metrics": ("serve", "what it costs that metrics are read, and requests traced"),
     "pools": ("serve", "two engines on one pool against two engines with half a pool each"),
     "branch": ("branches", "blocks that samples and beams of one prompt save by sharing"),
     "seeds": ("branches", "whether a text depends on anything but its request, and by how little it does not"),

@@ -1,13 +1,15 @@
-"""``quire bench metrics``: what it costs that somebody may read metrics, and that somebody does.
+"""``quire bench metrics``: what it costs that metrics may be read, and are, and that every request is traced as well.
 
-Two stacks, the same but for one thing, are played the same agents in turn; each idles while the other plays:
+Three stacks, the same but for that, are played the same agents in turn; each idles while another plays:
 
 - *off*: nobody may read metrics, so the times of answers are not taken;
-- *on*: they are taken, and every page is scraped every five seconds, thrice as often as Prometheus does by itself.
+- *metrics*: they are taken, and every page is scraped every five seconds, thrice as often as Prometheus does by itself;
+- *traces*: that, and every request is traced, gateway to kvstore, and told to a collector that keeps nothing.
 
 Prompts are cached after the first play, so that nearly all there is to do is to generate tokens: what is done for each
 of them weighs most then. Tokens per second are what an agent sees; processor time per token says the same with less
-noise. What the kvstore and engines count for metrics is counted either way, and is in neither difference.
+noise: that of the collector is not in it. What the kvstore and engines count for metrics is counted either way, and is
+in no difference.
 """
 
 from __future__ import annotations
@@ -26,17 +28,20 @@ from bench.models.sizes import SIZES, kv_bytes_per_token, model_directory, words
 from bench.report.figures import Report, machine, median, say, table
 from bench.servers.quire import Quire
 from bench.servers.server import Repeated, get
+from bench.servers.span_sink import SpanSink
 
-OFF, ON = "off", "on"
+WAYS = OFF, METRICS, TRACES = "off", "metrics", "traces"
 TICKS = os.sysconf("SC_CLK_TCK")
 SHOWN = {"output_tokens_per_s": "tokens/s", "cpu_ms_per_token": "CPU ms/token", "inter_token_p50_s": "token p50"}
 
 
 class MeteredQuire(Quire):
-    """A stack whose metrics are read, or may not be."""
+    """A stack whose metrics are read, or may not be. ``spans``: where its traces are sent."""
 
-    def __init__(self, way: str, *arguments: Any) -> None:
+    def __init__(self, way: str, spans: str, *arguments: Any) -> None:
         super().__init__(*arguments)
+        if way == TRACES:
+            self._command.append(f"--otlp-traces-endpoint={spans}")
         if way == OFF:
             self._command = [word for word in self._command if not word.startswith("--admin-port")]
             self._command.append("--metrics-networks=")
@@ -82,13 +87,19 @@ def run(arguments: argparse.Namespace) -> Report:
     workload = make("private", 0, words(arguments.model), arguments.scale)
     options = {"engines": arguments.engines, "threads": arguments.threads, "block_size": 16}
     block_bytes = kv_bytes_per_token(arguments.model) * 16
-    samples: dict[str, list[dict[str, float]]] = {OFF: [], ON: []}
+    samples: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     scrapes: list[float] = []
     with ExitStack() as stack:
+        sink = stack.enter_context(SpanSink())
         servers = {
             way: stack.enter_context(
                 MeteredQuire(
-                    way, model_directory(arguments.model), int(arguments.kv_gib * 2**30), block_bytes, dict(options)
+                    way,
+                    sink.url,
+                    model_directory(arguments.model),
+                    int(arguments.kv_gib * 2**30),
+                    block_bytes,
+                    dict(options),
                 )
             )
             for way in samples
@@ -98,10 +109,12 @@ def run(arguments: argparse.Namespace) -> Report:
             play(workload.cold, server.target(isolated=True))
         for pair in range(arguments.pairs):
             say(f"round {pair + 1} ...")
-            for way in (OFF, ON) if pair % 2 == 0 else (ON, OFF):
+            for turn in range(len(WAYS)):
+                way = WAYS[(pair + turn) % len(WAYS)]
                 with ExitStack() as reading:
-                    if way == ON:
-                        reading.enter_context(Repeated(arguments.each_s, lambda: scrapes.append(servers[ON].scrape())))
+                    if way != OFF:
+                        scrape = servers[way].scrape
+                        reading.enter_context(Repeated(arguments.each_s, lambda s=scrape: scrapes.append(s())))
                     samples[way].append(_one(servers[way], workload.warm))
     return _told(report, samples, scrapes)
 
@@ -118,11 +131,15 @@ def _told(report: Report, samples: dict[str, list[dict[str, float]]], scrapes: l
         [way, *(median(one[key] for one in found) for key in SHOWN)] for way, found in samples.items()
     ]
     ratios = {
-        key: median(on[key] / off[key] for off, on in zip(samples[OFF], samples[ON], strict=True)) for key in SHOWN
+        f"{way} / off": {
+            key: median(one[key] / off[key] for off, one in zip(samples[OFF], samples[way], strict=True))
+            for key in SHOWN
+        }
+        for way in (METRICS, TRACES)
     }
-    rows.append(["on / off, of pairs", *(f"{ratios[key]:.4f}" for key in SHOWN)])
+    rows += [[f"{name}, of rounds", *(f"{of[key]:.4f}" for key in SHOWN)] for name, of in ratios.items()]
     report.figures = {"samples": samples, "ratios": ratios, "scrape_s": scrapes}
-    report.tables.append(("metrics", table(rows, ["", *SHOWN.values()])))
+    report.tables.append(("metrics and traces", table(rows, ["", *SHOWN.values()])))
     if scrapes:
         report.notes.append(f"A scrape of all pages took {1000 * median(scrapes):.0f} ms (median).")
     report.machine["load_1m_after"] = machine()["load_1m"]
