@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,23 @@ def test_all_that_pages_lead_to_is_reached() -> None:
     """From one page on: a part's page, what that links to, and a line of code as its file."""
     found = pages.reached(["docs/parts/walk.md"]).values()
     assert {"kvstore/README.md", "proto/PROTOCOL.md", "kvstore/quire_kvstore/blocks/pool.py"} <= set(found)
+
+
+def falls_out(text: str) -> list[str]:
+    """Paragraphs and tables that the site's Markdown takes out of their list item: they want four spaces."""
+    prose = re.sub(r"^(`{3,}).*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"\n *\n( {1,3}[^ \n].*)", prose)
+
+
+@pytest.mark.parametrize("page", source_files("*.md"), ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_belongs_to_a_list_item_stays_in_it(page: Path) -> None:
+    """A second paragraph or a table in it is indented by four, which GitHub and the site both read so."""
+    assert falls_out(page.read_text()) == []
+
+
+def test_a_paragraph_that_falls_out_is_seen() -> None:
+    """Indented by two or three; in a fence nothing is judged."""
+    assert falls_out("- one\n\n  | a |\n\n    | b |\n\n```\n\n  c\n```\n") == ["  | a |"]
 
 
 def build(root: Path) -> subprocess.CompletedProcess[str]:
