@@ -25,6 +25,7 @@ LINK = re.compile(r"(?<=\]\()([^()\s]+)(?=\))")
 CODE = re.compile(r"(`[^`]*`)")
 FENCE = re.compile(r"( *)(`{3,})(.*)")
 ABSOLUTE = re.compile(r"[a-z]+:|#|/")
+SHELLS = {"sh", "bash", "console", "shell"}
 FRONT_PAGE = "README.md"  # of the repository; the site has docs/index.md in its place
 
 
@@ -61,9 +62,12 @@ def replaced(target: str, link: Callable[[str], str]) -> str:
 
 
 def info(words: str) -> str:
-    """The first line of a fence, behind its backquotes: a language, and what else is said as its title."""
+    """The first line of a fence, behind its backquotes: a language, and what else is said as its title.
+
+    What a shell's block has there is a mark for the suite, and nothing for a reader.
+    """
     language, _, title = words.strip().partition(" ")
-    if not title:
+    if not title or language in SHELLS:
         return language
     return f'{"text" if language in ("scenario", "hex") else language} title="{title}"'
 

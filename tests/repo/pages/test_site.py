@@ -33,8 +33,10 @@ def test_a_file_has_a_place_in_the_site(path: str, uri: str) -> None:
 
 
 def test_links_and_fences_are_rewritten_and_code_is_not() -> None:
-    """Relative links alone; a fence's words become its title; what is in a fence or in backquotes stays."""
-    page = "[a](b.md#c) `[x](y.md)` [web](https://e.x/) [here](#d)\n\n```scenario p.txt\n[q](r.md)\n```\n```sh\n```\n"
+    """Relative links alone; a fence's words become its title, a shell's go; code stays."""
+    page = (
+        "[a](b.md#c) `[x](y.md)` [web](https://e.x/) [here](#d)\n\n```scenario p.txt\n[q](r.md)\n```\n```sh gpu\n```\n"
+    )
     now = (
         '[a](B.MD#C) `[x](y.md)` [web](https://e.x/) [here](#d)\n\n```text title="p.txt"\n[q](r.md)\n```\n```sh\n```\n'
     )
