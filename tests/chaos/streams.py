@@ -104,13 +104,14 @@ class Chaos:
         self._operated = operated
         self.stack, self.rng, self._over = stack, random.Random(seed), threading.Event()
         settled(stack, ENGINES)
-        self._held = stack.stats().blocks["held"]
         asked = [one | ({"max_tokens": LONGER} if "max_tokens" in one else {}) for one in KINDS.values()]
         asked[list(KINDS).index("stop string")] = with_stop(stack, asked[list(KINDS).index("stop string")])
         names = [f"{kind} {number}" for number, kind in enumerate([*KINDS, *KINDS][:CLIENTS])]
         with ThreadPoolExecutor(4) as pool:
             made = [pool.submit(Client, stack, name, asked[i % len(asked)], self._over) for i, name in enumerate(names)]
             self.clients = [one.result() for one in made]
+        settled(stack, ENGINES)
+        self._held = stack.stats().blocks["held"]  # of the published prompt, which some of them have asked for
         self.acts: list[tuple[str, float]] = []
         self.batches: list[int] = []
 
