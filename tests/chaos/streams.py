@@ -130,7 +130,14 @@ class Chaos:
         self._over.set()
         for client in self.clients:
             client.join(120)
-            assert not client.is_alive(), f"{client.name} waits for ever"
+            assert not client.is_alive(), f"{client.name} waits for ever:\n{self._state()}"
+
+    def _state(self) -> str:
+        """What the engines do, and what was said last."""
+        rows = [{k: v for k, v in row.items() if k != "counters"} for row in self._operated.rows().values()]
+        sessions = "\n".join(map(str, self.stack.stats().sessions))
+        waiting = [client.name for client in self.clients if client.is_alive()]
+        return f"waiting: {waiting}\n{rows}\n{sessions}\n{self.stack.log.read_text()[-4000:]}"
 
     def _choice(self) -> list[int]:
         """The engines, if there are two of them."""
