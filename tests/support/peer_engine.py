@@ -82,6 +82,7 @@ class PeerEngine:
         max_model_len: int = 512,
         role: str = "both",
         reads: bool = True,
+        poison: bytes = b"",
     ) -> None:
         self.requests: list[Generate] = []
         self.aborts: list[Abort] = []
@@ -91,7 +92,7 @@ class PeerEngine:
         self.cached_tokens = 0
         self.follow: Mapping[int, int] = {}
         self.likely: Mapping[int, float] = {}
-        self.poison = b""
+        self.poison = poison
         self.session, self.slots = secrets.token_bytes(16), 64
         self.handoffs: list[Handoff] = []
         self.drains: list[Drain] = []

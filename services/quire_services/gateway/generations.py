@@ -233,8 +233,10 @@ class Generation:
         for other, same in self.given_back.items():
             if same.offer == told.offer:  # one sequence, and this attempt has it
                 self.given_back[other] = GivenBack(0)
+        if told.offer and told.to is not attempt.carrier:  # that one is gone, and what it was offered is lost
+            return b"", told.computed, LOSS
         attempt.handed = told.computed
-        return told.offer if told.to is attempt.carrier else b"", told.computed, HANDOFF
+        return told.offer, told.computed, HANDOFF
 
     def take_back(self, output: Output, to: Carrier | None) -> None:
         """An engine gives a continuation back, handed to another one or not."""

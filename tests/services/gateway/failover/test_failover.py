@@ -297,9 +297,7 @@ def deadly(process: GatewayProcess, tokenizer: Tokenizer, prompt: str) -> Callab
     packed = pack_u32(tokenizer.encode(prompt, add_special_tokens=False).ids)
 
     def begin(name: str) -> PeerEngine:
-        engine = process.engine(name)
-        engine.poison = packed
-        return engine
+        return process.engine(name, poison=packed)
 
     return begin
 
@@ -373,6 +371,7 @@ def test_an_engine_that_was_dying_is_no_evidence(start: Start) -> None:
         waiting = waiting or Background(process, **PLAIN)
         wait_for(lambda engine=engine: engine.requests, "it is sent there")
         engine.close()
+        wait_for(lambda: process.health()["engines"]["connected"] == 0, "it is gone")
     process.engine("last")
     assert waiting is not None
     assert waiting.result().status_code == 200
