@@ -33,6 +33,8 @@ from quire_services.gateway.admin.token import AdminToken, TokenError
 from quire_services.gateway.api_keys import ApiKeys
 from quire_services.gateway.awake_clock import clock
 from quire_services.gateway.counters import Counters
+from quire_services.gateway.dashboard.happenings import Happenings
+from quire_services.gateway.dashboard.routes import DASHBOARD_PATHS, add_dashboard
 from quire_services.gateway.edge import Edge
 from quire_services.gateway.engines import Engines
 from quire_services.gateway.exposition.access import MetricsAccess
@@ -102,9 +104,12 @@ async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.soc
     tracer = start_tracer("gateway", instance, config.serve.otlp_traces_endpoint)
     edge = Edge(app, tenant_resolver(gateway.api_keys, hosts), gateway.counters, access, tracer)
     apps: list[ASGIApp] = [with_origins(edge, listed(config.gateway.allowed_origins))]
+    happenings = Happenings(gateway.engines, kvstore)
     if config.gateway.admin_port:
         token = AdminToken(config.run_dir, config.gateway.admin_token_file)
-        apps.append(Edge(make_admin_app(gateway, config.run_dir, instance, kvstore), token.operator, Counters()))
+        admin = make_admin_app(gateway, config.run_dir, instance, kvstore)
+        add_dashboard(admin, gateway, config.run_dir, kvstore, happenings)
+        apps.append(Edge(admin, token.operator, Counters(), open_paths=DASHBOARD_PATHS))
     link = LinkServer(gateway.engines, config.run_dir / GATEWAY_SOCKET)
     try:
         await link.start()
@@ -112,7 +117,9 @@ async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.soc
         raise StartError(f"cannot listen for engines in {config.run_dir}: {error}") from None
     for port in ports:
         listen(port)
-    watches = (gateway.api_keys.watch(), clock.run(), gateway.stored.watch(), gateway.engines.watch())
+    watches = [gateway.api_keys.watch(), clock.run(), gateway.stored.watch(), gateway.engines.watch()]
+    if config.gateway.admin_port:
+        watches.append(happenings.watch())
     beside = [asyncio.ensure_future(watch) for watch in watches]
     if not gateway.api_keys.open:  # without keys there is one tenant
         beside.append(asyncio.ensure_future(gateway.engines.weights.watch(config.run_dir)))

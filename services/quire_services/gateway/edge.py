@@ -38,7 +38,7 @@ from quire_services.gateway.turns.shares import Shares
 from .counters import Counters
 from .http_app import error_response
 
-OPEN_PATHS = {"/health"}
+OPEN_PATHS = frozenset({"/health"})
 ARRIVALS_AT_ONCE = 16  # heads that are looked at between two looks at the sockets: whose they are costs little
 MAX_WAITING_REQUESTS, REQUEST_WAIT_S = 1 << 20, 60.0  # requests are bounded by connections, and wait milliseconds each
 LOGGED_CHARS = 200  # of what a client says, in a line of the log
@@ -55,6 +55,7 @@ class Edge:
         counters: where requests are counted.
         metrics: who may read metrics; None: who may do everything else.
         tracer: begins spans of requests; None: none is traced.
+        open_paths: what needs no key, and is not logged.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class Edge:
         counters: Counters,
         metrics: MetricsAccess | None = None,
         tracer: CallersTracer | None = None,
+        open_paths: frozenset[str] = OPEN_PATHS,
     ) -> None:
-        self._tracer = tracer
+        self._tracer, self._open_paths = tracer, open_paths
         self._app, self._tenant_of, self._counters, self._metrics = app, tenant_of, counters, metrics
         self._arrivals = Shares(
             ARRIVALS_AT_ONCE, ARRIVALS_AT_ONCE, most_waiting=MAX_WAITING_REQUESTS, wait_s=REQUEST_WAIT_S
@@ -106,7 +108,7 @@ class Edge:
         try:
             if self._metrics is not None and is_scraped(scope["path"]):
                 self._metrics.insist(scope, headers)
-            elif scope["path"] not in OPEN_PATHS:
+            elif scope["path"] not in self._open_paths:
                 record.tenant = self._tenant_of(headers)
                 await _between_looks(self._turn, record.tenant)
             if scope["method"] == "POST" and not is_unserved(scope["path"]):
@@ -129,7 +131,7 @@ class Edge:
             counters.generated(record)
         if record.span is not None:
             end_http_span(record.span, scope, record)
-        if scope["path"] in OPEN_PATHS or (is_scraped(scope["path"]) and record.outcome == "ok"):
+        if scope["path"] in self._open_paths or (is_scraped(scope["path"]) and record.outcome == "ok"):
             return  # health checks and scrapes would drown the rest; that an engine comes or goes is said where it does
         traced = {} if record.span is None else {"trace_id": record.span.context.split("-")[1]}
         log.info(

@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from quire_proto.gateway_link import PREFILL, Hello, Load, Outputs
+from quire_services.gateway.failover.losses import Losses
 from quire_services.gateway.failover.stranded import Stranded
 from quire_services.gateway.failover.suspects import MOST_DEATHS, guilty, on_trial
 from quire_services.gateway.http.errors import (
@@ -58,6 +59,7 @@ class Engines:
         weights: of tenants; the default's until something follows a kvstore.
         draining: nothing new is taken.
         moves: continuations that were taken from an engine, by why.
+        losses: engines whose connection has ended.
     """
 
     def __init__(self, max_queue: int, hold_s: float = 0, timed: bool = True) -> None:
@@ -69,6 +71,7 @@ class Engines:
         self.timed = timed
         self._picks = 0
         self.moves = Counter[str](dict.fromkeys(CAUSES, 0))
+        self.losses = Losses()
         self.draining = False
 
     def add(self, engine: Engine) -> str:
@@ -157,6 +160,7 @@ class Engines:
         """Take an engine out; what it carried goes on elsewhere."""
         if self._engines.get(engine.hello.engine) is engine:
             del self._engines[engine.hello.engine]
+            self.losses.add(engine)
         self._abandon(engine, GONE)
 
     def submit(self, call: Call) -> None:
