@@ -1,7 +1,8 @@
 """compose.yaml on a real container engine, in the order of a life: up, used, broken in every way, scaled, taken down.
 
-Run by `make compose-test` alone, since it may fetch and build for minutes. The table at its end says how long the stack
-was gone after each fault. Bounds are three times what is promised on a machine with nothing else to do.
+Run by `make compose-test` alone, since it may fetch and build for minutes. The table at its end says how long the
+stack was gone after each fault, and .compose/stack.log what all containers said. Bounds are three times what is
+promised on a machine with nothing else to do.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def stack() -> Iterator[Project]:
     """The stack, built and up with nothing set; taken down at the end in any case."""
     try:
         with container_engine(KEPT) as engine:
+            KEPT.mkdir(exist_ok=True)
             project = Project(engine)
             project.compose("down", "--volumes", "--remove-orphans")
             began = time.monotonic()
@@ -47,6 +49,7 @@ def stack() -> Iterator[Project]:
                 yield project
             finally:
                 _show(project)
+                (KEPT / "stack.log").write_text(project.compose("logs", "--no-color"))
                 project.compose("down", "--volumes", "--remove-orphans")
     except NoEngine as reason:
         pytest.skip(str(reason))
