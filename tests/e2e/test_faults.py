@@ -117,6 +117,22 @@ def test_a_killed_kvstore_is_replaced(tmp_path: Path) -> None:
         assert answer["choices"][0]["token_ids"] == expected
 
 
+@pytest.mark.slow
+@pytest.mark.process
+def test_an_engine_that_hangs_when_its_kvstore_dies(tmp_path: Path) -> None:
+    """No kvstore knows it any more: the supervisor replaces it within 20 s (x3) of the new one, and no other."""
+    model = make_model(tmp_path / "model", vocab=256)
+    with running_stack(tmp_path, model) as stack:
+        before = stack.ready_sessions()
+        os.kill(before["engine-1"], signal.SIGSTOP)
+        os.kill(stack.pid_of("kvstore"), signal.SIGKILL)
+        stack.says("engine-1 has not come back to the new kvstore", seconds=60)
+        wait_for(lambda: len(stack.ready_sessions()) == 2, "both serve", 60)
+        now = stack.ready_sessions()
+        assert now["engine-1"] != before["engine-1"]
+        assert now["engine-2"] == before["engine-2"]
+
+
 @pytest.mark.process
 def test_a_hang_up_frees_the_blocks(tmp_path: Path) -> None:
     """A client that closes its stream in mid-answer frees its blocks."""

@@ -48,6 +48,7 @@ from .words.start_screen import StartFacts, start_screen
 STOP_DEADLINE_S = 10.0  # seconds for each of gateway, engines, kvstore, unless their settings give them more
 READINESS_POLL_S = 0.2  # seconds between two looks at processes that are not ready yet
 IDLE_WAIT_S = 3600.0
+RETURN_S = 20.0  # in which an engine attaches to a new kvstore; a hung one, which no kvstore knows any more, is killed
 MAX_STARTS = 3  # of a process that is killed before the stack was ever ready, or by SIGBUS at any time
 
 
@@ -118,6 +119,7 @@ class StackRun:
         self._readiness = Readiness(run_dir.path, config.gateway.host, config.gateway.port, run_dir.instance)
         self._supervisor = Supervisor(self._ended)
         self._waiting: dict[str, Child] = {}
+        self._returning: dict[str, float] = {}  # engines that have to attach again, and until when
         self._surplus: list[Child] = []
         self._was_ready = False
         self._bus_errors: Counter[str] = Counter()
@@ -280,12 +282,29 @@ class StackRun:
             child.settled = True
             took = time.monotonic() - child.began
             self.screen.line(f"{name} goes on (pid {child.pid})" if child.inherited else f"{name} ready ({took:.1f} s)")
+            if child is self._stack.kvstore:
+                until = time.monotonic() + RETURN_S
+                back = (engine for engine in self._stack.engines if engine.pid and engine.settled)
+                self._returning = {engine.name: until for engine in back}
+
+    def _see_who_returns(self) -> None:
+        """Kill those engines that have not come back to a new kvstore in time; they are started again."""
+        away = {engine.name: engine for engine in self._stack.engines if engine.name in self._returning}
+        for name in self._readiness.among(away):
+            del self._returning[name]
+        for name, until in tuple(self._returning.items()):
+            if time.monotonic() > until:
+                del self._returning[name]
+                self.screen.line(f"{name} has not come back to the new kvstore in {RETURN_S:.0f} s: killing it")
+                away[name].signal(signal.SIGKILL)
 
     def _keep_running(self) -> None:
         while self._going():
-            self._supervisor.pump(READINESS_POLL_S if self._waiting else IDLE_WAIT_S)
+            self._supervisor.pump(READINESS_POLL_S if self._waiting or self._returning else IDLE_WAIT_S)
             if self._waiting:
                 self._announce()
+            if self._returning:
+                self._see_who_returns()
 
     def _ended(self, child: Child, code: int, delay: float) -> None:
         self._bus_errors[child.name] += code == -signal.SIGBUS
@@ -296,6 +315,7 @@ class StackRun:
         when = f" in {delay:.1f} s" if delay else ""
         self.screen.line(f"{child.name} {how_it_ended(code)}; starting it again{when}")
         self._waiting[child.name] = child
+        self._returning.pop(child.name, None)
 
     def _give_up(self, child: Child, code: int) -> None:
         times = f", {child.starts} times" if child.starts > 1 else ""
