@@ -48,6 +48,8 @@ def _tcp(where: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int
 
 def _check_open(pool: KvstoreSettings, host: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     """Raise EventsError for an address whose readers no key is asked of, unless the operator says so."""
+    if isinstance(host, ipaddress.IPv6Address):
+        host = host.ipv4_mapped or host  # 3.11 calls all of these private
     if pool.events_network == LOOPBACK:
         if not host.is_loopback:
             raise EventsError(

@@ -147,7 +147,7 @@ def test_places_that_others_reach_are_refused(run_dir: Path, where: str, tokens:
         endpoints(KvstoreSettings(events=where, events_tokens=tokens), run_dir)
 
 
-@pytest.mark.parametrize("where", ["0.0.0.0", "[::]", "8.8.8.8", "[2600::1]"])
+@pytest.mark.parametrize("where", ["0.0.0.0", "[::]", "8.8.8.8", "[2600::1]", "[::ffff:808:808]"])
 def test_a_private_network_is_one_by_its_address(run_dir: Path, where: str) -> None:
     """A wildcard and an address of the internet are not, whatever is said; of neither is more asked after ``any``."""
     for tokens in ("none", "all"):
