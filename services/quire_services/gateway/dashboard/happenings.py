@@ -141,7 +141,7 @@ class Happenings:
         if more("reclaimed_sessions"):
             count, references = more("reclaimed_sessions"), more("reclaimed_references")
             self._say("session", f"{count} ended: {references} references to blocks came back")
-        self._put_down_to_deaths(stats, more("reclaimed_sessions"), more("reclaimed_references"))
+        self._put_down_to_deaths(before, stats, more("reclaimed_references"))
         there = {one.id: one.state for one in before.publications}
         now = {one.id: one.state for one in stats.publications}
         for identity, state in now.items():
@@ -150,11 +150,10 @@ class Happenings:
         for identity in there.keys() - now.keys():
             self._say("publication", f"{identity} is taken back")
 
-    def _put_down_to_deaths(self, stats: Stats, sessions: int, references: int) -> None:
+    def _put_down_to_deaths(self, before: Stats, stats: Stats, references: int) -> None:
         open_ones = [one for one in self.deaths if not one.reclaimed_at and time.time() - one.at < DEATH_S]
+        was, now = ({(one.name, one.pid) for one in look.sessions} for look in (before, stats))
         for death in open_ones:
             death.quarantined = max(death.quarantined, stats.blocks.get("quarantined", 0))
-        alive = {(one.name, one.pid) for one in stats.sessions}
-        gone = [death for death in open_ones if (death.engine, death.pid) not in alive]
-        for death in gone[:sessions]:
-            death.references, death.reclaimed_at = references, time.time()
+            if (death.engine, death.pid) in was - now:
+                death.references, death.reclaimed_at = references, time.time()
