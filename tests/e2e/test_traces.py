@@ -178,3 +178,54 @@ def test_a_trace_that_its_caller_does_not_record_is_not_recorded_here(stack: Tra
 
     stack.received.trace(loud, complete)
     assert not [one for one in stack.received.spans if one.trace == silent]
+
+
+CANARY = "the-canary-sings-at-dawn"
+SAID = [{"role": "user", "content": f"{CANARY} {CANARY}"}]
+TOOL = {"type": "function", "function": {"name": "f", "description": CANARY, "parameters": {"type": "object"}}}
+HOSTILE: list[dict[str, Any]] = [
+    {},
+    {"stream": True, "n": 2},
+    {"tools": [TOOL], "stop": [CANARY], "user": CANARY},
+    {"max_tokens": 10**6},
+    {"messages": SAID * 400},
+    {"messages": CANARY},
+    {"messages": [{"role": CANARY, "content": CANARY}]},
+    {"messages": [{"role": "function", "name": "f", "content": CANARY}]},
+    {"messages": [{"role": "user", "content": [{"type": CANARY, "text": CANARY}]}]},
+    {"messages": SAID * 3000},
+    {"messages": [{"role": "user", "content": CANARY + "\ud800"}]},
+    {"model": CANARY},
+    {"temperature": CANARY},
+    {"logit_bias": {CANARY: 1}},
+    {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": CANARY}}},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": CANARY}}}},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"pattern": f"(?={CANARY})"}}}},
+    {"chat_template_kwargs": {CANARY: CANARY}},
+]
+
+
+def test_no_word_of_a_request_is_in_a_log_or_a_span(stack: Traced, capfd: pytest.CaptureFixture[str]) -> None:
+    """A canary in every place of a request that holds text, answered and refused, whole, streamed and broken off, short
+    and long enough for a reader: it comes back to its client, and nothing of the stack wrote it down."""
+    answers = [stack.ask(new_trace(), **{"messages": SAID, "max_tokens": 4, **body}) for body in HOSTILE]
+    broken = stack.gateway.http.post(
+        "/v1/chat/completions",
+        content=f'{{"model": "tiny", "x": "{CANARY}',
+        headers={"content-type": "application/json"},
+    )
+    echoed = stack.gateway.http.post(
+        "/v1/completions", json={"model": "tiny", "prompt": CANARY, "echo": True, "max_tokens": 1}
+    )
+    last = new_trace()
+    stack.ask(last, max_tokens=1)
+    stack.received.trace(last, complete)
+
+    assert (broken.status_code, CANARY in echoed.text) == (400, True)
+    assert {answer.status_code for answer in answers} >= {200, 400, 404}
+    assert any(CANARY in answer.text for answer in answers if answer.status_code == 400)
+    logs = [stack.gateway.log.read_text(), stack.kvstore_log.read_text(), *capfd.readouterr()]
+    assert [text[max(0, text.find(CANARY) - 300) :][:600] for text in logs if CANARY in text] == []
+    assert [one for one in stack.received.spans if CANARY in str(one)] == []
+    assert not any(CANARY.encode() in raw for raw in stack.received.raw)
+    assert sum('"event": "request"' in line for line in logs[0].splitlines()) >= len(HOSTILE)
