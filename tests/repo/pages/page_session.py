@@ -27,7 +27,7 @@ from tests.support.waits import wait_for
 
 MODEL = "SmolLM2-135M-Instruct"
 DEFAULT_STACK = "quire serve --model ~/.cache/quire/models/" + MODEL + " --engines 2 --admin-port 8001"
-START_S, BLOCK_S, STOP_S = 120.0, 240.0, 60.0
+START_S, BLOCK_S, STOP_S = 120.0, 300, 60.0
 PRELUDE = 'set -euo pipefail\ncurl() { command curl --no-progress-meter --fail-with-body --max-time 120 "$@"; }\n'
 
 
@@ -129,10 +129,13 @@ class PageSession:
             self.serve(DEFAULT_STACK)
         parts = [f"echo {shlex.quote(f'::{block}')} >&2\n{self._here(block.commands())}" for block in blocks]
         began = time.monotonic()
+        script = PRELUDE + "\n".join(parts)
         ran = subprocess.run(
-            ["bash", "-c", PRELUDE + "\n".join(parts)], cwd=self._work, env=self._env, capture_output=True, text=True,
-            timeout=BLOCK_S, check=False, stdin=subprocess.DEVNULL,
+            ["timeout", str(BLOCK_S), "bash", "-c", script], cwd=self._work, env=self._env, capture_output=True,
+            text=True, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         said = f"{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}"
         at = re.findall(r"^::(.*)$", ran.stderr, re.MULTILINE)[-1:]
+        if ran.returncode:
+            self.stop(check=False)  # whatever is half done there, the next page finds none of it
         assert ran.returncode == 0, f"{at} ended with {ran.returncode} after {time.monotonic() - began:.1f} s:\n{said}"
