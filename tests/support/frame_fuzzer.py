@@ -9,6 +9,7 @@ import msgpack
 
 from quire_proto import messages as m
 from quire_proto.messages import handoff as h
+from quire_proto.messages import pool_map as p
 from quire_proto.messages import sharing as a
 from quire_proto.messages.tenants import SetQuota
 from quire_proto.wire.codec import to_map
@@ -51,6 +52,8 @@ BODIES: list[tuple[str, Any]] = [
     ("join", a.Join("t", "g")),
     ("leave", a.Leave("t", "g")),
     ("events", m.Empty()),
+    ("pool_map", p.AskPoolMap(bytes(16), 1)),
+    ("block", p.AskBlock(3)),
     ("seal", m.Seal(1, 0, bytes(32), pack_u32([1, 2, 3, 4]))),
 ]
 ODD: list[Any] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ def entered(error: Exception) -> tuple[str, str, str]:
     grammar = Future[Any]()
     grammar.set_exception(error)
     nothing: Any = None
-    return GrammarQueue(nothing, nothing, nothing, nothing)._enter(Held(nothing, grammar))
+    sequence: Any = SimpleNamespace(request=SimpleNamespace(id="one"))
+    return GrammarQueue(nothing, nothing, nothing, nothing)._enter(Held(sequence, grammar))
 
 
 @pytest.mark.parametrize("lack", LACKS, ids=["python", "system"])
