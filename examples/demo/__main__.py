@@ -65,6 +65,7 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        sys.unraisablehook = lambda _: None  # what was half made just then cannot be closed, and says so
         print("\ndemo: interrupted; nothing of it is left running", file=sys.stderr)
         return 130
 

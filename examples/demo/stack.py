@@ -131,7 +131,10 @@ def running(
     finally:
         process.send_signal(signal.SIGINT)
         for line in process.stdout:
-            progress(line.rstrip())
+            if line.strip() and not line.startswith(
+                "  "
+            ):  # not what runs and how to ask it
+                progress(line.rstrip())
         code = process.wait(60)
         process.stdout.close()
     alive = [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]

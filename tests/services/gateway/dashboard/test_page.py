@@ -68,6 +68,7 @@ def test_numbers_are_the_kvstore_s(planted: Planted, page: Browser) -> None:
     with planted.reader() as reader:
         blocks, tenants = reader.stats().blocks, reader.tenants().tenants
 
+    page.wait(f"document.querySelector('#legend').innerText.includes('free {blocks['free']}')", "it has been drawn")
     shown = legend(page)
     assert shown.pop("free") == blocks["free"]
     assert shown.pop("cached") == blocks["cached"]
