@@ -18,7 +18,8 @@ def test_all_stacks_answer_alike() -> None:
     """As many tokens with metrics and with traces as without, processor time of each, and ratios of every round."""
     command = [sys.executable, "-m", "quire_services.cli", "bench", "metrics", "--json", "--pairs=2", "--model=tiny"]
     command += ["--kv-gib=0.0625", "--scale=0.5"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
     figures = json.loads(done.stdout)["figures"]
     samples = figures["samples"]
 
