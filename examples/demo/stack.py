@@ -131,9 +131,7 @@ def running(
     finally:
         process.send_signal(signal.SIGINT)
         for line in process.stdout:
-            if line.strip() and not line.startswith(
-                "  "
-            ):  # not what runs and how to ask it
+            if line.strip() and not line.startswith("  "):  # not what runs and how to ask it
                 progress(line.rstrip())
         code = process.wait(60)
         process.stdout.close()
