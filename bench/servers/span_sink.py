@@ -17,7 +17,7 @@ class SpanSink:
     """One on a free port; leaving the context stops it. ``url``: where spans are sent."""
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "bench.servers.span_sink"]
+        command = [sys.executable, "-P", __file__]  # from anywhere: it needs nothing of ours
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}/v1/traces"
