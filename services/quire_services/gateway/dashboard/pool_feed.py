@@ -91,6 +91,10 @@ class PoolFeed:
         return events
 
     async def _run(self) -> None:
+        while self._viewers:  # some may have come while what the last ones needed was closed
+            await self._watch()
+
+    async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         reader: KVReader | None = None
         try:
