@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.clients.frameworks import run_suite
+from tests.support.client_environments import client_environment
 from tests.support.repository import ROOT, script
 from tests.support.stack import Stack
 
@@ -46,12 +45,5 @@ def test_a_framework_works(name: str, printed: Callable[[str, Path], str]) -> No
     """Every check of its suite passes."""
     if envs.is_node(name) and shutil.which("npm") is None:
         pytest.skip("there is no npm")
-    made = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "client_envs.py"), "--into", str(MADE), name],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if made.returncode and not os.environ.get("CI"):
-        pytest.skip(f"no environment: {made.stderr[-500:]}")
-    assert made.returncode == 0, made.stderr[-4000:]
-    program = MADE / name / ("suite.mjs" if envs.is_node(name) else "bin/python")
+    program = client_environment(name, MADE) / ("suite.mjs" if envs.is_node(name) else "bin/python")
     assert printed(name, program) == ""

@@ -6,10 +6,8 @@ says is cached of a prompt that the other host has never seen.
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.client_environments import client_environment
 from tests.support.ports import free_port
 from tests.support.repository import ROOT, script
 from tests.support.stack import Stack
@@ -35,14 +34,7 @@ def environment(name: str) -> Path:
     """Where the programs of a router are; skips where it cannot be installed."""
     envs: Any = script("client_envs")
     assert name in envs.routers()
-    made = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "client_envs.py"), "--into", str(MADE), name],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if made.returncode and not os.environ.get("CI"):
-        pytest.skip(f"no environment: {made.stderr[-500:]}")
-    assert made.returncode == 0, made.stderr[-4000:]
-    return MADE / name / "bin"
+    return client_environment(name, MADE) / "bin"
 
 
 @contextmanager

@@ -15,6 +15,7 @@ Waiting and processes:
   of it and told; ``puppet_stage``: a gateway and a peer engine that plays it, one for many tests.
 - ``traced_stack``: a gateway, a kvstore and two engines that send their spans to ``otlp_receiver``; ``recorded_spans``:
   a tracer for one of them alone.
+- ``client_environments``: ``client_environment``, where a foreign program is installed; skips where it cannot be.
 - ``framework_chat``: a program that sends one chat through an agent framework, in that framework's environment.
 - ``children``: ``child``, a process that has said a line and is killed at the end; ``holding_client`` holds blocks
   (``hold_blocks`` is its program).
