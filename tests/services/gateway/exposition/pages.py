@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -11,8 +13,10 @@ from quire_proto.client.client import KVReader
 from quire_proto.gateway_link import Load
 from quire_proto.messages import Stats
 from quire_proto.wire.histogram import Distribution
+from tests.support.children import holding_client
 from tests.support.gateway import GatewayProcess
 from tests.support.kvstore import Kvstore
+from tests.support.waits import wait_for
 
 COUNTERS = {
     "steps": 11, "messages": 5, "requests": 3, "prompt_tokens": 90, "queried_tokens": 80, "hit_tokens": 48,
@@ -54,6 +58,14 @@ class Stack:
         assert answer.status_code == 200, answer.text
         assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
         return series(answer.text)
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """A client holds blocks, and the pages have them: an answer of the kvstore serves all for a quarter second."""
+        with holding_client(self.gateway.run_dir):
+            attached = self.stats().counters["attached"]
+            wait_for(lambda: value(self.scrape("/kvstore"), "quire_kvstore_attached_total") == attached, "it is shown")
+            yield
 
     def stats(self) -> Stats:
         """What the kvstore says when asked directly."""

@@ -12,7 +12,6 @@ from quire_services.gateway.exposition.catalogue import PAGES
 from quire_services.gateway.exposition.catalogue_page import metrics_page
 from quire_services.gateway.exposition.kvstore_readings import KVSTORE_COUNTERS
 from tests.services.gateway.exposition.pages import LOAD, Stack, series, value
-from tests.support.children import holding_client
 from tests.support.repository import ROOT
 from tests.support.waits import wait_for
 
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.process
 
 def test_the_kvstore_s_page_is_its_own_numbers(stack: Stack) -> None:
     """Blocks by state, counters, sessions, sources of prompt tokens, ops: as it answers when asked directly."""
-    with holding_client(stack.gateway.run_dir):
+    with stack.holding():
         found, stats = stack.scrape("/kvstore"), stack.stats()
 
     counters = stats.counters
@@ -46,7 +45,7 @@ def test_the_kvstore_s_page_is_its_own_numbers(stack: Stack) -> None:
 
 def test_tenants_are_on_the_operator_s_page_alone(stack: Stack) -> None:
     """What ``tenants`` answers, under the admin token; the port of the API has no such page, and no tenant on any."""
-    with holding_client(stack.gateway.run_dir):
+    with stack.holding():
         found = series(stack.admin.get("/metrics/tenants").text)
         with KVReader(stack.gateway.run_dir) as reader:
             usage = {one.tenant: one for one in reader.tenants().tenants}
@@ -191,7 +190,7 @@ def test_whatever_is_in_the_catalogue_is_on_a_page(stack: Stack) -> None:
     engine = stack.gateway.engine("one")
     engine.report(LOAD)
     stack.gateway.http.post("/v1/completions", json={"model": "tiny", "prompt": "hi", "max_tokens": 2})
-    with holding_client(stack.gateway.run_dir):
+    with stack.holding():
         with KVReader(stack.gateway.run_dir) as reader:
             (tenant,) = (one.tenant for one in reader.tenants().tenants if one.held)
             reader.quota(tenant, limit=50)

@@ -16,7 +16,6 @@ import yaml
 from quire_proto import messages as m
 from quire_services.gateway.exposition.catalogue import HISTOGRAM, PAGES
 from tests.services.gateway.exposition.pages import LOAD, Stack
-from tests.support.children import holding_client
 from tests.support.ports import free_port
 from tests.support.raw_client import Client
 from tests.support.repository import ROOT
@@ -66,7 +65,7 @@ def busy(stack: Stack) -> Iterator[Stack]:
     client.attach()
     assert client.ask("step", m.Step(), ordered=True).code == ""
     client.close()
-    with holding_client(stack.gateway.run_dir):
+    with stack.holding():
         engine.report(LOAD)
         stack.gateway.http.post("/v1/completions", json={"model": "tiny", "prompt": "hi", "max_tokens": 2, "n": 2})
         stack.gateway.http.post("/v1/completions", json={"model": "other"})
