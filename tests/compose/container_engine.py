@@ -24,7 +24,7 @@ from tests.support.waits import wait_for
 
 PACKAGES = (
     "docker.io", "containerd", "runc", "iptables", "libip4tc2", "libip6tc2", "libnetfilter-conntrack3", "libnfnetlink0",
-    "libnftnl11",
+    "libnftnl11", "tini",
 )  # fmt: skip
 PLUGINS = ("docker-compose", "docker-buildx")
 PLUGINS_OF = "trixie"
