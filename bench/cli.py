@@ -22,6 +22,7 @@ BENCHES = {  # name, also of its module: the folder that holds it, what it measu
     "engine": ("engine", "a step of the engine, split into its parts"),
     "grammars": ("engine", "what grammars cost a decode step, and what drafts save a tool call"),
     "metrics": ("serve", "what it costs that metrics are read, and requests traced"),
+    "starts": ("serve", "seconds until a stack is ready, and until a killed engine is replaced"),
     "pools": ("serve", "two engines on one pool against two engines with half a pool each"),
     "branch": ("branches", "blocks that samples and beams of one prompt save by sharing"),
     "seeds": ("branches", "whether a text depends on anything but its request, and by how little it does not"),

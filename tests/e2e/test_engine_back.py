@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,11 +36,9 @@ def test_a_default_client_survives_a_killed_engine(tmp_path: Path) -> None:
         (pid,) = stack.ready_sessions().values()
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: stack.health() == 503, "the gateway has seen it")
-        killed = time.monotonic()
         fresh = pool.submit(ask, ignore_eos=True)
         assert fresh.result(60) == 8
-        assert time.monotonic() > killed + 0.5, "it has waited"
+        assert pid not in stack.ready_sessions().values()
         assert running.result(60) == 1500
-        print(f"\nanswered {time.monotonic() - killed:.1f} s after the kill")
         assert stack.health() == 200
         client.close()

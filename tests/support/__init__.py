@@ -19,6 +19,7 @@ Waiting and processes:
 - ``framework_chat``: a program that sends one chat through an agent framework, in that framework's environment.
 - ``children``: ``child``, a process that has said a line and is killed at the end; ``holding_client`` holds blocks
   (``hold_blocks`` is its program).
+- ``forked_program``: a program that tells what a process of its own finds, however that was started.
 - ``doctor``: single checks of ``quire doctor``, the whole command under limits and in namespaces, model directories.
 - ``browser``: a headless Chromium and its page.
 - ``quire_command``: the ``quire`` command in this process, and what its complaints must look like.

@@ -55,7 +55,7 @@ class ProcessEntry:
             return False
         try:
             state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            line = Path(f"/proc/{self.pid}/cmdline").read_bytes()
+            line = Path(f"/proc/{self.pid}/cmdline").read_bytes().rstrip(b"\0")  # a forked one has room behind its own
             return state not in "ZX" and start_ticks(self.pid) == self.ticks and line == _command_line(self.argv)
         except OSError:
             return False
@@ -150,4 +150,4 @@ def _entry(value: dict[str, Any]) -> ProcessEntry:
 
 
 def _command_line(argv: list[str]) -> bytes:
-    return b"".join(os.fsencode(word) + b"\0" for word in argv)
+    return b"\0".join(map(os.fsencode, argv)).rstrip(b"\0")

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from quire_kvstore.host.attach_socket import start_ticks
@@ -27,6 +28,7 @@ from quire_services.process import reason, start_report
 from quire_services.process.log_handover import HANDOVER_VARIABLE
 
 from .foreign_process import ForeignProcess
+from .forks.forked_process import ForkedProcess
 from .words.causes import UNKNOWN_CODE, how_it_ended
 
 FIRST_DELAY_S = 0.1
@@ -34,6 +36,7 @@ MAX_DELAY_S = 10.0
 STABLE_S = 10.0
 TO_END = ("--drain-s=", "--leave-s=")  # settings that give a process time to end in
 SPARE_S = 4.0  # beside that
+Fork = Callable[[str, Path, ProcessEntry, Mapping[str, str]], ForkedProcess | None]
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -53,6 +56,8 @@ class Child:
 
     Args:
         table: where it is entered; None for a process that is to die with the supervisor.
+        fork: how it is had quicker than by an exec, given its name, the table's folder, its entry and its environment;
+            what comes of that has entered itself, and it may come to nothing.
 
     Attributes:
         name: as people know it, e.g. ``engine-1``.
@@ -66,6 +71,7 @@ class Child:
         defaults: environment variables that it gets where the environment does not have them.
         environment: what it gets in place of our environment.
         settings: a digest of what it is started with.
+        pass_fds: descriptors that it inherits.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Child:
         environment: Mapping[str, str] | None = None,
         settings: str = "",
         table: ProcessTable | None = None,
+        fork: Fork | None = None,
     ) -> None:
         self.name = name
         self.defaults = dict(defaults or {})
@@ -88,12 +95,13 @@ class Child:
         self.settled = False
         self.code: int | None = None
         self.reason = ""
-        self.process: subprocess.Popen[bytes] | ForeignProcess | None = None
+        self.process: subprocess.Popen[bytes] | ForeignProcess | ForkedProcess | None = None
+        self.pass_fds: Sequence[int] = ()
         self.due: float | None = None
         self.starts = 0
         self.began = 0.0
         self.pidfd = self._reason = -1
-        self._table = table
+        self._table, self._fork = table, fork
         self._entry = ProcessEntry()
         self._failures = 0
         self._told = False
@@ -138,19 +146,36 @@ class Child:
         self._entry = ProcessEntry(
             0, 0, self.argv, self.settings, self._reason, self.starts, self.last_end if self.starts > 1 else ""
         )
-        self.process = subprocess.Popen(
-            self.argv,
-            stdin=subprocess.DEVNULL,
-            env={**self.defaults, **self.environment, **self._ours()},
-            pass_fds=[self._reason],
-            process_group=0,
-            preexec_fn=self._hook(),  # the supervisor has one thread
-        )
+        self.process = self._forked() or self._executed()
         if self._table:
             self._table.processes[self.name] = self._of(self.process.pid)  # as it has written itself
         self.pidfd = os.pidfd_open(self.process.pid)
         self.began, self.due = time.monotonic(), None
         self.settled = self._told = False
+
+    def _environment(self) -> dict[str, str]:
+        """By its own variables it finds its supervisor, and later the next one."""
+        ours = {reason.REASON_VARIABLE: str(self._reason)}
+        ours |= {HANDOVER_VARIABLE: str(self._table.run_dir / LOG_SOCKET)} if self._table else {}
+        return {**self.defaults, **self.environment, **ours}
+
+    def _forked(self) -> ForkedProcess | None:
+        if self._fork is None or self._table is None:
+            return None
+        forked = self._fork(self.name, self._table.run_dir, self._entry, self._environment())
+        if forked:
+            self._entry = replace(self._entry, reason_fd=forked.reason_fd)
+        return forked
+
+    def _executed(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self.argv,
+            stdin=subprocess.DEVNULL,
+            env=self._environment(),
+            pass_fds=[self._reason, *self.pass_fds],
+            process_group=0,
+            preexec_fn=self._hook(),  # the supervisor has one thread
+        )
 
     def adopt(self, entry: ProcessEntry) -> bool:
         """Take over a process of a dead supervisor; False if it has ended."""
@@ -212,11 +237,6 @@ class Child:
             os.close(self.pidfd)
             os.close(self._reason)
             self.process, self.pidfd, self._reason = None, -1, -1
-
-    def _ours(self) -> dict[str, str]:
-        """By what it finds its supervisor, and later the next one."""
-        ours = {reason.REASON_VARIABLE: str(self._reason)}
-        return ours | ({HANDOVER_VARIABLE: str(self._table.run_dir / LOG_SOCKET)} if self._table else {})
 
     def _hook(self) -> Callable[[], None]:
         """What the new process does before it becomes the program."""

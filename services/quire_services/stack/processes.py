@@ -17,7 +17,7 @@ from quire_services.config.process_table import ProcessTable
 from quire_services.config.settings import POOL_SIZES, Config
 from quire_services.process import flags
 
-from .child import Child
+from .child import Child, Fork
 from .fingerprint import content_digest, fingerprint, memberships, model_files
 from .state_tree import STATE
 
@@ -31,6 +31,12 @@ def command_line(name: str, *arguments: str) -> list[str]:
 LAYOUT_SETTINGS = ("block_size", "dtype", "kv_cache_dtype")
 
 
+# What a fork server imports for engines: their program, and what that imports later, for any model.
+ENGINE_MODULES = (
+    "quire_services.cli.command",
+    "quire_services.daemons.engined",
+    "transformers.models.auto.tokenization_auto",
+)
 # Of engines. How long a compute thread of GNU's OpenMP spins for its next piece of work: about 0.2 ms, which covers the
 # gaps inside a step. Its own 300,000 rounds take milliseconds, and cost a third of a step where a gateway needs the
 # same cores. And how many bytes of freed memory glibc keeps: a prefill's tensors, given back to the system after each
@@ -48,13 +54,21 @@ class Stack:
     Args:
         instance: what this stack's gateway calls itself at /health, so that no other is taken for it.
         table: where they are entered; without one they die with the supervisor.
+        fork: how engines are had quicker than by an exec (``Child``).
 
     Attributes:
         prepare: writes the prepared file and ends.
         kvstore, gateway, engines: run until stopped.
     """
 
-    def __init__(self, config: Config, run_dir: Path, instance: str = "", table: ProcessTable | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        instance: str = "",
+        table: ProcessTable | None = None,
+        fork: Fork | None = None,
+    ) -> None:
         file = [f"--config={config.file}"] if config.file else []
         directory = Path(config.serve.model).absolute()
         model = [f"--model={directory}"]
@@ -84,7 +98,11 @@ class Stack:
         engine = [*here, *model, *pool, *flags.as_flags(_with_threads(config), "engine")]
         self.engines = [
             Child(
-                name, command_line("engine", *engine, *role, f"--name={name}"), defaults=ENGINE_ENVIRONMENT, table=table
+                name,
+                command_line("engine", *engine, *role, f"--name={name}"),
+                defaults=ENGINE_ENVIRONMENT,
+                table=table,
+                fork=fork,
             )
             for name, role in _engines(config)
         ]

@@ -96,6 +96,11 @@ class RunDir:
         """The name of the gateway here."""
         return str(self._mark["instance"])
 
+    @property
+    def lock(self) -> int:
+        """The descriptor that holds the lock, and every copy of it."""
+        return self._fd
+
     def make_token(self) -> None:
         """Make the token of the admin API, unless it is there. The marker knows its digest before it is there."""
         if self._ours(admin_token.TOKEN_FILE):

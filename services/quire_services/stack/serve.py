@@ -38,7 +38,8 @@ from quire_services.process.screen import Screen, bar
 from quire_services.process.standard_streams import print_line
 
 from .child import Child
-from .processes import Stack
+from .forks.client import EngineForkServer, can_fork_engines
+from .processes import ENGINE_ENVIRONMENT, ENGINE_MODULES, Stack
 from .readiness import Readiness
 from .rundir import RunDir, RunDirError
 from .supervisor import Supervisor
@@ -47,6 +48,7 @@ from .words.start_screen import StartFacts, start_screen
 
 STOP_DEADLINE_S = 10.0  # seconds for each of gateway, engines, kvstore, unless their settings give them more
 READINESS_POLL_S = 0.2  # seconds between two looks at processes that are not ready yet
+FORKS_POLL_S = 0.02
 IDLE_WAIT_S = 3600.0
 RETURN_S = 20.0  # in which an engine attaches to a new kvstore; a hung one, which no kvstore knows any more, is killed
 MAX_STARTS = 3  # of a process that is killed before the stack was ever ready, or by SIGBUS at any time
@@ -115,7 +117,9 @@ class StackRun:
         self.screen = Screen(sys.stdout)
         self._config = config
         self._run_dir = run_dir
-        self._stack = Stack(config, run_dir.path, run_dir.instance, run_dir.table)
+        self._forks = EngineForkServer(ENGINE_MODULES, run_dir.lock, ENGINE_ENVIRONMENT) if can_fork_engines() else None
+        fork = self._forks.fork if self._forks else None
+        self._stack = Stack(config, run_dir.path, run_dir.instance, run_dir.table, fork)
         self._readiness = Readiness(run_dir.path, config.gateway.host, config.gateway.port, run_dir.instance)
         self._supervisor = Supervisor(self._ended)
         self._waiting: dict[str, Child] = {}
@@ -150,6 +154,8 @@ class StackRun:
                     self._replace_engines()
                     self._keep_running()
             finally:
+                if self._forks:
+                    self._forks.close()
                 if not self.left:
                     self._stop()
         return 1 if self.failure else 0
@@ -188,6 +194,9 @@ class StackRun:
         """Start all processes in order; False if the stack is to stop before it was ready."""
         stack = self._stack
         self.screen.line(f"reading {self._config.serve.model} ...")
+        if self._forks:
+            self._forks.start()
+            self._supervisor.watch(self._forks.child)
         self._supervisor.start(stack.prepare)
         while stack.prepare.code is None and self._going():
             self._supervisor.pump(IDLE_WAIT_S)
@@ -205,8 +214,11 @@ class StackRun:
             self._run_dir.make_token()
         if loading := [engine for engine in stack.engines if not engine.pid]:
             self.screen.line(f"loading the model in {len(loading)} engine(s) ...")
-        for child in (stack.gateway, *stack.engines):
-            self._expect(child)
+        self._expect(stack.gateway)
+        while self._forks and not self._forks.settled and self._going():
+            self._supervisor.pump(FORKS_POLL_S)
+        for engine in stack.engines:
+            self._expect(engine)
         return self._all_ready()
 
     def _refuse(self, child: Child, code: int) -> None:
@@ -305,6 +317,8 @@ class StackRun:
                 self._announce()
             if self._returning:
                 self._see_who_returns()
+            if self._forks:
+                self._forks.reap_strangers([child.pid for child in self._supervisor.children])
 
     def _ended(self, child: Child, code: int, delay: float) -> None:
         self._bus_errors[child.name] += code == -signal.SIGBUS
