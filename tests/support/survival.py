@@ -114,7 +114,8 @@ def stream(stack: Stack, asked: dict[str, Any], ends: Mapping[int, End] = {}) ->
             told.times.append(time.monotonic())
             told.lines.append(VARIES.sub(r'"\1":0', line))
             if left and len(told.lines) >= left[0]:
-                pid = worker(stack, befallen) if befallen else pids[response.headers["x-quire-engine"]]
+                first = response.headers["x-quire-engine"]  # it may have come after they were looked at
+                pid = worker(stack, befallen) if befallen else pids.get(first) or stack.ready_sessions()[first]
                 if pid:
                     ends[left.pop(0)](stack, pid)
                     befallen.add(pid)

@@ -1,10 +1,12 @@
 """What the supervisor asks of its fork server, and what it is answered: JSON in packets of a socket of theirs.
 
-READY                         the server has imported everything
-request, with a descriptor    fork this; the descriptor is where it says why it ends
-STALE                     the sources of the server have changed: it is of no use any more
-{"pid", "reason_fd"}          the new process, about itself
-ENTERED                       and it is in the process table
+    READY                         the server has imported everything
+    request, with a descriptor    fork this; the descriptor is where it says why it ends
+    STALE                         the server's sources have changed: it is of no use any more, and ends
+    {"pid", "reason_fd"}          the new process, about itself
+    ENTERED                       and it is in the process table
+
+Nothing is asked before READY has come, nor before the last request was answered.
 """
 
 from __future__ import annotations
