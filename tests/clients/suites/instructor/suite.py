@@ -83,8 +83,8 @@ def test_retries_end() -> None:
 
 
 def test_an_object_grows_in_a_stream() -> None:
-    """``create_partial``: each state has no less than the one before."""
-    states = list(client().create_partial(model=MODEL, response_model=Weather, messages=ask("record")))
+    """``create_partial``, which names the tool after itself: each state has no less than the one before."""
+    states = list(client().create_partial(model=MODEL, response_model=Weather, messages=ask("partial")))
     assert len(states) > 1
     assert states[-1].model_dump() == BERLIN
 
