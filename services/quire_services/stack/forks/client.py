@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from .forked_process import ForkedProcess
 from .request import ENTERED, PACKET, READY, ForkRequest
 
 FORK_S = 5.0  # a fork takes some ten milliseconds
+IMPORTS_S = 60.0  # they take three seconds
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -86,9 +88,10 @@ class EngineForkServer:
 
     @property
     def settled(self) -> bool:
-        """Whether there is nothing to wait for: it is ready, or it does not run."""
+        """Whether there is nothing to wait for: it is ready, or does not run, or takes too long."""
         self._look()
-        return self._ready or self.child.process is None
+        late = time.monotonic() > self.child.began + IMPORTS_S
+        return self._ready or self.child.process is None or late
 
     def fork(
         self, name: str, run_dir: Path, entry: ProcessEntry, environment: Mapping[str, str]

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from quire_services.config.process_table import read_process_table
+from quire_services.config.process_table import ProcessEntry, read_process_table
 from quire_services.stack.child import Child
 from quire_services.stack.forks import client
 from quire_services.stack.forks.client import EngineForkServer
@@ -38,7 +38,7 @@ forks = EngineForkServer([sys.argv[2]], run_dir.lock, {})
 forks.start()
 while not forks.settled:
     pass
-print("ready", flush=True)
+print(forks.child.pid, flush=True)
 for number in range(8):
     argv = [sys.executable, "-P", "-m", sys.argv[2], f"{sys.argv[1]}/../told-{number}", "sleep"]
     Child(f"engine-{number}", argv, table=run_dir.table, fork=forks.fork).start()
@@ -167,6 +167,19 @@ def test_a_server_that_fails_costs_nothing(
     ended(first), ended(second)
 
 
+def test_a_server_that_never_is_ready_is_not_waited_for(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the middle of its imports, it holds up a start for so long and no longer."""
+    monkeypatch.setattr(client, "IMPORTS_S", 0.5)
+    server = EngineForkServer(["time"], run_dir.lock, {})
+    server.start()
+    os.kill(server.child.pid, signal.SIGSTOP)
+    assert not server.settled
+    wait_for(lambda: server.settled, "it is given up")
+    entry = ProcessEntry(argv=[sys.executable, "-m", PROGRAM], reason_fd=0)
+    assert server.fork("engine-1", run_dir.path, entry, os.environ) is None
+    server.close()
+
+
 def _is_zombie(pid: int) -> bool:
     return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
@@ -192,12 +205,10 @@ def test_a_supervisor_that_is_killed_meanwhile_leaves_no_gap(tmp_path: Path, see
         env=child_environ(),
     )
     assert supervisor.stdout
-    assert supervisor.stdout.readline() == b"ready\n"
-    time.sleep(random.Random(seed).random() * 0.15)
-    server = psutil.Process(supervisor.pid).children()[0]
-    supervisor.kill()
-    supervisor.wait()
-    supervisor.stdout.close()
+    with supervisor:
+        server = psutil.Process(int(supervisor.stdout.readline()))
+        time.sleep(random.Random(seed).random() * 0.15)
+        supervisor.kill()
     locked: list[RunDir] = []
 
     def lock() -> bool:
