@@ -131,7 +131,7 @@ def test_what_does_not_fit_runs_without_a_graph(tmp_path: Path, monkeypatch: pyt
     many = torch.zeros(5, dtype=torch.int64, device=DEVICE)
     assert graphs.forward(many, plan_of(running)) is None
 
-    monkeypatch.setattr("quire_engine.model.graphs.TABLE_ENTRIES", 8)
+    monkeypatch.setattr("quire_engine.model.graphs.decode_graphs.TABLE_ENTRIES", 8)
     plan = plan_of(running[:2])
     assert graphs.forward(many[:2], plan) is None
     assert plan.prepared == {}

@@ -15,8 +15,7 @@ addresses stand in every graph, so all are dropped before the arena is unmapped 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import structlog
@@ -24,16 +23,15 @@ import torch
 
 from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_engine.checkpoint.architecture import layer_window
+from quire_engine.model.model import Model
 from quire_engine.transfer import to_device
 
-from .model import Model
+from .capture import Capture, Replay
 
 if TYPE_CHECKING:  # Triton itself is an extra
     from quire_engine.attention.triton import TritonAttention
 
 TABLE_ENTRIES = 1 << 18  # block ids a graph's buffers hold at most: 1 MiB
-Replay = Callable[[], None]
-Capture = Callable[[Replay], Replay]
 
 log = structlog.get_logger()
 
@@ -44,29 +42,6 @@ def padded(rows: int) -> int:
         return 1 << (rows - 1).bit_length()
     step = 8 if rows <= 64 else 32
     return -(-rows // step) * step
-
-
-class CudaCapture:
-    """Captures what a function launches; all graphs share one pool of memory, for no two run at a time."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._pool: Any = None
-
-    def __call__(self, launch: Replay) -> Replay:
-        """A function that repeats the launches of ``launch``. Raises RuntimeError if they cannot be captured."""
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
-            launch()  # compiles kernels and sizes workspaces, which a capture may not
-        torch.cuda.current_stream(self._device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads call no driver, but if one did that would be no reason to refuse this thread's capture.
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-            launch()
-        self._pool = self._pool or graph.pool()
-        replay: Replay = graph.replay
-        return replay
 
 
 class DecodeGraph:
