@@ -82,7 +82,10 @@ class BackendChoice:
         from quire_engine.model.graphs import CudaCapture, DecodeGraphs
 
         assert isinstance(backend, TritonAttention)
-        return Runner(model, backend, graphs=DecodeGraphs(model, backend, largest, CudaCapture(self.device)))
+        graphs = DecodeGraphs(model, backend, largest, CudaCapture(self.device))
+        runner = Runner(model, backend, graphs=graphs)
+        graphs.make()
+        return runner
 
     def _over(self, client: KVClient, model: Model) -> AttentionBackend:
         on_host = isinstance(client.map(), memoryview)

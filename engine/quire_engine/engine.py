@@ -193,7 +193,7 @@ class Engine:
             self._kv = kv = KvSession(client)
             waiters = self._waiters = Waiters(kv, self._scheduler, self.front.wake)
             self._offers = offers = Offers(kv, self._scheduler, self._outbox, waiters.forget)
-            pipeline = Pipeline(kv, runner, partial(self._deliver, kv))
+            pipeline = Pipeline(kv, runner, partial(self._deliver, kv), self._outbox.counters)
             self._drafts = Drafts(kv.block_size, pipeline.depth, self._scheduler.grown, self._outbox.counters)
             prefill = PublicationPrefill(self._scheduler, kv, self._max_model_len, self._intake.next_arrival)
             log.info("attached", boot=client.boot.hex(), blocks=client.num_blocks)
@@ -323,7 +323,6 @@ class Engine:
         others = [one for one in drawn if not isinstance(one.sequence, Beam)] if beams else drawn
         self._token_output.apply(kv, work, others)
         self._beams.offer(kv, beams)
-        self._outbox.counters["steps"] += 1
         self._outbox.flush(self.front)
 
     def _yield_slot(self, kv: KvSession, pipeline: Pipeline) -> None:

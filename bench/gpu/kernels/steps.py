@@ -55,6 +55,7 @@ class Steps:
 
     def row(self, batch: int) -> Row:
         """Times of a step of ``batch`` sequences. Raises RuntimeError if it runs without a graph."""
+        self._graphs.make([batch])
         host, step = self._times(batch, self._graphed)
         device = self._replay_ms() if self._device.type == "cuda" else None
         _, ungraphed = self._times(batch, self._ungraphed)

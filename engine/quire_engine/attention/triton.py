@@ -14,6 +14,7 @@ backend's own, so that one backend serves one stream.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from quire_engine.checkpoint.kv_scales import KvScales
@@ -24,7 +25,7 @@ from quire_kernels.gpu.attention import Scratch, attention
 from quire_kernels.gpu.copy_blocks import copy_blocks
 from quire_kernels.gpu.device_work import Capacity, DeviceWork
 from quire_kernels.gpu.launch_table import Launch, architecture, launch_for
-from quire_kernels.gpu.tiling import REGIMES, Shape, Tiles, tile_items
+from quire_kernels.gpu.tiling import RECORD, REGIMES, Shape, Tiles, tile_items
 from quire_kernels.gpu.write_kv import write_kv
 from quire_kernels.group_rule import GroupRule, weights_for
 
@@ -155,9 +156,14 @@ class TritonAttention:
         """
         for window, work in step.works.items():
             work.refill(self._tiles(plan, window), plan.positions, plan.slots, plan.table)
+        _prepare(plan, step)
+
+    def load_nothing(self, plan: AttentionPlan, step: StaticStep) -> None:
+        """Have layers that are given ``plan`` use the buffers of ``step``, which say that nothing is stored or read."""
+        none = np.zeros(0, np.int64)
         for window, work in step.works.items():
-            plan.prepared[_key(window)] = work
-            plan.prepared[SLOTS] = work.slots
+            work.refill(_no_tiles(window), none, none, none)
+        _prepare(plan, step)
 
     def _work(self, plan: AttentionPlan, window: int | None) -> DeviceWork:
         """The step's tiles for this window, copied by the first layer that needs them."""
@@ -173,6 +179,18 @@ class TritonAttention:
 
     def _tiles(self, plan: AttentionPlan, window: int | None) -> Tiles:
         return tile_items(plan.items(window, self._rule), plan.positions, plan.block_size, self._shape)
+
+
+def _prepare(plan: AttentionPlan, step: StaticStep) -> None:
+    for window, work in step.works.items():
+        plan.prepared[_key(window)] = work
+        plan.prepared[SLOTS] = work.slots
+
+
+def _no_tiles(window: int | None) -> Tiles:
+    none = np.zeros(0, np.int32)
+    records = {regime: np.zeros((0, len(RECORD)), np.int32) for regime in REGIMES}
+    return Tiles(window, records, none, none, none, np.zeros(1, np.int32), none, 0)
 
 
 def _key(window: int | None) -> tuple[str, int | None]:

@@ -84,6 +84,7 @@ class Launched:
 
     Attributes:
         onward: see ``Batch``.
+        replayed: its launches were one graph's.
         choice: what was chosen, as soon as that is launched; complete when ``read`` returns.
         masks: being made, where nothing else is in flight.
         logits, newest: of the rows that draw, between their computation and the choice; ``newest``: [rows] the last
@@ -91,6 +92,7 @@ class Launched:
     """
 
     batch: Batch | None
+    replayed: bool = False
     choice: Choice | None = None
     masks: Future[TokenMasks] | None = None
     logits: torch.Tensor | None = None
@@ -206,6 +208,7 @@ class Runner:
             rows, lines = to_device(torch.tensor(batch.fed).T.contiguous(), device)
             tokens.index_copy_(0, rows, before.tokens.index_select(0, lines))
         logits = self._graphs.forward(tokens, batch.plan) if self._graphs is not None else None
+        launched.replayed = logits is not None
         drawing = where = np.array(batch.rows + batch.scores.rows, dtype=np.int64)
         if logits is None:
             drawing, where = np.unique(drawing, return_inverse=True)

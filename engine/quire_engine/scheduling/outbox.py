@@ -15,7 +15,7 @@ from quire_proto.gateway_link import HANDOFF, LOSS, Generate, Output, Outputs, T
 
 COUNTED = (
     "steps", "messages", "requests", "prompt_tokens", "computed_tokens", "generated_tokens", "drafted_tokens",
-    "forced_tokens", "kvstores_lost", "offered", "adopted",
+    "forced_tokens", "kvstores_lost", "offered", "adopted", "replayed_steps",
 )  # fmt: skip
 RECOMPUTED = {cause: f"recomputed_{cause}_tokens" for cause in (HANDOFF, LOSS, PREEMPTION)}
 SCORES_IN_MESSAGE = 512  # of tokens of a prompt

@@ -35,10 +35,17 @@ class Pipeline:
 
     Args:
         deliver: called with the work and the tokens of each step when it is complete.
+        counters: where steps are counted.
     """
 
-    def __init__(self, kv: KvSession, runner: Runner, deliver: Callable[[list[Work], list[Drawn]], None]) -> None:
-        self._kv, self._runner, self._deliver = kv, runner, deliver
+    def __init__(
+        self,
+        kv: KvSession,
+        runner: Runner,
+        deliver: Callable[[list[Work], list[Drawn]], None],
+        counters: dict[str, int],
+    ) -> None:
+        self._kv, self._runner, self._deliver, self._counters = kv, runner, deliver, counters
         self._flights: deque[Flight] = deque()
         self.depth = runner.depth
 
@@ -74,6 +81,8 @@ class Pipeline:
                 item.sequence.in_flight -= item.count
             for sequence in flight.launched.onward:
                 sequence.coming -= 1
+            self._counters["steps"] += 1
+            self._counters["replayed_steps"] += flight.launched.replayed
             self._deliver(flight.work, drawn)
             self._kv.completed(flight.step)
 

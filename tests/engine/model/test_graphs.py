@@ -16,7 +16,7 @@ from bench.models.tiny import make_model
 from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_engine.attention.triton import TritonAttention
 from quire_engine.checkpoint.layout import layout_of
-from quire_engine.model.graphs import CudaCapture, DecodeGraphs, Replay, padded
+from quire_engine.model.graphs import CaptureRefused, CudaCapture, DecodeGraphs, Replay, padded
 from quire_engine.model.model import Model, load_model
 from tests.kernels.batch import DEVICE
 
@@ -93,6 +93,8 @@ def decode(model: Model, arena: torch.Tensor, graphed: bool) -> tuple[list[torch
     backend = TritonAttention(arena, model.heads)
     model.use(backend)
     graphs = DecodeGraphs(model, backend, 8, capture()) if graphed else None  # type: ignore[arg-type]
+    if graphs:
+        graphs.make()
     running = lines()
     for line in running[1:3]:
         line.done = 2 * BLOCK  # computed by the first
@@ -122,7 +124,9 @@ def test_what_does_not_fit_runs_without_a_graph(tmp_path: Path, monkeypatch: pyt
     model = model_of(tmp_path, "llama")
     backend = TritonAttention(arena_of(model, tmp_path, "llama"), model.heads)
     model.use(backend)
+    monkeypatch.setattr("quire_engine.model.graphs.decode_graphs.TABLE_ENTRIES", 12)
     graphs = DecodeGraphs(model, backend, 4, capture())  # type: ignore[arg-type]
+    graphs.make()
     running = lines()
     chunk = torch.tensor(running[0].tokens, device=DEVICE)
     assert graphs.forward(chunk, plan_of(running[:1])) is None
@@ -131,33 +135,84 @@ def test_what_does_not_fit_runs_without_a_graph(tmp_path: Path, monkeypatch: pyt
     many = torch.zeros(5, dtype=torch.int64, device=DEVICE)
     assert graphs.forward(many, plan_of(running)) is None
 
-    monkeypatch.setattr("quire_engine.model.graphs.decode_graphs.TABLE_ENTRIES", 8)
-    plan = plan_of(running[:2])
-    assert graphs.forward(many[:2], plan) is None
+    plan = plan_of(running[:3])
+    assert graphs.forward(many[:3], plan) is None
     assert plan.prepared == {}
     assert graphs.replays == 0
 
 
+def test_captures_store_nothing_and_begin_with_the_largest(tmp_path: Path) -> None:
+    """Before the first request there is one of each size, and the arena holds what it held."""
+    model = model_of(tmp_path, "llama")
+    arena = arena_of(model, tmp_path, "llama")
+    backend = TritonAttention(arena, model.heads)
+    model.use(backend)
+    made: list[int] = []
+
+    def noting(launch: Replay) -> Replay:
+        launch()
+        made.append(launch.__self__._rows)  # type: ignore[attr-defined]
+        return launch
+
+    DecodeGraphs(model, backend, 9, noting).make()
+    assert made == [16, 8, 4, 2, 1]
+    assert arena.isnan().all()
+
+
 def test_a_model_that_cannot_be_captured_goes_on_without_graphs(tmp_path: Path) -> None:
-    """A refused capture turns graphs off for good, and the step is left as if it had not been tried."""
+    """A refused capture turns graphs off for good, and a step is left as if none had been tried."""
+    model = model_of(tmp_path, "llama")
+    backend = TritonAttention(arena_of(model, tmp_path, "llama"), model.heads)
+    model.use(backend)
+
+    def refuse(launch: Replay) -> Replay:
+        raise CaptureRefused("operation not permitted when stream is capturing")
+
+    graphs = DecodeGraphs(model, backend, 4, refuse)
+    graphs.make()
+    assert "not permitted" in graphs.why_none
+    running = lines()[:2]
+    for line in running:
+        line.done = len(line.tokens) - 1
+    plan = plan_of(running)
+    assert graphs.forward(torch.zeros(2, dtype=torch.int64, device=DEVICE), plan) is None
+    assert plan.prepared == {}
+
+
+@pytest.mark.parametrize(
+    "kind", ["dynamic", "longrope", {"full_attention": "default", "sliding_attention": "longrope"}]
+)
+def test_positions_that_the_host_looks_at_are_not_tried(kind: str | dict[str, str], tmp_path: Path) -> None:
+    """Of a model with such rotary positions nothing is captured; of others all."""
     model = model_of(tmp_path, "llama")
     backend = TritonAttention(arena_of(model, tmp_path, "llama"), model.heads)
     model.use(backend)
     tried: list[Replay] = []
 
-    def refuse(launch: Replay) -> Replay:
+    def note(launch: Replay) -> Replay:
         tried.append(launch)
-        raise RuntimeError("operation not permitted when stream is capturing")
+        return launch
 
-    graphs = DecodeGraphs(model, backend, 4, refuse)
-    running = lines()[:2]
-    for line in running:
-        line.done = len(line.tokens) - 1
-    for _ in range(2):
-        plan = plan_of(running)
-        assert graphs.forward(torch.zeros(2, dtype=torch.int64, device=DEVICE), plan) is None
-        assert plan.prepared == {}
-    assert len(tried) == 1
+    DecodeGraphs(model, backend, 2, note).make()
+    assert len(tried) == 2
+    model.module.model.rotary_emb.rope_type = kind
+    graphs = DecodeGraphs(model, backend, 2, note)
+    graphs.make()
+    assert len(tried) == 2
+    assert "rotary positions" in graphs.why_none
+
+
+def test_full_memory_is_no_property_of_the_model(tmp_path: Path) -> None:
+    """It goes on as what it is, instead of turning graphs off."""
+    model = model_of(tmp_path, "llama")
+    backend = TritonAttention(arena_of(model, tmp_path, "llama"), model.heads)
+    model.use(backend)
+
+    def full(launch: Replay) -> Replay:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        DecodeGraphs(model, backend, 2, full).make()
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,9 @@ def test_replayed_steps_choose_from_adjusted_logits(tmp_path: Path) -> None:
     def make(model: Model, client: KVClient) -> Runner:
         backend = TritonAttention(arena_of(client), model.heads)
         made.append(DecodeGraphs(model, backend, 8, lambda launch: launch))
-        return Runner(model, backend, WorkerQueue(LATE_S), made[0])
+        runner = Runner(model, backend, WorkerQueue(LATE_S), made[0])
+        made[0].make()
+        return runner
 
     with running_engine(tmp_path, make, hidden=32, heads=2, kv_heads=1) as bench:
         plain, how = answers(bench), PENALTIES | BIAS | ALLOWED

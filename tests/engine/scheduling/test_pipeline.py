@@ -106,7 +106,9 @@ def test_replayed_decode_steps_feed_each_other(tmp_path: Path) -> None:
     def make(model: Model, client: KVClient) -> Runner:
         backend = TritonAttention(arena_of(client), model.heads)
         made.append(DecodeGraphs(model, backend, 8, lambda launch: launch))
-        return Runner(model, backend, WorkerQueue(LATE_S), made[0])
+        runner = Runner(model, backend, WorkerQueue(LATE_S), made[0])
+        made[0].make()
+        return runner
 
     with running_engine(tmp_path, make, hidden=32, heads=2, kv_heads=1) as bench:
         asked = {"first": (words(35), 1), "second": (words(35)[:32] + words(6, 9), 1), "fork": (words(20, 5), 2)}

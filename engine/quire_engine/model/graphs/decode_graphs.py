@@ -6,6 +6,10 @@ slots, block tables, tiles and counts are copied into static buffers before each
 device how much of them is meant. A step of fewer rows than its graph is padded with rows that store nothing, attend
 to nothing, and whose logits are not read.
 
+All are captured before the first request: a capture in between would stall every answer, and what they need of the
+device's memory is known while there is still time to say so. The largest comes first, so that the others find its
+memory in the pool; they share scratch memory and the logits, of which there is one buffer.
+
 All that needs a GPU is the capture itself. A ``Capture`` that just calls the function again over the same buffers
 gives the same results, and so proves refilling and padding where there is none.
 
@@ -15,6 +19,8 @@ addresses stand in every graph, so all are dropped before the arena is unmapped 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,12 +32,13 @@ from quire_engine.checkpoint.architecture import layer_window
 from quire_engine.model.model import Model
 from quire_engine.transfer import to_device
 
-from .capture import Capture, Replay
+from .capture import Capture, CaptureRefused, Replay
 
 if TYPE_CHECKING:  # Triton itself is an extra
     from quire_engine.attention.triton import TritonAttention
 
 TABLE_ENTRIES = 1 << 18  # block ids a graph's buffers hold at most: 1 MiB
+LONGER_ROPE = ("dynamic", "longrope")  # kinds of which the host looks at the positions in every step
 
 log = structlog.get_logger()
 
@@ -45,9 +52,14 @@ def padded(rows: int) -> int:
 
 
 class DecodeGraph:
-    """Buffers and launches of decode steps of up to ``rows`` sequences."""
+    """Buffers and launches of decode steps of up to ``rows`` sequences.
 
-    def __init__(self, model: Model, backend: TritonAttention, rows: int, table: int) -> None:
+    Args:
+        table: block ids of all sequences together, at most.
+        logits: [rows or more, vocab] where the result goes, shared with other graphs.
+    """
+
+    def __init__(self, model: Model, backend: TritonAttention, rows: int, table: int, logits: torch.Tensor) -> None:
         device, layers = backend.arena.device, range(model.config.num_hidden_layers)
         windows = tuple(dict.fromkeys(layer_window(model.config, layer) for layer in layers))
         self._model, self._backend, self._rows = model, backend, rows
@@ -58,7 +70,7 @@ class DecodeGraph:
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self._positions = torch.zeros(rows, dtype=torch.int64, device=device)
         self._every = torch.arange(rows, device=device)
-        self._logits: torch.Tensor | None = None
+        self._logits = logits[:rows]
         self._replay: Replay | None = None
 
     def load(self, tokens: torch.Tensor, plan: AttentionPlan) -> None:
@@ -77,23 +89,25 @@ class DecodeGraph:
         self._tokens[used:].zero_()
 
     def capture(self, capture: Capture) -> None:
-        """Capture the launches, once; the step loaded last may be computed by this. Raises RuntimeError."""
-        if self._replay is None:
-            self._replay = capture(self._launch)
+        """Capture the launches, once; what they compute meanwhile is a step that stores nothing.
+
+        Raises what ``capture`` raises.
+        """
+        self._backend.load_nothing(self._plan, self._step)
+        self._replay = capture(self._launch)
 
     def replay(self) -> torch.Tensor:
-        """[rows, vocab] logits of the step loaded last, valid until the next replay."""
+        """[rows, vocab] logits of the step loaded last, valid until the next replay of any graph."""
         assert self._replay is not None, "captured first"
         self._replay()
-        assert self._logits is not None
         return self._logits
 
     def _launch(self) -> None:
-        self._logits = self._model.compute(self._tokens, self._positions, self._plan, self._every)
+        self._logits.copy_(self._model.compute(self._tokens, self._positions, self._plan, self._every))
 
 
 class DecodeGraphs:
-    """The graphs of one model over one arena, made as batch sizes come up.
+    """The graphs of one model over one arena.
 
     Args:
         largest: most sequences in a step.
@@ -101,15 +115,44 @@ class DecodeGraphs:
 
     Attributes:
         replays: steps that ran as a replay.
+        why_none: why there are no graphs; empty if there are, or none were made yet.
     """
 
     def __init__(self, model: Model, backend: TritonAttention, largest: int, capture: Capture) -> None:
         self._model, self._backend, self._capture = model, backend, capture
-        self._largest = padded(largest)
+        self._largest = largest
         self._blocks = -(-model.max_model_len // backend.block_size) + 1
         self._graphs: dict[int, DecodeGraph] = {}
-        self._possible = True
         self.replays = 0
+        self.why_none = ""
+
+    @torch.inference_mode()
+    def make(self, batches: Iterable[int] = ()) -> None:
+        """Capture the graphs of all sizes, or none: what cannot be captured runs without.
+
+        Args:
+            batches: only those for steps of so many sequences.
+
+        Raises:
+            OutOfMemoryError: the device's memory does not hold them.
+            ContextPoisoned: the device failed.
+        """
+        began = time.monotonic()
+        if kind := longer_rope(self._model.module):
+            self._refuse(f"rotary positions of type {kind} are looked at by the host in every step")
+            return
+        sizes = sorted({padded(rows) for rows in batches or range(1, self._largest + 1)}, reverse=True)
+        logits = torch.empty(sizes[0], self._model.vocab_size, dtype=torch.float32, device=self._backend.arena.device)
+        for size in sizes:
+            table = min(size * self._blocks, TABLE_ENTRIES)
+            graph = DecodeGraph(self._model, self._backend, size, table, logits)
+            try:
+                graph.capture(self._capture)
+            except CaptureRefused as exc:  # the model waits for the device somewhere
+                self._refuse(str(exc))
+                return
+            self._graphs[size] = graph
+        log.info("graphs_captured", sizes=sizes, seconds=round(time.monotonic() - began, 2))
 
     @torch.inference_mode()
     def forward(self, tokens: torch.Tensor, plan: AttentionPlan) -> torch.Tensor | None:
@@ -119,31 +162,31 @@ class DecodeGraphs:
             tokens: [T] on the device.
         """
         rows = len(tokens)
-        if not self._possible or len(plan.counts) < rows or rows > self._largest:
+        graph = self._graphs.get(padded(rows))
+        if graph is None or len(plan.counts) < rows:
             return None
-        graph = self._graph(padded(rows))
         try:
             graph.load(tokens, plan)
         except ValueError:
             return None
-        try:
-            graph.capture(self._capture)
-        except RuntimeError as exc:  # the model waits for the device somewhere; a fault of the device shows again
-            log.warning("graphs_off", reason=str(exc).partition("\n")[0])
-            self._possible = False
-            plan.prepared.clear()
-            return None
         self.replays += 1
         return graph.replay()[:rows]
-
-    def _graph(self, size: int) -> DecodeGraph:
-        graph = self._graphs.get(size)
-        if graph is None:
-            table = min(size * self._blocks, TABLE_ENTRIES)
-            graph = self._graphs[size] = DecodeGraph(self._model, self._backend, size, table)
-            log.info("graph_made", rows=size, table=table)
-        return graph
 
     def drop(self) -> None:
         """Forget all graphs and their buffers; nothing of them may be running."""
         self._graphs.clear()
+
+    def _refuse(self, reason: str) -> None:
+        log.warning("graphs_off", reason=reason)
+        self.why_none = reason
+        self.drop()
+
+
+def longer_rope(module: torch.nn.Module) -> str:
+    """The kind of rotary positions in ``module`` for which the host looks at those of a step; "" if there is none."""
+    for part in module.modules():
+        kinds = getattr(part, "rope_type", "")
+        for kind in kinds.values() if isinstance(kinds, dict) else (kinds,):
+            if kind in LONGER_ROPE:
+                return str(kind)
+    return ""

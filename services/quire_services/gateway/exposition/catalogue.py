@@ -98,6 +98,7 @@ ENGINE = (
     Metric("quire_engine_ready", GAUGE, "1 if it can be given work.", ("engine",)),
     Metric("quire_engine_report_age_seconds", GAUGE, "Since its last report, of two in a second.", ("engine",)),
     Metric("quire_engine_steps_total", COUNTER, "Steps computed.", ("engine",)),
+    Metric("quire_engine_replayed_steps_total", COUNTER, "Steps that ran as a captured graph.", ("engine",)),
     Metric("quire_engine_messages_total", COUNTER, "Messages to the kvstore.", ("engine",)),
     Metric("quire_engine_requests_total", COUNTER, "Requests taken in.", ("engine",)),
     Metric("quire_engine_computed_tokens_total", COUNTER, "Tokens computed, of prompts and answers.", ("engine",)),

@@ -11,7 +11,8 @@ from .catalogue import ENGINE
 from .readings import Readings
 
 ENGINE_COUNTERS = (
-    "steps", "messages", "requests", "computed_tokens", "drafted_tokens", "forced_tokens", "kvstores_lost",
+    "steps", "replayed_steps", "messages", "requests", "computed_tokens", "drafted_tokens", "forced_tokens",
+    "kvstores_lost",
 )  # fmt: skip
 # Names of vLLM's and the engine's.
 COUNTED_AS_VLLM = {
