@@ -7,8 +7,8 @@ cannot change it, and a request resumed elsewhere goes on as it would have here.
 What a row is chosen from are its logits as its request wants them (``adjust``).
 
 A random row is drawn by inverting the cumulative distribution after, in this order, temperature, min-p, top-k and
-top-p (the order vLLM documents), all on probabilities sorted once. A row that filters nothing out needs no order and is
-drawn in that of the vocabulary: sorting would cost more than all else. Log-probabilities are those of the raw logits.
+top-p, along the likeliest tokens (``filtered``). A row that filters nothing out needs no order and is drawn in that of
+the vocabulary. Log-probabilities are those of the raw logits.
 
 A row that is held to a grammar takes what its mask allows: all other logits are minus infinity before anything else.
 
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 
 from quire_engine.sampling.adjust import adjust
+from quire_engine.sampling.filtered import draw_filtered
 from quire_engine.sampling.likeliest import likeliest
 from quire_engine.sequences.sample_row import SampleRow
 from quire_engine.transfer import to_device, to_host
@@ -93,11 +94,11 @@ def choose_tokens(
     masked = masks is not None and bool(masks.lines)
     choosable = adjust(masks.apply(logits) if masks and masked else logits, rows, newest, masked)
     tokens = choosable.argmax(dim=-1)
-    for filtered, draw in ((False, _draw), (True, _draw_filtered)):
+    for filtered, draw in ((False, _draw), (True, draw_filtered)):
         chosen = [i for i, row in enumerate(rows) if row.temperature > 0 and row.filtered == filtered]
         if chosen:
-            at = to_device(torch.tensor(chosen), logits.device)
-            tokens[at] = draw(choosable[at], [rows[i] for i in chosen])
+            at, some = to_device(torch.tensor(chosen), logits.device), [rows[i] for i in chosen]
+            tokens[at] = draw(choosable[at], some, _uniforms(some, logits.device))
     return Choice(tokens, rows, to_host(tokens), _logprobs(given, tokens, rows, wanted) if wanted else None)
 
 
@@ -106,7 +107,7 @@ def sample(logits: torch.Tensor, rows: Sequence[SampleRow], newest: torch.Tensor
     return choose_tokens(logits, rows, newest).read()
 
 
-def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
+def _draw(logits: torch.Tensor, rows: Sequence[SampleRow], uniforms: torch.Tensor) -> torch.Tensor:
     """One token a row of all tokens, by inverse transform; ``logits`` [rows, vocabulary], temperatures above 0."""
     tiny = torch.finfo(torch.float32).tiny
     temperature = to_device(torch.tensor([[max(row.temperature, tiny)] for row in rows]), logits.device)
@@ -114,7 +115,7 @@ def _draw(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     scaled = (logits.float() - logits.amax(dim=1, keepdim=True)) / temperature
     cumulative = torch.softmax(scaled, dim=1).cumsum(dim=1, dtype=torch.float64)
     total = cumulative[:, -1:].contiguous()
-    picked = torch.searchsorted(cumulative, _uniforms(rows, logits.device) * total, right=True)
+    picked = torch.searchsorted(cumulative, uniforms * total, right=True)
     return torch.minimum(picked, torch.searchsorted(cumulative, total)).squeeze(1)  # a product may round to the total
 
 
@@ -122,26 +123,6 @@ def _uniforms(rows: Sequence[SampleRow], device: torch.device) -> torch.Tensor:
     """Each row's random number, [rows, 1] float64."""
     drawn = [[uniform(row.seed, row.index, row.position)] for row in rows]
     return to_device(torch.tensor(drawn, dtype=torch.float64), device)
-
-
-def _draw_filtered(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
-    """The same of the tokens that min-p, top-k and top-p leave."""
-    column = [[row.temperature, row.min_p, row.top_k or logits.shape[1], row.top_p] for row in rows]
-    settings = to_device(torch.tensor(column, dtype=torch.float64), logits.device)
-    temperature, min_p, top_k, top_p = settings.hsplit(4)
-    # Scaled by the largest logit first: a tiny temperature must not turn into inf - inf.
-    scaled = (logits.double() - logits.double().amax(dim=1, keepdim=True)) / temperature
-    probs, order = torch.softmax(scaled, dim=1).sort(dim=1, descending=True, stable=True)
-    rank = torch.arange(probs.shape[1], device=probs.device).expand_as(probs)
-    keep = (probs >= min_p * probs[:, :1]) & (rank < top_k)
-    probs = probs * keep
-    cumulative = probs.cumsum(dim=1)
-    # The most likely token always stays, also with top_p = 0.
-    probs = probs * ((cumulative - probs < top_p * cumulative[:, -1:]) | (rank == 0))
-    cumulative = probs.cumsum(dim=1)
-    picked = torch.searchsorted(cumulative, _uniforms(rows, logits.device) * cumulative[:, -1:], right=True)
-    last = (probs > 0).sum(dim=1, keepdim=True) - 1
-    return order.gather(1, torch.minimum(picked, last)).squeeze(1)
 
 
 def _logprobs(
