@@ -17,9 +17,12 @@ import torch
 
 from quire_engine.attention.backend import AttentionBackend
 from quire_engine.attention.cpu.attention import CpuAttention, kernels_in_words
+from quire_engine.checkpoint.device_need import STEP_SEQUENCES, STEP_TOKENS
 from quire_engine.kv.attach import arena_of
+from quire_engine.model.largest_step import compute_largest_step
 from quire_engine.model.model import Model
 from quire_engine.model.runner import Runner
+from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_kv import KVClient, Layout
 from quire_proto.wire.layout import E4M3
 
@@ -50,6 +53,11 @@ class BackendChoice:
                 " set kvstore.kv_cache_dtype = auto"
             )
 
+    def limits(self, tokens: int, sequences: int, block_size: int) -> SchedulerLimits:
+        """Of a step; 0 is what suits the device."""
+        kind = self.device.type
+        return SchedulerLimits(sequences or STEP_SEQUENCES[kind], tokens or STEP_TOKENS[kind], block_size)
+
     def kernels(self, layout: Layout) -> str:
         """What computes attention over such a pool, in words; where that is not a kernel of ours, why."""
         if self.kind == CPU:
@@ -70,10 +78,14 @@ class BackendChoice:
 
         return TritonAttention(arena, model.heads, scales=model.scales)
 
-    def runner(self, client: KVClient, model: Model, largest: int) -> Runner:
-        """A runner over the arena of a session, with graphs for up to ``largest`` sequences where those are possible.
+    def runner(self, client: KVClient, model: Model, limits: SchedulerLimits) -> Runner:
+        """A runner over the arena of a session, for steps within ``limits``.
 
-        Raises BackendRefused if the arena lies where this process is not.
+        On a GPU the largest step is computed first, and decode steps are captured as graphs where that is possible.
+
+        Raises:
+            BackendRefused: the arena lies where this process is not.
+            OutOfMemoryError: such steps do not fit the GPU.
         """
         backend = self._over(client, model)
         if self.device.type != "cuda":
@@ -82,9 +94,14 @@ class BackendChoice:
         from quire_engine.model.graphs import CudaCapture, DecodeGraphs
 
         assert isinstance(backend, TritonAttention)
-        graphs = DecodeGraphs(model, backend, largest, CudaCapture(self.device))
+        graphs = DecodeGraphs(model, backend, limits.max_sequences, CudaCapture(self.device))
         runner = Runner(model, backend, graphs=graphs)
-        graphs.make()
+        try:
+            compute_largest_step(model, backend, limits.max_batch_tokens, limits.max_sequences)
+            graphs.make()
+        except BaseException:
+            runner.release()  # before the session is closed, which unmaps
+            raise
         return runner
 
     def _over(self, client: KVClient, model: Model) -> AttentionBackend:

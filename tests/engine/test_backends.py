@@ -10,14 +10,20 @@ import pytest
 import torch
 import triton
 
+from bench.models.tiny import make_model
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.triton import TritonAttention
 from quire_engine.backends import CPU, TRITON, BackendChoice, BackendRefused, choose_backend
+from quire_engine.model.graphs import DecodeGraphs
+from quire_engine.model.model import load_model
+from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_services.config.settings import Config, EngineSettings, KvstoreSettings, ServeSettings
 from quire_services.stack.processes import Stack
 from tests.kernels.batch import DEVICE
+from tests.support.cuda_stand_in import CudaStandIn
 
 HOST, GPU = torch.device("cpu"), torch.device("cuda", 0)
+LIMITS = SchedulerLimits(8, 64, 16)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +65,44 @@ def test_a_pool_on_the_other_side_is_refused(device: torch.device, memory: Any, 
     """An engine never computes on memory that its device cannot reach."""
     client = SimpleNamespace(map=lambda: memory)
     with pytest.raises(BackendRefused, match=complaint):
-        BackendChoice(CPU, device).runner(client, SimpleNamespace(), 8)  # type: ignore[arg-type]
+        BackendChoice(CPU, device).runner(client, SimpleNamespace(), LIMITS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("device", "expected"), [(HOST, (64, 512)), (GPU, (256, 8192))])
+def test_steps_suit_the_device_unless_they_are_said(device: torch.device, expected: tuple[int, int]) -> None:
+    """A GPU gets larger ones, and each setting counts for itself."""
+    choice = BackendChoice(CPU, device)
+    assert choice.limits(0, 0, 16) == SchedulerLimits(*expected, 16)
+    assert choice.limits(100, 0, 16) == SchedulerLimits(expected[0], 100, 16)
+    assert choice.limits(0, 3, 32) == SchedulerLimits(3, expected[1], 32)
+
+
+@pytest.mark.parametrize("full_at", ["the largest step", "the graphs"])
+def test_steps_that_do_not_fit_a_gpu_end_the_attach(
+    full_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is that of the memory, and the arena is let go before the session that maps it is closed."""
+    CudaStandIn().install(monkeypatch)
+    model = load_model(make_model(tmp_path, hidden=32, heads=2, kv_heads=1, vocab=64))
+    arena = torch.full((model.config.num_hidden_layers, 2, 1, 4, 16, 16), torch.nan)
+    done: list[str] = []
+
+    def step(*_: Any) -> None:
+        done.append("the largest step")
+        if full_at in done:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def captured(*_: Any) -> None:
+        done.append("the graphs")
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("quire_engine.backends.compute_largest_step", step)
+    monkeypatch.setattr(DecodeGraphs, "make", captured)
+    monkeypatch.setattr(BackendChoice, "_over", lambda *_: TritonAttention(arena, model.heads))
+    with pytest.raises(torch.OutOfMemoryError):
+        BackendChoice(TRITON, GPU).runner(SimpleNamespace(), model, LIMITS)  # type: ignore[arg-type]
+    assert done[-1] == full_at
+    assert model.backend is None
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,13 @@ def check_weights(directory: Path) -> None:
         raise ModelRefused(f"{directory} holds no .safetensors file: download the model's weights")
 
 
+def weight_headers(directory: Path) -> list[dict[str, dict[str, Any]]]:
+    """The header of each file that :func:`check_weights` has found."""
+    if present(directory / SINGLE):
+        return [read_header(directory / SINGLE)]
+    return [read_header(directory / name) for name in sorted(set(read_json(directory / INDEX)["weight_map"].values()))]
+
+
 def check_quantisation(file: Path, fields: Mapping[str, Any]) -> None:
     """Raise ModelRefused if a config.json with these ``fields`` says that the weights are quantised."""
     parts = [fields, *(part for part in fields.values() if isinstance(part, dict))]  # of several modalities

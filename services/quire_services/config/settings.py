@@ -139,11 +139,13 @@ class EngineSettings:
         "attention backend; auto: triton where torch finds a GPU, else cpu",
         among=("auto", "cpu", "triton"),
     )
-    max_batch_tokens: int = setting(512, "token budget of a scheduler step", at_least=1)
+    max_batch_tokens: int = setting(0, "token budget of a scheduler step (0: 512 on a CPU, 8192 on a GPU)", at_least=0)
     max_model_len: int = setting(
         0, "longest sequence in tokens, prompt and answer (0: what the model is made for)", at_least=0
     )
-    max_sequences: int = setting(64, "sequences computed at the same time, per engine", at_least=1)
+    max_sequences: int = setting(
+        0, "sequences computed at the same time, per engine (0: 64 on a CPU, 256 on a GPU)", at_least=0
+    )
     threads: int = setting(0, "torch threads per engine (0: cores / engines)", at_least=0)
     role: str = setting(
         BOTH,

@@ -7,7 +7,7 @@ and again, and to the gateway likewise; neither needs to be up first.
 
 Exit codes: 0 stopped, 1 failed, 2 a usage error: settings, or a model that is refused (its files, layout or self-test),
 4 the CUDA context is poisoned: nothing is wrong with model or configuration, and a new process (the supervisor starts
-one) can go on. With 1 and 2 the last line on stderr says why.
+one) can go on, 5 the GPU's memory is full. With 1, 2 and 5 the last line on stderr says why.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from quire_engine.checkpoint.vocabulary import read_vocabulary
 from quire_engine.engine import Engine
 from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.kv.attach import ContextPoisoned, gpu_uuid
+from quire_engine.kv.device_memory import full_memory, memory_is_full
 from quire_engine.model.model import Model, ModelRefused, load_model
 from quire_engine.model.selftest.invariance import batch_dependence
 from quire_engine.model.selftest.selftest import self_test
@@ -53,7 +54,7 @@ ENGINE_SETTINGS = (
     "otlp_traces_endpoint",
 )  # fmt: skip
 
-EXIT_POISONED = 4
+EXIT_POISONED, EXIT_DEVICE_FULL = 4, 5
 NO_HOST_MEMORY = "DefaultCPUAllocator"  # torch's own error for it is no class of its own
 
 log = structlog.get_logger()
@@ -81,17 +82,24 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(2, str(exc))
     except (ModelRefused, OSError, ValueError) as exc:
         return _complain(2, refusal_line(config.serve.model, exc))
-    except (ContextPoisoned, DeviceFault, torch.AcceleratorError) as exc:  # the last: while the model is being loaded
-        log.error("context_poisoned", reason=str(exc).partition("\n")[0])
-        os._exit(EXIT_POISONED)  # at once: CUDA's own clean-up may hang in such a process
-    except (MemoryError, torch.OutOfMemoryError) as exc:
-        return _complain(1, f"out of memory: {first_line(exc)}")
-    except RuntimeError as exc:
-        if NO_HOST_MEMORY not in str(exc):
-            raise
-        return _complain(1, f"out of memory: {first_line(exc)}")
+    except (ContextPoisoned, DeviceFault, MemoryError, RuntimeError) as exc:
+        return _fail(exc, config, attention)
     except QuireError as exc:
         return _complain(1, str(exc))
+
+
+def _fail(error: Exception, config: Config, attention: BackendChoice) -> int:
+    """End because of a device or its memory; returns the exit code, if at all. Raises what is neither."""
+    if memory_is_full(error):
+        limits = _limits(config, attention)
+        why = full_memory(error, attention.device, limits.max_batch_tokens, limits.max_sequences)
+        return _complain(EXIT_DEVICE_FULL, why)
+    if isinstance(error, ContextPoisoned | DeviceFault | torch.AcceleratorError):  # the last: while the model is loaded
+        log.error("context_poisoned", reason=first_line(error))
+        os._exit(EXIT_POISONED)  # at once: CUDA's own clean-up may hang in such a process
+    if isinstance(error, MemoryError) or NO_HOST_MEMORY in str(error):
+        return _complain(1, f"out of memory: {first_line(error)}")
+    raise error
 
 
 def _complain(code: int, reason: str) -> int:
@@ -162,7 +170,7 @@ def _prove(model: Model, layout: Layout, attention: BackendChoice) -> None:
     ):
         raise
     except Exception as error:
-        if NO_HOST_MEMORY in str(error):
+        if NO_HOST_MEMORY in str(error) or memory_is_full(error):
             raise
         raise ModelRefused(f"the self-test failed: {type(error).__name__}: {first_line(error)}") from error
 
@@ -182,12 +190,12 @@ def _engine(
     compiler: GrammarCompiler,
     tracer: Tracer | None,
 ) -> Engine:
-    limits = SchedulerLimits(config.engine.max_sequences, config.engine.max_batch_tokens, config.kvstore.block_size)
+    limits = _limits(config, attention)
     step_log = Path(config.engine.step_log.replace("{name}", name)) if config.engine.step_log else None
     uuid = gpu_uuid(attention.device)
     return Engine(
         attach=lambda: KVClient(config.run_dir, name=name, layout=layout, gpu_uuid=uuid),
-        make_runner=lambda client: attention.runner(client, model, config.engine.max_sequences),
+        make_runner=lambda client: attention.runner(client, model, limits),
         limits=limits,
         max_model_len=model.max_model_len,
         vocab_size=model.vocab_size,
@@ -197,6 +205,10 @@ def _engine(
         compiler=compiler,
         tracer=tracer,
     )
+
+
+def _limits(config: Config, attention: BackendChoice) -> SchedulerLimits:
+    return attention.limits(config.engine.max_batch_tokens, config.engine.max_sequences, config.kvstore.block_size)
 
 
 def _hello(name: str, role: str, model: Model, layout: Layout) -> Hello:

@@ -99,7 +99,8 @@ def _pool_text(pool: KvstoreSettings) -> str:
         return f"a pool of {pool.kv_gib:g} GiB"
     if pool.kv_fraction:
         return f"a pool of {pool.kv_fraction:g} of the free memory"
-    return f"{pool.blocks} blocks of {pool.block_size} tokens"
+    number = f"{pool.blocks}" if pool.blocks else "a pool of"
+    return f"{number} blocks of {pool.block_size} tokens"
 
 
 class StackRun:
@@ -327,7 +328,8 @@ class StackRun:
             self._give_up(child, code)
             return
         when = f" in {delay:.1f} s" if delay else ""
-        self.screen.line(f"{child.name} {how_it_ended(code)}; starting it again{when}")
+        why = f": {child.reason}" if child.reason else ""
+        self.screen.line(f"{child.name} {how_it_ended(code)}{why}; starting it again{when}")
         self._waiting[child.name] = child
         self._returning.pop(child.name, None)
 

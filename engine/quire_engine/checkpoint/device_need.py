@@ -1,0 +1,59 @@
+"""What an engine needs of a GPU beside the pool, reckoned from the files of a model before anything is loaded.
+
+A pool is made before its engines are there, and keeps its size; so what they will need has to be known. Weights are
+counted to the byte. The rest is reckoned to be rather too much: tensors of the largest step, by its tokens and by the
+rows that are drawn or scored, once more for its graphs, and what driver and libraries take for a process. An engine
+computes its largest step when it attaches, which proves or refutes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from .weight_files import weight_headers
+
+# By kind of device, of a step: a GPU computes hundreds of tokens in the time of one, a CPU's core a few.
+STEP_TOKENS = {"cpu": 512, "cuda": 8192}
+STEP_SEQUENCES = {"cpu": 64, "cuda": 256}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PROCESS = 1 << 30  # context, code of kernels, workspaces of libraries, what the allocator cannot join
+SCORED = 256  # rows of a step that are scored beside those that draw
+DRAWING = 56  # bytes for each logit of a row: as computed, float32, in order with its place, probabilities and sums
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNeed:
+    """Bytes: of the weights, of each token of a step, and of each row that is drawn."""
+
+    weights: int
+    token: int
+    row: int
+
+    def of_engine(self, tokens: int, sequences: int) -> int:
+        """Bytes of an engine whose steps have up to ``tokens`` tokens of ``sequences`` sequences."""
+        step = tokens * self.token + (sequences + SCORED) * self.row
+        graphs = sequences * (self.token + self.row // 4)
+        return self.weights + step + graphs + PROCESS
+
+
+def device_need(directory: Path, dtype: str) -> DeviceNeed:
+    """The need of the model in ``directory``, computed in ``dtype``. Raises ModelRefused, OSError."""
+    from .architecture import read_config  # transformers, which a kvstore that reads a need is not to wait for
+
+    config, size = read_config(directory), BYTES[dtype]
+    elements = sum(prod(entry["shape"]) for header in weight_headers(directory) for entry in header.values())
+    heads = config.num_attention_heads + 2 * (getattr(config, "num_key_value_heads", None) or 0)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    # Rows before and after a norm and a product, twice in float32; heads before and after their rotation.
+    width = 8 * config.hidden_size + 3 * heads * head_dim + 4 * _intermediate(config)
+    return DeviceNeed(elements * size, width * size, config.vocab_size * DRAWING)
+
+
+def _intermediate(config: Any) -> int:
+    """Numbers between the products of a feed-forward layer, for one token: of experts, those that it is given to."""
+    dense = int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    experts = int(getattr(config, "num_experts_per_tok", None) or 0)
+    return max(dense, experts * (getattr(config, "moe_intermediate_size", None) or dense))
