@@ -50,7 +50,7 @@ def points(result: dict[str, Any]) -> list[Point]:
     found = []
     for row in result["phases"]["timings"]["figures"]["shared"]:
         if "grouped_ms" in row and "private_ms" in row:
-            shape = ("kv_heads", "group", "head_dim", "itemsize", "block_m", "sm_count")
+            shape = ("kv_heads", "group", "head_dim", "itemsize", "block_m", "places")
             rule = GroupRule(**{name: row[name] for name in shape}, weights=DEFAULT_WEIGHTS)
             found.append(Point(rule, row["members"], row["keys"], row["grouped_ms"], row["private_ms"]))
     return found

@@ -73,12 +73,12 @@ def launch_milliseconds(plan: AttentionPlan, inputs: Inputs, regime: str, launch
     device = inputs.query.device
     sm_count = torch.cuda.get_device_properties(device).multi_processor_count
     heads, _, width = inputs.query.shape
-    shape = Shape(KV_HEADS, heads // KV_HEADS, dict.fromkeys(REGIMES, launch.block_m), sm_count)
+    shape = Shape(KV_HEADS, heads // KV_HEADS, dict.fromkeys(REGIMES, launch), sm_count)
     tiles = tile_items(plan.items(), plan.positions, BLOCK_SIZE, shape)
     work = DeviceWork(Capacity.of(tiles, len(plan.positions), len(plan.table)), device)
     work.refill(tiles, plan.positions, plan.slots, plan.table)
     parts = torch.empty(tiles.partials, heads, width, device=device), torch.empty(tiles.partials, heads, device=device)
-    grid = (len(tiles.records[regime]), KV_HEADS)
+    grid = (KV_HEADS, len(tiles.records[regime]))
     times = []
     for i in range(REPEATS):
         arguments: dict[str, Any] = op.attention_arguments(
@@ -118,6 +118,7 @@ def best_row(head_dim: int, group: int, dtype: str, regime: str, device: torch.d
         "num_warps": launch.num_warps,
         "num_stages": launch.num_stages,
         "max_registers": launch.max_registers,
+        "per_sm": launch.per_sm,
         "source": f"sweep, {torch.cuda.get_device_name(device)}, triton {triton.__version__}, {time:.3f} ms",
     }
 

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire_kernels.gpu.launch_table import INTERPRETER
-from quire_kernels.gpu.split_rule import MIN_RUN, PROGRAMS_PER_SM, IntArray
+from quire_kernels.gpu.split_rule import MIN_RUN, IntArray
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -52,7 +52,7 @@ class GroupRule:
         kv_heads, group: KV heads; query heads for each.
         head_dim, itemsize: numbers of a key, and bytes of a number, as they lie in the arena.
         block_m: rows times ``group`` in a tile of the group regime.
-        sm_count: multiprocessors.
+        places: programs of the group regime that the GPU runs at a time.
         weights: of this architecture.
     """
 
@@ -61,13 +61,13 @@ class GroupRule:
     head_dim: int
     itemsize: int
     block_m: int
-    sm_count: int
+    places: int
     weights: Weights
 
     def gain(self, members: IntArray, rows: IntArray, keys: IntArray) -> FloatArray:
         """Bytes that each of some groups saves a layer, at most 0 if it does not pay. All arguments [groups]."""
         tiles = -(-rows // (self.block_m // self.group))
-        places = np.maximum(PROGRAMS_PER_SM * self.sm_count // (self.kv_heads * tiles), 1)
+        places = np.maximum(self.places // (self.kv_heads * tiles), 1)
         pieces = np.minimum(-(-keys // MIN_RUN), places)
         saved = (members - tiles) * (2.0 * keys * self.head_dim * self.itemsize)
         partials = rows * self.group * (pieces + 1) * (2.0 * 4 * (self.head_dim + 1))

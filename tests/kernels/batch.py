@@ -95,7 +95,7 @@ def device_work(
     """The batch's tiles on the device."""
     plan = batch.plan(group)
     kv_heads, ratio = batch.keys.shape[0], batch.query.shape[0] // batch.keys.shape[0]
-    shape = Shape(kv_heads, ratio, dict.fromkeys(REGIMES, block_m), sm_count, fixed_run)
+    shape = Shape(kv_heads, ratio, dict.fromkeys(REGIMES, Launch(block_m, 16, 4, 1)), sm_count, fixed_run)
     tiles = tile_items(plan.items(batch.features.window), plan.positions, plan.block_size, shape)
     work = DeviceWork(capacity or Capacity.of(tiles, len(plan.positions), len(plan.table)), DEVICE)
     work.refill(tiles, plan.positions, plan.slots, plan.table)

@@ -14,7 +14,7 @@ from quire_engine.attention.plan import build_plan
 from quire_kernels.group_rule import DEFAULT_WEIGHTS, FREE, GroupRule, weights_for
 from tests.engine.attention.test_plan import visible_pairs
 
-LLAMA = GroupRule(kv_heads=8, group=4, head_dim=128, itemsize=2, block_m=64, sm_count=132, weights=DEFAULT_WEIGHTS)
+LLAMA = GroupRule(kv_heads=8, group=4, head_dim=128, itemsize=2, block_m=64, places=264, weights=DEFAULT_WEIGHTS)
 BLOCK = 16
 
 
@@ -45,8 +45,8 @@ def test_what_saves_little_does_not_pay(rule: GroupRule, members: int, keys: int
 
 def test_gain_is_the_documented_balance() -> None:
     """The gain is the bytes saved less the bytes of partial results, as the docstring has it."""
-    rule = GroupRule(kv_heads=2, group=4, head_dim=64, itemsize=2, block_m=32, sm_count=16, weights=DEFAULT_WEIGHTS)
-    # 20 rows of 4 heads are 3 tiles of 8 rows; 32 places over 6 programs are 5 pieces of at least 256 keys.
+    rule = GroupRule(kv_heads=2, group=4, head_dim=64, itemsize=2, block_m=32, places=32, weights=DEFAULT_WEIGHTS)
+    # 20 rows of 4 heads are 3 tiles of 8 rows; 32 places over 6 programs are 5 pieces of at least 128 keys.
     saved, partials = (20 - 3) * 2 * 4096 * 64 * 2, 20 * 4 * (5 + 1) * 2 * 4 * 65
 
     assert gain(rule, 20, 4096) == 2 * (saved - DEFAULT_WEIGHTS.margin * partials) - DEFAULT_WEIGHTS.fixed_bytes

@@ -60,8 +60,9 @@ class Bench:
 
     def rule(self, heads: Heads, kv: torch.dtype) -> GroupRule:
         """The group rule of a model of these heads."""
-        block_m = launch_for(self.arch, heads.head_dim, heads.group, kv, "group").block_m
-        sizes = (heads.kv_heads, heads.group, heads.head_dim, kv.itemsize, block_m, self.sm_count)
+        launch = launch_for(self.arch, heads.head_dim, heads.group, kv, "group")
+        places = launch.per_sm * self.sm_count
+        sizes = (heads.kv_heads, heads.group, heads.head_dim, kv.itemsize, launch.block_m, places)
         return GroupRule(*sizes, weights_for(self.arch))
 
     def views(self, kv: torch.dtype, *shape: int) -> torch.Tensor | None:
@@ -76,9 +77,9 @@ class Bench:
         if arena is None:
             return None
         launches = {name: launch_for(self.arch, heads.head_dim, heads.group, kv, name) for name in REGIMES}
-        block_m = {name: launch.block_m for name, launch in launches.items()}
-        shape = Shape(heads.kv_heads, heads.group, block_m, self.sm_count)
-        rule = GroupRule(heads.kv_heads, heads.group, heads.head_dim, 2, block_m["group"], self.sm_count, FREE)
+        shape = Shape(heads.kv_heads, heads.group, launches, self.sm_count)
+        sizes = (heads.kv_heads, heads.group, heads.head_dim, 2, launches["group"].block_m, shape.places("group"))
+        rule = GroupRule(*sizes, FREE)
         items = plan.items(None, rule) if grouped else plan.items()
         tiles = tile_items(items, plan.positions, BLOCK, shape)
         work = DeviceWork(Capacity.of(tiles, len(plan.positions), len(plan.table)), self.device)

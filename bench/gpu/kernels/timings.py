@@ -94,7 +94,7 @@ class Timings:
         rule = self.bench.rule(heads, kv)
         count = np.array([members])
         pays = bool(rule.gain(count, count, np.array([prefix]))[0] > 0)
-        row: Row = {name: getattr(rule, name) for name in ("kv_heads", "head_dim", "itemsize", "block_m", "sm_count")}
+        row: Row = {name: getattr(rule, name) for name in ("kv_heads", "head_dim", "itemsize", "block_m", "places")}
         row |= {"keys": prefix, "members": members, "group": group, "note": ""}
         row["rule"] = "group" if pays else "private"
         for name, grouped in (("grouped_ms", True), ("private_ms", False)):

@@ -85,10 +85,10 @@ class TritonAttention:
         self.launches: dict[str, Launch] = {
             regime: launch_for(arch, width, group, arena.dtype, regime) for regime in REGIMES
         }
-        block_m = {regime: launch.block_m for regime, launch in self.launches.items()}
-        self._shape = Shape(kv_heads, group, block_m, self.sm_count, fixed_run)
+        self._shape = Shape(kv_heads, group, self.launches, self.sm_count, fixed_run)
         size, weights = arena.element_size(), weights_for(arch)
-        self._rule = GroupRule(kv_heads, group, width, size, block_m["group"], self.sm_count, weights)
+        block_m, places = self.launches["group"].block_m, self._shape.places("group")
+        self._rule = GroupRule(kv_heads, group, width, size, block_m, places, weights)
         self._scratch = Scratch(heads, width, arena.device)
         # Of keys and of values, each [layers, kv_heads]; None for an arena that holds what the model computes.
         self._scales: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -143,8 +143,7 @@ class TritonAttention:
 
         Capture with them before anything else runs: the scratch memory is the backend's present one.
         """
-        tile_rows = self._shape.block_m["group"] // self._shape.group
-        capacity = Capacity.for_decode(rows, MAX_LEVELS, tile_rows, table, self.sm_count)
+        capacity = Capacity.for_decode(rows, MAX_LEVELS, table, self._shape)
         self._scratch.reserve(capacity.merge_places)
         return StaticStep(windows, capacity, self._scratch)
 

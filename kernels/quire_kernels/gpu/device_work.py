@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .split_rule import PROGRAMS_PER_SM, IntArray
-from .tiling import RECORD, REGIMES, Tiles
+from .split_rule import IntArray, most_cuts
+from .tiling import RECORD, REGIMES, Shape, Tiles
 
 SECTION_ALIGN = 4  # int32 words: sections begin at multiples of 16 bytes, which vector loads need
 
@@ -44,16 +44,15 @@ class Capacity:
         return cls(decode, group, prefill, len(tiles.rows), merged, tiles.partials, rows, table)
 
     @classmethod
-    def for_decode(cls, rows: int, levels: int, tile_rows: int, table: int, sm_count: int) -> Capacity:
+    def for_decode(cls, rows: int, levels: int, table: int, shape: Shape) -> Capacity:
         """Enough for any step of ``rows`` sequences with one token each, unless runs are of fixed length.
 
-        The split rule cuts a tile into at most 1 + x runs, where all x together are at most PROGRAMS_PER_SM *
-        sm_count. A row is in one decode tile and in at most ``levels`` group tiles, which hold up to ``tile_rows``
-        rows; each run has an entry for each row of its tile.
+        The split rule cuts a tile into 1 + x runs, where all x of a regime together are at most ``most_cuts``. A row is
+        in one decode tile and in at most ``levels`` group tiles; each run has an entry for each row of its tile.
         """
-        runs = PROGRAMS_PER_SM * sm_count
-        decode, group = rows + runs, levels * rows + runs
-        entries = decode + levels * rows + min(rows, tile_rows) * runs
+        cuts = {name: most_cuts(shape.kv_heads, shape.places(name)) for name in ("decode", "group")}
+        decode, group = rows + cuts["decode"], levels * rows + cuts["group"]
+        entries = decode + levels * rows + min(rows, shape.rows("group")) * cuts["group"]
         return cls(decode, group, 0, entries, rows, entries, rows, table)
 
 

@@ -34,7 +34,8 @@ class Launch:
     """Parameters of one kernel launch.
 
     ``block_m`` counts rows times query heads per KV head. ``max_registers`` of a thread: None leaves the choice to
-    ptxas, which spills a few bytes if that lets one more program onto a multiprocessor.
+    ptxas, which spills a few bytes if that lets one more program onto a multiprocessor. ``per_sm``: programs that a
+    multiprocessor holds at a time, which the split rule cuts for.
     """
 
     block_m: int
@@ -42,6 +43,7 @@ class Launch:
     num_warps: int
     num_stages: int
     max_registers: int | None = None
+    per_sm: int = 1
 
     @property
     def options(self) -> dict[str, int]:
@@ -84,7 +86,7 @@ def rule(arch: str, head_dim: int, group: int, dtype: torch.dtype, regime: str) 
     warps = 8 if rows * width > 64 * 64 or (rows * width == 64 * 64 and width != head_dim) else 4
     if width >= 128 and dtype == torch.float32:
         warps = 8  # multiplied without tensor cores, from registers
-    launch = Launch(rows, 32 if wide else 64, warps, 2, MAX_REGISTERS)
+    launch = Launch(rows, 32 if wide else 64, warps, 2, MAX_REGISTERS, 8 // warps)
     limit = SHARED_LIMIT.get(arch, SMALLEST_LIMIT)
     while _shared_estimate(launch, width, dtype) > limit and (smaller := _smaller(launch)) is not None:
         launch = smaller
@@ -121,7 +123,7 @@ def _table() -> dict[tuple[str, int, int, str, str], Launch]:
     text = files("quire_kernels.gpu").joinpath("launch_table.json").read_text(encoding="utf-8")
     return {
         (row["arch"], row["head_dim"], row["group"], row["dtype"], row["regime"]): Launch(
-            row["block_m"], row["block_n"], row["num_warps"], row["num_stages"], row.get("max_registers")
+            row["block_m"], row["block_n"], row["num_warps"], row["num_stages"], row["max_registers"], row["per_sm"]
         )
         for row in json.loads(text)["rows"]
     }

@@ -69,13 +69,13 @@ def _kernel(
     UPCAST: tl.constexpr,
     INTERPRET: tl.constexpr,
 ) -> None:
-    kv_head = tl.program_id(1)
-    heads = tl.num_programs(1) * GROUP
+    kv_head = tl.program_id(0)  # counts fastest: the longest run of every head begins before any shorter one
+    heads = tl.num_programs(0) * GROUP
     column = tl.arange(0, HEAD_PAD)
     line = tl.arange(0, BLOCK_M)
     head = kv_head * GROUP + line % GROUP
     plane = kv_head.to(tl.int64) * stride_head
-    for tile in range(tl.program_id(0), tl.load(tile_count), tl.num_programs(0)):
+    for tile in range(tl.program_id(1), tl.load(tile_count), tl.num_programs(1)):
         # 1. The tile: its rows, its run of keys, and which of those need no mask.
         record = tiles + tile * FIELDS
         entry = tl.load(record) + line // GROUP
@@ -170,7 +170,7 @@ def paged_attention(
     check_device(query=query, keys=keys, work=work.table, out=out, partial_out=partial_out, sinks=features.sinks)
     capacity, kv_heads = work.tiles[regime].shape[0], keys.shape[0]
     if capacity:
-        _launch((min(capacity, -(-PROGRAMS * sm_count // kv_heads)), kv_heads), arguments, launch)
+        _launch((kv_heads, min(capacity, -(-PROGRAMS * sm_count // kv_heads))), arguments, launch)
 
 
 def _launch(grid: tuple[int, int], arguments: dict[str, Any], launch: Launch) -> None:

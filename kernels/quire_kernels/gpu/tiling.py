@@ -21,6 +21,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .launch_table import Launch
 from .split_rule import IntArray, split_lengths
 
 REGIMES = ("decode", "group", "prefill")
@@ -56,16 +57,24 @@ class Shape:
 
     Attributes:
         kv_heads, group: KV heads; query heads for each.
-        block_m: rows times ``group`` in a tile, by regime; at least ``group`` each.
+        launches: by regime.
         sm_count: multiprocessors.
         fixed_run: see ``split_rule``.
     """
 
     kv_heads: int
     group: int
-    block_m: dict[str, int]
+    launches: dict[str, Launch]
     sm_count: int
     fixed_run: int | None = None
+
+    def rows(self, regime: str) -> int:
+        """Rows that a tile holds."""
+        return self.launches[regime].block_m // self.group
+
+    def places(self, regime: str) -> int:
+        """Programs that the GPU runs at a time."""
+        return self.launches[regime].per_sm * self.sm_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +107,8 @@ def tile_items(items: Items, positions: IntArray, block_size: int, shape: Shape)
     regime = np.where(several & ~causal, 1, np.where(causal & (spans[:, COUNT] > VERIFY_ROWS), 2, 0))
     parts = []
     for index, name in enumerate(REGIMES):
-        cut = _cut_rows(spans[regime == index], items, positions, block_size, shape.block_m[name] // shape.group)
-        parts.append(_cut_keys(cut, block_size, shape))
+        cut = _cut_rows(spans[regime == index], items, positions, block_size, shape.rows(name))
+        parts.append(_cut_keys(cut, block_size, shape, shape.places(name)))
     return _number(parts, items)
 
 
@@ -158,14 +167,14 @@ def _cut_rows(spans: IntArray, items: Items, positions: IntArray, block_size: in
     return out
 
 
-def _cut_keys(spans: IntArray, block_size: int, shape: Shape) -> IntArray:
+def _cut_keys(spans: IntArray, block_size: int, shape: Shape, places: int) -> IntArray:
     """Records of one regime: spans cut into runs of keys, longest first.
 
     POS_LOW is now the last position that all rows see, POS_HIGH the last one that some row no longer sees.
     """
     if not len(spans):
         return np.zeros((0, len(RECORD)), dtype=np.int64)
-    length = split_lengths(spans[:, LENGTH], shape.kv_heads, shape.sm_count, shape.fixed_run)
+    length = split_lengths(spans[:, LENGTH], shape.kv_heads, places, shape.fixed_run)
     runs = -(-spans[:, LENGTH] // length)
     out, step = np.repeat(spans, runs, axis=0), np.repeat(length, runs)
     offset = (np.arange(len(out)) - np.repeat(np.cumsum(runs) - runs, runs)) * step

@@ -11,7 +11,7 @@ import numpy as np
 from bench.gpu.fit_groups import FIXED, Point, fit, write_group_row
 from quire_kernels.group_rule import DEFAULT_WEIGHTS, GroupRule, Weights
 
-RULE = GroupRule(kv_heads=8, group=4, head_dim=128, itemsize=2, block_m=64, sm_count=132, weights=DEFAULT_WEIGHTS)
+RULE = GroupRule(kv_heads=8, group=4, head_dim=128, itemsize=2, block_m=64, places=264, weights=DEFAULT_WEIGHTS)
 
 
 def made_up(truth: Weights) -> list[Point]:
@@ -19,7 +19,7 @@ def made_up(truth: Weights) -> list[Point]:
     found = []
     for members, keys in product((2, 4, 16, 64), (64, 512, 2048, 8192)):
         count = np.array([members])
-        rule = GroupRule(8, 4, 128, 2, 64, 132, truth)
+        rule = GroupRule(8, 4, 128, 2, 64, 264, truth)
         gain = float(rule.gain(count, count, np.array([keys]))[0])
         found.append(Point(RULE, members, keys, grouped_ms=10 - gain / 1e9, private_ms=10.0))
     return found

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from quire_engine.attention.groups import MAX_LEVELS
 from quire_engine.attention.plan import build_plan
 from quire_kernels.gpu.device_work import Capacity, DeviceWork
-from quire_kernels.gpu.split_rule import ALIGN, MIN_RUN, PROGRAMS_PER_SM, split_lengths
+from quire_kernels.gpu.launch_table import Launch
 from quire_kernels.gpu.tiling import REGIMES, Shape, tile_items
 
 BLOCK = 16
+LAUNCHES = dict.fromkeys(REGIMES, Launch(16, 16, 4, 1, per_sm=2))
 STEPS = st.lists(st.tuples(st.integers(0, 90), st.integers(1, 40)), min_size=1, max_size=5)
 
 
@@ -39,7 +40,7 @@ def test_every_visible_key_is_read_once(
         fresh += need
         tables.append(own.astype(np.int32))
     plan = build_plan(tables, starts, counts, BLOCK)
-    tiles = tile_items(plan.items(window), plan.positions, BLOCK, Shape(2, group, dict.fromkeys(REGIMES, 16), 1, run))
+    tiles = tile_items(plan.items(window), plan.positions, BLOCK, Shape(2, group, LAUNCHES, 1, run))
 
     seen: dict[tuple[int, int], int] = {}
     for regime in REGIMES:
@@ -71,7 +72,7 @@ def test_partials_are_numbered_once_and_merged_all() -> None:
     """Places are a permutation of 0..n, all in the merge list of their row; sole results have place -1."""
     tables = [np.array([0, 1, 2, 3 + i], dtype=np.int32) for i in range(3)]
     plan = build_plan(tables, [50, 51, 52], [1, 4, 1], BLOCK)
-    tiles = tile_items(plan.items(), plan.positions, BLOCK, Shape(1, 1, dict.fromkeys(REGIMES, 16), 1))
+    tiles = tile_items(plan.items(), plan.positions, BLOCK, Shape(1, 1, LAUNCHES, 1))
 
     assert sorted(tiles.places[tiles.places >= 0].tolist()) == list(range(tiles.partials))
     for i, row in enumerate(tiles.merge_rows.tolist()):
@@ -84,41 +85,21 @@ def test_partials_are_numbered_once_and_merged_all() -> None:
 def test_a_chunk_and_its_past_are_one_tile() -> None:
     """Without a shared prefix nothing of a prefill needs merging."""
     plan = build_plan([np.arange(6, dtype=np.int32)], [50], [16], BLOCK)
-    tiles = tile_items(plan.items(), plan.positions, BLOCK, Shape(1, 1, dict.fromkeys(REGIMES, 16), 100))
+    tiles = tile_items(plan.items(), plan.positions, BLOCK, Shape(1, 1, LAUNCHES, 100))
 
     assert tiles.partials == 0
     assert tiles.records["prefill"][:, 3:5].tolist() == [[0, 66]]
 
 
-def test_split_rule() -> None:
-    """Idle multiprocessors cause splits, full ones do not; short runs are never cut; long ones are among short ones."""
-    one = np.array([32768])
-
-    assert -(-32768 // split_lengths(one, 8, 132)[0]) == pytest.approx(PROGRAMS_PER_SM * 132 / 8, abs=1)
-    assert split_lengths(np.full(64, 4096), 8, 132).tolist() == [4096] * 64
-    assert split_lengths(np.array([MIN_RUN]), 1, 132)[0] >= MIN_RUN
-    uneven = split_lengths(np.array([100_000] + [200] * 40), 8, 132)
-    assert 100_000 / uneven[0] > 20
-    assert (uneven[1:] >= 200).all()
-    assert (uneven % ALIGN == 0).all()
-
-
-def test_fixed_runs_do_not_depend_on_the_batch() -> None:
-    """In deterministic mode a tile is cut the same alone and in company."""
-    alone = split_lengths(np.array([5000]), 8, 132, fixed_run=1024)
-    company = split_lengths(np.array([5000] * 300), 8, 132, fixed_run=1024)
-
-    assert alone[0] == company[0] == 1024
-
-
 def test_refill_keeps_addresses_and_pads_slots() -> None:
     """A buffer takes over smaller steps in place, padded rows are never stored, and larger steps are refused."""
     device = torch.device("cpu")
-    work = DeviceWork(Capacity.for_decode(rows=4, levels=3, tile_rows=16, table=40, sm_count=2), device)
+    shape = Shape(2, 1, LAUNCHES, 2)
+    work = DeviceWork(Capacity.for_decode(rows=4, levels=3, table=40, shape=shape), device)
     address = work.table.data_ptr()
     for rows in (4, 2):
         plan = build_plan([np.arange(i, i + 3, dtype=np.int32) for i in range(rows)], [40] * rows, [1] * rows, BLOCK)
-        tiles = tile_items(plan.items(), plan.positions, BLOCK, Shape(2, 1, dict.fromkeys(REGIMES, 16), 2))
+        tiles = tile_items(plan.items(), plan.positions, BLOCK, shape)
         work.refill(tiles, plan.positions, plan.slots, plan.table)
 
         assert work.slots.tolist() == [*plan.slots.tolist(), *[-1] * (4 - rows)]
@@ -126,7 +107,7 @@ def test_refill_keeps_addresses_and_pads_slots() -> None:
     assert work.table.data_ptr() == address
 
     plan = build_plan([np.arange(9, dtype=np.int32)] * 5, [130] * 5, [1] * 5, BLOCK)
-    tiles = tile_items(plan.items(), plan.positions, BLOCK, Shape(2, 1, dict.fromkeys(REGIMES, 16), 2))
+    tiles = tile_items(plan.items(), plan.positions, BLOCK, shape)
     with pytest.raises(ValueError, match="exceed the capacity of"):
         work.refill(tiles, plan.positions, plan.slots, plan.table)
 
@@ -151,8 +132,9 @@ def test_every_decode_step_fits_the_capacity_of_its_rows(
         own = np.arange(start // BLOCK + 1) + 10_000 * (100 + i)
         tables.append(np.concatenate([*runs, own])[: start // BLOCK + 1].astype(np.int32))
     plan = build_plan(tables, starts, [1] * rows, BLOCK)
-    block_m = {"decode": 16, "group": 64, "prefill": 64}
-    tiles = tile_items(plan.items(), plan.positions, BLOCK, Shape(kv_heads, group, block_m, sm_count))
-    capacity = Capacity.for_decode(rows, MAX_LEVELS, block_m["group"] // group, len(plan.table), sm_count)
+    launches = {**LAUNCHES, "group": Launch(64, 64, 8, 2), "prefill": Launch(64, 64, 8, 2)}
+    shape = Shape(kv_heads, group, launches, sm_count)
+    tiles = tile_items(plan.items(), plan.positions, BLOCK, shape)
+    capacity = Capacity.for_decode(rows, MAX_LEVELS, len(plan.table), shape)
 
     DeviceWork(capacity, torch.device("cpu")).refill(tiles, plan.positions, plan.slots, plan.table)
