@@ -23,7 +23,7 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 HF_HUB_OFFLINE
 RUN groupadd --gid "$QUIRE_UID" quire \
     && useradd --uid "$QUIRE_UID" --gid "$QUIRE_UID" --no-create-home --shell /usr/sbin/nologin quire \
     && install -d -m 0700 -o quire -g quire /run/quire /var/cache/quire \
-    && install -d -m 0755 -o quire -g quire /models/demo
+    && install -d -m 0755 -o quire -g quire /models/demo /models/hub
 
 # What is to be installed for each role. The stages below see these lists and not pyproject.toml, which changes more often.
 FROM base AS wanted

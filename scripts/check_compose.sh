@@ -13,7 +13,7 @@ else
 fi
 unset MODEL # nothing set is how strangers start it
 # compose.build.yaml is not read: secrets of builds are newer than the parser of Debian 12.
-for more in "" compose.gpu.yaml; do
+for more in "" compose.gpu.yaml compose.hub.yaml; do
     files=(--file compose.yaml ${more:+--file "$more"})
     "${parser[@]}" "${files[@]}" --profile observability config --quiet
     services=$("${parser[@]}" "${files[@]}" config --services | sort | paste -sd' ')

@@ -41,16 +41,15 @@ def stages() -> dict[str, str]:
 def test_the_stack_needs_no_profile_and_no_variable(services: dict[str, dict[str, Any]]) -> None:
     """What runs on a CPU is started by `up` alone, and every variable has a value where it is not set."""
     assert {name for name, service in services.items() if "profiles" not in service} == OURS
-    for name in ("compose.yaml", "compose.gpu.yaml", "compose.build.yaml"):
+    for name in ("compose.yaml", "compose.gpu.yaml", "compose.hub.yaml", "compose.build.yaml"):
         variables = re.findall(r"\$\{[^}]*\}?", (ROOT / name).read_text())
         assert [variable for variable in variables if not re.match(r"\$\{[A-Z_]+:?-", variable)] == []
 
 
 def test_every_variable_is_explained(services: dict[str, dict[str, Any]]) -> None:
     """.env.example names what the stack reads, and nothing else; images alone are named in the compose files."""
-    read = set(
-        re.findall(r"\$\{([A-Z_]+)", (ROOT / "compose.yaml").read_text() + (ROOT / "compose.gpu.yaml").read_text())
-    )
+    files = ("compose.yaml", "compose.gpu.yaml", "compose.hub.yaml")
+    read = set(re.findall(r"\$\{([A-Z_]+)", "".join((ROOT / name).read_text() for name in files)))
     explained = set(re.findall(r"^# ([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
 
     assert {name for name in read if not name.endswith("_IMAGE")} - {"ALLOWED_HOSTS"} == explained - {"COMPOSE_FILE"}
@@ -58,7 +57,7 @@ def test_every_variable_is_explained(services: dict[str, dict[str, Any]]) -> Non
 
 def test_no_namespace_is_shared(services: dict[str, dict[str, Any]]) -> None:
     """A container that joins another's namespaces does not come back with it: what is shared is volumes."""
-    for name in ("compose.yaml", "compose.gpu.yaml"):
+    for name in ("compose.yaml", "compose.gpu.yaml", "compose.hub.yaml"):
         for service in compose(name)["services"].values():
             assert not {"ipc", "pid", "network_mode", "shm_size"} & set(service)
     for name in ("kvstore", "engine"):
@@ -150,6 +149,19 @@ def test_a_gpu_is_the_same_for_kvstore_and_engines() -> None:
     assert devices["kvstore"] == devices["engine"]
     assert "cache:/var/cache/quire" in services["engine"]["volumes"]
     assert "TRITON_CACHE_DIR=/var/cache/quire/triton" in stages()["base"]
+
+
+def test_one_process_fetches_a_model_of_the_hub(services: dict[str, dict[str, Any]]) -> None:
+    """The others read its volume and neither write it nor have the token; each of them is told the same name."""
+    named = compose("compose.hub.yaml")["services"]
+    settings = ("QUIRE_SERVE_MODEL", "QUIRE_SERVE_REVISION", "HF_HOME")
+    told = [[named[name]["environment"][key] for key in settings] for name in ("prepare", "engine", "gateway")]
+
+    assert told[0] == told[1] == told[2]
+    assert [name for name in named if "hub:/models/hub" in named[name].get("volumes", [])] == ["prepare"]
+    assert [name for name in named if "HF_TOKEN" in named[name]["environment"]] == ["prepare"]
+    assert "HF_HUB_OFFLINE=1" in stages()["base"]
+    assert "/models/hub" in stages()["base"]
 
 
 def test_images_are_built_from_stages_that_exist(services: dict[str, dict[str, Any]]) -> None:

@@ -28,6 +28,7 @@ Clients and servers:
 
 - ``raw_client``: a session over bare sockets, without the client library.
 - ``service``: ``BareService``, dispatch and service without a socket, asked in bytes.
+- ``hub_server``: a stand-in of the Hugging Face hub, with its endpoints and errors.
 - ``http_server``: the gateway's HTTP server around any application, and ``RawConnection`` to it.
 
 The kvstore without processes:

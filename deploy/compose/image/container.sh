@@ -14,7 +14,8 @@ demo-model)
         exec python3 /opt/quire/share/quire/demo_model.py /models/demo
     ;;
 prepare)
-    if ! [ -r "$QUIRE_SERVE_MODEL/config.json" ]; then
+    # What begins with a slash is a folder; anything else is a name on the hub (compose.hub.yaml).
+    if [ "${QUIRE_SERVE_MODEL#/}" != "$QUIRE_SERVE_MODEL" ] && ! [ -r "$QUIRE_SERVE_MODEL/config.json" ]; then
         echo "quire: MODEL=${MODEL:-} has no config.json that uid $(id -u) may read: name the folder that holds the model's" \
             "files, with real files in it (no links out of it), and let others read it (chmod -R o+rX)" >&2
         exit 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def check_directory(directory: Path) -> None:
     try:
         names = sorted(os.listdir(directory))
     except FileNotFoundError:
-        raise ModelRefused(f"{directory} is not there: say the directory of a model") from None
+        raise ModelRefused(f"{directory} is not there: say the directory of a model, or org/name on the hub") from None
     except NotADirectoryError:
         raise ModelRefused(f"{directory} is not a directory: say the one that the model's files are in") from None
     except PermissionError:
@@ -47,9 +48,8 @@ def check_directory(directory: Path) -> None:
                 " remove that file if it is merged"
             )
         return
-    for pattern, what in FOREIGN_DIRECTORIES:
-        if any(Path(name).match(pattern) for name in names):
-            raise ModelRefused(f"{directory} holds no config.json: it is {what}")
+    if what := foreign(names, FOREIGN_DIRECTORIES):
+        raise ModelRefused(f"{directory} holds no config.json: it is {what}{_base(directory)}")
     if "snapshots" in names:
         found = sorted(path.name for path in (directory / "snapshots").iterdir()) or ["..."]
         raise ModelRefused(
@@ -57,6 +57,12 @@ def check_directory(directory: Path) -> None:
             f" {directory / 'snapshots' / found[-1]}"
         )
     raise ModelRefused(f"{directory} holds no config.json: not a model directory")
+
+
+def foreign(names: Iterable[str], table: Iterable[tuple[str, str]]) -> str:
+    """What the first pattern of a table that fits one of ``names`` gives away; "" if none does."""
+    files = [Path(name) for name in names]
+    return next((what for pattern, what in table if any(file.match(pattern) for file in files)), "")
 
 
 def check_file(file: Path) -> None:
@@ -94,6 +100,15 @@ def read_json(file: Path) -> dict[str, Any]:
 def present(file: Path) -> bool:
     """Whether the directory has an entry of this name, a link that leads nowhere included."""
     return os.path.lexists(file)
+
+
+def _base(directory: Path) -> str:
+    """Of an adapter, the model that it was made for."""
+    file = directory / "adapter_config.json"
+    if not present(file):
+        return ""
+    base = read_json(file).get("base_model_name_or_path")
+    return f" (its base is {base})" if isinstance(base, str) and base else ""
 
 
 def _absent(file: Path) -> str:

@@ -10,12 +10,14 @@ and a model that loads without them answers from noise.
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .model_files import check_file, present, read_json
+from .model_files import check_file, foreign, present, read_json
 from .refusal import ModelRefused
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -45,9 +47,8 @@ def check_weights(directory: Path) -> None:
     elif present(directory / INDEX):
         _check_shards(directory)
     else:
-        for pattern, what in FOREIGN_WEIGHTS:
-            if any(directory.glob(pattern)):
-                raise ModelRefused(f"{directory} holds no {SINGLE}: {what}")
+        if what := foreign(os.listdir(directory), FOREIGN_WEIGHTS):
+            raise ModelRefused(f"{directory} holds no {SINGLE}: {what}")
         raise ModelRefused(f"{directory} holds no .safetensors file: download the model's weights")
 
 
@@ -90,6 +91,17 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
         raise ModelRefused(f"{file} holds no tensor: download it again")
     tensors: dict[str, dict[str, Any]] = header
     return tensors
+
+
+def stored_elements(directory: Path) -> Counter[str]:
+    """Elements of all weights in a whole model directory, by the format's name of their type (``BF16``)."""
+    single = present(directory / SINGLE)
+    names = {SINGLE} if single else set(read_json(directory / INDEX)["weight_map"].values())
+    found: Counter[str] = Counter()
+    for name in names:
+        for tensor in read_header(directory / name).values():
+            found[str(tensor.get("dtype"))] += math.prod(tensor.get("shape", ()))
+    return found
 
 
 def some(names: Iterable[str], most: int = 3) -> str:

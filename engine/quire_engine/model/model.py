@@ -42,18 +42,20 @@ class Model:
         max_model_len: tokens of the longest sequence the model is made for.
         heads: query heads.
         scales: of keys and values, where they are stored as e4m3.
+        weight_bytes: of all parameters as they were loaded.
         vocab_size: number of logits.
         eos_ids: tokens that end an answer.
         attention_modules: by layer, the module that asked for attention in the latest forward pass.
     """
 
-    def __init__(self, module: Any, scales: KvScales | None = None) -> None:
+    def __init__(self, module: Any, scales: KvScales | None = None, weight_bytes: int = 0) -> None:
         self.module = module
         self.config = module.config
         self.backend: AttentionBackend | None = None
         self.max_model_len = max_positions(self.config)
         self.heads = int(self.config.num_attention_heads)
         self.scales = scales
+        self.weight_bytes = weight_bytes
         self.vocab_size = int(self.config.vocab_size)
         self.eos_ids = _eos_ids(module)
         self.attention_modules: dict[int, torch.nn.Module] = {}
@@ -125,10 +127,11 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
     layers, kv_heads, _ = kv_shape(config)
     scales = KvScales.read(directory, layers, kv_heads)
     module = load_module(directory, config, COMPUTE_DTYPES[dtype], device)
+    weight_bytes = sum(weight.nbytes for weight in module.parameters())  # one that is shared counts once
     fuse_linear(module)
     fuse_layers(module)
     fuse_rotary(module)
-    return Model(module, scales)
+    return Model(module, scales, weight_bytes)
 
 
 def _eos_ids(module: Any) -> frozenset[int]:

@@ -18,6 +18,7 @@ from quire_engine.model.calibrate import calibrate
 from quire_engine.model.model import Model, ModelRefused, load_model
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder
 from quire_services.process import flags
+from quire_services.process.served_model import settled
 
 RANDOM_SEQUENCES, RANDOM_TOKENS = 4, 512  # of random tokens, where no text is given
 MAX_TEXT_TOKENS = 2048  # tokens of a text that are looked at: eager attention holds a matrix of scores
@@ -26,7 +27,7 @@ MAX_TEXT_TOKENS = 2048  # tokens of a text that are looked at: eager attention h
 def main(argv: list[str]) -> int:
     """Entry of ``quire calibrate``; returns the exit code."""
     parser = flags.Parser(prog="quire calibrate", description=(__doc__ or "").partition("\n")[0])
-    flags.add(parser, "serve", "kvstore", only=("model", "dtype"))
+    flags.add(parser, "serve", "kvstore", only=("model", "revision", "dtype"))
     parser.add_argument(
         "--text", action="append", type=Path, default=[], metavar="FILE", help="text like the requests; may be repeated"
     )
@@ -34,8 +35,9 @@ def main(argv: list[str]) -> int:
     config = flags.read_config(parser, arguments)
     if not config.serve.model:
         parser.error("--model is needed")
-    directory = Path(config.serve.model)
     try:
+        config = settled(config)
+        directory = Path(config.serve.model)
         model = load_model(directory, config.kvstore.dtype, "cuda" if torch.cuda.is_available() else "cpu")
         scales = calibrate(model, _sequences(directory, model, arguments))
         scales.write(directory)

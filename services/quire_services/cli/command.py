@@ -31,6 +31,7 @@ COMMANDS = {
     "engine": ("quire_services.daemons.engined", "run one engine: a model over the shared pool"),
     "gateway": ("quire_services.daemons.gateway", "run the gateway: the OpenAI HTTP API"),
     "prepare": ("quire_services.cli.prepare", "write what the kvstore must know of a model and its published prompts"),
+    "fetch": ("quire_services.cli.fetch", "fetch a model from the Hugging Face hub into its cache on this host"),
     "calibrate": ("quire_services.cli.calibrate", "find scales for keys and values that are stored as fp8"),
     "bench": ("quire_services.cli.bench", "measure this tree, alone or against a peer (source tree only)"),
 }
@@ -38,6 +39,7 @@ COMMANDS = {
 EXTRAS = {
     "torch": "engine",
     "transformers": "engine",
+    "huggingface_hub": "engine",
     "fastapi": "gateway",
     "uvicorn": "gateway",
     "numpy": "kvstore",

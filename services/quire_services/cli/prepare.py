@@ -21,13 +21,14 @@ from quire_services.gateway.published_prompts.rendered_prompt import render_prom
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, without_torch
 from quire_services.process import flags, reason
 from quire_services.process.refusal_line import refusal_line
+from quire_services.process.served_model import settled, with_directory
 
 
 class PrepareError(Exception):
     """The model or a prompt cannot be used; one line says why."""
 
 
-PREPARE_SETTINGS = ("model", "block_size", "dtype", "kv_cache_dtype", "max_model_len", "tools_in_prompt")
+PREPARE_SETTINGS = ("model", "revision", "block_size", "dtype", "kv_cache_dtype", "max_model_len", "tools_in_prompt")
 
 
 def main(argv: list[str]) -> int:
@@ -52,9 +53,13 @@ def main(argv: list[str]) -> int:
 
 def prepare(config: Config) -> dict[str, Any]:
     """The content of the file for this configuration; raises PrepareError or PublishError."""
-    directory = Path(config.serve.model).absolute()
     if not config.serve.model:
         raise PrepareError("no model: name one with --model DIR")
+    try:
+        config = with_directory(config)
+    except (OSError, ValueError) as error:
+        raise PrepareError(refusal_line(config.serve.model, error)) from error
+    directory = Path(config.serve.model)
     layout, max_model_len = _layout(directory, config)
     return {
         "model": config.gateway.served_model_name or model_name(directory),
@@ -74,7 +79,8 @@ def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
 
     logging.set_verbosity(logging.CRITICAL)  # what it would advise, a refusal says in a line
     try:
-        layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
+        dtype = settled(config).kvstore.stored_dtype
+        layout = layout_of(directory, dtype, config.kvstore.block_size)
         longest: int = served_length(max_model_len(directory), config.engine.max_model_len)
         check_tokenizer(directory)
     except Exception as error:  # of any kind: transformers checks few of the values that it computes with

@@ -32,7 +32,12 @@ def setting(
 class ServeSettings:
     """What concerns the whole stack of one host."""
 
-    model: str = setting("", "directory of the model (safetensors, as transformers saves it)")
+    model: str = setting(
+        "",
+        "directory of the model (safetensors, as transformers saves it), or its name on the Hugging Face hub, org/name:"
+        " taken from the hub's cache on this host, and fetched into it if it is not there",
+    )
+    revision: str = setting("", "of a model on the hub: branch, tag or commit (default: main)")
     engines: int = setting(1, "engine processes that share the pool", at_least=1, at_most=64)
     prefill_engines: int = setting(
         0, "of these, engines that compute prompts only; the others go on from there (0: each does both)", at_least=0
@@ -69,7 +74,11 @@ class KvstoreSettings:
         "where the blocks are; auto: on a GPU if the engines compute on one and it can be shared, else in host memory",
         among=("auto", "shm", "cuda-ipc", "cuda-vmm-fd"),
     )
-    dtype: str = setting("float32", "element type the model computes in", among=("float32", "bfloat16", "float16"))
+    dtype: str = setting(
+        "float32",
+        "element type the model computes in; auto: that of its checkpoint",
+        among=("auto", "float32", "bfloat16", "float16"),
+    )
     kv_cache_dtype: str = setting(
         "auto",
         "element type keys and values are stored in; auto: as the model computes; fp8 is short for fp8_e4m3",
@@ -126,7 +135,7 @@ class KvstoreSettings:
 
     @property
     def stored_dtype(self) -> str:
-        """The layout's name of the element type that keys and values are stored in."""
+        """The layout's name of the element type that keys and values are stored in, once ``dtype`` is settled."""
         return self.dtype if self.kv_cache_dtype == "auto" else E4M3
 
 

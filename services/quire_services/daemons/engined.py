@@ -22,6 +22,7 @@ import structlog
 import torch
 
 from quire_engine.backends import CPU, BackendChoice, BackendRefused, choose_backend
+from quire_engine.checkpoint.dtype import AUTO, compute_dtype
 from quire_engine.checkpoint.layout import layout_of, served_length
 from quire_engine.checkpoint.load_progress import watched
 from quire_engine.checkpoint.refusal import first_line
@@ -46,10 +47,11 @@ from quire_services.process import flags, logs, start_report
 from quire_services.process.gc_tuning import tune_gc
 from quire_services.process.reason import StartError, complain
 from quire_services.process.refusal_line import refusal_line
+from quire_services.process.served_model import settled
 from quire_services.tracing.switch import start_tracer
 
 ENGINE_SETTINGS = (
-    "model", "run_dir", "engines", "dtype", "kv_cache_dtype", "block_size", "attention", "max_batch_tokens",
+    "model", "revision", "run_dir", "engines", "dtype", "kv_cache_dtype", "block_size", "attention", "max_batch_tokens",
     "max_sequences", "max_model_len", "threads", "step_log", "prefill", "role", "leave_s", "port", "log_format",
     "otlp_traces_endpoint",
 )  # fmt: skip
@@ -77,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     except BackendRefused as exc:
         parser.error(f"engine.attention = {config.engine.attention}: {exc}")
     try:
+        config = settled(config)
         return _run(config, arguments, attention)
     except StartError as exc:
         return _complain(2, str(exc))
@@ -126,6 +129,9 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
     start_report.report_facts(
         kernels=attention.kernels(layout),
         computes=f"{config.kvstore.dtype} on {attention.device}",
+        dtype=config.kvstore.dtype,
+        checkpoint_dtype=compute_dtype(directory, AUTO),
+        weight_bytes=model.weight_bytes,
         max_model_len=model.max_model_len,
         threads=torch.get_num_threads(),
     )

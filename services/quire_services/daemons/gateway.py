@@ -24,6 +24,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from quire_engine.checkpoint.model_name import model_name
+from quire_engine.checkpoint.refusal import ModelRefused
 from quire_proto.private_dir import NotPrivate
 from quire_services.config import settings
 from quire_services.config.loader import ConfigError, load_tenants
@@ -59,6 +60,7 @@ from quire_services.process import flags, logs
 from quire_services.process.gc_tuning import freeze_objects
 from quire_services.process.port_check import ADMIN_HOST, is_loopback
 from quire_services.process.reason import StartError
+from quire_services.process.served_model import with_directory
 from quire_services.process.start_report import report_facts
 from quire_services.tracing.switch import start_tracer
 
@@ -91,7 +93,8 @@ def gateway_config(argv: Sequence[str] | None) -> tuple[settings.Config, str]:
     """Flags, environment and file as configuration, and this gateway's name; a mistake ends the process with 2."""
     parser = flags.Parser(prog="quire gateway", description="the OpenAI-compatible HTTP side of the stack")
     own = (field.name for field in fields(settings.GatewaySettings))
-    flags.add(parser, "serve", "gateway", only=("model", "run_dir", "log_format", "otlp_traces_endpoint", *own))
+    stack = ("model", "revision", "run_dir", "log_format", "otlp_traces_endpoint")
+    flags.add(parser, "serve", "gateway", only=(*stack, *own))
     parser.add_argument("--instance", default=secrets.token_hex(8), help="name at /health (default: a random one)")
     arguments = parser.parse_args(argv)
     return flags.read_config(parser, arguments), arguments.instance
@@ -146,7 +149,10 @@ def _metrics_access(networks: str, hosts: HostNames) -> MetricsAccess:
 def _gateway(config: settings.Config) -> Gateway:
     if not config.serve.model:
         raise StartError("no model: name one with --model DIR")
-    model = Path(config.serve.model).absolute()
+    try:
+        model = Path(with_directory(config).serve.model)
+    except ModelRefused as error:
+        raise StartError(str(error)) from error
     api_keys = configured_keys(config)
     reached_at = config.gateway.published_host or config.gateway.host
     if api_keys.open and not is_loopback(reached_at):

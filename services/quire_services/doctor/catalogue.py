@@ -61,6 +61,7 @@ PROBLEMS = {
     # the model and what computes it
     "model-not-named": "info",
     "model-not-found": "error",
+    "model-not-fetched": "info",
     "model-unreadable": "error",
     "model-unusable": "error",
     "weights-unusable": "error",

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
+from quire_engine.checkpoint.refusal import ModelRefused
 from quire_kv import Layout
 from quire_proto.wire.codec import CodecError, from_map
 from quire_services.config.input_files import read_bytes
@@ -24,6 +25,7 @@ from quire_services.config.loader import ConfigError, load_config
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
 from quire_services.config.process_table import PROCESSES_FILE, ProcessEntry, ProcessTable, read_process_table
 from quire_services.config.settings import POOL_SIZES, SECTIONS, Config
+from quire_services.process.served_model import local_directory
 from quire_services.stack.rundir import MARK_BYTES, MARKER_FILE
 
 _OF_THE_DOCTOR = ("run_dir", "role")  # what a process was started with, and is no setting of the stack
@@ -81,8 +83,11 @@ class Scene:
 
     @property
     def model(self) -> Path | None:
-        """The model's directory: as set, or the one that was prepared here."""
+        """The model's directory: as set, of a hub's model the one in the cache, or the one that was prepared here."""
         if self.config.serve.model:
+            with suppress(ModelRefused, ImportError):
+                if found := local_directory(self.config.serve):
+                    return found
             return Path(self.config.serve.model).absolute()
         with suppress(OSError, ValueError, LookupError, TypeError):
             return Path(read_prepared(self.run_dir / PREPARED_FILE)["model_dir"])

@@ -9,9 +9,9 @@ from quire_services.config.input_files import one_line
 
 
 def refusal_line(model: Path | str, error: BaseException) -> str:
-    """The cause in ``error``, with the model's directory in front unless it is in there already."""
+    """The cause in ``error``, with the model's directory, or its name on the hub, in front unless it is in there."""
     reason = first_line(error)
     if not isinstance(error, OSError | ValueError):
         reason = f"{type(error).__name__}: {reason}"
-    directory = str(Path(model).absolute())
-    return one_line(reason if directory in reason else f"{directory}: {reason}")
+    name = str(Path(model).absolute()) if Path(model).exists() else str(model)
+    return one_line(reason if name in reason else f"{name}: {reason}")

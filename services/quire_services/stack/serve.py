@@ -26,6 +26,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from quire_engine.checkpoint.refusal import ModelRefused
 from quire_proto import __version__
 from quire_services.config.input_files import one_line
 from quire_services.config.process_table import ProcessEntry
@@ -39,6 +40,7 @@ from quire_services.process.standard_streams import print_line
 
 from .child import Child
 from .forks.client import EngineForkServer, can_fork_engines
+from .model_fetch import with_model_here
 from .processes import ENGINE_ENVIRONMENT, ENGINE_MODULES, Stack
 from .readiness import Readiness
 from .rundir import RunDir, RunDirError
@@ -59,12 +61,20 @@ def main(argv: list[str]) -> int:
     parser = flags.Parser(prog="quire serve", description="Run kvstore, engines and gateway on this host.")
     flags.add(parser, "serve", "kvstore", "engine", "gateway")
     config = flags.read_config(parser, parser.parse_args(argv))
-    if not (Path(config.serve.model) / "config.json").is_file():
-        parser.error(f"serve.model: {config.serve.model!r} is no model directory (it holds no config.json)")
     if config.serve.prefill_engines >= config.serve.engines:
         parser.error(
             f"serve.prefill_engines: {config.serve.prefill_engines} of {config.serve.engines} engines: none decodes"
         )
+    screen, named = Screen(sys.stdout), config.serve.model
+    try:
+        found = with_model_here(config, screen)
+    except ModelRefused as error:
+        parser.error(f"serve.model: {error}")
+    if found is None:
+        return 0
+    config = found
+    if not (Path(config.serve.model) / "config.json").is_file():
+        parser.error(f"serve.model: {named!r} is no model directory (it holds no config.json)")
     try:
         run_dir = RunDir(config.run_dir, own_state=not config.kvstore.state_dir)
     except (RunDirError, OSError) as error:
@@ -74,7 +84,7 @@ def main(argv: list[str]) -> int:
     except port_check.PortTaken as error:
         run_dir.release() if run_dir.found else run_dir.close()
         parser.error(str(error))
-    serve = StackRun(config, run_dir)
+    serve = StackRun(config, run_dir, screen)
     try:
         return serve.run()
     finally:
@@ -112,10 +122,10 @@ class StackRun:
         screen: where a person looks.
     """
 
-    def __init__(self, config: Config, run_dir: RunDir) -> None:
+    def __init__(self, config: Config, run_dir: RunDir, screen: Screen) -> None:
         self.failure = ""
         self.left = False
-        self.screen = Screen(sys.stdout)
+        self.screen = screen
         self._config = config
         self._run_dir = run_dir
         self._forks = EngineForkServer(ENGINE_MODULES, run_dir.lock, ENGINE_ENVIRONMENT) if can_fork_engines() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from bench.models.tiny import make_model
 from quire_services.cli.prepare import PrepareError, prepare
 from quire_services.config.loader import load_config
-from quire_services.config.settings import Config, PublishedPrompt, ServeSettings
+from quire_services.config.settings import Config, KvstoreSettings, PublishedPrompt, ServeSettings
 from quire_services.gateway.published_prompts.preamble import Preamble
 from quire_services.gateway.published_prompts.prompt_files import PublishError
 from quire_services.gateway.published_prompts.rendered_prompt import common_prefix, render_prompt
@@ -50,6 +51,16 @@ def test_a_model_without_a_template_publishes_plain_text(model: Path, tmp_path: 
     encoder = PromptEncoder.load(tmp_path / "plain")
 
     assert encoder.decode(render_prompt(encoder, Preamble.of_system("w1 w2 w3 "), 64).tokens) == "w1 w2 w3"
+
+
+def test_dtype_auto_is_settled_in_the_layout(model: Path, tmp_path: Path) -> None:
+    """The kvstore, which reads no checkpoint, gets the type by name."""
+    half = shutil.copytree(model, tmp_path / "half")
+    fields = json.loads((half / "config.json").read_text())
+    (half / "config.json").write_text(json.dumps(fields | {"dtype": "bfloat16"}))
+    config = replace(_config(half), kvstore=KvstoreSettings(dtype="auto"))
+
+    assert prepare(config)["layout"]["dtype"] == "bfloat16"
 
 
 def test_layout_and_length_are_the_models(model: Path) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
+from quire_engine.checkpoint.dtype import compute_dtype
+from quire_engine.checkpoint.hub.hub_model import TOKENIZER_FILES, HubModel
 from quire_engine.checkpoint.model_files import check_directory, check_file, read_json
 from quire_engine.checkpoint.refusal import ModelRefused
-from quire_engine.checkpoint.weight_files import INDEX, SINGLE, check_quantisation, check_weights, read_header
+from quire_engine.checkpoint.weight_files import check_quantisation, check_weights, stored_elements
 from quire_kv import DTYPE_BYTES, Layout
 from quire_kvstore.host.host_space import available_bytes
 from quire_services.doctor.findings import Findings, fact, problem
 from quire_services.doctor.scene import Scene
-
-# Any of them is enough for a tokenizer of transformers.
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json", "vocab.txt")
 
 
 def check_model(scene: Scene) -> Findings:
@@ -23,6 +21,14 @@ def check_model(scene: Scene) -> Findings:
     directory = scene.model
     if directory is None:
         yield problem("model-not-named", "no model is named", "give --model DIR to have one looked at", "serve.model")
+        return
+    if not directory.exists() and (hub := HubModel.named(scene.config.serve.model, scene.config.serve.revision)):
+        yield problem(
+            "model-not-fetched",
+            f"{hub} is not in the hub's cache, or not whole",
+            f"quire fetch --model {hub.name}; quire serve does that by itself",
+            "serve.model",
+        )
         return
     if not directory.exists():
         yield problem(
@@ -67,18 +73,19 @@ def _weights(scene: Scene, directory: Path) -> Findings:
     yield from _tokenizer(directory)
     if not whole:
         return
-    size = _elements(directory) * DTYPE_BYTES[scene.config.kvstore.dtype]
+    dtype = compute_dtype(directory, scene.config.kvstore.dtype)
+    size = stored_elements(directory).total() * DTYPE_BYTES[dtype]
     have = available_bytes()
     if not scene.process("engine-1") and size * scene.engines > have:
         yield problem(
             "weights-exceed-memory",
-            f"{scene.engines} engines take {size * scene.engines:,} bytes for weights as"
-            f" {scene.config.kvstore.dtype}, and {have:,} are available",
+            f"{scene.engines} engines take {size * scene.engines:,} bytes for weights as {dtype}, and {have:,} are"
+            " available",
             "--dtype=bfloat16, fewer --engines, a smaller model, or more memory; on a GPU it is its memory that counts",
             directory,
         )
     else:
-        yield fact("model", f"{directory.name}: {size:,} bytes of weights as {scene.config.kvstore.dtype}", directory)
+        yield fact("model", f"{directory.name}: {size:,} bytes of weights as {dtype}", directory)
 
 
 def _tokenizer(directory: Path) -> Findings:
@@ -103,13 +110,6 @@ def _unreadable(directory: Path) -> list[Path]:
         return [directory]
     files = (file for file in sorted(directory.iterdir()) if file.is_file())
     return [file for file in files if not os.access(file, os.R_OK, effective_ids=True)]
-
-
-def _elements(directory: Path) -> int:
-    """Elements of all weights."""
-    single = (directory / SINGLE).exists()
-    names = {SINGLE} if single else set(read_json(directory / INDEX)["weight_map"].values())
-    return sum(math.prod(t["shape"]) for name in names for t in read_header(directory / name).values())
 
 
 def _differing(layout: Layout, fields: dict[str, object]) -> str:

@@ -36,6 +36,7 @@ def start_screen(config: Config, found: StartFacts) -> list[str]:
     engine: Facts = found.engines[0][1] if found.engines else {}
     rows = {
         "model": _joined(found.gateway.get("model"), engine.get("computes"), _context(engine)),
+        "weights": _weights(engine),
         "engines": _joined(", ".join(name for name, _ in found.engines), _threads(engine)),
         "pool": _pool(found.kvstore),
         "arena": _joined(found.kvstore.get("arena"), _arena_reason(config, found.kvstore)),
@@ -51,6 +52,15 @@ def _joined(*parts: object) -> str:
 
 def _context(engine: Facts) -> str:
     return f"sequences of up to {engine['max_model_len']:,} tokens" if engine.get("max_model_len") else ""
+
+
+def _weights(engine: Facts) -> str:
+    """What they take, and what they would take in the checkpoint's own type."""
+    if not engine.get("weight_bytes"):
+        return ""
+    size, dtype, stored = engine["weight_bytes"], engine["dtype"], engine["checkpoint_dtype"]
+    own = "as in the checkpoint" if dtype == stored else f"the checkpoint is in {stored}: --dtype auto takes that"
+    return f"{size / GIB:.2f} GiB ({size:,} bytes) in each engine; {dtype}, {own}"
 
 
 def _threads(engine: Facts) -> str:

@@ -49,6 +49,17 @@ def test_engines_that_differ_are_told_apart() -> None:
     assert "  kernels  engine-1: C; engine-2: PyTorch: no C compiler" in screen
 
 
+def test_weights_are_said_in_bytes_and_beside_the_checkpoint() -> None:
+    """What was chosen, what it costs, and whether that is how the checkpoint is."""
+    facts = {**ENGINE, "dtype": "bfloat16", "checkpoint_dtype": "bfloat16", "weight_bytes": 3 << 29}
+    said = "  weights  1.50 GiB (1,610,612,736 bytes) in each engine; bfloat16, as in the checkpoint"
+    assert said in _screen(Config(), engines=[("engine-1", facts)])
+    wide = {**facts, "dtype": "float32"}
+    assert "float32, the checkpoint is in bfloat16: --dtype auto takes that" in _screen(
+        Config(), engines=[("engine-1", wide)]
+    )
+
+
 def test_an_arena_that_follows_the_engines_says_so() -> None:
     """The kvstore was told where; the reason is the engines' setting."""
     found = {**POOL, "as_configured": True, "arena_reason": "as configured (kvstore.arena)"}
