@@ -28,7 +28,7 @@ ENTRIES = {
     "": ["quire_kv"],
     "kvstore": ["quire_services.daemons.kvstored", "quire_services.cli.status", "quire_services.stack.stop"],
     "gateway": ["quire_services.daemons.gateway"],
-    "engine": ["quire_services.daemons.engined", "quire_services.cli.prepare", "quire_services.cli.calibrate"],
+    "engine": ["quire_services.daemons.engined", "quire_services.cli.prepare", "quire_services.cli.models.calibrate"],
     "top": ["quire_services.cli.views.top"],
 }
 # Asked for where they are installed, done without where they are not.

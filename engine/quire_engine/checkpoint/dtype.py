@@ -15,15 +15,15 @@ from .model_files import read_json
 from .refusal import ModelRefused
 from .weight_files import stored_elements
 
-AUTO = "auto"
+AUTO_DTYPE = "auto"
 COMPUTED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # name of torch -> name of safetensors
 
 
 def compute_dtype(directory: Path, wanted: str) -> str:
     """``wanted``, or for ``auto`` the type of the checkpoint in ``directory``. Raises ModelRefused or OSError."""
-    if wanted != AUTO:
+    if wanted != AUTO_DTYPE:
         if wanted not in COMPUTED:
-            raise ModelRefused(f"dtype {wanted!r} is none of {', '.join([AUTO, *COMPUTED])}")
+            raise ModelRefused(f"dtype {wanted!r} is none of {', '.join([AUTO_DTYPE, *COMPUTED])}")
         return wanted
     fields = read_json(directory / "config.json")
     for part in (fields.get("text_config"), fields):

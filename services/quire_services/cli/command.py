@@ -31,8 +31,8 @@ COMMANDS = {
     "engine": ("quire_services.daemons.engined", "run one engine: a model over the shared pool"),
     "gateway": ("quire_services.daemons.gateway", "run the gateway: the OpenAI HTTP API"),
     "prepare": ("quire_services.cli.prepare", "write what the kvstore must know of a model and its published prompts"),
-    "fetch": ("quire_services.cli.fetch", "fetch a model from the Hugging Face hub into its cache on this host"),
-    "calibrate": ("quire_services.cli.calibrate", "find scales for keys and values that are stored as fp8"),
+    "fetch": ("quire_services.cli.models.fetch", "fetch a model from the Hugging Face hub into its cache on this host"),
+    "calibrate": ("quire_services.cli.models.calibrate", "find scales for keys and values that are stored as fp8"),
     "bench": ("quire_services.cli.bench", "measure this tree, alone or against a peer (source tree only)"),
 }
 # What an absent module means to the person who typed the command.

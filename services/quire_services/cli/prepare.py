@@ -20,8 +20,8 @@ from quire_services.gateway.published_prompts.prompt_files import PublishError, 
 from quire_services.gateway.published_prompts.rendered_prompt import render_prompt
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, without_torch
 from quire_services.process import flags, reason
-from quire_services.process.refusal_line import refusal_line
-from quire_services.process.served_model import settled, with_directory
+from quire_services.process.model.refusal_line import refusal_line
+from quire_services.process.model.served_model import settled, with_directory
 
 
 class PrepareError(Exception):

@@ -22,7 +22,7 @@ import structlog
 import torch
 
 from quire_engine.backends import CPU, BackendChoice, BackendRefused, choose_backend
-from quire_engine.checkpoint.dtype import AUTO, compute_dtype
+from quire_engine.checkpoint.dtype import AUTO_DTYPE, compute_dtype
 from quire_engine.checkpoint.layout import layout_of, served_length
 from quire_engine.checkpoint.load_progress import watched
 from quire_engine.checkpoint.refusal import first_line
@@ -45,9 +45,9 @@ from quire_services.config.settings import Config
 from quire_services.config.socket_names import GATEWAY_SOCKET
 from quire_services.process import flags, logs, start_report
 from quire_services.process.gc_tuning import tune_gc
+from quire_services.process.model.refusal_line import refusal_line
+from quire_services.process.model.served_model import settled
 from quire_services.process.reason import StartError, complain
-from quire_services.process.refusal_line import refusal_line
-from quire_services.process.served_model import settled
 from quire_services.tracing.switch import start_tracer
 
 ENGINE_SETTINGS = (
@@ -130,7 +130,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         kernels=attention.kernels(layout),
         computes=f"{config.kvstore.dtype} on {attention.device}",
         dtype=config.kvstore.dtype,
-        checkpoint_dtype=compute_dtype(directory, AUTO),
+        checkpoint_dtype=compute_dtype(directory, AUTO_DTYPE),
         weight_bytes=model.weight_bytes,
         max_model_len=model.max_model_len,
         threads=torch.get_num_threads(),

@@ -58,9 +58,9 @@ from quire_services.gateway.readers.request_reader import RequestReader
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, log_like_everyone, without_torch
 from quire_services.process import flags, logs
 from quire_services.process.gc_tuning import freeze_objects
+from quire_services.process.model.served_model import with_directory
 from quire_services.process.port_check import ADMIN_HOST, is_loopback
 from quire_services.process.reason import StartError
-from quire_services.process.served_model import with_directory
 from quire_services.process.start_report import report_facts
 from quire_services.tracing.switch import start_tracer
 

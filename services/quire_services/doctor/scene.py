@@ -25,7 +25,7 @@ from quire_services.config.loader import ConfigError, load_config
 from quire_services.config.prepared_file import PREPARED_FILE, read_prepared
 from quire_services.config.process_table import PROCESSES_FILE, ProcessEntry, ProcessTable, read_process_table
 from quire_services.config.settings import POOL_SIZES, SECTIONS, Config
-from quire_services.process.served_model import local_directory
+from quire_services.process.model.served_model import local_directory
 from quire_services.stack.rundir import MARK_BYTES, MARKER_FILE
 
 _OF_THE_DOCTOR = ("run_dir", "role")  # what a process was started with, and is no setting of the stack

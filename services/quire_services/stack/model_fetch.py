@@ -10,16 +10,16 @@ from dataclasses import replace
 
 from quire_engine.checkpoint.refusal import ModelRefused
 from quire_services.config.settings import Config
+from quire_services.process.model.served_model import local_directory
 from quire_services.process.screen import Screen, bar
-from quire_services.process.served_model import local_directory
 
 from .child import Child
 from .processes import command_line
 from .supervisor import Supervisor
 from .words.causes import how_it_ended
 
-POLL_S = 0.2  # between two looks at how far it has come
-STOP_DEADLINE_S = 2.0
+FETCH_POLL_S = 0.2  # between two looks at how far it has come
+FETCH_END_S = 2.0  # it has nothing to finish
 
 
 def with_model_here(config: Config, screen: Screen) -> Config | None:
@@ -46,12 +46,12 @@ def _fetch(config: Config, screen: Screen) -> bool:
         screen.line(f"fetching {serve.model} from the hub ...")
         supervisor.start(child)
         while child.code is None and not supervisor.signals:
-            supervisor.pump(POLL_S)
+            supervisor.pump(FETCH_POLL_S)
             share = child.loaded
             screen.passing(f"fetching {serve.model} {bar(share)}", f"fetching {serve.model}: {share:.0%}")
         screen.passing("")
         if child.code is None:
-            supervisor.stop([[child]], STOP_DEADLINE_S)
+            supervisor.stop([[child]], FETCH_END_S)
             return False
     if child.code:
         raise ModelRefused(child.reason or f"fetching {serve.model} {how_it_ended(child.code)}")

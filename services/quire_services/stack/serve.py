@@ -44,11 +44,10 @@ from .model_fetch import with_model_here
 from .processes import ENGINE_ENVIRONMENT, ENGINE_MODULES, Stack
 from .readiness import Readiness
 from .rundir import RunDir, RunDirError
-from .supervisor import Supervisor
+from .supervisor import STOP_DEADLINE_S, Supervisor
 from .words.causes import how_it_ended
 from .words.start_screen import StartFacts, start_screen
 
-STOP_DEADLINE_S = 10.0  # seconds for each of gateway, engines, kvstore, unless their settings give them more
 READINESS_POLL_S = 0.2  # seconds between two looks at processes that are not ready yet
 FORKS_POLL_S = 0.02
 IDLE_WAIT_S = 3600.0

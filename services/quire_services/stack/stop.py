@@ -18,8 +18,7 @@ from quire_services.process.standard_streams import print_line
 from .child import Child
 from .foreign_process import ForeignProcess
 from .rundir import MARKER_FILE, RunDir, RunDirError
-from .serve import STOP_DEADLINE_S
-from .supervisor import Supervisor
+from .supervisor import STOP_DEADLINE_S, Supervisor
 
 
 def main(argv: list[str]) -> int:

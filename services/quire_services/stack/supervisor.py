@@ -18,6 +18,7 @@ from types import FrameType, TracebackType
 
 from .child import Child
 
+STOP_DEADLINE_S = 10.0  # seconds for each of gateway, engines, kvstore, unless their settings give them more
 KILL_POLL_S = 0.05
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -23,13 +23,13 @@ from .complaints import explained
 from .hub_model import HubModel, weight_names
 from .repository import check_listing, descriptions
 
-AT_ONCE = 4  # files that are fetched at the same time
+FILES_AT_ONCE = 4  # files that are fetched at the same time
 
-Report = Callable[[int, int], None]
+ReportBytes = Callable[[int, int], None]
 Say = Callable[[str], None]
 
 
-def fetch(model: HubModel, check: Callable[[Path], object], report: Report, say: Say) -> Path:
+def fetch(model: HubModel, check: Callable[[Path], object], report: ReportBytes, say: Say) -> Path:
     """The directory of ``model`` in the cache, with all its files fetched that are not there yet.
 
     Args:
@@ -62,14 +62,14 @@ def fetch(model: HubModel, check: Callable[[Path], object], report: Report, say:
         raise ModelRefused(explained(error, model)) from error
 
 
-def _fetch(model: HubModel, commit: str, names: Iterable[str], report: Report, total: int) -> Path:
+def _fetch(model: HubModel, commit: str, names: Iterable[str], report: ReportBytes, total: int) -> Path:
     """Fetch these files of a commit; returns the snapshot's directory."""
     count = _Count(report, total)
 
     def one(name: str) -> Path:
         return Path(_file(model, name, commit, tqdm_class=count.bar))
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         places = list(pool.map(one, names))
     first = min(places, key=lambda place: len(place.parts))
     return first.parent
@@ -103,7 +103,7 @@ def _check_space(model: HubModel, needed: int) -> None:
 class _Count:
     """The bytes of several files as one number."""
 
-    def __init__(self, report: Report, total: int) -> None:
+    def __init__(self, report: ReportBytes, total: int) -> None:
         self._report, self._total, self._done = report, total, 0
         self._lock = threading.Lock()
         count = self

@@ -18,7 +18,7 @@ from quire_engine.model.calibrate import calibrate
 from quire_engine.model.model import Model, ModelRefused, load_model
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder
 from quire_services.process import flags
-from quire_services.process.served_model import settled
+from quire_services.process.model.served_model import settled
 
 RANDOM_SEQUENCES, RANDOM_TOKENS = 4, 512  # of random tokens, where no text is given
 MAX_TEXT_TOKENS = 2048  # tokens of a text that are looked at: eager attention holds a matrix of scores

@@ -15,9 +15,8 @@ from quire_engine.checkpoint.dtype import compute_dtype
 from quire_engine.checkpoint.hub.hub_model import HubModel
 from quire_engine.checkpoint.refusal import ModelRefused
 from quire_services.config.settings import Config, ServeSettings
-
-from .screen import Screen, bar
-from .start_report import report_load_share
+from quire_services.process.screen import Screen, bar
+from quire_services.process.start_report import report_load_share
 
 REDRAWN_S = 0.1
 

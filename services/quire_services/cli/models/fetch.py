@@ -11,8 +11,8 @@ import sys
 
 from quire_engine.checkpoint.refusal import ModelRefused
 from quire_services.process import flags
+from quire_services.process.model.served_model import fetch_model, local_directory
 from quire_services.process.reason import complain
-from quire_services.process.served_model import fetch_model, local_directory
 from quire_services.process.standard_streams import print_line
 
 
