@@ -50,6 +50,7 @@ def test_a_model_that_cannot_be_fetched_starts_nothing(environ: dict[str, str], 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_model_is_fetched_and_prepared_without_a_network(environ: dict[str, str], tmp_path: Path) -> None:
     """`quire fetch` says how far it has come and prints the directory, which `prepare` finds with no hub to ask."""
     fetched = run(environ, "fetch", "--model", NAME)
