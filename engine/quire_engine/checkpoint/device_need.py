@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from .architecture import read_config
 from .weight_files import weight_headers
 
 # By kind of device, of a step: a GPU computes hundreds of tokens in the time of one, a CPU's core a few.
@@ -26,30 +27,27 @@ DRAWING = 56  # bytes for each logit of a row: as computed, float32, in order wi
 
 @dataclass(frozen=True, slots=True)
 class DeviceNeed:
-    """Bytes: of the weights, of each token of a step, and of each row that is drawn."""
+    """Bytes of an engine: ``fixed`` ones, and more for each token and each sequence of its largest step; which has so
+    many ``tokens`` and ``sequences`` unless it is said."""
 
-    weights: int
+    fixed: int
     token: int
-    row: int
-
-    def of_engine(self, tokens: int, sequences: int) -> int:
-        """Bytes of an engine whose steps have up to ``tokens`` tokens of ``sequences`` sequences."""
-        step = tokens * self.token + (sequences + SCORED) * self.row
-        graphs = sequences * (self.token + self.row // 4)
-        return self.weights + step + graphs + PROCESS
+    sequence: int
+    tokens: int = STEP_TOKENS["cuda"]
+    sequences: int = STEP_SEQUENCES["cuda"]
 
 
 def device_need(directory: Path, dtype: str) -> DeviceNeed:
     """The need of the model in ``directory``, computed in ``dtype``. Raises ModelRefused, OSError."""
-    from .architecture import read_config  # transformers, which a kvstore that reads a need is not to wait for
-
     config, size = read_config(directory), BYTES[dtype]
     elements = sum(prod(entry["shape"]) for header in weight_headers(directory) for entry in header.values())
     heads = config.num_attention_heads + 2 * (getattr(config, "num_key_value_heads", None) or 0)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Rows before and after a norm and a product, twice in float32; heads before and after their rotation.
     width = 8 * config.hidden_size + 3 * heads * head_dim + 4 * _intermediate(config)
-    return DeviceNeed(elements * size, width * size, config.vocab_size * DRAWING)
+    token, row = width * size, config.vocab_size * DRAWING
+    # A sequence is drawn, and is a row of the largest graph, which keeps its logits.
+    return DeviceNeed(elements * size + SCORED * row + PROCESS, token, row + token + row // 4)
 
 
 def _intermediate(config: Any) -> int:

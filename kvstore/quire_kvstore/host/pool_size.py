@@ -1,8 +1,9 @@
 """How many blocks a pool has: as many as were asked for, or as many as fit the bytes that were.
 
-Bytes are an amount, or a share of what is free where the pool is to lie. What is free is measured once in the life of a
-pool's run directory: the roster keeps what came of it, so that a kvstore that is started again after a crash has the
-size of the one before, however much its engines hold by then. After an orderly end it is measured anew.
+Bytes are an amount, or a share of what is free where the pool is to lie. On a GPU that is what its engines will leave
+free, which are not there yet, and most of that is the size where none is asked for. What is free is measured once in
+the life of a pool's run directory: the roster keeps what came of it, so that a kvstore that is started again after a
+crash has the size of the one before, however much its engines hold by then. After an orderly end it is measured anew.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from .host_space import free_bytes
 
 GIB = 1 << 30
 MAX_BLOCKS = 2**31 - 1
+HOST_BLOCKS = 4096  # where no size is asked for
+DEVICE_FRACTION = 0.95  # the same on a GPU; the rest is for what was reckoned too low
 
 
 class AskedSize(Protocol):
-    """The three ways to say a size; ``kv_gib`` and ``kv_fraction`` are 0 where they are not the one."""
+    """The three ways to say a size, each 0 where it is not the one."""
 
     @property
     def blocks(self) -> int:
@@ -48,19 +51,32 @@ class PoolSize:
     reason: str
 
 
-def pool_size(asked: AskedSize, block_bytes: int, device: Device | None, roster: Roster) -> PoolSize:
-    """The size of a pool of such blocks, on a GPU or (None) in host memory. Raises ArenaError, OSError."""
+def pool_size(asked: AskedSize, block_bytes: int, device: Device | None, roster: Roster, engines: int = 0) -> PoolSize:
+    """The size of a pool of such blocks, on a GPU or (None) in host memory. Raises ArenaError, OSError.
+
+    Args:
+        engines: bytes that engines will need of the GPU.
+    """
     if asked.kv_gib:
         return _within(int(asked.kv_gib * GIB), block_bytes, f"kv_gib = {asked.kv_gib:g}")
-    if not asked.kv_fraction:
-        return PoolSize(asked.blocks, f"blocks = {asked.blocks}")
-    share = f"kv_fraction = {asked.kv_fraction:g}"
+    if asked.blocks or (not asked.kv_fraction and not device):
+        blocks = asked.blocks or HOST_BLOCKS
+        return PoolSize(blocks, f"blocks = {blocks}")
+    fraction = asked.kv_fraction or DEVICE_FRACTION
+    share = f"kv_fraction = {fraction:g}"
     where = device.uuid if device else str(SHM_DIR)
     measured = f"{share} of what is free on {where}, in blocks of {block_bytes} bytes"
     if before := _kept(roster, measured):
         return before
     free, what = (_device_free(device), f"bytes free on {where}") if device else free_bytes(SHM_DIR)
-    size = _within(int(free * asked.kv_fraction), block_bytes, f"{share} of {free:,} {what}")
+    if device and engines:
+        what += f" less {engines:,} for engines"
+        if engines >= free:
+            raise ArenaError(
+                f"{free:,} {what}: nothing is left for a pool: run fewer engines, make their steps smaller"
+                " (--max-batch-tokens, --max-sequences), or say --kv-gib if they need less"
+            )
+    size = _within(int((free - engines * bool(device)) * fraction), block_bytes, f"{share} of {free:,} {what}")
     roster.keep({"measured": measured, "blocks": size.blocks, "reason": size.reason})
     return size
 

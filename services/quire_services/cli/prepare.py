@@ -67,6 +67,7 @@ def prepare(config: Config) -> dict[str, Any]:
         "max_model_len": max_model_len,
         "canonical_tools": config.gateway.canonical_tools,
         "layout": layout,
+        "device_need": _device_need(directory, config),
         "published": _published(directory, config, max_model_len),
     }
 
@@ -86,6 +87,15 @@ def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
     except Exception as error:  # of any kind: transformers checks few of the values that it computes with
         raise PrepareError(refusal_line(directory, error)) from error
     return asdict(layout), longest
+
+
+def _device_need(directory: Path, config: Config) -> dict[str, int]:
+    from quire_engine.checkpoint.device_need import device_need
+
+    try:
+        return asdict(device_need(directory, settled(config).kvstore.dtype))
+    except Exception:  # of any kind: where it cannot be reckoned the pool's size can still be said
+        return {}
 
 
 def _published(directory: Path, config: Config, max_model_len: int) -> list[dict[str, Any]]:

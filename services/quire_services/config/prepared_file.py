@@ -1,6 +1,6 @@
 """The prepared file of a run directory: what ``quire prepare`` found out of a model for the kvstore.
 
-    {"model", "model_dir", "max_model_len", "canonical_tools", "layout": {...},
+    {"model", "model_dir", "max_model_len", "canonical_tools", "layout": {...}, "device_need": {...},
      "published": [{"id", "domain", "tokens": [...]}]}
 
 Owns its name, its size limit and how it is recognised among other files of that name; the readers check the values that

@@ -59,12 +59,17 @@ class ServeSettings:
 class KvstoreSettings:
     """The pool. Its size is said in one of three ways (``POOL_SIZES``), and does not change while it runs."""
 
-    blocks: int = setting(4096, "blocks in the pool", at_least=1, at_most=2**31 - 1)
+    blocks: int = setting(
+        0,
+        "blocks in the pool (0: 4096 in host memory, and on a GPU 0.95 of what its engines leave free)",
+        at_least=0,
+        at_most=2**31 - 1,
+    )
     kv_gib: float = setting(0.0, "size of the pool in GiB, in place of blocks (0: say blocks)", at_least=0)
     kv_fraction: float = setting(
         0.0,
-        "size of the pool as a share of the memory that is free at the start where it lies, on the GPU or the host, in"
-        " place of blocks (0: say blocks)",
+        "size of the pool as a share of the memory that is free at the start where it lies, on the host, or on the GPU"
+        " beside its engines, in place of blocks (0: say blocks)",
         at_least=0,
         at_most=1,
     )

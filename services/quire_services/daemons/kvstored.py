@@ -61,6 +61,8 @@ KVSTORE_SETTINGS = (
     *(spec.name for spec in fields(KvstoreSettings)),
 )
 
+NEED = ("fixed", "token", "sequence", "tokens", "sequences")  # of an engine, as ``quire prepare`` reckons it
+
 log = structlog.get_logger()
 
 
@@ -83,7 +85,7 @@ def _serve(config: Config, prepared: Path) -> int:
     pool, run_dir = config.kvstore, config.run_dir
     state_dir = Path(pool.state_dir or run_dir)
     members = tuple((group, tenant.name) for tenant in config.tenants for group in tenant.groups)
-    layout, prompts = _prepared(prepared)
+    layout, prompts, need = _prepared(prepared)
     _check(layout)
     kind, device, why = choose(pool.arena)
     for directory in {run_dir, state_dir}:
@@ -92,7 +94,7 @@ def _serve(config: Config, prepared: Path) -> int:
     signals = _Signals()
     tracer = start_tracer("kvstore", "kvstore", config.serve.otlp_traces_endpoint)
     with closing(Roster(run_dir)) as roster, closing(Mappers(run_dir)) as mappers:
-        sized = pool_size(pool, layout.block_bytes, device, roster)
+        sized = pool_size(pool, layout.block_bytes, device, roster, _engines_need(need, config))
         pool = replace(pool, blocks=sized.blocks)
         size = layout.arena_bytes(pool.blocks)
         # Before the store makes its own arrays for so many blocks.
@@ -205,14 +207,25 @@ class _Signals:
             self._server.stop()
 
 
-def _prepared(path: Path) -> tuple[Layout, list[Any]]:
+def _prepared(path: Path) -> tuple[Layout, list[Any], dict[str, int]]:
     try:
         value = read_prepared(path)
-        return from_map(Layout, value["layout"]), list(value.get("published", []))
+        given = value.get("device_need")
+        need = {name: int(given[name]) for name in NEED} if given else {}
+        return from_map(Layout, value["layout"]), list(value.get("published", [])), need
     except OSError as exc:
         raise StartError(f"prepared file {path}: {exc.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, CodecError) as exc:
         raise StartError(f"{path}: not a prepared file: {exc}") from None
+
+
+def _engines_need(need: dict[str, int], config: Config) -> int:
+    """Bytes that the engines of this host need of a GPU, as far as a prepared file's ``device_need`` says it."""
+    if not need:
+        return 0
+    tokens = config.engine.max_batch_tokens or need["tokens"]
+    sequences = config.engine.max_sequences or need["sequences"]
+    return config.serve.engines * (need["fixed"] + tokens * need["token"] + sequences * need["sequence"])
 
 
 def _check(layout: Layout) -> None:

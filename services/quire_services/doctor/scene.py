@@ -19,6 +19,7 @@ from pathlib import Path
 
 from quire_engine.checkpoint.refusal import ModelRefused
 from quire_kv import Layout
+from quire_kvstore.host.pool_size import HOST_BLOCKS
 from quire_proto.wire.codec import CodecError, from_map
 from quire_services.config.input_files import read_bytes
 from quire_services.config.loader import ConfigError, load_config
@@ -78,7 +79,7 @@ class Scene:
         """What the pool takes; 0 if only a start can say: without a layout, or as a share of what is free."""
         pool = self.config.kvstore
         if pool.sized_by == "blocks":
-            return self.layout.arena_bytes(pool.blocks) if self.layout else 0
+            return self.layout.arena_bytes(pool.blocks or HOST_BLOCKS) if self.layout else 0
         return int(pool.kv_gib * (1 << 30))
 
     @property

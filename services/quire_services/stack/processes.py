@@ -91,7 +91,10 @@ class Stack:
         other_sizes = [name for name in POOL_SIZES if name != config.kvstore.sized_by]
         store = flags.as_flags(config, "kvstore", but=(*LAYOUT_SETTINGS, *other_sizes))
         self.kvstore = Child(
-            "kvstore", command_line("kvstore", *here, f"--prepared={self._prepared}", *store), table=table
+            "kvstore",
+            command_line("kvstore", *here, f"--prepared={self._prepared}", *store),
+            defaults=_engines_wanted(config),
+            table=table,
         )
         front = [*here, *model, f"--instance={instance}", *flags.as_flags(config, "gateway")]
         self.gateway = Child("gateway", command_line("gateway", *front), table=table)
@@ -114,6 +117,16 @@ class Stack:
         self.kvstore.settings = fingerprint(
             self.kvstore.argv, self._files, self._groups, content_digest(self._prepared)
         )
+
+
+def _engines_wanted(config: Config) -> dict[str, str]:
+    """What a kvstore must know of its engines to leave them room on a GPU. As environment, which is no setting of its
+    own: a stack that gets another engine keeps its kvstore."""
+    return {
+        "QUIRE_SERVE_ENGINES": str(config.serve.engines),
+        "QUIRE_ENGINE_MAX_BATCH_TOKENS": str(config.engine.max_batch_tokens),
+        "QUIRE_ENGINE_MAX_SEQUENCES": str(config.engine.max_sequences),
+    }
 
 
 def _engines(config: Config) -> list[tuple[str, list[str]]]:

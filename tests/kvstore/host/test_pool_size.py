@@ -113,6 +113,39 @@ def test_on_a_gpu_the_driver_says_what_is_free(roster: Roster, monkeypatch: pyte
         pool_size(KvstoreSettings(kv_fraction=0.25), MIB, device, roster)
 
 
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, free_mib: int) -> Device:
+    """A GPU of 80 MiB, of which so many are free."""
+    answers = {"cuDeviceGet": 0, "cuDevicePrimaryCtxRetain": 1, "cuMemGetInfo": (free_mib * MIB, 80 * MIB)}
+    monkeypatch.setattr(cuda_driver, "call", lambda name, *_: answers.get(name))
+    return Device(0, "GPU-1", 80 * MIB)
+
+
+def test_on_a_gpu_a_share_is_of_what_engines_leave(roster: Roster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which are not there yet when it is measured; in host memory they are not counted, nor beside a size in blocks."""
+    device, needed = on_a_gpu(monkeypatch, 60), 20 * MIB
+    size = pool_size(KvstoreSettings(kv_fraction=0.5), MIB, device, roster, needed)
+    assert size.blocks == 20
+    assert size.reason == f"kv_fraction = 0.5 of {60 * MIB:,} bytes free on GPU-1 less {needed:,} for engines"
+    assert pool_size(KvstoreSettings(blocks=50), MIB, device, roster, needed).blocks == 50
+
+
+def test_where_no_size_is_asked_for_a_gpu_is_filled(
+    roster: Roster, free: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for what engines need and a margin; a host is not."""
+    device = on_a_gpu(monkeypatch, 60)
+    assert pool_size(KvstoreSettings(), MIB, device, roster, 20 * MIB).blocks == 38
+    free(memory=800)
+    assert pool_size(KvstoreSettings(), MIB, None, roster, 20 * MIB) == PoolSize(4096, "blocks = 4096")
+
+
+def test_a_gpu_that_engines_fill_has_no_pool(roster: Roster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has both numbers and what to change."""
+    device = on_a_gpu(monkeypatch, 60)
+    with pytest.raises(ArenaError, match=r"62,914,560 bytes .* less 73,400,320 .*fewer engines.*--max-batch-tokens"):
+        pool_size(KvstoreSettings(), MIB, device, roster, 70 * MIB)
+
+
 @pytest.mark.process
 def test_a_kvstore_says_how_large_its_pool_is_and_why(run_dir: Path) -> None:
     """In its log; after a kill it has the same pool, and the system's own numbers were asked once."""
