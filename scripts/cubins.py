@@ -44,11 +44,13 @@ from quire_kernels.features import Features  # noqa: E402
 from quire_kernels.gpu import copy_blocks, merge_partials, paged_attention, write_kv  # noqa: E402
 from quire_kernels.gpu.device_work import Capacity, DeviceWork  # noqa: E402
 from quire_kernels.gpu.launch_table import SHARED_LIMIT, launch_for  # noqa: E402
+from quire_kernels.gpu.layers import gate, norm, rotate  # noqa: E402
 from quire_kernels.gpu.tiling import REGIMES  # noqa: E402
 
 META = torch.device("meta")
 OURS = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # a result means what this file says it means
 ROWS, BLOCKS, KV_HEADS = 64, 4096, 8
+SMALL = ("write_kv", "merge", "copy", "norm", "gate", "rotate")  # kernels beside attention
 FEATURES = {"": (), "window": ("window",), "all": ("window", "softcap", "sinks", "slopes")}
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float8_e4m3fn: "fp8e4nv"}
 TYPES |= {torch.int16: "i16", torch.int32: "i32", torch.int64: "i64", torch.uint8: "u8"}
@@ -100,8 +102,23 @@ def everything() -> list[Instance]:
 
 def _small(dtypes: tuple[str, ...], widths: tuple[int, ...]) -> list[Instance]:
     """The kernels beside attention."""
-    pairs = product(("write_kv", "merge", "copy"), dtypes, widths)
+    pairs = product(SMALL, dtypes, widths)
     return [*(Instance(*values) for values in pairs), *(Instance(op, "float8_e4m3fn") for op in ("write_kv", "copy"))]
+
+
+def _layer(op: str, rows: torch.Tensor) -> tuple[Any, dict[str, Any], dict[str, int]]:
+    """Norm, gate and rotate, of ``rows`` [T, heads, d]."""
+    flat, warps = rows.flatten(1), {"num_warps": 4}
+    if op == "norm":
+        return norm._kernel, *norm.norm_arguments(flat, flat[0], flat, 1e-6, "rounded")
+    if op == "gate":
+        return gate._kernel, gate.gate_arguments(flat, flat, flat, "silu"), warps
+    query, key = rows.transpose(0, 1), rows[:, :KV_HEADS].transpose(0, 1)
+    return (
+        rotate._kernel,
+        rotate.rotate_arguments(query, key, rows[:, 0].clone(), rows[:, 0].clone(), rows, rows),
+        warps,
+    )
 
 
 def tensor(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -118,6 +135,8 @@ def build(instance: Instance, arch: str) -> tuple[Any, dict[str, Any], dict[str,
     count, index = tensor(1, dtype=torch.int32), partial(tensor, dtype=torch.int32)
     heads = KV_HEADS * instance.group
     out = tensor(ROWS, heads, instance.head_dim, dtype=dtype)
+    if instance.op in ("norm", "gate", "rotate"):
+        return _layer(instance.op, out)
     parts = tensor(ROWS, heads, instance.head_dim, dtype=torch.float32), tensor(ROWS, heads, dtype=torch.float32)
     if instance.op == "write_kv":
         new = tensor(KV_HEADS, ROWS, instance.head_dim, dtype=dtype)
@@ -220,7 +239,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="compile the kernels for all architectures, without a GPU")
     parser.add_argument("--arch", nargs="+", choices=SHARED_LIMIT, default=list(SHARED_LIMIT))
     parser.add_argument("--all", action="store_true", default=os.environ.get("ALL") == "1")
-    parser.add_argument("--only", nargs="+", choices=(*REGIMES, "write_kv", "merge", "copy"), help="only these kernels")
+    parser.add_argument("--only", nargs="+", choices=(*REGIMES, *SMALL), help="only these kernels")
     options = parser.parse_args()
     CACHE.mkdir(exist_ok=True)
     instances = [i for i in (everything() if options.all else representative()) if i.op in (options.only or i.op)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 
 from quire_engine.attention.backend import AttentionBackend
@@ -29,6 +30,7 @@ from .weights import load_module
 
 __all__ = ["Model", "ModelRefused", "load_model"]
 
+log = structlog.get_logger()
 COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -131,6 +133,10 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
     fuse_linear(module)
     fuse_layers(module)
     fuse_rotary(module)
+    if module.device.type == "cuda":
+        from quire_engine.model.fused_gpu import fuse_gpu_layers, fuse_gpu_rotary  # Triton itself is an extra
+
+        log.info("layers_fused", layers=fuse_gpu_layers(module), rotary=fuse_gpu_rotary(module))
     return Model(module, scales, weight_bytes)
 
 
