@@ -77,6 +77,7 @@ VLLM = (
     ),
     Metric("vllm:request_prompt_tokens", HISTOGRAM, "Tokens of the prompt of a continuation.", _ENGINE),
     Metric("vllm:request_generation_tokens", HISTOGRAM, "Generated tokens of a continuation.", _ENGINE),
+    Metric("vllm:request_max_num_generation_tokens", HISTOGRAM, "Those of a request's longest continuation.", _ENGINE),
     Metric("vllm:time_to_first_token_seconds", HISTOGRAM, "From the request's arrival to the first token.", _ENGINE),
     Metric("vllm:inter_token_latency_seconds", HISTOGRAM, "Between two outputs of a continuation.", _ENGINE),
     Metric("vllm:request_time_per_output_token_seconds", HISTOGRAM, "The mean of these, by continuation.", _ENGINE),

@@ -45,13 +45,15 @@ class Latencies:
         self.first_token = Histogram(FIRST_TOKEN_BOUNDS)
         self.between_tokens, self.mean_between = Histogram(TOKEN_BOUNDS), Histogram(TOKEN_BOUNDS)
         self.whole, self.decode = Histogram(REQUEST_BOUNDS), Histogram(REQUEST_BOUNDS)
-        self.prompt_tokens, self.generated_tokens = (Histogram(length_bounds(longest)) for _ in range(2))
+        bounds = length_bounds(longest)
+        self.prompt_tokens, self.generated_tokens, self.longest_generated = (Histogram(bounds) for _ in range(3))
 
     def by_name(self) -> dict[str, Histogram]:
         """All histograms, by vLLM's names."""
         return {
             "request_prompt_tokens": self.prompt_tokens,
             "request_generation_tokens": self.generated_tokens,
+            "request_max_num_generation_tokens": self.longest_generated,
             "time_to_first_token_seconds": self.first_token,
             "inter_token_latency_seconds": self.between_tokens,
             "request_time_per_output_token_seconds": self.mean_between,
@@ -79,3 +81,5 @@ class Latencies:
             self.mean_between.observe(decode_s / (generated - 1))
         self.prompt_tokens.observe(len(generation.tokens))
         self.generated_tokens.observe(generated)
+        if not generation.open:
+            self.longest_generated.observe(max(map(len, generation.emitted)))

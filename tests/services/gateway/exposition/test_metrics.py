@@ -95,6 +95,7 @@ def test_an_engine_is_shown_as_vllm_shows_its_own(stack: Stack) -> None:
     means, decoded = one("request_time_per_output_token_seconds_sum"), one("request_decode_time_seconds_sum")
     assert (one("request_time_per_output_token_seconds_count"), means * 3) == (2, pytest.approx(decoded))
     assert one("request_generation_tokens_sum") == answer["usage"]["completion_tokens"] == 8
+    assert (one("request_max_num_generation_tokens_sum"), one("request_max_num_generation_tokens_count")) == (4, 1)
     assert one("request_prompt_tokens_sum") == 2 * answer["usage"]["prompt_tokens"]
     assert one("request_success_total", finished_reason="length") == 2
     waited = one("time_to_first_token_seconds_sum") + one("inter_token_latency_seconds_sum")

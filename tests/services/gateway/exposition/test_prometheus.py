@@ -42,6 +42,7 @@ VLLM_PANELS = (
     "histogram_quantile(0.9, sum by (le) (rate(vllm:inter_token_latency_seconds_bucket[1m])))",
     "sum by (le) (increase(vllm:request_prompt_tokens_bucket[1m]))",
     "sum by (le) (increase(vllm:request_generation_tokens_bucket[1m]))",
+    "rate(vllm:request_max_num_generation_tokens_sum[1m])",
     "sum by (finished_reason) (increase(vllm:request_success_total[1m]))",
     "rate(vllm:request_queue_time_seconds_sum[1m])",
     "rate(vllm:request_prefill_time_seconds_sum[1m])",
