@@ -8,7 +8,6 @@ promised on a machine with nothing else to do.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import pytest
 
 from tests.compose.container_engine import NoEngine, container_engine
 from tests.compose.project import READY_S, Project
+from tests.compose.recovery_table import TABLE
 from tests.support.repository import ROOT
 from tests.support.waits import wait_for
 
@@ -32,7 +32,7 @@ KEPT = ROOT / ".compose"
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Project]:
+def stack(request: pytest.FixtureRequest) -> Iterator[Project]:
     """The stack, built and up with nothing set; taken down at the end in any case."""
     try:
         with container_engine(KEPT) as engine:
@@ -48,18 +48,17 @@ def stack() -> Iterator[Project]:
                 wait_for(lambda: len(project.engines()) == 2, "both engines", READY_S)
                 yield project
             finally:
-                _show(project)
+                request.config.stash[TABLE] = _table(project)
                 (KEPT / "stack.log").write_text(project.compose("logs", "--no-color"))
                 project.compose("down", "--volumes", "--remove-orphans")
     except NoEngine as reason:
         pytest.skip(str(reason))
 
 
-def _show(project: Project) -> None:
+def _table(project: Project) -> list[tuple[str, str]]:
+    """What happened and how long it took, and the sizes of images."""
     images = project.engine.docker("images", "--format", "{{.Repository}} {{.Size}}").splitlines()
-    rows = [*project.recovered, *(("image " + row.split()[0], row.split()[1]) for row in images if row[:5] == "quire")]
-    sys.__stdout__.write("\n" + "\n".join(f"{what:<44}{took:>12}" for what, took in rows) + "\n")
-    sys.__stdout__.flush()
+    return [*project.recovered, *(("image " + row.split()[0], row.split()[1]) for row in images if row[:5] == "quire")]
 
 
 def test_nothing_set_serves_the_demo_on_two_engines(stack: Project) -> None:
