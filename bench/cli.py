@@ -27,6 +27,7 @@ BENCHES = {  # name, also of its module: the folder that holds it, what it measu
     "branch": ("branches", "blocks that samples and beams of one prompt save by sharing"),
     "seeds": ("branches", "whether a text depends on anything but its request, and by how little it does not"),
     "paged": ("engine", "blocks against reserving the longest sequence, same bytes, same engine"),
+    "dashboard": ("control", "how often the live picture of a busy pool is new, and what that costs the kvstore"),
     "scale": ("control", "costs against blocks, sequences, engines, tenants, prompt length"),
     "hostile": ("neighbours", "what one tenant's hostile bodies and floods cost another, and the gateway's memory"),
     "long_prompts": ("neighbours", "a client's steps beside a neighbour with prompts of 100,000 tokens"),

@@ -106,5 +106,5 @@ def _report(arguments: argparse.Namespace, found: dict[tuple[str, str], list[flo
         forked, executed = (median(found[way, what]) for way in WAYS)
         rows.append([text, forked, executed, forked / executed, len(found["forked", what])])
     report.figures = {f"{what}, {way}": seconds for (way, what), seconds in found.items()}
-    report.tables = [("Starts", table(["seconds, medians", *WAYS, "ratio", "times"], rows))]
+    report.tables = [("Starts", table(rows, ["seconds, medians", *WAYS, "ratio", "times"]))]
     return report
