@@ -7,7 +7,9 @@ promised on a machine with nothing else to do.
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +74,15 @@ def test_nothing_set_serves_the_demo_on_two_engines(stack: Project) -> None:
     assert min(a["usage"]["prompt_tokens_details"]["cached_tokens"] for a in answers) >= 96
     assert len({a["choices"][0]["message"]["content"] for a in answers}) == 1
     assert {a["model"] for a in answers} == {"demo"}
+
+
+def test_the_first_request_of_the_readme_is_answered(stack: Project) -> None:
+    """As it stands there, but for the port."""
+    block = (ROOT / "README.md").read_text().partition("docker compose up")[2].partition("```")[0]
+    command = "curl" + block.partition("curl")[2].replace(":8000", f":{stack.port}")
+    told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=90, check=True).stdout
+
+    assert len(json.loads(told)["choices"][0]["message"]["content"].split()) == 8
 
 
 @pytest.mark.parametrize("service", ["kvstore", "engine", "gateway"])
