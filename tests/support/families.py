@@ -12,7 +12,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {"hidden": 192, "heads": 4, "kv_heads": 2},  # 48
     "qwen3": {"head_dim": 80, "heads": 6, "kv_heads": 3},
     "mistral": {"head_dim": 128, "heads": 2, "kv_heads": 2, "window": 64},
-    "gemma2": {"head_dim": 96, "heads": 4, "kv_heads": 2, "window": 64, "layers": 4},
+    "gemma2": {"head_dim": 96, "heads": 4, "kv_heads": 2, "window": 64, "layers": 4, "seed": 1},
     "phi3": {"hidden": 128, "heads": 4, "kv_heads": 4},  # 32
 }
 

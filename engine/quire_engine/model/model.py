@@ -21,6 +21,7 @@ from quire_engine.attention.hook import Step, running
 from quire_engine.attention.plan import AttentionPlan
 from quire_engine.checkpoint.architecture import ModelRefused, kv_shape, max_positions, read_config
 from quire_engine.checkpoint.kv_scales import KvScales
+from quire_engine.model.fused.experts import fuse_experts
 from quire_engine.model.fused.layers import fuse_layers
 from quire_engine.model.fused.linear import fuse_linear
 from quire_engine.model.fused.rotary import fuse_rotary
@@ -132,6 +133,7 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
     weight_bytes = sum(weight.nbytes for weight in module.parameters())  # one that is shared counts once
     fuse_linear(module)
     fuse_layers(module)
+    fuse_experts(module)
     fuse_rotary(module)
     if module.device.type == "cuda":
         from quire_engine.model.fused_gpu import fuse_gpu_layers, fuse_gpu_rotary  # Triton itself is an extra

@@ -24,9 +24,9 @@ from pathlib import Path
 
 from .prebuilt import find_prebuilt
 
-SOURCE_NAMES = ("linear.c", "decode.c", "tiles.c", "write.c", "norm.c", "rotate.c")
+SOURCE_NAMES = ("linear.c", "gather.c", "decode.c", "tiles.c", "write.c", "norm.c", "rotate.c")
 SOURCES = tuple(Path(__file__).with_name(name) for name in SOURCE_NAMES)
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "attention.h"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "bfloat16.h", "attention.h"))
 NATIVE = "-march=native"
 FLAGS = ("-O3", NATIVE, "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC")
 THREADS = "-fopenmp"  # of the same library as torch's: its threads, which would otherwise spin beside ours

@@ -44,15 +44,16 @@ def problem(width=64, batch=1, dtype=torch.float32):
     return q, k, *torch.randn(2, batch, 5, width, dtype=dtype)
 
 
-def test_same_rotation_in_a_step(rotate, calls):
-    """Inside a step ours is called, and gives what the model's own function gives."""
-    expected = rotate.before_quire(*problem())
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.bfloat16, 0.0)])
+def test_same_rotation_in_a_step(rotate, calls, dtype, rounding):
+    """Inside a step ours is called, and gives what the model's own function gives; in bfloat16 bit by bit."""
+    expected = rotate.before_quire(*problem(dtype=dtype))
     calls.clear()
     with running(STEP):
-        got = rotate(*problem())
+        got = rotate(*problem(dtype=dtype))
     assert len(calls) == 2
     for mine, theirs in zip(got, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(mine, theirs, rtol=rounding, atol=rounding)
 
 
 def test_others_keep_their_function(rotate, calls):
@@ -74,11 +75,27 @@ def test_replaced_once(rotate):
 
 
 def test_what_rotates_otherwise_is_left_alone():
-    """A file whose function turns neighbours, and a model that does not compute in float32, keep what they have."""
+    """A file whose function turns neighbours, and a model that computes in another type, keep what they have."""
     original = getattr(modeling_cohere, ROTARY_FUNCTION)
     assert fuse_rotary(modeling_cohere.CohereLayerNorm(32)) == 0
     assert getattr(modeling_cohere, ROTARY_FUNCTION) is original
-    assert fuse_rotary(modeling_llama.LlamaRMSNorm(32).to(torch.bfloat16)) == 0
+    assert fuse_rotary(modeling_llama.LlamaRMSNorm(32).to(torch.half)) == 0
+
+
+def test_a_type_in_which_it_differs_keeps_the_function(rotate, calls, monkeypatch):
+    """A function that rounds otherwise in bfloat16 is replaced in float32 alone."""
+
+    def wide(q, k, cos, sin):
+        found = rotate.before_quire(q.float(), k.float(), cos.float(), sin.float())
+        return tuple(x.to(q.dtype) for x in found)
+
+    monkeypatch.setattr(modeling_llama, ROTARY_FUNCTION, wide)
+    assert fuse_rotary(modeling_llama.LlamaRMSNorm(32)) == 1
+    assert fuse_rotary(modeling_llama.LlamaRMSNorm(32).bfloat16()) == 0
+    calls.clear()
+    with running(STEP):
+        getattr(modeling_llama, ROTARY_FUNCTION)(*problem(dtype=torch.bfloat16))
+    assert not calls
 
 
 def test_without_a_compiler_nothing_is_replaced(monkeypatch):

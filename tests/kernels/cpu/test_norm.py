@@ -26,6 +26,20 @@ def test_rows_are_normalised(shape, threads):
     torch.testing.assert_close(cpu_norm(x, weight, 1e-5, threads), expected.float(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("rounds", [False, True])
+def test_rows_of_bfloat16_are_normalised_in_float32(rounds):
+    """The result is rounded once, or the normalised row before its weight too: as modelling code has it, to the bit."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(300, 512).bfloat16(), torch.randn(512).bfloat16()
+    wide = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-5)
+    expected = weight * wide.bfloat16() if rounds else (weight.float() * wide).bfloat16()
+
+    got = cpu_norm(x, weight.float(), 1e-5, 2, rounds)
+
+    assert got.dtype == torch.bfloat16
+    assert (got != expected).float().mean() < 1e-3
+
+
 def test_strided_rows_are_normalised():
     """A view that skips is read as the tensor it is."""
     x = torch.randn(5, 64)[:, ::2]
@@ -46,6 +60,16 @@ def test_heads_are_rotated(rows, threads):
     for given in (x.transpose(0, 1), x.transpose(0, 1).contiguous()):
         got = cpu_rotate(given, cos, sin, threads)
         torch.testing.assert_close(got.transpose(0, 1), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_heads_of_bfloat16_are_rotated_with_every_rounding():
+    """Each product and their sum is rounded, as where each is a tensor: all bits are those."""
+    torch.manual_seed(0)
+    x, (cos, sin) = torch.randn(300, 6, 64).bfloat16(), torch.randn(2, 300, 64).bfloat16()
+    first, second = x.chunk(2, dim=-1)
+    expected = x * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
+
+    assert torch.equal(cpu_rotate(x.transpose(0, 1), cos, sin, 2).transpose(0, 1), expected)
 
 
 def test_what_they_do_not_know_is_refused():

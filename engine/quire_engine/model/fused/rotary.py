@@ -1,4 +1,4 @@
-"""Rotary positions in one pass, for models that compute in float32 on a CPU.
+"""Rotary positions in one pass, for models that compute in float32 or bfloat16 on a CPU.
 
 transformers' models rotate queries and keys in a function of their own modelling file, ten small operations a layer.
 It is no part of the model that could be replaced, so the name in that file is: within a step of ours it takes our
@@ -23,7 +23,7 @@ from quire_kernels.cpu.host_library import NoHostLibrary
 from quire_kernels.cpu.rotate import PAIR, cpu_rotate
 
 ROTARY_FUNCTION = "apply_rotary_pos_emb"
-ROTATION_TOLERANCE = 1e-5  # relative to values of about 1
+ROTATION_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.0}  # relative to values of about 1
 
 Rotation = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
@@ -31,39 +31,43 @@ Rotation = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 def fuse_rotary(module: torch.nn.Module) -> int:
     """Replace the function in the modelling files of ``module``; returns in how many it is replaced."""
     weights = next(module.parameters(), None)
-    if weights is None or weights.dtype != torch.float32 or weights.device.type != "cpu":
+    if weights is None or weights.dtype not in ROTATION_TOLERANCE or weights.device.type != "cpu":
         return 0
     files = {sys.modules[type(part).__module__] for part in module.modules()}
-    return sum(_replace(file) for file in files)
+    return sum(weights.dtype in _replace(file) for file in files)
 
 
-def _replace(file: ModuleType) -> bool:
-    original: Rotation | None = getattr(file, ROTARY_FUNCTION, None)
+def _replace(file: ModuleType) -> frozenset[torch.dtype]:
+    """The types for which it is replaced: all in which ours was proved, whatever the model at hand computes in."""
+    original: Any = getattr(file, ROTARY_FUNCTION, None)
     if original is None:
-        return False
+        return frozenset()
     if not hasattr(original, "before_quire"):
-        if not _same(original):
-            return False
-        setattr(file, ROTARY_FUNCTION, _fused(original))
-    return True
+        proved = frozenset(dtype for dtype in ROTATION_TOLERANCE if _same(original, dtype))
+        if not proved:
+            return proved
+        original = _fused(original, proved)
+        setattr(file, ROTARY_FUNCTION, original)
+    found: frozenset[torch.dtype] = original.proved
+    return found
 
 
-def _fused(original: Rotation) -> Rotation:
+def _fused(original: Rotation, proved: frozenset[torch.dtype]) -> Rotation:
     @functools.wraps(original)
     def rotate(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        if in_step() and not kwargs and len(args) == 4 and _known(*args):
+        if in_step() and not kwargs and len(args) == 4 and args[0].dtype in proved and _known(*args):
             return _rotated(*args)
         return original(*args, **kwargs)
 
-    rotate.before_quire = original  # type: ignore[attr-defined]
+    rotate.before_quire, rotate.proved = original, proved  # type: ignore[attr-defined]
     return rotate
 
 
 def _known(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> bool:
-    """Whether these are [1, heads, T, d] and whole angles [1, T, d], all float32 on a CPU."""
+    """Whether these are [1, heads, T, d] and whole angles [1, T, d], all of one type on a CPU."""
     angles = (1, q.shape[2], q.shape[-1])
     return (
-        all(x.dtype == torch.float32 and x.device.type == "cpu" for x in (q, k, cos, sin))
+        all(x.dtype == q.dtype and x.device.type == "cpu" for x in (q, k, cos, sin))
         and q.dim() == k.dim() == 4
         and q.shape[0] == k.shape[0] == 1
         and k.shape[2:] == q.shape[2:]
@@ -80,16 +84,18 @@ def _rotated(
 
 
 @torch.no_grad()
-def _same(original: Rotation) -> bool:
-    """Whether ours gives what ``original`` gives, for angles that belong to no positions."""
+def _same(original: Rotation, dtype: torch.dtype) -> bool:
+    """Whether ours gives what ``original`` gives, for angles that belong to no positions; bit by bit in bfloat16."""
     draw = torch.Generator().manual_seed(0)
-    q, k = torch.randn(1, 4, 3, 64, generator=draw), torch.randn(1, 2, 3, 64, generator=draw)
-    cos, sin = torch.randn(2, 1, 3, 64, generator=draw)
+    q, k = (torch.randn(1, heads, 3, 64, generator=draw).to(dtype) for heads in (4, 2))
+    cos, sin = torch.randn(2, 1, 3, 64, generator=draw).to(dtype)
     try:
         expected, got = original(q, k, cos, sin), _rotated(q, k, cos, sin)
     except (NoHostLibrary, RuntimeError, TypeError, ValueError):  # no compiler; or it takes something else
         return False
     return all(
-        mine.shape == theirs.shape and bool((mine - theirs).abs().max() <= ROTATION_TOLERANCE)
+        mine.shape == theirs.shape
+        and mine.dtype == theirs.dtype
+        and bool((mine - theirs).abs().max() <= ROTATION_TOLERANCE[dtype])
         for mine, theirs in zip(got, expected, strict=True)
     )
