@@ -20,6 +20,7 @@ BENCHES = {  # name, also of its module: the folder that holds it, what it measu
     "trees": ("control", "the control plane of this tree beside another one's"),
     "serve": ("serve", "agents' requests over HTTP, ours and a peer's server in turn"),
     "engine": ("engine", "a step of the engine, split into its parts"),
+    "layers": ("engine", "a step with transformers' own layers, and with ours in their place"),
     "grammars": ("engine", "what grammars cost a decode step, and what drafts save a tool call"),
     "metrics": ("serve", "what it costs that metrics are read, and requests traced"),
     "starts": ("serve", "seconds until a stack is ready, and until a killed engine is replaced"),

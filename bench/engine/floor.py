@@ -131,13 +131,15 @@ def attention_rate(model: Model, rows: int, plain: bool = False) -> float:
 def _products(model: Model, heads: int, count: int, size: int) -> float:
     """Seconds of both products for ``count`` queries of each KV head: as linear layers of keys and of values."""
     packed = any(isinstance(module, PackedLinear) for module in model.module.modules())
-    both = [torch.nn.Linear(size, KEYS, bias=False), torch.nn.Linear(KEYS, size, bias=False)]
+    dtype = model.module.dtype
+    both = [torch.nn.Linear(*shape, bias=False, dtype=dtype) for shape in ((size, KEYS), (KEYS, size))]
     return heads * sum(_product(PackedLinear(one) if packed else one, count, plain=False) for one in both)
 
 
-def _torch_attention(_: Model, heads: int, count: int, size: int) -> float:
+def _torch_attention(model: Model, heads: int, count: int, size: int) -> float:
     """Seconds of torch's batched products, or of its fused operation, whichever is faster."""
-    queries, keys, values = (torch.randn(heads, length, size) for length in (count, KEYS, KEYS))
+    dtype = model.module.dtype
+    queries, keys, values = (torch.randn(heads, length, size).to(dtype) for length in (count, KEYS, KEYS))
     turned = keys.transpose(1, 2).contiguous()
     fused = torch.nn.functional.scaled_dot_product_attention
     return min(
@@ -148,9 +150,11 @@ def _torch_attention(_: Model, heads: int, count: int, size: int) -> float:
 
 def _product(module: torch.nn.Linear | PackedLinear, rows: int, plain: bool) -> float:
     """Seconds of one product."""
-    inputs, weight = torch.randn(rows, module.in_features), module.weight
+    weight = module.weight
+    inputs = torch.randn(rows, module.in_features).to(weight.dtype)
     found = _fastest(lambda: torch.nn.functional.linear(inputs, weight))
-    return found if plain else min(found, _fastest(lambda: module(inputs)))
+    alone = module.alone if isinstance(module, PackedLinear) else module
+    return found if plain else min(found, _fastest(lambda: alone(inputs)))
 
 
 def _fastest(call: Callable[[], object]) -> float:
