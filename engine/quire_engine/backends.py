@@ -58,6 +58,19 @@ class BackendChoice:
         kind = self.device.type
         return SchedulerLimits(sequences or STEP_SEQUENCES[kind], tokens or STEP_TOKENS[kind], block_size)
 
+    def admit_dtype(self, dtype: str) -> None:
+        """Raise BackendRefused if this device computes in ``dtype`` so slowly that it is of no use.
+
+        oneDNN neither packs float16 nor multiplies it in vectors where the processor does not: a prompt takes eight
+        times as long as in float32.
+        """
+        if dtype == "float16" and self.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+            raise BackendRefused(
+                "this processor has no arithmetic for float16, which takes many times as long as bfloat16 here: set"
+                " kvstore.dtype = bfloat16, of the same size with 3 bits less precision, or float32, exact and twice"
+                " the size"
+            )
+
     def kernels(self, layout: Layout) -> str:
         """What computes attention over such a pool, in words; where that is not a kernel of ours, why."""
         if self.kind == CPU:

@@ -46,6 +46,23 @@ def test_the_setting_and_the_machine_decide(
     assert choose_backend(wanted) == chosen
 
 
+@pytest.mark.parametrize(("dtype", "device", "refused"), [
+    ("float16", HOST, True),
+    ("float16", GPU, False),
+    ("bfloat16", HOST, False),
+])  # fmt: skip
+def test_float16_is_refused_where_the_processor_has_none(dtype: str, device: torch.device, refused: bool) -> None:
+    """On a CPU without instructions for it, and with what to set instead; a GPU computes in it."""
+    if device == HOST and torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        pytest.skip("this processor has them")
+    choice = BackendChoice(CPU if device == HOST else TRITON, device)
+    if refused:
+        with pytest.raises(BackendRefused, match=r"kvstore\.dtype = bfloat16"):
+            choice.admit_dtype(dtype)
+    else:
+        choice.admit_dtype(dtype)
+
+
 def test_triton_without_gpu_and_interpreter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The complaint names both ways out."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -115,6 +115,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
     directory = Path(config.serve.model)
     layout = layout_of(directory, config.kvstore.stored_dtype, config.kvstore.block_size)
     attention.admit(layout)
+    attention.admit_dtype(config.kvstore.dtype)
     with watched(start_report.report_load_share):
         model = load_model(directory, config.kvstore.dtype, attention.device)
     _prove(model, layout, attention)
