@@ -29,9 +29,9 @@ def main(folder: Path) -> int:
     if compiler is None:
         print("kernels: no C compiler (cc) on the path", file=sys.stderr)
         return 1
-    for level in LEVELS:
+    for level, processors in LEVELS.items():
         try:
-            compile_library(compiler, file_of(level, folder), f"-march={level}")
+            compile_library(compiler, file_of(level, folder), processors.flags)
         except NoHostLibrary as error:
             print(f"kernels: {error}", file=sys.stderr)
             return 1

@@ -46,6 +46,7 @@ Memory and models:
 - ``families``, ``chat_templates``: tiny models of all families; templates for tool turns.
 - ``bare_loop``: a scheduler without a kvstore.
 - ``grammars``: a vocabulary of letters for models without text, and random grammars.
+- ``cpu_attention``: problems for the kernels of attention on a CPU.
 - ``host_library``: skips where nothing can be compiled.
 - ``ports``, ``repository``: free ports; the source tree, its scripts, and the environment of children.
 """

@@ -5,6 +5,9 @@ numbers. Those of the two kernels for attention (``cpu_decode``, ``cpu_tiles``) 
 what is done to the scores. The kernels trust addresses blindly, so all their tensors are checked here first.
 
 Both work on the rows' states: see ``attention.h``, which is why either may go on where the other has stopped.
+
+The layers of a step differ in addresses only. So a call of attention or of ``cpu_write`` is checked and laid out once
+(``AttentionCall``, ``WriteCall``), and a layer fills in where its tensors lie.
 """
 
 from __future__ import annotations
@@ -16,9 +19,12 @@ from typing import Any
 
 import torch
 
+from .host_library import load
+
 WIDTHS = (16, 32, 48, 64, 80, 96, 128, 256)
 KEYS = 64  # of attention.h: a row's state may be left and taken up at multiples of this position
-ATTENTION_POINTERS = ("query", "keys", "values", "out", "top", "total", "sinks", "table")
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # of arenas, and what kernels' names end with
+ATTENTION_POINTERS = ("query", "keys", "values", "result", "out", "top", "total", "sinks", "table")
 ATTENTION_NUMBERS = (
     "query_kv_stride", "query_group_stride", "query_row_stride", "plane_stride", "out_stride", "out_row_stride",
     "state_stride", "kv_heads", "group", "width", "block_size", "items",
@@ -29,11 +35,10 @@ SCORES = (("factor", ctypes.c_float), ("cap", ctypes.c_float))
 
 @dataclass(frozen=True, slots=True)
 class RowStates:
-    """What is known of each row's attention so far, of all query heads; float32.
+    """What is known of each row's attention so far, of all query heads; float32. The layers of a step may share one.
 
     Attributes:
-        out: [kv_heads, T, group, d] values not yet divided by ``total``; of a row that has seen all its keys, its
-            result.
+        out: [kv_heads, T, group, d] values not yet divided by ``total``, of rows that have not seen all their keys.
         top: [kv_heads, T, group] the largest score, in base 2.
         total: [kv_heads, T, group] the sum of weights ``2 ** (score - top)``.
     """
@@ -48,6 +53,36 @@ class RowStates:
         kv_heads, group, rows, width = query.shape
         out = torch.empty((rows, kv_heads, group, width)).transpose(0, 1)
         return cls(out, *torch.empty((2, kv_heads, rows, group)).unbind())
+
+
+class AttentionCall:
+    """One call of a kernel, for queries, keys, values and results of one form, wherever they lie.
+
+    Args:
+        name: of the kernel, without its dtype.
+        arguments: its structure, in which the addresses of these are still missing.
+        dtype: of them.
+        kept: what the structure has addresses of, which must live as long.
+        threads: how many work at once.
+
+    Raises:
+        NoHostLibrary: the kernel cannot be compiled here.
+    """
+
+    def __init__(
+        self, name: str, arguments: ctypes.Structure, dtype: torch.dtype, kept: tuple[Any, ...], threads: int
+    ) -> None:
+        self._function = getattr(load(), f"quire_cpu_{name}_{DTYPES[dtype]}")
+        self._arguments, self._reference, self._kept = arguments, ctypes.byref(arguments), kept
+        self._threads = ctypes.c_int64(threads)
+
+    def run(self, query: int, keys: int, values: int, result: int, sinks: int | None) -> None:
+        """Compute, with tensors at these addresses. They are trusted: the caller has seen to the form, and keeps them
+        alive."""
+        arguments = self._arguments
+        arguments.query, arguments.keys, arguments.values = query, keys, values
+        arguments.result, arguments.sinks = result, sinks
+        self._function(self._reference, self._threads)
 
 
 def score_numbers(scale: float, softcap: float | None) -> tuple[float, float]:
@@ -99,20 +134,34 @@ def check_attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tenso
     read or write foreign memory."""
     kv_heads, group, rows, width = query.shape
     out, top, total = states.out, states.top, states.total
-    if width not in WIDTHS or any(x.dtype != torch.float32 for x in (query, keys, values, out, top, total)):
-        raise ValueError(f"the CPU kernels know float32 and head dimensions {WIDTHS}, not {query.dtype} and {width}")
+    if width not in WIDTHS or query.dtype not in DTYPES or {keys.dtype, values.dtype} != {query.dtype}:
+        raise ValueError(
+            f"the CPU kernels know {' and '.join(DTYPES.values())} and head dimensions {WIDTHS}, not queries of"
+            f" {query.dtype}, keys of {keys.dtype}, values of {values.dtype} and {width}"
+        )
+    if any(x.dtype != torch.float32 for x in (out, top, total)):
+        raise ValueError("rows' states are float32")
     if keys.dim() != 4 or keys.shape != values.shape or keys.stride() != values.stride() or keys.shape[0] != kv_heads:
         raise ValueError(
             f"keys {tuple(keys.shape)} and values {tuple(values.shape)}: expected ({kv_heads}, any, any, d)"
         )
     if keys.shape[3] != width or not keys[0].is_contiguous() or query.stride(3) != 1:
         raise ValueError("each head's blocks must be one contiguous matrix of slots, and queries contiguous in d")
-    if out.shape != (kv_heads, rows, group, width) or out.stride()[2:] != (width, 1):
+    if out.shape != (kv_heads, rows, group, width) or not out.transpose(0, 1).is_contiguous():
         raise ValueError(
             f"out {tuple(out.shape)} with strides {out.stride()}: expected {(kv_heads, rows, group, width)}"
         )
     if any(x.shape != out.shape[:3] or x.stride() != (rows * group, group, 1) for x in (top, total)):
         raise ValueError(f"top and total {tuple(top.shape)}, {tuple(total.shape)}: expected {tuple(out.shape[:3])}")
+
+
+def check_result(result: torch.Tensor, query: torch.Tensor) -> None:
+    """Raise ValueError unless results can be written there: [kv_heads, T, group, d], in memory [T, kv_heads, ...]."""
+    kv_heads, group, rows, width = query.shape
+    if result.shape != (kv_heads, rows, group, width) or result.dtype != query.dtype:
+        raise ValueError(f"result {tuple(result.shape)} of {result.dtype} for queries {tuple(query.shape)}")
+    if not result.transpose(0, 1).is_contiguous():
+        raise ValueError("the heads' results must lie side by side")
 
 
 def check_arrays(each: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> None:

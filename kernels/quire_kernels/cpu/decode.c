@@ -1,122 +1,202 @@
-/* Attention of single query rows over a paged arena, float32, on a CPU.
+/* Attention of single query rows over a paged arena, float32 or bfloat16, on a CPU.
  *
  * One item is one row of the batch against one run of blocks of one sequence: all its keys, or those behind a prefix whose
  * state is there already. Blocks are read where they lie: nothing is gathered, nothing is padded, and a slot outside the
  * run is never read (it may hold NaN). The order of all sums is attention.h's; the caller folds scale * log2(e) into
  * ``factor``.
  *
- * The head dimension is a multiple of 16, one vector. Compiled at run time for the machine it runs on; see decode.py, which owns the types and checks of this call.
+ * The head dimension is a multiple of 16, one vector. Compiled at run time for the machine it runs on; see decode.py,
+ * which owns the types and checks of this call.
  */
 #include "attention.h"
 
 #define MAX_GROUP 8 /* query heads of one key head that one pass serves */
 #define AHEAD 12    /* slots to prefetch ahead: blocks lie apart, where hardware does not prefetch */
+#define LINE 64     /* bytes */
+#define APART __attribute__((noinline))
 
 typedef struct {
-    const float *query; /* [kv_heads][group][rows][d]; strides in elements below */
-    const float *keys;  /* [kv_heads][slots][d] of one layer */
-    const float *values;
-    float *out;         /* [kv_heads][rows][group][d] */
-    float *top, *total; /* [kv_heads][rows][group] */
-    const float *sinks; /* [kv_heads][group], base 2; NULL: none */
+    const void *query;         /* [kv_heads][group][rows][d]; strides in elements below */
+    const void *keys, *values; /* [kv_heads][slots][d] of one layer */
+    void *result;              /* [kv_heads][rows][group][d], of the dtype of the above */
+    float *out;                /* the same of states */
+    float *top, *total;        /* [kv_heads][rows][group] */
+    const float *sinks;        /* [kv_heads][group], base 2; NULL: none */
     const int64_t *table;
     const int64_t *row, *table_start, *kv_start, *kv_len, *resumes; /* [items] */
     int64_t query_kv_stride, query_group_stride, query_row_stride;
-    int64_t plane_stride; /* between key heads of keys and of values */
+    int64_t plane_stride;                             /* between key heads of keys and of values */
     int64_t out_stride, out_row_stride, state_stride; /* between key heads, rows, key heads */
     int64_t kv_heads, group, width, block_size, items;
     float factor, cap; /* cap: of scores, in base 2; 0: none */
 } decode_args;
 
 typedef struct {
-    const float *query[MAX_GROUP], *keys, *values, *sinks;
+    const void *query[MAX_GROUP], *keys, *values;
+    const float *sinks, *out;
     const int64_t *blocks; /* from the one with the first key on */
     int64_t first, end;    /* positions of the keys */
     int64_t block_size, resumes;
-    float factor, cap, *out, *top, *total;
+    float factor, cap, *top, *total;
+    void *result;
 } run;
 
-#define PREFETCH(PLANE)                                                                                                \
-    if (begin + j + AHEAD < r->end)                                                                                    \
-        for (int c = 0; c < width; c++) __builtin_prefetch(PLANE + (slot[j + AHEAD] * width + c) * LANES);
+/* A key or value of ``bytes``. */
+static inline void prefetch(const void *plane, int64_t slot, int bytes) {
+    for (int at = 0; at < bytes; at += LINE) __builtin_prefetch((const char *)plane + slot * bytes + at);
+}
+
+/* What a row of a head is in units: vectors of them, how it is read, and how a query is. */
+#define VECTORS_float(VECS) (VECS)
+#define VECTORS_pair(VECS) (((VECS) + 1) / 2)
+
+static inline vec units_float(const float *row, int c, int vecs) {
+    (void)vecs;
+    return ((const vec *)row)[c];
+}
+
+static inline uvec units_pair(const bf16 *row, int c, int vecs) {
+    if (2 * c + 2 <= vecs) return ((const uvec *)row)[c];
+    uvec half = {}; /* the row ends within the vector */
+    memcpy(&half, row + 2 * LANES * c, LANES * sizeof(bf16));
+    return half;
+}
+
+static inline vec query_float(const float *row, int c, int vecs, float factor) {
+    return units_float(row, c, vecs) * splat(factor);
+}
+
+static inline uvec query_pair(const bf16 *row, int c, int vecs, float factor) {
+    (void)factor;
+    return units_pair(row, c, vecs);
+}
+
+/* Values of the keys ``from`` to ``to``, times their weights, added to the results of GROUP heads. */
+#define DEFINE_ADD(VECS, GROUP)                                                                                        \
+    static inline void add_float_##VECS##_##GROUP(const float *values, const int64_t *slot, int from, int to,          \
+                                                  const float (*weight)[KEYS], vec (*acc)[VECS]) {                     \
+        for (int j = from; j < to; j++) {                                                                              \
+            const vec *value = (const vec *)(values + slot[j] * VECS * LANES);                                         \
+            prefetch(values, slot[j + AHEAD], VECS * LANES * sizeof(float));                                           \
+            for (int c = 0; c < VECS; c++)                                                                             \
+                for (int g = 0; g < GROUP; g++) acc[g][c] = fma_of(splat(weight[g][j]), value[c], acc[g][c]);          \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static inline void add_pair_##VECS##_##GROUP(const bf16 *values, const int64_t *slot, int from, int to,            \
+                                                 const float (*weight)[KEYS], vec (*acc)[VECS]) {                      \
+        ALIGNED bf16 narrowed[GROUP][KEYS];                                                                            \
+        for (int g = 0; g < GROUP; g++)                                                                                \
+            for (int t = 0; t < KEYS / LANES; t++) ((bvec *)narrowed[g])[t] = narrow(((const vec *)weight[g])[t]);     \
+        for (int j = from / 2 * 2; j < to; j += 2) {                                                                   \
+            uvec value[VECS];                                                                                          \
+            zip_rows(values + slot[j] * VECS * LANES, values + slot[j + 1] * VECS * LANES, VECS, value);               \
+            prefetch(values, slot[j + AHEAD], VECS * LANES * sizeof(bf16));                                            \
+            prefetch(values, slot[j + 1 + AHEAD], VECS * LANES * sizeof(bf16));                                        \
+            for (int g = 0; g < GROUP; g++) {                                                                          \
+                uint32_t both;                                                                                         \
+                memcpy(&both, narrowed[g] + j, sizeof both);                                                           \
+                for (int c = 0; c < VECS; c++) acc[g][c] = multiply_pair(value[c], spread_pair(both), acc[g][c]);      \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+
+/* What follows depends on neither width nor group, and is compiled once. */
+
+/* Scores of LANES keys from the partial sums of each. */
+APART static vec score_keys(const run *r, const vec *dot, int rounds) {
+    vec score = sums_of(dot);
+    if (rounds) score *= splat(r->factor);
+    return r->cap > 0 ? cap_scores(score, r->cap) : score;
+}
+
+/* Scores of a tile's keys, of which ``from`` to ``to`` are seen, become weights; ``top`` and ``total`` follow. Returns what
+ * earlier results are worth. */
+APART static float weigh(float *score, int from, int to, int rounds, float *top, float *total) {
+    for (int j = 0; j < from; j++) score[j] = -INFINITY;
+    for (int j = to; j < KEYS; j++) score[j] = -INFINITY;
+    vec most = splat(*top), sum = {};
+    for (int t = 0; t < KEYS / LANES; t++) most = max_of(((const vec *)score)[t], most);
+    float best = *top;
+    for (int l = 0; l < LANES; l++) best = most[l] > best ? most[l] : best;
+    const float shrink = *top == best ? 1.0f : exp2_of(*top - best);
+    for (int t = 0; t < KEYS / LANES; t++) {
+        vec *part = (vec *)score + t;
+        *part = exp2_vec(*part - splat(best));
+        if (rounds) *part = rounded(*part);
+        sum += *part;
+    }
+    *top = best, *total = *total * shrink + sum_of(sum);
+    return shrink;
+}
+
+APART static void close_head(const run *r, const float *values, int g, int width, int rounds, void *result) {
+    close_row(values, r->top[g], r->total[g], r->sinks ? r->sinks + g : 0, width / LANES, rounds, result);
+}
+
+APART static void find_run_slots(const run *r, int64_t begin, int number, int64_t *slot) {
+    find_slots(r->blocks, r->block_size, r->first, r->first, r->end, begin, number, slot);
+}
 
 /* One row of GROUP query heads against one run, for one key head; VECS = head dimension / 16. */
-#define DEFINE_RUN(VECS, GROUP)                                                                                        \
-    static void run_##VECS##_##GROUP(const run *r) {                                                                   \
-        enum { width = VECS };                                                                                         \
-        const int64_t size = r->block_size, base = r->first - r->first % size;                                         \
-        vec q[GROUP][VECS], acc[GROUP][VECS];                                                                          \
+#define DEFINE_RUN(TYPE, NUMBER, UNITS, VECS, GROUP)                                                                   \
+    static void run_##TYPE##_##VECS##_##GROUP(const run *r) {                                                          \
+        enum { width = VECS * LANES, vectors = VECTORS_##TYPE(VECS) };                                                 \
+        UNITS q[GROUP][vectors];                                                                                       \
+        vec acc[GROUP][VECS];                                                                                          \
         float top[GROUP], total[GROUP];                                                                                \
         for (int g = 0; g < GROUP; g++) {                                                                              \
             top[g] = r->resumes ? r->top[g] : -INFINITY, total[g] = r->resumes ? r->total[g] : 0.0f;                   \
-            for (int c = 0; c < VECS; c++) {                                                                           \
-                q[g][c] = ((const vec *)r->query[g])[c] * splat(r->factor);                                            \
-                acc[g][c] = r->resumes ? ((const vec *)r->out)[g * VECS + c] : (vec){};                                \
-            }                                                                                                          \
+            for (int c = 0; c < vectors; c++) q[g][c] = query_##TYPE(r->query[g], c, VECS, r->factor);                 \
+            for (int c = 0; c < VECS; c++) acc[g][c] = r->resumes ? ((const vec *)r->out)[g * VECS + c] : (vec){};     \
         }                                                                                                              \
         for (int64_t begin = r->first - r->first % KEYS; begin < r->end; begin += KEYS) {                              \
             const int from = begin < r->first ? (int)(r->first - begin) : 0;                                           \
             const int to = (int)(r->end - begin < KEYS ? r->end - begin : KEYS);                                       \
-            float score[GROUP][KEYS] __attribute__((aligned(64)));                                                     \
+            ALIGNED float score[GROUP][KEYS];                                                                          \
             int64_t slot[KEYS + AHEAD];                                                                                \
-            for (int j = from; j < KEYS + AHEAD && begin + j < r->end; j++) {                                          \
-                const int64_t token = begin + j - base;                                                                \
-                slot[j] = r->blocks[token / size] * size + token % size;                                               \
-            }                                                                                                          \
-            for (int j = from; j < to; j++) {                                                                          \
-                const vec *key = (const vec *)(r->keys + slot[j] * VECS * LANES);                                      \
-                PREFETCH(r->keys)                                                                                      \
-                vec dot[GROUP];                                                                                        \
-                for (int g = 0; g < GROUP; g++) dot[g] = q[g][0] * key[0];                                             \
-                for (int c = 1; c < VECS; c++)                                                                         \
-                    for (int g = 0; g < GROUP; g++) dot[g] = fma_of(q[g][c], key[c], dot[g]);                          \
-                for (int g = 0; g < GROUP; g++) score[g][j] = sum_of(dot[g]);                                          \
+            find_run_slots(r, begin, KEYS + AHEAD, slot);                                                              \
+            for (int t = from / LANES; t * LANES < to; t++) {                                                          \
+                vec dot[GROUP][LANES];                                                                                 \
+                for (int j = 0; j < LANES; j++) {                                                                      \
+                    const NUMBER *key = (const NUMBER *)r->keys + slot[t * LANES + j] * width;                         \
+                    prefetch(r->keys, slot[t * LANES + j + AHEAD], width * sizeof(NUMBER));                            \
+                    vec sum[GROUP];                                                                                    \
+                    for (int g = 0; g < GROUP; g++) sum[g] = (vec){};                                                  \
+                    for (int c = 0; c < vectors; c++) {                                                                \
+                        const UNITS k = units_##TYPE(key, c, VECS);                                                    \
+                        for (int g = 0; g < GROUP; g++) sum[g] = multiply_##TYPE(q[g][c], k, sum[g]);                  \
+                    }                                                                                                  \
+                    for (int g = 0; g < GROUP; g++) dot[g][j] = sum[g];                                                \
+                }                                                                                                      \
+                for (int g = 0; g < GROUP; g++) ((vec *)score[g])[t] = score_keys(r, dot[g], rounds_##TYPE);           \
             }                                                                                                          \
             for (int g = 0; g < GROUP; g++) {                                                                          \
-                if (r->cap > 0) {                                                                                      \
-                    for (int j = 0; j < from; j++) score[g][j] = 0.0f;                                                 \
-                    for (int j = to; j < KEYS; j++) score[g][j] = 0.0f;                                                \
-                    for (int t = 0; t < KEYS / LANES; t++)                                                             \
-                        ((vec *)score[g])[t] = cap_scores(((const vec *)score[g])[t], r->cap);                         \
-                }                                                                                                      \
-                for (int j = 0; j < from; j++) score[g][j] = -INFINITY;                                                \
-                for (int j = to; j < KEYS; j++) score[g][j] = -INFINITY;                                               \
-                float best = top[g];                                                                                   \
-                for (int j = from; j < to; j++) best = score[g][j] > best ? score[g][j] : best;                        \
-                const float shrink = top[g] == best ? 1.0f : exp2_of(top[g] - best);                                   \
-                vec sum = (vec){};                                                                                     \
-                for (int t = 0; t < KEYS / LANES; t++) {                                                               \
-                    vec *part = (vec *)score[g] + t;                                                                   \
-                    *part = exp2_vec(*part - splat(best));                                                             \
-                    sum += *part;                                                                                      \
-                }                                                                                                      \
-                top[g] = best;                                                                                         \
-                total[g] = total[g] * shrink + sum_of(sum);                                                            \
+                const float shrink = weigh(score[g], from, to, rounds_##TYPE, top + g, total + g);                     \
                 for (int c = 0; c < VECS; c++) acc[g][c] *= splat(shrink);                                             \
             }                                                                                                          \
-            for (int j = from; j < to; j++) {                                                                          \
-                const vec *value = (const vec *)(r->values + slot[j] * VECS * LANES);                                  \
-                PREFETCH(r->values)                                                                                    \
-                for (int c = 0; c < VECS; c++)                                                                         \
-                    for (int g = 0; g < GROUP; g++) acc[g][c] = fma_of(splat(score[g][j]), value[c], acc[g][c]);       \
-            }                                                                                                          \
+            add_##TYPE##_##VECS##_##GROUP(r->values, slot, from, to, score, acc);                                      \
         }                                                                                                              \
         for (int g = 0; g < GROUP; g++) {                                                                              \
-            vec *out = (vec *)r->out + g * VECS;                                                                       \
-            for (int c = 0; c < VECS; c++) out[c] = acc[g][c];                                                         \
             r->top[g] = top[g], r->total[g] = total[g];                                                                \
-            close_row((float *)out, top[g], total[g], r->sinks ? r->sinks + g : 0, VECS);                              \
+            close_head(r, (const float *)acc[g], g, width, rounds_##TYPE, (NUMBER *)r->result + g * width);            \
         }                                                                                                              \
     }
 
 typedef void (*run_fn)(const run *);
 
+#define DEFINE_GROUP(V, G)                                                                                             \
+    DEFINE_ADD(V, G)                                                                                                   \
+    DEFINE_RUN(float, float, vec, V, G)                                                                                \
+    DEFINE_RUN(pair, bf16, uvec, V, G)
 #define DEFINE_WIDTH(V)                                                                                                \
-    DEFINE_RUN(V, 1)                                                                                                   \
-    DEFINE_RUN(V, 2)                                                                                                   \
-    DEFINE_RUN(V, 4)                                                                                                   \
-    DEFINE_RUN(V, 8)                                                                                                   \
-    static const run_fn runs_##V[4] = {run_##V##_1, run_##V##_2, run_##V##_4, run_##V##_8};
+    DEFINE_GROUP(V, 1)                                                                                                 \
+    DEFINE_GROUP(V, 2)                                                                                                 \
+    DEFINE_GROUP(V, 3)                                                                                                 \
+    DEFINE_GROUP(V, 4)                                                                                                 \
+    DEFINE_GROUP(V, 8)                                                                                                 \
+    static const run_fn runs_##V[2][MAX_GROUP + 1] = {                                                                 \
+        {0, run_float_##V##_1, run_float_##V##_2, run_float_##V##_3, run_float_##V##_4, 0, 0, 0, run_float_##V##_8},   \
+        {0, run_pair_##V##_1, run_pair_##V##_2, run_pair_##V##_3, run_pair_##V##_4, 0, 0, 0, run_pair_##V##_8}};
 
 DEFINE_WIDTH(1)
 DEFINE_WIDTH(2)
@@ -127,45 +207,58 @@ DEFINE_WIDTH(6)
 DEFINE_WIDTH(8)
 DEFINE_WIDTH(16)
 
-static const run_fn *runs_of(int64_t width) {
+static const run_fn *runs_of(int64_t width, int rounds) {
     switch (width / LANES) {
-    case 1: return runs_1;
-    case 2: return runs_2;
-    case 3: return runs_3;
-    case 4: return runs_4;
-    case 5: return runs_5;
-    case 6: return runs_6;
-    case 8: return runs_8;
-    default: return runs_16;
+    case 1: return runs_1[rounds];
+    case 2: return runs_2[rounds];
+    case 3: return runs_3[rounds];
+    case 4: return runs_4[rounds];
+    case 5: return runs_5[rounds];
+    case 6: return runs_6[rounds];
+    case 8: return runs_8[rounds];
+    default: return runs_16[rounds];
     }
 }
 
-static void decode_item(const decode_args *a, int64_t head, int64_t i) {
-    const run_fn *runs = runs_of(a->width);
-    const int64_t row = a->row[i], plane = head * a->plane_stride;
+static void decode_item(const decode_args *a, int rounds, int64_t head, int64_t i) {
+    const run_fn *runs = runs_of(a->width, rounds);
+    const int64_t row = a->row[i], bytes = rounds ? sizeof(bf16) : sizeof(float), plane = head * a->plane_stride * bytes;
     for (int64_t g = 0; g < a->group;) {
-        const int64_t left = a->group - g, state = head * a->state_stride + row * a->group + g;
-        const int power = left >= 8 ? 3 : left >= 4 ? 2 : left >= 2 ? 1 : 0;
+        const int64_t left = a->group - g, heads = left >= 8 ? 8 : left >= 4 ? 4 : left;
+        const int64_t state = head * a->state_stride + row * a->group + g;
+        const int64_t out = head * a->out_stride + row * a->out_row_stride + g * a->width;
         run r = {
-            .keys = a->keys + plane, .values = a->values + plane,
+            .keys = (const char *)a->keys + plane, .values = (const char *)a->values + plane,
             .sinks = a->sinks ? a->sinks + head * a->group + g : 0,
             .blocks = a->table + a->table_start[i],
             .first = a->kv_start[i], .end = a->kv_start[i] + a->kv_len[i],
             .block_size = a->block_size, .resumes = a->resumes[i], .factor = a->factor, .cap = a->cap,
-            .out = a->out + head * a->out_stride + row * a->out_row_stride + g * a->width,
-            .top = a->top + state, .total = a->total + state,
+            .out = a->out + out, .top = a->top + state, .total = a->total + state,
+            .result = (char *)a->result + out * bytes,
         };
-        for (int k = 0; k < 1 << power; k++)
-            r.query[k] = a->query + head * a->query_kv_stride + (g + k) * a->query_group_stride +
-                         row * a->query_row_stride;
-        runs[power](&r);
-        g += 1 << power;
+        for (int k = 0; k < heads; k++)
+            r.query[k] = (const char *)a->query + bytes * (head * a->query_kv_stride + (g + k) * a->query_group_stride +
+                                                           row * a->query_row_stride);
+        runs[heads](&r);
+        g += heads;
     }
 }
 
-/* All items, all key heads, by so many threads. Passes of 8, 4, 2 and 1 query heads serve any group. */
-void quire_cpu_decode(const decode_args *a, int64_t threads) {
+/* All items, all key heads, by so many threads. Passes of 8, 4, 3, 2 and 1 query heads serve any group. */
+static void decode(const decode_args *a, int rounds, int64_t threads) {
     const int64_t tasks = a->items * a->kv_heads;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (int64_t t = 0; t < tasks; t++) decode_item(a, t / a->items, t % a->items);
+    for (int64_t t = 0; t < tasks; t++) decode_item(a, rounds, t / a->items, t % a->items);
+}
+
+void quire_cpu_decode_float32(const decode_args *a, int64_t threads) { decode(a, rounds_float, threads); }
+void quire_cpu_decode_bfloat16(const decode_args *a, int64_t threads) { decode(a, rounds_pair, threads); }
+
+/* Whether pairs of bfloat16 are multiplied by an instruction of their own, not widened. */
+int64_t quire_cpu_multiplies_pairs(void) {
+#if defined(__AVX512BF16__)
+    return 1;
+#else
+    return 0;
+#endif
 }

@@ -9,14 +9,15 @@ Several threads share the items; the interpreter's lock is not held while they w
 
 from __future__ import annotations
 
-import ctypes
 import math
 from dataclasses import dataclass
 
 import torch
 
 from .call import (
+    DTYPES,
     WIDTHS,
+    AttentionCall,
     RowStates,
     addresses,
     attention_numbers,
@@ -24,9 +25,9 @@ from .call import (
     base2,
     check_arrays,
     check_attention,
+    check_result,
     score_numbers,
 )
-from .host_library import load
 
 _Arguments = attention_structure(("row", "table_start", "kv_start", "kv_len", "resumes"))  # decode_args of the C source
 
@@ -55,29 +56,27 @@ class RowItems:
 
 def supports(arena: torch.Tensor) -> bool:
     """Whether this arena's dtype and head dimension are ones the kernel knows; ``load`` says if it is there."""
-    return arena.dtype == torch.float32 and arena.shape[5] in WIDTHS
+    return arena.dtype in DTYPES and arena.shape[5] in WIDTHS
 
 
-def cpu_decode(
+def decode_call(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
     items: RowItems,
     states: RowStates,
     scale: float,
-    sinks: torch.Tensor | None = None,
     softcap: float | None = None,
     threads: int = 1,
-) -> None:
-    """Attend every item's row to its keys, the last that it sees: ``states.out`` of these rows are their results then.
+) -> AttentionCall:
+    """Attention of every item's row to its keys, the last that it sees, so that its result is written.
 
     Args:
-        query: [kv_heads, group, T, d] float32.
-        keys, values: (kv_head, block, slot, d) of one layer, float32, each head contiguous.
+        query: [kv_heads, group, T, d]; of this and the next two only the form counts.
+        keys, values: (kv_head, block, slot, d) of one layer, dtype of ``query``, each head contiguous.
         items: what to compute.
         states: of the T rows.
         scale: factor on the scores.
-        sinks: [kv_heads * group] natural logits that join each head's softmax without a value.
         softcap: scores become ``softcap * tanh(score / softcap)``.
         threads: how many work at once.
 
@@ -88,11 +87,34 @@ def cpu_decode(
     check_attention(query, keys, values, states)
     each = (items.row, items.table_start, items.kv_start, items.kv_len, items.resumes)
     check_arrays(each, (items.table,))
-    logits = base2(sinks, query.shape[0] * query.shape[1])
-    pointed = (query, keys, values, states.out, states.top, states.total, logits, items.table, *each)
+    pointed = (None, None, None, None, states.out, states.top, states.total, None, items.table, *each)
     counted = attention_numbers(query, keys, states, len(items.row))
     arguments = _Arguments(*addresses(*pointed), *counted, *score_numbers(scale, softcap))
-    load().quire_cpu_decode(ctypes.byref(arguments), ctypes.c_int64(threads))
+    return AttentionCall("decode", arguments, query.dtype, (items, states), threads)
+
+
+def cpu_decode(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    items: RowItems,
+    states: RowStates,
+    result: torch.Tensor,
+    scale: float,
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
+    threads: int = 1,
+) -> None:
+    """Make a ``decode_call`` and run it once.
+
+    Args:
+        result: [kv_heads, T, group, d] of the dtype of ``query``, in memory [T, kv_heads, group, d].
+        sinks: [kv_heads * group] natural logits that join each head's softmax without a value.
+    """
+    call = decode_call(query, keys, values, items, states, scale, softcap, threads)
+    check_result(result, query)
+    logits = base2(sinks, query.shape[0] * query.shape[1])
+    call.run(*(x.data_ptr() for x in (query, keys, values, result)), *addresses(logits))
 
 
 def cpu_decode_ref(

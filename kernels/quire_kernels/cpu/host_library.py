@@ -5,6 +5,10 @@ file close that gap; where none is, ``load`` says why and the caller keeps to Py
 so the result is kept in the user's cache directory under a name that changes with source, compiler and
 processor. Where there is no compiler, a library that was compiled ahead is taken (``prebuilt``).
 
+What a processor lacks the source does by what it has: bfloat16 pairs are widened where there is no AVX512-BF16. The
+variable QUIRE_CPU_LEVEL, one of the levels in ``prebuilt``, forces the library of a lesser processor, to test and
+measure it on a better one.
+
 Invariants: only a file in a directory that is ours and that no other user may write is ever loaded; a compilation is
 renamed into place whole, so that processes which start together do not see half a library.
 """
@@ -22,15 +26,15 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from .prebuilt import find_prebuilt
+from .prebuilt import LEVELS, find_prebuilt, levels_of
 
-SOURCE_NAMES = ("linear.c", "gather.c", "decode.c", "tiles.c", "write.c", "norm.c", "rotate.c")
-SOURCES = tuple(Path(__file__).with_name(name) for name in SOURCE_NAMES)
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "bfloat16.h", "attention.h"))
-NATIVE = "-march=native"
-FLAGS = ("-O3", NATIVE, "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC")
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
+HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
+NATIVE = ("-march=native",)
+FORCED = "QUIRE_CPU_LEVEL"
+FLAGS = ("-O3", "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC")
 THREADS = "-fopenmp"  # of the same library as torch's: its threads, which would otherwise spin beside ours
-COMPILE_TIMEOUT_S = 120
+COMPILE_TIMEOUT_S = 600  # on a machine that is busy
 
 
 class NoHostLibrary(Exception):
@@ -40,16 +44,19 @@ class NoHostLibrary(Exception):
 @functools.cache
 def load() -> ctypes.CDLL:
     """The library, compiled if it was not yet. Raises NoHostLibrary, each time anew."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+    compiler, forced = shutil.which(os.environ.get("CC", "cc")), os.environ.get(FORCED)
+    if forced is not None and forced not in levels_of():
+        raise NoHostLibrary(f"{FORCED}={forced}: this processor knows {', '.join(levels_of()) or 'no level'}")
     try:
         if compiler is None:
-            path = find_prebuilt()
+            path = find_prebuilt(forced=forced)
             if path is None:
                 raise NoHostLibrary("no C compiler (cc) on the path, and none compiled ahead for this processor")
         else:
-            path = _directory() / f"cpu-{_name(compiler)}.so"
+            processor = LEVELS[forced].flags if forced else NATIVE
+            path = _directory() / f"cpu-{_name(compiler, processor)}.so"
             if not path.exists():
-                compile_library(compiler, path)
+                compile_library(compiler, path, processor)
         return ctypes.CDLL(str(path))
     except OSError as exc:
         raise NoHostLibrary(f"{type(exc).__name__}: {exc}") from None
@@ -66,13 +73,19 @@ def _directory() -> Path:
     return directory
 
 
-def _name(compiler: str) -> str:
+def _name(compiler: str, processor: tuple[str, ...]) -> str:
     """Changes with whatever changes the machine code."""
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, timeout=COMPILE_TIMEOUT_S, check=False
     ).stdout
     sources = b"\0".join(file.read_bytes() for file in SOURCES + HEADERS)
-    parts = (sources, " ".join((*FLAGS, THREADS)).encode(), version, platform.machine().encode(), _processor())
+    parts = (
+        sources,
+        " ".join((*FLAGS, *processor, THREADS)).encode(),
+        version,
+        platform.machine().encode(),
+        _processor(),
+    )
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
 
 
@@ -85,8 +98,8 @@ def _processor() -> bytes:
     return b"".join(sorted({line for line in lines if line.startswith((b"flags", b"Features", b"model name"))}))
 
 
-def compile_library(compiler: str, path: Path, processor: str = NATIVE) -> None:
-    """Compile it to ``path``, for this machine or for the processors of another ``-march``. Raises NoHostLibrary."""
+def compile_library(compiler: str, path: Path, processor: tuple[str, ...] = NATIVE) -> None:
+    """Compile it to ``path``, for this machine or for the processors that other flags name. Raises NoHostLibrary."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / path.name
         done = _run(compiler, processor, THREADS, made)
@@ -97,9 +110,8 @@ def compile_library(compiler: str, path: Path, processor: str = NATIVE) -> None:
         made.replace(path)
 
 
-def _run(compiler: str, processor: str, flag: str, made: Path) -> subprocess.CompletedProcess[str]:
-    flags = [processor if each == NATIVE else each for each in FLAGS]
-    command = [compiler, *flags, flag, "-o", str(made), *map(str, SOURCES), "-lm"]
+def _run(compiler: str, processor: tuple[str, ...], flag: str, made: Path) -> subprocess.CompletedProcess[str]:
+    command = [compiler, *FLAGS, *processor, flag, "-o", str(made), *map(str, SOURCES), "-lm"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:

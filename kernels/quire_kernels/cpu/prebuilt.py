@@ -12,11 +12,28 @@ from __future__ import annotations
 
 import platform
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 V3 = frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"})
 V4 = V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-LEVELS = {"x86-64-v4": V4, "x86-64-v3": V3}  # as the psABI and compilers name them, highest first
+BF16 = V4 | {"avx512_bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Processors that have some features, and the compiler's flags for them."""
+
+    features: frozenset[str]
+    flags: tuple[str, ...]
+
+
+# By the names of the psABI and compilers, which have none for the first; highest first.
+LEVELS = {
+    "x86-64-v4-bf16": Level(BF16, ("-march=x86-64-v4", "-mavx512bf16")),
+    "x86-64-v4": Level(V4, ("-march=x86-64-v4",)),
+    "x86-64-v3": Level(V3, ("-march=x86-64-v3",)),
+}
 FOLDER = Path("share/quire/kernels")  # in the environment
 
 
@@ -25,17 +42,25 @@ def file_of(level: str, folder: Path) -> Path:
     return folder / f"cpu-{level}.so"
 
 
-def find_prebuilt(folder: Path | None = None, cpuinfo: Path = Path("/proc/cpuinfo")) -> Path | None:
-    """The library for this processor, None if there is none."""
+def find_prebuilt(
+    folder: Path | None = None, cpuinfo: Path = Path("/proc/cpuinfo"), forced: str | None = None
+) -> Path | None:
+    """The library for this processor, or of this level; None if there is none that it could run."""
     folder = Path(sys.prefix) / FOLDER if folder is None else folder
     if platform.machine() != "x86_64":
         return None
-    features = _features(cpuinfo)
-    for level, needed in LEVELS.items():
+    usable = levels_of(cpuinfo)
+    for level in usable if forced is None else [forced] if forced in usable else []:
         path = file_of(level, folder)
-        if needed <= features and path.is_file():
+        if path.is_file():
             return path
     return None
+
+
+def levels_of(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """The levels of which this machine's processors have every feature, highest first."""
+    features = _features(cpuinfo)
+    return [name for name, level in LEVELS.items() if level.features <= features]
 
 
 def _features(cpuinfo: Path) -> frozenset[str]:

@@ -1,10 +1,11 @@
-/* Attention of many query rows over a paged arena, float32, on a CPU: prefill chunks, drafts, and groups over shared
- * prefixes.
+/* Attention of many query rows over a paged arena, float32 or bfloat16, on a CPU: prefill chunks, drafts, and groups over
+ * shared prefixes.
  *
  * One item is a set of query rows against one run of blocks of one sequence. The query heads of a key head are further
  * rows. A tile is up to 48 rows; all its arithmetic has rows as the lanes of vectors: scores are kept as [key][row], so
- * that a key's or value's number is one broadcast from where it lies in the arena. Nothing is gathered, transposed (but
- * queries and results, once a tile) or padded in memory, and softmax needs no operation across lanes.
+ * that a key's or value's unit is one broadcast, from where it lies in the arena. Nothing is gathered, transposed (but
+ * queries and results, once a tile) or padded in memory, and softmax needs no operation across lanes. In bfloat16 a unit
+ * of values is the same number of two keys, which are copied side by side once for all rows of a tile.
  *
  * The order of all sums is attention.h's; the caller folds scale * log2(e) into ``factor``. Causality and window are masks
  * by position; keys that no row of a tile can see are not read. See tiles.py, which owns the types and checks of this call.
@@ -13,15 +14,14 @@
 
 #define MAX_WIDTH 256
 #define TILE_ROWS 48
-#define ALIGNED __attribute__((aligned(64))) /* a load that crosses a cache line costs two */
 
 typedef struct {
-    const float *query; /* [kv_heads][group][rows][d]; strides in elements below */
-    const float *keys;  /* [kv_heads][slots][d] of one layer */
-    const float *values;
-    float *out;         /* [kv_heads][rows][group][d] */
-    float *top, *total; /* [kv_heads][rows][group] */
-    const float *sinks; /* [kv_heads][group], base 2; NULL: none */
+    const void *query;         /* [kv_heads][group][rows][d]; strides in elements below */
+    const void *keys, *values; /* [kv_heads][slots][d] of one layer */
+    void *result;              /* [kv_heads][rows][group][d], of the dtype of the above */
+    float *out;                /* the same of states */
+    float *top, *total;        /* [kv_heads][rows][group] */
+    const float *sinks;        /* [kv_heads][group], base 2; NULL: none */
     const int64_t *table;
     const int64_t *positions;                                          /* [batch rows] */
     const int64_t *rows;                                               /* rows of all items */
@@ -43,9 +43,6 @@ typedef struct {
     int64_t sees, sees_high; /* keys [sees, sees_high) are seen by all rows */
 } tile;
 
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-
 static void find_keys(const tile_args *a, tile *t) {
     const int64_t *rows = a->rows + a->row_ptr[t->item];
     t->low = t->sees = a->kv_start[t->item];
@@ -61,24 +58,63 @@ static void find_keys(const tile_args *a, tile *t) {
     }
 }
 
-/* Addresses of the KEYS keys from position ``begin`` on; those before the first and behind the last are that one's, and
+/* Offsets of the KEYS keys from position ``begin`` on; those before the first and behind the last are that one's, and
  * hidden. Returns how many there are up to the last, in whole vectors of weights. */
-static int find_slots(const tile_args *a, const tile *t, int64_t begin, const float **key, const float **value) {
-    const int64_t *blocks = a->table + a->table_start[t->item], start = a->kv_start[t->item];
-    const int64_t base = t->head * a->plane_stride, before = start - start % a->block_size;
-    const int64_t last = MIN(begin + KEYS, t->high) - 1;
+static int find_keys_at(const tile_args *a, const tile *t, int64_t begin, int64_t *key) {
+    const int64_t *blocks = a->table + a->table_start[t->item], last = MIN(begin + KEYS, t->high) - 1;
     const int number = (int)(last + 1 - begin + LANES - 1) / LANES * LANES;
-    for (int j = 0; j < number; j++) {
-        const int64_t token = MIN(MAX(begin + j, t->low), last) - before;
-        const int64_t at = base + (blocks[token / a->block_size] * a->block_size + token % a->block_size) * a->width;
-        key[j] = a->keys + at, value[j] = a->values + at;
-    }
+    find_slots(blocks, a->block_size, a->kv_start[t->item], t->low, last + 1, begin, number, key);
+    for (int j = 0; j < number; j++) key[j] = t->head * a->plane_stride + key[j] * a->width;
     return number;
 }
 
-/* VECS vectors of rows; TOGETHER keys at a time for scores, AT_ONCE numbers of a value for results: what is being added up
- * stays in registers. */
-#define DEFINE_TILE(VECS, TOGETHER, AT_ONCE)                                                                           \
+/* Queries as [unit][lane], those of floats times the factor; lanes without a row repeat the last one. */
+static void load_queries(const tile_args *a, const tile *t, int64_t lanes, int rounds, void *query, int32_t *position) {
+    const int64_t *rows = a->rows + a->row_ptr[t->item];
+    for (int64_t m = 0; m < lanes; m++) {
+        const int64_t at = t->first + MIN(m, t->count - 1), row = rows[at / a->group];
+        const int64_t from = t->head * a->query_kv_stride + (at % a->group) * a->query_group_stride + row * a->query_row_stride;
+        position[m] = (int32_t)a->positions[row];
+        if (rounds)
+            for (int64_t d = 0; d < a->width / 2; d++)
+                memcpy((uint32_t *)query + d * lanes + m, (const bf16 *)a->query + from + 2 * d, sizeof(uint32_t));
+        else
+            for (int64_t d = 0; d < a->width; d++)
+                ((float *)query)[d * lanes + m] = ((const float *)a->query)[from + d] * a->factor;
+    }
+}
+
+/* Values of a tile's keys as units, and where those of each begin; ``copy`` has room for pairs of them. */
+static int values_float(const tile_args *a, const int64_t *key, int number, uint32_t *copy, const float **value) {
+    (void)copy;
+    for (int j = 0; j < number; j++) value[j] = (const float *)a->values + key[j];
+    return number;
+}
+
+static int values_pair(const tile_args *a, const int64_t *key, int number, uint32_t *copy, const uint32_t **value) {
+    const bf16 *values = a->values;
+    for (int j = 0; j < number; j += 2) {
+        value[j / 2] = copy + j / 2 * a->width;
+        zip_rows(values + key[j], values + key[j + 1], (int)a->width / LANES, (uvec *)(copy + j / 2 * a->width));
+    }
+    return number / 2;
+}
+
+/* Weights as units, from [key][row] of ``vectors`` vectors. */
+static const vec *weights_float(const vec *weight, int number, int vectors, vec *copy) {
+    (void)number, (void)vectors, (void)copy;
+    return weight;
+}
+
+static const uvec *weights_pair(const vec *weight, int number, int vectors, uvec *copy) {
+    for (int j = 0; j < number; j += 2)
+        for (int v = 0; v < vectors; v++)
+            copy[j / 2 * vectors + v] = (uvec)weight[j * vectors + v] >> 16 | (uvec)weight[(j + 1) * vectors + v];
+    return copy;
+}
+
+/* What does not depend on the dtype, for VECS vectors of rows. */
+#define DEFINE_ROWS(VECS)                                                                                              \
     static void hide_##VECS(const tile_args *a, const tile *t, const ivec *position, int64_t begin, int number,        \
                             vec(*score)[VECS]) {                                                                       \
         for (int j = 0; j < number; j++) {                                                                             \
@@ -90,42 +126,8 @@ static int find_slots(const tile_args *a, const tile *t, int64_t begin, const fl
             }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
-    /* Partial sums ``lane`` and the one that ``sum_of`` adds to it, added. */                                         \
-    static inline void pair_##VECS(int64_t width, const vec(*query)[VECS], const float **key, int lane,                \
-                                   vec (*sum)[VECS]) {                                                                 \
-        enum { other = LANES / 2 };                                                                                    \
-        vec low[TOGETHER][VECS], high[TOGETHER][VECS];                                                                 \
-        for (int k = 0; k < TOGETHER; k++)                                                                             \
-            for (int v = 0; v < VECS; v++) {                                                                           \
-                low[k][v] = query[lane][v] * splat(key[k][lane]);                                                      \
-                high[k][v] = query[lane + other][v] * splat(key[k][lane + other]);                                     \
-            }                                                                                                          \
-        for (int64_t d = lane + LANES; d < width; d += LANES)                                                          \
-            for (int k = 0; k < TOGETHER; k++)                                                                         \
-                for (int v = 0; v < VECS; v++) {                                                                       \
-                    low[k][v] = fma_of(query[d][v], splat(key[k][d]), low[k][v]);                                      \
-                    high[k][v] = fma_of(query[d + other][v], splat(key[k][d + other]), high[k][v]);                    \
-                }                                                                                                      \
-        for (int k = 0; k < TOGETHER; k++)                                                                             \
-            for (int v = 0; v < VECS; v++) sum[k][v] = low[k][v] + high[k][v];                                         \
-    }                                                                                                                  \
-    static void multiply_##VECS(int64_t width, const vec(*query)[VECS], const float **key, int number,                 \
-                                vec(*score)[VECS]) {                                                                   \
-        for (int j = 0; j < number; j += TOGETHER) {                                                                   \
-            vec sum[4][TOGETHER][VECS], more[TOGETHER][VECS];                                                          \
-            for (int i = 0; i < 4; i++) {                                                                              \
-                pair_##VECS(width, query, key + j, i, sum[i]);                                                         \
-                pair_##VECS(width, query, key + j, i + 4, more);                                                       \
-                for (int k = 0; k < TOGETHER; k++)                                                                     \
-                    for (int v = 0; v < VECS; v++) sum[i][k][v] += more[k][v];                                         \
-            }                                                                                                          \
-            for (int k = 0; k < TOGETHER; k++)                                                                         \
-                for (int v = 0; v < VECS; v++)                                                                         \
-                    score[j + k][v] = (sum[0][k][v] + sum[1][k][v]) + (sum[2][k][v] + sum[3][k][v]);                   \
-        }                                                                                                              \
-    }                                                                                                                  \
     /* Scores become weights; ``top`` and ``total`` follow; ``shrink`` is what earlier results are worth. */           \
-    static void weigh_##VECS(int number, vec(*score)[VECS], vec *top, vec *total, vec *shrink) {                       \
+    static inline void weigh_##VECS(int number, int rounds, vec(*score)[VECS], vec *top, vec *total, vec *shrink) {    \
         vec best[VECS], base[VECS];                                                                                    \
         for (int v = 0; v < VECS; v++) best[v] = top[v];                                                               \
         for (int j = 0; j < number; j++)                                                                               \
@@ -133,7 +135,10 @@ static int find_slots(const tile_args *a, const tile *t, int64_t begin, const fl
         for (int v = 0; v < VECS; v++)                                                                                 \
             base[v] = where(best[v] == splat(-INFINITY), (vec){}, best[v]); /* no key yet: 0, not -inf + inf */        \
         for (int j = 0; j < number; j++)                                                                               \
-            for (int v = 0; v < VECS; v++) score[j][v] = exp2_vec(score[j][v] - base[v]);                              \
+            for (int v = 0; v < VECS; v++) {                                                                           \
+                score[j][v] = exp2_vec(score[j][v] - base[v]);                                                         \
+                if (rounds) score[j][v] = rounded(score[j][v]);                                                        \
+            }                                                                                                          \
         for (int v = 0; v < VECS; v++) {                                                                               \
             vec sum[LANES];                                                                                            \
             for (int l = 0; l < LANES; l++) sum[l] = score[l][v];                                                      \
@@ -145,63 +150,25 @@ static int find_slots(const tile_args *a, const tile *t, int64_t begin, const fl
             total[v] = total[v] * shrink[v] + ((sum[0] + sum[1]) + (sum[2] + sum[3]));                                 \
             top[v] = best[v];                                                                                          \
         }                                                                                                              \
-    }                                                                                                                  \
-    static void add_##VECS(int64_t width, const vec(*weight)[VECS], const float **value, int number,                   \
-                           const vec *shrink, vec(*result)[VECS]) {                                                    \
-        for (int64_t d = 0; d < width; d += AT_ONCE) {                                                                 \
-            vec sum[AT_ONCE][VECS];                                                                                    \
-            for (int k = 0; k < AT_ONCE; k++)                                                                          \
-                for (int v = 0; v < VECS; v++) sum[k][v] = result[d + k][v] * shrink[v];                               \
-            for (int j = 0; j < number; j++)                                                                           \
-                for (int k = 0; k < AT_ONCE; k++)                                                                      \
-                    for (int v = 0; v < VECS; v++) sum[k][v] = fma_of(weight[j][v], splat(value[j][d + k]), sum[k][v]); \
-            for (int k = 0; k < AT_ONCE; k++)                                                                          \
-                for (int v = 0; v < VECS; v++) result[d + k][v] = sum[k][v];                                           \
-        }                                                                                                              \
-    }                                                                                                                  \
-    static void run_##VECS(const tile_args *a, const tile *t) {                                                        \
-        ALIGNED vec query[MAX_WIDTH][VECS], result[MAX_WIDTH][VECS], score[KEYS][VECS];                                \
-        vec top[VECS], total[VECS], shrink[VECS];                                                                      \
-        ivec position[VECS];                                                                                           \
-        const float *key[KEYS], *value[KEYS];                                                                          \
-        load_queries(a, t, VECS * LANES, (float *)query, (int32_t *)position);                                         \
-        load_state(a, t, VECS * LANES, (float *)result, (float *)top, (float *)total);                                 \
-        if (t->low < t->high)                                                                                          \
-            for (int64_t begin = t->low - t->low % KEYS; begin < t->high; begin += KEYS) {                             \
-                const int number = find_slots(a, t, begin, key, value);                                                \
-                multiply_##VECS(a->width, query, key, number, score);                                                  \
-                for (int j = 0; a->cap > 0 && j < number; j++)                                                         \
-                    for (int v = 0; v < VECS; v++) score[j][v] = cap_scores(score[j][v], a->cap);                      \
-                if (begin < t->sees || begin + number > t->sees_high) hide_##VECS(a, t, position, begin, number, score); \
-                weigh_##VECS(number, score, top, total, shrink);                                                       \
-                add_##VECS(a->width, score, value, number, shrink, result);                                            \
-            }                                                                                                          \
-        store_state(a, t, VECS * LANES, (const float *)result, (const float *)top, (const float *)total);              \
     }
 
-/* Queries as [d][lane], times the factor, and the rows' positions; lanes without a row repeat the last one. */
-static void load_queries(const tile_args *a, const tile *t, int64_t lanes, float *query, int32_t *position) {
-    const int64_t *rows = a->rows + a->row_ptr[t->item];
-    for (int64_t m = 0; m < lanes; m++) {
-        const int64_t at = t->first + MIN(m, t->count - 1), row = rows[at / a->group];
-        const float *from = a->query + t->head * a->query_kv_stride + (at % a->group) * a->query_group_stride +
-                            row * a->query_row_stride;
-        for (int64_t d = 0; d < a->width; d++) query[d * lanes + m] = from[d] * a->factor;
-        position[m] = (int32_t)a->positions[row];
-    }
-}
+DEFINE_ROWS(1)
+DEFINE_ROWS(2)
+DEFINE_ROWS(3)
 
 typedef struct {
     float *out, *top, *total;
     const float *sink;
+    int64_t at; /* of its result */
 } row_state;
 
 static row_state state_of(const tile_args *a, const tile *t, int64_t m) {
     const int64_t row = a->rows[a->row_ptr[t->item] + (t->first + m) / a->group], g = (t->first + m) % a->group;
     const int64_t at = t->head * a->state_stride + row * a->group + g;
+    const int64_t out = t->head * a->out_stride + row * a->out_row_stride + g * a->width;
     return (row_state){
-        .out = a->out + t->head * a->out_stride + row * a->out_row_stride + g * a->width,
-        .top = a->top + at, .total = a->total + at, .sink = a->sinks ? a->sinks + t->head * a->group + g : 0,
+        .out = a->out + out, .top = a->top + at, .total = a->total + at,
+        .sink = a->sinks ? a->sinks + t->head * a->group + g : 0, .at = out,
     };
 }
 
@@ -217,21 +184,110 @@ static void load_state(const tile_args *a, const tile *t, int64_t lanes, float *
     }
 }
 
-static void store_state(const tile_args *a, const tile *t, int64_t lanes, const float *result, const float *top,
-                        const float *total) {
+static void store_state(const tile_args *a, const tile *t, int64_t lanes, int rounds, const float *result,
+                        const float *top, const float *total) {
+    ALIGNED float row[MAX_WIDTH];
     for (int64_t m = 0; m < t->count; m++) {
         const row_state to = state_of(a, t, m);
-        for (int64_t d = 0; d < a->width; d++) to.out[d] = result[d * lanes + m];
+        float *values = a->closes ? row : to.out;
+        for (int64_t d = 0; d < a->width; d++) values[d] = result[d * lanes + m];
         *to.top = top[m], *to.total = total[m];
-        if (a->closes) close_row(to.out, top[m], total[m], to.sink, a->width / LANES);
+        void *closed = (char *)a->result + to.at * (rounds ? (int64_t)sizeof(bf16) : (int64_t)sizeof(float));
+        if (a->closes) close_row(row, top[m], total[m], to.sink, a->width / LANES, rounds, closed);
     }
 }
 
-DEFINE_TILE(1, 4, 8)
-DEFINE_TILE(2, 4, 8)
-DEFINE_TILE(3, 4, 8)
+/* VECS vectors of rows; TOGETHER keys at a time for scores, AT_ONCE numbers of a value for results: what is being added up
+ * stays in registers. ONE is a unit, UNITS are one of each lane. */
+#define DEFINE_TILE(TYPE, NUMBER, ONE, UNITS, VECS, TOGETHER, AT_ONCE)                                                 \
+    /* Partial sums ``lane`` and the one that ``sum_of`` adds to it, added. */                                         \
+    static inline void pair_##TYPE##_##VECS(int64_t units, const UNITS(*query)[VECS], const ONE **key, int lane,       \
+                                            vec (*sum)[VECS]) {                                                        \
+        enum { other = LANES / 2 };                                                                                    \
+        vec low[TOGETHER][VECS], high[TOGETHER][VECS];                                                                 \
+        for (int k = 0; k < TOGETHER; k++)                                                                             \
+            for (int v = 0; v < VECS; v++) low[k][v] = high[k][v] = (vec){};                                           \
+        for (int64_t d = lane; d < units; d += other) {                                                                \
+            for (int k = 0; k < TOGETHER; k++)                                                                         \
+                for (int v = 0; v < VECS; v++)                                                                         \
+                    low[k][v] = multiply_##TYPE(query[d][v], spread_##TYPE(key[k][d]), low[k][v]);                     \
+            if ((d += other) >= units) break;                                                                          \
+            for (int k = 0; k < TOGETHER; k++)                                                                         \
+                for (int v = 0; v < VECS; v++)                                                                         \
+                    high[k][v] = multiply_##TYPE(query[d][v], spread_##TYPE(key[k][d]), high[k][v]);                   \
+        }                                                                                                              \
+        for (int k = 0; k < TOGETHER; k++)                                                                             \
+            for (int v = 0; v < VECS; v++) sum[k][v] = low[k][v] + high[k][v];                                         \
+    }                                                                                                                  \
+    static void multiply_##TYPE##_##VECS(const tile_args *a, const UNITS(*query)[VECS], const int64_t *offset,         \
+                                         int number, vec(*score)[VECS]) {                                              \
+        const int64_t units = a->width * (int64_t)sizeof(NUMBER) / (int64_t)sizeof(ONE);                               \
+        for (int j = 0; j < number; j += TOGETHER) {                                                                   \
+            const ONE *key[TOGETHER];                                                                                  \
+            for (int k = 0; k < TOGETHER; k++) key[k] = (const ONE *)((const NUMBER *)a->keys + offset[j + k]);        \
+            vec sum[4][TOGETHER][VECS], more[TOGETHER][VECS];                                                          \
+            for (int i = 0; i < 4; i++) {                                                                              \
+                pair_##TYPE##_##VECS(units, query, key, i, sum[i]);                                                    \
+                pair_##TYPE##_##VECS(units, query, key, i + 4, more);                                                  \
+                for (int k = 0; k < TOGETHER; k++)                                                                     \
+                    for (int v = 0; v < VECS; v++) sum[i][k][v] += more[k][v];                                         \
+            }                                                                                                          \
+            for (int k = 0; k < TOGETHER; k++)                                                                         \
+                for (int v = 0; v < VECS; v++) {                                                                       \
+                    vec whole = (sum[0][k][v] + sum[1][k][v]) + (sum[2][k][v] + sum[3][k][v]);                         \
+                    if (rounds_##TYPE) whole *= splat(a->factor);                                                      \
+                    score[j + k][v] = a->cap > 0 ? cap_scores(whole, a->cap) : whole;                                  \
+                }                                                                                                      \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void add_##TYPE##_##VECS(int64_t width, const UNITS *weight, const ONE **value, int number,                 \
+                                    const vec *shrink, vec(*result)[VECS]) {                                           \
+        for (int64_t d = 0; d < width; d += AT_ONCE) {                                                                 \
+            vec sum[AT_ONCE][VECS];                                                                                    \
+            for (int k = 0; k < AT_ONCE; k++)                                                                          \
+                for (int v = 0; v < VECS; v++) sum[k][v] = result[d + k][v] * shrink[v];                               \
+            for (int j = 0; j < number; j++)                                                                           \
+                for (int k = 0; k < AT_ONCE; k++)                                                                      \
+                    for (int v = 0; v < VECS; v++)                                                                     \
+                        sum[k][v] = multiply_##TYPE(weight[j * VECS + v], spread_##TYPE(value[j][d + k]), sum[k][v]);  \
+            for (int k = 0; k < AT_ONCE; k++)                                                                          \
+                for (int v = 0; v < VECS; v++) result[d + k][v] = sum[k][v];                                           \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void run_##TYPE##_##VECS(const tile_args *a, const tile *t) {                                               \
+        ALIGNED UNITS query[MAX_WIDTH][VECS], weight[KEYS * VECS];                                                     \
+        ALIGNED vec result[MAX_WIDTH][VECS], score[KEYS][VECS];                                                        \
+        ALIGNED uint32_t copy[KEYS / 2 * MAX_WIDTH];                                                                   \
+        vec top[VECS], total[VECS], shrink[VECS];                                                                      \
+        ivec position[VECS];                                                                                           \
+        int64_t key[KEYS];                                                                                             \
+        const ONE *value[KEYS];                                                                                        \
+        load_queries(a, t, VECS * LANES, rounds_##TYPE, query, (int32_t *)position);                                   \
+        load_state(a, t, VECS * LANES, (float *)result, (float *)top, (float *)total);                                 \
+        if (t->low < t->high)                                                                                          \
+            for (int64_t begin = t->low - t->low % KEYS; begin < t->high; begin += KEYS) {                             \
+                const int number = find_keys_at(a, t, begin, key);                                                     \
+                multiply_##TYPE##_##VECS(a, query, key, number, score);                                                \
+                if (begin < t->sees || begin + number > t->sees_high) hide_##VECS(a, t, position, begin, number, score); \
+                weigh_##VECS(number, rounds_##TYPE, score, top, total, shrink);                                        \
+                const int units = values_##TYPE(a, key, number, copy, value);                                          \
+                add_##TYPE##_##VECS(a->width, weights_##TYPE(score[0], number, VECS, weight), value, units, shrink, result); \
+            }                                                                                                          \
+        store_state(a, t, VECS * LANES, rounds_##TYPE, (const float *)result, (const float *)top, (const float *)total); \
+    }
 
-static void run_tile(const tile_args *a, int64_t head, int64_t number) {
+#define DEFINE_TYPE(TYPE, NUMBER, ONE, UNITS)                                                                          \
+    DEFINE_TILE(TYPE, NUMBER, ONE, UNITS, 1, 4, 8)                                                                     \
+    DEFINE_TILE(TYPE, NUMBER, ONE, UNITS, 2, 4, 8)                                                                     \
+    DEFINE_TILE(TYPE, NUMBER, ONE, UNITS, 3, 4, 8)
+
+DEFINE_TYPE(float, float, float, vec)
+DEFINE_TYPE(pair, bf16, uint32_t, uvec)
+
+typedef void (*tile_fn)(const tile_args *, const tile *);
+static const tile_fn tile_runs[2][3] = {{run_float_1, run_float_2, run_float_3}, {run_pair_1, run_pair_2, run_pair_3}};
+
+static void run_tile(const tile_args *a, int rounds, int64_t head, int64_t number) {
     int64_t low = 0, high = a->items; /* the last item with tile_ptr <= number */
     while (high - low > 1) {
         const int64_t middle = (low + high) / 2;
@@ -241,14 +297,15 @@ static void run_tile(const tile_args *a, int64_t head, int64_t number) {
     tile t = {.item = low, .head = head, .first = (number - a->tile_ptr[low]) * TILE_ROWS};
     t.count = MIN(TILE_ROWS, (a->row_ptr[low + 1] - a->row_ptr[low]) * a->group - t.first);
     find_keys(a, &t);
-    if (t.count <= LANES) run_1(a, &t);
-    else if (t.count <= 2 * LANES) run_2(a, &t);
-    else run_3(a, &t);
+    tile_runs[rounds][(t.count - 1) / LANES](a, &t);
 }
 
 /* All tiles of all items and key heads, by so many threads. */
-void quire_cpu_tiles(const tile_args *a, int64_t threads) {
+static void run_tiles(const tile_args *a, int rounds, int64_t threads) {
     const int64_t tiles = a->tile_ptr[a->items];
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (int64_t n = 0; n < tiles * a->kv_heads; n++) run_tile(a, n / tiles, n % tiles);
+    for (int64_t n = 0; n < tiles * a->kv_heads; n++) run_tile(a, rounds, n / tiles, n % tiles);
 }
+
+void quire_cpu_tiles_float32(const tile_args *a, int64_t threads) { run_tiles(a, rounds_float, threads); }
+void quire_cpu_tiles_bfloat16(const tile_args *a, int64_t threads) { run_tiles(a, rounds_pair, threads); }

@@ -9,13 +9,13 @@ Several threads share tiles of 48 rows; the interpreter's lock is not held while
 
 from __future__ import annotations
 
-import ctypes
 import math
 from dataclasses import dataclass
 
 import torch
 
 from .call import (
+    AttentionCall,
     RowStates,
     addresses,
     attention_numbers,
@@ -23,9 +23,9 @@ from .call import (
     base2,
     check_arrays,
     check_attention,
+    check_result,
     score_numbers,
 )
-from .host_library import load
 
 TILE_ROWS = 48
 # tile_args of the C source
@@ -67,26 +67,24 @@ class TileItems:
     positions: torch.Tensor
 
 
-def cpu_tiles(
+def tiles_call(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
     items: TileItems,
     states: RowStates,
     scale: float,
-    sinks: torch.Tensor | None = None,
     softcap: float | None = None,
     threads: int = 1,
-) -> None:
-    """Attend every item's rows to its keys; where that ``closes``, ``states.out`` of these rows are their results then.
+) -> AttentionCall:
+    """Attention of every item's rows to its keys; where that ``closes``, these rows' results are written.
 
     Args:
-        query: [kv_heads, group, T, d] float32.
-        keys, values: (kv_head, block, slot, d) of one layer, float32, each head contiguous.
+        query: [kv_heads, group, T, d]; of this and the next two only the form counts.
+        keys, values: (kv_head, block, slot, d) of one layer, dtype of ``query``, each head contiguous.
         items: what to compute.
         states: of the T rows.
         scale: factor on the scores.
-        sinks: [kv_heads * group] natural logits that join each head's softmax without a value.
         softcap: scores become ``softcap * tanh(score / softcap)``.
         threads: how many work at once.
 
@@ -99,14 +97,37 @@ def cpu_tiles(
     check_arrays((*each, items.row_ptr[1:]), (items.rows, items.row_ptr, items.table, items.positions))
     tiles = (items.row_ptr.diff() * query.shape[1] + TILE_ROWS - 1) // TILE_ROWS
     tile_ptr = torch.cat([tiles.new_zeros(1), tiles.cumsum(0)])
-    logits = base2(sinks, query.shape[0] * query.shape[1])
     pointed = (
-        query, keys, values, states.out, states.top, states.total, logits, items.table, items.positions, items.rows,
+        None, None, None, None, states.out, states.top, states.total, None, items.table, items.positions, items.rows,
         items.row_ptr, tile_ptr, *each,
     )  # fmt: skip
     counted = (*attention_numbers(query, keys, states, len(items.kv_len)), items.window, items.closes)
     arguments = _Arguments(*addresses(*pointed), *counted, *score_numbers(scale, softcap))
-    load().quire_cpu_tiles(ctypes.byref(arguments), ctypes.c_int64(threads))
+    return AttentionCall("tiles", arguments, query.dtype, (items, states, tile_ptr), threads)
+
+
+def cpu_tiles(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    items: TileItems,
+    states: RowStates,
+    result: torch.Tensor,
+    scale: float,
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
+    threads: int = 1,
+) -> None:
+    """Make a ``tiles_call`` and run it once.
+
+    Args:
+        result: [kv_heads, T, group, d] of the dtype of ``query``, in memory [T, kv_heads, group, d].
+        sinks: [kv_heads * group] natural logits that join each head's softmax without a value.
+    """
+    call = tiles_call(query, keys, values, items, states, scale, softcap, threads)
+    check_result(result, query)
+    logits = base2(sinks, query.shape[0] * query.shape[1])
+    call.run(*(x.data_ptr() for x in (query, keys, values, result)), *addresses(logits))
 
 
 def cpu_tiles_ref(

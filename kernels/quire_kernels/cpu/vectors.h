@@ -89,4 +89,26 @@ static inline float sum_of(vec x) {
     return (c[0] + c[1]) + (c[2] + c[3]);
 }
 
+/* ``sum_of`` of each of LANES vectors: the same additions, for all of them at once. */
+static inline vec sums_of(const vec *each) {
+#if defined(__AVX512F__)
+    __m512 half[8], quarter[4], pair[2]; /* of 2, 4, 8 vectors side by side what is left of their lanes */
+    for (int i = 0; i < 8; i++) {
+        const __m512 a = (__m512)each[i % 4 + i / 4 * 8], b = (__m512)each[i % 4 + i / 4 * 8 + 4];
+        half[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    }
+    for (int i = 0; i < 4; i++)
+        quarter[i] = _mm512_add_ps(_mm512_shuffle_f32x4(half[i], half[i + 4], 0x88),
+                                   _mm512_shuffle_f32x4(half[i], half[i + 4], 0xdd));
+    for (int i = 0; i < 2; i++)
+        pair[i] = _mm512_add_ps(_mm512_shuffle_ps(quarter[2 * i], quarter[2 * i + 1], 0x88),
+                                _mm512_shuffle_ps(quarter[2 * i], quarter[2 * i + 1], 0xdd));
+    return (vec)_mm512_add_ps(_mm512_shuffle_ps(pair[0], pair[1], 0x88), _mm512_shuffle_ps(pair[0], pair[1], 0xdd));
+#else
+    vec sums;
+    for (int i = 0; i < LANES; i++) sums[i] = sum_of(each[i]);
+    return sums;
+#endif
+}
+
 #endif

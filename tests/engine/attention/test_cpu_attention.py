@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from quire_engine.attention.backend import AttentionBackend
+from quire_engine.attention.cpu import compiled
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.cpu.pytorch import Partials, merge
 from quire_engine.attention.plan import build_plan
 from quire_engine.attention.triton import TritonAttention
 from tests.support.dense_attention import Batch, DenseAttention, poisoned_arena, random_batch
+from tests.support.host_library import need_host_library
 
 # (shared blocks, tokens before the step, query tokens): decodes, chunks, a first chunk, a single token.
 MIXED = [
@@ -113,13 +115,42 @@ def test_decodes_of_similar_length_in_any_order(order):
     torch.testing.assert_close(paged, dense, rtol=1e-4, atol=1e-5)
 
 
-def test_bfloat16_is_no_worse_than_torch():
-    """In bfloat16 the error is that of rounding inputs and output, not more."""
-    paged, dense = run(*mixed(9), heads=4, kv_heads=2, width=64, dtype=torch.bfloat16)
+@pytest.mark.parametrize(("window", "softcap", "with_sinks"), OPTIONS)
+def test_bfloat16_is_no_worse_than_torch(window, softcap, with_sinks):
+    """In bfloat16 the error is that of rounding inputs and output, not more, whatever is asked of attention."""
+    sinks = torch.tensor([0.5, -1.0, 2.0, 40.0]) if with_sinks else None
+    how = {"window": window, "softcap": softcap, "sinks": sinks}
+    paged, dense = run(*mixed(9), heads=4, kv_heads=2, width=64, dtype=torch.bfloat16, **how)
     rounding = (dense.bfloat16().float() - dense).abs().max()
 
     assert paged.dtype == torch.bfloat16
     assert (paged.float() - dense).abs().max() <= 4 * rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_share_what_is_derived_and_nothing_else(dtype, monkeypatch):
+    """Calls are made by the first layer of a step; each layer reads its own keys, values and sinks, and keeps its
+    result while others are computed."""
+    need_host_library()
+    draw, batch = mixed(17)
+    plan = build_plan(batch.tables, batch.starts, batch.counts, batch.block_size)
+    arena = poisoned_arena(draw, batch, 3, 2, 32).to(dtype)
+    attention, dense, made = CpuAttention(arena), DenseAttention(arena), []
+    for owner, name in ((compiled, "decode_call"), (compiled, "tiles_call"), (compiled.WriteCall, "__init__")):
+        right = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *all, right=right, name=name: (made.append(name), right(*all))[1])
+    query, key, value = (torch.randn(n, len(plan.positions), 32).to(dtype) for n in (4, 2, 2))
+    sinks = [None, torch.full((4,), 3.0), torch.arange(4.0)]
+    found, counts = [], []
+    for layer in range(3):
+        attention.write_kv(layer, key, value * (layer + 1), plan)
+        found.append(attention.attend(layer, query * (layer + 1), plan, scale=0.2, sinks=sinks[layer]))
+        counts.append(len(made))
+    assert set(made) == {"decode_call", "tiles_call", "__init__"}
+    assert counts == [len(made)] * 3
+    for layer, got in enumerate(found):
+        expected = dense.attend(layer, query * (layer + 1), plan, scale=0.2, sinks=sinks[layer])
+        torch.testing.assert_close(got.float(), expected.float(), rtol=2e-2, atol=3e-2)
 
 
 def test_foreign_blocks_are_neither_read_nor_written():

@@ -29,6 +29,7 @@ class Rows:
     width: int
     size: int
     seed: int
+    dtype: torch.dtype = torch.float32
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -39,15 +40,16 @@ class Rows:
         common, own = blocks[:shared], blocks[shared:].reshape(SEQUENCES, needed)
         self.tables = [np.concatenate([common, row])[:needed] for row in own]
         self.blocks = len(blocks)
-        self.query = torch.randn(SEQUENCES, LENGTH, self.heads, self.width)
+        self.query = torch.randn(SEQUENCES, LENGTH, self.heads, self.width).to(self.dtype)
         self.query[:, : self.shared] = self.query[:1, : self.shared]
-        self.kv = torch.randn(2, SEQUENCES, LENGTH, self.kv_heads, self.width)
+        self.kv = torch.randn(2, SEQUENCES, LENGTH, self.kv_heads, self.width).to(self.dtype)
         self.kv[:, :, : self.shared] = self.kv[:, :1, : self.shared]
         self.options["scale"] = self.width**-0.5
 
     def empty(self) -> CpuAttention:
         """A backend over an arena in which nothing is written."""
-        return CpuAttention(torch.full((1, 2, self.kv_heads, self.blocks, self.size, self.width), torch.nan))
+        shape = (1, 2, self.kv_heads, self.blocks, self.size, self.width)
+        return CpuAttention(torch.full(shape, torch.nan, dtype=self.dtype))
 
     def step(self, attention: CpuAttention, which: list[int], starts: list[int], counts: list[int]) -> torch.Tensor:
         """One step: the results of ``counts`` tokens from ``starts`` on of the sequences ``which``."""
@@ -83,37 +85,41 @@ def capped(x: float) -> dict[str, Any]:
     return {"softcap": x, "sinks": torch.linspace(-3.0, 3.0, 4)}
 
 
-SHAPES: dict[str, Callable[[], Rows]] = {
-    "grouped heads": lambda: Rows(6, 2, 64, 16, 1),
-    "one key head": lambda: Rows(9, 1, 80, 5, 2),
-    "large blocks": lambda: Rows(2, 2, 256, 64, 3),
-    "window": lambda: Rows(4, 2, 32, 16, 4, {"window": 37}),
-    "wide window": lambda: Rows(4, 4, 16, 16, 5, {"window": 250}),
-    "sinks and soft-cap": lambda: Rows(4, 2, 48, 8, 6, capped(3.0)),
+DTYPES = [torch.float32, torch.bfloat16]
+SHAPES: dict[str, Callable[[torch.dtype], Rows]] = {
+    "grouped heads": lambda dtype: Rows(6, 2, 64, 16, 1, dtype),
+    "one key head": lambda dtype: Rows(9, 1, 80, 5, 2, dtype),
+    "large blocks": lambda dtype: Rows(2, 2, 256, 64, 3, dtype),
+    "window": lambda dtype: Rows(4, 2, 32, 16, 4, dtype, {"window": 37}),
+    "wide window": lambda dtype: Rows(4, 4, 16, 16, 5, dtype, {"window": 250}),
+    "sinks and soft-cap": lambda dtype: Rows(4, 2, 48, 8, 6, dtype, capped(3.0)),
 }
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_row_is_the_same_in_any_step(shape: str) -> None:
+def test_a_row_is_the_same_in_any_step(shape: str, dtype: torch.dtype) -> None:
     """Groups of any length, chunks that begin and end anywhere, and decodes give the same bits."""
     torch.manual_seed(0)
-    rows = SHAPES[shape]()
+    rows = SHAPES[shape](dtype)
     assert torch.equal(rows.together(), rows.alone())
 
 
-def test_single_tokens_are_what_a_prompt_is() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_single_tokens_are_what_a_prompt_is(dtype: torch.dtype) -> None:
     """A sequence computed token by token has the results of one computed at once."""
     torch.manual_seed(0)
-    rows = SHAPES["grouped heads"]()
+    rows = SHAPES["grouped heads"](dtype)
     attention, whole = rows.empty(), rows.alone()[0]
     assert all(torch.equal(rows.step(attention, [0], [i], [1])[0], whole[i]) for i in range(LENGTH))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("fault", ["states anywhere", "PyTorch"])
-def test_each_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_fault_is_seen(fault: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group that ends between two tiles of keys, and PyTorch's own attention, change bits."""
     torch.manual_seed(0)
-    rows = SHAPES["grouped heads"]()
+    rows = SHAPES["grouped heads"](dtype)
     if fault == "PyTorch":
         monkeypatch.setattr("quire_engine.attention.cpu.attention.supports", lambda _: False)
     else:

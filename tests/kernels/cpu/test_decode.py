@@ -2,95 +2,66 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from quire_kernels.cpu import host_library
-from quire_kernels.cpu.call import WIDTHS, RowStates
-from quire_kernels.cpu.decode import RowItems, cpu_decode, cpu_decode_ref, supports
+from quire_kernels.cpu.call import WIDTHS
+from quire_kernels.cpu.decode import cpu_decode_ref, supports
+from tests.support.cpu_attention import row_problem, row_results
 from tests.support.host_library import need_host_library
 
 need_host_library()
-
-KV_HEADS, BLOCKS = 2, 40
-
-
-def problem(
-    width: int, group: int, size: int = 16, lengths: tuple[int, ...] = (1, 15, 16, 17, 100), skip: int = 3
-) -> tuple[torch.Tensor, torch.Tensor, RowItems]:
-    """Queries, an arena whose unread slots are NaN, and one item a length over shuffled blocks."""
-    torch.manual_seed(width + group)
-    query = torch.randn(KV_HEADS, group, len(lengths), width)
-    arena = torch.full((2, KV_HEADS, BLOCKS, size, width), math.nan)
-    order, table, starts = torch.randperm(BLOCKS).tolist(), [], []
-    for length in lengths:
-        starts.append(len(table))
-        for token in range(skip, skip + length):
-            if token // size >= len(table) - starts[-1]:
-                table.append(order.pop())
-            arena[:, :, table[-1], token % size] = torch.randn(2, KV_HEADS, width)
-    each = len(lengths)
-    numbers = (range(each), starts, [skip] * each, lengths, [0] * each, table)
-    return query, arena, RowItems(*(torch.tensor(list(row)) for row in numbers))
-
-
-def results(
-    query: torch.Tensor, arena: torch.Tensor, items: RowItems, threads: int = 1, **how: object
-) -> tuple[torch.Tensor, ...]:
-    """Results and base-2 log-sum-exp of the rows."""
-    states = RowStates.of(query)
-    cpu_decode(query, *arena, items, states, 0.2, threads=threads, **how)  # type: ignore[arg-type]
-    return states.out, states.top + states.total.log2()
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 7, 8, 16])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_equals_pytorch(width: int, group: int) -> None:
     """Every head dimension and group size gives PyTorch's result to rounding, and no slot outside the run is read."""
-    query, arena, items = problem(width, group)
-    for got, exact in zip(results(query, arena, items), cpu_decode_ref(query, *arena, items, 0.2), strict=True):
+    query, arena, items = row_problem(width, group)
+    for got, exact in zip(row_results(query, arena, items), cpu_decode_ref(query, *arena, items, 0.2), strict=True):
         torch.testing.assert_close(got, exact, rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [1, 8, 64])
 def test_any_block_size(size: int) -> None:
     """A block may hold any number of slots."""
-    query, arena, items = problem(64, 2, size=size, lengths=(1, 9, 20), skip=0)
-    for got, exact in zip(results(query, arena, items), cpu_decode_ref(query, *arena, items, 0.2), strict=True):
+    query, arena, items = row_problem(64, 2, size=size, lengths=(1, 9, 20), skip=0)
+    for got, exact in zip(row_results(query, arena, items), cpu_decode_ref(query, *arena, items, 0.2), strict=True):
         torch.testing.assert_close(got, exact, rtol=1e-5, atol=2e-6)
 
 
 def test_large_scores_do_not_overflow() -> None:
     """Scores far apart: the largest key wins, nothing is NaN."""
-    query, arena, items = problem(64, 2)
+    query, arena, items = row_problem(64, 2)
     for got, exact in zip(
-        results(query * 300, arena, items), cpu_decode_ref(query * 300, *arena, items, 0.2), strict=True
+        row_results(query * 300, arena, items), cpu_decode_ref(query * 300, *arena, items, 0.2), strict=True
     ):
         torch.testing.assert_close(got, exact, rtol=1e-4, atol=1e-4)
 
 
 def test_threads_change_nothing() -> None:
     """Items shared among threads give the same bits."""
-    query, arena, items = problem(64, 2)
-    for one, three in zip(results(query, arena, items), results(query, arena, items, threads=3), strict=True):
+    query, arena, items = row_problem(64, 2)
+    for one, three in zip(row_results(query, arena, items), row_results(query, arena, items, threads=3), strict=True):
         assert torch.equal(one, three)
 
 
 def test_what_the_kernel_does_not_know_is_refused() -> None:
     """Dtypes, widths and strides that would be read as something else raise before any address is used."""
-    query, arena, items = problem(64, 2)
+    query, arena, items = row_problem(64, 2)
     for bad_query, bad_arena in [
         (query.double(), arena.double()),
         (query[..., :40], arena[..., :40].contiguous()),
         (query, arena[:, :1]),
         (query, arena.transpose(2, 3)),
+        (query, arena.bfloat16()),
     ]:
         with pytest.raises(ValueError):  # noqa: PT011
-            results(bad_query, bad_arena, items)
-    assert not supports(torch.empty(1, 2, 1, 1, 16, 64, dtype=torch.bfloat16))
+            row_results(bad_query, bad_arena, items)
+    assert not supports(torch.empty(1, 2, 1, 1, 16, 64, dtype=torch.float16))
     assert not supports(torch.empty(1, 2, 1, 1, 16, 40))
 
 

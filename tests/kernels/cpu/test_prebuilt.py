@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from quire_kernels.cpu import host_library
-from quire_kernels.cpu.prebuilt import LEVELS, V3, V4, file_of, find_prebuilt
+from quire_kernels.cpu.prebuilt import BF16, LEVELS, V3, V4, file_of, find_prebuilt
 from tests.support.host_library import need_host_library
 from tests.support.repository import ROOT
 
@@ -37,12 +37,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_processor_takes_the_highest_level_it_has_every_feature_of(tmp_path: Path) -> None:
-    """v4 with all features, v3 with one of v4 missing in one core, none with one of v3 missing or nothing known."""
+    """v4 with all features, v3 with one of v4 missing in one core, none with one of v3 missing or nothing known; and
+    bfloat16 where it is had. A level that is forced is taken where the processor can run it."""
     folder = tmp_path / "kernels"
     folder.mkdir()
     for level in LEVELS:
         file_of(level, folder).touch()
 
+    assert find_prebuilt(folder, machine(tmp_path, BF16)) == file_of("x86-64-v4-bf16", folder)
+    assert find_prebuilt(folder, machine(tmp_path, BF16), "x86-64-v3") == file_of("x86-64-v3", folder)
+    assert find_prebuilt(folder, machine(tmp_path, V3), "x86-64-v4") is None
     assert find_prebuilt(folder, machine(tmp_path, V4)) == file_of("x86-64-v4", folder)
     assert find_prebuilt(folder, machine(tmp_path, V4, V4 - {"avx512vl"})) == file_of("x86-64-v3", folder)
     assert find_prebuilt(folder, machine(tmp_path, V3 - {"fma"})) is None
@@ -52,7 +56,8 @@ def test_a_processor_takes_the_highest_level_it_has_every_feature_of(tmp_path: P
 @pytest.mark.slow
 def test_each_library_has_what_the_kernels_call(folder: Path) -> None:
     """Every level is compiled, and has the functions that the kernels call."""
-    names = ("decode", "linear", "panel", "norm", "rotate", "tiles", "write")
+    attention = [f"{kernel}_{dtype}" for kernel in ("decode", "tiles") for dtype in ("float32", "bfloat16")]
+    names = (*attention, "linear", "panel", "norm", "rotate", "write")
 
     for level in LEVELS:
         library = ctypes.CDLL(str(file_of(level, folder)))  # to load is not to run: this works on any processor

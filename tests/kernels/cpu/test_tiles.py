@@ -7,58 +7,18 @@ import math
 import pytest
 import torch
 
-from quire_kernels.cpu.call import WIDTHS, RowStates
-from quire_kernels.cpu.tiles import TileItems, cpu_tiles, cpu_tiles_ref
+from quire_kernels.cpu.call import WIDTHS
+from quire_kernels.cpu.tiles import TileItems, cpu_tiles_ref
+from tests.support.cpu_attention import tile_problem, tile_results
 from tests.support.host_library import need_host_library
 
 need_host_library()
-
-KV_HEADS, BLOCKS = 2, 60
-# (rows, keys, causal): chunks that begin anywhere in their sequence, and groups that see all keys.
-CHUNKS = ((1, 1, True), (5, 20, True), (16, 16, True), (70, 130, True))
-ITEMS = (*CHUNKS, (3, 90, False), (41, 64, False), (130, 65, False))
-
-
-def problem(
-    width: int = 64, group: int = 2, size: int = 16, window: int = 0, items: tuple[tuple[int, int, bool], ...] = ITEMS
-) -> tuple[torch.Tensor, torch.Tensor, TileItems]:
-    """Queries, an arena whose unread slots are NaN, and one item an entry over shuffled blocks."""
-    torch.manual_seed(width + group + size)
-    total = sum(rows for rows, _, _ in items)
-    query = torch.randn(KV_HEADS, group, total, width)
-    count = BLOCKS * 16 // size
-    arena = torch.full((2, KV_HEADS, count, size, width), math.nan)
-    order, table, starts = torch.randperm(count).tolist(), [], []
-    positions, skip = [], 3 % size
-    for rows, keys, causal in items:
-        starts.append(len(table))
-        table += [order.pop() for _ in range(-(-(skip + keys) // size))]
-        for token in range(skip, skip + keys):
-            arena[:, :, table[starts[-1] + token // size], token % size] = torch.randn(2, KV_HEADS, width)
-        last = skip + keys if causal else 5000
-        positions += range(last - rows, last)
-    row_ptr = torch.tensor([0, *(rows for rows, _, _ in items)]).cumsum(0)
-    arrays = (starts, [skip] * len(items), [k for _, k, _ in items], [int(c) for *_, c in items], [0] * len(items))
-    each = (torch.as_tensor(array) for array in arrays)
-    made = TileItems(window, True, torch.arange(total), row_ptr, *each, torch.tensor(table), torch.tensor(positions))
-    return query, arena, made
-
-
-def results(
-    query: torch.Tensor, arena: torch.Tensor, items: TileItems, threads: int = 1
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Results and base-2 log-sum-exp of the rows."""
-    states = RowStates.of(query)
-    for state in (states.out, states.top, states.total):
-        state.fill_(math.nan)
-    cpu_tiles(query, *arena, items, states, query.shape[3] ** -0.5, threads=threads)
-    return states.out, states.top + states.total.log2()
 
 
 def check(query: torch.Tensor, arena: torch.Tensor, items: TileItems) -> None:
     """The kernel's results are those of PyTorch, to rounding."""
     exact = cpu_tiles_ref(query.double(), *arena.double(), items, query.shape[3] ** -0.5)
-    for got, expected in zip(results(query, arena, items), exact, strict=True):
+    for got, expected in zip(tile_results(query, arena, items), exact, strict=True):
         torch.testing.assert_close(got[:, items.rows], expected.float(), rtol=1e-5, atol=3e-6)
 
 
@@ -66,32 +26,32 @@ def check(query: torch.Tensor, arena: torch.Tensor, items: TileItems) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_equals_pytorch(width: int, group: int) -> None:
     """Every head dimension and group size gives PyTorch's result to rounding, and no slot outside a run is read."""
-    check(*problem(width, group))
+    check(*tile_problem(width, group))
 
 
 @pytest.mark.parametrize("size", [1, 8, 64])
 def test_any_block_size(size: int) -> None:
     """A block may hold any number of slots."""
-    check(*problem(size=size))
+    check(*tile_problem(size=size))
 
 
 @pytest.mark.parametrize("window", [1, 7, 64, 100])
 def test_window(window: int) -> None:
     """A row of a causal item sees its latest keys only, also where that skips whole tiles of keys."""
-    check(*problem(window=window, items=((5, 20, True), (90, 400, True))))
+    check(*tile_problem(window=window, items=((5, 20, True), (90, 400, True))))
 
 
 def test_rows_in_any_order() -> None:
     """A group's rows need not be neighbours in the batch."""
-    query, arena, items = problem(items=((60, 64, False),))
+    query, arena, items = tile_problem(items=((60, 64, False),))
     items.rows.copy_(torch.randperm(60))
     check(query, arena, items)
 
 
 def test_a_row_without_keys_is_empty() -> None:
     """A causal row before all keys of its item has result 0 and log-sum-exp -inf, its neighbours are right."""
-    query, arena, items = problem(items=((20, 10, True),))
-    out, lse = results(query, arena, items)
+    query, arena, items = tile_problem(items=((20, 10, True),))
+    out, lse = tile_results(query, arena, items)
 
     assert (out[:, :10] == 0).all()
     assert (lse[:, :10] == -math.inf).all()
@@ -101,27 +61,28 @@ def test_a_row_without_keys_is_empty() -> None:
 
 def test_large_scores_do_not_overflow() -> None:
     """Scores far apart: the largest key wins, nothing is NaN."""
-    query, arena, items = problem()
+    query, arena, items = tile_problem()
     exact = cpu_tiles_ref(query.double() * 300, *arena.double(), items, query.shape[3] ** -0.5)
-    for got, expected in zip(results(query * 300, arena, items), exact, strict=True):
+    for got, expected in zip(tile_results(query * 300, arena, items), exact, strict=True):
         torch.testing.assert_close(got, expected.float(), rtol=1e-3, atol=1e-3)
 
 
 def test_threads_change_nothing() -> None:
     """Tiles shared among threads give the same bits."""
-    query, arena, items = problem()
-    for one, three in zip(results(query, arena, items), results(query, arena, items, threads=3), strict=True):
+    query, arena, items = tile_problem()
+    for one, three in zip(tile_results(query, arena, items), tile_results(query, arena, items, threads=3), strict=True):
         assert torch.equal(one, three)
 
 
 def test_what_the_kernel_does_not_know_is_refused() -> None:
     """Dtypes, widths and strides that would be read as something else raise before any address is used."""
-    query, arena, items = problem()
+    query, arena, items = tile_problem()
     for bad_query, bad_arena in [
         (query.double(), arena.double()),
         (query[..., :40], arena[..., :40].contiguous()),
         (query, arena[:, :1]),
         (query, arena.transpose(2, 3)),
+        (query, arena.bfloat16()),
     ]:
         with pytest.raises(ValueError):  # noqa: PT011
-            results(bad_query, bad_arena, items)
+            tile_results(bad_query, bad_arena, items)

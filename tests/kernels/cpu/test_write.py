@@ -23,10 +23,14 @@ def problem(rows: int = ROWS, blocks: int = BLOCKS) -> tuple[torch.Tensor, torch
 
 @pytest.mark.parametrize(("rows", "blocks"), [(ROWS, BLOCKS), (600, 200)])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_each_slot_gets_its_row_and_no_other_is_touched(rows: int, blocks: int, threads: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_slot_gets_its_row_and_no_other_is_touched(
+    rows: int, blocks: int, threads: int, dtype: torch.dtype
+) -> None:
     """Rows in any order and stride go to their slots of one layer, by one thread or two, and the rest of the arena
     stays as it was."""
     key, value, arena, slots = problem(rows, blocks)
+    key, value, arena = (x.to(dtype) for x in (key, value, arena))
     expected = arena.clone()
     for plane, new in zip(expected[3], (key, value), strict=True):
         plane.view(KV_HEADS, -1, WIDTH)[:, slots] = new

@@ -5,9 +5,9 @@ computes attention.
 
 Small compiled kernels of ours read blocks in place where a C compiler was found, one for single query rows (decodes),
 one for many (prefill chunks, groups): no library reads a paged arena on a CPU. A row's result is the same, bit by bit,
-in every batch (``chain``). One more writes the step's keys and values.
+in every batch (``chain``), in bfloat16 as in float32. One more writes the step's keys and values (``compiled``).
 
-Where there is no compiler, and for what the kernels do not know (other dtypes and head sizes), PyTorch serves the
+Where there is no compiler, and for what the kernels do not know (float16, e4m3, other head sizes), PyTorch serves the
 work items of the plan (``calls``): every call gives a partial result with its log-sum-exp, and the partial results of
 a row are merged with weights 2 ** (lse - total). Query heads that share a key head are never repeated: without
 causality they are further rows of the same matrix, with causality K and V are expanded with stride 0.
@@ -18,28 +18,21 @@ log-sum-exp -inf and weight 0, never NaN; sinks join the denominator once, after
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
 import structlog
 import torch
 
 from quire_engine.attention.backend import Copies
 from quire_engine.attention.plan import AttentionPlan
 from quire_engine.checkpoint.kv_scales import KvScales
-from quire_kernels.cpu.call import WIDTHS, RowStates
-from quire_kernels.cpu.decode import cpu_decode, supports
+from quire_kernels.cpu.call import DTYPES, WIDTHS
+from quire_kernels.cpu.decode import supports
 from quire_kernels.cpu.host_library import NoHostLibrary, load
-from quire_kernels.cpu.tiles import cpu_tiles
-from quire_kernels.cpu.write import cpu_write
 from quire_kv import Layout
 
 from .calls import Call, Calls, prepare
-from .chain import Chain, chain
+from .compiled import CompiledAttention
 from .pytorch import Partials, merge, partial_attention
 from .slots import Slots
-
-_T = TypeVar("_T")
 
 log = structlog.get_logger()
 
@@ -50,24 +43,24 @@ class CpuAttention:
     Args:
         arena: (layer, 2, kv_head, block, slot, d), C-contiguous; see ``quire_proto.wire.layout.Layout.shape``.
         scales: of an e4m3 arena; all 1 if not given.
+        compiled: False leaves everything to PyTorch, to compare.
     """
 
-    def __init__(self, arena: torch.Tensor, scales: KvScales | None = None) -> None:
+    def __init__(self, arena: torch.Tensor, scales: KvScales | None = None, compiled: bool = True) -> None:
         assert arena.dim() == 6, f"not an arena: {tuple(arena.shape)}"
         assert arena.is_contiguous(), "consecutive blocks must be one matrix"
         self.arena = arena
         self.block_size = arena.shape[4]
-        self._compiled = supports(arena) and _can_compile()
+        self._compiled = CompiledAttention(arena) if compiled and supports(arena) and _can_compile() else None
         self._slots = Slots(arena, scales)
 
     @torch.no_grad()
     def write_kv(self, layer: int, key: torch.Tensor, value: torch.Tensor, plan: AttentionPlan) -> None:
         """Store the step's keys and values; see :class:`AttentionBackend`."""
-        slots, keys, values = torch.from_numpy(plan.slots), *self.arena[layer]
-        if self._compiled:
-            cpu_write(key, value, keys, values, slots, torch.get_num_threads())
+        if self._compiled is not None:
+            self._compiled.write(layer, key, value, plan)
         else:
-            self._slots.write(layer, slots, (key, value))
+            self._slots.write(layer, torch.from_numpy(plan.slots), (key, value))
 
     @torch.no_grad()
     def attend(
@@ -82,9 +75,10 @@ class CpuAttention:
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attention of all query tokens of the step; see :class:`AttentionBackend`."""
+        assert plan.block_size == self.block_size, "plan and arena differ in block size"
+        if self._compiled is not None:
+            return self._compiled.attend(layer, query, plan, scale, window, softcap, sinks)
         query = query.view(self.arena.shape[2], -1, *query.shape[1:])
-        if self._compiled:
-            return self._attend_compiled(layer, query, plan, scale, window, softcap, sinks)
         kv_heads, group, _, width = query.shape
         calls = self._calls(plan, window)
         part = Partials.empty(kv_heads, calls.partials, group, width)
@@ -96,26 +90,6 @@ class CpuAttention:
         """Copy and zero blocks; see :class:`AttentionBackend`."""
         for src, dst, slots in copies:
             self.arena[:, :, :, dst, :slots] = self.arena[:, :, :, src, :slots] if src >= 0 else 0
-
-    def _attend_compiled(
-        self,
-        layer: int,
-        query: torch.Tensor,
-        plan: AttentionPlan,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Of ``query`` [kv_heads, group, T, d]."""
-        calls, states, threads = self._chain(plan, window), RowStates.of(query), torch.get_num_threads()
-        keys, values = self.arena[layer]
-        for tiles in [*calls.shared, calls.chunks]:
-            if tiles is not None:
-                cpu_tiles(query, keys, values, tiles, states, scale, sinks, softcap, threads)
-        if calls.singles is not None:
-            cpu_decode(query, keys, values, calls.singles, states, scale, sinks, softcap, threads)
-        return states.out.transpose(0, 1).flatten(1, 2)
 
     def _run(
         self, call: Call, layer: int, query: torch.Tensor, part: Partials, scale: float, softcap: float | None
@@ -138,35 +112,28 @@ class CpuAttention:
         part.out[:, place] = out.reshape(kv_heads, -1, group, width)
         part.lse[:, place] = lse.reshape(kv_heads, -1, group)
 
-    def _chain(self, plan: AttentionPlan, window: int | None) -> Chain:
-        """The step's chain for this window, derived by the first layer that needs it."""
-        return self._prepared(plan, window, Chain, chain)
-
     def _calls(self, plan: AttentionPlan, window: int | None) -> Calls:
-        """PyTorch's calls of the step for this window, likewise."""
-        return self._prepared(plan, window, Calls, prepare)
-
-    def _prepared(
-        self, plan: AttentionPlan, window: int | None, kind: type[_T], make: Callable[[AttentionPlan, int | None], _T]
-    ) -> _T:
-        assert plan.block_size == self.block_size, "plan and arena differ in block size"
-        key = (kind, plan.seen(window))
-        found = plan.prepared.get(key)
+        """PyTorch's calls of the step for this window, derived by the first layer that needs them."""
+        name = (Calls, plan.seen(window))
+        found = plan.prepared.get(name)
         if found is None:
-            found = plan.prepared[key] = make(plan, plan.seen(window))
-        assert isinstance(found, kind)
+            found = plan.prepared[name] = prepare(plan, plan.seen(window))
+        assert isinstance(found, Calls)
         return found
 
 
 def kernels_in_words(layout: Layout) -> str:
     """What computes attention over such a pool on this machine's CPU, and why that is not the compiled kernels."""
-    if layout.dtype != "float32" or layout.head_dim not in WIDTHS:
+    if layout.dtype not in DTYPES.values() or layout.head_dim not in WIDTHS:
         return f"PyTorch: the compiled kernels do not know {layout.dtype} with heads of {layout.head_dim}"
     try:
-        load()
+        library = load()
     except NoHostLibrary as exc:
         return f"PyTorch: the kernels in C are not compiled: {exc}"
-    return "C, compiled for this processor"
+    if layout.dtype == "float32":
+        return "C, compiled for this processor"
+    how = "by AVX512-BF16" if library.quire_cpu_multiplies_pairs() else "widened to float32"
+    return f"C, compiled for this processor, {layout.dtype} {how}"
 
 
 def _can_compile() -> bool:
