@@ -18,6 +18,7 @@ from quire_kvstore.host.arena import SHM_DIR, ArenaError, Roster, ShmArena, chec
 from quire_kvstore.host.reservation import PIECE_BYTES, Reservation
 from quire_proto.client.client import KVClient
 from quire_services.config.settings import Config
+from quire_services.process.screen import Screen
 from quire_services.stack import serve
 from quire_services.stack.child import Child
 from quire_services.stack.rundir import RunDir
@@ -145,7 +146,7 @@ def test_a_process_that_dies_of_full_memory_is_not_started_for_ever(
 ) -> None:
     """After the third SIGBUS, however long apart, the stack ends and its reason names /dev/shm; other ends go on."""
     run_dir = RunDir(tmp_path / "run")
-    stack = serve.StackRun(Config(), run_dir)
+    stack = serve.StackRun(Config(), run_dir, Screen(sys.stdout))
     stack._was_ready = True
     child, other = Child("engine-1", ["true"]), Child("engine-2", ["true"])
     with stack._supervisor:

@@ -79,7 +79,7 @@ def test_tables_become_values(tmp_path: Path) -> None:
         ("[kvstore]\nblocks = true", {}, {}, ["kvstore.blocks", "whole number"]),
         ("[serve]\nmodel = 4", {}, {}, ["serve.model", "string"]),
         ("[kvstore", {}, {}, ["quire.toml", "TOML"]),
-        ("", {"QUIRE_KVSTORE_BLOCKS": "0"}, {}, ["kvstore.blocks", "less than 1", "QUIRE_KVSTORE_BLOCKS"]),
+        ("", {"QUIRE_KVSTORE_BLOCKS": "-1"}, {}, ["kvstore.blocks", "less than 0", "QUIRE_KVSTORE_BLOCKS"]),
         ("", {"QUIRE_KVSTORE_COLOUR": "x"}, {}, ["kvstore.colour", "QUIRE_KVSTORE_COLOUR"]),
         ("", {"QUIRE_PORT": "1"}, {}, ["QUIRE_PORT"]),
         ("", {}, {"gateway.port": "70000"}, ["gateway.port", "more than 65535", "--port"]),
@@ -112,11 +112,11 @@ SIZED = "[kvstore]\nblocks = 100\n"
 @pytest.mark.parametrize(
     ("text", "environ", "flags", "size"),
     [
-        ("", {}, {}, ("blocks", 4096, 0, 0)),
-        (SIZED, {}, {"kvstore.kv_gib": "2"}, ("kv_gib", 4096, 2, 0)),
-        (SIZED, {"QUIRE_KVSTORE_KV_FRACTION": "0.5"}, {}, ("kv_fraction", 4096, 0, 0.5)),
+        ("", {}, {}, ("blocks", 0, 0, 0)),
+        (SIZED, {}, {"kvstore.kv_gib": "2"}, ("kv_gib", 0, 2, 0)),
+        (SIZED, {"QUIRE_KVSTORE_KV_FRACTION": "0.5"}, {}, ("kv_fraction", 0, 0, 0.5)),
         ("[kvstore]\nkv_gib = 1.5", {"QUIRE_KVSTORE_BLOCKS": "7"}, {}, ("blocks", 7, 0, 0)),
-        ("[kvstore]\nkv_gib = 1.5", {}, {"kvstore.kv_gib": "0"}, ("blocks", 4096, 0, 0)),
+        ("[kvstore]\nkv_gib = 1.5", {}, {"kvstore.kv_gib": "0"}, ("blocks", 0, 0, 0)),
         (SIZED + "kv_gib = 0", {}, {}, ("blocks", 100, 0, 0)),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from quire_engine.backends import TRITON, BackendChoice
 from quire_services.config.settings import Config
 from quire_services.daemons import engined
+from quire_services.process.screen import Screen
 from quire_services.stack import serve
 from quire_services.stack.child import Child
 from quire_services.stack.rundir import RunDir
@@ -90,7 +92,7 @@ def test_a_gpu_too_full_to_be_asked_is_full_all_the_same(
 def test_the_supervisor_says_it_with_the_engines_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """While the stack serves the engine is started again, with what to change in the same line."""
     run_dir = RunDir(tmp_path / "run")
-    stack = serve.StackRun(Config(), run_dir)
+    stack = serve.StackRun(Config(), run_dir, Screen(sys.stdout))
     stack._was_ready = True
     engine = Child("engine-1", ["true"])
     engine.reason = "the GPU's memory is full: give the pool less (--kv-gib or --blocks)"
