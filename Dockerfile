@@ -30,7 +30,8 @@ FROM base AS wanted
 WORKDIR /wanted
 COPY deploy/compose/image/requirements.py pyproject.toml ./
 RUN python3 requirements.py kvstore >kvstore && python3 requirements.py gateway >gateway \
-    && python3 requirements.py engine gateway >cpu && python3 requirements.py gpu gateway >gpu
+    && python3 requirements.py engine quantised gateway >cpu \
+    && python3 requirements.py gpu quantised gateway >gpu
 
 # What is installed, is installed here; the stages at the end take the folder over.
 FROM base AS pip

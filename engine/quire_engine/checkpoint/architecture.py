@@ -4,11 +4,11 @@ Owns the reading of transformers configurations: sizes of keys and values, RoPE,
 that need no weights. There is no table of model names: a configuration is judged by the fields it has, and the
 self-test at load judges the rest by running it.
 
-Refused here, with the reason: quantised weights; encoders, encoder-decoders, classifiers and models of several
-modalities; models whose code computes attention itself instead of asking AttentionInterface for it; layers that share
-another layer's keys, or differ in the size of their heads; attention that is neither full nor a sliding window; RoPE
-whose frequencies depend on the lengths in the batch, because then a block's content would depend on its neighbours and
-could not be shared.
+Refused here, with the reason: weights quantised with a method that is not served; encoders, encoder-decoders,
+classifiers and models of several modalities; models whose code computes attention itself instead of asking
+AttentionInterface for it; layers that share another layer's keys, or differ in the size of their heads; attention that
+is neither full nor a sliding window; RoPE whose frequencies depend on the lengths in the batch, because then a block's
+content would depend on its neighbours and could not be shared.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from .model_files import check_directory, read_json
 from .refusal import ModelRefused
-from .weight_files import check_quantisation
+from .weights.quantisation import check_quantisation
 
 __all__ = ["ModelRefused", "canonical", "kv_shape", "layer_window", "max_positions", "read_config", "rope_json"]
 

@@ -9,12 +9,12 @@ computes its largest step when it attaches, which proves or refutes it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from .architecture import read_config
-from .weight_files import weight_headers
+from .weights.dtype import compute_dtype
+from .weights.weight_files import weight_elements
 
 # By kind of device, of a step: a GPU computes hundreds of tokens in the time of one, a CPU's core a few.
 STEP_TOKENS = {"cpu": 512, "cuda": 8192}
@@ -39,8 +39,8 @@ class DeviceNeed:
 
 def device_need(directory: Path, dtype: str) -> DeviceNeed:
     """The need of the model in ``directory``, computed in ``dtype``. Raises ModelRefused, OSError."""
-    config, size = read_config(directory), BYTES[dtype]
-    elements = sum(prod(entry["shape"]) for header in weight_headers(directory) for entry in header.values())
+    config, size = read_config(directory), BYTES[compute_dtype(directory, dtype)]
+    elements = weight_elements(directory)
     heads = config.num_attention_heads + 2 * (getattr(config, "num_key_value_heads", None) or 0)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Rows before and after a norm and a product, twice in float32; heads before and after their rotation.

@@ -22,7 +22,7 @@ from quire_kv import DTYPE_BYTES, Layout
 from .architecture import ModelRefused, canonical, kv_shape, max_positions, read_config, rope_json
 from .kv_scales import scales_identity
 from .model_name import model_name
-from .weight_files import check_weights
+from .weights.weight_files import check_weights
 
 WHOLE_FILE = 256 << 20
 SAMPLES = 256

@@ -27,6 +27,7 @@ from quire_engine.model.fused.linear import fuse_linear
 from quire_engine.model.fused.rotary import fuse_rotary
 from quire_engine.transfer import to_device
 
+from .quantised import settle_quantisation
 from .weights import load_module
 
 __all__ = ["Model", "ModelRefused", "load_model"]
@@ -46,12 +47,13 @@ class Model:
         heads: query heads.
         scales: of keys and values, where they are stored as e4m3.
         weight_bytes: of all parameters as they were loaded.
+        quantised: what became of quantised weights, in words; "" if they were not.
         vocab_size: number of logits.
         eos_ids: tokens that end an answer.
         attention_modules: by layer, the module that asked for attention in the latest forward pass.
     """
 
-    def __init__(self, module: Any, scales: KvScales | None = None, weight_bytes: int = 0) -> None:
+    def __init__(self, module: Any, scales: KvScales | None = None, weight_bytes: int = 0, quantised: str = "") -> None:
         self.module = module
         self.config = module.config
         self.backend: AttentionBackend | None = None
@@ -59,6 +61,7 @@ class Model:
         self.heads = int(self.config.num_attention_heads)
         self.scales = scales
         self.weight_bytes = weight_bytes
+        self.quantised = quantised
         self.vocab_size = int(self.config.vocab_size)
         self.eos_ids = _eos_ids(module)
         self.attention_modules: dict[int, torch.nn.Module] = {}
@@ -129,6 +132,7 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
     config = read_config(directory)
     layers, kv_heads, _ = kv_shape(config)
     scales = KvScales.read(directory, layers, kv_heads)
+    quantised = settle_quantisation(config, device)
     module = load_module(directory, config, COMPUTE_DTYPES[dtype], device)
     weight_bytes = sum(weight.nbytes for weight in module.parameters())  # one that is shared counts once
     fuse_linear(module)
@@ -139,7 +143,7 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
         from quire_engine.model.fused_gpu import fuse_gpu_layers, fuse_gpu_rotary  # Triton itself is an extra
 
         log.info("layers_fused", layers=fuse_gpu_layers(module), rotary=fuse_gpu_rotary(module))
-    return Model(module, scales, weight_bytes)
+    return Model(module, scales, weight_bytes, quantised)
 
 
 def _eos_ids(module: Any) -> frozenset[int]:

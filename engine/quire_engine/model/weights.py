@@ -19,7 +19,10 @@ from transformers.utils import logging as transformers_logging
 
 from quire_engine.attention.hook import ATTENTION_NAME
 from quire_engine.checkpoint.refusal import ModelRefused, first_line
-from quire_engine.checkpoint.weight_files import UNQUANTISED, check_weights, some
+from quire_engine.checkpoint.weights.quantisation import UNQUANTISED
+from quire_engine.checkpoint.weights.weight_files import check_weights, some
+
+from .quantised import widen
 
 # Left over, and no part of what a text decoder computes: buffers that are computed anew, further heads that guess
 # several tokens ahead, and the towers of other modalities.
@@ -30,6 +33,8 @@ UNUSED = re.compile(
 )
 LAYER = re.compile(r"(^|\.)(layers|h|blocks)\.(\d+)\.")
 QUANTISED = re.compile(r"scale|zero_?point|qweight|qzeros|g_idx|absmax|quant|packed|\.SCB$", re.IGNORECASE)
+# Of quantised activations, and of keys and values that others store in fp8.
+ACTIVATIONS = re.compile(r"\.((input|activation|output)_(scale|zero_point|global_scale)|[kv]_scale)$")
 ADAPTER = re.compile(r"lora_|base_layer|adapter", re.IGNORECASE)
 
 log = structlog.get_logger()
@@ -38,6 +43,7 @@ log = structlog.get_logger()
 def load_module(directory: Path, config: Any, dtype: torch.dtype, device: torch.device | str) -> Any:
     """transformers' model with all weights of the checkpoint, in evaluation mode on ``device``. Raises ModelRefused."""
     check_weights(directory)
+    quantised = bool(getattr(config, "quantization_config", None))  # transformers takes it away
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)  # its report of the keys is what is judged below
@@ -59,18 +65,22 @@ def load_module(directory: Path, config: Any, dtype: torch.dtype, device: torch.
         raise ModelRefused(_why(error, config)) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-    judge_report(report, config)
+    judge_report(report, config, quantised)
+    if quantised:
+        widen(module, dtype)
     _check_numbers(module)
     return module.eval().requires_grad_(False).to(device)
 
 
-def judge_report(report: dict[str, Any], config: Any) -> None:
-    """Raise ModelRefused unless what transformers reports of the loading leaves the model whole."""
+def judge_report(report: dict[str, Any], config: Any, quantised: bool = False) -> None:
+    """Raise ModelRefused unless what transformers reports of the loading leaves the model whole; of a checkpoint that
+    was ``quantised``, scales of activations are not used."""
     left = sorted(key for key in report["unexpected_keys"] if not _is_unused(key, config))
-    quantised = [key for key in left if QUANTISED.search(key)]
     if quantised:
+        left = [key for key in left if not ACTIVATIONS.search(key)]
+    if packed := [key for key in left if QUANTISED.search(key)]:
         raise ModelRefused(
-            f"the checkpoint holds {len(quantised)} scales or packed weights of a quantised model ({some(quantised)}),"
+            f"the checkpoint holds {len(packed)} scales or packed weights of a quantised model ({some(packed)}),"
             f" which would not be applied: {UNQUANTISED}"
         )
     if missing := report["missing_keys"]:
@@ -132,7 +142,10 @@ def _check_numbers(module: torch.nn.Module) -> None:
     wrong = [
         name
         for name, weight in module.named_parameters()
-        if weight.is_floating_point() and weight.numel() and not all(end.isfinite() for end in weight.aminmax())
+        if weight.is_floating_point()
+        and weight.element_size() > 1
+        and weight.numel()
+        and not all(end.isfinite() for end in weight.aminmax())
     ]
     if wrong:
         dtype = str(module.get_parameter(wrong[0]).dtype).removeprefix("torch.")

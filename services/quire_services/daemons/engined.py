@@ -22,11 +22,11 @@ import structlog
 import torch
 
 from quire_engine.backends import CPU, BackendChoice, BackendRefused, choose_backend
-from quire_engine.checkpoint.dtype import AUTO_DTYPE, compute_dtype
 from quire_engine.checkpoint.layout import layout_of, served_length
 from quire_engine.checkpoint.load_progress import watched
 from quire_engine.checkpoint.refusal import first_line
 from quire_engine.checkpoint.vocabulary import read_vocabulary
+from quire_engine.checkpoint.weights.dtype import AUTO_DTYPE, compute_dtype
 from quire_engine.engine import Engine
 from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.kv.attach import ContextPoisoned, gpu_uuid
@@ -133,6 +133,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         dtype=config.kvstore.dtype,
         checkpoint_dtype=compute_dtype(directory, AUTO_DTYPE),
         weight_bytes=model.weight_bytes,
+        quantised=model.quantised,
         max_model_len=model.max_model_len,
         threads=torch.get_num_threads(),
     )

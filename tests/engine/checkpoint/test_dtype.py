@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from quire_engine.checkpoint.dtype import compute_dtype
 from quire_engine.checkpoint.refusal import ModelRefused
+from quire_engine.checkpoint.weights.dtype import compute_dtype
 
 
 def checkpoint(directory: Path, fields: dict[str, object], **weights: torch.dtype) -> Path:

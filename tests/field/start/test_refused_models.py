@@ -113,10 +113,8 @@ def typed(name: str, dtype: torch.dtype) -> Change:
 WEIGHTLESS = file(WEIGHTS, None)
 CASES: dict[str, tuple[Change, str]] = {
     "gptq": (config(quantization_config={"quant_method": "gptq", "bits": 4}), "json says .* with gptq.*dequantise"),
-    "awq": (config(quantization_config={"quant_method": "awq", "bits": 4}), "quantised with awq"),
-    "fp8": (config(quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]}), "with fp8"),
-    "mxfp4": (config(quantization_config={"quant_method": "mxfp4"}), "with mxfp4"),
-    "compressed": (config(quantization_config={"quant_method": "compressed-tensors"}), "with compressed-tensors"),
+    "awq": (config(quantization_config={"quant_method": "awq", "bits": 4}), "with awq, which takes .* gptqmodel"),
+    "gptq of old": (file("quantize_config.json", '{"bits": 4}'), "quantize_config.json says .* with gptq"),
     "bitsandbytes": (config(quantization_config={"load_in_4bit": True}), "with bitsandbytes"),
     "unheard of": (config(quantization_config={"quant_method": "zip"}), "with zip"),
     "mlx": (config(quantization={"group_size": 64, "bits": 4}), "quantised"),

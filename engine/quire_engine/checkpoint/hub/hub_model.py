@@ -13,7 +13,7 @@ from pathlib import Path
 
 from quire_engine.checkpoint.model_files import present, read_json
 from quire_engine.checkpoint.refusal import ModelRefused
-from quire_engine.checkpoint.weight_files import INDEX, SINGLE
+from quire_engine.checkpoint.weights.weight_files import INDEX, SINGLE
 
 NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")

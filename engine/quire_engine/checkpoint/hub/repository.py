@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from quire_engine.checkpoint.model_files import FOREIGN_DIRECTORIES, foreign
 from quire_engine.checkpoint.refusal import ModelRefused
-from quire_engine.checkpoint.weight_files import FOREIGN_WEIGHTS, INDEX, SINGLE
+from quire_engine.checkpoint.weights.weight_files import FOREIGN_WEIGHTS, INDEX, SINGLE
 
 # What is read beside the weights, all of it small; of folders, chat templates alone.
 DESCRIPTIONS = re.compile(

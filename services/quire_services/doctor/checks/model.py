@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from quire_engine.checkpoint.dtype import compute_dtype
 from quire_engine.checkpoint.hub.hub_model import TOKENIZER_FILES, HubModel
 from quire_engine.checkpoint.model_files import check_directory, check_file, read_json
 from quire_engine.checkpoint.refusal import ModelRefused
-from quire_engine.checkpoint.weight_files import check_quantisation, check_weights, stored_elements
+from quire_engine.checkpoint.weights.dtype import compute_dtype
+from quire_engine.checkpoint.weights.quantisation import check_quantisation
+from quire_engine.checkpoint.weights.weight_files import check_weights, weight_elements
 from quire_kv import DTYPE_BYTES, Layout
 from quire_kvstore.host.host_space import available_bytes
 from quire_services.doctor.findings import Findings, fact, problem
@@ -74,7 +75,7 @@ def _weights(scene: Scene, directory: Path) -> Findings:
     if not whole:
         return
     dtype = compute_dtype(directory, scene.config.kvstore.dtype)
-    size = stored_elements(directory).total() * DTYPE_BYTES[dtype]
+    size = weight_elements(directory) * DTYPE_BYTES[dtype]
     have = available_bytes()
     if not scene.process("engine-1") and size * scene.engines > have:
         yield problem(

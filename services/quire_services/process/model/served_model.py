@@ -11,9 +11,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from quire_engine.checkpoint.dtype import compute_dtype
 from quire_engine.checkpoint.hub.hub_model import HubModel
 from quire_engine.checkpoint.refusal import ModelRefused
+from quire_engine.checkpoint.weights.dtype import compute_dtype
 from quire_services.config.settings import Config, ServeSettings
 from quire_services.process.screen import Screen, bar
 from quire_services.process.start_report import report_load_share

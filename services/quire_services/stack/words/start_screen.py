@@ -60,6 +60,7 @@ def _weights(engine: Facts) -> str:
         return ""
     size, dtype, stored = engine["weight_bytes"], engine["dtype"], engine["checkpoint_dtype"]
     own = "as in the checkpoint" if dtype == stored else f"the checkpoint is in {stored}: --dtype auto takes that"
+    own = engine.get("quantised") or own
     return f"{size / GIB:.2f} GiB ({size:,} bytes) in each engine; {dtype}, {own}"
 
 

@@ -1,10 +1,10 @@
-"""The weight files of a model directory, by their headers: all there, whole, and unquantised.
+"""The weight files of a model directory, by their headers: all there, whole, and quantised only as config.json says.
 
 Owns what the safetensors format and the index beside it say without reading a weight. A safetensors file begins with
 the length of a JSON header, which names each tensor with its type and place (https://github.com/huggingface/safetensors).
 
-Quantised checkpoints are refused whatever their method: their scales mean something only to the code that made them,
-and a model that loads without them answers from noise.
+Quantised weights are there only where config.json says how (``quantisation``): a model that loads without their scales
+answers from noise.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .model_files import check_file, foreign, present, read_json
-from .refusal import ModelRefused
+from quire_engine.checkpoint.model_files import check_file, foreign, present, read_json
+from quire_engine.checkpoint.refusal import ModelRefused
+
+from .quantisation import UNQUANTISED, check_own_files, quantisation
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
+PACKED = {"U8": 2, "I32": 8}  # weights of 4 bits in an element of these types
 FLOATS = ("F64", "F32", "F16", "BF16")
-UNQUANTISED = "take the checkpoint with the original weights, or dequantise it"
 
 # What a directory without model.safetensors may hold instead.
 FOREIGN_WEIGHTS = (
@@ -38,34 +40,18 @@ FOREIGN_WEIGHTS = (
 
 
 def check_weights(directory: Path) -> None:
-    """Raise ModelRefused unless all weights are there and whole, and none is quantised."""
-    for name in ("hf_quant_config.json", "quantize_config.json", "quant_config.json"):
-        if present(directory / name):
-            _refuse_quantised(directory / name, read_json(directory / name))
+    """Raise ModelRefused unless all weights are there and whole, and none is quantised that config.json says nothing
+    of."""
+    check_own_files(directory)
+    known = bool(quantisation(read_json(directory / "config.json")))  # one that is served, or it were refused before
     if present(directory / SINGLE):
-        _check_types(directory / SINGLE, read_header(directory / SINGLE))
+        _check_types(directory / SINGLE, read_header(directory / SINGLE), known)
     elif present(directory / INDEX):
-        _check_shards(directory)
+        _check_shards(directory, known)
     else:
         if what := foreign(os.listdir(directory), FOREIGN_WEIGHTS):
             raise ModelRefused(f"{directory} holds no {SINGLE}: {what}")
         raise ModelRefused(f"{directory} holds no .safetensors file: download the model's weights")
-
-
-def weight_headers(directory: Path) -> list[dict[str, dict[str, Any]]]:
-    """The header of each file that :func:`check_weights` has found."""
-    if present(directory / SINGLE):
-        return [read_header(directory / SINGLE)]
-    return [read_header(directory / name) for name in sorted(set(read_json(directory / INDEX)["weight_map"].values()))]
-
-
-def check_quantisation(file: Path, fields: Mapping[str, Any]) -> None:
-    """Raise ModelRefused if a config.json with these ``fields`` says that the weights are quantised."""
-    parts = [fields, *(part for part in fields.values() if isinstance(part, dict))]  # of several modalities
-    for part in parts:
-        for name in ("quantization_config", "compression_config", "quantization"):
-            if part.get(name):
-                _refuse_quantised(file, part[name])
 
 
 def read_header(file: Path) -> dict[str, dict[str, Any]]:
@@ -104,6 +90,12 @@ def stored_elements(directory: Path) -> Counter[str]:
     return found
 
 
+def weight_elements(directory: Path) -> int:
+    """Elements of all weights, those of quantised ones as they are when they are taken apart."""
+    stored = stored_elements(directory)
+    return sum(stored[kind] * PACKED.get(kind, 1) for kind in stored)
+
+
 def some(names: Iterable[str], most: int = 3) -> str:
     """The first few of ``names``, and how many there are."""
     ordered = sorted(names)
@@ -111,7 +103,7 @@ def some(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(ordered[:most]) + more
 
 
-def _check_shards(directory: Path) -> None:
+def _check_shards(directory: Path, known: bool) -> None:
     index = read_json(directory / INDEX)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
@@ -126,7 +118,7 @@ def _check_shards(directory: Path) -> None:
     found: set[str] = set()
     for name in shards:
         header = read_header(directory / name)
-        _check_types(directory / name, header)
+        _check_types(directory / name, header, known)
         found |= set(header)
     absent = set(weight_map) - found
     if absent:
@@ -136,8 +128,10 @@ def _check_shards(directory: Path) -> None:
         )
 
 
-def _check_types(file: Path, header: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_types(file: Path, header: Mapping[str, Mapping[str, Any]], known: bool) -> None:
     """Masks and positions may be whole numbers; weights that are, or are floats of 8 bits, are quantised."""
+    if known:
+        return
     packed = [name for name, tensor in header.items() if _is_packed(name, str(tensor.get("dtype")))]
     if packed:
         kind = header[min(packed)]["dtype"]
@@ -147,15 +141,3 @@ def _check_types(file: Path, header: Mapping[str, Mapping[str, Any]]) -> None:
 def _is_packed(name: str, kind: str) -> bool:
     weight = name.endswith(("weight", "weights", "weight_packed", "_blocks", "qzeros", "proj"))
     return kind.startswith(("F8", "F6", "F4")) or (weight and kind not in FLOATS)
-
-
-def _refuse_quantised(file: Path, found: Any) -> None:
-    method = ""
-    if isinstance(found, dict):
-        inner = found.get("quantization")  # of hf_quant_config.json
-        inner = inner if isinstance(inner, dict) else found
-        method = next((str(inner[name]) for name in ("quant_method", "quant_algo") if inner.get(name)), "")
-        if found.get("load_in_4bit") or found.get("load_in_8bit"):
-            method = method or "bitsandbytes"
-    named = f" with {method}" if method else ""
-    raise ModelRefused(f"{file} says that the weights are quantised{named}, which is not served: {UNQUANTISED}")

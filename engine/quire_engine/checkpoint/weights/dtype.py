@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .model_files import read_json
-from .refusal import ModelRefused
+from quire_engine.checkpoint.model_files import read_json
+from quire_engine.checkpoint.refusal import ModelRefused
+
 from .weight_files import stored_elements
 
 AUTO_DTYPE = "auto"
