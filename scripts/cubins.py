@@ -45,12 +45,13 @@ from quire_kernels.gpu import copy_blocks, merge_partials, paged_attention, writ
 from quire_kernels.gpu.device_work import Capacity, DeviceWork  # noqa: E402
 from quire_kernels.gpu.launch_table import SHARED_LIMIT, launch_for  # noqa: E402
 from quire_kernels.gpu.layers import gate, norm, rotate  # noqa: E402
+from quire_kernels.gpu.sampling import nucleus  # noqa: E402
 from quire_kernels.gpu.tiling import REGIMES  # noqa: E402
 
 META = torch.device("meta")
 OURS = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # a result means what this file says it means
 ROWS, BLOCKS, KV_HEADS = 64, 4096, 8
-SMALL = ("write_kv", "merge", "copy", "norm", "gate", "rotate")  # kernels beside attention
+SMALL = ("write_kv", "merge", "copy", "norm", "gate", "rotate", "nucleus")  # kernels beside attention
 FEATURES = {"": (), "window": ("window",), "all": ("window", "softcap", "sinks", "slopes")}
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float8_e4m3fn: "fp8e4nv"}
 TYPES |= {torch.int16: "i16", torch.int32: "i32", torch.int64: "i64", torch.uint8: "u8"}
@@ -135,6 +136,10 @@ def build(instance: Instance, arch: str) -> tuple[Any, dict[str, Any], dict[str,
     count, index = tensor(1, dtype=torch.int32), partial(tensor, dtype=torch.int32)
     heads = KV_HEADS * instance.group
     out = tensor(ROWS, heads, instance.head_dim, dtype=dtype)
+    if instance.op == "nucleus":
+        flat, line = tensor(ROWS, BLOCKS, dtype=torch.float32), tensor(ROWS, dtype=torch.float32)
+        settings, tokens = tensor(ROWS, 4, dtype=torch.float32), tensor(ROWS, dtype=torch.int64)
+        return nucleus._kernel, nucleus.nucleus_arguments(flat, index(ROWS), settings, line, tokens), {"num_warps": 8}
     if instance.op in ("norm", "gate", "rotate"):
         return _layer(instance.op, out)
     parts = tensor(ROWS, heads, instance.head_dim, dtype=torch.float32), tensor(ROWS, heads, dtype=torch.float32)

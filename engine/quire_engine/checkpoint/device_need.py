@@ -20,7 +20,7 @@ from .weights.weight_files import weight_elements
 STEP_TOKENS = {"cpu": 512, "cuda": 8192}
 STEP_SEQUENCES = {"cpu": 64, "cuda": 256}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-PROCESS = 1 << 30  # context, code of kernels, workspaces of libraries, what the allocator cannot join
+PROCESS = 3 << 29  # context, code of kernels, workspaces of libraries, partial results, what the allocator cannot join
 SCORED = 256  # rows of a step that are scored beside those that draw
 DRAWING = 56  # bytes for each logit of a row: as computed, float32, in order with its place, probabilities and sums
 

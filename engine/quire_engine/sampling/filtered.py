@@ -3,8 +3,8 @@
 The order of the filters is the one vLLM documents: min-p, top-k, top-p, after the temperature. All three keep a
 beginning of the tokens in order of their logits, and a random number is looked up along that beginning. So a few of
 the likeliest are enough: for a row with a top-k, as many as that. For a row without one it is not known how many before
-their mass has been compared with what top-p asks for. On a CPU that is done, and the rare row that needs more is
-sorted; on a GPU to look at it would be to wait for the step, so such rows are sorted there at once.
+their mass has been compared with what top-p asks for. On a CPU the rare row that needs more is sorted then. On a GPU
+the host would have to wait for the step to learn which; there a kernel looks at all rows and draws those.
 
 Weights are float32 and sums of them float64, added up in order: what a row draws depends on its own logits and settings
 alone, bit by bit, and not on the rows beside it. Of equal logits the lowest id comes first.
@@ -51,7 +51,7 @@ def _draw_bounded(logits: torch.Tensor, rows: Sequence[SampleRow], uniforms: tor
 def _draw_open(logits: torch.Tensor, rows: Sequence[SampleRow], uniforms: torch.Tensor) -> torch.Tensor:
     """Of rows without such a top-k."""
     settings = _settings(logits, rows)
-    if logits.device.type == "cuda" or logits.shape[1] <= FEW:
+    if logits.shape[1] <= FEW:
         return _drawn(*_in_order(logits), settings, uniforms)
     ids, values = likeliest(logits, FEW)
     temperature, min_p, top_k, top_p = settings.hsplit(4)
@@ -63,10 +63,18 @@ def _draw_open(logits: torch.Tensor, rows: Sequence[SampleRow], uniforms: torch.
     held = few.mul(few >= min_p).cumsum(dim=1, dtype=torch.float64)[:, -1:]
     ends = few[:, -1:] < min_p  # nothing that min-p leaves is beyond the few
     uncut = top_k >= logits.shape[1]
-    short = torch.nonzero(~(ends | (uncut & (held >= top_p * mass)))[:, 0])[:, 0]
-    if len(short):
+    short = ~(ends | (uncut & (held >= top_p * mass)))[:, 0]
+    if _on_gpu(logits):
+        from quire_kernels.gpu.sampling.nucleus import nucleus_draw  # Triton itself is an extra
+
+        nucleus_draw(logits, short.to(torch.int32), settings, uniforms[:, 0].float(), tokens)
+    elif short.any():
         tokens[short] = _drawn(*_in_order(logits[short]), settings[short], uniforms[short])
     return tokens
+
+
+def _on_gpu(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cuda"
 
 
 def _settings(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:

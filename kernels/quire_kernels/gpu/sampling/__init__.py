@@ -1,0 +1,1 @@
+"""Drawing tokens, where that takes more than PyTorch's operations do well."""
