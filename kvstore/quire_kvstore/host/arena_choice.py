@@ -1,8 +1,8 @@
 """Which kind of arena: as configured, or by probe.
 
 ``auto`` takes the first that this machine can do: ``cuda-vmm-fd``, ``cuda-ipc``, ``shm``. It falls back to host memory
-only where there is no GPU at all. A GPU that is there and refuses (MPS, one process only) stops the start:
-engines made for it would find no pool they can use.
+only where there is no GPU at all. A GPU that is there and refuses (MPS, one process only), or that this process cannot
+use (no bindings, no driver), stops the start: engines made for it would find no pool they can use.
 """
 
 from __future__ import annotations

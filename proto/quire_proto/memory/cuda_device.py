@@ -14,6 +14,9 @@ from . import cuda_driver as driver
 from .cuda_driver import NO_BINDINGS, NO_DRIVER, CudaError
 
 DEFAULT_COMPUTE_MODE = 0
+# There where NVIDIA's driver is loaded, and in containers that were given a GPU.
+CONTROL_DEVICE = "/dev/nvidiactl"
+NOT_SHOWN = "CUDA_ERROR_NO_DEVICE"  # to this process: CUDA_VISIBLE_DEVICES hides it
 
 
 class CudaRefused(Exception):
@@ -21,7 +24,7 @@ class CudaRefused(Exception):
 
 
 class NoDevice(CudaRefused):
-    """There is nothing to share: no bindings, no driver or no device."""
+    """There is nothing to share: no device is shown to this process, or the host has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,13 @@ class Device:
 
 
 def visible() -> list[Device]:
-    """The devices this process sees. Raises NoDevice."""
+    """The devices this process sees. Raises NoDevice; CudaRefused where one is there that cannot be used."""
     try:
         driver.initialise()
         count = driver.device_count()
     except CudaError as exc:
+        if exc.code != NOT_SHOWN and os.path.exists(CONTROL_DEVICE):
+            raise CudaRefused(f"there is a GPU ({CONTROL_DEVICE}), and {_why_none(exc)}") from None
         raise NoDevice(_why_none(exc)) from None
     if not count:
         raise NoDevice(
@@ -81,7 +86,10 @@ def _why_none(exc: CudaError) -> str:
     if exc.code == NO_BINDINGS:
         return "cuda-bindings is not installed: pip install 'quire-kv[gpu]'"
     if exc.code == NO_DRIVER:
-        return "no CUDA driver: install NVIDIA's driver; in a container give it the GPU (--gpus)"
+        return (
+            "no CUDA driver: install NVIDIA's driver; in a container give it the GPU (--gpus), with compute among "
+            "NVIDIA_DRIVER_CAPABILITIES"
+        )
     return f"no usable CUDA device ({exc}): check nvidia-smi and CUDA_VISIBLE_DEVICES"
 
 

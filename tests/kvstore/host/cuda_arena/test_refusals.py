@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from quire_kvstore.host.arena import Arena, ArenaError, Roster
 from quire_kvstore.host.arena_choice import choose, make
 from quire_kvstore.host.cuda_arena import CudaIpcArena, CudaVmmFdArena, check_fits
+from quire_proto.memory import cuda_device
 from quire_proto.memory.cuda_device import Device
 from quire_proto.memory.cuda_mapping import DeviceMapping
 from quire_proto.memory.mapping import open_arena
@@ -36,31 +38,62 @@ def roster(tmp_path: Path) -> Iterator[Roster]:
     roster.close()
 
 
-@pytest.mark.parametrize(
-    ("arrange", "reason"),
-    [
-        ({"cuInit": "NO_LIBRARY"}, "no CUDA driver.*install NVIDIA's driver"),
-        ({"cuInit": "NO_DEVICE"}, "CUDA_ERROR_NO_DEVICE.*check nvidia-smi"),
-        ({"count": 0}, "sees no device.*CUDA_VISIBLE_DEVICES"),
-        ({"bindings": None}, r"cuda-bindings is not installed: pip install 'quire-kv\[gpu\]'"),
-    ],
-)
-def test_without_a_gpu_auto_takes_host_memory_and_a_device_arena_is_refused(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, arrange: dict[str, str], reason: str
-) -> None:
-    """No bindings, driver or device: ``auto`` falls back, an explicit wish does not."""
+NOTHING = [
+    ({"cuInit": "NO_LIBRARY"}, "no CUDA driver.*install NVIDIA's driver"),
+    ({"bindings": None}, r"cuda-bindings is not installed: pip install 'quire-kv\[gpu\]'"),
+    ({"cuInit": "SYSTEM_DRIVER_MISMATCH"}, "SYSTEM_DRIVER_MISMATCH.*check nvidia-smi"),
+]
+HIDDEN = [
+    ({"cuInit": "NO_DEVICE"}, "CUDA_ERROR_NO_DEVICE.*check nvidia-smi"),
+    ({"count": 0}, "sees no device.*CUDA_VISIBLE_DEVICES"),
+]
+
+
+def arranged(recorder: Recorder, monkeypatch: pytest.MonkeyPatch, arrange: dict[str, str], control: Path) -> None:
+    """A driver that fails like this, on a host whose control device is that path."""
+    monkeypatch.setattr(cuda_device, "CONTROL_DEVICE", str(control))
     if "bindings" in arrange:
         monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     elif "count" in arrange:
         recorder.uuids = []
     else:
         recorder.fail.update(arrange)
+
+
+@pytest.mark.parametrize(("arrange", "reason"), NOTHING + HIDDEN)
+def test_without_a_gpu_auto_takes_host_memory_and_a_device_arena_is_refused(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arrange: dict[str, str], reason: str
+) -> None:
+    """No bindings, driver or device: ``auto`` falls back, an explicit wish does not."""
+    arranged(recorder, monkeypatch, arrange, tmp_path / "absent")
     assert choose("auto")[:2] == ("shm", None)
     for kind in ("cuda-ipc", "cuda-vmm-fd"):
         with pytest.raises(ArenaError, match=reason):
             choose(kind)
     with pytest.raises(MapError, match=reason):
         open_arena(VMM, SIZE, b"boot", -1)
+
+
+@pytest.mark.parametrize(("arrange", "reason"), NOTHING)
+def test_a_gpu_that_this_process_cannot_use_stops_the_start(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arrange: dict[str, str], reason: str
+) -> None:
+    """Where the driver's device is there, ``auto`` takes no host memory, and says what is missing and what would do."""
+    arranged(recorder, monkeypatch, arrange, tmp_path)
+    with pytest.raises(ArenaError, match=f"there is a GPU.*{reason}.*kvstore.arena = shm"):
+        choose("auto")
+    assert choose("shm")[:2] == ("shm", None)
+
+
+@pytest.mark.parametrize(("arrange", "reason"), HIDDEN)
+def test_a_gpu_that_is_hidden_from_this_process_is_none(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arrange: dict[str, str], reason: str
+) -> None:
+    """CUDA_VISIBLE_DEVICES that names nothing is the user's wish, and ``auto`` takes host memory."""
+    arranged(recorder, monkeypatch, arrange, tmp_path)
+    chosen = choose("auto")
+    assert chosen[:2] == ("shm", None)
+    assert re.search(reason, chosen.reason)
 
 
 @pytest.mark.parametrize("kind", ["auto", "cuda-ipc", "cuda-vmm-fd"])
@@ -131,6 +164,16 @@ def test_a_pool_larger_than_the_gpu_is_refused_before_any_allocation(recorder: R
         with pytest.raises(ArenaError, match=r"1,073,741,825 bytes and GPU-.* has 1,073,741,824: choose fewer"):
             attempt(DEVICE.total + 1, DEVICE)
     assert recorder.calls == []
+
+
+def test_a_driver_that_wants_a_context_to_make_memory_is_given_one(recorder: Recorder) -> None:
+    """Descriptors work there too, and the kvstore keeps no context for them; other drivers are never asked for one."""
+    assert choose("auto")[:2] == ("cuda-vmm-fd", DEVICE)
+    assert "cuDevicePrimaryCtxRetain" not in recorder.calls
+    recorder.strict = True
+    assert choose("auto")[:2] == ("cuda-vmm-fd", DEVICE)
+    CudaVmmFdArena(SIZE, DEVICE).close()
+    assert recorder.held["context"] == 0
 
 
 @pytest.mark.parametrize(
