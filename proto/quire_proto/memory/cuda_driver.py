@@ -25,6 +25,7 @@ POISON = frozenset(
     )
 )  # fmt: skip
 NO_BINDINGS, NO_DRIVER = "NO_BINDINGS", "NO_DRIVER"
+NO_CONTEXT = "CUDA_ERROR_INVALID_CONTEXT"
 
 
 class CudaError(Exception):
@@ -187,12 +188,32 @@ def vmm_granularity(ordinal: int) -> int:
     return int(call("cuMemGetAllocationGranularity", _properties(ordinal), option))
 
 
+def vmm_create(ordinal: int, size: int) -> Any:
+    """Device memory that can become a file descriptor; returns the driver's handle, to be released."""
+    return call("cuMemCreate", size, _properties(ordinal), 0)
+
+
 def vmm_export(ordinal: int, size: int) -> int:
     """Make device memory and return the file descriptor that alone keeps it; close it to free the memory.
 
-    Needs no context. The memory lives until every copy of the descriptor is closed and every mapping is undone.
+    No context is needed, as far as the driver's documentation goes; a driver that asks for one all the same is given
+    the primary one, for these calls. The memory lives until every copy of the descriptor is closed and every mapping
+    is undone.
     """
-    handle = call("cuMemCreate", size, _properties(ordinal), 0)
+    try:
+        return _vmm_export(ordinal, size)
+    except CudaError as exc:
+        if exc.code != NO_CONTEXT:
+            raise
+    enter(ordinal)
+    try:
+        return _vmm_export(ordinal, size)
+    finally:
+        leave(ordinal)
+
+
+def _vmm_export(ordinal: int, size: int) -> int:
+    handle = vmm_create(ordinal, size)
     try:
         return int(call("cuMemExportToShareableHandle", handle, _fd_type(), 0))
     finally:

@@ -24,9 +24,15 @@ TAKES |= {"cuDevicePrimaryCtxRelease": "context", "cuMemRelease": "handle"}
 
 
 class Recorder:
-    """A driver with GPUs; ``fail`` maps a function to the error that it gives."""
+    """A driver with GPUs; ``fail`` maps a function to the error that it gives.
 
-    def __init__(self, *, uuid: int = 0, total: int = 1 << 30, log: str = os.devnull, **fail: str) -> None:
+    ``strict``: it makes memory only where a context is current, against its documentation.
+    """
+
+    def __init__(
+        self, *, uuid: int = 0, total: int = 1 << 30, log: str = os.devnull, strict: bool = False, **fail: str
+    ) -> None:
+        self.strict = strict
         self.fail, self.log, self.total = fail, Path(log), total
         self.uuids = [bytes([uuid]) * 16]
         self.name = b"NVIDIA H200\0"
@@ -70,6 +76,8 @@ class Recorder:
                 exporter = int(ctypes.string_at(handle.getPtr(), 32))
                 foreign = exporter != os.getpid() and Path(f"/proc/{exporter}").exists()
                 return (real.CUdeviceptr(0x6000_0000_0000),) if foreign else "INVALID_CONTEXT"
+            case "cuMemCreate", _ if self.strict and not self.held["context"]:
+                return "INVALID_CONTEXT"
             case "cuMemCreate", (size, *_):
                 assert size % GRANULE == 0, "not whole granules"
                 os.truncate(fd := os.memfd_create("device memory"), size)
