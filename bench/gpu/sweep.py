@@ -5,7 +5,7 @@ with CUDA events on a workload of that regime; the fastest becomes the row of th
 rotate over several layers, so that the L2 cache does not hold them from one run to the next. Launches that do not
 compile or do not fit the chip are skipped. Rows of other architectures stay as they are.
 
-Usage: python bench/gpu/sweep.py [--head-dim 128 ...] [--group 4 ...] [--dtype bfloat16 ...] [--regime decode ...]
+Usage: python -m bench.gpu.sweep [--head-dim 128 ...] [--group 4 ...] [--dtype bfloat16 ...] [--regime decode ...]
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ import numpy as np
 import torch
 import triton
 
+from bench.gpu.kernels.clock import event
 from quire_engine.attention.plan import AttentionPlan, build_plan
+from quire_kernels.features import Features
 from quire_kernels.gpu import paged_attention as op
 from quire_kernels.gpu.device_work import Capacity, DeviceWork
 from quire_kernels.gpu.launch_table import Launch, architecture
@@ -62,7 +64,7 @@ class Inputs:
         self.arena = torch.zeros(shape, dtype=torch.uint8 if narrow else dtype, device=device)
         self.arena = self.arena.view(dtype) if narrow else self.arena.normal_()
         scale = torch.ones(KV_HEADS, device=device) if narrow else None
-        self.features = op.Features(scale=head_dim**-0.5, k_scale=scale, v_scale=scale)
+        self.features = Features(scale=head_dim**-0.5, k_scale=scale, v_scale=scale)
         rows, heads = len(plan.positions), KV_HEADS * group
         self.query = torch.randn(heads, rows, head_dim, dtype=wide, device=device)
         self.out = torch.empty(rows, heads, head_dim, dtype=wide, device=device)
@@ -81,10 +83,11 @@ def launch_milliseconds(plan: AttentionPlan, inputs: Inputs, regime: str, launch
     grid = (KV_HEADS, len(tiles.records[regime]))
     times = []
     for i in range(REPEATS):
+        keys, values = inputs.arena[i % LAYERS]
         arguments: dict[str, Any] = op.attention_arguments(
-            inputs.query, *inputs.arena[i % LAYERS], work, regime, launch, inputs.features, inputs.out, *parts
+            inputs.query, keys, values, work, regime, launch, inputs.features, inputs.out, *parts
         )
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = event(), event()
         try:
             begin.record()
             op._kernel[grid](**arguments, **launch.options)
@@ -94,7 +97,7 @@ def launch_milliseconds(plan: AttentionPlan, inputs: Inputs, regime: str, launch
             return None
         times.append((begin, end))
     torch.cuda.synchronize()
-    return statistics.median(begin.elapsed_time(end) for begin, end in times[4:])
+    return statistics.median(float(begin.elapsed_time(end)) for begin, end in times[4:])
 
 
 def best_row(head_dim: int, group: int, dtype: str, regime: str, device: torch.device) -> dict[str, Any] | None:

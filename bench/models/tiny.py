@@ -119,7 +119,7 @@ def _options(
 
 
 @torch.no_grad()
-def _draw_weights(model: torch.nn.Module, seed: int, std: float) -> None:
+def _draw_weights(model: Any, seed: int, std: float) -> None:
     """Matrices with unit gain or more, so that context outweighs the last token; special tokens hardly ever win."""
     generator = torch.Generator().manual_seed(seed)
     tied = model.config.tie_word_embeddings

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.gpu.kernels.clock import event
 from bench.gpu.phase import Row
 from bench.gpu.processes.stack import write_model
 from quire_engine.attention.plan import AttentionPlan, build_plan
@@ -87,7 +88,7 @@ class Steps:
 
     def _replay_ms(self) -> float:
         """Time on the device of the replay captured last: many in a row, so that the device is never without work."""
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = event(), event()
         begin.record()
         for _ in range(self._repeats):
             self._kept.last()

@@ -54,7 +54,7 @@ class Canary:
         blocks = torch.tensor(unpack_u32(answer.blocks), device=arena.device)
         value = random.randrange(1, 255)
         arena[:, :, :, blocks] = value
-        quiesce(arena)
+        quiesce(arena.device)
         began = time.monotonic()
         while (after := time.monotonic() - began) < HOLD_S:
             wrong = (arena[:, :, :, blocks] != value).flatten(4).any(-1).any(0).any(0).any(0)
@@ -73,10 +73,12 @@ def attached(run_dir: str) -> Iterator[tuple[KVClient, torch.Tensor]]:
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     client = KVClient(run_dir, name=f"canary-{os.getpid()}", gpu_uuid=gpu_uuid(device), timeout=10.0)
     held = [arena_of(client).view(torch.uint8)]
+    mapped_on = held[0].device
     try:
         yield client, held[0]
     finally:
-        quiesce(held.pop())
+        quiesce(mapped_on)
+        held.clear()
         client.close()
 
 

@@ -42,7 +42,7 @@ def victim(run_dir: str) -> None:
             for _ in range(QUEUED):
                 counter += 1
                 if arena.is_cuda:
-                    torch.cuda._sleep(SPIN_CYCLES)
+                    torch.cuda._sleep(SPIN_CYCLES)  # type: ignore[no-untyped-call]
             if arena.is_cuda:
                 torch.cuda.synchronize()
 
