@@ -124,7 +124,12 @@ ENTRYPOINT ["quire"]
 CMD ["serve", "--help"]
 
 FROM base AS gpu
-RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+# Triton compiles its glue to the driver at the first launch, against Python's headers: Debian's Python has them apart.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev $( \
+        python3 -c 'import os, sysconfig; \
+            include = sysconfig.get_paths(scheme="posix_prefix")["include"]; \
+            print("" if os.path.exists(f"{include}/Python.h") else "python3-dev")') \
+    && rm -rf /var/lib/apt/lists/*
 COPY --from=torch-gpu /opt/quire /opt/quire
 COPY deploy/compose/image/demo_model.py bench/models/tiny.py /opt/quire/share/quire/
 COPY deploy/compose/image/container.sh /opt/quire/bin/

@@ -28,6 +28,7 @@ help:
 	@echo "make test    all tests but the longest: under ten minutes on two cores"
 	@echo "make clients agent frameworks as their users run them, each in an environment of its own in .clients"
 	@echo "make compose-test  compose.yaml on a real container engine, your own or Debian's (then as root): killed, restarted, scaled"
+	@echo "             GPU=1: instead the image for GPUs, built and looked into, without a GPU (it fetches gigabytes)"
 	@echo "make serve   MODEL=DIR [ENGINES=2 PORT=8000 BLOCKS=4096]: the stack on one host"
 	@echo "make check   what CI runs: format, lint, types, imports, wheel, pins, compose, kernels for GPUs, all tests"
 	@echo "make soak    [MINUTES=10]: random kills and stops of real processes, a million simulated steps, and other long runs"
@@ -58,7 +59,7 @@ clients: $(READY)
 	@$(BIN)/python -m pytest -q tests/clients -m "not soak"
 
 compose-test: $(READY)
-	@COMPOSE_TEST=1 $(BIN)/python -m pytest -v -p no:cacheprovider tests/compose
+	@COMPOSE_TEST=$(if $(GPU),gpu,1) $(BIN)/python -m pytest -v -p no:cacheprovider $(if $(GPU),tests/compose/test_gpu_image.py,tests/compose)
 
 check: $(READY)
 	@scripts/check.sh $(BIN)

@@ -164,6 +164,22 @@ def test_one_process_fetches_a_model_of_the_hub(services: dict[str, dict[str, An
     assert "/models/hub" in stages()["base"]
 
 
+def test_all_processes_on_a_gpu_compute_in_one_type() -> None:
+    """What `prepare` writes down is what the kvstore lays out and engines compute in: the checkpoint's, or DTYPE."""
+    services = compose("compose.gpu.yaml")["services"]
+    chosen = {name: service["environment"]["QUIRE_KVSTORE_DTYPE"] for name, service in services.items()}
+
+    assert chosen == dict.fromkeys(("demo-model", "prepare", "kvstore", "engine"), "${DTYPE:-auto}")
+
+
+def test_the_kvstore_on_a_gpu_has_what_makes_its_pool() -> None:
+    """The kvstore of the GPU profile is no image without bindings: it runs from the stage that has the extra `gpu`."""
+    assert {service["build"]["target"] for service in compose("compose.gpu.yaml")["services"].values()} == {"gpu"}
+    assert "requirements.py gpu gateway >gpu" in stages()["wanted"]
+    assert "gcc libc6-dev" in stages()["gpu"]
+    assert "Python.h" in stages()["gpu"]
+
+
 def test_images_are_built_from_stages_that_exist(services: dict[str, dict[str, Any]]) -> None:
     """Every target is a stage of the Dockerfile that drops root, and none copies sources before it has its packages."""
     gpu = compose("compose.gpu.yaml")["services"].values()
