@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import DynamicCache
 
 from bench.models.tiny import make_model
 from quire_engine.checkpoint.kv_scales import KvScales
 from tests.support.reference import Reference
+from tests.support.rounded_cache import RoundedCache
 from tests.support.stack import running_stack
 
 VOCAB, NEW, SHARED = 256, 8, 40
@@ -21,22 +19,6 @@ LENGTHS = (SHARED + 5, SHARED + 9, 1, 16, 21, 37)  # the first two share a prefi
 # Logits. Where a key lies between two e4m3 numbers, the order of additions decides which; so one element in some
 # ten thousand may differ by a step of 1/16, and the answer must not hang on that.
 MARGIN = 0.02
-
-
-class RoundedCache(DynamicCache):  # type: ignore[misc]  # transformers is untyped
-    """A cache that keeps what an e4m3 pool would: divided, clamped, rounded, and multiplied again."""
-
-    def __init__(self, scales: KvScales) -> None:
-        super().__init__()
-        self._scales = scales
-
-    def update(self, key_states: Any, value_states: Any, layer_idx: int, *_: Any, **__: Any) -> Any:
-        """What a layer calls with its new keys and values."""
-        new = []
-        for x, scales in ((key_states, self._scales.keys), (value_states, self._scales.values)):
-            scale = torch.from_numpy(scales[layer_idx]).view(1, -1, 1, 1)
-            new.append((x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale)
-        return super().update(*new, layer_idx)
 
 
 @pytest.mark.process
