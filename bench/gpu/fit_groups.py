@@ -48,7 +48,7 @@ class Point:
 def points(result: dict[str, Any]) -> list[Point]:
     """The shared-prefix steps of a result of ``run.py`` in which both ways were timed."""
     found = []
-    for row in result["phases"]["timings"]["figures"]["shared"]:
+    for row in result["steps"]["shared"]["figures"]["shared"]:
         if "grouped_ms" in row and "private_ms" in row:
             shape = ("kv_heads", "group", "head_dim", "itemsize", "block_m", "places")
             rule = GroupRule(**{name: row[name] for name in shape}, weights=DEFAULT_WEIGHTS)

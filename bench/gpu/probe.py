@@ -9,16 +9,20 @@ take orders over a socket: a poisoned context ends with its worker.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +72,17 @@ class Orders:
         return [driver.ipc_export(self.pointer).hex(), self.pointer - driver.base_of(self.pointer)]
 
     def export_vmm(self, _: Any, __: int) -> Any:
-        """Make memory behind a descriptor, without a context."""
+        """Make memory behind a descriptor, without a context; whether the driver asked for one all the same."""
         driver.initialise()
+        try:
+            driver.call("cuMemRelease", driver.vmm_create(0, SIZE))
+            asked = False
+        except driver.CudaError as exc:
+            if exc.code != driver.NO_CONTEXT:
+                raise
+            asked = True
         self.fd = driver.vmm_export(0, SIZE)
+        return asked
 
     def open_ipc(self, order: Any, _: int) -> Any:
         """Open [handle, offset]; how long it took (ms)."""
@@ -179,7 +191,7 @@ def cuda_ipc() -> Any:
 def cuda_vmm_fd() -> Any:
     """A process without a context exports, two others share, and the memory outlives the exporter."""
     with Worker() as exporter, Worker() as first, Worker() as second:
-        _, fd = exporter.ask("export_vmm")
+        asked, fd = exporter.ask("export_vmm")
         try:
             opened_ms = [importer.ask("open_vmm", None, fd)[0] for importer in (first, second)]
         finally:
@@ -190,7 +202,7 @@ def cuda_vmm_fd() -> Any:
         exporter.kill()
         second.ask("write", SECOND)
         _expect(first, SECOND)
-        return {"open_ms": opened_ms, "outlives_exporter": True}
+        return {"open_ms": opened_ms, "outlives_exporter": True, "context_to_make_it": asked}
 
 
 def _expect(worker: Worker, value: int) -> None:
@@ -237,6 +249,35 @@ def namespaces() -> Any:
     return found
 
 
+def compiler() -> Any:
+    """What Triton compiles its glue to the driver with at its first launch: a C compiler, and Python's headers."""
+    found = shutil.which(os.environ.get("CC", "gcc")) or shutil.which("clang")
+    header = Path(sysconfig.get_paths(scheme="posix_prefix")["include"], "Python.h")
+    if not found or not header.exists():
+        raise NotPossibleError(f"compiler: {found}; {header}: {'there' if header.exists() else 'not there'}")
+    return {"compiler": found}
+
+
+def host() -> Any:
+    """What is asked for the host's identity, room for what is compiled, and versions that matter."""
+    found: dict[str, Any] = {"boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip()}
+    for folder in ("/tmp", "/dev/shm", str(Path.home())):
+        found[f"GiB free in {folder}"] = round(shutil.disk_usage(folder).free / 2**30, 1)
+    for name in ("numpy", "torch", "triton", "transformers", "cuda-bindings", "pytest", "pytest-xdist"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def nvidia_smi() -> Any:
+    """Its table goes to the log."""
+    done = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+    print(done.stdout, file=sys.stderr)
+    return {}
+
+
 def probe(action: Callable[[], Any]) -> dict[str, Any]:
     """Its answer, or the reason why it is not possible."""
     began = time.perf_counter()
@@ -244,14 +285,24 @@ def probe(action: Callable[[], Any]) -> dict[str, Any]:
         answer = {"possible": True, **action()}
     except (NotPossibleError, OSError) as exc:
         answer = {"possible": False, "reason": str(exc)}
+    except Exception as exc:  # a kernel that lacks a call, a tool that hangs
+        answer = {"possible": False, "reason": repr(exc)}
     return {**answer, "took_s": round(time.perf_counter() - began, 2)}
 
 
 def main() -> int:
     """Run all probes and print them; always 0, since "not possible" is an answer."""
-    probes = (namespaces, pidfd, so_peerpidfd, devices, cuda_ipc, cuda_vmm_fd)
-    kernel = {"kernel": os.uname().release, "python": sys.version.split()[0]}
-    print(json.dumps({**kernel, **{action.__name__: probe(action) for action in probes}}, indent=2))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, help="a folder for the answers, too")
+    options, _ = parser.parse_known_args()  # run.py gives every step the same options
+    found: dict[str, Any] = {"kernel": os.uname().release, "python": sys.version.split()[0]}
+    for action in (namespaces, pidfd, so_peerpidfd, host, compiler, nvidia_smi, devices, cuda_ipc, cuda_vmm_fd):
+        found[action.__name__] = probe(action)
+        if options.out:
+            no = [name for name, answer in found.items() if isinstance(answer, dict) and not answer["possible"]]
+            short = f"not possible: {', '.join(no)}" if no else "everything is possible"
+            (options.out / "figures.json").write_text(json.dumps({**found, "in short": short}))
+    print(json.dumps(found, indent=2))
     return 0
 
 

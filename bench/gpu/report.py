@@ -1,4 +1,4 @@
-"""The result of a GPU run as Markdown: what passed, what failed and why, and the figures as tables.
+"""The result of a GPU run for people: a summary to be read in a minute, and all figures as tables.
 
 Only what is in the result is printed. A dry run says in its first line that nothing was measured.
 """
@@ -7,50 +7,73 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.gpu.schedule import CLAIMS, NAMES, exit_status
 from bench.report.figures import table
 
 Rows = list[dict[str, Any]]
+SHORT = "in short"  # a part of figures: one line of what a step found
+DRY = "**Dry run without a GPU: nothing here was measured, times are those of an interpreter.**"
 COLUMNS = {
     "decode": ("batch", "keys", "dtype", "ours_ms", "sdpa_ms", "gb_per_s", "of_copy"),
     "shared": (
         "keys", "members", "group", "rule", "grouped_ms", "private_ms", "sdpa_ms", "speedup", "gb_per_s", "of_copy",
     ),
-    "steps": ("batch", "keys", "step_ms", "host_ms", "device_ms", "ungraphed_ms", "host_share"),
+    "host": ("batch", "keys", "step_ms", "host_ms", "device_ms", "ungraphed_ms", "host_share"),
     "flashinfer decode": ("batch", "keys", "flashinfer_ms"),
     "flashinfer prefill": ("tokens", "flashinfer_ms"),
     "prefill": ("tokens", "ours_ms", "sdpa_ms", "tflop_per_s", "of_matmul", "of_sdpa"),
+    "launches": ("regime", "shape", "launch", "ms", "of_shipped"),
 }  # fmt: skip
+COLUMNS["fp8"] = COLUMNS["decode"]
+
+
+def summary(result: dict[str, Any]) -> str:
+    """What holds, what does not, where it stopped, and where to read on."""
+    steps = result["steps"]
+    parts = ["# GPU run", *([DRY] if result["dry_run"] else []), _facts(result)]
+    rows = [[claim.bit, claim.sentence, claim.state(steps), ", ".join(claim.shown_by)] for claim in CLAIMS]
+    parts.append(table(rows, ["bit", "claim", "", "shown by"]))
+    parts.append(f"Exit status {exit_status(steps, result['dry_run'])}: the sum of the bits that do not hold.")
+    parts.append(table([_row(name, steps[name]) for name in _order(steps)], ["step", "state", "seconds", "in short"]))
+    failed = [name for name in _order(steps) if steps[name]["state"] == "failed"]
+    if failed:
+        parts.append("What failed, and all that was said: " + ", ".join(f"`{name}/`" for name in failed) + ".")
+    return "\n\n".join(parts) + "\n"
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The whole report."""
-    parts = ["# GPU run"]
-    if result["dry_run"]:
-        parts.append("**Dry run without a GPU: nothing here was measured, times are those of an interpreter.**")
-    facts = {**(result["gpu"] or {}), **result["versions"], "machine": result["machine"]["cpu"]}
-    parts.append(f"`python bench/gpu/run.py`, {result['date']}. " + ", ".join(f"{k} {v}" for k, v in facts.items()))
-    if result["missing"]:
-        parts.append(f"Not installed: {', '.join(result['missing'])}.")
-    phases = result["phases"]
-    rows = [[name, phase["state"], phase["seconds"], _line(phase["reason"])] for name, phase in phases.items()]
-    parts.append(table(rows, ["phase", "state", "seconds", "reason"]))
-    for name, phase in phases.items():
-        parts += [f"## {name}", *_phase(phase["figures"])]
-        if name == "timings" and not result["dry_run"]:
-            parts += _targets(phase["figures"])
+    parts = [summary(result).rstrip()]
+    for name in _order(result["steps"]):
+        step = result["steps"][name]
+        parts += [f"## {name}", *([_indented(step["reason"])] if step["state"] == "failed" else [])]
+        parts += _figures(step["figures"])
     return "\n\n".join(parts) + "\n"
 
 
-def _phase(figures: dict[str, Any]) -> list[str]:
-    parts = [f"- {part}: FAILED: {_line(reason)}" for part, reason in figures.get("failures", {}).items()]
+def _order(steps: dict[str, Any]) -> list[str]:
+    return [name for name in ("wheels", *NAMES) if name in steps]
+
+
+def _facts(result: dict[str, Any]) -> str:
+    facts = {**(result["gpu"] or {}), **result["versions"], "machine": result["machine"]["cpu"]}
+    line = f"`python bench/gpu/run.py`, {result['date']}. " + ", ".join(f"{k} {v}" for k, v in facts.items())
+    return line + (f". Not installed: {', '.join(result['missing'])}" if result["missing"] else "")
+
+
+def _row(name: str, step: dict[str, Any]) -> list[object]:
+    short = step["reason"] if step["state"] in ("failed", "skipped", "not run") else step["figures"].get(SHORT, "")
+    return [name, step["state"], step["seconds"], _line(short.strip().partition("\n")[0], 160)]
+
+
+def _figures(figures: dict[str, Any]) -> list[str]:
+    parts = [
+        f"- {key}: {_line(value)}"
+        for key, value in figures.items()
+        if key not in ("failures", SHORT) and not (key in COLUMNS and isinstance(value, list))
+    ]
     tables = [(key, rows) for key, rows in figures.items() if key in COLUMNS and isinstance(rows, list)]
-    for key, value in figures.items():
-        if key != "failures" and key not in COLUMNS:
-            parts.append(f"- {key}: {_line(value)}")
-    parts = ["\n".join(parts)] if parts else []
-    for key, rows in tables:
-        parts += [f"### {key}", _table(rows, COLUMNS[key])]
-    return parts
+    return ["\n".join(parts)] * bool(parts) + [_table(rows, COLUMNS[key]) for key, rows in tables]
 
 
 def _table(rows: Rows, columns: tuple[str, ...]) -> str:
@@ -59,28 +82,10 @@ def _table(rows: Rows, columns: tuple[str, ...]) -> str:
     return table(cells, [*columns, "note"])
 
 
-def _targets(figures: dict[str, Any]) -> list[str]:
-    """The aims of the kernels beside what was reached; nothing is said where a figure is missing."""
-    decode = [r for r in figures.get("decode", []) if "of_copy" in r]
-    shared = [r for r in figures.get("shared", []) if "speedup" in r]
-    prefill = [r["of_sdpa"] for r in figures.get("prefill", []) if "of_sdpa" in r]
-    large = [r for r in decode if r["dtype"] == "bfloat16" and r["batch"] >= 32 and r["keys"] >= 4096]
-    far = [r for r in shared if r["group"] == 4 and r["keys"] >= 2048 and r["members"] >= 32]
-    narrow = {(r["batch"], r["keys"]): r["ours_ms"] for r in decode if r["dtype"] == "float8_e4m3fn"}
-    fp8 = [r["ours_ms"] / narrow[r["batch"], r["keys"]] for r in large if (r["batch"], r["keys"]) in narrow]
-    rows: list[list[object]] = []
-    for what, aim, values in (
-        ("decode, batch >= 32, keys >= 4k: share of the copy ceiling, least", 0.85, [r["of_copy"] for r in large]),
-        ("grouped, prefix >= 2k, members >= 32, GQA 4: speed-up, least", 2.0, [r["speedup"] for r in far]),
-        ("as the group rule chooses: against never grouping, least", 0.95, [r["chosen_speedup"] for r in shared]),
-        ("prefill: share of contiguous SDPA's rate, least", 0.7, prefill),
-        ("fp8 keys and values: decode speed-up over bf16, least", 1.6, fp8),
-    ):
-        if values:
-            rows.append([what, aim, min(values), "reached" if min(values) >= aim else "missed"])
-    return ["### Aims", table(rows, ["what", "aim", "measured", ""])] if rows else []
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
-def _line(value: object) -> str:
+def _line(value: object, length: int = 600) -> str:
     """One line of Markdown that breaks no table."""
-    return str(value).replace("\n", " / ").replace("|", "\\|")[:600]
+    return str(value).replace("\n", " / ").replace("|", "\\|")[:length]

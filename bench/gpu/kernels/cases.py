@@ -6,7 +6,7 @@ takes to be several times larger than the L2 cache. Blocks are scattered over th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_kernels.features import Features
 from quire_kernels.gpu.attention import Scratch, attention
 from quire_kernels.gpu.device_work import Capacity, DeviceWork
-from quire_kernels.gpu.launch_table import architecture, launch_for
+from quire_kernels.gpu.launch_table import Launch, architecture, launch_for
 from quire_kernels.gpu.tiling import REGIMES, Shape, tile_items
 from quire_kernels.group_rule import FREE, GroupRule, weights_for
 
@@ -71,12 +71,23 @@ class Bench:
         layers = min(self.memory.nbytes // size, MOST_LAYERS, max(1, -(-L2_TIMES * self.l2_bytes // size)))
         return self.memory.view(torch.uint8)[: layers * size].view(kv).view(layers, *shape) if layers else None
 
-    def ours(self, heads: Heads, plan: AttentionPlan, kv: torch.dtype, grouped: bool) -> list[Callable[[], Any]] | None:
+    def launches(self, heads: Heads, kv: torch.dtype) -> dict[str, Launch]:
+        """What a model of these heads is launched with here, by regime."""
+        return {name: launch_for(self.arch, heads.head_dim, heads.group, kv, name) for name in REGIMES}
+
+    def ours(
+        self,
+        heads: Heads,
+        plan: AttentionPlan,
+        kv: torch.dtype,
+        grouped: bool = False,
+        launches: Mapping[str, Launch] | None = None,
+    ) -> list[Callable[[], Any]] | None:
         """One call a layer of a step through our kernels; None if its arena does not fit."""
         arena = self.views(kv, 2, heads.kv_heads, int(plan.table.max()) + 1, BLOCK, heads.head_dim)
         if arena is None:
             return None
-        launches = {name: launch_for(self.arch, heads.head_dim, heads.group, kv, name) for name in REGIMES}
+        launches = dict(launches or self.launches(heads, kv))
         shape = Shape(heads.kv_heads, heads.group, launches, self.sm_count)
         sizes = (heads.kv_heads, heads.group, heads.head_dim, 2, launches["group"].block_m, shape.places("group"))
         rule = GroupRule(*sizes, FREE)
@@ -104,11 +115,12 @@ class Bench:
         return [partial(call, query, k, v, is_causal=causal, enable_gqa=heads.group > 1) for k, v in memory]
 
 
-def decode(batch: int, keys: int) -> AttentionPlan:
-    """One token each of ``batch`` sequences of ``keys`` tokens, nothing shared."""
-    blocks = -(-keys // BLOCK)
-    tables = np.random.default_rng(0).permutation(batch * blocks).astype(np.int32).reshape(batch, blocks)
-    return build_plan(list(tables), [keys - 1] * batch, [1] * batch, BLOCK, group=False)
+def decode(lengths: Sequence[int]) -> AttentionPlan:
+    """One token each of sequences of so many tokens, nothing shared."""
+    blocks = np.array([-(-keys // BLOCK) for keys in lengths])
+    ids = np.random.default_rng(0).permutation(int(blocks.sum())).astype(np.int32)
+    tables = np.split(ids, np.cumsum(blocks)[:-1])
+    return build_plan(tables, [keys - 1 for keys in lengths], [1] * len(lengths), BLOCK, group=False)
 
 
 def shared(members: int, prefix: int, own: int, grouped: bool) -> AttentionPlan:

@@ -1,7 +1,7 @@
-"""The decodes and prompts of phase 3 through FlashInfer, where it is installed: a large wheel, and no part of Quire.
+"""The decodes and prompts of step 3 through FlashInfer, where it is installed: a large wheel, and no part of Quire.
 
 The same shapes and numbers of inputs, each library in the page layout that it likes best. FlashInfer may compile on
-first use, which can take minutes: so this phase comes last and has what time the others left.
+first use, which can take minutes: so this step comes last and has what time the others left.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from bench.gpu.kernels.cases import BLOCK, Bench, Heads
 from bench.gpu.kernels.clock import milliseconds
-from bench.gpu.phase import Phase, Row
+from bench.gpu.step import Row, Step
 from bench.report.figures import say
 
 RESERVE_S = 5.0
@@ -58,11 +58,11 @@ def prompts(bench: Bench, heads: Heads, tokens: int) -> list[Callable[[], Any]] 
 
 
 def main() -> int:
-    """Run the phase."""
-    phase = Phase.from_arguments(__doc__)
+    """Run the step."""
+    step = Step.from_arguments(__doc__)
     heads = Heads(32, 8, 128)
     with torch.inference_mode():
-        bench = Bench(torch.device(phase.device), min(36 << 30, int(0.6 * torch.cuda.mem_get_info()[0])))
+        bench = Bench(torch.device(step.device), min(36 << 30, int(0.6 * torch.cuda.mem_get_info()[0])))
         cases: list[tuple[str, Row, Callable[[], list[Callable[[], Any]] | None]]] = [
             ("decode", {"batch": b, "keys": k}, partial(decodes, bench, heads, b, k))
             for b, k in product((1, 8, 32, 128), (512, 4096, 32768))
@@ -70,19 +70,19 @@ def main() -> int:
         cases += [("prefill", {"tokens": n}, partial(prompts, bench, heads, n)) for n in (512, 4096, 16384)]
         rows: dict[str, list[Row]] = {"decode": [], "prefill": []}
         for name, row, case in cases:
-            if phase.left < RESERVE_S:
-                phase.failures["time"] = "no time left for the other rows"
+            if step.left < RESERVE_S:
+                step.failures["time"] = "no time left for the other rows"
                 break
             try:
                 runs = case()
                 row["flashinfer_ms"], row["note"] = milliseconds(runs, bench.device) if runs else (None, "no room")
             except (RuntimeError, ValueError, TypeError) as exc:
-                row["note"] = phase.failures[f"{name} {row}"] = str(exc).partition("\n")[0][:300]
+                row["note"] = step.failures[f"{name} {row}"] = str(exc).partition("\n")[0][:300]
             rows[name].append(row)
-            phase.figures |= {f"flashinfer {key}": found for key, found in rows.items()}
-            phase.save()
+            step.figures |= {f"flashinfer {key}": found for key, found in rows.items()}
+            step.save()
             say(f"{name}: {row}")
-    return phase.end()
+    return step.end()
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from bench.gpu.kernels.clock import event
-from bench.gpu.phase import Row
 from bench.gpu.processes.stack import write_model
+from bench.gpu.step import Row
 from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_engine.attention.triton import TritonAttention
 from quire_engine.model.graphs import Capture, CudaCapture, DecodeGraphs, Replay
@@ -29,7 +29,7 @@ from quire_engine.transfer import to_device
 BLOCK = 16
 
 
-class Steps:
+class DecodeSteps:
     """A model, an arena that is full of random keys and values, and graphs.
 
     Args:

@@ -3,9 +3,10 @@
 A victim attaches, takes one block and queues kernels that count up in it, with pauses between, so that much work is
 still queued when it is killed. The observer, another session, watches the counter through its own mapping: the time
 from the pidfd to the last change is the answer (0: nothing changed any more). This decides whether a block may be
-given away when the process is gone, which is what the kvstore does.
+given away when the process is gone, which is what the kvstore does. Several victims are started together and killed
+one after another: a start takes seconds, a death none.
 
-    python -m bench.gpu.processes.late_writes RUN_DIR        the victim
+    python -m bench.gpu.processes.late_writes RUN_DIR        a victim
 """
 
 from __future__ import annotations
@@ -21,18 +22,20 @@ from pathlib import Path
 import torch
 
 from bench.gpu.processes.canary import attached
+from bench.report.figures import say
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 
 WATCH_S = 1.0
 SPIN_CYCLES = 300_000  # about 0.2 ms of a GPU between two writes
 QUEUED = 1000
-START_S = 60.0
+START_S = 45.0
+LIVE_S = 5.0
 
 
 def victim(run_dir: str) -> None:
     """Count up in a block until killed; says which block once it has begun."""
     with attached(run_dir) as (client, arena):
-        digests = client.chain("victim", pack_u32(list(range(client.block_size)))).digests()
+        digests = client.chain("victim", pack_u32([os.getpid()] * client.block_size)).digests()
         answer = client.allocate(sequence=1, tenant="victim", tokens=client.block_size, digests=digests)
         block = unpack_u32(answer.blocks)[0]
         counter = arena[0, 0, 0, block, 0, :4].view(torch.int32)
@@ -47,27 +50,41 @@ def victim(run_dir: str) -> None:
                 torch.cuda.synchronize()
 
 
-def observe(run_dir: Path) -> dict[str, float]:
-    """Kill one victim at work and watch; milliseconds."""
-    with attached(str(run_dir)) as (_, arena):
-        command = [sys.executable, "-m", "bench.gpu.processes.late_writes", str(run_dir)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                return _kill_and_watch(process, arena)
-            finally:
-                process.kill()
-                del arena
+def observe(run_dir: Path, victims: int, logs: Path) -> list[dict[str, float]]:
+    """Kill victims at work, one after another, and watch; milliseconds. Raises RuntimeError if a write arrived after
+    its process was seen dead, which is what blocks are given away by.
+    """
+    command = [sys.executable, "-m", "bench.gpu.processes.late_writes", str(run_dir)]
+    with (logs / "victims.log").open("ab") as log:
+        started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) for _ in range(victims)]
+    found: list[dict[str, float]] = []
+    try:
+        with attached(str(run_dir)) as (_, arena):
+            for process in started:
+                found.append(_kill_and_watch(process, arena))
+                say(f"victim: {found[-1]}")
+            del arena
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    if late := [row for row in found if row["writes_after_pidfd"]]:
+        raise RuntimeError(f"{len(late)} of {victims} killed processes wrote after they were seen dead: {found}")
+    return found
 
 
 def _kill_and_watch(process: subprocess.Popen[str], arena: torch.Tensor) -> dict[str, float]:
     assert process.stdout is not None
     if not select.select([process.stdout], [], [], START_S)[0]:
         raise RuntimeError(f"the victim did not begin within {START_S:.0f} s")
-    counter = arena[0, 0, 0, int(process.stdout.readline()), 0, :4].view(torch.int32)
-    began = int(counter)
-    time.sleep(0.2)
-    if int(counter) == began:
-        raise RuntimeError("the victim's writes do not arrive while it lives")
+    said = process.stdout.readline().strip()
+    if not said:
+        raise RuntimeError(f"the victim ended with {process.wait()}: victims.log says why")
+    counter = arena[0, 0, 0, int(said), 0, :4].view(torch.int32)
+    began, until = int(counter), time.monotonic() + LIVE_S
+    while int(counter) == began:
+        if time.monotonic() > until:
+            raise RuntimeError("the victim's writes do not arrive while it lives")
     pidfd = os.pidfd_open(process.pid)
     killed = time.monotonic()
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)

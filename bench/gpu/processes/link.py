@@ -50,6 +50,7 @@ class EngineAnswer:
 class _Engine:
     connection: socket.socket
     ready: bool = False
+    counters: dict[str, int] = field(default_factory=dict)
     open: dict[str, EngineAnswer] = field(default_factory=dict)
 
 
@@ -69,6 +70,12 @@ class Gateway:
         """Names of the engines that take requests."""
         with self._lock:
             return {name for name, engine in self._engines.items() if engine.ready}
+
+    def counters(self, engine: str) -> dict[str, int]:
+        """What an engine counted, as it last said; nothing if it is not there."""
+        with self._lock:
+            there = self._engines.get(engine)
+            return dict(there.counters) if there else {}
 
     def ask(self, engine: str, prompt: Sequence[int], tokens: int) -> EngineAnswer:
         """Send a greedy request of exactly ``tokens`` tokens; at once ``lost`` if the engine is not there."""
@@ -130,7 +137,7 @@ class Gateway:
     def _take(self, engine: _Engine, message: Message) -> None:
         with self._lock:
             if isinstance(message, Load):
-                engine.ready = message.ready
+                engine.ready, engine.counters = message.ready, message.counters
             elif isinstance(message, Outputs):
                 for item in message.items:
                     _deliver(engine, item)

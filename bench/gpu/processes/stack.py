@@ -6,8 +6,10 @@ Engines find this gateway in the run directory as they would find the real one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,17 +22,20 @@ from typing import Any, Self
 from bench.gpu.processes.link import Gateway
 from quire_engine.checkpoint.layout import layout_of
 from quire_kv import KVReader, QuireError, Stats
+from quire_proto.wire.layout import E4M3
 
-START_S = 90.0
+START_S = {"cuda": 45.0, "cpu": 400.0}  # in the interpreter, on a machine with anything else to do
 STOP_S = 10.0
+STACKS_S = 2.0
+LAST_LINES = 30
 
 
 def wait_for(condition: Callable[[], Any], within_s: float, what: str) -> Any:
-    """Poll until ``condition`` is true; raises RuntimeError when the deadline passes."""
+    """Poll until ``condition`` is true; raises TimeoutError when the deadline passes."""
     deadline = time.monotonic() + within_s
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise RuntimeError(f"not within {within_s:.0f} s: {what}")
+            raise TimeoutError(f"not within {within_s:.0f} s: {what}")
         time.sleep(0.01)
     return value
 
@@ -44,7 +49,11 @@ class Stack:
         device: ``cuda`` or ``cpu`` (Triton's interpreter, shared host memory).
         blocks: of 16 tokens.
         arena: as ``kvstore.arena``; ignored on a CPU.
-        flags: further flags of the engines.
+        dtype: that the model computes in.
+        stored: that keys and values are kept in, as a layout names it; as ``dtype`` if empty.
+        logs: a folder that keeps what the processes say; ``directory`` if None.
+
+    If the context is left by a failure, every process writes down where it stands before it ends.
     """
 
     def __init__(
@@ -55,17 +64,26 @@ class Stack:
         blocks: int,
         arena: str = "auto",
         dtype: str = "float32",
-        flags: tuple[str, ...] = (),
+        stored: str = "",
+        logs: Path | None = None,
     ) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
-        self.directory = directory
-        layout = asdict(layout_of(model, dtype, 16))
+        self.directory, self._logs, self._start_s = directory, logs or directory, START_S[device]
+        layout = asdict(layout_of(model, stored or dtype, 16))
         (directory / "prepared.json").write_text(json.dumps({"layout": layout, "published": []}))
         self._kvstore = [f"--blocks={blocks}", f"--arena={'shm' if device == 'cpu' else arena}", "--lease-ms=10000"]
         self._engine = [f"--model={model}", f"--dtype={dtype}", "--attention=triton", "--block-size=16", "--threads=1"]
-        self._engine += flags
+        self._engine += ["--kv-cache-dtype=fp8"] if stored == E4M3 else []
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.gateway = Gateway(directory / "gateway.sock")
+
+    def start(self, *engines: str) -> list[str]:
+        """The kvstore and engines, until all take requests; their names."""
+        self.start_kvstore()
+        for name in engines:
+            self.start_engine(name)
+        self.wait_ready(*engines)
+        return ["kvstore", *engines]
 
     def start_kvstore(self) -> None:
         """Start it and wait until it answers."""
@@ -93,15 +111,16 @@ class Stack:
     def said(self) -> str:
         """The last lines of every process's log."""
         parts = []
-        for file in sorted(self.directory.glob("*.log")):
-            lines = file.read_text(errors="replace").splitlines()[-5:]
-            parts += [f"{file.stem}: {line[-400:]}" for line in lines]
+        for file in sorted(self._logs.glob("*.log")):
+            lines = file.read_text(errors="replace").splitlines()[-LAST_LINES:] or ["said nothing"]
+            parts += [f"{file.stem}: {line}" for line in lines]
         return "\n".join(parts)
 
     def _start(self, name: str, command: str, *flags: str) -> None:
         line = [sys.executable, "-P", "-m", "quire_services.cli", command, f"--run-dir={self.directory}", *flags]
-        with (self.directory / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        env = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+        with (self._logs / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(line, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def _answers(self) -> bool:
         try:
@@ -117,14 +136,25 @@ class Stack:
             return condition()
 
         try:
-            wait_for(alive, START_S, what)
-        except RuntimeError as exc:
+            wait_for(alive, self._start_s, what)
+        except TimeoutError as exc:
+            self._write_stacks()
             raise RuntimeError(f"{exc}\n{self.said()}") from None
+
+    def _write_stacks(self) -> None:
+        """Every process says in its log where it stands (faulthandler answers SIGABRT), and ends."""
+        for process in self.processes.values():
+            process.send_signal(signal.SIGABRT)
+        for process in self.processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STACKS_S)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        if kind is not None:
+            self._write_stacks()
         for name in sorted(self.processes, key=lambda name: name == "kvstore"):
             process = self.processes[name]
             process.terminate()
