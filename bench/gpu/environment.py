@@ -22,6 +22,7 @@ NEEDED = (
     "msgpack",
     "structlog",
     "uvloop",
+    "llguidance",
     "numpy",
     "torch",
     "triton",

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 into=${1:-.wheels}
-mapfile -t wanted < <(grep -E '^(pyzmq|structlog|msgpack|uvloop|cuda-bindings|cuda-pathfinder|pytest-timeout|hypothesis|sortedcontainers|psutil)==' constraints.txt)
+mapfile -t wanted < <(grep -E '^(pyzmq|structlog|msgpack|uvloop|llguidance|cuda-bindings|cuda-pathfinder|pytest-timeout|hypothesis|sortedcontainers|psutil)==' constraints.txt)
 platforms=()
 for platform in manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 manylinux2014 manylinux_2_12 manylinux2010 manylinux1; do
     platforms+=(--platform "${platform}_x86_64")

@@ -71,13 +71,21 @@ def decode_step(batch: int, keys: int) -> AttentionPlan:
     return build_plan(list(tables), [keys - 1] * batch, [1] * batch, BLOCK)
 
 
+def captured(graphs: DecodeGraphs, batches: tuple[int, ...]) -> int:
+    """How many graphs there are. Raises RuntimeError if the launches cannot be captured."""
+    graphs.make(batches)
+    if graphs.why_none:
+        raise RuntimeError(graphs.why_none)
+    return len(batches)
+
+
 def compared(graphs: DecodeGraphs, model: Model, batch: int, keys: int) -> Row:
     """Logits of a step replayed and launched. Raises RuntimeError if they differ, or if there was no replay."""
     tokens = to_device(torch.arange(7, 7 + batch), model.device)
     before = graphs.replays
     found = graphs.forward(tokens, decode_step(batch, keys))
     if found is None or graphs.replays != before + 1:
-        raise RuntimeError("the step ran without its graph: the log says why (graphs_off)")
+        raise RuntimeError(f"the step ran without its graph: {graphs.why_none or 'it did not fit'}")
     replayed = found.float().clone()
     launched = model.forward(tokens, decode_step(batch, keys), torch.arange(batch)).float()
     spread, off = float(launched.std()), float((replayed - launched).abs().max())
@@ -116,6 +124,7 @@ def replay_all(step: Step, model: Model, arena: torch.Tensor, batches: tuple[int
     backend = TritonAttention(arena, model.heads)
     model.use(backend)
     graphs = DecodeGraphs(model, backend, max(batches), capture(arena.device))
+    step.part("captures", lambda: captured(graphs, batches))
     for batch in batches:
         step.part(f"replay of {batch} rows", partial(compared, graphs, model, batch, keys))
     step.figures["replays"] = graphs.replays

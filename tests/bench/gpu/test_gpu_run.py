@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.gpu.environment import prepare
+from bench.gpu.environment import NEEDED, prepare
 from bench.gpu.kernels.aims import insist
 from bench.gpu.kernels.kernel_tests import count
 from bench.gpu.report import markdown, summary
@@ -274,6 +275,18 @@ def test_the_summary_is_short_and_the_report_has_all() -> None:
     assert "line 99" in whole
     assert "a\\|b" in whole
     assert "Not installed: uvloop" in short
+
+
+def test_what_an_engine_imports_is_looked_for_and_carried() -> None:
+    """All that the extra for GPUs requires is missed where it is missing, and is carried or there with PyTorch."""
+    command = [sys.executable, "deploy/compose/image/requirements.py", "gpu"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    required = {re.split(r"[<>=]", line)[0] for line in listed}
+    carried = re.search(r"\^\((.*)\)==", (ROOT / "bench" / "gpu" / "wheels.sh").read_text())
+
+    assert carried
+    assert required <= {*NEEDED, "cuda-bindings"}
+    assert required <= {*carried[1].split("|"), "torch", "triton", "transformers", "safetensors", "numpy"}
 
 
 def test_a_bare_checkout_knows_its_version(tmp_path: Path) -> None:
