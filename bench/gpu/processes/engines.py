@@ -31,7 +31,6 @@ from tests.support.reference import Reference
 VOCAB, TOKENS, ENGINES = 256, 8, ("engine-1", "engine-2")
 SHARED = 48  # tokens that all prompts begin with: three blocks
 BLOCKS = 192
-ANSWER_S = 60.0
 Expected = dict[tuple[int, ...], list[int]]
 
 
@@ -46,13 +45,6 @@ def expected_tokens(model: Path, prompts: int) -> Expected:
     return Reference(model).decisive(prompt, TOKENS, prompts)
 
 
-def ended(answer: EngineAnswer) -> EngineAnswer:
-    """Wait for it."""
-    if not answer.ended.wait(ANSWER_S):
-        raise RuntimeError(f"{answer.name} at {answer.engine} has {len(answer.tokens)} tokens after {ANSWER_S:.0f} s")
-    return answer
-
-
 def right(answer: EngineAnswer, expected: Expected) -> bool:
     """Whether an answer that ran to its end has transformers' tokens."""
     return answer.tokens == expected[answer.prompt]
@@ -61,7 +53,7 @@ def right(answer: EngineAnswer, expected: Expected) -> bool:
 def same_tokens(stack: Stack, expected: Expected, long: int) -> dict[str, Any]:
     """Every prompt at both engines at once, then one of ``long`` blocks; raises where a token differs or a shared block
     is there twice."""
-    answers = [ended(a) for a in [stack.gateway.ask(e, p, TOKENS) for p in expected for e in ENGINES]]
+    answers = [stack.ended(a) for a in [stack.gateway.ask(e, p, TOKENS) for p in expected for e in ENGINES]]
     wrong = [a.name for a in answers if a.finish != "length" or not right(a, expected)]
     if wrong:
         raise RuntimeError(f"{len(wrong)} of {len(answers)} answers differ from transformers' or failed: {wrong[:5]}")
@@ -69,7 +61,7 @@ def same_tokens(stack: Stack, expected: Expected, long: int) -> dict[str, Any]:
     prompt = [draw.randrange(FIRST_WORD, VOCAB) for _ in range(long * 16 + 5)]
     held = [_blocks_in_use(stack)]
     for engine in ENGINES:
-        last = ended(stack.gateway.ask(engine, prompt, 1))
+        last = stack.ended(stack.gateway.ask(engine, prompt, 1))
         held.append(_blocks_in_use(stack))
     if last.cached_tokens != long * 16 or held[2] != held[1]:
         raise RuntimeError(f"shared prompt not once: {last.cached_tokens} tokens cached, blocks in use {held}")
@@ -117,7 +109,7 @@ class Chaos:
     def finish(self) -> None:
         """Wait for what is open."""
         for answer in self._open:
-            ended(answer)
+            self._stack.ended(answer)
         self._collect()
 
     def _collect(self) -> None:

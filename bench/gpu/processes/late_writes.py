@@ -22,14 +22,14 @@ from pathlib import Path
 import torch
 
 from bench.gpu.processes.canary import attached
+from bench.gpu.processes.stack import PATIENCE_S
 from bench.report.figures import say
 from quire_proto.wire.u32 import pack_u32, unpack_u32
 
 WATCH_S = 1.0
 SPIN_CYCLES = 300_000  # about 0.2 ms of a GPU between two writes
 QUEUED = 1000
-START_S = 45.0
-LIVE_S = 5.0
+LIVE_S, DEAD_S = 5.0, 30.0
 
 
 def victim(run_dir: str) -> None:
@@ -60,8 +60,10 @@ def observe(run_dir: Path, victims: int, logs: Path) -> list[dict[str, float]]:
     found: list[dict[str, float]] = []
     try:
         with attached(str(run_dir)) as (_, arena):
-            for process in started:
-                found.append(_kill_and_watch(process, arena))
+            # All have begun before one dies, for the block of the dead is given to the next that asks.
+            blocks = [_begun(process, PATIENCE_S[arena.device.type]) for process in started]
+            for process, block in zip(started, blocks, strict=True):
+                found.append(_kill_and_watch(process, arena[0, 0, 0, block, 0, :4].view(torch.int32)))
                 say(f"victim: {found[-1]}")
             del arena
     finally:
@@ -73,14 +75,18 @@ def observe(run_dir: Path, victims: int, logs: Path) -> list[dict[str, float]]:
     return found
 
 
-def _kill_and_watch(process: subprocess.Popen[str], arena: torch.Tensor) -> dict[str, float]:
+def _begun(process: subprocess.Popen[str], start_s: float) -> int:
+    """The victim's block, once it writes."""
     assert process.stdout is not None
-    if not select.select([process.stdout], [], [], START_S)[0]:
-        raise RuntimeError(f"the victim did not begin within {START_S:.0f} s")
+    if not select.select([process.stdout], [], [], start_s)[0]:
+        raise RuntimeError(f"the victim did not begin within {start_s:.0f} s")
     said = process.stdout.readline().strip()
     if not said:
         raise RuntimeError(f"the victim ended with {process.wait()}: victims.log says why")
-    counter = arena[0, 0, 0, int(said), 0, :4].view(torch.int32)
+    return int(said)
+
+
+def _kill_and_watch(process: subprocess.Popen[str], counter: torch.Tensor) -> dict[str, float]:
     began, until = int(counter), time.monotonic() + LIVE_S
     while int(counter) == began:
         if time.monotonic() > until:
@@ -88,7 +94,7 @@ def _kill_and_watch(process: subprocess.Popen[str], arena: torch.Tensor) -> dict
     pidfd = os.pidfd_open(process.pid)
     killed = time.monotonic()
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    if not select.select([pidfd], [], [], START_S)[0]:
+    if not select.select([pidfd], [], [], DEAD_S)[0]:
         raise RuntimeError("the pidfd does not fire")
     dead = time.monotonic()
     os.close(pidfd)

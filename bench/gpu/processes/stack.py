@@ -19,12 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bench.gpu.processes.link import Gateway
+from bench.gpu.processes.link import EngineAnswer, Gateway
 from quire_engine.checkpoint.layout import layout_of
 from quire_kv import KVReader, QuireError, Stats
 from quire_proto.wire.layout import E4M3
 
-START_S = {"cuda": 45.0, "cpu": 400.0}  # in the interpreter, on a machine with anything else to do
+# Seconds for a start or an answer; in the interpreter, on a machine with anything else to do, much more.
+PATIENCE_S = {"cuda": 45.0, "cpu": 400.0}
 STOP_S = 10.0
 STACKS_S = 2.0
 LAST_LINES = 30
@@ -68,7 +69,7 @@ class Stack:
         logs: Path | None = None,
     ) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
-        self.directory, self._logs, self._start_s = directory, logs or directory, START_S[device]
+        self.directory, self._logs, self.patience_s = directory, logs or directory, PATIENCE_S[device]
         layout = asdict(layout_of(model, stored or dtype, 16))
         (directory / "prepared.json").write_text(json.dumps({"layout": layout, "published": []}))
         self._kvstore = [f"--blocks={blocks}", f"--arena={'shm' if device == 'cpu' else arena}", "--lease-ms=10000"]
@@ -103,6 +104,13 @@ class Stack:
         self.processes[name].kill()
         self.processes.pop(name).wait()
 
+    def ended(self, answer: EngineAnswer) -> EngineAnswer:
+        """Wait for its end. Raises RuntimeError if that does not come."""
+        if not answer.ended.wait(self.patience_s):
+            there = f"{len(answer.tokens)} tokens after {self.patience_s:.0f} s"
+            raise RuntimeError(f"{answer.name} at {answer.engine} has {there}")
+        return answer
+
     def stats(self) -> Stats:
         """The kvstore's counters."""
         with KVReader(self.directory, timeout=10.0) as reader:
@@ -136,7 +144,7 @@ class Stack:
             return condition()
 
         try:
-            wait_for(alive, self._start_s, what)
+            wait_for(alive, self.patience_s, what)
         except TimeoutError as exc:
             self._write_stacks()
             raise RuntimeError(f"{exc}\n{self.said()}") from None

@@ -29,7 +29,6 @@ from quire_proto.wire.layout import E4M3
 from tests.support.rounded_cache import RoundedCache
 
 ENGINE = "engine-1"
-ANSWER_S = 60.0
 # In the largest error of any logit anywhere, which few come near: a token chosen by rounding is off by less.
 ERRORS = 1.5
 SHARP = 3.0  # what tells tokens apart, in such bounds
@@ -88,12 +87,11 @@ def judged(judge: Judge, answers: list[EngineAnswer]) -> Row:
     return found
 
 
-def all_through(answers: list[EngineAnswer]) -> int:
+def all_through(stack: Stack, answers: list[EngineAnswer]) -> int:
     """How many there are. Raises RuntimeError if one fails."""
     for answer in answers:
-        if not answer.ended.wait(ANSWER_S) or answer.finish != "length":
-            ending = f"{answer.finish or 'not through'} {answer.code}"
-            raise RuntimeError(f"{answer.name}: {ending}, {len(answer.tokens)} tokens")
+        if stack.ended(answer).finish != "length":
+            raise RuntimeError(f"{answer.name}: {answer.finish} {answer.code}, {len(answer.tokens)} tokens")
     return len(answers)
 
 
@@ -132,7 +130,7 @@ def main() -> int:
             step.part("start", lambda: stack.start(ENGINE))
             if "start" in step.figures:
                 asked = [stack.gateway.ask(ENGINE, prompt, tokens) for prompt in prompts]
-                step.part("answers", lambda: all_through(asked))
+                step.part("answers", lambda: all_through(stack, asked))
                 if not step.dry:
                     step.part("replays", lambda: replays(stack))
         if "answers" in step.figures:

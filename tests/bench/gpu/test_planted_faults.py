@@ -63,6 +63,7 @@ def test_every_planted_fault_is_told_and_the_rest_is_done(tmp_path: Path) -> Non
         "quire_engine.model.graphs": FAILED_CAPTURE,
         "bench.gpu.kernels.cases": LOST_DEVICE,
         "quire_services.daemons.engined": SILENCE,
+        "bench.gpu.processes.stack": "PATIENCE_S['cpu'] = 60.0",
     }
     only = ("probe", "replays", "bf16", "decode", "fp8", "prefill")
     done, found = dry_run(out, f"--wheels={wheels}", "--only", *only, path=str(plant(tmp_path / "planted", faults)))
