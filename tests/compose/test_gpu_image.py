@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(3600)
 if os.environ.get("COMPOSE_TEST") != "gpu":
     pytest.skip("run by `make compose-test GPU=1`", allow_module_level=True)
 
-FILES = ("compose.yaml", "compose.gpu.yaml", "compose.build.yaml")
+SECRETS = "compose.build.yaml"
 LAYOUT = Layout("tiny", "w0", "{}", "", "bfloat16", 4, 2, 2, 8)
 FACTS = """
 import json, torch, triton, cuda.bindings.driver as driver
@@ -43,13 +43,15 @@ print(_build("glue", str(source), "/tmp", driver.library_dirs(), driver.include_
 
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[Project]:
-    """The images that compose.gpu.yaml starts, built."""
+    """The image that compose.gpu.yaml starts, and the kvstore's without it, built."""
     try:
         with container_engine(ROOT / ".compose") as engine:
             project = Project(engine)
             more = {"BASE": engine.base, "TORCH_INDEX": "", "BUILD_NETWORK": "host"} if engine.base else {}
             certificates = Path("/etc/ssl/certs/ca-certificates.crt")
-            project.compose("build", "kvstore", "engine", files=FILES, CA_BUNDLE=str(certificates), **more)
+            more["CA_BUNDLE"] = str(certificates)
+            project.compose("build", "engine", files=("compose.yaml", "compose.gpu.yaml", SECRETS), **more)
+            project.compose("build", "kvstore", files=("compose.yaml", SECRETS), **more)
             yield project
     except NoEngine as reason:
         pytest.skip(str(reason))
