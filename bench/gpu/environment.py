@@ -27,10 +27,11 @@ NEEDED = (
     "torch",
     "triton",
     "transformers",
+    "huggingface-hub",
     "safetensors",
     "pytest",
 )
-PIP_S = 60.0
+PIP_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)

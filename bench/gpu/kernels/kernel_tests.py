@@ -20,6 +20,7 @@ GPU = (
     "tests/kernels/gpu",
     "tests/kernels/test_e4m3_pool.py",
     "tests/engine/model/test_graphs.py",
+    "tests/engine/model/test_fused_gpu.py",
     "--ignore=tests/kernels/gpu/test_cubins.py",  # compiles for other chips
 )
 DRY = ("tests/kernels/gpu/test_merge_partials.py", "tests/kernels/gpu/test_write_and_copy.py")

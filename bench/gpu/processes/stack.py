@@ -25,7 +25,7 @@ from quire_kv import KVReader, QuireError, Stats
 from quire_proto.wire.layout import E4M3
 
 # Seconds for a start or an answer; in the interpreter, on a machine with anything else to do, much more.
-PATIENCE_S = {"cuda": 45.0, "cpu": 400.0}
+PATIENCE_S = {"cuda": 75.0, "cpu": 400.0}
 STOP_S = 10.0
 STACKS_S = 2.0
 LAST_LINES = 30
@@ -52,6 +52,7 @@ class Stack:
         arena: as ``kvstore.arena``; ignored on a CPU.
         dtype: that the model computes in.
         stored: that keys and values are kept in, as a layout names it; as ``dtype`` if empty.
+        sequences: in a step of an engine at most; a graph is captured for each size up to it.
         logs: a folder that keeps what the processes say; ``directory`` if None.
 
     If the context is left by a failure, every process writes down where it stands before it ends.
@@ -66,6 +67,7 @@ class Stack:
         arena: str = "auto",
         dtype: str = "float32",
         stored: str = "",
+        sequences: int = 32,
         logs: Path | None = None,
     ) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -74,7 +76,7 @@ class Stack:
         (directory / "prepared.json").write_text(json.dumps({"layout": layout, "published": []}))
         self._kvstore = [f"--blocks={blocks}", f"--arena={'shm' if device == 'cpu' else arena}", "--lease-ms=10000"]
         self._engine = [f"--model={model}", f"--dtype={dtype}", "--attention=triton", "--block-size=16", "--threads=1"]
-        self._engine += ["--kv-cache-dtype=fp8"] if stored == E4M3 else []
+        self._engine += [f"--max-sequences={sequences}", *(["--kv-cache-dtype=fp8"] if stored == E4M3 else [])]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.gateway = Gateway(directory / "gateway.sock")
 

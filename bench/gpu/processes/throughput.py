@@ -49,7 +49,10 @@ def main() -> int:
     dtype = "float32" if step.dry else "bfloat16"
     with tempfile.TemporaryDirectory(prefix="quire-gpu-") as scratch:
         model = write_model(Path(scratch) / "model", **sizes)
-        with Stack(Path(scratch) / "run", model, step.device, blocks, dtype=dtype, logs=step.folder) as stack:
+        stack = Stack(
+            Path(scratch) / "run", model, step.device, blocks, dtype=dtype, sequences=requests, logs=step.folder
+        )
+        with stack:
             stack.start_kvstore()
             for number in (1, 2, 4):
                 used = names[:number]
