@@ -34,7 +34,7 @@ import sys
 from bench.gpu import report, run
 from bench.gpu.schedule import Planned
 run.NAMES = report.NAMES = tuple(sys.argv.pop(1).split(","))
-run.STEPS = tuple(Planned(name, name, 0.8 if name == "silent" else 30) for name in run.NAMES)
+run.STEPS = tuple(Planned(name, name, 0.4 if name == "silent" else 30) for name in run.NAMES)
 sys.exit(run.main())
 """
 STEP = """
@@ -109,7 +109,7 @@ def steps_of(folder: Path) -> dict[str, Any]:
     ("step", "words"),
     [
         ("wheels", ("no_such_package-1.0", "is invalid")),
-        ("silent", ("not through within its 8 s, and said nothing", "it stood in silent.py:4 hangs <- silent.py:5")),
+        ("silent", ("not through within its 4 s, and said nothing", "it stood in silent.py:4 hangs <- silent.py:5")),
         ("killed", ("ended by SIGKILL", "last words")),
         ("lost", ("it: AcceleratorError: CUDA error: misaligned address", "what was left of the step was not tried")),
     ],
