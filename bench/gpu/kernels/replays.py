@@ -79,7 +79,7 @@ def captured(graphs: DecodeGraphs, batches: tuple[int, ...]) -> int:
     return len(batches)
 
 
-def compared(graphs: DecodeGraphs, model: Model, batch: int, keys: int) -> Row:
+def replayed_beside_launched(graphs: DecodeGraphs, model: Model, batch: int, keys: int) -> Row:
     """Logits of a step replayed and launched. Raises RuntimeError if they differ, or if there was no replay."""
     tokens = to_device(torch.arange(7, 7 + batch), model.device)
     before = graphs.replays
@@ -126,7 +126,7 @@ def replay_all(step: Step, model: Model, arena: torch.Tensor, batches: tuple[int
     graphs = DecodeGraphs(model, backend, max(batches), capture(arena.device))
     step.part("captures", lambda: captured(graphs, batches))
     for batch in batches:
-        step.part(f"replay of {batch} rows", partial(compared, graphs, model, batch, keys))
+        step.part(f"replay of {batch} rows", partial(replayed_beside_launched, graphs, model, batch, keys))
     step.figures["replays"] = graphs.replays
     graphs.drop()
 
