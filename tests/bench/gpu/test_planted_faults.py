@@ -13,7 +13,7 @@ import pytest
 
 from bench.gpu.schedule import CLAIMS, STEPS
 from bench.gpu.step import DEVICE_LOST
-from tests.bench.gpu.planting import FAILED_CAPTURE, LOST_DEVICE, SILENCE, plant
+from tests.bench.gpu.faults import FAILED_CAPTURE, LOST_DEVICE, SILENCE, plant
 from tests.support.repository import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.process, pytest.mark.timeout(1800)]
