@@ -20,6 +20,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "125m": {"layers": 12, "hidden": 1024, "heads": 16, "kv_heads": 4, "vocab": 8000},
 }
 REAL = "smollm2"
+NUMBER_BYTES = {"float32": 4, "bfloat16": 2}  # bytes of a number
 _REAL_WORDS = 8000
 
 
@@ -59,7 +60,7 @@ def _one_token_words(directory: Path) -> tuple[str, ...]:
     return tuple(word for word, one in zip(found, encoded, strict=True) if len(one.ids) == 1)[:_REAL_WORDS]
 
 
-def kv_bytes_per_token(size: str) -> int:
-    """Bytes of K and V of one token in fp32."""
+def kv_bytes_per_token(size: str, dtype: str = "float32") -> int:
+    """Bytes of K and V of one token."""
     shape = json.loads((model_directory(size) / "config.json").read_bytes())
-    return int(2 * shape["num_hidden_layers"] * shape["num_key_value_heads"] * shape["head_dim"] * 4)
+    return int(2 * shape["num_hidden_layers"] * shape["num_key_value_heads"] * shape["head_dim"] * NUMBER_BYTES[dtype])

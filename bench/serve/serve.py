@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer-key", default="none", help="API key for a peer given as URL")
     parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs (default: 5)")
     parser.add_argument("--model", choices=(*SIZES, REAL), default="27m", help=f"random Llama of this size, or {REAL}")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of all sides")
     parser.add_argument("--kv-gib", type=float, default=2.0, help="GiB of keys and values on either side (default: 2)")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on agents and lengths (default: 1)")
     parser.add_argument("--engines", type=int, default=1, help="engines of ours (default: 1)")
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> Report:
     if unknown:
         raise SystemExit(f"quire bench serve: no workload {', '.join(sorted(unknown))}")
     report = Report("serve", {k: v for k, v in vars(arguments).items() if k not in ("json", "save")})
-    model = load_model(model_directory(arguments.model))
+    model = load_model(model_directory(arguments.model), arguments.dtype)
     floors = {"floor_share": workload_floor(model, plain=False), "torch_floor_share": workload_floor(model, plain=True)}
     report.figures["floor_gflops"] = {name: floor.as_json() for name, floor in floors.items()}
     found: dict[str, Samples] = {}

@@ -165,18 +165,19 @@ class Sides:
         a = self._arguments
         options = {"engines": a.engines, "block_size": a.block_size, "max_batch_tokens": a.max_batch_tokens}
         options |= {"max_sequences": a.max_sequences, "threads": a.threads}
-        block_bytes = kv_bytes_per_token(a.model) * a.block_size
-        return Quire(model_directory(a.model), int(a.kv_gib * 2**30), block_bytes, options)
+        block_bytes = kv_bytes_per_token(a.model, a.dtype) * a.block_size
+        return Quire(model_directory(a.model), int(a.kv_gib * 2**30), block_bytes, options, a.dtype)
 
     def _start_server(self, name: str) -> Server:
         a = self._arguments
         if name == "vllm":
-            return Vllm(model_directory(a.model), int(a.kv_gib * 2**30), a.peer_threads, MAX_LEN)
+            return Vllm(model_directory(a.model), int(a.kv_gib * 2**30), a.peer_threads, MAX_LEN, a.dtype)
         return Elsewhere(name, a.peer_key)
 
     def _start_transformers(self) -> contextlib.AbstractContextManager[Transformers]:
         a = self._arguments
-        return transformers(model_directory(a.model), int(a.kv_gib * 2**30), kv_bytes_per_token(a.model))
+        token_bytes = kv_bytes_per_token(a.model, a.dtype)
+        return transformers(model_directory(a.model), int(a.kv_gib * 2**30), token_bytes, a.dtype)
 
 
 def _greedy(agent: Agent) -> Agent:

@@ -25,10 +25,12 @@ class Quire(Server):
 
     name = "quire"
 
-    def __init__(self, model: Path, kv_bytes: int, block_bytes: int, options: dict[str, int]) -> None:
+    def __init__(
+        self, model: Path, kv_bytes: int, block_bytes: int, options: dict[str, int], dtype: str = "float32"
+    ) -> None:
         self._port, self._admin, self._block_bytes = free_port(), free_port(), block_bytes
         flags = {"blocks": kv_bytes // block_bytes, **options}
-        settings: dict[str, Any] = {**flags, "kv_gib": kv_bytes / 2**30, "tenants": TENANTS}
+        settings: dict[str, Any] = {**flags, "dtype": dtype, "kv_gib": kv_bytes / 2**30, "tenants": TENANTS}
         settings["threads"] = options.get("threads") or max(1, (os.cpu_count() or 1) // options.get("engines", 1))
         flags |= {"port": self._port, "admin_port": self._admin}
         spelled = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
@@ -39,6 +41,7 @@ class Quire(Server):
             "quire_services.cli",
             "serve",
             f"--model={model}",
+            f"--dtype={dtype}",
             "--prefill=false",
         ]
         super().__init__([*command, *spelled], {"HF_HUB_OFFLINE": "1"}, settings)

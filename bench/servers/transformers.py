@@ -41,9 +41,9 @@ def _answer(found: dict[str, Any]) -> Answer:
 
 
 @contextlib.contextmanager
-def transformers(model: Path, kv_bytes: int, token_bytes: int) -> Iterator[Transformers]:
+def transformers(model: Path, kv_bytes: int, token_bytes: int, dtype: str) -> Iterator[Transformers]:
     """The peer while the context is open; raises SideError."""
     command = [str(peer_python("vllm")), "-m", "bench.servers.transformers_side"]
     with Side("transformers", command, {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}) as side:
-        settings = side.ask(directory=str(model), kv_bytes=kv_bytes, token_bytes=token_bytes)
+        settings = side.ask(directory=str(model), kv_bytes=kv_bytes, token_bytes=token_bytes, dtype=dtype)
         yield Transformers(side, {**settings, "naive_requests": NAIVE, "rest": "defaults"})

@@ -44,8 +44,8 @@ class Clock:
 class LoadedModel:
     """The loaded model."""
 
-    def __init__(self, directory: str, kv_bytes: int, token_bytes: int) -> None:
-        self._model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    def __init__(self, directory: str, kv_bytes: int, token_bytes: int, dtype: str) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
         self._tokenizer = AutoTokenizer.from_pretrained(directory)
         self._pages = max(8, kv_bytes // (PAGE * token_bytes))
 
@@ -130,7 +130,7 @@ def main() -> None:
         request = json.loads(line)
         try:
             if peer is None:
-                peer = LoadedModel(request["directory"], request["kv_bytes"], request["token_bytes"])
+                peer = LoadedModel(request["directory"], request["kv_bytes"], request["token_bytes"], request["dtype"])
                 torch.set_num_threads(os.cpu_count() or 1)
                 answer = {"transformers": transformers.__version__, "threads": torch.get_num_threads()}
             else:

@@ -25,14 +25,14 @@ class Vllm(Server):
 
     name = "vllm"
 
-    def __init__(self, model: Path, kv_bytes: int, threads: str, max_len: int) -> None:
+    def __init__(self, model: Path, kv_bytes: int, threads: str, max_len: int, dtype: str) -> None:
         self._port, self._model, self._kv = free_port(), model.name, kv_bytes
         python = peer_python("vllm")
         gib = kv_bytes // 2**30
         if gib * 2**30 != kv_bytes or not gib:
             raise SideError("vLLM's CPU build takes whole GiB for its KV cache: choose --kv-gib accordingly")
         command = [str(python), "-m", "vllm.entrypoints.openai.api_server", f"--model={model}", f"--port={self._port}"]
-        command += [f"--served-model-name={self._model}", "--dtype=float32", f"--max-model-len={max_len}"]
+        command += [f"--served-model-name={self._model}", f"--dtype={dtype}", f"--max-model-len={max_len}"]
         command += ["--enable-prompt-tokens-details"]
         preload = [str(PEERS / "vllm" / "lib" / "libiomp5.so"), *_tcmalloc()]
         environment = {
@@ -47,7 +47,13 @@ class Vllm(Server):
         super().__init__(
             command,
             environment,
-            {"threads": threads, "kv_gib": gib, "preload": [Path(p).name for p in preload], "rest": "defaults"},
+            {
+                "threads": threads,
+                "dtype": dtype,
+                "kv_gib": gib,
+                "preload": [Path(p).name for p in preload],
+                "rest": "defaults",
+            },
         )
 
     def __enter__(self) -> Self:
