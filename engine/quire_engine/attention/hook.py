@@ -5,6 +5,8 @@ where it would compute attention. The function stores the layer's keys and value
 work items of the step, which it finds in a context variable, because a model need not hand unknown arguments
 through to its layers.
 
+Keys and values of a layer may differ in width (MLA does so): the narrower are stored with zeros behind them.
+
 Whatever the model asks for that is not understood here is refused by name, never ignored: an argument that some
 future model adds (a bias, a position-dependent scale) must not silently give other tokens.
 """
@@ -26,8 +28,8 @@ from .backend import AttentionBackend
 from .plan import AttentionPlan
 
 ATTENTION_NAME = "quire_paged"
-# Arguments that name what the step knows already; their values change nothing here.
-KNOWN = frozenset({"position_ids", "position_embeddings", "cache_position"})
+# Arguments that name what the step knows already, or what is done behind the layers; their values change nothing here.
+KNOWN = frozenset({"position_ids", "position_embeddings", "cache_position", "logits_to_keep"})
 
 
 @dataclass(slots=True)
@@ -86,17 +88,23 @@ def paged_attention(
         raise ModelRefused(
             f"layer {layer} asks for a window of {window}, its configuration says {layer_window(step.config, layer)}"
         )
-    step.backend.write_kv(layer, key[0], value[0], step.plan)
+    width = step.backend.arena.shape[-1]
+    step.backend.write_kv(layer, to_width(key, width)[0], to_width(value, width)[0], step.plan)
     out = step.backend.attend(
         layer,
-        query[0],
+        to_width(query, width)[0],
         step.plan,
         scale=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
         window=window,
         softcap=None if softcap is None else float(softcap),
         sinks=s_aux,
     )
-    return out.unsqueeze(0), None
+    return out[..., : value.shape[-1]].unsqueeze(0), None
+
+
+def to_width(x: torch.Tensor, width: int) -> torch.Tensor:
+    """[..., d] with zeros behind each row: they add nothing to a score, and are cut off what attention gives."""
+    return x if x.shape[-1] == width else torch.nn.functional.pad(x, (0, width - x.shape[-1]))
 
 
 def _enter(step: Step, module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:
@@ -110,8 +118,9 @@ def _enter(step: Step, module: torch.nn.Module, query: torch.Tensor, key: torch.
         raise ModelRefused(f"layer {layer} shares keys and values with another")
     layers, _, kv_heads, _, _, width = step.backend.arena.shape
     rows = len(step.plan.positions)
-    expected = (1, kv_heads, rows, width)
-    if not (layer < layers and tuple(key.shape) == tuple(value.shape) == expected and query.shape[2:] == key.shape[2:]):
+    expected, widest = (1, kv_heads, rows), max(key.shape[-1], value.shape[-1])
+    fits = tuple(key.shape[:3]) == tuple(value.shape[:3]) == expected and widest == width
+    if not (layer < layers and fits and query.shape[2:] == key.shape[2:]):
         raise ModelRefused(
             f"layer {layer} has queries {tuple(query.shape)}, keys {tuple(key.shape)} and values {tuple(value.shape)}:"
             f" the layout is {layers} layers with {kv_heads} heads of {width}, and the step has {rows} tokens"

@@ -4,11 +4,13 @@ Owns the reading of transformers configurations: sizes of keys and values, RoPE,
 that need no weights. There is no table of model names: a configuration is judged by the fields it has, and the
 self-test at load judges the rest by running it.
 
+A model that also sees images is judged by its text part: shapes, positions and windows are those of the text
+configuration, and images are refused where they are asked for.
+
 Refused here, with the reason: weights quantised with a method that is not served; encoders, encoder-decoders,
-classifiers and models of several modalities; models whose code computes attention itself instead of asking
-AttentionInterface for it; layers that share another layer's keys, or differ in the size of their heads; attention that
-is neither full nor a sliding window; RoPE whose frequencies depend on the lengths in the batch, because then a block's
-content would depend on its neighbours and could not be shared.
+classifiers; models whose code computes attention itself instead of asking AttentionInterface for it; layers of
+different head sizes; what needs another mechanism than blocks of keys and values (``demands.mechanisms``). For which
+lengths RoPE can be served, ``demands.positions`` says.
 """
 
 from __future__ import annotations
@@ -22,17 +24,17 @@ from typing import Any
 
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
+from .demands.mechanisms import check_mechanisms
 from .model_files import check_directory, read_json
 from .refusal import ModelRefused
 from .weights.quantisation import check_quantisation
 
-__all__ = ["ModelRefused", "canonical", "kv_shape", "layer_window", "max_positions", "read_config", "rope_json"]
-
-BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
-LAYER_TYPES = ("full_attention", "sliding_attention")
-
+__all__ = ["ModelRefused", "canonical", "kv_shape", "layer_window", "read_config", "rope_json", "text_config"]
 
 # Heads that give no logits of tokens: what config.json calls a classifier, a reward model, an extractor.
 NO_LM_HEAD = re.compile(r"For(Sequence|Token|Image|Audio)Classification|ForQuestionAnswering|ForMultipleChoice|Reward")
@@ -70,25 +72,28 @@ def _check_kind(file: Path, fields: dict[str, Any]) -> None:
             raise ModelRefused(f"{file} says {name}: it has no head that gives tokens; only text decoders are served")
 
 
+def text_config(config: Any) -> Any:
+    """The part of a model's configuration that its text layers are made by; the whole for a model of text alone."""
+    return config.get_text_config(decoder=True)
+
+
+def sees_images(config: Any) -> bool:
+    """Whether it has parts beside the text decoder, and transformers a class that has them all."""
+    return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and text_config(config) is not config
+
+
 def _check(config: Any) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise ModelRefused("an encoder-decoder: only decoders are served")
-    if config.get_text_config() is not config:
-        raise ModelRefused("a model of several modalities: only text decoders are served")
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if not sees_images(config) and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelRefused(f"a model of type {config.model_type!r}: only text decoders are served")
-    if getattr(config, "num_kv_shared_layers", 0):
-        raise ModelRefused("layers that share another layer's keys and values (num_kv_shared_layers)")
-    for kind in getattr(config, "layer_types", None) or ():
-        if kind not in LAYER_TYPES:
-            raise ModelRefused(f"layers of type {kind!r}: only {' and '.join(LAYER_TYPES)} are served")
-    if own := _own_attention(str(sys.modules[type(config).__module__].__file__)):
-        why = ": it adds ALiBi biases to the scores" if own == "alibi" and getattr(config, "alibi", True) else ""
-        raise ModelRefused(f"a {config.model_type} model does not take its attention from AttentionInterface{why}")
-    for name, rope in _ropes(config).items():
-        kind = str(rope.get("rope_type", "default"))
-        if kind in BATCH_DEPENDENT_ROPE:
-            raise ModelRefused(f"RoPE of type {kind!r}{name}: its frequencies depend on the lengths in the batch")
+    text = text_config(config)
+    if getattr(text, "is_encoder_decoder", False):
+        raise ModelRefused("the text part is an encoder-decoder: only decoders are served")
+    check_mechanisms(text)
+    if own := _own_attention(str(sys.modules[type(text).__module__].__file__)):
+        why = ": it adds ALiBi biases to the scores" if own == "alibi" and getattr(text, "alibi", True) else ""
+        raise ModelRefused(f"a {text.model_type} model does not take its attention from AttentionInterface{why}")
 
 
 @cache
@@ -106,14 +111,6 @@ def _own_attention(configuration: str) -> str:
     return "alibi" if "alibi" in text.lower() else "own"
 
 
-def _ropes(config: Any) -> dict[str, dict[str, Any]]:
-    """RoPE parameters, one set for all layers (name "") or one for each type of layer."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    if "rope_type" in parameters or not all(isinstance(part, dict) for part in parameters.values()):
-        return {"": parameters}
-    return {f" ({kind})": part for kind, part in parameters.items()}
-
-
 def rope_json(config: Any) -> str:
     """RoPE parameters as canonical JSON; "null" for a model without RoPE."""
     return canonical(getattr(config, "rope_parameters", None))
@@ -127,12 +124,16 @@ def canonical(value: Any) -> str:
 def kv_shape(config: Any) -> tuple[int, int, int]:
     """(layers, kv heads, head size) that the configuration promises; the first forward pass checks them.
 
-    Raises ModelRefused if it promises none, or not the same for all layers.
+    The head size is the larger of keys' and values'. Latents (MLA) count as what the model expands them to: a key and
+    a value for every query head. Raises ModelRefused if it promises none, or not the same for all layers.
     """
     try:
         heads = config.num_attention_heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
-        return config.num_hidden_layers, kv_heads, getattr(config, "head_dim", None) or config.hidden_size // heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        if latent_width(config):
+            kv_heads, width = heads, config.qk_nope_head_dim + config.qk_rope_head_dim
+        return config.num_hidden_layers, kv_heads, max(width, getattr(config, "v_head_dim", None) or 0)
     except RuntimeError:  # a value that differs by layer, which transformers refuses to give
         raise ModelRefused("layers with heads of different sizes: a pool has blocks of one size") from None
     except AttributeError as error:
@@ -141,12 +142,9 @@ def kv_shape(config: Any) -> tuple[int, int, int]:
         raise ModelRefused(f"config.json gives no usable number of heads or layers: {error}") from None
 
 
-def max_positions(config: Any) -> int:
-    """The longest sequence the configuration names. Raises ModelRefused if it names none."""
-    longest = getattr(config, "max_position_embeddings", None)
-    if not isinstance(longest, int) or longest < 1:
-        raise ModelRefused("config.json names no max_position_embeddings")
-    return longest
+def latent_width(config: Any) -> int:
+    """Numbers that a layer of multi-head latent attention (MLA) keeps of a token, as published; 0 for other models."""
+    return int(config.kv_lora_rank + config.qk_rope_head_dim) if getattr(config, "kv_lora_rank", None) else 0
 
 
 def layer_window(config: Any, layer: int) -> int | None:

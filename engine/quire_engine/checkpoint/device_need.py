@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .architecture import read_config
+from .architecture import read_config, text_config
 from .weights.dtype import compute_dtype
 from .weights.weight_files import weight_elements
 
@@ -39,7 +39,7 @@ class DeviceNeed:
 
 def device_need(directory: Path, dtype: str) -> DeviceNeed:
     """The need of the model in ``directory``, computed in ``dtype``. Raises ModelRefused, OSError."""
-    config, size = read_config(directory), BYTES[compute_dtype(directory, dtype)]
+    config, size = text_config(read_config(directory)), BYTES[compute_dtype(directory, dtype)]
     elements = weight_elements(directory)
     heads = config.num_attention_heads + 2 * (getattr(config, "num_key_value_heads", None) or 0)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

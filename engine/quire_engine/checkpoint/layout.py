@@ -19,7 +19,8 @@ from pathlib import Path
 
 from quire_kv import DTYPE_BYTES, Layout
 
-from .architecture import ModelRefused, canonical, kv_shape, max_positions, read_config, rope_json
+from .architecture import ModelRefused, canonical, kv_shape, read_config, rope_json, text_config
+from .demands.positions import served_length
 from .kv_scales import scales_identity
 from .model_name import model_name
 from .weights.weight_files import check_weights
@@ -39,7 +40,7 @@ def layout_of(directory: Path | str, dtype: str, block_size: int) -> Layout:
     directory = Path(directory)
     if dtype not in DTYPE_BYTES:
         raise ModelRefused(f"dtype {dtype!r} is none of {', '.join(DTYPE_BYTES)}")
-    config = read_config(directory)
+    config = text_config(read_config(directory))
     layers, kv_heads, head_dim = kv_shape(config)
     return Layout(
         model=model_name(directory.resolve()),
@@ -55,17 +56,9 @@ def layout_of(directory: Path | str, dtype: str, block_size: int) -> Layout:
     )
 
 
-def max_model_len(directory: Path | str) -> int:
-    """Tokens of the longest sequence the model in ``directory`` is made for."""
-    return max_positions(read_config(Path(directory)))
-
-
-def served_length(longest: int, wanted: int) -> int:
-    """Tokens of the longest sequence to be served: ``wanted``, or the model's ``longest`` if that is 0. Raises
-    ModelRefused if the model is not made for it."""
-    if wanted > longest:
-        raise ModelRefused(f"--max-model-len {wanted}: the model is made for {longest} tokens; say at most that")
-    return wanted or longest
+def max_model_len(directory: Path | str, wanted: int = 0) -> int:
+    """Tokens of the longest sequence that the model in ``directory`` is served for; see ``served_length``."""
+    return served_length(text_config(read_config(Path(directory))), wanted)
 
 
 def weights_identity(directory: Path) -> str:

@@ -19,7 +19,8 @@ import torch
 from quire_engine.attention.backend import AttentionBackend
 from quire_engine.attention.hook import Step, running
 from quire_engine.attention.plan import AttentionPlan
-from quire_engine.checkpoint.architecture import ModelRefused, kv_shape, max_positions, read_config
+from quire_engine.checkpoint.architecture import ModelRefused, kv_shape, read_config, text_config
+from quire_engine.checkpoint.demands.positions import max_positions
 from quire_engine.checkpoint.kv_scales import KvScales
 from quire_engine.model.fused.experts import fuse_experts
 from quire_engine.model.fused.layers import fuse_layers
@@ -41,9 +42,9 @@ class Model:
 
     Attributes:
         module: transformers' model.
-        config: its configuration.
+        config: the configuration of its text layers.
         backend: attention over the arena in use; set it with :meth:`use` before the first forward pass.
-        max_model_len: tokens of the longest sequence the model is made for.
+        max_model_len: tokens of the longest sequence: what the model is made for, or less if less is served.
         heads: query heads.
         scales: of keys and values, where they are stored as e4m3.
         weight_bytes: of all parameters as they were loaded.
@@ -55,7 +56,7 @@ class Model:
 
     def __init__(self, module: Any, scales: KvScales | None = None, weight_bytes: int = 0, quantised: str = "") -> None:
         self.module = module
-        self.config = module.config
+        self.config = text_config(module.config)
         self.backend: AttentionBackend | None = None
         self.max_model_len = max_positions(self.config)
         self.heads = int(self.config.num_attention_heads)
@@ -130,7 +131,7 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
         raise ModelRefused(f"dtype {dtype!r} is none of {', '.join(COMPUTE_DTYPES)}")
     directory = Path(directory)
     config = read_config(directory)
-    layers, kv_heads, _ = kv_shape(config)
+    layers, kv_heads, _ = kv_shape(text_config(config))
     scales = KvScales.read(directory, layers, kv_heads)
     quantised = settle_quantisation(config, device)
     module = load_module(directory, config, COMPUTE_DTYPES[dtype], device)

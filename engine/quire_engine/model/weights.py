@@ -14,10 +14,11 @@ from typing import Any
 
 import structlog
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging as transformers_logging
 
 from quire_engine.attention.hook import ATTENTION_NAME
+from quire_engine.checkpoint.architecture import sees_images, text_config
 from quire_engine.checkpoint.refusal import ModelRefused, first_line
 from quire_engine.checkpoint.weights.quantisation import UNQUANTISED
 from quire_engine.checkpoint.weights.weight_files import check_weights, some
@@ -48,7 +49,7 @@ def load_module(directory: Path, config: Any, dtype: torch.dtype, device: torch.
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)  # its report of the keys is what is judged below
     try:
-        module, report = AutoModelForCausalLM.from_pretrained(
+        module, report = transformers_class(config).from_pretrained(
             directory,
             config=config,
             dtype=dtype,
@@ -69,7 +70,27 @@ def load_module(directory: Path, config: Any, dtype: torch.dtype, device: torch.
     if quantised:
         widen(module, dtype)
     _check_numbers(module)
+    keep_text(module)
     return module.eval().requires_grad_(False).to(device)
+
+
+def transformers_class(config: Any) -> Any:
+    """The class of transformers' that loads a checkpoint: of a model that sees images the one with all its parts,
+    because its weights have the names of that class."""
+    return AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
+
+
+def keep_text(module: Any) -> None:
+    """Give up the parts of a model that no text goes through: what lies beside its decoder, embeddings and head."""
+    if not sees_images(module.config):
+        return
+    kept = [module.get_decoder(), module.get_input_embeddings(), module.get_output_embeddings()]
+    inside = {part for root in kept if root is not None for part in root.modules()}
+    above = [part for part in module.modules() if part not in inside and inside & set(part.modules())]
+    for parent in above:
+        for name, child in list(parent.named_children()):
+            if child not in inside and child not in above:
+                setattr(parent, name, None)
 
 
 def judge_report(report: dict[str, Any], config: Any, quantised: bool = False) -> None:
@@ -105,8 +126,9 @@ def judge_report(report: dict[str, Any], config: Any, quantised: bool = False) -
 
 def _is_unused(key: str, config: Any) -> bool:
     layer = LAYER.search(key)
-    further = int(layer[3]) - int(config.num_hidden_layers) if layer else -1
-    return bool(UNUSED.search(key)) or 0 <= further < (getattr(config, "num_nextn_predict_layers", None) or 0)
+    text = text_config(config)
+    further = int(layer[3]) - int(text.num_hidden_layers) if layer else -1
+    return bool(UNUSED.search(key)) or 0 <= further < (getattr(text, "num_nextn_predict_layers", None) or 0)
 
 
 def _instead(left: list[str]) -> str:

@@ -75,14 +75,14 @@ def prepare(config: Config) -> dict[str, Any]:
 def _layout(directory: Path, config: Config) -> tuple[dict[str, Any], int]:
     from transformers.utils import logging
 
-    from quire_engine.checkpoint.layout import layout_of, max_model_len, served_length
+    from quire_engine.checkpoint.layout import layout_of, max_model_len
     from quire_services.gateway.text.tokenizer_check import check_tokenizer
 
     logging.set_verbosity(logging.CRITICAL)  # what it would advise, a refusal says in a line
     try:
         dtype = settled(config).kvstore.stored_dtype
         layout = layout_of(directory, dtype, config.kvstore.block_size)
-        longest: int = served_length(max_model_len(directory), config.engine.max_model_len)
+        longest: int = max_model_len(directory, config.engine.max_model_len)
         check_tokenizer(directory)
     except Exception as error:  # of any kind: transformers checks few of the values that it computes with
         raise PrepareError(refusal_line(directory, error)) from error

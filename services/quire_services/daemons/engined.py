@@ -22,7 +22,9 @@ import structlog
 import torch
 
 from quire_engine.backends import CPU, BackendChoice, BackendRefused, choose_backend
-from quire_engine.checkpoint.layout import layout_of, served_length
+from quire_engine.checkpoint.demands.positions import served_length
+from quire_engine.checkpoint.demands.token_cost import token_cost
+from quire_engine.checkpoint.layout import layout_of
 from quire_engine.checkpoint.load_progress import watched
 from quire_engine.checkpoint.refusal import first_line
 from quire_engine.checkpoint.vocabulary import read_vocabulary
@@ -118,8 +120,8 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
     attention.admit_dtype(config.kvstore.dtype)
     with watched(start_report.report_load_share):
         model = load_model(directory, config.kvstore.dtype, attention.device)
+    model.max_model_len = served_length(model.config, config.engine.max_model_len)
     _prove(model, layout, attention)
-    model.max_model_len = served_length(model.max_model_len, config.engine.max_model_len)
     log.info(
         "model_loaded",
         model=layout.model,
@@ -135,6 +137,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         weight_bytes=model.weight_bytes,
         quantised=model.quantised,
         max_model_len=model.max_model_len,
+        token_cost=token_cost(model.config, layout),
         threads=torch.get_num_threads(),
     )
     if attention.kind == CPU:

@@ -138,7 +138,6 @@ def test_sinks_pass(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "RoPE of type 'dynamic'"),
         ({"is_encoder_decoder": True}, "encoder-decoder"),
         ({"layer_types": ["full_attention", "chunked_attention"]}, "chunked_attention"),
         ({"num_kv_shared_layers": 1}, "share another layer's keys"),

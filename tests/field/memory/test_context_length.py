@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from bench.models.tiny import make_model
-from quire_engine.checkpoint.layout import served_length
+from quire_engine.checkpoint.demands.positions import served_length
 from quire_engine.checkpoint.refusal import ModelRefused
 from tests.support.stack import Stack, running_stack
 from tests.support.waits import wait_for
@@ -81,7 +82,8 @@ def test_the_setting_is_published_and_holds(tmp_path: Path) -> None:
 @pytest.mark.source("vllm-project/vllm#14102")
 def test_a_setting_beyond_the_model_is_refused() -> None:
     """With both numbers; 0 is what the model is made for."""
-    assert served_length(2048, 0) == 2048
-    assert served_length(2048, 100) == 100
+    config = SimpleNamespace(max_position_embeddings=2048)
+    assert served_length(config, 0) == 2048
+    assert served_length(config, 100) == 100
     with pytest.raises(ModelRefused, match="--max-model-len 4096: the model is made for 2048 tokens"):
-        served_length(2048, 4096)
+        served_length(config, 4096)

@@ -163,7 +163,7 @@ CASES: dict[str, tuple[Change, str]] = {
     "own attention": (bare("falcon", alibi=False), "does not take its attention from AttentionInterface$"),
     "own attention, otherwise": (bare("gptj"), "does not take its attention from AttentionInterface$"),
     "local attention": (bare("gpt_neo"), "does not take its attention from AttentionInterface$"),
-    "no attention": (bare("rwkv"), "does not take its attention from AttentionInterface$"),
+    "no attention": (bare("rwkv"), "layers without attention .*: a recurrent state, which needs a pool of states"),
     "an encoder": (bare("vit"), "only text decoders"),
 }  # fmt: skip
 

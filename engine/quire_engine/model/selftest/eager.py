@@ -25,7 +25,7 @@ import torch
 from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from quire_engine.attention.hook import ATTENTION_NAME
+from quire_engine.attention.hook import ATTENTION_NAME, to_width
 from quire_engine.checkpoint.architecture import ModelRefused
 from quire_engine.model.model import Model
 
@@ -46,7 +46,7 @@ class Probe:
 
 
 class Seeing(DynamicCache):  # type: ignore[misc]  # transformers is untyped
-    """Notes the [2, kv_heads, T, d] keys and values of each layer."""
+    """Notes the [2, kv_heads, T, d] keys and values of each layer, the narrower with zeros behind them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,8 @@ class Seeing(DynamicCache):  # type: ignore[misc]  # transformers is untyped
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What a layer calls with its new keys and values; it attends to what this returns."""
-        self.content[layer_idx] = torch.cat([key_states, value_states])
+        width = max(key_states.shape[-1], value_states.shape[-1])
+        self.content[layer_idx] = torch.cat([to_width(key_states, width), to_width(value_states, width)])
         return key_states, value_states
 
 
@@ -68,11 +69,11 @@ class Replacing(DynamicCache):  # type: ignore[misc]
         self._content = content
 
     def update(
-        self, _keys: torch.Tensor, _values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See ``Seeing``."""
         key, value = self._content[layer_idx].unsqueeze(1)
-        return key, value
+        return key[..., : keys.shape[-1]], value[..., : values.shape[-1]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ is compared with what the same weights give under transformers' eager attention,
 The comparison goes layer by layer on equal inputs: after each layer has been judged, the eager output takes its
 place. Rounding cannot add up over layers, so the tolerance is tight, and the layer that is named is the one that is
 wrong and not one downstream of it. Where the pool stores keys and values as e4m3 numbers, equal inputs include
-those: see ``stored_content``.
+those: see ``stored_content``. Last, a sequence must not depend on the positions of its neighbours:
+``far_neighbour``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from quire_kv import Layout
 from quire_proto.wire.layout import E4M3
 
 from .eager import Modules, Probe, Reference, hooks, judge, logits_tolerance, reference
+from .far_neighbour import check_far_neighbour
 from .stored_content import StoredContent
 
 MAX_WINDOW = 512
@@ -57,6 +59,7 @@ def self_test(model: Model, layout: Layout, over: Callable[[torch.Tensor], Atten
             _compare_step(model, modules, expected, probes, counts, layout.block_size, verdict, limit)
         if coarse:
             coarse.judge(model, modules, expected)
+        check_far_neighbour(model, layout.block_size, limit)
     finally:
         model.backend = backend
 

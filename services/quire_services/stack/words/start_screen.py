@@ -39,6 +39,7 @@ def start_screen(config: Config, found: StartFacts) -> list[str]:
         "weights": _weights(engine),
         "engines": _joined(", ".join(name for name, _ in found.engines), _threads(engine)),
         "pool": _pool(found.kvstore),
+        "token": engine.get("token_cost", ""),
         "arena": _joined(found.kvstore.get("arena"), _arena_reason(config, found.kvstore)),
         "kernels": _kernels(found.engines),
     }

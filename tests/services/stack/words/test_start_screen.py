@@ -15,7 +15,7 @@ POOL = {
     "blocks": 4096, "bytes": 3 << 29, "block_size": 16, "sized_by": "kv_gib = 1.5", "arena": "shm",
     "arena_reason": "in host memory: no CUDA driver",
 }  # fmt: skip
-ENGINE = {"kernels": "C", "computes": "float32 on cpu", "max_model_len": 8192, "threads": 1}
+ENGINE = {"kernels": "C", "computes": "float32 on cpu", "max_model_len": 8192, "token_cost": "64 bytes", "threads": 1}
 
 
 def _screen(config: Config, **found: Any) -> str:
@@ -30,13 +30,14 @@ def _command(screen: str, **environ: str) -> list[str]:
 
 
 def test_it_says_what_each_process_found_out() -> None:
-    """Model, engines, the pool in blocks, tokens and bytes and what sized it, the arena and why, the kernels."""
+    """Model, engines, the pool and what sized it, what a token costs, the arena and why, the kernels."""
     engines = [("engine-1", ENGINE), ("engine-2", ENGINE)]
     screen = _screen(Config(), kvstore=POOL, gateway={"model": "m", "chats": True}, engines=engines)
-    assert screen.splitlines()[1:6] == [
+    assert screen.splitlines()[1:7] == [
         "  model    m, float32 on cpu, sequences of up to 8,192 tokens",
         "  engines  engine-1, engine-2, 1 thread each",
         "  pool     4,096 blocks, 65,536 tokens, 1.50 GiB (1,610,612,736 bytes); kv_gib = 1.5",
+        "  token    64 bytes",
         "  arena    shm, in host memory: no CUDA driver",
         "  kernels  C",
     ]
