@@ -22,6 +22,7 @@ BENCHES = {  # name, also of its module: the folder that holds it, what it measu
     "engine": ("engine", "a step of the engine, split into its parts"),
     "layers": ("engine", "a step with transformers' own layers, and with ours in their place"),
     "attention": ("engine", "a step's attention on this CPU, by dtype and by what computes it"),
+    "families": ("families", "which of transformers' architectures are served, by trying a tiny one of each"),
     "grammars": ("engine", "what grammars cost a decode step, and what drafts save a tool call"),
     "metrics": ("serve", "what it costs that metrics are read, and requests traced"),
     "starts": ("serve", "seconds until a stack is ready, and until a killed engine is replaced"),

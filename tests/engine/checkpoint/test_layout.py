@@ -7,10 +7,13 @@ import shutil
 
 import pytest
 
+from bench.families.shapes import small_config
 from bench.models.tiny import make_model
 from quire_engine.checkpoint import layout as layout_module
-from quire_engine.checkpoint.architecture import ModelRefused
+from quire_engine.checkpoint.architecture import ModelRefused, kv_shape
+from quire_engine.checkpoint.demands.token_cost import token_cost
 from quire_engine.checkpoint.layout import layout_of, max_model_len
+from quire_kv import Layout
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +81,16 @@ def test_a_broken_configuration_is_refused(tmp_path):
 
     with pytest.raises(ModelRefused):
         layout_of(tmp_path, "float32", 16)
+
+
+def test_a_token_costs_what_its_keys_and_values_take():
+    """For a model of latents both are said: what is kept for each head, and what the latents would be."""
+    config = small_config("deepseek_v3", {"num_key_value_heads": 4})
+    layers, heads, width = kv_shape(config)
+    assert (layers, heads, width) == (4, 4, 32 + 16)
+    layout = Layout("m", "w", "null", "", "bfloat16", 16, layers, heads, width)
+
+    assert token_cost(config, layout) == (
+        "3,072 bytes of keys and values (MLA: kept for each head; its latents would be 384 bytes)"
+    )
+    assert token_cost(small_config("llama"), layout) == "3,072 bytes of keys and values"
