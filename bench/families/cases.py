@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from .trial import Case
+from .trial import Candidate
 
 FULL = ["full_attention"] * 4
 SHORT, LONG = [1.0] * 8, [4.0] * 8
@@ -46,13 +46,13 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
 }
 
-VARIANTS: dict[str, Case] = {
+VARIANTS: dict[str, Candidate] = {
     case.name: case
     for case in (
-        Case("mistral-window", "mistral", {"sliding_window": 64}),
-        Case("mistral-full", "mistral", {"sliding_window": None}),
-        Case("phi3-window", "phi3", {"sliding_window": 64}),
-        Case(
+        Candidate("mistral-window", "mistral", {"sliding_window": 64}),
+        Candidate("mistral-full", "mistral", {"sliding_window": None}),
+        Candidate("phi3-window", "phi3", {"sliding_window": 64}),
+        Candidate(
             "phi3-longrope",
             "phi3",
             {
@@ -64,23 +64,27 @@ VARIANTS: dict[str, Case] = {
             },
             max_model_len=256,
         ),
-        Case("llama-dynamic", "llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}}),
-        Case(
+        Candidate(
+            "llama-dynamic",
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}},
+        ),
+        Candidate(
             "hunyuan_v1_dense-alpha",
             "hunyuan_v1_dense",
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 1.0, "alpha": 1000.0}},
         ),
-        Case("granitemoehybrid-attention", "granitemoehybrid", {"layer_types": FULL}),
-        Case("falcon-new", "falcon", {"new_decoder_architecture": True}),
-        Case("cohere-qk-norm", "cohere", {"use_qk_norm": True}),
-        Case("gemma4_text-shared-kv", "gemma4_text", {"num_kv_shared_layers": 2}),
-        Case("llama4_text-full", "llama4_text", {"layer_types": FULL}),
-        Case("mimo_v2_flash-full", "mimo_v2_flash", {"layer_types": FULL, "head_dim": 24, "v_head_dim": 16}),
+        Candidate("granitemoehybrid-attention", "granitemoehybrid", {"layer_types": FULL}),
+        Candidate("falcon-new", "falcon", {"new_decoder_architecture": True}),
+        Candidate("cohere-qk-norm", "cohere", {"use_qk_norm": True}),
+        Candidate("gemma4_text-shared-kv", "gemma4_text", {"num_kv_shared_layers": 2}),
+        Candidate("llama4_text-full", "llama4_text", {"layer_types": FULL}),
+        Candidate("mimo_v2_flash-full", "mimo_v2_flash", {"layer_types": FULL, "head_dim": 24, "v_head_dim": 16}),
     )
 }  # fmt: skip
 
 
-def all_cases() -> dict[str, Case]:
+def all_cases() -> dict[str, Candidate]:
     """Every case by its name, architectures first."""
     kinds = [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES]
-    return {kind: Case(kind, kind, CHANGES.get(kind, {})) for kind in dict.fromkeys(kinds)} | VARIANTS
+    return {kind: Candidate(kind, kind, CHANGES.get(kind, {})) for kind in dict.fromkeys(kinds)} | VARIANTS

@@ -19,7 +19,7 @@ import torch
 from bench.report.figures import Report, say, table
 
 from .cases import all_cases
-from .trial import DIFFERS, EQUAL, GAP, REFUSED, Case, Outcome, try_case
+from .trial import DIFFERS, EQUAL, GAP, REFUSED, Candidate, Outcome, try_case
 
 LIMIT_S = 300.0
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> Report:
     return report
 
 
-def try_all(cases: list[Case], jobs: int, limit_s: float) -> list[Outcome]:
+def try_all(cases: list[Candidate], jobs: int, limit_s: float) -> list[Outcome]:
     """Outcomes in the order of ``cases``, each from a forked process of its own."""
     torch.set_num_threads(1)  # the models are tiny: more would wait for each other
     with (
@@ -68,7 +68,7 @@ def try_all(cases: list[Case], jobs: int, limit_s: float) -> list[Outcome]:
     return outcomes
 
 
-def _awaited(case: Case, answer: AsyncResult[Outcome], limit_s: float) -> Outcome:
+def _awaited(case: Candidate, answer: AsyncResult[Outcome], limit_s: float) -> Outcome:
     try:
         return answer.get(limit_s)
     except multiprocessing.TimeoutError:

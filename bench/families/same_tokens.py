@@ -59,7 +59,7 @@ class Compared:
 
 
 @dataclass
-class Request:
+class Answering:
     """A prompt on its way through the model."""
 
     table: np.ndarray
@@ -68,7 +68,7 @@ class Request:
     answer: list[int] = field(default_factory=list)
 
 
-def prompts(vocab: int, longest: int = 200) -> list[list[int]]:
+def mixed_prompts(vocab: int, longest: int = 200) -> list[list[int]]:
     """Prompts of 1 to ``longest`` tokens; the last three begin with the same ``HEAD``."""
     draw = np.random.default_rng(4)
     alone = [draw.integers(7, vocab, n).tolist() for n in (1, 16, longest)]
@@ -76,9 +76,9 @@ def prompts(vocab: int, longest: int = 200) -> list[list[int]]:
     return alone + [head + draw.integers(7, vocab, min(n, longest - HEAD)).tolist() for n in (1, 14, 90)]
 
 
-def same_tokens(directory: Path, model: Model, layout: Layout) -> Compared:
+def compare(directory: Path, model: Model, layout: Layout) -> Compared:
     """Answer the same prompts in both ways."""
-    texts = prompts(model.vocab_size, min(200, model.max_model_len - NEW))
+    texts = mixed_prompts(model.vocab_size, min(200, model.max_model_len - NEW))
     paged = generate_paged(model, texts, torch.full(layout.shape(60), torch.nan))
     reference = _reference(directory)
     eager = generate_eager(reference, texts)
@@ -93,7 +93,7 @@ def generate_paged(model: Model, texts: list[list[int]], arena: torch.Tensor) ->
     waiting = []
     for text in texts:
         table = np.array([free.pop() for _ in range(-(-(len(text) + NEW) // BLOCK))], np.int32)
-        waiting.append(Request(table, list(text)))
+        waiting.append(Answering(table, list(text)))
     shared = HEAD // BLOCK
     for late in waiting[4:]:
         late.table[:shared] = waiting[3].table[:shared]
@@ -107,7 +107,7 @@ def generate_paged(model: Model, texts: list[list[int]], arena: torch.Tensor) ->
     return [request.answer for request in waiting]
 
 
-def step(model: Model, running: list[Request]) -> None:
+def step(model: Model, running: list[Answering]) -> None:
     """One packed batch: every decode, and prefill chunks within the budget."""
     budget = BUDGET
     counts = []

@@ -23,7 +23,7 @@ from quire_engine.model.model import load_model
 from quire_engine.model.selftest.selftest import self_test
 from quire_engine.model.weights import transformers_class
 
-from .same_tokens import BLOCK, NEW, same_tokens
+from .same_tokens import BLOCK, NEW, compare
 from .shapes import small_config
 
 EQUAL, REFUSED, DIFFERS, GAP = "equal", "refused", "differs", "gap"
@@ -31,7 +31,7 @@ MOST_WEIGHTS = 20_000_000  # a checkpoint with more was not made small
 
 
 @dataclass(frozen=True)
-class Case:
+class Candidate:
     """What is tried: ``kind`` is transformers' name, ``changes`` are to its small configuration."""
 
     name: str
@@ -49,7 +49,7 @@ class Outcome:
     said: str = ""
 
 
-def try_case(case: Case, directory: Path) -> Outcome:
+def try_case(case: Candidate, directory: Path) -> Outcome:
     """Make, load and compare; whatever goes wrong on the way is the outcome."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -65,7 +65,7 @@ def try_case(case: Case, directory: Path) -> Outcome:
         return Outcome(case.name, GAP, _named(error))
 
 
-def _compared(case: Case, directory: Path) -> Outcome:
+def _compared(case: Candidate, directory: Path) -> Outcome:
     layout = layout_of(directory, "float32", BLOCK)
     model = load_model(directory)
     model.max_model_len = served_length(model.config, case.max_model_len)
@@ -75,7 +75,7 @@ def _compared(case: Case, directory: Path) -> Outcome:
         raise
     except Exception as error:  # as an engine does
         raise ModelRefused(f"the self-test failed: {_named(error)}") from error
-    found = same_tokens(directory, model, layout)
+    found = compare(directory, model, layout)
     equal, answers = len(found.paged) - found.differ, len(found.paged)
     said = f"{equal} of {answers}"
     if equal < answers:
@@ -87,7 +87,7 @@ def _compared(case: Case, directory: Path) -> Outcome:
     return Outcome(case.name, EQUAL, said)
 
 
-def make_checkpoint(case: Case, directory: Path) -> None:
+def make_checkpoint(case: Candidate, directory: Path) -> None:
     """Write a random checkpoint whose answers depend on the whole prompt. Raises whatever transformers does."""
     config = small_config(case.kind, case.changes)
     maker = transformers_class(config)
