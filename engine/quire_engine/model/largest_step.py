@@ -47,9 +47,11 @@ def compute_largest_step(model: Model, backend: AttentionBackend, tokens: int, s
     choose_tokens(logits[:drawn], how)
     if rows > drawn:
         likeliest(torch.log_softmax(logits[drawn:], dim=-1), min(TOP, model.vocab_size))
+    held = {}
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
-    log.info("largest_step_computed", tokens=size, sequences=drawn, seconds=round(time.monotonic() - began, 2))
+        held["bytes"] = torch.cuda.memory_reserved(model.device)
+    log.info("largest_step_computed", tokens=size, sequences=drawn, seconds=round(time.monotonic() - began, 2), **held)
 
 
 def _plan(model: Model, backend: AttentionBackend, tokens: int, sequences: int) -> AttentionPlan:
