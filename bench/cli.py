@@ -24,6 +24,7 @@ BENCHES = {  # name, also of its module: the folder that holds it, what it measu
     "attention": ("engine", "a step's attention on this CPU, by dtype and by what computes it"),
     "families": ("families", "which of transformers' architectures are served, by trying a tiny one of each"),
     "grammars": ("engine", "what grammars cost a decode step, and what drafts save a tool call"),
+    "draws": ("engine", "what drawing a token from what filters leave costs, beside sorting a vocabulary"),
     "metrics": ("serve", "what it costs that metrics are read, and requests traced"),
     "starts": ("serve", "seconds until a stack is ready, and until a killed engine is replaced"),
     "pools": ("serve", "two engines on one pool against two engines with half a pool each"),
