@@ -1,7 +1,7 @@
 """Host library: our C source, compiled once for the machine it runs on.
 
 PyTorch has no attention that reads a paged arena on a CPU. Where a C compiler is at hand the few lines of C beside this
-file close that gap; where none is, ``load`` says why and the caller keeps to PyTorch. Compiling takes a second or two,
+file close that gap; where none is, ``load`` says why and the caller keeps to PyTorch. Compiling takes some ten seconds,
 so the result is kept in the user's cache directory under a name that changes with source, compiler and
 processor. Where there is no compiler, a library that was compiled ahead is taken (``prebuilt``).
 
@@ -24,6 +24,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .prebuilt import LEVELS, find_prebuilt, levels_of
@@ -102,17 +103,29 @@ def compile_library(compiler: str, path: Path, processor: tuple[str, ...] = NATI
     """Compile it to ``path``, for this machine or for the processors that other flags name. Raises NoHostLibrary."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / path.name
-        done = _run(compiler, processor, THREADS, made)
-        if done.returncode:  # a compiler without OpenMP: one thread then
-            done = _run(compiler, processor, "-Wno-unknown-pragmas", made)
-        if done.returncode:
-            raise NoHostLibrary(f"{compiler} failed: {done.stderr.strip()[:300]}")
+        failed = _build(compiler, (*FLAGS, *processor, THREADS), made)
+        if failed:  # a compiler without OpenMP: one thread then
+            failed = _build(compiler, (*FLAGS, *processor, "-Wno-unknown-pragmas"), made)
+        if failed:
+            raise NoHostLibrary(f"{compiler} failed: {failed[:300]}")
         made.replace(path)
 
 
-def _run(compiler: str, processor: tuple[str, ...], flag: str, made: Path) -> subprocess.CompletedProcess[str]:
-    command = [compiler, *FLAGS, *processor, flag, "-o", str(made), *map(str, SOURCES), "-lm"]
+def _build(compiler: str, flags: tuple[str, ...], made: Path) -> str:
+    """Compile the sources beside each other and link them to ``made``; what the compiler says of a failure, or ""."""
+    objects = [made.with_name(f"{source.stem}.o") for source in SOURCES]
+    commands = [
+        [compiler, *flags, "-c", "-o", str(to), str(source)] for source, to in zip(SOURCES, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        failed = [said for said in pool.map(_run, commands) if said]
+    return failed[0] if failed else _run([compiler, *flags, "-o", str(made), *map(str, objects), "-lm"])
+
+
+def _run(command: list[str]) -> str:
+    """What the command says of its failure, or "". Raises NoHostLibrary if it takes too long."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        raise NoHostLibrary(f"{compiler} took more than {COMPILE_TIMEOUT_S} s") from None
+        raise NoHostLibrary(f"{command[0]} took more than {COMPILE_TIMEOUT_S} s") from None
+    return (done.stderr.strip() or f"status {done.returncode}") if done.returncode else ""

@@ -26,12 +26,13 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_family_depends_on_the_step(family, tmp_path):
-    """Logits of every family in float32 are the same bits, with windows, soft-cap, biases and norms of their own."""
+def test_no_family_depends_on_the_step(family, dtype, tmp_path):
+    """Logits of every family are the same bits, with windows, soft-cap, biases and norms of their own."""
     path = family_model(tmp_path, family)
-    model = load_model(path)
-    assert batch_dependence(model, layout_of(path, "float32", 16)) == ""
+    model = load_model(path, dtype)
+    assert batch_dependence(model, layout_of(path, dtype, 16)) == ""
     assert model.backend is None
 
 
