@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import (
 from .trial import Candidate
 
 FULL = ["full_attention"] * 4
+MIXED = ["sliding_attention", "full_attention"] * 2
 SHORT, LONG = [1.0] * 8, [4.0] * 8
 
 # Rotary positions in three parts, which must add up to half a head.
@@ -28,7 +29,7 @@ LATENT = {"num_key_value_heads": 4}  # latents are expanded to a key for every q
 EXPERTS = {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
 
 CHANGES: dict[str, Mapping[str, Any]] = {
-    **dict.fromkeys(("deepseek_v3", "glm4_moe_lite", "axk1", "youtu"), LATENT),
+    **dict.fromkeys(("deepseek_v3", "glm4_moe_lite", "axk1", "youtu", "longcat_flash"), LATENT),
     **{kind: {"head_dim": 16} for kind in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral", "nemotron")},
     **{kind: {"text_config": THREE} for kind in IN_THREE},
     "deepseek_v2": {**LATENT, **EXPERTS},
@@ -41,6 +42,9 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "inkling2": {"vision_config": {"text_hidden_size": 64}},
     "chameleon": {"vocabulary_map": {"<image>": 5}},
     "emu3": {"vocabulary_map": {"<image>": 5}},
+    "gemma3n_text": {"num_kv_shared_layers": 2, "layer_types": MIXED},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "zaya": {"num_experts_per_tok": 1},
     "biogpt": {"scale_embedding": False},
     "gpt_bigcode": {"num_key_value_heads": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
@@ -72,12 +76,15 @@ VARIANTS: dict[str, Candidate] = {
         Candidate(
             "hunyuan_v1_dense-alpha",
             "hunyuan_v1_dense",
-            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 1.0, "alpha": 1000.0}},
+            {
+                "head_dim": 16,
+                "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 1.0, "alpha": 1e3},
+            },
         ),
         Candidate("granitemoehybrid-attention", "granitemoehybrid", {"layer_types": FULL}),
         Candidate("falcon-new", "falcon", {"new_decoder_architecture": True}),
         Candidate("cohere-qk-norm", "cohere", {"use_qk_norm": True}),
-        Candidate("gemma4_text-shared-kv", "gemma4_text", {"num_kv_shared_layers": 2}),
+        Candidate("gemma4_text-shared-kv", "gemma4_text", {"num_kv_shared_layers": 2, "layer_types": MIXED}),
         Candidate("llama4_text-full", "llama4_text", {"layer_types": FULL}),
         Candidate("mimo_v2_flash-full", "mimo_v2_flash", {"layer_types": FULL, "head_dim": 24, "v_head_dim": 16}),
     )

@@ -27,7 +27,8 @@ from .same_tokens import BLOCK, NEW, compare
 from .shapes import small_config
 
 EQUAL, REFUSED, DIFFERS, GAP = "equal", "refused", "differs", "gap"
-MOST_WEIGHTS = 20_000_000  # a checkpoint with more was not made small
+MOST_WEIGHTS = 30_000_000  # a checkpoint with more was not made small
+SEEDS = 3  # weights that are drawn until a model does not repeat itself
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,29 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case: a verdict, and the sentence that goes with it."""
+    """What came of a case: a verdict, and the sentence that goes with it; whether the model repeated itself."""
 
     name: str
     verdict: str
     said: str = ""
+    repeats: bool = False
 
 
 def try_case(case: Candidate, directory: Path) -> Outcome:
-    """Make, load and compare; whatever goes wrong on the way is the outcome."""
+    """Make, load and compare, with other weights if those made a model that repeats itself; whatever goes wrong on the
+    way is the outcome."""
+    for seed in range(SEEDS):
+        outcome = _tried(case, directory / str(seed), seed)
+        if not outcome.repeats:
+            break
+    return outcome
+
+
+def _tried(case: Candidate, directory: Path, seed: int) -> Outcome:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        make_checkpoint(case, directory)
+        make_checkpoint(case, directory, seed)
     except Exception as error:  # of any kind: these are other people's classes with sizes of ours
         return Outcome(case.name, GAP, f"no tiny checkpoint: {_named(error)}")
     try:
@@ -83,11 +94,11 @@ def _compared(case: Candidate, directory: Path) -> Outcome:
     if not all(found.same):
         said += f", {found.same.count(False)} of them only without transformers' cache"
     if sum(found.distinct) < len(found.distinct) * NEW / 3:
-        return Outcome(case.name, GAP, f"{said} are equal, but the model repeats itself: that proves nothing")
+        return Outcome(case.name, GAP, f"{said} are equal, but the model repeats itself: that proves nothing", True)
     return Outcome(case.name, EQUAL, said)
 
 
-def make_checkpoint(case: Candidate, directory: Path) -> None:
+def make_checkpoint(case: Candidate, directory: Path, seed: int = 0) -> None:
     """Write a random checkpoint whose answers depend on the whole prompt. Raises whatever transformers does."""
     config = small_config(case.kind, case.changes)
     maker = transformers_class(config)
@@ -97,13 +108,13 @@ def make_checkpoint(case: Candidate, directory: Path) -> None:
         raise ValueError(f"its small configuration has {size:,} weights")
     torch.manual_seed(0)
     module = maker.from_config(config, dtype=torch.float32)
-    draw_weights(module)
+    draw_weights(module, seed)
     module.generation_config = GenerationConfig()
     module.save_pretrained(directory)
 
 
 @torch.no_grad()
-def draw_weights(module: Any, seed: int = 0) -> None:
+def draw_weights(module: Any, seed: int) -> None:
     """Matrices that make a row longer, sharp attention, and embeddings that weigh less than what layers add: then the
     next token depends on the whole prompt, and is seldom the last one again."""
     draw = torch.Generator().manual_seed(seed)

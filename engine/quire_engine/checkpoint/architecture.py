@@ -78,8 +78,9 @@ def text_config(config: Any) -> Any:
 
 
 def sees_images(config: Any) -> bool:
-    """Whether it has parts beside the text decoder, and transformers a class that has them all."""
-    return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and text_config(config) is not config
+    """Whether it has parts beside the text decoder, and transformers a class that has them all, or no other."""
+    whole = text_config(config) is not config or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return whole and config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 
 def _check(config: Any) -> None:

@@ -32,8 +32,11 @@ def check_far_neighbour(model: Model, block_size: int, limit: float) -> None:
     rows = torch.arange(count)
     alone = model.forward(tokens[:count], build_plan([table], [0], [count], block_size), rows)
     plan = build_plan([table, beside], [0, 0], [count, 1], block_size)
-    plan.positions[-1] = last
-    moved = float(distances(model.forward(tokens, plan, rows), alone).max())
+    positions = torch.from_numpy(plan.positions.copy())  # attention goes on by the plan's own
+    positions[-1] = last
+    device = model.device
+    logits = model.compute(tokens.to(device), positions.to(device), plan, rows.to(device))
+    moved = float(distances(logits, alone).max())
     if not moved <= limit:
         raise ModelRefused(
             f"self-test: logits move by {moved:.2g} (allowed: {limit:.2g}) beside a sequence at position {last}: they"
