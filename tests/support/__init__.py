@@ -42,7 +42,7 @@ Memory and models:
 
 - ``stamped_arena``: ``StampedArena``, whose slots hold a hash of the tokens up to them, in memory or mapped.
 - ``cuda_stand_in``: ``CudaStandIn``, what torch.cuda does with captures and streams, failures included, without a GPU.
-- ``rounded_cache``: transformers' cache, rounded as a pool in e4m3 rounds
+- ``rounded_cache``: transformers' cache, rounded as a pool in e4m3 rounds.
 - ``reference``, ``dense_attention``: what transformers and plain attention say.
 - ``families``, ``chat_templates``: tiny models of all families; templates for tool turns.
 - ``bare_loop``: a scheduler without a kvstore.

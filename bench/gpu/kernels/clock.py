@@ -10,9 +10,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
+
+from quire_engine.model.graphs import CaptureRefused, CudaCapture
 
 REPLAYS = 7
 TARGET_MS = 40.0  # of one case
@@ -27,23 +30,34 @@ def milliseconds(runs: Sequence[Callable[[], Any]], device: torch.device) -> tup
     for run in runs[:2]:
         run()  # compiles, and grows scratch memory
     torch.cuda.synchronize()
-    replay, how = _captured(runs)
+    replay, how = captured(runs, device)
     first = _timed(replay)
     times = [_timed(replay) for _ in range(max(1, min(REPLAYS, int(TARGET_MS / max(first, 1e-3)))))]
     return statistics.median(times) / len(runs), how
 
 
-def _captured(runs: Sequence[Callable[[], Any]]) -> tuple[Callable[[], Any], str]:
-    graph = torch.cuda.CUDAGraph()
+def captured(runs: Sequence[Callable[[], Any]], device: torch.device) -> tuple[Callable[[], Any], str]:
+    """What does all of ``runs``: a graph's replay, or, where they cannot be captured, their calls; and which it is.
+
+    Raises ContextPoisoned if the device failed, and OutOfMemoryError.
+    """
+
+    def launch() -> None:
+        for run in runs:
+            run()
+
     try:
-        with torch.cuda.graph(graph):
-            for run in runs:
-                run()
-    except RuntimeError as exc:
-        torch.cuda.synchronize()
-        return lambda: [run() for run in runs], f"launch by launch: {str(exc).splitlines()[0][:80]}"
-    graph.replay()
-    return graph.replay, "graph"
+        replay = _capture(device)(launch)
+    except CaptureRefused as exc:
+        return launch, f"launch by launch: {exc}"[:100]
+    replay()
+    return replay, "graph"
+
+
+@cache
+def _capture(device: torch.device) -> CudaCapture:
+    """The engine's own, one for all cases: over one stream, and a capture that fails leaves that stream."""
+    return CudaCapture(device)
 
 
 def event() -> torch.cuda.Event:

@@ -71,7 +71,7 @@ def decode_step(batch: int, keys: int) -> AttentionPlan:
     return build_plan(list(tables), [keys - 1] * batch, [1] * batch, BLOCK)
 
 
-def captured(graphs: DecodeGraphs, batches: tuple[int, ...]) -> int:
+def made(graphs: DecodeGraphs, batches: tuple[int, ...]) -> int:
     """How many graphs there are. Raises RuntimeError if the launches cannot be captured."""
     graphs.make(batches)
     if graphs.why_none:
@@ -124,7 +124,7 @@ def replay_all(step: Step, model: Model, arena: torch.Tensor, batches: tuple[int
     backend = TritonAttention(arena, model.heads)
     model.use(backend)
     graphs = DecodeGraphs(model, backend, max(batches), capture(arena.device))
-    step.part("captures", lambda: captured(graphs, batches))
+    step.part("captures", lambda: made(graphs, batches))
     for batch in batches:
         step.part(f"replay of {batch} rows", partial(replayed_beside_launched, graphs, model, batch, keys))
     step.figures["replays"] = graphs.replays
