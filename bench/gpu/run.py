@@ -23,6 +23,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -139,6 +140,7 @@ def main() -> int:
     """Run the steps; see the module for the exit status."""
     began, asked = time.monotonic(), options()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the step under way goes too
     out = (asked.out or Path(os.environ.get("OUT") or ROOT / ".gpu-run")).resolve()
     out.mkdir(parents=True, exist_ok=True)
     dry = asked.device == "cpu"
