@@ -5,6 +5,10 @@ in whether causality can matter. Each program takes tiles of one KV head in turn
 through the row list, packs the query heads that share the KV head into the same matrix, and walks the run of keys
 through the block table, without a mask where every row sees every key and with one at the edges.
 
+e4m3 keys and values are read as pairs, one 16-bit integer for two columns: tensor cores want 16-bit numbers, and what
+is gathered by bytes takes a read of shared memory for each. Even and odd columns are then multiplied apart: scores are
+the sum of two products, and the result's columns are interleaved at the end.
+
 Invariants: a row's only partial result is final (sinks included) and goes to ``out``; every other goes, with its
 base-2 log-sum-exp, to its place among the partials. Rows that no tile names are not touched. The grid does not
 depend on the step: how many tiles there are is read on the device.
@@ -29,6 +33,7 @@ from .write_kv import check_scales
 
 PROGRAMS = 16  # programs per multiprocessor a launch has at most; each takes every n-th tile
 FIELDS = tl.constexpr(len(RECORD))
+LEAST_COLUMNS = 16  # that a matrix product takes
 
 
 @triton.jit
@@ -66,11 +71,14 @@ def _kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr,
+    PAIRS: tl.constexpr,
     UPCAST: tl.constexpr,
     INTERPRET: tl.constexpr,
 ) -> None:
     kv_head = tl.program_id(0)  # counts fastest: the longest run of every head begins before any shorter one
     heads = tl.num_programs(0) * GROUP
+    WIDTH: tl.constexpr = HEAD_DIM // 2 if PAIRS else HEAD_DIM  # of a key, as it lies in memory
+    COLUMNS: tl.constexpr = HEAD_PAD // 2 if PAIRS else HEAD_PAD
     column = tl.arange(0, HEAD_PAD)
     line = tl.arange(0, BLOCK_M)
     head = kv_head * GROUP + line % GROUP
@@ -97,29 +105,33 @@ def _kernel(
         )
         if UPCAST:
             q = q.to(tl.float32)
+        q_odd, acc_odd = None, None
+        if PAIRS:  # from here on, q and acc are of even columns
+            q, q_odd = tl.split(tl.reshape(q, [BLOCK_M, COLUMNS, 2]))
+            acc_odd = tl.zeros([BLOCK_M, COLUMNS], tl.float32)
 
         # 2. Online softmax: masked up to the first key all rows see, free, masked again from the last such key.
-        acc = tl.zeros([BLOCK_M, HEAD_PAD], tl.float32)
+        acc = tl.zeros([BLOCK_M, COLUMNS], tl.float32)
         top = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         free = 0
         if window is not None:
             free = tl.cdiv(tl.load(record + 5), BLOCK_N) * BLOCK_N
-            acc, top, total = attend_range(
-                acc, top, total, q, position, slope, 0, free, kv_start, kv_len,
+            acc, acc_odd, top, total = attend_range(
+                acc, acc_odd, top, total, q, q_odd, position, slope, 0, free, kv_start, kv_len,
                 keys + plane, values + plane, table + tl.load(record + 2), stride_block, stride_slot,
-                score_scale, softcap, window, HEAD_DIM, HEAD_PAD, BLOCK_SIZE, BLOCK_N, CAUSAL, True,
+                score_scale, softcap, window, WIDTH, COLUMNS, BLOCK_SIZE, BLOCK_N, CAUSAL, True,
             )  # fmt: skip
         edge = tl.maximum(free, tl.load(record + 6) // BLOCK_N * BLOCK_N)
-        acc, top, total = attend_range(
-            acc, top, total, q, position, slope, free, edge, kv_start, kv_len,
+        acc, acc_odd, top, total = attend_range(
+            acc, acc_odd, top, total, q, q_odd, position, slope, free, edge, kv_start, kv_len,
             keys + plane, values + plane, table + tl.load(record + 2), stride_block, stride_slot,
-            score_scale, softcap, window, HEAD_DIM, HEAD_PAD, BLOCK_SIZE, BLOCK_N, CAUSAL, False,
+            score_scale, softcap, window, WIDTH, COLUMNS, BLOCK_SIZE, BLOCK_N, CAUSAL, False,
         )  # fmt: skip
-        acc, top, total = attend_range(
-            acc, top, total, q, position, slope, edge, kv_len, kv_start, kv_len,
+        acc, acc_odd, top, total = attend_range(
+            acc, acc_odd, top, total, q, q_odd, position, slope, edge, kv_len, kv_start, kv_len,
             keys + plane, values + plane, table + tl.load(record + 2), stride_block, stride_slot,
-            score_scale, softcap, window, HEAD_DIM, HEAD_PAD, BLOCK_SIZE, BLOCK_N, CAUSAL, True,
+            score_scale, softcap, window, WIDTH, COLUMNS, BLOCK_SIZE, BLOCK_N, CAUSAL, True,
         )  # fmt: skip
 
         # 3. Results: final for rows with place -1, partial for the others.
@@ -128,6 +140,8 @@ def _kernel(
         share = 1.0 / tl.where(total > 0.0, total, 1.0)
         if sinks is not None:
             share = tl.where(only, share * before_sink(lse, tl.load(sinks + head)), share)
+        if PAIRS:
+            acc = tl.reshape(tl.join(acc, acc_odd), [BLOCK_M, HEAD_PAD])
         result = acc * share[:, None]
         if v_scale is not None:
             result *= tl.load(v_scale + kv_head)
@@ -223,6 +237,8 @@ def attention_arguments(
     for name, tensor, dtypes in (("sinks", features.sinks, FLOATS), ("slopes", features.slopes, (torch.float32,))):
         if tensor is not None:
             check(name, tensor, (heads,), *dtypes)
+    if pairs := keys.dtype == FP8:
+        keys, values = keys.view(torch.int16), values.view(torch.int16)
     return {
         "query": query,
         "keys": keys,
@@ -252,11 +268,12 @@ def attention_arguments(
         "stride_oh": out.stride(1),
         "GROUP": heads // kv_heads,
         "HEAD_DIM": width,
-        "HEAD_PAD": triton.next_power_of_2(width),
+        "HEAD_PAD": max(triton.next_power_of_2(width), LEAST_COLUMNS * (1 + pairs)),
         "BLOCK_SIZE": block_size,
         "BLOCK_M": launch.block_m,
         "BLOCK_N": launch.block_n,
         "CAUSAL": regime != "group",
+        "PAIRS": pairs,
         "UPCAST": interpreting() and query.dtype == torch.bfloat16,
         "INTERPRET": interpreting(),
     }

@@ -2,7 +2,8 @@
 
 Owns the arithmetic of attention over paged keys and values: scores, soft-cap, ALiBi, visibility, running maximum
 and sum, base 2 throughout. ``attend_range`` is called once for keys that every row sees, without any mask, and
-again with ``MASKED`` for the keys at the edges (fill, causality, window).
+again with ``MASKED`` for the keys at the edges (fill, causality, window). With ``query_odd``, keys and values are pairs
+of e4m3 numbers as 16-bit integers, and even and odd columns are multiplied apart.
 
 Invariants: masked loads read neither K nor V beyond the run of the tile, because unwritten slots may hold NaN and
 NaN times zero is NaN; a row that has seen no key has maximum -inf and sum 0, and never becomes NaN; sums and
@@ -19,10 +20,12 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def attend_range(
-    acc: tl.tensor,  # [BLOCK_M, HEAD_PAD] weighted sum of values, relative to exp2(-top)
+    acc: tl.tensor,  # [BLOCK_M, COLUMNS] weighted sum of values, relative to exp2(-top)
+    acc_odd: tl.tensor,  # the same of odd columns, or None
     top: tl.tensor,  # [BLOCK_M] largest score so far, base 2
     total: tl.tensor,  # [BLOCK_M] sum of weights, relative to exp2(-top)
-    query: tl.tensor,  # [BLOCK_M, HEAD_PAD]
+    query: tl.tensor,  # [BLOCK_M, COLUMNS]
+    query_odd: tl.tensor,  # the same of odd columns, or None
     position: tl.tensor,  # [BLOCK_M] where each query row stands in its sequence
     slope: tl.tensor,  # [BLOCK_M] ALiBi slopes, or None
     begin: tl.tensor,  # first key, counted from the start of the tile's run
@@ -37,15 +40,15 @@ def attend_range(
     score_scale: tl.tensor,
     softcap: tl.tensor,  # or None
     window: tl.tensor,  # or None
-    HEAD_DIM: tl.constexpr,
-    HEAD_PAD: tl.constexpr,
+    WIDTH: tl.constexpr,  # of a key, as it lies in memory: two e4m3 numbers count as one
+    COLUMNS: tl.constexpr,  # the next power of two
     BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr,
     MASKED: tl.constexpr,
 ) -> tl.tensor:
-    """Fold keys ``begin`` to ``end`` into (acc, top, total)."""
-    column = tl.arange(0, HEAD_PAD)
+    """Fold keys ``begin`` to ``end`` into (acc, acc_odd, top, total)."""
+    column = tl.arange(0, COLUMNS)
     for first in range(begin, end, BLOCK_N):
         # 1. Where the keys lie.
         key = first + tl.arange(0, BLOCK_N)
@@ -58,10 +61,12 @@ def attend_range(
         offset = block.to(tl.int64) * stride_block + (token % BLOCK_SIZE) * stride_slot
 
         # 2. Scores in units of log2.
-        k = _load(
-            keys + offset[None, :] + column[:, None], inside[None, :], column[:, None], HEAD_DIM, HEAD_PAD, MASKED
-        )
-        score = tl.dot(query, k.to(query.dtype), input_precision="ieee")
+        k = _load(keys + offset[None, :] + column[:, None], inside[None, :], column[:, None], WIDTH, COLUMNS, MASKED)
+        if query_odd is None:
+            score = tl.dot(query, k.to(query.dtype), input_precision="ieee")
+        else:
+            score = tl.dot(query, _widen(k, query.dtype), input_precision="ieee")
+            score = tl.dot(query_odd, _widen(k >> 8, query.dtype), score, input_precision="ieee")
         if softcap is not None:
             score = softcap * LOG2_E * _tanh(score * (score_scale / softcap))
         else:
@@ -86,11 +91,21 @@ def attend_range(
         shrink = tl.exp2(top - base)
         total = total * shrink + tl.sum(weight, 1)
         top = new_top
-        v = _load(
-            values + offset[:, None] + column[None, :], inside[:, None], column[None, :], HEAD_DIM, HEAD_PAD, MASKED
-        )
-        acc = tl.dot(weight.to(query.dtype), v.to(query.dtype), acc * shrink[:, None], input_precision="ieee")
-    return acc, top, total
+        v = _load(values + offset[:, None] + column[None, :], inside[:, None], column[None, :], WIDTH, COLUMNS, MASKED)
+        weight = weight.to(query.dtype)
+        if query_odd is None:
+            acc = tl.dot(weight, v.to(query.dtype), acc * shrink[:, None], input_precision="ieee")
+        else:
+            acc = tl.dot(weight, _widen(v, query.dtype), acc * shrink[:, None], input_precision="ieee")
+            odd = _widen(v >> 8, query.dtype)
+            acc_odd = tl.dot(weight, odd, acc_odd * shrink[:, None], input_precision="ieee")
+    return acc, acc_odd, top, total
+
+
+@triton.jit
+def _widen(pair: tl.tensor, DTYPE: tl.constexpr) -> tl.tensor:
+    """The e4m3 number in the low byte of each of some 16-bit integers."""
+    return pair.to(tl.int8).to(tl.float8e4nv, bitcast=True).to(DTYPE)
 
 
 @triton.jit
@@ -98,18 +113,18 @@ def _load(
     pointer: tl.tensor,
     inside: tl.tensor,
     column: tl.tensor,
-    HEAD_DIM: tl.constexpr,
-    HEAD_PAD: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
     MASKED: tl.constexpr,
 ) -> tl.tensor:
     """Load a tile of K or V, with no more of a mask than it needs: masks cost registers and vector width."""
     if MASKED:
-        if HEAD_DIM != HEAD_PAD:
-            return tl.load(pointer, mask=inside & (column < HEAD_DIM), other=0.0)
+        if WIDTH != COLUMNS:
+            return tl.load(pointer, mask=inside & (column < WIDTH), other=0)
         else:
-            return tl.load(pointer, mask=inside, other=0.0)
-    elif HEAD_DIM != HEAD_PAD:
-        return tl.load(pointer, mask=column < HEAD_DIM, other=0.0)
+            return tl.load(pointer, mask=inside, other=0)
+    elif WIDTH != COLUMNS:
+        return tl.load(pointer, mask=column < WIDTH, other=0)
     else:
         return tl.load(pointer)
 
