@@ -22,7 +22,7 @@ import triton.language as tl
 
 from quire_kernels.checks import FLOATS, check, check_device, interpreting
 
-from .softmax_body import LOG2_E, before_sink, store_as
+from .softmax_body import LOG2_E, before_sink, power_of_two, store_as
 
 PARTIALS = 16  # partial results a program looks at in one step
 
@@ -60,8 +60,8 @@ def _kernel(
         lse = tl.load(partial_lse + place, mask=entry < last, other=float("-inf"))
         new_top = tl.maximum(top, tl.max(lse, 0))
         base = tl.where(new_top == float("-inf"), 0.0, new_top)
-        weight = tl.exp2(lse - base)
-        shrink = tl.exp2(top - base)
+        weight = power_of_two(lse - base, True)
+        shrink = power_of_two(top - base, True)
         live = (lse != float("-inf"))[:, None] & (column < HEAD_DIM)[None, :]
         part = tl.load(partial_out + place[:, None] * HEAD_DIM + column[None, :], mask=live, other=0.0)
         acc = acc * shrink + tl.sum(part * weight[:, None], 0)

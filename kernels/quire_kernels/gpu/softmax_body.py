@@ -61,6 +61,7 @@ def attend_range(
         offset = block.to(tl.int64) * stride_block + (token % BLOCK_SIZE) * stride_slot
 
         # 2. Scores in units of log2.
+        EXACT: tl.constexpr = query.dtype == tl.float32
         k = _load(keys + offset[None, :] + column[:, None], inside[None, :], column[:, None], WIDTH, COLUMNS, MASKED)
         if query_odd is None:
             score = tl.dot(query, k.to(query.dtype), input_precision="ieee")
@@ -68,7 +69,7 @@ def attend_range(
             score = tl.dot(query, _widen(k, query.dtype), input_precision="ieee")
             score = tl.dot(query_odd, _widen(k >> 8, query.dtype), score, input_precision="ieee")
         if softcap is not None:
-            score = softcap * LOG2_E * _tanh(score * (score_scale / softcap))
+            score = softcap * LOG2_E * _tanh(score * (score_scale / softcap), EXACT)
         else:
             score = score * (score_scale * LOG2_E)
         if slope is not None:
@@ -87,8 +88,8 @@ def attend_range(
         base = new_top
         if MASKED:
             base = tl.where(new_top == float("-inf"), 0.0, new_top)
-        weight = tl.exp2(score - base[:, None])
-        shrink = tl.exp2(top - base)
+        weight = power_of_two(score - base[:, None], EXACT)
+        shrink = power_of_two(top - base, EXACT)
         total = total * shrink + tl.sum(weight, 1)
         top = new_top
         v = _load(values + offset[:, None] + column[None, :], inside[:, None], column[None, :], WIDTH, COLUMNS, MASKED)
@@ -130,14 +131,34 @@ def _load(
 
 
 @triton.jit
-def _tanh(x: tl.tensor) -> tl.tensor:
+def power_of_two(x: tl.tensor, EXACT: tl.constexpr) -> tl.tensor:
+    """2 ** x, for x up to 127; below -126 it is 0.
+
+    A GPU's own instruction is off by up to two units in the last place of float32. 16-bit results do not show that,
+    float32 ones do: where ``EXACT``, the power of the nearest whole number is made of bits, and the rest is a series.
+    """
+    if EXACT:
+        bounded = tl.where(x < -127.0, -127.0, x)  # -inf less its whole part would be NaN; NaN stays
+        whole = tl.floor(bounded + 0.5)
+        part = bounded - whole
+        series = 0.00015403530393381608 + part * 1.525273380405984e-05
+        series = 0.009618129107628477 + part * (0.0013333558146428443 + part * series)
+        series = 0.2402265069591007 + part * (0.05550410866482158 + part * series)
+        series = 1.0 + part * (0.6931471805599453 + part * series)
+        return series * ((whole.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+    else:
+        return tl.exp2(x)
+
+
+@triton.jit
+def _tanh(x: tl.tensor, EXACT: tl.constexpr) -> tl.tensor:
     """Hyperbolic tangent that is finite for any input and exact to float32 rounding near 0.
 
     1 - 2 / (e**2x + 1) is 1 from 15 on, and cancels near 0: there the Taylor series takes over.
     """
     square = tl.minimum(x * x, 1.0)
     near = x * (1 + square * (-1 / 3 + square * (2 / 15 + square * (-17 / 315 + square * (62 / 2835)))))
-    far = 1 - 2 / (tl.exp2(tl.minimum(x, 15.0) * (2 * LOG2_E)) + 1)
+    far = 1 - 2 / (power_of_two(tl.minimum(x, 15.0) * (2 * LOG2_E), EXACT) + 1)
     return tl.where(square < 0.04, near, far)
 
 
@@ -145,7 +166,7 @@ def _tanh(x: tl.tensor) -> tl.tensor:
 def before_sink(lse: tl.tensor, sink: tl.tensor) -> tl.tensor:
     """Share of a softmax that its keys keep when a sink (natural logit) joins: 2**lse / (2**lse + e**sink)."""
     distance = sink.to(tl.float32) * LOG2_E - lse
-    return 1.0 / (1.0 + tl.exp2(tl.minimum(distance, 126.0)))
+    return 1.0 / (1.0 + power_of_two(tl.minimum(distance, 126.0), True))
 
 
 @triton.jit
