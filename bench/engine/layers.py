@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> Report:
             "decode": {name: side.decode for name, side in sides.items()},
             "prefill": {name: side.prefill for name, side in sides.items()},
         }
-        calls["decode"]["generate"] = _Generating(directory, dtype, arguments, sides["fused"].tokens).decode
+        calls["decode"]["generate"] = _Generating(directory, dtype, sides["fused"].tokens).decode
         for kind, each in calls.items():
             taken, tokens = _in_turns(each, arguments.turns)
             equal = len({tuple(one.tolist()) for one in tokens.values()}) == 1
@@ -130,15 +130,16 @@ class _Paged:
 class _Generating:
     """Decode steps of transformers' own model, as its ``generate`` makes them: one batch, its own cache."""
 
-    def __init__(self, directory: Path, dtype: str, arguments: argparse.Namespace, tokens: torch.Tensor) -> None:
+    def __init__(self, directory: Path, dtype: str, tokens: torch.Tensor) -> None:
         self._module: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=COMPUTE_DTYPES[dtype]).eval()
-        self._cache, self._tokens, self._keys = DynamicCache(), tokens, arguments.keys
+        self._cache, self._tokens = DynamicCache(), tokens
         self._call(tokens[:, :-1])
 
     def decode(self) -> torch.Tensor:
         """The likeliest tokens after one more of each sequence."""
-        self._cache.crop(self._keys)
-        return self._call(self._tokens[:, -1:])
+        found = self._call(self._tokens[:, -1:])
+        self._cache.crop(-1)  # that token
+        return found
 
     @torch.inference_mode()
     def _call(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -65,3 +65,17 @@ def test_grammars_are_a_part_of_the_step() -> None:
     assert all(steps["held"][part] > 0 for part in parts)
     assert 0 < steps["parts_share"] < 1
     assert [row["vocabulary"] for row in figures["masks"]] == [8000, 32000, 128000]
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_layers_of_all_kinds_give_the_same_tokens() -> None:
+    """Each side is timed in each turn, and in float32 all name the same tokens."""
+    figures = bench("layers", "--rows=2", "--keys=32", "--turns=2")
+    sides = ["own", "packed", "together", "fused"]
+    for dtype in ("float32", "bfloat16"):
+        decode, prefill = (figures[f"{dtype} {kind}"]["ms"] for kind in ("decode", "prefill"))
+        assert [*decode] == [*sides, "generate"]
+        assert [*prefill] == sides
+        assert all(len(times) == 2 and min(times) > 0 for times in (*decode.values(), *prefill.values()))
+    assert all(figures[f"float32 {kind}"]["same_tokens"] for kind in ("decode", "prefill"))
