@@ -80,7 +80,7 @@ class KvstoreSettings:
         among=("auto", "shm", "cuda-ipc", "cuda-vmm-fd"),
     )
     dtype: str = setting(
-        "float32",
+        "auto",
         "element type the model computes in; auto: that of its checkpoint",
         among=("auto", "float32", "bfloat16", "float16"),
     )

@@ -58,9 +58,9 @@ def test_dtype_auto_is_settled_in_the_layout(model: Path, tmp_path: Path) -> Non
     half = shutil.copytree(model, tmp_path / "half")
     fields = json.loads((half / "config.json").read_text())
     (half / "config.json").write_text(json.dumps(fields | {"dtype": "bfloat16"}))
-    config = replace(_config(half), kvstore=KvstoreSettings(dtype="auto"))
-
-    assert prepare(config)["layout"]["dtype"] == "bfloat16"
+    assert prepare(_config(half))["layout"]["dtype"] == "bfloat16"
+    wide = replace(_config(half), kvstore=KvstoreSettings(dtype="float32"))
+    assert prepare(wide)["layout"]["dtype"] == "float32"
 
 
 def test_layout_and_length_are_the_models(model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,8 +21,10 @@ QUIRE = [sys.executable, "-P", "-m", "quire_services.cli"]
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    """A hub with a tiny model."""
+    """A hub with a tiny model, in bfloat16."""
     model = make_model(tmp_path_factory.mktemp("hub") / "model", layers=1, vocab=64, hidden=32, max_len=64)
+    fields = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(fields | {"dtype": "bfloat16"}))
     with hub_server() as hub:
         hub.repositories[NAME] = Repository.of(model)
         yield hub
@@ -69,12 +72,14 @@ def test_a_model_is_fetched_and_prepared_without_a_network(environ: dict[str, st
 def test_a_stack_serves_a_model_of_the_hub(
     environ: dict[str, str], hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its first start fetches the weights once for all engines, and the next one asks the hub nothing."""
+    """Its first start fetches the weights once for all engines, the next one asks the hub nothing, and both compute in
+    the checkpoint's type."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     for first in (True, False):
         hub.asked.clear()
         with running_stack(tmp_path, Path(NAME), engines=2, blocks=64) as stack:
             assert stack.complete([5, 6, 7], max_tokens=4)["choices"]
+            stack.says("bfloat16, as in the checkpoint")
         assert hub.fetched().count("model.safetensors") == int(first)
         assert bool(hub.asked) == first

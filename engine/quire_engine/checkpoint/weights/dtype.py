@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from quire_engine.checkpoint.model_files import read_json
+from quire_engine.checkpoint.model_files import check_directory, read_json
 from quire_engine.checkpoint.refusal import ModelRefused
 
-from .weight_files import stored_elements
+from .weight_files import check_weights, stored_elements
 
 AUTO_DTYPE = "auto"
 COMPUTED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # name of torch -> name of safetensors
@@ -26,10 +26,12 @@ def compute_dtype(directory: Path, wanted: str) -> str:
         if wanted not in COMPUTED:
             raise ModelRefused(f"dtype {wanted!r} is none of {', '.join([AUTO_DTYPE, *COMPUTED])}")
         return wanted
+    check_directory(directory)
     fields = read_json(directory / "config.json")
     for part in (fields.get("text_config"), fields):
         if isinstance(part, Mapping) and (named := _named(part)):
             return named
+    check_weights(directory)
     stored = stored_elements(directory)
     found = max(COMPUTED, key=lambda name: stored[COMPUTED[name]])
     return found if stored[COMPUTED[found]] else "float32"

@@ -140,4 +140,4 @@ def _check_types(file: Path, header: Mapping[str, Mapping[str, Any]], known: boo
 
 def _is_packed(name: str, kind: str) -> bool:
     weight = name.endswith(("weight", "weights", "weight_packed", "_blocks", "qzeros", "proj"))
-    return kind.startswith(("F8", "F6", "F4")) or (weight and kind not in FLOATS)
+    return kind not in FLOATS and (weight or kind.startswith(("F8", "F6", "F4")))

@@ -50,7 +50,7 @@ def test_each_setting_has_its_value_and_origin(quire: Quire, file: Path) -> None
     variable = {"value": 32, "origin": "environment", "where": "QUIRE_KVSTORE_BLOCK_SIZE in the environment"}
     assert settings["kvstore.block_size"] == variable
     assert settings["gateway.port"] == {"value": 8200, "origin": "flag", "where": "flag --port"}
-    assert settings["kvstore.dtype"] == {"value": "float32", "origin": "default", "where": ""}
+    assert settings["kvstore.dtype"] == {"value": "auto", "origin": "default", "where": ""}
 
 
 def test_the_text_is_a_file_that_says_the_same(quire: Quire, file: Path) -> None:
