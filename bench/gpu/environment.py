@@ -102,5 +102,5 @@ def _install(wheels: Path, site: Path) -> dict[str, str]:
                 failed, _ = 1, said.write(f"{error}\n")
             if failed:
                 said.seek(0)
-                refused[file.name] = said.read().strip()
+                refused[file.name] = said.read().strip() or f"pip ended with {failed}"
     return refused

@@ -117,7 +117,8 @@ def begin(asked: argparse.Namespace, prepared: Prepared, found: dict[str, Any] |
     """The result before any step of this call."""
     wheels = {"state": "passed", "reason": "", "seconds": 0.0, "figures": {}}
     if prepared.refused:
-        reason = "\n".join(f"{name}: {said}" for name, said in prepared.refused.items())
+        lasts = [f"{name}: {said.splitlines()[-1]}" for name, said in prepared.refused.items()]
+        reason = "\n".join([*lasts, *prepared.refused.values()])
         wheels |= {"state": "failed", "reason": reason}
         (out / "wheels").mkdir(exist_ok=True)
         (out / "wheels" / LOG).write_text(reason + "\n")

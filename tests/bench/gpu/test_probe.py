@@ -20,7 +20,7 @@ def test_every_probe_answers_or_says_why_not() -> None:
     found = json.loads(done.stdout)
     assert found["pidfd"]["possible"]
     assert found["namespaces"]["pid"].startswith("pid:[")
-    for name in ("so_peerpidfd", "devices", "cuda_ipc", "cuda_vmm_fd"):
+    for name in ("so_peerpidfd", "host", "compiler", "nvidia_smi", "devices", "cuda_ipc", "cuda_vmm_fd"):
         assert found[name]["possible"] or found[name]["reason"], name
     if not found["devices"]["possible"]:
         assert not found["cuda_ipc"]["possible"]
