@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bench.gpu.processes.link import EngineAnswer
-from bench.gpu.processes.stack import Stack, write_model
+from bench.gpu.processes.stack import Stack, wait_for, write_model
 from bench.gpu.report import SHORT
 from bench.gpu.step import Row, Step
 from bench.models.tiny import FIRST_WORD
@@ -29,6 +29,7 @@ from quire_proto.wire.layout import E4M3
 from tests.support.rounded_cache import RoundedCache
 
 ENGINE = "engine-1"
+REPORT_S = 5.0  # engines report twice a second
 # In the largest error of any logit anywhere, which few come near: a token chosen by rounding is off by less.
 ERRORS = 1.5
 SHARP = 3.0  # what tells tokens apart, in such bounds
@@ -97,11 +98,16 @@ def all_through(stack: Stack, answers: list[EngineAnswer]) -> int:
 
 def replays(stack: Stack) -> Row:
     """Steps of the engine, and how many of them were replays. Raises RuntimeError if none was."""
-    counters = stack.gateway.counters(ENGINE)
-    found: Row = {name: counters[name] for name in ("steps", "replayed_steps") if name in counters}
-    if not found.get("replayed_steps"):
-        raise RuntimeError(f"the engine replayed no step: {found}; its log says why (graphs_off)")
-    return found
+
+    def counted() -> Row:
+        counters = stack.gateway.counters(ENGINE)
+        return {name: counters.get(name, 0) for name in ("steps", "replayed_steps")}
+
+    try:
+        wait_for(lambda: counted()["replayed_steps"], REPORT_S, "a replayed step")
+    except TimeoutError:
+        raise RuntimeError(f"the engine replayed no step: {counted()}; its log says why (graphs_off)") from None
+    return counted()
 
 
 def main() -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from bench.gpu.processes import tokens
 from bench.gpu.processes.link import EngineAnswer
 from bench.gpu.processes.tokens import Judge, judged
 from bench.models.tiny import make_model
@@ -60,3 +63,24 @@ def test_where_rounding_hides_everything_nothing_is_shown(model: Path) -> None:
 
     with pytest.raises(RuntimeError, match="shows nothing"):
         judged(judge, right)
+
+
+@pytest.mark.parametrize(("reports", "right"), [((0, 0, 7), True), ((0, 0, 0), False)])
+def test_replays_are_counted_by_the_engine(
+    reports: tuple[int, ...], right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report that comes later counts, and an engine that never replayed has shown nothing."""
+    monkeypatch.setattr(tokens, "REPORT_S", 0.2)
+    said: Iterator[int] = iter(reports)
+    last = {"steps": 9, "replayed_steps": 0}
+
+    def counters(_: str) -> dict[str, int]:
+        last["replayed_steps"] = next(said, last["replayed_steps"])
+        return dict(last)
+
+    stack: Any = SimpleNamespace(gateway=SimpleNamespace(counters=counters))
+    if right:
+        assert tokens.replays(stack)["replayed_steps"] == 7
+        return
+    with pytest.raises(RuntimeError, match="replayed no step"):
+        tokens.replays(stack)
