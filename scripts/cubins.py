@@ -3,11 +3,16 @@
 For each architecture about 40 representative instantiations (``ALL=1``: every combination of dtype, head_dim,
 query heads per KV head, regime and features) are compiled with the launch parameters that would be used there.
 Registers and spilled bytes are what the ptxas in the Triton wheel says; shared memory is what Triton asks the driver
-for. It fails on a compile error, on spills in fp16 or bf16 up to head_dim 128, and on more shared memory than the chip
-has. Arguments come from the launchers themselves, on tensors without memory, so that what is compiled is what would be
+for; how memory is read, the disassembly tells (``machine_code``). It fails on a compile error, on spills in fp16 or
+bf16 up to head_dim 128, on more shared memory than the chip has, and, where float32 is computed, on the chip's rough
+powers of two. A row of the launch table is held to its programs a multiprocessor and its buffers of keys and values,
+and fails on waits that leave no load under way, narrow copies, or byte reads of shared memory.
+
+Arguments come from the launchers themselves, on tensors without memory, so that what is compiled is what would be
 launched. Results are kept by the hash of sources, arguments and Triton's version, in CUBINS_CACHE (default: .cubins).
 
 Usage: python scripts/cubins.py [--arch sm_90 ...] [--only decode ...] [--all]
+       python scripts/cubins.py --arch sm_90 --only decode --launch 16 64 4 5 168 3 2   another row than the table's
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -37,19 +42,23 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default; Triton 3.
 
 import torch  # noqa: E402
 import triton  # noqa: E402
+from machine_code import disassemble, kv_buffers, memory_facts  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from quire_kernels.features import Features  # noqa: E402
 from quire_kernels.gpu import copy_blocks, merge_partials, paged_attention, write_kv  # noqa: E402
 from quire_kernels.gpu.device_work import Capacity, DeviceWork  # noqa: E402
-from quire_kernels.gpu.launch_table import SHARED_LIMIT, launch_for  # noqa: E402
+from quire_kernels.gpu.launch_table import SHARED_LIMIT, Launch, launch_for, programs_per_sm, table  # noqa: E402
 from quire_kernels.gpu.layers import gate, norm, rotate  # noqa: E402
 from quire_kernels.gpu.sampling import nucleus  # noqa: E402
 from quire_kernels.gpu.tiling import REGIMES  # noqa: E402
 
 META = torch.device("meta")
-OURS = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # a result means what this file says it means
+FILES = (Path(__file__), Path(__file__).with_name("machine_code.py"))
+OURS = hashlib.sha256(b"".join(f.read_bytes() for f in FILES)).hexdigest()  # a result means what these files say
+COPY_BYTES = 16  # the widest copy for a thread
+MAY_SPILL = {"all": 128}  # bytes, stored and loaded; no model asks for all features at once
 ROWS, BLOCKS, KV_HEADS = 64, 4096, 8
 SMALL = ("write_kv", "merge", "copy", "norm", "gate", "rotate", "nucleus")  # kernels beside attention
 FEATURES = {"": (), "window": ("window",), "all": ("window", "softcap", "sinks", "slopes")}
@@ -67,6 +76,20 @@ class Instance:
     group: int = 4
     features: str = ""
     block_size: int = 16
+    row: Launch | None = None  # instead of the table's
+
+    def launch(self, arch: str) -> Launch:
+        """Launch parameters of a regime of paged_attention."""
+        return self.row or launch_for(arch, self.head_dim, self.group, getattr(torch, self.dtype), self.op)
+
+    def tabled(self, arch: str) -> bool:
+        """Whether the launch is a row, and held to it."""
+        return self.op in REGIMES and (self.row is not None or self.launch(arch) in table().values())
+
+    @property
+    def exact(self) -> bool:
+        """Whether it works in float32, and powers of two must not be rough."""
+        return self.op == "merge" or (self.op in REGIMES and self.dtype == "float32")
 
     @property
     def fp8(self) -> bool:
@@ -158,7 +181,7 @@ def build(instance: Instance, arch: str) -> tuple[Any, dict[str, Any], dict[str,
             merge_partials.merge_arguments(*parts, out, *lists, count, sinks),
             {"num_warps": 4},
         )
-    launch = launch_for(arch, instance.head_dim, instance.group, kv, instance.op)
+    launch = instance.launch(arch)
     work = DeviceWork(Capacity(*([ROWS] * 8)), META)
     work.window = 1024 if "window" in FEATURES[instance.features] else None
     query = tensor(ROWS, heads, instance.head_dim, dtype=dtype).transpose(0, 1)
@@ -204,7 +227,7 @@ def compile_one(task: tuple[str, Instance]) -> dict[str, Any]:
     known = CACHE / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
     if known.exists():
         return dict(json.loads(known.read_text()), cached=True)
-    result: dict[str, Any] = {"arch": arch, **asdict(instance), **options, "cached": False}
+    result: dict[str, Any] = {"arch": arch, **asdict(replace(instance, row=None)), **options, "cached": False}
     result |= {k: arguments[k] for k in ("BLOCK_M", "BLOCK_N") if k in arguments}
     log = io.StringIO()
     try:
@@ -213,6 +236,11 @@ def compile_one(task: tuple[str, Instance]) -> dict[str, Any]:
     except Exception as error:  # whatever the compiler raises is this instance's result
         return result | {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
     result |= {"shared": compiled.metadata.shared, **resources(log.getvalue())}
+    if instance.op in REGIMES:
+        used = (options["num_warps"], result["registers"], result["shared"])
+        result |= {"per_sm": programs_per_sm(arch, *used), "kv_buffers": kv_buffers(compiled.asm["ttgir"])}
+    if instance.tabled(arch) or instance.exact:
+        result |= memory_facts(disassemble(compiled.asm["cubin"]))
     result["seconds"] = round(time.monotonic() - began, 2)
     known.write_text(json.dumps(result))
     return result
@@ -232,10 +260,31 @@ def faults(result: dict[str, Any], instance: Instance) -> list[str]:
     if "error" in result:
         return [result["error"]]
     found = []
-    if instance.must_not_spill and result["spilled"]:
+    if instance.must_not_spill and result["spilled"] > MAY_SPILL.get(instance.features, 0):
         found.append(f"{result['spilled']} bytes of spilled registers")
     if result["shared"] > SHARED_LIMIT[result["arch"]]:
         found.append(f"{result['shared']} bytes of shared memory, the chip has {SHARED_LIMIT[result['arch']]}")
+    if instance.exact and result["ex2"]:
+        found.append(f"{result['ex2']} rough powers of two")
+    if instance.tabled(result["arch"]):
+        found += row_faults(result, instance.launch(result["arch"]))
+    return found
+
+
+def row_faults(result: dict[str, Any], launch: Launch) -> list[str]:
+    """What a row of the launch table promises and the compiled kernel does not keep."""
+    found = []
+    for name in ("per_sm", "kv_buffers"):
+        if result[name] < getattr(launch, name):
+            found.append(f"{name} {result[name]}, the row says {getattr(launch, name)}")
+    # With tcgen05 (tiles of 64 rows and more) waits are spread over several loops; there the IR has to do.
+    tcgen05 = result["arch"] == "sm_100" and launch.block_m >= 64
+    if launch.kv_buffers > 1 and not result["under_way"] and not tcgen05:
+        found.append("the hot loop waits for every load")
+    if result["copy_bytes"] < COPY_BYTES:
+        found.append(f"copies of {result['copy_bytes']} bytes into shared memory")
+    if result["byte_reads"]:
+        found.append(f"{result['byte_reads']} byte reads of shared memory")
     return found
 
 
@@ -245,9 +294,14 @@ def main() -> int:
     parser.add_argument("--arch", nargs="+", choices=SHARED_LIMIT, default=list(SHARED_LIMIT))
     parser.add_argument("--all", action="store_true", default=os.environ.get("ALL") == "1")
     parser.add_argument("--only", nargs="+", choices=(*REGIMES, *SMALL), help="only these kernels")
+    parser.add_argument(
+        "--launch", nargs=7, type=int, metavar=tuple(Launch.__dataclass_fields__), help="judge this row"
+    )
     options = parser.parse_args()
     CACHE.mkdir(exist_ok=True)
     instances = [i for i in (everything() if options.all else representative()) if i.op in (options.only or i.op)]
+    if options.launch:
+        instances = [Instance(op, row=Launch(*options.launch)) for op in options.only or REGIMES]
     tasks = [(a, i) for a in options.arch for i in instances if not (i.fp8 and a in ("sm_80", "sm_86"))]
     began, failed, compiled = time.monotonic(), 0, 0
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
@@ -260,6 +314,10 @@ def main() -> int:
             numbers = "" if "error" in result else (
                 f"{result['registers']:4} registers {result['spilled']:5} spilled {result['shared']:7} shared"
             )  # fmt: skip
+            if instance.tabled(arch) and "copy_bytes" in result:
+                numbers += (
+                    f" {result['per_sm']} an SM, {result['kv_buffers']} buffers, {result['byte_reads']} byte reads"
+                )
             print(f"{arch:6} {instance!s:44} {shape:15} {numbers} {'; '.join(wrong)}", flush=True)
     spent = time.monotonic() - began
     counts = f"{len(tasks)} instantiations, {compiled} compiled now, {failed} failed"

@@ -3,7 +3,8 @@
 For each head_dim, query heads per KV head, dtype of keys and values, and regime, every sensible launch is timed
 with CUDA events on a workload of that regime; the fastest becomes the row of this GPU's architecture. The inputs
 rotate over several layers, so that the L2 cache does not hold them from one run to the next. Launches that do not
-compile or do not fit the chip are skipped. Rows of other architectures stay as they are.
+compile or do not fit the chip are skipped; an error of the device ends the sweep, for nothing after it can be trusted.
+Rows of other architectures stay as they are.
 
 Usage: python -m bench.gpu.sweep [--head-dim 128 ...] [--group 4 ...] [--dtype bfloat16 ...] [--regime decode ...]
 """
@@ -14,6 +15,8 @@ import argparse
 import json
 import statistics
 import sys
+from dataclasses import asdict, replace
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,9 +30,10 @@ from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_kernels.features import Features
 from quire_kernels.gpu import paged_attention as op
 from quire_kernels.gpu.device_work import Capacity, DeviceWork
-from quire_kernels.gpu.launch_table import Launch, architecture
+from quire_kernels.gpu.launch_table import Launch, architecture, programs_per_sm
 from quire_kernels.gpu.tiling import REGIMES, Shape, tile_items
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 TABLE = Path(__file__).resolve().parents[2] / "kernels" / "quire_kernels" / "gpu" / "launch_table.json"
 KV_HEADS, BLOCK_SIZE, LAYERS, REPEATS = 8, 16, 8, 24
 
@@ -45,11 +49,20 @@ def workload(regime: str) -> AttentionPlan:
 
 
 def candidates(regime: str, group: int) -> list[Launch]:
-    """Launches worth a try."""
+    """Launches worth a try, with the programs a multiprocessor that their registers allow.
+
+    Two buffers of keys and values take five stages, three seven (on some chips five): see ``launch_table``. Registers
+    are bounded where that lets another program onto a multiprocessor.
+    """
     least = max(16, triton.next_power_of_2(group))
-    rows = {"decode": (least,), "group": (16, 32, 64, 128), "prefill": (64, 128)}[regime]
-    sizes = product((m for m in rows if m >= least), (32, 64, 128), (4, 8), (1, 2, 3, 4), (None, 255))
-    return [Launch(*values) for values in sizes]
+    rows = {"decode": (least,), "group": (32, 64, 128), "prefill": (64, 128)}[regime]
+    registers = {4: (255, 168, 128), 8: (255, 128)}
+    sizes = product((m for m in rows if m >= least), (32, 64, 128), (4, 8), (2, 3, 5, 7))
+    return [
+        Launch(m, n, warps, stages, bound, programs_per_sm("", warps, bound, shared=0))
+        for m, n, warps, stages in sizes
+        for bound in registers[warps]
+    ]
 
 
 class Inputs:
@@ -70,42 +83,73 @@ class Inputs:
         self.out = torch.empty(rows, heads, head_dim, dtype=wide, device=device)
 
 
-def launch_milliseconds(plan: AttentionPlan, inputs: Inputs, regime: str, launch: Launch) -> float | None:
-    """Median time of one launch, None if it cannot be made."""
-    device = inputs.query.device
-    sm_count = torch.cuda.get_device_properties(device).multi_processor_count
-    heads, _, width = inputs.query.shape
-    shape = Shape(KV_HEADS, heads // KV_HEADS, dict.fromkeys(REGIMES, launch), sm_count)
-    tiles = tile_items(plan.items(), plan.positions, BLOCK_SIZE, shape)
-    work = DeviceWork(Capacity.of(tiles, len(plan.positions), len(plan.table)), device)
-    work.refill(tiles, plan.positions, plan.slots, plan.table)
-    parts = torch.empty(tiles.partials, heads, width, device=device), torch.empty(tiles.partials, heads, device=device)
-    grid = (KV_HEADS, len(tiles.records[regime]))
-    times = []
-    for i in range(REPEATS):
-        keys, values = inputs.arena[i % LAYERS]
-        arguments: dict[str, Any] = op.attention_arguments(
-            inputs.query, keys, values, work, regime, launch, inputs.features, inputs.out, *parts
+class TiledWorkload:
+    """The workload, tiled for one launch.
+
+    Raises:
+        triton.CompilationError, triton.runtime.errors.OutOfResources: when run, if this chip does not take the launch.
+    """
+
+    def __init__(self, plan: AttentionPlan, inputs: Inputs, regime: str, launch: Launch) -> None:
+        device = inputs.query.device
+        sm_count = torch.cuda.get_device_properties(device).multi_processor_count
+        heads, _, width = inputs.query.shape
+        shape = Shape(KV_HEADS, heads // KV_HEADS, dict.fromkeys(REGIMES, launch), sm_count)
+        tiles = tile_items(plan.items(), plan.positions, BLOCK_SIZE, shape)
+        self.inputs, self.regime, self.launch = inputs, regime, launch
+        self.work = DeviceWork(Capacity.of(tiles, len(plan.positions), len(plan.table)), device)
+        self.work.refill(tiles, plan.positions, plan.slots, plan.table)
+        self.parts = (
+            torch.empty(tiles.partials, heads, width, device=device),
+            torch.empty(tiles.partials, heads, device=device),
         )
+        self.grid = (KV_HEADS, len(tiles.records[regime]))
+
+    def run(self, layer: int) -> Any:
+        """One launch, which gives the compiled kernel."""
+        inputs = self.inputs
+        keys, values = inputs.arena[layer]
+        arguments: dict[str, Any] = op.attention_arguments(
+            inputs.query,
+            keys,
+            values,
+            self.work,
+            self.regime,
+            self.launch,
+            inputs.features,
+            inputs.out,
+            *self.parts,
+        )
+        return op._kernel[self.grid](**arguments, **self.launch.options)
+
+
+def measured(plan: AttentionPlan, inputs: Inputs, regime: str, launch: Launch) -> tuple[float, Launch] | None:
+    """Median milliseconds, and the launch with what it compiled to; None if the chip does not take it."""
+    arch, buffers = architecture(inputs.query.device), import_module("machine_code").kv_buffers
+    try:
+        built = TiledWorkload(plan, inputs, regime, launch).run(0)
+    except (triton.runtime.errors.OutOfResources, triton.CompilationError) as error:
+        print(f"  {launch}: {type(error).__name__}")
+        return None
+    per_sm = programs_per_sm(arch, launch.num_warps, built.n_regs, built.metadata.shared)
+    found = replace(launch, per_sm=per_sm, kv_buffers=max(1, buffers(built.asm["ttgir"])))
+    step, times = TiledWorkload(plan, inputs, regime, found), []
+    for i in range(REPEATS):
         begin, end = event(), event()
-        try:
-            begin.record()
-            op._kernel[grid](**arguments, **launch.options)
-            end.record()
-        except (triton.runtime.errors.OutOfResources, triton.CompilationError, RuntimeError) as error:
-            print(f"  {launch}: {type(error).__name__}")
-            return None
+        begin.record()
+        step.run(i % LAYERS)
+        end.record()
         times.append((begin, end))
     torch.cuda.synchronize()
-    return statistics.median(float(begin.elapsed_time(end)) for begin, end in times[4:])
+    return statistics.median(float(begin.elapsed_time(end)) for begin, end in times[4:]), found
 
 
 def best_row(head_dim: int, group: int, dtype: str, regime: str, device: torch.device) -> dict[str, Any] | None:
     """The table's row for one combination."""
     plan = workload(regime)
     inputs = Inputs(plan, head_dim, group, getattr(torch, dtype), device)
-    timed = [(launch_milliseconds(plan, inputs, regime, launch), launch) for launch in candidates(regime, group)]
-    found = sorted(((time, launch) for time, launch in timed if time is not None), key=lambda pair: pair[0])
+    every = (measured(plan, inputs, regime, launch) for launch in candidates(regime, group))
+    found = sorted((pair for pair in every if pair is not None), key=lambda pair: pair[0])
     if not found:
         return None
     time, launch = found[0]
@@ -116,12 +160,7 @@ def best_row(head_dim: int, group: int, dtype: str, regime: str, device: torch.d
         "group": group,
         "dtype": dtype,
         "regime": regime,
-        "block_m": launch.block_m,
-        "block_n": launch.block_n,
-        "num_warps": launch.num_warps,
-        "num_stages": launch.num_stages,
-        "max_registers": launch.max_registers,
-        "per_sm": launch.per_sm,
+        **asdict(launch),
         "source": f"sweep, {torch.cuda.get_device_name(device)}, triton {triton.__version__}, {time:.3f} ms",
     }
 
@@ -131,7 +170,7 @@ def write_launch_rows(rows: list[dict[str, Any]]) -> None:
     table = json.loads(TABLE.read_text(encoding="utf-8"))
     keys = ("arch", "head_dim", "group", "dtype", "regime")
     kept = {tuple(row[k] for k in keys): row for row in [*table["rows"], *rows]}
-    lines = ",\n".join(f"    {json.dumps(kept[key])}" for key in sorted(kept))
+    lines = ",\n".join(f"    {json.dumps(kept[key])}" for key in sorted(kept, key=str))
     TABLE.write_text(f'{{\n  "note": {json.dumps(table["note"])},\n  "rows": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """Launches beside the one that is shipped: a few that promise more, and every one that is worth a try.
 
-``candidates`` times two that keep two pieces of keys and values in shared memory (three and four programs a
+``candidates`` times two that keep more keys and values in shared memory (of three and two programs a
 multiprocessor) and the table's own, on four decode steps. ``sweep`` times all of ``bench.gpu.sweep`` for decodes of
 heads of 128 in groups of four, and leaves a row for the launch table; it writes none itself.
 """
@@ -8,7 +8,6 @@ heads of 128 in groups of four, and leaves a row for the launch table; it writes
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 
@@ -22,8 +21,8 @@ from bench.report.figures import say
 from quire_kernels.gpu.launch_table import Launch
 
 RESERVE_S = 5.0
-# block_n, warps, stages, registers
-PROMISING = ((64, 4, 5, 168), (32, 4, 5, 128))
+# block_n, warps, stages, registers, programs a multiprocessor
+PROMISING = ((64, 4, 5, 168, 3), (64, 4, 5, 255, 2))
 REGIME = "decode"
 
 
@@ -37,8 +36,8 @@ def tried(shipped: Launch, what: str, group: int, dry: bool) -> Iterator[tuple[s
     """The shipped launch first, then the others."""
     yield "shipped", shipped
     if what == "candidates":
-        for block_n, warps, stages, registers in PROMISING:
-            other = replace(shipped, block_n=block_n, num_warps=warps, num_stages=stages, max_registers=registers)
+        for block_n, warps, stages, registers, per_sm in PROMISING:
+            other = Launch(shipped.block_m, block_n, warps, stages, registers, per_sm)
             yield f"n{block_n} w{warps} s{stages} r{registers}", other
     else:
         for launch in candidates(REGIME, group)[: 2 if dry else None]:

@@ -2,9 +2,13 @@
 
 Owns the choice, which is made from a checked-in table (``launch_table.json``) keyed by architecture, head_dim,
 query heads per KV head, dtype of keys and values, and regime. Nothing is tuned while requests are served: that
-would add jitter, need a warm GPU and break captured graphs. An offline sweep (``bench/gpu/sweep.py``) writes rows;
-where there is none, ``rule`` gives parameters that fit the shared memory of any chip and, in fp16 and bf16 up to
-head_dim 128, compile without spills (``scripts/cubins.py`` proves it).
+would add jitter, need a warm GPU and break captured graphs. Rows of architectures that we know are chosen by what the
+compiler makes of them, until an offline sweep (``bench/gpu/sweep.py``) writes measured ones; where there is none,
+``rule`` gives parameters that fit the shared memory of any chip and, in fp16 and bf16 up to head_dim 128, compile
+without spills (``scripts/cubins.py`` proves both).
+
+Triton gives a load ``(stages - 1) // (indirections + 1)`` buffers, and a block table is an indirection: two buffers of
+keys and values, the least that lets loads overlap multiplication, take five stages.
 
 Invariant: ``block_m`` is at least the number of query heads per KV head, and all fall-backs of a launch have the
 same ``block_m``, because the step's tiles are cut to it.
@@ -27,6 +31,9 @@ SHARED_LIMIT = {"sm_80": 166912, "sm_86": 101376, "sm_89": 101376, "sm_90": 2324
 SMALLEST_LIMIT = min(SHARED_LIMIT.values())
 INTERPRETER = "interpreter"
 MAX_REGISTERS = 255  # of a thread, on every architecture here
+SM_REGISTERS, REGISTER_UNIT = 65536, 256  # of a multiprocessor; a warp's are rounded up to units
+SM_WARPS = {"sm_80": 64, "sm_90": 64, "sm_100": 64}  # that a multiprocessor holds; others 48
+PROGRAM_SHARED = 1024  # bytes of shared memory that each program takes beside its own, and an SM has beside the limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,8 @@ class Launch:
 
     ``block_m`` counts rows times query heads per KV head. ``max_registers`` of a thread: None leaves the choice to
     ptxas, which spills a few bytes if that lets one more program onto a multiprocessor. ``per_sm``: programs that a
-    multiprocessor holds at a time, which the split rule cuts for.
+    multiprocessor holds at a time, which the split rule cuts for. ``kv_buffers`` of keys and of values: what the stages
+    come to on this architecture.
     """
 
     block_m: int
@@ -44,6 +52,7 @@ class Launch:
     num_stages: int
     max_registers: int | None = None
     per_sm: int = 1
+    kv_buffers: int = 1
 
     @property
     def options(self) -> dict[str, int]:
@@ -69,8 +78,11 @@ def launch_for(arch: str, head_dim: int, group: int, dtype: torch.dtype, regime:
         dtype: of keys and values.
         regime: ``decode``, ``group`` or ``prefill``.
     """
-    found = _table().get((arch, head_dim, group, str(dtype).removeprefix("torch."), regime))
-    return found if found is not None else rule(arch, head_dim, group, dtype, regime)
+    name = str(dtype).removeprefix("torch.")
+    found = table().get((arch, head_dim, group, name, regime))
+    if found is None:
+        found = table().get((arch, head_dim, None, name, regime))
+    return found if found is not None and group <= found.block_m else rule(arch, head_dim, group, dtype, regime)
 
 
 def rule(arch: str, head_dim: int, group: int, dtype: torch.dtype, regime: str) -> Launch:
@@ -91,6 +103,14 @@ def rule(arch: str, head_dim: int, group: int, dtype: torch.dtype, regime: str) 
     while _shared_estimate(launch, width, dtype) > limit and (smaller := _smaller(launch)) is not None:
         launch = smaller
     return launch
+
+
+def programs_per_sm(arch: str, num_warps: int, registers: int, shared: int) -> int:
+    """Programs of ``registers`` a thread and ``shared`` bytes that a multiprocessor holds at a time."""
+    of_warp = -(-registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
+    memory = SHARED_LIMIT.get(arch, SMALLEST_LIMIT) + PROGRAM_SHARED
+    by_registers = SM_REGISTERS // (of_warp * num_warps)
+    return min(by_registers, memory // (shared + PROGRAM_SHARED), SM_WARPS.get(arch, 48) // num_warps)
 
 
 def fallbacks(launch: Launch) -> list[Launch]:
@@ -118,12 +138,11 @@ def _shared_estimate(launch: Launch, width: int, dtype: torch.dtype) -> int:
 
 
 @cache
-def _table() -> dict[tuple[str, int, int, str, str], Launch]:
-    """The checked-in rows."""
+def table() -> dict[tuple[str, int, int | None, str, str], Launch]:
+    """The checked-in rows; query heads per KV head None: any number."""
     text = files("quire_kernels.gpu").joinpath("launch_table.json").read_text(encoding="utf-8")
+    keys = ("arch", "head_dim", "group", "dtype", "regime")
     return {
-        (row["arch"], row["head_dim"], row["group"], row["dtype"], row["regime"]): Launch(
-            row["block_m"], row["block_n"], row["num_warps"], row["num_stages"], row["max_registers"], row["per_sm"]
-        )
+        tuple(row[key] for key in keys): Launch(**{name: row[name] for name in Launch.__dataclass_fields__})
         for row in json.loads(text)["rows"]
     }
