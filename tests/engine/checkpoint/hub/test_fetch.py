@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from huggingface_hub import constants
 
 from bench.models.tiny import make_model
 from quire_engine.checkpoint.architecture import read_config
+from quire_engine.checkpoint.hub.complaints import explained
 from quire_engine.checkpoint.hub.fetch import fetch
 from quire_engine.checkpoint.hub.hub_model import HubModel
 from quire_engine.checkpoint.refusal import ModelRefused
@@ -173,6 +176,13 @@ def test_a_full_disk_is_said_before(hub: Hub) -> None:
     ):
         fetched()
     assert "model.safetensors" not in hub.fetched()
+
+
+def test_a_disk_that_fills_up_meanwhile_is_said() -> None:
+    """Whatever the library wraps it in, the line is of the disk and not of the network."""
+    wrapped = RuntimeError("download failed")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert re.fullmatch(r"the disk of .*models--org--tiny is full: make room.*", explained(wrapped, HubModel(NAME)))
 
 
 def test_a_cut_connection_is_taken_up_again(hub: Hub, model: Path) -> None:
