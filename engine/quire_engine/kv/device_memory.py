@@ -32,7 +32,7 @@ def full_memory(error: BaseException, device: torch.device, tokens: int, sequenc
     """
     needed = NEEDED.search(str(error))
     what = f", {needed[1]} more are needed" if needed else ""
-    with suppress(RuntimeError, AssertionError):  # it may be too full for the question, or torch know of no GPU
+    with suppress(RuntimeError, AssertionError, ValueError):  # too full to be asked, or no GPU of torch's
         free, total = torch.cuda.mem_get_info(device)
         own = torch.cuda.memory_reserved(device)
         what += f", {free / GIB:.2f} of {total / GIB:.2f} GiB are free and this engine's tensors have {own / GIB:.2f}"
