@@ -105,7 +105,8 @@ def _kernel(
         )
         if UPCAST:
             q = q.to(tl.float32)
-        q_odd, acc_odd = None, None
+        q_odd = None
+        acc_odd = tl.zeros([1], tl.float32)  # unused without pairs; Triton 3.6 cannot return None
         if PAIRS:  # from here on, q and acc are of even columns
             q, q_odd = tl.split(tl.reshape(q, [BLOCK_M, COLUMNS, 2]))
             acc_odd = tl.zeros([BLOCK_M, COLUMNS], tl.float32)

@@ -21,7 +21,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 @triton.jit
 def attend_range(
     acc: tl.tensor,  # [BLOCK_M, COLUMNS] weighted sum of values, relative to exp2(-top)
-    acc_odd: tl.tensor,  # the same of odd columns, or None
+    acc_odd: tl.tensor,  # the same of odd columns, if there is query_odd
     top: tl.tensor,  # [BLOCK_M] largest score so far, base 2
     total: tl.tensor,  # [BLOCK_M] sum of weights, relative to exp2(-top)
     query: tl.tensor,  # [BLOCK_M, COLUMNS]
