@@ -40,6 +40,8 @@ os.environ["TRITON_DUMP_PTXAS_LOG"] = os.environ["TRITON_ALWAYS_COMPILE"] = "1" 
 os.environ.pop("TRITON_INTERPRET", None)
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default; Triton 3.9 warns unless told
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # make sets PYTHONSAFEPATH
+
 import torch  # noqa: E402
 import triton  # noqa: E402
 from machine_code import disassemble, kv_buffers, memory_facts  # noqa: E402
