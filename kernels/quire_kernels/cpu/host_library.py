@@ -85,12 +85,12 @@ def _name(compiler: str, processor: tuple[str, ...]) -> str:
         " ".join((*FLAGS, *processor, THREADS)).encode(),
         version,
         platform.machine().encode(),
-        _processor(),
+        processor_features(),
     )
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
 
 
-def _processor() -> bytes:
+def processor_features() -> bytes:
     """The processor's features, as far as the system tells: a home directory may be shared by several machines."""
     try:
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()

@@ -36,6 +36,7 @@ from quire_engine.kv.device_memory import full_memory, memory_is_full
 from quire_engine.model.model import Model, ModelRefused, load_model
 from quire_engine.model.selftest.invariance import batch_dependence
 from quire_engine.model.selftest.selftest import self_test
+from quire_engine.model.selftest.verdict_cache import found_once
 from quire_engine.scheduling.front import Front
 from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
@@ -188,7 +189,12 @@ def _prove(model: Model, layout: Layout, attention: BackendChoice) -> None:
 
 def _say_what_texts_depend_on(model: Model, layout: Layout, attention: BackendChoice) -> None:
     """In the log: whether a request's tokens and log-probabilities may change with what is computed beside it."""
-    why_not = batch_dependence(model, layout, lambda arena: attention.backend(arena, model))
+    depends_on = (layout.fingerprint(), torch.get_num_threads())
+    why_not = found_once(
+        "batch-dependence",
+        depends_on,
+        lambda: batch_dependence(model, layout, lambda arena: attention.backend(arena, model)),
+    )
     log.info("batch_invariant", holds=not why_not, **({"reason": why_not} if why_not else {}))
 
 
