@@ -82,11 +82,12 @@ class PeerEngine:
         max_model_len: int = 512,
         role: str = "both",
         reads: bool = True,
+        steps: int | None = None,
         poison: bytes = b"",
     ) -> None:
         self.requests: list[Generate] = []
         self.aborts: list[Abort] = []
-        self.steps: int | None = None
+        self.steps = steps
         self.together = 1
         self.beats, self.reads = True, reads
         self.cached_tokens = 0

@@ -35,6 +35,7 @@ def failing(lack: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
         raise lack
 
     monkeypatch.setattr(engined.logs, "configure", lambda *_, **__: None)
+    monkeypatch.setattr(engined, "settled", lambda config: config)
     monkeypatch.setattr(engined, "choose_backend", lambda _: GPU)
     monkeypatch.setattr(engined, "_run", fail)
     monkeypatch.setattr(engined, "self_test", fail)

@@ -366,8 +366,7 @@ def test_an_engine_that_was_dying_is_no_evidence(start: Start) -> None:
     """Any number may die before they have received a request."""
     process, waiting = start("--hold-s=20"), None
     for number in range(4):
-        engine = process.engine(f"peer-{number}", reads=False)
-        engine.steps = 0
+        engine = process.engine(f"peer-{number}", reads=False, steps=0)
         waiting = waiting or Background(process, **PLAIN)
         wait_for(lambda engine=engine: engine.requests, "it is sent there")
         engine.close()
