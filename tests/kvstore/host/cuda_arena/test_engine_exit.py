@@ -102,6 +102,7 @@ def test_the_exit_code_is_distinct(monkeypatch: pytest.MonkeyPatch, error: Excep
     def leave(code: int) -> None:
         raise SystemExit(code)
 
+    monkeypatch.setattr(engined, "settled", lambda config: config)
     monkeypatch.setattr(engined, "_run", fail)
     monkeypatch.setattr(engined.logs, "configure", lambda *_, **__: None)
     monkeypatch.setattr(engined.os, "_exit", leave)
