@@ -93,8 +93,9 @@ def test_spans_go_out_with_who_made_them() -> None:
         assert tracer.join("nonsense", "work") is None
         assert tracer.join("00" + "-" * 600, "work") is None
         tracer.close()
-        outer, inner = received.trace(TRACE, lambda found: len(found) == 2)
+        found = {one.name: one for one in received.trace(TRACE, lambda found: len(found) == 2)}
 
+    outer, inner = found["generate"], found["queue"]  # which began at the same time
     assert (outer.service, outer.instance, outer.parent) == ("quire-engine", "engine-7", "00f067aa0ba902b7")
     assert (inner.parent, inner.failed, inner.attributes) == (outer.id, True, {"error.type": "no_room"})
     assert (inner.ended - inner.began) // 10**8 in (9, 10)

@@ -61,10 +61,10 @@ class EngineForkServer:
         self.child = Child("fork server", [], keep=False, defaults={**defaults, "OPENBLAS_NUM_THREADS": "1"})
         self._link: socket.socket | None = None
         self._ready = False
-        _adopt_orphans(True)
 
     def start(self) -> None:
         """Start the server, which is ready after some seconds. Each has a link of its own, with no word of the last."""
+        _adopt_orphans(True)
         self.child.reap()
         if self._link:
             self._link.close()
