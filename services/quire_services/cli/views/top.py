@@ -13,6 +13,7 @@ import sys
 import time
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console, Group
@@ -44,13 +45,33 @@ def main(argv: list[str]) -> int:
     if not (arguments.once or arguments.json or sys.stdout.isatty()):
         parser.error("stdout is no terminal: --once prints one page, --json objects")
     config = flags.read_config(parser, arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as with Ctrl-C
+    ended = _EndSignal()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ended)
     with PoolReader(config.run_dir, ASK_TIMEOUT_S) as reader:
         look = PoolLook(config, reader)
         try:
-            return _print(look, arguments) if arguments.once or arguments.json else _show(look, arguments.interval)
+            if arguments.once or arguments.json:
+                return _print(look, arguments, ended)
+            return _show(look, arguments.interval, ended)
         except (KeyboardInterrupt, EOFError):  # the latter: the terminal has gone
             return 0
+
+
+class _EndSignal:
+    """A handler that interrupts what is done, and remembers: where Python can raise nothing, as in a destructor, an
+    interrupt alone would be lost.
+
+    Attributes:
+        over: a signal has come.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+
+    def __call__(self, _signum: int, _frame: FrameType | None) -> None:
+        self.over = True
+        raise KeyboardInterrupt
 
 
 class PoolLook:
@@ -91,11 +112,11 @@ class PoolLook:
             return {}, [str(error)]
 
 
-def _print(look: PoolLook, arguments: Namespace) -> int:
+def _print(look: PoolLook, arguments: Namespace, ended: _EndSignal) -> int:
     """Pages or objects for scripts: of two looks, as rates need; 1 if the kvstore does not answer."""
     console = Console()
     look.again()
-    while True:
+    while not ended.over:
         time.sleep(0 if look.complaint else arguments.interval)
         view = look.again()
         if look.complaint:
@@ -109,21 +130,23 @@ def _print(look: PoolLook, arguments: Namespace) -> int:
             console.print(*lines, sep="\n", crop=False)
         if arguments.once:
             return 0
+    return 0
 
 
-def _show(look: PoolLook, interval: float) -> int:
+def _show(look: PoolLook, interval: float, ended: _EndSignal) -> int:
     """Pages on a terminal until a key or a signal ends it."""
     console = Console()
     with KeyPresses(sys.stdin) as keys, Live(console=console, screen=True, auto_refresh=False) as live:
-        while True:
+        while not ended.over:
             view, until = look.again(), time.monotonic() + interval
             size = None
-            while time.monotonic() < until:
+            while time.monotonic() < until and not ended.over:
                 if console.size != size:  # at once when the terminal's changes
                     size = console.size
                     live.update(Group(*top_page(view, size.width, size.height)), refresh=True)
                 if END_KEYS.intersection(keys.within(KEY_WAIT_S)):
                     return 0
+    return 0
 
 
 def _interval(text: str) -> float:
