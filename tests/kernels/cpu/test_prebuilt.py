@@ -71,10 +71,10 @@ def test_without_a_compiler_the_prebuilt_one_is_loaded(folder: Path, monkeypatch
     if expected is None:
         pytest.skip("this processor is below x86-64-v3")
     monkeypatch.setattr(shutil, "which", lambda _name: None)
-    monkeypatch.setattr(host_library, "find_prebuilt", lambda: expected)
+    monkeypatch.setattr(host_library, "find_prebuilt", lambda **_: expected)
 
     assert host_library.load.__wrapped__()._name == str(expected)
 
-    monkeypatch.setattr(host_library, "find_prebuilt", lambda: None)
+    monkeypatch.setattr(host_library, "find_prebuilt", lambda **_: None)
     with pytest.raises(host_library.NoHostLibrary, match="none compiled ahead"):
         host_library.load.__wrapped__()
