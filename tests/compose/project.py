@@ -10,10 +10,9 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,6 @@ from tests.support.repository import ROOT
 from tests.support.waits import wait_for
 
 READY_S = 240.0
-PROMETHEUS = """
-FROM {base}
-RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends prometheus \\
-    && rm -rf /var/lib/apt/lists/* && install -d -o nobody /prometheus
-USER nobody
-ENTRYPOINT ["prometheus"]
-"""
 ASKED: dict[str, Any] = {"model": "demo", "temperature": 0, "max_tokens": 24, "ignore_eos": True}
 
 
@@ -141,31 +133,6 @@ class Project:
             over.set()
             for thread in threads:
                 thread.join()
-
-    @contextlib.contextmanager
-    def prometheus(self) -> Iterator[Callable[[str], Any]]:
-        """Prometheus from compose.yaml, in an image of Debian's; yields what asks its API. It is gone afterwards."""
-        with tempfile.TemporaryDirectory() as context:
-            (Path(context) / "Dockerfile").write_text(
-                PROMETHEUS.format(base=self.engine.base or "debian:bookworm-slim")
-            )
-            self.engine.docker("build", "--network=host", f"--tag={self.name}-prometheus", context)
-        port = free_port()
-        settings = {"PROMETHEUS_IMAGE": f"{self.name}-prometheus", "PROMETHEUS_PORT": str(port)}
-        profile = ("--profile", "observability")
-        self.compose(*profile, "up", "--detach", "--no-build", "--no-deps", "prometheus", **settings)
-
-        def ask(what: str) -> Any:
-            try:
-                answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/{what}", timeout=5).json()
-                return answer["data"]
-            except httpx.HTTPError:
-                return {"activeTargets": []}
-
-        try:
-            yield ask
-        finally:
-            self.compose(*profile, "rm", "--stop", "--force", "prometheus", **settings)
 
     def left(self) -> str:
         """Containers, volumes and networks of the project."""

@@ -110,16 +110,6 @@ def test_engines_use_kernels_compiled_ahead(stack: Project) -> None:
     assert "/share/quire/kernels/cpu-x86-64-v" in stack.compose("exec", "-T", "engine", "python3", "-c", code)
 
 
-def test_prometheus_beside_it_reads_every_page_and_has_the_rules(stack: Project) -> None:
-    """The profile `observability`, with Debian's Prometheus in the place of an image that is pulled."""
-    with stack.prometheus() as ask:
-        wait_for(
-            lambda: [one["health"] for one in ask("targets")["activeTargets"]] == ["up"] * 4, "all are up", READY_S
-        )
-        assert {one["labels"]["process"] for one in ask("targets")["activeTargets"]} >= stack.engines()
-        assert ask("rules")["groups"][0]["rules"]
-
-
 @pytest.mark.parametrize(("service", "bound"), [("engine", ENGINE_S), ("kvstore", KVSTORE_S)])
 def test_a_killed_process_costs_no_answer(stack: Project, service: str, bound: float) -> None:
     """kill -9 of an engine or the kvstore under load: every request is answered, and new ones within seconds."""
