@@ -25,6 +25,7 @@ from quire_kernels.cpu.linear import LINEAR_DTYPES, cpu_linear
 from quire_kernels.cpu.norm import cpu_norm
 
 from .linear import PackedLinear
+from .replacement import replace_layers
 
 ROW_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2**-7}  # relative to the largest output, of each row
 NEIGHBOURS = 1 / 16  # of the numbers in bfloat16, at most
@@ -67,15 +68,8 @@ class FusedGate(torch.nn.Module):
 @torch.no_grad()
 def fuse_layers(module: torch.nn.Module) -> int:
     """Replace the layers of ``module`` that have a fused form here; returns how many were replaced."""
-    count = 0
     computed = next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), torch.float32)
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            found = _fused(child, computed)
-            if found is not None:
-                setattr(parent, name, found)
-                count += 1
-    return count
+    return replace_layers(module, lambda layer: _fused(layer, computed))
 
 
 def _fused(layer: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module | None:

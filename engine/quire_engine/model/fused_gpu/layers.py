@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import torch
 
+from quire_engine.model.fused.replacement import replace_layers
 from quire_kernels.gpu.layers.gate import ACTIVATIONS, gate
 from quire_kernels.gpu.layers.norm import FORMS, norm
 
@@ -52,14 +53,7 @@ def fuse_gpu_layers(module: torch.nn.Module) -> int:
     computed = next((weight for weight in module.parameters() if weight.is_floating_point()), None)
     if computed is None:
         return 0
-    count = 0
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            found = _fused(child, computed)
-            if found is not None:
-                setattr(parent, name, found)
-                count += 1
-    return count
+    return replace_layers(module, lambda layer: _fused(layer, computed))
 
 
 def _fused(layer: torch.nn.Module, computed: torch.Tensor) -> torch.nn.Module | None:
