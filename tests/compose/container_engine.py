@@ -38,6 +38,14 @@ RUN echo force-unsafe-io >/etc/dpkg/dpkg.cfg.d/unsafe && apt-get update \\
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv \\
     && rm -rf /var/lib/apt/lists/* /var/cache/apt
 """
+PROMETHEUS_IMAGE = "quire-test/prometheus"
+PROMETHEUS_DOCKERFILE = f"""
+FROM {BASE_IMAGE}
+RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends prometheus \\
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt && install -d -o nobody /prometheus
+USER nobody
+ENTRYPOINT ["prometheus"]
+"""
 
 
 class NoEngine(Exception):
@@ -91,6 +99,14 @@ def container_engine(folder: Path) -> Iterator[ContainerEngine]:
         engine = ContainerEngine(environ, BASE_IMAGE)
         _make_base(engine, folder)
         yield engine
+
+
+def build_prometheus(engine: ContainerEngine) -> str:
+    """An image of Debian's Prometheus, for an engine that pulls nothing; its name."""
+    with tempfile.TemporaryDirectory() as context:
+        (Path(context) / "Dockerfile").write_text(PROMETHEUS_DOCKERFILE)
+        engine.docker("build", "--network=host", f"--tag={PROMETHEUS_IMAGE}", context)
+    return PROMETHEUS_IMAGE
 
 
 def _answers(engine: ContainerEngine) -> bool:

@@ -7,6 +7,7 @@ promised on a machine with nothing else to do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -15,11 +16,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.compose.container_engine import NoEngine, container_engine
+from tests.compose.container_engine import NoEngine, build_prometheus, container_engine
 from tests.compose.project import READY_S, Project
 from tests.compose.recovery_table import TABLE
+from tests.support.ports import free_port
 from tests.support.repository import ROOT
 from tests.support.waits import wait_for
 
@@ -30,6 +33,7 @@ if "COMPOSE_TEST" not in os.environ:
 ENGINE_S, KVSTORE_S, GATEWAY_S = 2.0, 3.0, 3.0  # until it answers again
 PAUSED_S = 10.0
 RESTARTS = 10
+OBSERVABILITY = ("--profile", "observability")
 KEPT = ROOT / ".compose"
 
 
@@ -40,7 +44,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Project]:
         with container_engine(KEPT) as engine:
             KEPT.mkdir(exist_ok=True)
             project = Project(engine)
-            project.compose("down", "--volumes", "--remove-orphans")
+            project.compose(*OBSERVABILITY, "down", "--volumes", "--remove-orphans")
             began = time.monotonic()
             project.build(KEPT if engine.base else Path())
             project.recovered.append(("build", f"{time.monotonic() - began:.0f} s"))
@@ -52,7 +56,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Project]:
             finally:
                 request.config.stash[TABLE] = _table(project)
                 (KEPT / "stack.log").write_text(project.compose("logs", "--no-color"))
-                project.compose("down", "--volumes", "--remove-orphans")
+                project.compose(*OBSERVABILITY, "down", "--volumes", "--remove-orphans")
     except NoEngine as reason:
         pytest.skip(str(reason))
 
@@ -61,6 +65,30 @@ def _table(project: Project) -> list[tuple[str, str]]:
     """What happened and how long it took, and the sizes of images."""
     images = project.engine.docker("images", "--format", "{{.Repository}} {{.Size}}").splitlines()
     return [*project.recovered, *(("image " + row.split()[0], row.split()[1]) for row in images if row[:5] == "quire")]
+
+
+@contextlib.contextmanager
+def prometheus(project: Project) -> Iterator[httpx.Client]:
+    """Prometheus beside the stack, all of the profile where images are pulled; its API."""
+    port = free_port()
+    own = {"PROMETHEUS_IMAGE": build_prometheus(project.engine)} if project.engine.base else {}
+    names = ("prometheus",) if own else ("prometheus", "grafana")
+    own |= {"PROMETHEUS_PORT": str(port), "GRAFANA_PORT": str(free_port())}
+    try:
+        project.compose(*OBSERVABILITY, "up", "--detach", "--no-build", "--no-recreate", *names, **own)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+            yield http
+    finally:
+        project.compose(*OBSERVABILITY, "rm", "--stop", "--force", "--volumes", *names, **own)
+
+
+def targets(http: httpx.Client) -> dict[str, str]:
+    """What Prometheus scrapes, by process: up, down or unknown."""
+    with contextlib.suppress(httpx.TransportError):
+        answered = http.get("/api/v1/targets")
+        active = answered.json()["data"]["activeTargets"] if answered.status_code == 200 else ()
+        return {target["labels"]["process"]: target["health"] for target in active}
+    return {}
 
 
 def test_nothing_set_serves_the_demo_on_two_engines(stack: Project) -> None:
@@ -108,6 +136,24 @@ def test_engines_use_kernels_compiled_ahead(stack: Project) -> None:
     code = "import torch; from quire_kernels.cpu.host_library import load; print(load()._name)"
 
     assert "/share/quire/kernels/cpu-x86-64-v" in stack.compose("exec", "-T", "engine", "python3", "-c", code)
+
+
+def test_prometheus_reads_every_process(stack: Project) -> None:
+    """With the profile `observability` all targets are up, and the alert rules are loaded and healthy."""
+    monitored = {f"engine-{n}" for n in (1, 2)} | {"gateway", "kvstore"}
+    with prometheus(stack) as http:
+        wait_for(lambda: set(targets(http).items()) == {(name, "up") for name in monitored}, "targets up", 120)
+        blocks = http.get("/api/v1/query", params={"query": "sum(quire_kvstore_blocks)"}).json()["data"]["result"]
+        groups = http.get("/api/v1/rules").json()["data"]["groups"]
+
+    assert float(blocks[0]["value"][1]) > 0
+    assert {rule["health"] for group in groups for rule in group["rules"]} <= {"ok", "unknown"}
+    assert len(groups) > 0
+
+
+def test_metrics_are_refused_at_the_published_port(stack: Project) -> None:
+    """Who comes from outside does not read them."""
+    assert httpx.get(f"http://127.0.0.1:{stack.port}/metrics").status_code == 403
 
 
 @pytest.mark.parametrize(("service", "bound"), [("engine", ENGINE_S), ("kvstore", KVSTORE_S)])
@@ -162,6 +208,6 @@ def test_scaling_under_load_costs_no_answer(stack: Project) -> None:
 
 def test_down_leaves_nothing(stack: Project) -> None:
     """No container, no volume, no network."""
-    stack.compose("down", "--volumes")
+    stack.compose(*OBSERVABILITY, "down", "--volumes")
 
     assert stack.left() == ""
