@@ -18,20 +18,20 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-import msgpack
 import structlog
 import zmq
 
 from quire_kvstore.sharing.change_log import Changes, Journal
 from quire_proto.private_dir import free_socket_name
 
+from .batch import EVENTS_A_BATCH, encode_batch
 from .catalogue import Catalogue, Event, Form
 from .curve import Curve, authenticated
 from .errors import EventsError
@@ -40,9 +40,7 @@ from .numbers import Numbers
 IPC_SCHEME = "ipc://"
 HWM = 100_000
 BUFFER_BATCHES, BUFFER_BYTES = 10_000, 64 * 1024 * 1024
-EVENTS_A_BATCH = 16
 END = (-1).to_bytes(8, "big", signed=True)
-RANK = 0  # a kvstore serves one GPU
 REPLAYS_A_TURN = 8
 LINGER_MS = 200
 RESTATE_S = 10.0  # between two times that everything is published
@@ -174,7 +172,7 @@ class Publisher:
     def _publish(self, events: Iterator[Event]) -> None:
         """Send events in batches of a size that is encoded quickly, and keep the batches."""
         for first in events:
-            payload = _batch([first, *islice(events, EVENTS_A_BATCH - 1)])
+            payload = encode_batch([first, *islice(events, EVENTS_A_BATCH - 1)], time.time())
             number = self._numbers.take()
             self._live.send_multipart((self._topic, number.to_bytes(8, "big"), payload))
             self._kept.append((number, payload))
@@ -201,19 +199,11 @@ class Publisher:
         """Batches from a number on; all that is so instead, if some of them are not kept any more."""
         if start < self._kept[0][0]:
             self._wanted = True
-            yield self._kept[-1][0].to_bytes(8, "big"), _batch(self._catalogue.everything())
+            yield self._kept[-1][0].to_bytes(8, "big"), encode_batch(self._catalogue.everything(), time.time())
             return
         for number, payload in self._kept:
             if number >= start:
                 yield number.to_bytes(8, "big"), payload
-
-
-def _batch(events: Iterable[Event]) -> bytes:
-    """Events as one payload, packed one by one: a thread that packs keeps the interpreter from the store's."""
-    packer = msgpack.Packer(use_bin_type=True)
-    parts = [packer.pack(event) for event in events]
-    head = packer.pack_array_header(3), packer.pack(time.time()), packer.pack_array_header(len(parts))
-    return b"".join((*head, *parts, packer.pack(RANK)))
 
 
 def _start(frames: list[bytes]) -> int | None:
