@@ -1,0 +1,1 @@
+"""What routers in front of many nodes do, with what they may know."""
