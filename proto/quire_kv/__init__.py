@@ -21,6 +21,9 @@ An engine says everything about a scheduler step in one message: ``StepBuilder``
 back what running work still names, ``client.step`` sends it, ``results`` pairs the reply. There an item that was not
 done is a result: its code is ``OK`` or one of the other item codes.
 
+On a GPU ``WeightsConnection`` and ``WeightsMapping`` give a process the one copy of a model's weights that the
+kvstore keeps, or let it write that copy; PROTOCOL.md, section 19.
+
 Needs pyzmq and msgpack, nothing else. What travels is in PROTOCOL.md. Everything public of the library is here, and
 Quire's own engine uses it in this way; the modules of ``quire_proto`` behind it may change.
 """
@@ -69,6 +72,8 @@ from quire_proto.step.publication_matcher import PublicationList
 from quire_proto.step.retire import RetireList
 from quire_proto.step.step_builder import Results, StepBuilder, results
 from quire_proto.step.token_chain import DomainChain
+from quire_proto.weights.connection import WeightsConnection
+from quire_proto.weights.mapping import WeightsMapping
 from quire_proto.wire.errors import (
     BadRequest,
     Busy,
@@ -174,6 +179,8 @@ __all__ = [
     "Unpublished",
     "Wait",
     "Waited",
+    "WeightsConnection",
+    "WeightsMapping",
     "__version__",
     "pack_u32",
     "results",

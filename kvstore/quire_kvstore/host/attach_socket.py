@@ -108,8 +108,8 @@ class Connection:
 class Listener:
     """The listening end. The file is made with mode 0600."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / ATTACH_SOCKET
+    def __init__(self, run_dir: Path, name: str = ATTACH_SOCKET) -> None:
+        self._path = run_dir / name
         free_socket_name(self._path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._socket.bind(str(self._path))

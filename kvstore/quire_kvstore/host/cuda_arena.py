@@ -27,21 +27,28 @@ from .arena import ArenaError
 # Below this the driver may cut several allocations out of one block, and a handle opens the whole block.
 IPC_GRANULARITY = 2 * 1024 * 1024
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
+KV, WEIGHTS = "kv", "weights"
+_NEEDS = {KV: "the pool needs", WEIGHTS: "the weights need"}
+_LESS = {KV: "choose fewer blocks", WEIGHTS: "give the pool less (--kv-gib or --blocks)"}
+
+
+class DeviceFull(ArenaError):
+    """There is not as much memory on the GPU."""
 
 
 class CudaVmmFdArena:
     """An arena of ``size`` bytes behind a file descriptor; ``fd`` is that descriptor."""
 
-    def __init__(self, size: int, device: Device) -> None:
+    def __init__(self, size: int, device: Device, kind: str = KV) -> None:
         """Make it. Raises ArenaError."""
-        check_fits(size, device)
+        check_fits(size, device, kind)
         try:
             versions = driver.versions()
             self.fd = driver.vmm_export(device.ordinal, allocation_bytes(size, driver.vmm_granularity(device.ordinal)))
         except CudaError as exc:
-            raise ArenaError(_why(exc, size, device, "kvstore.arena = cuda-ipc")) from None
+            raise _error(exc, size, device, "kvstore.arena = cuda-ipc", kind) from None
         os.set_inheritable(self.fd, False)
-        self._handle = CudaVmmFdHandle(size, device.uuid, *versions)
+        self._handle = CudaVmmFdHandle(size, device.uuid, *versions, kind=kind)
 
     def handle(self) -> CudaVmmFdHandle:
         """Size and GPU; the descriptor goes over the side socket."""
@@ -59,24 +66,24 @@ class CudaIpcArena:
 
     fd = -1
 
-    def __init__(self, size: int, device: Device) -> None:
+    def __init__(self, size: int, device: Device, kind: str = KV) -> None:
         """Make it. Raises ArenaError."""
-        check_fits(size, device)
+        check_fits(size, device, kind)
         self._ordinal = device.ordinal
         self._pointer = 0
         self._handle: CudaIpcHandle | None = None
         try:
             driver.enter(device.ordinal)
         except CudaError as exc:
-            raise ArenaError(_why(exc, size, device, "nvidia-smi")) from None
+            raise _error(exc, size, device, "nvidia-smi", kind) from None
         try:
             self._pointer = driver.allocate(allocation_bytes(size, IPC_GRANULARITY))
             raw = driver.ipc_export(self._pointer)
             offset = self._pointer - driver.base_of(self._pointer)
-            self._handle = CudaIpcHandle(raw, size, device.uuid, *driver.versions(), offset)
+            self._handle = CudaIpcHandle(raw, size, device.uuid, *driver.versions(), offset, kind)
         except CudaError as exc:
             self.close()
-            raise ArenaError(_why(exc, size, device, "kvstore.arena = cuda-vmm-fd")) from None
+            raise _error(exc, size, device, "kvstore.arena = cuda-vmm-fd", kind) from None
         exported(raw, DeviceMemory(device.ordinal, self._pointer, size))
 
     def handle(self) -> CudaIpcHandle:
@@ -99,16 +106,16 @@ class CudaIpcArena:
         self._ordinal = -1
 
 
-def check_fits(size: int, device: Device) -> None:
-    """Refuse a pool larger than the GPU before anything is allocated. Raises ArenaError."""
+def check_fits(size: int, device: Device, kind: str = KV) -> None:
+    """Refuse an arena larger than the GPU before anything is allocated. Raises DeviceFull."""
     if size > device.total:
-        raise ArenaError(f"the pool needs {size:,} bytes and {device.uuid} has {device.total:,}: choose fewer blocks")
+        raise DeviceFull(f"{_NEEDS[kind]} {size:,} bytes and {device.uuid} has {device.total:,}: {_LESS[kind]}")
 
 
-def _why(exc: CudaError, size: int, device: Device, instead: str) -> str:
+def _error(exc: CudaError, size: int, device: Device, instead: str, kind: str) -> ArenaError:
     if exc.code == OUT_OF_MEMORY:
-        return (
-            f"the pool needs {size:,} bytes and of the {device.total:,} of {device.uuid} not as many are free: choose "
-            "fewer blocks, or end what else uses this GPU (nvidia-smi lists it)"
+        return DeviceFull(
+            f"{_NEEDS[kind]} {size:,} bytes and of the {device.total:,} of {device.uuid} not as many are free:"
+            f" {_LESS[kind]}, or end what else uses this GPU (nvidia-smi lists it)"
         )
-    return f"{device.uuid}: {exc}: try {instead}"
+    return ArenaError(f"{device.uuid}: {exc}: try {instead}")

@@ -31,6 +31,7 @@ from .arena import ArenaError
 from .attach_socket import Accepted, Listener, PeerGone, start_ticks
 
 MAPPERS_FILE = "mappers.json"
+WEIGHTS_MAPPERS_FILE = "weights-mappers.json"  # the same of weights, where they are behind IPC handles
 MAPPERS_GONE_S = 10.0
 
 Mapper = tuple[int, int]
@@ -44,8 +45,8 @@ class Mappers:
         old: processes of an earlier life that still run, as (pid, start time in ticks).
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / MAPPERS_FILE
+    def __init__(self, run_dir: Path, name: str = MAPPERS_FILE) -> None:
+        self._path = run_dir / name
         self._here = pid_scope()
         self._present: Counter[Mapper] = Counter()
         self.old = [mapper for mapper in self._read() if _lives(mapper)]
@@ -67,8 +68,10 @@ class Mappers:
         self._present += Counter()  # drops those at zero
         self._write()
 
-    def settle(self, listener: Listener, wait_ms: int) -> list[Accepted]:
+    def settle(self, listener: Listener | None, wait_ms: int) -> list[Accepted]:
         """Wait until no old mapper is left, then kill; returns the connections accepted meanwhile.
+
+        Without a listener there is no coming back: each must have ended.
 
         Raises ArenaError if a process cannot be killed.
         """

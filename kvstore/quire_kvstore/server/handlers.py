@@ -123,6 +123,7 @@ def _stats(service: Service, task: Task, body: m.AskStats) -> m.Stats:
         claims=len(state.claims.all()),
         waits=state.claims.waits,
         op_times={op: times.distribution() for op, times in service.op_times.items()},
+        weights=service.weights(),
     )
 
 

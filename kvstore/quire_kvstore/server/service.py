@@ -21,6 +21,7 @@ from quire_kvstore.sessions.session import Peer, Session
 from quire_kvstore.state import State
 from quire_kvstore.views.cells import Cells
 from quire_proto.messages import Events, Limits
+from quire_proto.messages.query import WeightsInfo
 from quire_proto.wire.envelope import ID_BYTES, MAX_FRAME_BYTES
 from quire_proto.wire.handles import Handle, ShmHandle
 from quire_proto.wire.histogram import Histogram
@@ -70,6 +71,7 @@ class Service:
         limits: what one request may ask for.
         op_times: seconds that executed requests took, by op.
         events: the event stream, if there is one.
+        weights: arenas of weights, as they are now.
         cells: every block as readers are shown it.
     """
 
@@ -104,6 +106,7 @@ class Service:
         self.started_ms = started_ms
         self.op_times: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(OP_BOUNDS))
         self.events: Events | None = None
+        self.weights: Callable[[], tuple[WeightsInfo, ...]] = tuple
         self._ids = ids
         self._peers: dict[bytes, Peer] = {}
 

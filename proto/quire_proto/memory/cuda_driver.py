@@ -26,6 +26,7 @@ POISON = frozenset(
 )  # fmt: skip
 NO_BINDINGS, NO_DRIVER = "NO_BINDINGS", "NO_DRIVER"
 NO_CONTEXT = "CUDA_ERROR_INVALID_CONTEXT"
+SET_ACCESS = "cuMemSetAccess"
 
 
 class CudaError(Exception):
@@ -220,24 +221,38 @@ def _vmm_export(ordinal: int, size: int) -> int:
         call("cuMemRelease", handle)
 
 
-def vmm_map(ordinal: int, fd: int, size: int) -> int:
-    """Map the memory behind a descriptor for reading and writing; returns the pointer. The caller closes ``fd``."""
-    driver = bindings()
+def vmm_check(fd: int) -> None:
+    """Raise CudaError unless there is device memory behind a descriptor."""
+    call("cuMemRelease", call("cuMemImportFromShareableHandle", fd, _fd_type()))
+
+
+def vmm_map(ordinal: int, fd: int, size: int, *, read_only: bool = False) -> int:
+    """Map the memory behind a descriptor; returns the pointer. The caller closes ``fd``."""
     handle = call("cuMemImportFromShareableHandle", fd, _fd_type())
     try:
         pointer = call("cuMemAddressReserve", size, 0, 0, 0)
         try:
             call("cuMemMap", pointer, size, 0, handle, 0)
-            access = driver.CUmemAccessDesc()
-            access.location = _properties(ordinal).location
-            access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-            call("cuMemSetAccess", pointer, size, [access], 1)
+            _set_access(ordinal, pointer, size, read_only=read_only)
         except CudaError:
             _undo(pointer, size)
             raise
     finally:
         call("cuMemRelease", handle)  # the mapping keeps the memory from here on
     return int(pointer)
+
+
+def vmm_protect(ordinal: int, pointer: int, size: int) -> None:
+    """Let nothing of this process write any more to what ``vmm_map`` mapped."""
+    _set_access(ordinal, bindings().CUdeviceptr(pointer), size, read_only=True)
+
+
+def _set_access(ordinal: int, pointer: Any, size: int, *, read_only: bool) -> None:
+    flags = bindings().CUmemAccess_flags
+    access = bindings().CUmemAccessDesc()
+    access.location = _properties(ordinal).location
+    access.flags = flags.CU_MEM_ACCESS_FLAGS_PROT_READ if read_only else flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+    call(SET_ACCESS, pointer, size, [access], 1)
 
 
 def vmm_unmap(pointer: int, size: int) -> None:

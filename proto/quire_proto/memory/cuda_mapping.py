@@ -47,15 +47,25 @@ class DeviceMemory:
 
 
 @dataclass(slots=True)
-class _Opened:
+class Opened:
+    """A mapping of this process.
+
+    Attributes:
+        undo: unmaps it.
+        protect: lets nothing of this process write to it any more; None: that is not possible.
+        read_only: nothing of this process can write to it.
+    """
+
     memory: DeviceMemory
     undo: Callable[[], None]
+    protect: Callable[[], None] | None = None
+    read_only: bool = False
     users: int = 0
 
 
 _lock = threading.Lock()
 _exported: dict[bytes, DeviceMemory] = {}
-_opened: dict[tuple[str, bytes], _Opened] = {}
+_opened: dict[tuple[str, bytes], Opened] = {}
 
 
 def exported(handle: bytes, memory: DeviceMemory) -> None:
@@ -84,7 +94,7 @@ class DeviceMapping:
         with _lock:
             opened = _opened.get(self._key)
             if opened is None:
-                opened = _opened[self._key] = _open(handle, fd)
+                opened = _opened[self._key] = open_handle(handle, fd)
             opened.users += 1
         self.view = opened.memory
         self._open = True
@@ -109,38 +119,53 @@ class DeviceMapping:
         return True
 
 
-def _open(handle: DeviceHandle, fd: int) -> _Opened:
+def open_handle(handle: DeviceHandle, fd: int, *, read_only: bool = False) -> Opened:
+    """Map what a handle names, ``read_only`` if that is possible here, which ``Opened`` says. Raises MapError."""
     if isinstance(handle, CudaIpcHandle) and handle.handle in _exported:
-        return _Opened(_exported[handle.handle], lambda: None)
+        return Opened(_exported[handle.handle], lambda: None)
     try:
         device = cuda_device.find(handle.gpu_uuid)
         cuda_device.check(device)
         if isinstance(handle, CudaIpcHandle):
             return _open_ipc(handle, device.ordinal)
-        return _open_vmm(handle, device.ordinal, fd)
+        return _open_vmm(handle, device.ordinal, fd, read_only)
     except CudaRefused as exc:
         raise MapError(f"{handle.type} arena: {exc}") from None
     except CudaError as exc:
         raise MapError(f"{handle.type} arena on {handle.gpu_uuid}: {exc}; {_help(handle)}") from None
 
 
-def _open_ipc(handle: CudaIpcHandle, ordinal: int) -> _Opened:
+def _open_ipc(handle: CudaIpcHandle, ordinal: int) -> Opened:
     if len(handle.handle) != driver.IPC_HANDLE_BYTES:
         raise MapError(f"cuda-ipc arena: a handle of {len(handle.handle)} bytes instead of {driver.IPC_HANDLE_BYTES}")
     base = _within(ordinal, lambda: driver.ipc_open(handle.handle))
-    return _Opened(DeviceMemory(ordinal, base + handle.offset, handle.size), _undo(ordinal, driver.ipc_close, base))
+    return Opened(DeviceMemory(ordinal, base + handle.offset, handle.size), _undo(ordinal, driver.ipc_close, base))
 
 
-def _open_vmm(handle: CudaVmmFdHandle, ordinal: int, fd: int) -> _Opened:
+def _open_vmm(handle: CudaVmmFdHandle, ordinal: int, fd: int, read_only: bool) -> Opened:
     if fd < 0:
-        raise MapError("cuda-vmm-fd arena: no descriptor came with the hello of the side socket")
+        raise MapError("cuda-vmm-fd arena: no descriptor came with it")
     size = allocation_bytes(handle.offset + handle.size, driver.vmm_granularity(ordinal))
-    base = _within(ordinal, lambda: driver.vmm_map(ordinal, fd, size))
+    try:
+        base = _within(ordinal, lambda: driver.vmm_map(ordinal, fd, size, read_only=read_only))
+    except CudaError as exc:
+        if not read_only or exc.call != driver.SET_ACCESS:
+            raise
+        read_only = False  # this driver maps for reading and writing only
+        base = _within(ordinal, lambda: driver.vmm_map(ordinal, fd, size))
 
     def unmap(pointer: int) -> None:
         driver.vmm_unmap(pointer, size)
 
-    return _Opened(DeviceMemory(ordinal, base + handle.offset, handle.size), _undo(ordinal, unmap, base))
+    def protect() -> None:
+        driver.enter(ordinal)
+        try:
+            driver.vmm_protect(ordinal, base, size)
+        finally:
+            driver.leave(ordinal)
+
+    memory = DeviceMemory(ordinal, base + handle.offset, handle.size)
+    return Opened(memory, _undo(ordinal, unmap, base), protect, read_only)
 
 
 def allocation_bytes(size: int, granularity: int) -> int:

@@ -69,6 +69,22 @@ class SessionInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightsInfo:
+    """One arena of weights as ``stats`` shows it; ``state``: claimed, sealed, idle (no process maps it), abandoned (its
+    writer failed and may still map it)."""
+
+    key: bytes
+    state: str
+    arena: str
+    size: int
+    tensors: int = 0
+    writer: int = 0
+    readers: int = 0
+    waiting: int = 0
+    idle_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class AskStats:
     """Ask for ``stats``. ``brief``: without slots and without the tokens of publications, so that it takes the kvstore
     equally little time however large the pool and the prompts are."""
@@ -79,7 +95,7 @@ class AskStats:
 @dataclass(frozen=True, slots=True)
 class Stats:
     """Reply to ``stats``: the kvstore's own counters. ``claims`` are open, ``waits`` wait for one of them.
-    ``op_times``: seconds that executing each op has taken."""
+    ``op_times``: seconds that executing each op has taken. ``weights``: arenas of weights on the GPU."""
 
     boot: bytes
     version: str
@@ -95,3 +111,4 @@ class Stats:
     claims: int = 0
     waits: int = 0
     op_times: dict[str, Distribution] = field(default_factory=dict)
+    weights: tuple[WeightsInfo, ...] = ()

@@ -18,7 +18,7 @@ from quire_services.process import flags
 from quire_services.process.kvstore_call import answer_of
 
 from .tenant import tenants_table
-from .text_table import prompts_table, text_table
+from .text_table import prompts_table, text_table, weights_table
 
 UNWATCHED = "no supervisor watches: what ends is not started again. `quire serve` takes over, `quire stop` stops all"
 STATUS_TIMEOUT_S = 3.0  # containers are asked for their health by this command, and are given five
@@ -56,6 +56,7 @@ def _as_json(stats: Stats, tenants: Tenants) -> dict[str, Any]:
     """The reply as plain JSON values: bytes in hex, published prompts with their length instead of their tokens."""
     content = asdict(stats)
     content["boot"] = stats.boot.hex()
+    content["weights"] = [{**asdict(one), "key": one.key.hex()} for one in stats.weights]
     content["publications"] = [prompt_row(publication) for publication in stats.publications]
     content["tenants"] = [asdict(tenant) for tenant in tenants.tenants]
     return content
@@ -79,6 +80,8 @@ def _as_table(stats: Stats, tenants: Tenants) -> str:
         columns = {"session": "<20", "state": "<10", "pid": ">8", "sequences": ">11", "blocks": ">9", "steps": ">10"}
         rows = [(s.name, s.state, s.pid, s.sequences, s.blocks, s.progress) for s in stats.sessions]
         lines += ["", text_table(columns, rows)]
+    if stats.weights:
+        lines += ["", weights_table(stats.weights)]
     if stats.publications:
         lines += ["", prompts_table(stats.publications)]
     if tenants.tenants:

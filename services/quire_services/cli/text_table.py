@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from quire_kv import Publication
+from quire_proto.messages.query import WeightsInfo
 from quire_proto.wire.publication_ids import prompt_id, variant_of
 
 
@@ -14,6 +15,17 @@ def text_table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> 
     return "\n".join(
         "".join(format(str(cell), form) for cell, form in zip(line, columns.values(), strict=True)) for line in lines
     )
+
+
+def weights_table(weights: Iterable[WeightsInfo]) -> str:
+    """Arenas of weights on a GPU as rows: key, state, how large, and who uses them."""
+    columns = {"weights": "<14", "state": "<10", "memory": "<12", "bytes": ">18", "readers": ">8", "waiting": ">8"}
+    columns |= {"writer": ">8"}
+    rows = [
+        (one.key[:6].hex(), one.state, one.arena or "-", one.size, one.readers, one.waiting, one.writer or "-")
+        for one in weights
+    ]
+    return text_table(columns, rows)
 
 
 def prompts_table(publications: Iterable[Publication]) -> str:

@@ -90,6 +90,15 @@ class KvstoreSettings:
         among=("auto", "fp8", "fp8_e4m3"),
     )
     reserve: bool = setting(True, "take the pool's host memory at the start; false: as its blocks are first written")
+    share_weights: bool = setting(
+        True, "offer the engines of one GPU one copy of the weights (weights.sock); false: each loads its own"
+    )
+    weights_keep_s: float = setting(
+        600.0,
+        "seconds that weights on a GPU stay when no engine maps them any more, for one that is started again; they go"
+        " earlier where other weights need the space",
+        at_least=0,
+    )
     state_dir: str = setting(
         "",
         "directory of what survives boots: root key, groups, published prompts (default: a part of the run directory)",

@@ -52,6 +52,7 @@ from quire_services.process.start_report import report_facts
 from quire_services.tracing.switch import start_tracer
 
 from .event_stream import event_stream
+from .weights_arenas import settle_weights, weights_server
 
 KVSTORE_SETTINGS = (
     "run_dir",
@@ -108,9 +109,11 @@ def _serve(config: Config, prepared: Path) -> int:
         key = root_key(state_dir)
         raise_descriptor_limit()
         listener, accepted = _settle(mappers, run_dir, pool.fence_grace_ms)
+        settle_weights(run_dir, pool.fence_grace_ms)
         with (
             closing(make(kind, device, size, roster, reserve=pool.reserve)) as arena,
             ThreadPoolExecutor(1, "disk") as disk,
+            weights_server(pool, run_dir, kind, device) as weights,
         ):
             service = Service(
                 state,
@@ -124,6 +127,8 @@ def _serve(config: Config, prepared: Path) -> int:
                 declarations=declarations,
                 disk=disk,
             )
+            if weights is not None:
+                service.weights = lambda: weights.info
             admission = DeviceAdmission(arena.fd, mappers if device else None, accepted)
             options = ServerOptions(pool.fence_grace_ms, pool.fence_kill, pool.debug)
             with event_stream(pool, service, run_dir) as publisher:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from quire_kvstore.host.arena import ROSTER_FILE, ArenaError, Roster, is_roster
-from quire_kvstore.host.device_mappers import MAPPERS_FILE, is_mappers
+from quire_kvstore.host.device_mappers import MAPPERS_FILE, WEIGHTS_MAPPERS_FILE, is_mappers
 from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_services.config.prepared_file import PREPARED_FILE, is_prepared
 from quire_services.config.process_table import PROCESSES_FILE, is_process_table, read_process_table
@@ -35,11 +35,12 @@ from quire_services.gateway.admin import token as admin_token
 from .state_tree import STATE, StateTree
 
 MARKER_FILE = "serve.lock"
-KVSTORE_FILES = (ROSTER_FILE, MAPPERS_FILE)  # those of a dead stack are for the next kvstore
+KVSTORE_FILES = (ROSTER_FILE, MAPPERS_FILE, WEIGHTS_MAPPERS_FILE)  # those of a dead stack are for the next kvstore
 _DOCUMENTS: dict[str, Callable[[Path], bool]] = {
     PREPARED_FILE: is_prepared,
     ROSTER_FILE: is_roster,
     MAPPERS_FILE: is_mappers,
+    WEIGHTS_MAPPERS_FILE: is_mappers,
     PROCESSES_FILE: is_process_table,
 }
 STACK_FILES = (*SOCKETS, *_DOCUMENTS, admin_token.TOKEN_FILE)

@@ -120,6 +120,8 @@ KVSTORE = (
     Metric("quire_kvstore_publications", GAUGE, "Published prompts by state.", ("state",)),
     Metric("quire_kvstore_claims", GAUGE, "Claims that are open."),
     Metric("quire_kvstore_waits", GAUGE, "Sequences that wait for one."),
+    Metric("quire_kvstore_weights_bytes", GAUGE, "Bytes of weights on the GPU by state of their arena.", ("state",)),
+    Metric("quire_kvstore_weights_readers", GAUGE, "Processes that map them."),
     Metric(
         "quire_kvstore_prompt_tokens_total",
         COUNTER,

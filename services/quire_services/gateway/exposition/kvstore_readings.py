@@ -12,6 +12,7 @@ from .readings import Readings
 
 BLOCK_STATES = ("free", "held", "cached", "quarantined")
 SESSION_STATES = ("attached", "ready", "fenced")
+WEIGHTS_STATES = ("claimed", "sealed", "idle", "abandoned")
 PUBLICATION_STATES = ("pending", "ready")
 # Counters that are shown under their own names.
 KVSTORE_COUNTERS = (
@@ -36,6 +37,9 @@ def kvstore_readings(stats: Stats) -> Readings:
     _add_peers(page, stats)
     page.add("quire_kvstore_claims", stats.claims)
     page.add("quire_kvstore_waits", stats.waits)
+    for state in WEIGHTS_STATES:
+        page.add("quire_kvstore_weights_bytes", sum(one.size for one in stats.weights if one.state == state), state)
+    page.add("quire_kvstore_weights_readers", sum(one.readers for one in stats.weights))
     sources = {
         "publication": counters["publication_tokens"],
         "cache": counters["hit_tokens"] - counters["publication_tokens"],

@@ -1,13 +1,17 @@
 """The one recorder at the cuda-bindings boundary: stands in for ``cuda.bindings.driver`` where there is no GPU.
 
 Records every call, hands out pointers, handles and descriptors that mean nothing to a GPU, and counts what is held.
+Memory behind a descriptor is host memory, really shared, and where a test wants it (``mapped``) really mapped: for
+reading only where that is what was asked for.
 Types and constants are the real ones, and a function that the real module lacks is lacking here too.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+import threading
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +25,18 @@ GIVES = {"cuMemAlloc": "pointer", "cuMemAddressReserve": "pointer", "cuIpcOpenMe
 TAKES = {"cuMemFree": "pointer", "cuMemAddressFree": "pointer", "cuIpcCloseMemHandle": "pointer", "cuMemUnmap": "map"}
 GIVES |= {"cuDevicePrimaryCtxRetain": "context", "cuMemCreate": "handle", "cuMemImportFromShareableHandle": "handle"}
 TAKES |= {"cuDevicePrimaryCtxRelease": "context", "cuMemRelease": "handle"}
+MAP_FIXED = 16
+_libc = ctypes.CDLL(None)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def _mmap(address: int, size: int, protection: int, flags: int, fd: int) -> int:
+    found = _libc.mmap(address, size, protection, flags, fd, 0)
+    assert found not in (None, ctypes.c_void_p(-1).value), "mmap"
+    return int(found)
 
 
 class Recorder:
@@ -30,9 +46,16 @@ class Recorder:
     """
 
     def __init__(
-        self, *, uuid: int = 0, total: int = 1 << 30, log: str = os.devnull, strict: bool = False, **fail: str
+        self,
+        *,
+        uuid: int = 0,
+        total: int = 1 << 30,
+        log: str = os.devnull,
+        strict: bool = False,
+        mapped: bool = False,
+        **fail: str,
     ) -> None:
-        self.strict = strict
+        self.strict, self.mapped = strict, mapped
         self.fail, self.log, self.total = fail, Path(log), total
         self.uuids = [bytes([uuid]) * 16]
         self.name = b"NVIDIA H200\0"
@@ -49,7 +72,8 @@ class Recorder:
     def _call(self, name: str, arguments: Any) -> tuple[Any, ...]:
         self.calls.append(name)
         with self.log.open("a") as log:
-            log.write(name + "\n")
+            thread = threading.current_thread()
+            log.write(name + ("" if thread is threading.main_thread() else f" {thread.name}") + "\n")
         code = self.fail.get(name, "")
         if code == "NO_LIBRARY":
             raise RuntimeError("Failed to load libcuda.so.1")
@@ -65,6 +89,14 @@ class Recorder:
     def _answer(self, name: str, arguments: Any) -> tuple[Any, ...] | str:
         """What a call gives beside its code; a string is an error."""
         match name, arguments:
+            case "cuMemAddressReserve", (size, *_) if self.mapped:
+                return (real.CUdeviceptr(_mmap(0, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)),)
+            case "cuMemMap", (pointer, size, _, fd, _) if self.mapped:
+                _mmap(int(pointer), size, 0, mmap.MAP_SHARED | MAP_FIXED, fd)
+            case "cuMemSetAccess", (pointer, size, (access, *_), _) if self.mapped:
+                assert _libc.mprotect(int(pointer), size, int(access.flags)) == 0  # PROT_READ is 1 there and here
+            case "cuMemUnmap", (pointer, size) if self.mapped:
+                assert _libc.munmap(int(pointer), size) == 0
             case "cuMemAlloc" | "cuMemAddressReserve", (size, *_):
                 self._pointer += 1 << 32
                 return (real.CUdeviceptr(self._pointer),) if size <= self.total else "OUT_OF_MEMORY"
@@ -82,6 +114,10 @@ class Recorder:
                 assert size % GRANULE == 0, "not whole granules"
                 os.truncate(fd := os.memfd_create("device memory"), size)
                 return (fd,) if size <= self.total else "OUT_OF_MEMORY"
+            case "cuMemImportFromShareableHandle", (fd, *_) if "device memory" not in os.readlink(
+                f"/proc/self/fd/{fd}"
+            ):
+                return "INVALID_VALUE"
             case "cuMemExportToShareableHandle" | "cuMemImportFromShareableHandle", (fd, *_):
                 self.imported = os.fstat(fd).st_ino
                 return (os.dup(fd),)
