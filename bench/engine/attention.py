@@ -5,7 +5,8 @@ all layers of a model's shape, keys and values written and read, no model around
 
     float32    the compiled kernels
     bfloat16   the same
-    widened    bfloat16, by the library for processors without products of bfloat16 pairs
+    widened    bfloat16, by the library for processors with AVX-512 that cannot multiply bfloat16 pairs; left out where
+               this one has no AVX-512
     PyTorch    bfloat16, as without a compiler
 
 They take turns; a ratio is taken within each turn, and medians are reported. With one thread, figures are its CPU time,
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from bench.report.figures import Report, median, say, table
 from quire_engine.attention.cpu.attention import CpuAttention
 from quire_engine.attention.plan import AttentionPlan, build_plan
 from quire_kernels.cpu import host_library
+from quire_kernels.cpu.prebuilt import levels_of
 
 from .stopwatch import thread_clock
 
@@ -98,17 +100,18 @@ def run(arguments: argparse.Namespace) -> Report:
     torch.set_num_threads(arguments.threads)
     settings = {name: getattr(arguments, name) for name in ("layers", "turns", "threads")}
     report = Report("attention", settings | {"heads": HEADS, "kv_heads": KV_HEADS, "width": WIDTH})
+    variants = [variant for variant in VARIANTS if variant.level is None or variant.level in levels_of()]
     rows = []
     for step in ATTENTION_STEPS:
         say(step.name)
-        taken = _measure(step, arguments.layers, arguments.turns)
+        taken = _measure(step, variants, arguments.layers, arguments.turns)
         report.figures[step.name] = taken
-        ratios = [median(x / y for x, y in zip(taken[s.name], taken["float32"], strict=True)) for s in VARIANTS[1:]]
-        rows.append([step.name, *(median(taken[variant.name]) for variant in VARIANTS), *ratios])
+        ratios = [median(x / y for x, y in zip(taken[s.name], taken["float32"], strict=True)) for s in variants[1:]]
+        rows.append([step.name, *(median(taken[variant.name]) for variant in variants), *ratios])
     header = [
         "step",
-        *(f"{variant.name}, ms" for variant in VARIANTS),
-        *(f"{variant.name} / float32" for variant in VARIANTS[1:]),
+        *(f"{variant.name}, ms" for variant in variants),
+        *(f"{variant.name} / float32" for variant in variants[1:]),
     ]
     report.tables.append(("Attention of a step, all layers", table(rows, header)))
     report.notes.append(
@@ -117,7 +120,7 @@ def run(arguments: argparse.Namespace) -> Report:
     return report
 
 
-def _measure(step: AttentionStep, layers: int, turns: int) -> dict[str, list[float]]:
+def _measure(step: AttentionStep, variants: Sequence[Variant], layers: int, turns: int) -> dict[str, list[float]]:
     """Milliseconds of each variant in each turn, after one that does not count."""
     tables = step.tables()
     blocks = 1 + max(int(one.max()) for one in tables)
@@ -125,12 +128,12 @@ def _measure(step: AttentionStep, layers: int, turns: int) -> dict[str, list[flo
         variant.name: CpuAttention(
             torch.zeros((layers, 2, KV_HEADS, blocks, BLOCK, WIDTH), dtype=variant.dtype), compiled=variant.compiled
         )
-        for variant in VARIANTS
+        for variant in variants
     }
     clock = thread_clock()
-    taken: dict[str, list[float]] = {variant.name: [] for variant in VARIANTS}
+    taken: dict[str, list[float]] = {variant.name: [] for variant in variants}
     for turn in range(turns + 1):
-        for variant in VARIANTS:
+        for variant in variants:
             with _library(variant.level):
                 plan = step.plan(tables)
                 total = len(plan.positions)

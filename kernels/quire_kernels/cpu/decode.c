@@ -254,7 +254,7 @@ static void decode(const decode_args *a, int rounds, int64_t threads) {
 void quire_cpu_decode_float32(const decode_args *a, int64_t threads) { decode(a, rounds_float, threads); }
 void quire_cpu_decode_bfloat16(const decode_args *a, int64_t threads) { decode(a, rounds_pair, threads); }
 
-/* Whether pairs of bfloat16 are multiplied by an instruction of their own, not widened. */
+/* Whether pairs of bfloat16 are multiplied by an instruction of their own, not widened: by that linear.c reads rows, too. */
 int64_t quire_cpu_multiplies_pairs(void) {
 #if defined(__AVX512BF16__)
     return 1;

@@ -63,7 +63,7 @@ static inline void add_pair(const factor *x, int64_t stride, const void *weight,
     }
 }
 #else
-typedef float factor;
+typedef float factor; /* widened by the caller, once for all panels */
 
 static inline void add_pair(const factor *x, int64_t stride, const void *weight, int64_t i, int count,
                             vec (*part)[VECS]) {
@@ -191,9 +191,6 @@ static const linear_part *part_of(const linear_args *a, int64_t task) {
 
 /* Outputs of a panel: how weights are to be packed for this machine. */
 int64_t quire_cpu_panel(void) { return PANEL; }
-
-/* What rows are to be given as where weights are bfloat16: 1 for bfloat16, 0 for floats. */
-int64_t quire_cpu_pairs(void) { return sizeof(factor) == sizeof(bf16); }
 
 /* All parts, by so many threads. */
 void quire_cpu_linear(const linear_args *a, int64_t threads) {

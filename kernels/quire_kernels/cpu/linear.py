@@ -161,4 +161,4 @@ def run_parts(parts: int, count: int, inputs: int, dtype: torch.dtype, threads: 
 
 @functools.cache
 def _pairs() -> bool:
-    return bool(load().quire_cpu_pairs())
+    return bool(load().quire_cpu_multiplies_pairs())
