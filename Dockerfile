@@ -112,6 +112,8 @@ ENTRYPOINT ["quire"]
 CMD ["gateway", "--help"]
 
 FROM base AS quire
+# An allocator that engines preload. Intel's OpenMP, which they would as well, comes under a licence that is its user's to accept.
+RUN apt-get update && apt-get install -y --no-install-recommends libtcmalloc-minimal4 && rm -rf /var/lib/apt/lists/*
 COPY --from=torch /opt/quire /opt/quire
 COPY --from=kernels /kernels /opt/quire/share/quire/kernels
 COPY deploy/compose/image/demo_model.py bench/models/tiny.py /opt/quire/share/quire/

@@ -30,7 +30,7 @@ def found(
 ) -> list[Finding]:
     """What checks find with these flags: ``found(check, run_dir=path, blocks=8)``."""
     sections = {"run_dir": "serve", "model": "serve", "engines": "serve", "host": "gateway", "port": "gateway"}
-    sections |= {"admin_port": "gateway", "admin_token_file": "gateway", "attention": "engine"}
+    sections |= {"admin_port": "gateway", "admin_token_file": "gateway", "attention": "engine", "preload": "engine"}
     given = {"config" if k == "config" else f"{sections.get(k, 'kvstore')}.{k}": str(v) for k, v in flags.items()}
     return examine(Scene.of(given, environ or {}), seconds, checks)
 

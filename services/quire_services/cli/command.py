@@ -35,6 +35,8 @@ COMMANDS = {
     "calibrate": ("quire_services.cli.models.calibrate", "find scales for keys and values that are stored as fp8"),
     "bench": ("quire_services.cli.bench", "measure this tree, alone or against a peer (source tree only)"),
 }
+# What is run before the module of a command is imported.
+BEFORE_IMPORT = {"engine": "quire_services.daemons.engine_start"}
 # What an absent module means to the person who typed the command.
 EXTRAS = {
     "torch": "engine",
@@ -99,6 +101,8 @@ def _run(arguments: list[str]) -> int:
         _say(f"quire: {name!r} is not a command; there are {', '.join(COMMANDS)}", error=True)
         return 2
     try:
+        if name in BEFORE_IMPORT:
+            importlib.import_module(BEFORE_IMPORT[name]).before_import(rest)
         module = importlib.import_module(COMMANDS[name][0])
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0], "all")

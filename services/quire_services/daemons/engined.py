@@ -50,14 +50,11 @@ from quire_services.process import flags, logs, start_report
 from quire_services.process.gc_tuning import tune_gc
 from quire_services.process.model.refusal_line import refusal_line
 from quire_services.process.model.served_model import settled
+from quire_services.process.preload.environment import drop_registration, in_effect, preload_in_words
 from quire_services.process.reason import StartError, complain
 from quire_services.tracing.switch import start_tracer
 
-ENGINE_SETTINGS = (
-    "model", "revision", "run_dir", "engines", "dtype", "kv_cache_dtype", "block_size", "attention", "max_batch_tokens",
-    "max_sequences", "max_model_len", "threads", "step_log", "prefill", "role", "leave_s", "port", "log_format",
-    "otlp_traces_endpoint",
-)  # fmt: skip
+from .engine_flags import engine_parser
 
 EXIT_POISONED, EXIT_DEVICE_FULL = 4, 5
 NO_HOST_MEMORY = "DefaultCPUAllocator"  # torch's own error for it is no class of its own
@@ -67,9 +64,7 @@ log = structlog.get_logger()
 
 def main(argv: list[str] | None = None) -> int:
     """Run an engine; returns the exit code."""
-    parser = flags.Parser(prog="quire engine", description="Run one engine: a model over the shared pool.")
-    flags.add(parser, "serve", "kvstore", "engine", "gateway", only=ENGINE_SETTINGS)
-    parser.add_argument("--name", default=f"engine-{os.getpid()}", help="name in logs and status")
+    parser = engine_parser()
     arguments = parser.parse_args(argv)
     config = flags.read_config(parser, arguments)
     if not config.serve.model:
@@ -77,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     logs.configure(arguments.name, form=config.serve.log_format)
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(config.engine.threads or max(1, cores // config.serve.engines))
+    drop_registration(begin=True)
     try:
         attention = choose_backend(config.engine.attention)
     except BackendRefused as exc:
@@ -129,6 +125,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         layout=layout.fingerprint(),
         attention=attention.kind,
         device=str(attention.device),
+        preloaded=in_effect(),
     )
     start_report.report_facts(
         kernels=attention.kernels(layout),
@@ -140,6 +137,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         max_model_len=model.max_model_len,
         token_cost=token_cost(model.config, layout),
         threads=torch.get_num_threads(),
+        preload=preload_in_words(config.engine),
     )
     if attention.kind == CPU:
         _say_what_texts_depend_on(model, layout, attention)

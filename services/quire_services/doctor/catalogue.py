@@ -7,7 +7,7 @@ from __future__ import annotations
 # What is as it should be: what was looked at, in one line each.
 FACTS = (
     "kernel", "namespaces", "limits", "shared-memory", "memory", "allocator", "gpu", "run-dir", "state", "ports",
-    "keys", "model", "packages", "cpu-kernels", "processes", "kvstore", "gateway",
+    "keys", "model", "packages", "cpu-kernels", "preload", "processes", "kvstore", "gateway",
 )  # fmt: skip
 
 PROBLEMS = {
@@ -69,6 +69,7 @@ PROBLEMS = {
     "tokenizer-missing": "error",
     "package-missing": "warning",
     "kernel-not-compiled": "warning",
+    "preload-unusable": "warning",
     # what runs
     "processes-unseen": "info",
     "supervisor-gone": "warning",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class Stack:
         instance: what this stack's gateway calls itself at /health, so that no other is taken for it.
         table: where they are entered; without one they die with the supervisor.
         fork: how engines are had quicker than by an exec (``Child``).
+        preload: what is in an engine's environment in any case.
 
     Attributes:
         prepare: writes the prepared file and ends.
@@ -68,6 +70,7 @@ class Stack:
         instance: str = "",
         table: ProcessTable | None = None,
         fork: Fork | None = None,
+        preload: Mapping[str, str] | None = None,
     ) -> None:
         file = [f"--config={config.file}"] if config.file else []
         directory = Path(config.serve.model).absolute()
@@ -83,7 +86,7 @@ class Stack:
         self.prepare = Child(
             "prepare", command_line("prepare", *file, *model, *pool, *read, f"--out={self._prepared}"), keep=False
         )
-        config = _on_one_side(config)
+        config = on_one_side(config)
         if not config.kvstore.state_dir:
             config = replace(config, kvstore=replace(config.kvstore, state_dir=str(run_dir / STATE)))
         self._files = model_files(directory) if directory.is_dir() else []
@@ -104,6 +107,7 @@ class Stack:
                 name,
                 command_line("engine", *engine, *role, f"--name={name}"),
                 defaults=ENGINE_ENVIRONMENT,
+                environment={**os.environ, **(preload or {})},
                 table=table,
                 fork=fork,
             )
@@ -136,7 +140,7 @@ def _engines(config: Config) -> list[tuple[str, list[str]]]:
     return [(f"engine-{place}", [f"--role={role}"] if prefill else []) for place, role in enumerate(roles, 1)]
 
 
-def _on_one_side(config: Config) -> Config:
+def on_one_side(config: Config) -> Config:
     """The configuration with arena and attention both on the host where only one of them was asked to be there.
 
     With both left to probes, the kvstore and the engines look at the same GPU and come to the same end.

@@ -17,6 +17,7 @@ a new process that does not come up stops none that runs.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -35,13 +36,14 @@ from quire_services.config.socket_names import LOG_SOCKET
 from quire_services.gateway.admin import token as admin_token
 from quire_services.process import flags, port_check
 from quire_services.process.log_handover import hand_over_stderr
+from quire_services.process.preload.environment import preload_environment
 from quire_services.process.screen import Screen, bar
 from quire_services.process.standard_streams import print_line
 
 from .child import Child
 from .forks.client import EngineForkServer, can_fork_engines
 from .model_fetch import with_model_here
-from .processes import ENGINE_ENVIRONMENT, ENGINE_MODULES, Stack
+from .processes import ENGINE_ENVIRONMENT, ENGINE_MODULES, Stack, on_one_side
 from .readiness import Readiness
 from .rundir import RunDir, RunDirError
 from .supervisor import STOP_DEADLINE_S, Supervisor
@@ -127,9 +129,12 @@ class StackRun:
         self.screen = screen
         self._config = config
         self._run_dir = run_dir
-        self._forks = EngineForkServer(ENGINE_MODULES, run_dir.lock, ENGINE_ENVIRONMENT) if can_fork_engines() else None
+        preload = preload_environment(on_one_side(config).engine, os.environ)
+        self._forks: EngineForkServer | None = None
+        if can_fork_engines():
+            self._forks = EngineForkServer(ENGINE_MODULES, run_dir.lock, ENGINE_ENVIRONMENT, preload)
         fork = self._forks.fork if self._forks else None
-        self._stack = Stack(config, run_dir.path, run_dir.instance, run_dir.table, fork)
+        self._stack = Stack(config, run_dir.path, run_dir.instance, run_dir.table, fork, preload)
         self._readiness = Readiness(run_dir.path, config.gateway.host, config.gateway.port, run_dir.instance)
         self._supervisor = Supervisor(self._ended)
         self._waiting: dict[str, Child] = {}

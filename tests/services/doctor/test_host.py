@@ -15,7 +15,7 @@ import pytest
 from quire_services.doctor.checks.host import check_allocator, check_namespaces
 from quire_services.doctor.checks.model import check_model
 from quire_services.doctor.checks.ports import check_ports_free
-from quire_services.doctor.checks.software import check_cpu_kernels
+from quire_services.doctor.checks.software import check_cpu_kernels, check_preload
 from quire_services.doctor.findings import Finding
 from quire_services.doctor.scene import Scene
 from tests.support.doctor import found, ids, only, write_model
@@ -69,6 +69,21 @@ def test_kernels_that_cannot_be_compiled(run_dir: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("CC", str(tmp_path / "none"))
     assert "no C compiler" in only(found(check_cpu_kernels, run_dir=run_dir), "kernel-not-compiled").seen
     assert ids(found(check_cpu_kernels, run_dir=run_dir, attention="triton")) == []
+
+
+@pytest.mark.process
+def test_libraries_to_preload(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be loaded is told with its reason, what is not there with the way to get it; on a GPU neither."""
+    (tmp_path / "libiomp5.so").write_bytes(b"no library")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    monkeypatch.setattr("quire_services.process.preload.libraries._system_folders", list)
+    told = found(check_preload, run_dir=run_dir, attention="cpu")
+    assert only(told, "preload-unusable").where == str(tmp_path / "libiomp5.so")
+    facts = [finding.seen for finding in told if finding.id == "preload"]
+    assert len(facts) == 1
+    assert "apt-get install libtcmalloc-minimal4" in facts[0]
+    assert list(found(check_preload, run_dir=run_dir, attention="triton")) == []
+    assert list(found(check_preload, run_dir=run_dir, attention="cpu", preload=False)) == []
 
 
 @pytest.mark.process

@@ -1,7 +1,8 @@
-"""What is installed: packages that the parts of a stack need, and the compiled kernels of a CPU."""
+"""What is installed: packages that the parts of a stack need, the compiled kernels of a CPU, libraries to preload."""
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 from quire_proto import __version__
@@ -9,6 +10,8 @@ from quire_services.doctor.child_answer import ChildSilent, child_answer
 from quire_services.doctor.findings import Findings, fact, problem
 from quire_services.doctor.probes import kernel_probe
 from quire_services.doctor.scene import Scene
+from quire_services.process.preload.environment import computes_on_cpu
+from quire_services.process.preload.libraries import find
 
 NEEDED = {
     "kvstore": ("numpy", "structlog"),
@@ -16,6 +19,7 @@ NEEDED = {
     "gateway": ("fastapi", "uvicorn", "transformers", "tokenizers", "jinja2", "orjson", "prometheus_client"),
 }
 COMPILE_S = 10.0
+HOW_TO_GET = {"OpenMP": "pip install intel-openmp", "allocator": "apt-get install libtcmalloc-minimal4"}
 
 
 def check_packages(_: Scene) -> Findings:
@@ -49,3 +53,22 @@ def check_cpu_kernels(scene: Scene) -> Findings:
         )
     else:
         yield fact("cpu-kernels", "compiled for this processor")
+
+
+def check_preload(scene: Scene) -> Findings:
+    """Tried by children, as at an engine's start."""
+    engine = scene.config.engine
+    if not engine.preload or not computes_on_cpu(engine):
+        return
+    found = find(os.environ)
+    for library in found:
+        if library.why_not:
+            yield problem(
+                "preload-unusable",
+                f"{library.path} cannot be preloaded: {library.why_not}",
+                "put one for this machine in its place, or --preload=false; engines start without it",
+                library.path,
+            )
+    taken = {library.kind: library.path for library in found if not library.why_not}
+    absent = [f"no {kind} of its own ({how})" for kind, how in HOW_TO_GET.items() if kind not in taken]
+    yield fact("preload", "an engine on this CPU is given " + ", ".join([*taken.values(), *absent]), "engine.preload")

@@ -51,14 +51,23 @@ class EngineForkServer:
         modules: what it imports.
         lock: of the run directory.
         defaults: environment variables that it and all that it forks get where the environment does not have them.
+        preload: what is in its environment in any case, as it must be in theirs.
 
     Attributes:
         child: the server's own process.
     """
 
-    def __init__(self, modules: Sequence[str], lock: int, defaults: Mapping[str, str]) -> None:
+    def __init__(
+        self, modules: Sequence[str], lock: int, defaults: Mapping[str, str], preload: Mapping[str, str] | None = None
+    ) -> None:
         self._modules, self._lock = ",".join(modules), lock
-        self.child = Child("fork server", [], keep=False, defaults={**defaults, "OPENBLAS_NUM_THREADS": "1"})
+        self.child = Child(
+            "fork server",
+            [],
+            keep=False,
+            defaults={**defaults, "OPENBLAS_NUM_THREADS": "1"},
+            environment={**os.environ, **(preload or {})},
+        )
         self._link: socket.socket | None = None
         self._ready = False
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from quire_kvstore.host.attach_socket import start_ticks
 from quire_services.config.process_table import read_process_table
+from quire_services.process.preload.environment import drop_registration
 from quire_services.process.reason import REASON_VARIABLE
 from quire_services.stack.child import die_with
 
@@ -43,6 +44,7 @@ def main() -> Callable[[], None] | None:
         importlib.import_module(module)
     if len(os.listdir("/proc/self/task")) > 1:
         return None
+    drop_registration()
     sources = _sources()
     gc.collect()
     gc.freeze()  # what is never looked at is never copied

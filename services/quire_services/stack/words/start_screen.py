@@ -42,6 +42,7 @@ def start_screen(config: Config, found: StartFacts) -> list[str]:
         "token": engine.get("token_cost", ""),
         "arena": _joined(found.kvstore.get("arena"), _arena_reason(config, found.kvstore)),
         "kernels": _kernels(found.engines),
+        "preload": engine.get("preload", ""),
     }
     lines = [f"  {title:<9}{one_line(text)}" for title, text in rows.items() if text]
     return ["", *lines, "", *_first_command(config, found.gateway), ""]

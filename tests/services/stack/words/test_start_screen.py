@@ -16,6 +16,7 @@ POOL = {
     "arena_reason": "in host memory: no CUDA driver",
 }  # fmt: skip
 ENGINE = {"kernels": "C", "computes": "float32 on cpu", "max_model_len": 8192, "token_cost": "64 bytes", "threads": 1}
+PRELOAD = "/usr/lib/libtcmalloc_minimal.so.4"
 
 
 def _screen(config: Config, **found: Any) -> str:
@@ -30,16 +31,17 @@ def _command(screen: str, **environ: str) -> list[str]:
 
 
 def test_it_says_what_each_process_found_out() -> None:
-    """Model, engines, the pool and what sized it, what a token costs, the arena and why, the kernels."""
-    engines = [("engine-1", ENGINE), ("engine-2", ENGINE)]
+    """Model, engines, the pool and what sized it, a token's cost, the arena and why, kernels, what is preloaded."""
+    engines = [("engine-1", {**ENGINE, "preload": PRELOAD}), ("engine-2", ENGINE)]
     screen = _screen(Config(), kvstore=POOL, gateway={"model": "m", "chats": True}, engines=engines)
-    assert screen.splitlines()[1:7] == [
+    assert screen.splitlines()[1:8] == [
         "  model    m, float32 on cpu, sequences of up to 8,192 tokens",
         "  engines  engine-1, engine-2, 1 thread each",
         "  pool     4,096 blocks, 65,536 tokens, 1.50 GiB (1,610,612,736 bytes); kv_gib = 1.5",
         "  token    64 bytes",
         "  arena    shm, in host memory: no CUDA driver",
         "  kernels  C",
+        f"  preload  {PRELOAD}",
     ]
 
 
