@@ -30,6 +30,10 @@ COMMANDS = {
     "kvstore": ("quire_services.daemons.kvstored", "run one kvstore: the process that owns the pool"),
     "engine": ("quire_services.daemons.engined", "run one engine: a model over the shared pool"),
     "gateway": ("quire_services.daemons.gateway", "run the gateway: the OpenAI HTTP API"),
+    "entrance": (
+        "quire_services.cluster.entrance.command",
+        "run one address in front of several stacks, with a router",
+    ),
     "prepare": ("quire_services.cli.prepare", "write what the kvstore must know of a model and its published prompts"),
     "fetch": ("quire_services.cli.models.fetch", "fetch a model from the Hugging Face hub into its cache on this host"),
     "calibrate": ("quire_services.cli.models.calibrate", "find scales for keys and values that are stored as fp8"),
@@ -44,6 +48,7 @@ EXTRAS = {
     "huggingface_hub": "engine",
     "fastapi": "gateway",
     "uvicorn": "gateway",
+    "httpx": "gateway",
     "numpy": "kvstore",
     "rich": "top",
 }
