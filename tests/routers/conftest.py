@@ -25,3 +25,26 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Sta
             tmp = tmp_path_factory.mktemp("host")
             started.append(running.enter_context(running_stack(tmp, model, *flags, engines=1)))
         yield started[0], started[1]
+
+
+KEYS = """
+[[tenants]]
+name = "atlas"
+keys = ["sk-atlas-0123456789abcdef"]
+[[tenants]]
+name = "borea"
+keys = ["sk-borea-0123456789abcdef"]
+"""
+
+
+@pytest.fixture(scope="session")
+def keyed_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Stack]]:
+    """Two more, of two tenants."""
+    model = make_model(tmp_path_factory.mktemp("keyed") / "model")
+    with ExitStack() as running:
+        started = []
+        for _ in range(2):
+            flags = ("--events", f"tcp://127.0.0.1:{free_port()}", *EVENTS)
+            tmp = tmp_path_factory.mktemp("keyed_host")
+            started.append(running.enter_context(running_stack(tmp, model, *flags, engines=1, config=KEYS)))
+        yield started[0], started[1]
