@@ -26,6 +26,7 @@ from typing import Any
 from quire_kvstore.sharing.groups import RESERVED
 
 from .input_files import read_bytes
+from .key_digests import stored_digest
 from .settings import POOL_SIZES, SECTIONS, Config, PublishedPrompt, Tenant
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -254,16 +255,20 @@ def _identifier(key: str, value: str, file: Path | None) -> str:
 
 def _tenants(rows: Any, file: Path | None) -> tuple[Tenant, ...]:
     tenants: list[Tenant] = []
-    owner: dict[str, str] = {}
+    owner: dict[bytes, str] = {}
     for row in _rows("tenants", rows, file, {"name", "keys"}, {"groups"}):
         name = _identifier("tenants.name", row["name"], file)
         keys = row["keys"]
         if not isinstance(keys, list) or not keys or not all(isinstance(k, str) and k.strip() for k in keys):
             raise ConfigError(f"tenants.keys: tenant {name} needs a list of API keys (from {file})")
-        for key in keys:
-            if key in owner:  # the key itself is a secret: name the tenants only
-                raise ConfigError(f"tenants.keys: tenants {owner[key]} and {name} share an API key (from {file})")
-            owner[key] = name
+        for key in keys:  # a key is a secret: name the tenants only
+            try:
+                digest = stored_digest(key)
+            except ValueError as error:
+                raise ConfigError(f"tenants.keys: tenant {name}: {error} (from {file})") from None
+            if digest in owner:
+                raise ConfigError(f"tenants.keys: tenants {owner[digest]} and {name} share an API key (from {file})")
+            owner[digest] = name
         if any(name == other.name for other in tenants):
             raise ConfigError(f"tenants.name: {name!r} is there twice (from {file})")
         tenants.append(Tenant(name, tuple(keys), _groups(name, row.get("groups", []), file)))

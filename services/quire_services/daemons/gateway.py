@@ -30,6 +30,7 @@ from quire_services.config import settings
 from quire_services.config.loader import ConfigError, load_tenants
 from quire_services.config.socket_names import GATEWAY_SOCKET
 from quire_services.gateway.admin.http import make_admin_app
+from quire_services.gateway.admin.key_file import KeyFile
 from quire_services.gateway.admin.token import AdminToken, TokenError
 from quire_services.gateway.api_keys import ApiKeys
 from quire_services.gateway.awake_clock import clock
@@ -110,7 +111,8 @@ async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.soc
     happenings = Happenings(gateway.engines, kvstore)
     if config.gateway.admin_port:
         token = AdminToken(config.run_dir, config.gateway.admin_token_file)
-        admin = make_admin_app(gateway, config.run_dir, instance, kvstore)
+        keys = KeyFile(gateway.api_keys, config.gateway.keys_file)
+        admin = make_admin_app(gateway, config.run_dir, instance, kvstore, keys)
         add_dashboard(admin, gateway, config.run_dir, kvstore, happenings)
         apps.append(Edge(admin, token.operator, Counters(), open_paths=DASHBOARD_PATHS))
     link = LinkServer(gateway.engines, config.run_dir / GATEWAY_SOCKET)

@@ -4,9 +4,9 @@ Keys are kept as SHA-256 digests and compared in constant time with every key th
 the order says how much of a guess was right. Without any key there is one tenant, ``default``, open to every client
 that reaches the port - which is why the gateway then listens on the loopback only.
 
-Keys are read again when the file changes. A file that cannot be used changes nothing: the old keys stay and the log
-says why. That includes a file without keys, which may be one that is just being written: a gateway that asked for
-keys never becomes open while it runs.
+Keys are read again when the file changes, or when the admin API has written it. A file that cannot be used changes
+nothing: the old keys stay and the log says why. That includes a file without keys, which may be one that is just being
+written: a gateway that asked for keys never becomes open while it runs.
 
 A file of keys that other users may read or change is used and warned about, once: a mounted secret may be meant so.
 """
@@ -14,7 +14,6 @@ A file of keys that other users may read or change is used and warned about, onc
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import os
 import shlex
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import structlog
 
+from quire_services.config.key_digests import key_digest, stored_digest
 from quire_services.config.loader import ConfigError, load_tenants
 from quire_services.config.settings import Tenant
 from quire_services.gateway.http.errors import bad_key
@@ -74,7 +74,12 @@ class ApiKeys:
             stamp = _stamp(self._file)
             if stamp != seen:
                 seen = stamp
-                self._reload(self._file)
+                self.reload()
+
+    def reload(self) -> None:
+        """Read the file again now."""
+        if self._file is not None:
+            self._reload(self._file)
 
     def _reload(self, file: Path) -> None:
         try:
@@ -106,13 +111,8 @@ def bearer_digest(authorization: str | None) -> bytes:
     return digest if scheme.lower() == "bearer" else bytes(len(digest))
 
 
-def key_digest(key: str) -> bytes:
-    """What is kept and compared instead of a key."""
-    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
-
-
 def _digests(tenants: Sequence[Tenant]) -> list[tuple[bytes, str]]:
-    return [(key_digest(key), tenant.name) for tenant in tenants for key in tenant.keys]
+    return [(stored_digest(key), tenant.name) for tenant in tenants for key in tenant.keys]
 
 
 def _others_may(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""Admin API: publish, unpublish, groups and engines over HTTP, for operators that cannot run ``quire`` on its host.
+"""Admin API: publishing, groups, quotas, keys and engines over HTTP, for operators who cannot run ``quire`` there.
 
     POST   /admin/publications                          {"id", "domain", what is published (``PublishBody``)}
     GET    /admin/publications
@@ -8,6 +8,10 @@
     GET    /admin/groups
     PUT    /admin/groups/{group}/members/{tenant}
     DELETE /admin/groups/{group}/members/{tenant}
+    GET    /admin/tenants
+    PUT    /admin/tenants/{tenant}/quota                {"limit"?, "guarantee"?, "weight"?}
+    GET    /admin/keys
+    PUT    /admin/keys                                  {"version", "keys": [{"tenant", "digest"}]}
     GET    /metrics, and below it                       metrics, with those of tenants (``routes.metrics``)
     GET    /admin/engines
     POST   /admin/engines/{name}/drain                  {"force"?}
@@ -60,6 +64,8 @@ from quire_services.gateway.routes.metrics import add_metrics_routes
 from quire_services.process.kvstore_call import ANSWER_TIMEOUT_S, kvstore_reader
 
 from .engine_rows import serve_engines
+from .key_file import KeyFile, serve_keys
+from .quota_rows import serve_quotas
 
 _T = TypeVar("_T")
 _STATUS: dict[type[RemoteError], int] = {BadRequest: 400, NotPermitted: 403, NotFound: 404, Conflict: 409}
@@ -93,9 +99,9 @@ class ExplainBody(BaseModel):
     tenant: str = ""
 
 
-def make_admin_app(gateway: Gateway, run_dir: Path, instance: str, kvstore: KvstoreAnswers) -> FastAPI:
+def make_admin_app(gateway: Gateway, run_dir: Path, instance: str, kvstore: KvstoreAnswers, keys: KeyFile) -> FastAPI:
     """The application, without its edge. ``run_dir`` is where the kvstore listens, ``kvstore`` what it answers for
-    metrics."""
+    metrics, ``keys`` where the gateway's keys lie."""
     app = FastAPI(title="Quire admin", docs_url=None, redoc_url=None, openapi_url=None)
     map_errors(app)
 
@@ -152,6 +158,8 @@ def make_admin_app(gateway: Gateway, run_dir: Path, instance: str, kvstore: Kvst
 
     add_metrics_routes(app, gateway, kvstore, instance, tenants=True)
     serve_engines(app, gateway.engines)
+    serve_quotas(app, ask)
+    serve_keys(app, keys)
     return app
 
 

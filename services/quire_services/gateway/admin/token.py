@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quire_services.config.input_files import read_bytes, write_private
-from quire_services.gateway.api_keys import bearer_digest, key_digest
+from quire_services.config.key_digests import key_digest
+from quire_services.gateway.api_keys import bearer_digest
 from quire_services.gateway.http.errors import bad_key
 
 TOKEN_FILE = "admin.token"

@@ -295,3 +295,17 @@ def test_a_token_file_that_is_none_stops_the_start(
     told = refused(model, f"--admin-port={free_port()}", f"--admin-token-file={file}")
     assert str(file) in told
     assert reason in told
+
+
+def test_a_quota_is_set_and_listed(admin: Admin) -> None:
+    """What the kvstore answers to ``quire tenant`` is answered here; what it refuses is an error with its reason."""
+    put = admin.http.put("/admin/tenants/acme/quota", json={"limit": 8, "guarantee": 2}).json()
+    assert {key: put[key] for key in ("object", "tenant", "limit", "guarantee", "weight")} == {
+        "object": "tenant", "tenant": "acme", "limit": 8, "guarantee": 2, "weight": 100,
+    }  # fmt: skip
+    assert put in admin.http.get("/admin/tenants").json()["data"]
+
+    too_much = admin.error(409, "PUT", "/admin/tenants/acme/quota", json={"limit": 1, "guarantee": 2})
+    assert "is more than the limit" in too_much["message"]
+    admin.error(400, "PUT", "/admin/tenants/acme/quota", json={"limit": -1})
+    admin.error(400, "PUT", "/admin/tenants/acme/quota", json={"limits": 1})
