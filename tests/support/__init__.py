@@ -50,5 +50,6 @@ Memory and models:
 - ``grammars``: a vocabulary of letters for models without text, and random grammars.
 - ``cpu_attention``: problems for the kernels of attention on a CPU.
 - ``host_library``: skips where nothing can be compiled.
+- ``kustomization``: a kustomization, resolved, where there is no kustomize.
 - ``ports``, ``repository``: free ports; the source tree, its scripts, and the environment of children.
 """

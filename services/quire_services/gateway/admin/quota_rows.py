@@ -14,16 +14,16 @@ from quire_kv import KVReader
 from quire_services.config.loader import MAX_NUMBER
 
 _T = TypeVar("_T")
-Blocks = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+BlockCount = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 
 
 class QuotaBody(BaseModel):
     """``PUT /admin/tenants/{tenant}/quota``: all of it; what is left out takes its default."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
-    limit: Blocks = 0
-    guarantee: Blocks = 0
-    weight: Blocks = 100
+    limit: BlockCount = 0
+    guarantee: BlockCount = 0
+    weight: BlockCount = 100
 
 
 class Ask(Protocol):
