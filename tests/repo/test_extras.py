@@ -30,6 +30,7 @@ ENTRIES = {
     "gateway": ["quire_services.daemons.gateway"],
     "engine": ["quire_services.daemons.engined", "quire_services.cli.prepare", "quire_services.cli.models.calibrate"],
     "top": ["quire_services.cli.views.top"],
+    "ray": ["quire_services.cluster.command", "quire_services.cluster.tied_process"],
 }
 # Asked for where they are installed, done without where they are not.
 OPTIONAL = {"opentelemetry", "cuda", "triton"}

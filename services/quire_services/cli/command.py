@@ -17,6 +17,7 @@ COMMANDS = {
     "serve": ("quire_services.stack.serve", "run the whole stack on this host: kvstore, engines, gateway"),
     "stop": ("quire_services.stack.stop", "stop the stack of a run directory, with or without its supervisor"),
     "rollout": ("quire_services.stack.rollout", "replace all engines of a running stack, one at a time"),
+    "cluster": ("quire_services.cluster.command", "run one stack a machine, on machines that Ray has"),
     "status": ("quire_services.cli.status", "print the kvstore's counters"),
     "doctor": ("quire_services.doctor.command", "find what is wrong on this host, and say what to do"),
     "top": ("quire_services.cli.views.top", "show the pool as a live picture, with tenants, engines and rates"),
@@ -51,6 +52,8 @@ EXTRAS = {
     "httpx": "gateway",
     "numpy": "kvstore",
     "rich": "top",
+    "ray": "ray",
+    "yaml": "ray",
 }
 
 

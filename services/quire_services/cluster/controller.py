@@ -1,0 +1,249 @@
+"""Controller: keeps as many stacks serving as are wanted, each on a machine of its own.
+
+One detached actor on Ray's head node, which Ray starts again if it dies; what it must know then, the stacks' actors
+remember. It looks at all of them twice a second:
+
+    no answer for LOST_S, actor dead, or its node dead  -> its resources are given back, another node takes its place
+    more than are wanted                                -> the newest is drained: no new work, then its end
+    fewer                                               -> resources are asked for on a node that has none of ours
+
+A node that takes a place has a new name. A stack that fails before it was ever ready is tried again, with its reason
+kept for whoever asks; ``up`` gives up on that.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .node_stack import STACK_FAILED, STACK_STOPPED, StackReport
+from .nodes import DRAINING, SERVING, STARTING, ClusterNode
+from .placement import Placement, alive_nodes, placed_before
+from .stack_order import StackOrder
+
+TURN_S = 0.5
+REPORT_S = 2.0
+LOST_S = 6.0  # of a stack whose node Ray still takes for alive
+LEAVES_S = 1.5  # between a node's word in the list that it drains, and its stack's end
+RETRY_AFTER_S = 5.0  # after a stack that failed
+
+
+@dataclass(slots=True)
+class _Member:
+    """A node, from the moment it is wanted."""
+
+    name: str
+    placement: Placement
+    number: int
+    report: StackReport = field(default_factory=lambda: StackReport(STARTING))
+    changed: float = field(default_factory=time.monotonic)
+    heard: float = field(default_factory=time.monotonic)
+    leaves: float | None = None
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """How the cluster is.
+
+    Attributes:
+        wanted: how many nodes there are to be.
+        nodes: those that there are.
+        problem: why one is missing; empty if none is known.
+    """
+
+    wanted: int
+    nodes: tuple[ClusterNode, ...]
+    problem: str
+
+    @property
+    def serving(self) -> int:
+        """How many can be given work."""
+        return sum(node.state == SERVING for node in self.nodes)
+
+
+class Controller:
+    """One cluster's. Args: ``cluster``: its name."""
+
+    def __init__(self, cluster: str) -> None:
+        self._cluster = cluster
+        self._lock = threading.Lock()
+        self._order: StackOrder | None = None
+        self._wanted, self._next, self._problem, self._not_before = 0, 1, "", 0.0
+        self._members: list[_Member] = []
+        self._take_up()
+        threading.Thread(target=self._follow, name="controller", daemon=True).start()
+
+    # --- what is asked of it -----------------------------------------------------------------------------------
+
+    def apply(self, order: StackOrder, nodes: int) -> str:
+        """Want this; why not, if other settings run."""
+        with self._lock:
+            if self._order is not None and self._members and self._order.digest != order.digest:
+                return "it runs with other settings, and only the number of nodes can change: take it down first"
+            self._order = order
+        self.scale(nodes)
+        return ""
+
+    def scale(self, nodes: int) -> None:
+        """Want so many."""
+        import ray
+
+        with self._lock:
+            self._wanted, self._problem, self._not_before = nodes, "", 0.0
+            actors = [member.placement.actor for member in self._members if member.placement.actor is not None]
+        ray.wait([actor.remember.remote(nodes) for actor in actors], num_returns=len(actors), timeout=REPORT_S) if (
+            actors
+        ) else None
+
+    def status(self) -> ClusterStatus:
+        """How it is."""
+        with self._lock:
+            return ClusterStatus(self._wanted, tuple(self.nodes()), self._problem)
+
+    def nodes(self) -> list[ClusterNode]:
+        """All nodes; one that waits for a machine has none yet."""
+        now = time.monotonic()
+        return [_node_of(member, now) for member in self._members]
+
+    # --- one turn ----------------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                self.turn()
+            except Exception as error:  # of Ray, whose next answer may be another
+                self._problem = f"{type(error).__name__}: {error}"
+                print(f"controller: {self._problem}", flush=True)  # noqa: T201  # Ray keeps it
+            time.sleep(max(0.0, TURN_S - (time.monotonic() - began)))
+
+    def turn(self) -> None:
+        """Look once, and act once."""
+        for member, report in zip(list(self._members), self._reports(), strict=True):
+            self._take(member, report)
+        alive = alive_nodes()
+        for member in list(self._members):
+            self._judge(member, alive)
+        self._drain_surplus()
+        self._place_missing(alive)
+
+    def _reports(self) -> list[StackReport | Exception | None]:
+        """One for each member; None where none is to be had yet."""
+        import ray
+
+        refs = {m.name: m.placement.actor.report.remote() for m in self._members if m.placement.actor is not None}
+        done = set(ray.wait(list(refs.values()), num_returns=len(refs), timeout=REPORT_S)[0]) if refs else set()
+        found: list[StackReport | Exception | None] = []
+        for member in self._members:
+            ref = refs.get(member.name)
+            found.append(_attempt(lambda ref=ref: ray.get(ref)) if ref in done else None)  # type: ignore[misc]
+        return found
+
+    def _take(self, member: _Member, report: StackReport | Exception | None) -> None:
+        now = time.monotonic()
+        if isinstance(report, StackReport):
+            member.heard = now
+            if report.state != member.report.state:
+                member.changed = now
+            member.report = report
+            return
+        from ray.exceptions import ActorDiedError
+
+        if isinstance(report, ActorDiedError):
+            reason = str(getattr(report, "cause", "") or report).strip().splitlines()
+            member.report = StackReport(STACK_FAILED, reason=reason[-1] if reason else "its actor died")
+
+    def _judge(self, member: _Member, alive: dict[str, str]) -> None:
+        """Give up on what is gone, or has ended."""
+        now, placed = time.monotonic(), member.placement
+        if placed.actor is None:
+            return
+        silent = now - member.heard > LOST_S and member.report.state != STARTING
+        if placed.ray_node not in alive or silent:
+            self._release(member, f"{member.name}: its machine {placed.machine} does not answer")
+        elif member.report.state == STACK_FAILED:
+            self._not_before = now + RETRY_AFTER_S
+            self._release(member, f"{member.name} on {placed.machine}: {member.report.reason}")
+        elif member.report.state == STACK_STOPPED:
+            self._release(member, "")
+
+    def _release(self, member: _Member, problem: str) -> None:
+        if problem:
+            print(f"controller: {problem}", flush=True)  # noqa: T201
+            self._problem = problem
+        with self._lock:
+            self._members.remove(member)
+        member.placement.release()
+
+    def _drain_surplus(self) -> None:
+        """The newest go first, those that do not serve before all others."""
+        stay = [member for member in self._members if member.leaves is None]
+        surplus = len(stay) - self._wanted
+        for member in sorted(stay, key=lambda m: (m.report.state == SERVING, -m.number))[: max(0, surplus)]:
+            if member.placement.actor is None:
+                self._release(member, "")
+            else:
+                member.leaves = time.monotonic() + (LEAVES_S if member.report.state == SERVING else 0)
+                member.changed = time.monotonic()
+        for member in self._members:
+            if member.leaves is not None and not member.told and time.monotonic() >= member.leaves:
+                member.told = True
+                member.placement.actor.drain.remote()
+
+    def _place_missing(self, alive: dict[str, str]) -> None:
+        order = self._order
+        if order is None or time.monotonic() < self._not_before:
+            return
+        taken = {m.placement.ray_node for m in self._members if m.placement.ray_node in alive}
+        waiting = [member for member in self._members if member.placement.actor is None]
+        if not waiting and sum(member.leaves is None for member in self._members) < self._wanted:
+            member = _Member(f"node-{self._next}", Placement(self._cluster, f"node-{self._next}"), self._next)
+            self._next += 1
+            with self._lock:
+                if sum(m.leaves is None for m in self._members) < self._wanted:  # nobody has asked for less meanwhile
+                    self._members.append(member)
+                    waiting = [member]
+        for member in waiting:
+            member.placement.ask(order, taken)
+            if member.placement.placed(TURN_S):
+                member.heard = member.changed = time.monotonic()
+                member.placement.start(order, self._wanted)
+            elif time.monotonic() - member.changed > RETRY_AFTER_S:
+                self._problem = f"no machine is free for {member.name}: it needs {_amounts(order)}, and none of ours"
+
+    def _take_up(self) -> None:
+        """Go on with what an earlier life has placed."""
+        import ray
+
+        for name in placed_before(self._cluster):
+            number = int(name.partition("-")[2])
+            self._next = max(self._next, number + 1)
+            placement = Placement(self._cluster, name)
+            if placement.find():
+                memory = _attempt(lambda p=placement: ray.get(p.actor.memory.remote(), timeout=REPORT_S))  # type: ignore[misc]
+                self._members.append(_Member(name, placement, number))
+                if isinstance(memory, tuple):
+                    self._order, self._wanted = memory
+
+
+def _node_of(member: _Member, now: float) -> ClusterNode:
+    report = member.report
+    state = DRAINING if member.leaves is not None else report.state if report.state == SERVING else STARTING
+    return ClusterNode(
+        member.name, report.url, report.admin_url, state, member.placement.machine, round(now - member.changed, 1)
+    )
+
+
+def _amounts(order: StackOrder) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in order.resources.items())
+
+
+def _attempt(act: Callable[[], Any]) -> Any:
+    try:
+        return act()
+    except Exception as error:  # an actor that is gone, or a node that does not answer
+        return error
