@@ -28,7 +28,7 @@ TURN_S = 0.5
 REPORT_S = 2.0
 LOST_S = 6.0  # of a stack whose node Ray still takes for alive
 LEAVES_S = 1.5  # between a node's word in the list that it drains, and its stack's end
-RETRY_AFTER_S = 5.0  # after a stack that failed
+PLACE_AGAIN_S = 5.0  # after a stack that failed
 
 
 @dataclass(slots=True)
@@ -166,7 +166,7 @@ class Controller:
         if placed.ray_node not in alive or silent:
             self._release(member, f"{member.name}: its machine {placed.machine} does not answer")
         elif member.report.state == STACK_FAILED:
-            self._not_before = now + RETRY_AFTER_S
+            self._not_before = now + PLACE_AGAIN_S
             self._release(member, f"{member.name} on {placed.machine}: {member.report.reason}")
         elif member.report.state == STACK_STOPPED:
             self._release(member, "")
@@ -212,7 +212,7 @@ class Controller:
             if member.placement.placed(TURN_S):
                 member.heard = member.changed = time.monotonic()
                 member.placement.start(order, self._wanted)
-            elif time.monotonic() - member.changed > RETRY_AFTER_S:
+            elif time.monotonic() - member.changed > PLACE_AGAIN_S:
                 self._problem = f"no machine is free for {member.name}: it needs {_amounts(order)}, and none of ours"
 
     def _take_up(self) -> None:
