@@ -3,7 +3,7 @@
 One detached actor on Ray's head node, which Ray starts again if it dies; what it must know then, the stacks' actors
 remember. It looks at all of them twice a second:
 
-    no answer for LOST_S, actor dead, or its node dead  -> its resources are given back, another node takes its place
+    no answer for GIVEN_UP_S, actor dead, or its node dead  -> it is given up, another node takes its place
     more than are wanted                                -> the newest is drained: no new work, then its end
     fewer                                               -> resources are asked for on a node that has none of ours
 
@@ -26,7 +26,7 @@ from .stack_order import StackOrder
 
 TURN_S = 0.5
 REPORT_S = 2.0
-LOST_S = 6.0  # of a stack whose node Ray still takes for alive
+GIVEN_UP_S = 6.0  # of a stack whose node Ray still takes for alive
 LEAVES_S = 1.5  # between a node's word in the list that it drains, and its stack's end
 PLACE_AGAIN_S = 5.0  # after a stack that failed
 
@@ -162,7 +162,7 @@ class Controller:
         now, placed = time.monotonic(), member.placement
         if placed.actor is None:
             return
-        silent = now - member.heard > LOST_S and member.report.state != STARTING
+        silent = now - member.heard > GIVEN_UP_S and member.report.state != STARTING
         if placed.ray_node not in alive or silent:
             self._release(member, f"{member.name}: its machine {placed.machine} does not answer")
         elif member.report.state == STACK_FAILED:

@@ -26,7 +26,7 @@ from quire_kvstore.host.attach_socket import start_ticks
 from quire_proto.private_dir import insist_on_private
 from quire_services.config.input_files import write_private
 
-START_S, RAYLET_STOP_S, RAYLET_LOOK_S = 60.0, 20.0, 0.1
+RAYLET_START_S, RAYLET_STOP_S, RAYLET_LOOK_S = 60.0, 20.0, 0.1
 OBJECT_STORE_BYTES = 80 << 20  # the least that Ray takes: nothing of ours goes there
 # Ray's own take half a minute to see that a node is gone, made for networks that stutter.
 _HEALTH = {
@@ -99,7 +99,7 @@ class LocalRay:
             )
         self._raylets.append(_Raylet(process.pid, start_ticks(process.pid)))
         self._save()
-        until = time.monotonic() + START_S
+        until = time.monotonic() + RAYLET_START_S
         while "Ray runtime started" not in log.read_text(errors="replace"):
             if process.poll() is not None or time.monotonic() > until:
                 lines = log.read_text(errors="replace").strip().splitlines()
