@@ -7,7 +7,7 @@ or digests. PROTOCOL.md describes every field, and a test compares the two.
 
 from .codes import CLAIMED, CONFLICT, NO_SPACE, NO_SUCH, OK, RETRY, UNPUBLISHED
 from .events import Events
-from .query import AskStats, Domain, DomainKey, Found, Lookup, Publications, SessionInfo, Stats
+from .query import AskStats, Domain, DomainKey, Found, Lookup, Publications, SessionInfo, Stats, WeightsInfo
 from .sequence import (
     Allocate,
     Allocated,
@@ -66,4 +66,5 @@ __all__ = [
     "Stepped",
     "Wait",
     "Waited",
+    "WeightsInfo",
 ]

@@ -14,7 +14,7 @@ from quire_kvstore.host.state_dir import StateDir
 from quire_services.config.prepared_file import PREPARED_FILE
 from quire_services.config.process_table import PROCESSES_FILE
 from quire_services.gateway.admin import token as admin_token
-from quire_services.stack.rundir import MARKER_FILE, STACK_FILES, RunDir, RunDirError
+from quire_services.stack.rundir import KVSTORE_FILES, MARKER_FILE, STACK_FILES, RunDir, RunDirError
 from quire_services.stack.state_tree import STATE
 from tests.support.quire_command import prepared
 
@@ -37,12 +37,13 @@ def listen(path: Path) -> None:
 
 def fill(run_dir: RunDir) -> None:
     """All that the processes of a stack put there."""
-    for name in ("kvstore.sock", "attach.sock", "gateway.sock", "events.sock", "events-replay.sock", "logs.sock"):
-        listen(run_dir.path / name)
+    for name in ("kvstore", "attach", "weights", "gateway", "events", "events-replay", "logs"):
+        listen(run_dir.path / f"{name}.sock")
     prepared(run_dir.path)
     run_dir.make_token()
     (run_dir.path / "arena.json").write_text(json.dumps({"shm": "quire-" + "0" * 32, "pid": 1}))
-    (run_dir.path / "mappers.json").write_text(json.dumps({"machine": "m", "pid_namespace": 1, "mappers": []}))
+    for name in ("mappers.json", "weights-mappers.json"):
+        (run_dir.path / name).write_text(json.dumps({"machine": "m", "pid_namespace": 1, "mappers": []}))
     root_key(run_dir.path / STATE)
     state = StateDir(run_dir.path / STATE)
     state.write("groups", {"joined": []})
@@ -57,7 +58,7 @@ def test_all_that_a_stack_makes_goes_with_it(tmp_path: Path, crashed: bool) -> N
     if crashed:
         crash(run_dir)
         run_dir = RunDir(tmp_path / "run")
-        assert set(run_dir.stale) == {*STACK_FILES} - {"arena.json", "mappers.json", "processes.json"}
+        assert set(run_dir.stale) == {*STACK_FILES} - {*KVSTORE_FILES, "processes.json"}
         assert (tmp_path / "run" / STATE / "root.key").exists()  # the next kvstore's
 
     assert run_dir.close() == []
