@@ -29,6 +29,7 @@ from quire_engine.checkpoint.load_progress import watched
 from quire_engine.checkpoint.refusal import first_line
 from quire_engine.checkpoint.vocabulary import read_vocabulary
 from quire_engine.checkpoint.weights.dtype import AUTO_DTYPE, compute_dtype
+from quire_engine.checkpoint.weights.identity import weights_key
 from quire_engine.engine import Engine
 from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.kv.attach import ContextPoisoned, gpu_uuid
@@ -126,6 +127,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         attention=attention.kind,
         device=str(attention.device),
         preloaded=in_effect(),
+        weights=weights_key(directory, layout.weights, config.kvstore.dtype).name,  # engines that say the same agree
     )
     start_report.report_facts(
         kernels=attention.kernels(layout),
