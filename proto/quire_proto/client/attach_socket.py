@@ -10,12 +10,10 @@ With an arena of type ``cuda-vmm-fd`` the hello carries one file descriptor (SCM
 from __future__ import annotations
 
 import os
-import select
 import socket
-import struct
 import time
 
-from quire_proto.private_dir import NotPrivate
+from quire_proto.peer_socket import hung_up, insist_on_own_user
 from quire_proto.wire.codec import CodecError, decode
 from quire_proto.wire.envelope import ID_BYTES, VERSION
 from quire_proto.wire.errors import KvstoreUnreachable, remote_error
@@ -24,7 +22,6 @@ ATTACH_SOCKET = "attach.sock"
 MAX_HELLO_BYTES = 4096
 MAX_FDS = 4  # one is expected; the kernel closes what finds no room here
 _RETRY_S = 0.02
-_UCRED = struct.Struct("iII")
 
 
 class SideSocket:
@@ -50,7 +47,7 @@ class SideSocket:
             try:
                 self._socket.settimeout(max(_RETRY_S, deadline - time.monotonic()))
                 self._socket.connect(path)
-                self._insist_on_own_user(path)
+                insist_on_own_user(self._socket, path)
                 hello = self._receive()
                 if not hello:
                     raise ConnectionResetError("closed before the hello")
@@ -73,11 +70,7 @@ class SideSocket:
 
     def closed(self) -> bool:
         """Whether the kvstore's end is gone (or ours is closed)."""
-        if self._socket.fileno() < 0:
-            return True
-        poll = select.poll()
-        poll.register(self._socket, select.POLLRDHUP)
-        return bool(poll.poll(0))
+        return hung_up(self._socket)
 
     def close(self) -> None:
         """Close our end: the kvstore takes it for the end of the session."""
@@ -89,13 +82,6 @@ class SideSocket:
         if self.arena_fd >= 0:
             os.close(self.arena_fd)
             self.arena_fd = -1
-
-    def _insist_on_own_user(self, path: str) -> None:
-        """Another user that made the directory before its owner could listen in it under the same names."""
-        _, uid, _ = _UCRED.unpack(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        if uid != os.geteuid():
-            self.close()
-            raise NotPrivate(f"{path}: the process that listens there belongs to another user (uid {uid})")
 
     def _receive(self) -> bytes:
         hello, descriptors, _, _ = socket.recv_fds(self._socket, MAX_HELLO_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC)

@@ -10,15 +10,13 @@ connection that ends without that counts as a mapping until the process is dead.
 from __future__ import annotations
 
 import os
-import select
 import socket
-import struct
 import time
 from contextlib import suppress
 from typing import Any
 
 from quire_proto.messages import weights as w
-from quire_proto.private_dir import NotPrivate
+from quire_proto.peer_socket import hung_up, insist_on_own_user
 from quire_proto.wire.codec import CodecError
 from quire_proto.wire.envelope import VERSION
 from quire_proto.wire.errors import KvstoreUnreachable, QuireError, remote_error
@@ -28,7 +26,6 @@ from .packets import FROM_KVSTORE, MAX_PACKET, WEIGHTS_SOCKET, declarations, dec
 
 ANSWER_S = 30.0  # for what the kvstore answers at once; memory may have to be made
 _RETRY_S = 0.02
-_UCRED = struct.Struct("iII")
 
 
 class WeightsConnection:
@@ -54,10 +51,7 @@ class WeightsConnection:
                 if time.monotonic() + _RETRY_S >= deadline:
                     raise KvstoreUnreachable(f"{path}: {exc.strerror}") from exc
                 time.sleep(_RETRY_S)
-        _, uid, _ = _UCRED.unpack(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        if uid != os.geteuid():
-            self._socket.close()
-            raise NotPrivate(f"{path}: the process that listens there belongs to another user (uid {uid})")
+        insist_on_own_user(self._socket, path)
 
     def claim(self, key: bytes) -> w.WaitWeights | w.YourWeights | w.ReadWeights:
         """Ask for the weights of a key. Raises RemoteError, KvstoreUnreachable."""
@@ -105,11 +99,7 @@ class WeightsConnection:
 
     def closed(self) -> bool:
         """Whether the kvstore's end is gone, or ours is closed."""
-        if self._socket.fileno() < 0:
-            return True
-        poll = select.poll()
-        poll.register(self._socket, select.POLLRDHUP)
-        return bool(poll.poll(0))
+        return hung_up(self._socket)
 
     def release(self) -> None:
         """Say that nothing of this process maps the arena, and close."""
