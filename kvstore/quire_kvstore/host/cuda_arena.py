@@ -36,8 +36,25 @@ class DeviceFull(ArenaError):
     """There is not as much memory on the GPU."""
 
 
-class CudaVmmFdArena:
-    """An arena of ``size`` bytes behind a file descriptor; ``fd`` is that descriptor."""
+class DescriptorArena:
+    """Device memory behind a file descriptor; ``fd`` is that descriptor."""
+
+    fd = -1
+    _handle: CudaVmmFdHandle
+
+    def handle(self) -> CudaVmmFdHandle:
+        """Size and GPU; the descriptor goes over a socket."""
+        return self._handle
+
+    def close(self) -> None:
+        """Close our descriptor; the memory goes with the last mapping."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class CudaVmmFdArena(DescriptorArena):
+    """An arena of ``size`` bytes behind a file descriptor that is made here."""
 
     def __init__(self, size: int, device: Device, kind: str = KV) -> None:
         """Make it. Raises ArenaError."""
@@ -49,16 +66,6 @@ class CudaVmmFdArena:
             raise _error(exc, size, device, "kvstore.arena = cuda-ipc", kind) from None
         os.set_inheritable(self.fd, False)
         self._handle = CudaVmmFdHandle(size, device.uuid, *versions, kind=kind)
-
-    def handle(self) -> CudaVmmFdHandle:
-        """Size and GPU; the descriptor goes over the side socket."""
-        return self._handle
-
-    def close(self) -> None:
-        """Close our descriptor; the memory goes with the last mapping."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
 
 class CudaIpcArena:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from quire_kvstore.host.arena import Arena, ArenaError
 from quire_kvstore.host.arena_choice import VMM
-from quire_kvstore.host.cuda_arena import WEIGHTS, CudaIpcArena, CudaVmmFdArena
+from quire_kvstore.host.cuda_arena import WEIGHTS, CudaIpcArena, CudaVmmFdArena, DescriptorArena
 from quire_proto.memory import cuda_driver as driver
 from quire_proto.memory.cuda_device import Device
 from quire_proto.memory.cuda_driver import CudaError
@@ -18,7 +16,7 @@ def make_memory(kind: str, device: Device, size: int) -> Arena:
     return CudaVmmFdArena(size, device, WEIGHTS) if kind == VMM else CudaIpcArena(size, device, WEIGHTS)
 
 
-class BroughtArena:
+class BroughtArena(DescriptorArena):
     """Memory behind a descriptor that came from a process."""
 
     def __init__(self, fd: int, size: int, device: Device) -> None:
@@ -30,13 +28,3 @@ class BroughtArena:
         except CudaError as exc:
             self.close()
             raise ArenaError(f"the descriptor that was brought is no device memory: {exc}") from None
-
-    def handle(self) -> CudaVmmFdHandle:
-        """Size and GPU."""
-        return self._handle
-
-    def close(self) -> None:
-        """Close our descriptor; the memory goes with the last mapping."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
