@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from quire_proto.memory.cuda_device import CONTROL_DEVICE
 from quire_services.config.settings import EngineSettings
 
 from .libraries import PRELOAD_KINDS, find
@@ -24,7 +25,7 @@ PRELOAD, PRELOADED = "LD_PRELOAD", "ENGINE_PRELOADED"
 # How long a thread of Intel's OpenMP spins for its next piece of work, in milliseconds: its own 200 would take the
 # gateway's cores. Taken where the environment does not say otherwise.
 DEFAULTS = {"KMP_BLOCKTIME": "1"}
-NVIDIA_DEVICE = Path("/dev/nvidiactl")
+NVIDIA_DEVICE = Path(CONTROL_DEVICE)
 _SHM = Path("/dev/shm")
 
 

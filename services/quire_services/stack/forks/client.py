@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from quire_services.config.process_table import ProcessEntry
+from quire_services.process.preload.environment import NVIDIA_DEVICE
 from quire_services.stack.child import Child
 
 from .command_line import ROOM
@@ -35,7 +36,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def can_fork_engines() -> bool:
     """Whether engines here find in a fork what they find after an exec: no device, whose context no fork inherits, and
     a numpy that can be kept to one thread without torch being so too."""
-    return platform.machine() == "x86_64" and not Path("/dev/nvidiactl").exists()
+    return platform.machine() == "x86_64" and not NVIDIA_DEVICE.exists()
 
 
 def _adopt_orphans(adopts: bool) -> None:
