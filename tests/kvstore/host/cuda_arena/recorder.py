@@ -8,16 +8,22 @@ Types and constants are the real ones, and a function that the real module lacks
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
+import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cuda.bindings import driver as real
+
+if TYPE_CHECKING:  # the processes that run with this need no pytest
+    import pytest
 
 GRANULE = 2 << 20
 BASE_BELOW = 512  # the driver's own allocation begins this far below a pointer of cuMemAlloc
@@ -133,3 +139,13 @@ class Recorder:
         fixed |= {"cuDeviceTotalMem": self.total, "cuMemGetAllocationGranularity": GRANULE}
         fixed |= {"cuDeviceGet": arguments[0] if arguments else 0, "cuDevicePrimaryCtxRetain": "the context"}
         return (fixed[name],) if name in fixed else ()
+
+
+@contextlib.contextmanager
+def recorded_driver(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> Iterator[Recorder]:
+    """A recorder as this process's driver; at the end nothing of it is held, and no descriptor is left open."""
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", recorder)  # type: ignore[arg-type]
+    before = len(os.listdir("/proc/self/fd"))
+    yield recorder
+    assert +recorder.held == {}
+    assert len(os.listdir("/proc/self/fd")) == before

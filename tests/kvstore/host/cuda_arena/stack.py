@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -33,3 +35,12 @@ class RecordedKvstore(Kvstore):
         """Pids in the roster of mappers."""
         path = self.run_dir / "mappers.json"
         return [pid for pid, _ in json.loads(path.read_text())["mappers"]] if path.exists() else []
+
+
+@contextlib.contextmanager
+def recorded_kvstore(run_dir: Path) -> Iterator[RecordedKvstore]:
+    """A run directory for kvstores; the last one is stopped at the end."""
+    kvstore = RecordedKvstore(run_dir)
+    yield kvstore
+    if kvstore.process.poll() is None:
+        kvstore.stop()
