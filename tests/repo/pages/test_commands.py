@@ -21,6 +21,7 @@ SERVING = {block.page for block in SHELL if block.mark == "serve"}
 # Pages that start no stack share one, so they come first.
 RUN = sorted({block.page for block in SHELL if not block.mark} | SERVING, key=lambda page: (page in SERVING, page))
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+GROUPS = ("bench", "cluster", "group", "prefix", "tenant")  # commands with a help for each of theirs
 
 
 def test_every_block_of_commands_runs_or_says_why_not() -> None:
@@ -56,7 +57,7 @@ def unknown_flags(blocks: list[Block]) -> list[str]:
             words = re.match(r"\s*quire (\w+)((?: \w+)?)([^#|]*)", command)
             if not words or not (flags := FLAG.findall(words[3])):
                 continue
-            name = [words[1], *([words[2].strip()] if words[1] in ("prefix", "tenant", "group") else [])]
+            name = [words[1], *([words[2].strip()] if words[1] in GROUPS else [])]
             if tuple(name) not in helps:
                 asked = [sys.executable, "-m", "quire_services.cli", *name, "--help"]
                 helps[tuple(name)] = set(FLAG.findall(subprocess.run(asked, capture_output=True, text=True).stdout))
