@@ -1,7 +1,7 @@
 # Every target makes its own environment in .venv first and says what it is doing.
 # Variables: PYTHON (interpreter for the environment), TORCH_INDEX (where torch comes from on a machine without a GPU,
 # see scripts/install_torch.py), MODEL (for `demo` and `serve`), ENGINES, PORT, BLOCKS (for `serve`), MINUTES and SOAK (pytest
-# arguments) for `soak`.
+# arguments) for `soak`, LONGER (minutes: `test` runs the longer tests, too, and begins none of them later).
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -51,8 +51,8 @@ serve: $(READY)
 	@$(BIN)/quire serve --model "$(MODEL)" --engines $(ENGINES) --port $(PORT) --blocks $(BLOCKS)
 
 test: $(READY)
-	@echo "test: the suite"
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not soak and not slow"
+	@echo "test: $(if $(LONGER),all tests; the longer ones begin within $(LONGER) minutes or are skipped,the suite)"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not soak$(if $(LONGER),, and not slow)" $(addprefix --longer-until=,$(LONGER))
 
 clients: $(READY)
 	@$(BIN)/python scripts/client_envs.py
@@ -64,9 +64,7 @@ compose-test: $(READY)
 check: $(READY)
 	@scripts/check.sh $(BIN)
 	@$(MAKE) --no-print-directory cubins triton36
-	@$(MAKE) --no-print-directory test
-	@echo "check: the longer proofs"
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not soak"
+	@$(MAKE) --no-print-directory test LONGER=$(or $(LONGER),55)
 
 soak: $(READY)
 	@echo "soak: $(MINUTES) minutes of killed and stopped processes"

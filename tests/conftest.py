@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,22 @@ os.environ["PYTHONSAFEPATH"] = "1"
 # Read when Triton is imported, which transformers does too: in a whole run long before the kernel tests.
 if os.environ.get("QUIRE_TEST_DEVICE", "cpu") == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `make check` gives, which is cut where it takes too long: a part that is named beats nothing at all."""
+    parser.addoption("--longer-until", type=float, metavar="MINUTES", help="begin no test marked slow after so many")
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures start what they start
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A longer proof that would begin too late is skipped, and named among what was."""
+    limit = item.config.getoption("--longer-until")
+    if limit is not None and item.get_closest_marker("slow") and time.monotonic() - BEGAN > limit * 60:
+        pytest.skip(f"this machine has not begun it within {limit:g} minutes: run it by itself")
 
 
 def pytest_configure() -> None:
