@@ -133,7 +133,7 @@ def _products(model: Model, heads: int, count: int, size: int) -> float:
     packed = any(isinstance(module, PackedLinear) for module in model.module.modules())
     dtype = model.module.dtype
     both = [torch.nn.Linear(*shape, bias=False, dtype=dtype) for shape in ((size, KEYS), (KEYS, size))]
-    return heads * sum(_product(PackedLinear(one) if packed else one, count, plain=False) for one in both)
+    return heads * sum(_product(PackedLinear.of(one) if packed else one, count, plain=False) for one in both)
 
 
 def _torch_attention(model: Model, heads: int, count: int, size: int) -> float:

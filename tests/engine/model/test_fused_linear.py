@@ -103,10 +103,10 @@ def test_falls_back(monkeypatch, fault):
     """Where there is no compiled kernel, or it multiplies wrongly, layers stay as they are."""
 
     class Broken(PackedLinear):
-        def __init__(self, linear):
+        def __init__(self, *parts):
             if fault == "missing":
                 raise NoHostLibrary("no C compiler")
-            super().__init__(linear)
+            super().__init__(*parts)
 
         def forward(self, x):
             return 1.01 * super().forward(x)

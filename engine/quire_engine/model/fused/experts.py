@@ -11,12 +11,15 @@ of downs, is tried on rows that choose all its experts, and replaced if the same
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 
 import torch
 
 from quire_kernels.cpu.experts import Experts, cpu_experts
 from quire_kernels.cpu.host_library import NoHostLibrary
 from quire_kernels.cpu.linear import LINEAR_DTYPES, PackedWeight, Product
+
+from .layer_parts import LayerParts
 
 NAMES = ("gate_up_proj", "down_proj")
 TAKEN = 3  # rows, which experts, their weights
@@ -26,14 +29,37 @@ EXPERT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2**-6}  # relative to t
 class FusedExperts(torch.nn.Module):
     """The sum of ``down(silu(gate(x)) * up(x))`` over the experts that each row chose."""
 
-    def __init__(self, gate_up: torch.Tensor, down: torch.Tensor) -> None:
+    def __init__(
+        self, gates: Sequence[PackedWeight], ups: Sequence[PackedWeight], downs: Sequence[PackedWeight]
+    ) -> None:
         super().__init__()
-        half = gate_up.shape[1] // 2
-        self.num_experts = len(down)
+        self.num_experts = len(downs)
+        self._weights = {"gates": gates, "ups": ups, "downs": downs}
         self._experts = Experts(
-            [Product(PackedWeight.of(both[half:]), gate=PackedWeight.of(both[:half])) for both in gate_up],
-            [Product(PackedWeight.of(one)) for one in down],
+            [Product(up, gate=gate) for gate, up in zip(gates, ups, strict=True)],
+            [Product(down) for down in downs],
         )
+
+    @classmethod
+    def of(cls, gate_up: torch.Tensor, down: torch.Tensor) -> FusedExperts:
+        """With packed copies of the weights: [experts, 2 inner, width], gates first, and [experts, width, inner]."""
+        half = gate_up.shape[1] // 2
+        gates, ups = ([PackedWeight.of(both[part]) for both in gate_up] for part in (slice(half), slice(half, None)))
+        return cls(gates, ups, [PackedWeight.of(one) for one in down])
+
+    def parts(self) -> LayerParts:
+        """What it is made of, see ``LayerParts``."""
+        numbers = {name: weights[0].outputs for name, weights in self._weights.items()}
+        return LayerParts(numbers, {name: [one.panels for one in weights] for name, weights in self._weights.items()})
+
+    @classmethod
+    def from_parts(cls, _layer: torch.nn.Module, parts: LayerParts) -> FusedExperts:
+        """The layer that gave these."""
+        gates, ups, downs = (
+            [PackedWeight(panels, int(parts.numbers[name])) for panels in parts.tensors[name]]
+            for name in ("gates", "ups", "downs")
+        )
+        return cls(gates, ups, downs)
 
     def forward(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
@@ -64,7 +90,7 @@ def _fused_experts(layer: torch.nn.Module) -> FusedExperts | None:
     if not fits or gate_up.dtype not in LINEAR_DTYPES or gate_up.device.type != "cpu":
         return None
     try:
-        found = FusedExperts(gate_up, down)
+        found = FusedExperts.of(gate_up, down)
         return found if _same_experts(layer, found, len(down), gate_up) else None
     except (NoHostLibrary, RuntimeError, TypeError, ValueError):  # no compiler, sizes that it does not know, other rows
         return None

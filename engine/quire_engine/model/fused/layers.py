@@ -24,12 +24,14 @@ from quire_kernels.cpu.host_library import NoHostLibrary
 from quire_kernels.cpu.linear import LINEAR_DTYPES, cpu_linear
 from quire_kernels.cpu.norm import cpu_norm
 
+from .layer_parts import LayerParts
 from .linear import PackedLinear
 from .replacement import replace_layers
 
 ROW_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2**-7}  # relative to the largest output, of each row
 NEIGHBOURS = 1 / 16  # of the numbers in bfloat16, at most
 SCALES = (1e-2, 1.0, 30.0)  # of the rows that are tried
+PRODUCTS = ("gate_proj", "up_proj", "down_proj")
 FusedForm = tuple[torch.nn.Module, int, torch.dtype]  # and width and type of the rows that it takes
 
 
@@ -46,6 +48,17 @@ class FusedNorm(torch.nn.Module):
         self.eps = eps
         self._factors, self._rounds = factors, rounds
 
+    def parts(self) -> LayerParts:
+        """What it is made of, see ``LayerParts``."""
+        tensors: dict[str, list[torch.Tensor]] = {"weight": [self.weight], "factors": [self._factors]}
+        return LayerParts({"eps": self.eps, "rounds": self._rounds}, tensors)
+
+    @classmethod
+    def from_parts(cls, _layer: torch.nn.Module, parts: LayerParts) -> FusedNorm:
+        """The layer that gave these."""
+        (weight,), (factors,) = parts.tensors["weight"], parts.tensors["factors"]
+        return cls(weight, factors, parts.numbers["eps"], bool(parts.numbers["rounds"]))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., n] -> [..., n]."""
         return cpu_norm(x, self._factors, self.eps, torch.get_num_threads(), self._rounds)
@@ -58,6 +71,16 @@ class FusedGate(torch.nn.Module):
         super().__init__()
         self.gate_proj, self.up_proj, self.down_proj = gate, up, down
         self._inner = (up.gated_by(gate),)
+
+    def parts(self) -> LayerParts:
+        """None of its own: its three products have theirs."""
+        return LayerParts()
+
+    @classmethod
+    def from_parts(cls, layer: torch.nn.Module, _parts: LayerParts) -> FusedGate:
+        """Of the products in ``layer``."""
+        gate, up, down = (getattr(layer, name) for name in PRODUCTS)
+        return cls(gate, up, down)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., hidden] -> [..., hidden]."""
@@ -100,8 +123,8 @@ def _norm(layer: torch.nn.Module, dtype: torch.dtype) -> Iterator[FusedForm]:
 def _gate(layer: torch.nn.Module) -> Iterator[FusedForm]:
     """A gated layer is three packed products and an activation."""
     parts = dict(layer.named_children())
-    if set(parts) == {"gate_proj", "up_proj", "down_proj", "act_fn"}:
-        gate, up, down = (parts[name] for name in ("gate_proj", "up_proj", "down_proj"))
+    if set(parts) == {*PRODUCTS, "act_fn"}:
+        gate, up, down = (parts[name] for name in PRODUCTS)
         if isinstance(gate, PackedLinear) and isinstance(up, PackedLinear) and isinstance(down, PackedLinear):
             yield FusedGate(gate, up, down), gate.in_features, gate.product.weight.dtype
 

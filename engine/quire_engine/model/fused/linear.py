@@ -24,6 +24,8 @@ import torch
 from quire_kernels.cpu.host_library import NoHostLibrary
 from quire_kernels.cpu.linear import LINEAR_DTYPES, PackedWeight, Product, cpu_linear
 
+from .layer_parts import LayerParts
+
 log = structlog.get_logger()
 PRODUCT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2**-7}  # relative to the largest output
 MATES = ("q_proj", "k_proj", "v_proj")  # in the order in which modelling code asks for them
@@ -37,14 +39,30 @@ class PackedLinear(torch.nn.Module):
         mates: the layers that are asked for the same rows, if any.
     """
 
-    def __init__(self, linear: torch.nn.Linear) -> None:
+    def __init__(self, weight: PackedWeight, bias: torch.nn.Parameter | None) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.bias = linear.bias
-        bias = None if linear.bias is None else linear.bias.detach().float().contiguous()
-        self.product = Product(PackedWeight.of(linear.weight.detach()), bias)
-        self._float_bias = bias
+        self.in_features, self.out_features = weight.inputs, weight.outputs
+        self.bias = bias
+        self._float_bias = None if bias is None else bias.detach().float().contiguous()
+        self.product = Product(weight, self._float_bias)
         self.mates: RowMates | None = None
+
+    @classmethod
+    def of(cls, linear: torch.nn.Linear) -> PackedLinear:
+        """The same layer, with a packed copy of its weight."""
+        return cls(PackedWeight.of(linear.weight.detach()), linear.bias)
+
+    def parts(self) -> LayerParts:
+        """What it is made of, see ``LayerParts``."""
+        bias = [] if self.bias is None else [self.bias]
+        return LayerParts({"outputs": self.out_features}, {"panels": [self.product.weight.panels], "bias": bias})
+
+    @classmethod
+    def from_parts(cls, _layer: torch.nn.Module, parts: LayerParts) -> PackedLinear:
+        """The layer that gave these."""
+        (panels,), bias = parts.tensors["panels"], parts.tensors["bias"]
+        kept = torch.nn.Parameter(bias[0], requires_grad=False) if bias else None
+        return cls(PackedWeight(panels, int(parts.numbers["outputs"])), kept)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -113,10 +131,15 @@ def fuse_linear(module: torch.nn.Module) -> int:
     if not found or not all(_works(dtype) for dtype in {child.weight.dtype for _, _, child in found}):
         return 0
     for parent, name, child in found:
-        setattr(parent, name, PackedLinear(child))
-    for parent in {parent for parent, _, _ in found}:
-        _join(parent)
+        setattr(parent, name, PackedLinear.of(child))
+    join_mates(module)
     return len(found)
+
+
+def join_mates(module: torch.nn.Module) -> None:
+    """Have the packed layers in ``module`` that are asked for the same rows compute them together."""
+    for parent in module.modules():
+        _join(parent)
 
 
 def _known(layer: torch.nn.Linear) -> bool:
@@ -137,7 +160,7 @@ def _works(dtype: torch.dtype) -> bool:
     linear.weight.copy_(torch.randn(80, 48, generator=draw))
     x = torch.randn(2, 5, 48, generator=draw).to(dtype)
     try:
-        got = PackedLinear(linear)(x)
+        got = PackedLinear.of(linear)(x)
     except NoHostLibrary as exc:
         log.info("linear_layers_not_packed", reason=str(exc))
         return False
