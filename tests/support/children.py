@@ -10,25 +10,28 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from tests.support.repository import child_environ
-from tests.support.waits import wait_for
+from tests.support.waits import DEADLINE_S, wait_for
 
 
 @contextmanager
-def child(*command: str, says: str) -> Iterator[subprocess.Popen[str]]:
+def child(*command: str, says: str, seconds: float = DEADLINE_S) -> Iterator[subprocess.Popen[str]]:
     """A process that has printed the line ``says``; killed at the end if it still runs."""
-    with subprocess.Popen(command, env=child_environ(), stdout=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=child_environ(), stdin=pipe, stdout=pipe, text=True) as process:
         try:
             assert process.stdout is not None
-            wait_for(lambda: select.select([process.stdout], [], [], 0)[0], f"a child says {says!r}")
+            wait_for(lambda: select.select([process.stdout], [], [], 0)[0], f"a child says {says!r}", seconds)
             assert process.stdout.readline() == f"{says}\n"
             yield process
         finally:
             process.kill()
 
 
-def python_child(code: str, *arguments: str, says: str) -> AbstractContextManager[subprocess.Popen[str]]:
+def python_child(
+    code: str, *arguments: str, says: str, seconds: float = DEADLINE_S
+) -> AbstractContextManager[subprocess.Popen[str]]:
     """The same with a program that is given as text."""
-    return child(sys.executable, "-c", code, *arguments, says=says)
+    return child(sys.executable, "-c", code, *arguments, says=says, seconds=seconds)
 
 
 def holding_client(run_dir: Path) -> AbstractContextManager[subprocess.Popen[str]]:

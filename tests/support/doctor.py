@@ -31,6 +31,7 @@ def found(
     """What checks find with these flags: ``found(check, run_dir=path, blocks=8)``."""
     sections = {"run_dir": "serve", "model": "serve", "engines": "serve", "host": "gateway", "port": "gateway"}
     sections |= {"admin_port": "gateway", "admin_token_file": "gateway", "attention": "engine", "preload": "engine"}
+    sections |= {"weights_dir": "engine"}
     given = {"config" if k == "config" else f"{sections.get(k, 'kvstore')}.{k}": str(v) for k, v in flags.items()}
     return examine(Scene.of(given, environ or {}), seconds, checks)
 

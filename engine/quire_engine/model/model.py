@@ -22,6 +22,7 @@ from quire_engine.attention.plan import AttentionPlan
 from quire_engine.checkpoint.architecture import ModelRefused, kv_shape, read_config, text_config
 from quire_engine.checkpoint.demands.positions import max_positions
 from quire_engine.checkpoint.kv_scales import KvScales
+from quire_engine.checkpoint.shared.entry import Entry
 from quire_engine.model.fused.experts import fuse_experts
 from quire_engine.model.fused.layers import fuse_layers
 from quire_engine.model.fused.linear import fuse_linear
@@ -49,6 +50,8 @@ class Model:
         scales: of keys and values, where they are stored as e4m3.
         weight_bytes: of all parameters as they were loaded.
         quantised: what became of quantised weights, in words; "" if they were not.
+        weights_entry: the host's one copy of the weights, where they are a mapping of that.
+        weights_private: why they are not, in words.
         vocab_size: number of logits.
         eos_ids: tokens that end an answer.
         attention_modules: by layer, the module that asked for attention in the latest forward pass.
@@ -63,6 +66,8 @@ class Model:
         self.scales = scales
         self.weight_bytes = weight_bytes
         self.quantised = quantised
+        self.weights_entry: Entry | None = None
+        self.weights_private = ""
         self.vocab_size = int(self.config.vocab_size)
         self.eos_ids = _eos_ids(module)
         self.attention_modules: dict[int, torch.nn.Module] = {}

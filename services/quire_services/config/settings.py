@@ -187,8 +187,20 @@ class EngineSettings:
         " elsewhere from what is cached",
         at_least=0,
     )
+    weights_dir: str = setting(
+        "auto",
+        "directory in which weights that were converted or packed are kept once for all engines of the host; auto:"
+        " quire/weights in the user's cache directory; none: each engine keeps its own",
+    )
     prefill: bool = setting(True, "compute published prompts before a request asks for them")
     step_log: str = setting("", "file that gets one JSON line a step; {name} in it stands for the engine's name")
+
+    @property
+    def weights_path(self) -> Path | None:
+        """Where weights are kept once; None for nowhere."""
+        if self.weights_dir == "none":
+            return None
+        return cache_dir() / "quire" / "weights" if self.weights_dir == "auto" else Path(self.weights_dir).absolute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +348,11 @@ SECTIONS: dict[str, type] = {
     "engine": EngineSettings,
     "gateway": GatewaySettings,
 }
+
+
+def cache_dir() -> Path:
+    """The user's cache directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
 
 
 def default_run_dir(port: int) -> Path:

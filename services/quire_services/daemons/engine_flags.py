@@ -8,8 +8,8 @@ from quire_services.process import flags
 
 ENGINE_SETTINGS = (
     "model", "revision", "run_dir", "engines", "dtype", "kv_cache_dtype", "block_size", "attention", "max_batch_tokens",
-    "max_sequences", "max_model_len", "preload", "threads", "step_log", "prefill", "role", "leave_s", "port",
-    "log_format", "otlp_traces_endpoint",
+    "max_sequences", "max_model_len", "preload", "threads", "weights_dir", "step_log", "prefill", "role", "leave_s",
+    "port", "log_format", "otlp_traces_endpoint",
 )  # fmt: skip
 
 

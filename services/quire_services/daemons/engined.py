@@ -34,10 +34,11 @@ from quire_engine.engine import Engine
 from quire_engine.grammar.compiler import GrammarCompiler
 from quire_engine.kv.attach import ContextPoisoned, gpu_uuid
 from quire_engine.kv.device_memory import full_memory, memory_is_full
-from quire_engine.model.model import Model, ModelRefused, load_model
+from quire_engine.model.model import Model, ModelRefused
 from quire_engine.model.selftest.invariance import batch_dependence
 from quire_engine.model.selftest.selftest import self_test
 from quire_engine.model.selftest.verdict_cache import found_once
+from quire_engine.model.shared.shared_model import WeightsPlace, load_shared_model
 from quire_engine.scheduling.front import Front
 from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
@@ -117,7 +118,13 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
     attention.admit(layout)
     attention.admit_dtype(config.kvstore.dtype)
     with watched(start_report.report_load_share):
-        model = load_model(directory, config.kvstore.dtype, attention.device)
+        model = load_shared_model(
+            directory,
+            config.kvstore.dtype,
+            attention.device,
+            layout.weights,
+            WeightsPlace(config.engine.weights_path),
+        )
     model.max_model_len = served_length(model.config, config.engine.max_model_len)
     _prove(model, layout, attention)
     log.info(
@@ -135,6 +142,8 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         dtype=config.kvstore.dtype,
         checkpoint_dtype=compute_dtype(directory, AUTO_DTYPE),
         weight_bytes=model.weight_bytes,
+        weights_shared=model.weights_entry is not None,
+        weights_private=model.weights_private,
         quantised=model.quantised,
         max_model_len=model.max_model_len,
         token_cost=token_cost(model.config, layout),

@@ -7,7 +7,7 @@ from __future__ import annotations
 # What is as it should be: what was looked at, in one line each.
 FACTS = (
     "kernel", "namespaces", "limits", "shared-memory", "memory", "allocator", "gpu", "run-dir", "state", "ports",
-    "keys", "model", "packages", "cpu-kernels", "preload", "processes", "kvstore", "gateway",
+    "keys", "model", "shared-weights", "packages", "cpu-kernels", "preload", "processes", "kvstore", "gateway",
 )  # fmt: skip
 
 PROBLEMS = {
@@ -66,6 +66,7 @@ PROBLEMS = {
     "model-unusable": "error",
     "weights-unusable": "error",
     "weights-exceed-memory": "error",
+    "weights-not-shared": "warning",
     "tokenizer-missing": "error",
     "package-missing": "warning",
     "kernel-not-compiled": "warning",

@@ -20,6 +20,7 @@ from .checks.ports import check_ports_free
 from .checks.processes import check_processes
 from .checks.run_directory import check_run_directory, check_state
 from .checks.settings import check_settings
+from .checks.shared_weights import check_shared_weights
 from .checks.software import check_cpu_kernels, check_packages, check_preload
 from .findings import Finding, Findings, problem
 from .scene import Scene
@@ -28,7 +29,7 @@ Check = Callable[[Scene], Findings]
 CHECKS: tuple[Check, ...] = (
     check_kernel, check_namespaces, check_limits, check_allocator, check_memory, check_gpu, check_packages,
     check_cpu_kernels, check_preload, check_settings, check_run_directory, check_state, check_ports_free, check_model,
-    check_processes, check_kvstore, check_gateway,
+    check_shared_weights, check_processes, check_kvstore, check_gateway,
 )  # fmt: skip
 
 

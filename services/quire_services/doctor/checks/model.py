@@ -13,6 +13,7 @@ from quire_engine.checkpoint.weights.quantisation import check_quantisation
 from quire_engine.checkpoint.weights.weight_files import check_weights, weight_elements
 from quire_kv import DTYPE_BYTES, Layout
 from quire_kvstore.host.host_space import available_bytes
+from quire_services.doctor.checks.shared_weights import weight_copies
 from quire_services.doctor.findings import Findings, fact, problem
 from quire_services.doctor.scene import Scene
 
@@ -76,12 +77,11 @@ def _weights(scene: Scene, directory: Path) -> Findings:
         return
     dtype = compute_dtype(directory, scene.config.kvstore.dtype)
     size = weight_elements(directory) * DTYPE_BYTES[dtype]
-    have = available_bytes()
-    if not scene.process("engine-1") and size * scene.engines > have:
+    have, needs = available_bytes(), size * weight_copies(scene)
+    if not scene.process("engine-1") and needs > have:
         yield problem(
             "weights-exceed-memory",
-            f"{scene.engines} engines take {size * scene.engines:,} bytes for weights as {dtype}, and {have:,} are"
-            " available",
+            f"{scene.engines} engines take {needs:,} bytes for weights as {dtype}, and {have:,} are available",
             "--dtype=bfloat16, fewer --engines, a smaller model, or more memory; on a GPU it is its memory that counts",
             directory,
         )

@@ -63,7 +63,9 @@ def _weights(engine: Facts) -> str:
     size, dtype, stored = engine["weight_bytes"], engine["dtype"], engine["checkpoint_dtype"]
     own = "as in the checkpoint" if dtype == stored else f"the checkpoint is in {stored}: --dtype auto takes that"
     own = engine.get("quantised") or own
-    return f"{size / GIB:.2f} GiB ({size:,} bytes) in each engine; {dtype}, {own}"
+    where = "once for all engines" if engine.get("weights_shared") else "in each engine"
+    why = f"; not shared: {engine['weights_private']}" if engine.get("weights_private") else ""
+    return f"{size / GIB:.2f} GiB ({size:,} bytes) {where}; {dtype}, {own}{why}"
 
 
 def _threads(engine: Facts) -> str:

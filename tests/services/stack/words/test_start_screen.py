@@ -57,6 +57,10 @@ def test_weights_are_said_in_bytes_and_beside_the_checkpoint() -> None:
     facts = {**ENGINE, "dtype": "bfloat16", "checkpoint_dtype": "bfloat16", "weight_bytes": 3 << 29}
     said = "  weights  1.50 GiB (1,610,612,736 bytes) in each engine; bfloat16, as in the checkpoint"
     assert said in _screen(Config(), engines=[("engine-1", facts)])
+    shared = _screen(Config(), engines=[("engine-1", {**facts, "weights_shared": True})])
+    assert said.replace("in each engine", "once for all engines") in shared
+    private = _screen(Config(), engines=[("engine-1", {**facts, "weights_private": "/x has no room"})])
+    assert f"{said}; not shared: /x has no room" in private
     wide = {**facts, "dtype": "float32"}
     assert "float32, the checkpoint is in bfloat16: --dtype auto takes that" in _screen(
         Config(), engines=[("engine-1", wide)]

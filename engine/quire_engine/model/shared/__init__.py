@@ -1,0 +1,1 @@
+"""A model whose weights lie in a file that all engines of the host map: described, written, and put together again."""
