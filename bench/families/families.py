@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace) -> Report:
     counts = Counter(outcome.verdict for outcome in outcomes)
     report.figures["outcomes"] = {outcome.name: [outcome.verdict, outcome.said] for outcome in outcomes}
     report.figures["counts"] = dict(counts)
+    private = {outcome.name: outcome.private for outcome in outcomes if outcome.private}
+    report.figures["weights not shared"] = private
     for verdict in (EQUAL, DIFFERS, REFUSED, GAP):
         rows = [[outcome.name, outcome.said] for outcome in outcomes if outcome.verdict == verdict]
         if rows:
@@ -47,6 +49,8 @@ def run(arguments: argparse.Namespace) -> Report:
     report.notes += [
         f"{counts[EQUAL]} of {len(outcomes)} load and give transformers' own tokens; {counts[DIFFERS]} load and differ;"
         f" {counts[REFUSED]} are refused; {counts[GAP]} are gaps, which say nothing either way.",
+        f"{counts[EQUAL] - len(private)} of {counts[EQUAL]} were asked as the second engine of a host, over the weights"
+        " that the first had written" + "".join(f"; not {name}: {why}" for name, why in sorted(private.items())) + ".",
         "A case's answers are compared token by token: 6 prompts of 1 to 200 tokens, 20 greedy tokens each.",
     ]
     return report

@@ -3,6 +3,9 @@
 Owns the verdict. *equal*: it loads, the self-test passes, and every answer is transformers' own. *refused*: with a
 ``ModelRefused``, whose sentence is the reason. *differs*: it loads and answers otherwise, which may never be. *gap*:
 neither, such as an exception that is no refusal, or a checkpoint that this table does not know how to make.
+
+It is loaded twice, as by two engines of one host: what is asked is the second one's, whose weights are those that the
+first has written, wherever they are shared.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from transformers.utils import logging
 from quire_engine.checkpoint.demands.positions import served_length
 from quire_engine.checkpoint.layout import layout_of
 from quire_engine.checkpoint.refusal import ModelRefused, first_line
-from quire_engine.model.model import load_model
 from quire_engine.model.selftest.selftest import self_test
+from quire_engine.model.shared.shared_model import WeightsPlace, load_shared_model
 from quire_engine.model.weights import transformers_class
 
 from .same_tokens import BLOCK, NEW, compare
@@ -43,12 +46,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case: a verdict, and the sentence that goes with it; whether the model repeated itself."""
+    """What came of a case: a verdict, and the sentence that goes with it; whether the model repeated itself, and why
+    engines would not share its weights."""
 
     name: str
     verdict: str
     said: str = ""
     repeats: bool = False
+    private: str = ""
 
 
 def try_case(case: Candidate, directory: Path) -> Outcome:
@@ -78,7 +83,9 @@ def _tried(case: Candidate, directory: Path, seed: int) -> Outcome:
 
 def _compared(case: Candidate, directory: Path) -> Outcome:
     layout = layout_of(directory, "float32", BLOCK)
-    model = load_model(directory)
+    place = WeightsPlace(directory / "weights", 0)
+    for _ in range(2):
+        model = load_shared_model(directory, "float32", "cpu", layout.weights, place)
     model.max_model_len = served_length(model.config, case.max_model_len)
     try:
         self_test(model, layout)
@@ -95,7 +102,7 @@ def _compared(case: Candidate, directory: Path) -> Outcome:
         said += f", {found.same.count(False)} of them only without transformers' cache"
     if sum(found.distinct) < len(found.distinct) * NEW / 3:
         return Outcome(case.name, GAP, f"{said} are equal, but the model repeats itself: that proves nothing", True)
-    return Outcome(case.name, EQUAL, said)
+    return Outcome(case.name, EQUAL, said, private=model.weights_private)
 
 
 def make_checkpoint(case: Candidate, directory: Path, seed: int = 0) -> None:

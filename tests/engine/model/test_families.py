@@ -24,6 +24,7 @@ def test_it_loads_and_its_tokens_are_equal(name, tmp_path):
     """Every answer is transformers' own, token by token."""
     outcome = try_case(CASES[name], tmp_path)
     assert outcome.verdict == EQUAL, outcome.said
+    assert outcome.private == "", "engines of one host share its weights"
 
 
 def test_a_refusal_is_an_outcome_with_its_sentence(tmp_path):
