@@ -9,13 +9,14 @@ from pathlib import Path
 from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.host.saved import Declarations
 from quire_kvstore.host.state_dir import StateDir
-from quire_kvstore.ops import invariants, lifecycle
+from quire_kvstore.ops import lifecycle
 from quire_kvstore.server import quota
 from quire_kvstore.server.dispatch import Dispatch
 from quire_kvstore.server.liveness import HOST_MEMORY, Processes
 from quire_kvstore.server.service import Service
 from quire_kvstore.server.task import Task
 from quire_kvstore.state import State
+from quire_kvstore.views import invariants
 from quire_proto.wire.handles import ShmHandle
 from quire_proto.wire.layout import Layout
 from tests.support.side_socket import Side, SimListener

@@ -10,7 +10,6 @@ from quire_kvstore.ops import (
     fork,
     free,
     handoff,
-    invariants,
     lifecycle,
     query,
     seal,
@@ -21,6 +20,7 @@ from quire_kvstore.ops.slices import finish
 from quire_kvstore.sessions.session import Peer, Session
 from quire_kvstore.sharing.claims import Ticket
 from quire_kvstore.state import State
+from quire_kvstore.views import invariants
 from quire_proto import messages as m
 from quire_proto.messages.handoff import Offer, Offered
 from quire_proto.messages.tenants import TenantUsage

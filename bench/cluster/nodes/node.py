@@ -21,7 +21,7 @@ from bench.cluster.traffic import ROOT_KEY, AgentRequest, tenant_name
 from quire_kv import CLAIMED, NO_SPACE, OK, Allocate, Seal, Step
 from quire_kvstore.blocks.policies import make_policy
 from quire_kvstore.events.catalogue import ALL_TOKENS, INT_HASHES, Form
-from quire_kvstore.ops import invariants, lifecycle, publish
+from quire_kvstore.ops import lifecycle, publish
 from quire_kvstore.ops.allocate import allocate
 from quire_kvstore.ops.free import free
 from quire_kvstore.ops.slices import finish
@@ -32,6 +32,7 @@ from quire_kvstore.sharing.change_log import Journal
 from quire_kvstore.sharing.claims import Ticket
 from quire_kvstore.sharing.groups import PUBLIC
 from quire_kvstore.state import State
+from quire_kvstore.views import invariants
 from quire_proto.messages import Allocated, Free, Wait
 from quire_proto.wire.digests import DIGEST_BYTES
 from quire_proto.wire.u32 import pack_u32, unpack_rows

@@ -1,4 +1,6 @@
-"""Copies: an unfull block that a sequence may not write in place is replaced by a new one, and a copy is asked for.
+"""Copies, and swaps: blocks in a table that others take the place of.
+
+An unfull block that a sequence may not write in place is replaced by a new one, and a copy is asked for.
 
 The source stays pinned until the session acknowledges the copy (or frees the sequence), because the copy runs on the
 engine's stream, after this reply.
@@ -10,8 +12,8 @@ import numpy as np
 
 from quire_kvstore.sessions.sequence import Copy, Sequence
 from quire_kvstore.sessions.session import Session
-from quire_kvstore.state import State
-from quire_proto.messages import NO_SUCH, OK
+from quire_kvstore.state import NO_APPENDER, State
+from quire_proto.messages import CONFLICT, NO_SUCH, OK
 from quire_proto.wire.u32 import U32_MAX, pack_u32
 
 
@@ -34,4 +36,27 @@ def copy_done(state: State, session: Session, copy_id: int) -> int:
         return NO_SUCH
     copy = session.sequences[number].copies.pop(copy_id)
     state.pool.release(np.array([copy.src], np.int64))
+    return OK
+
+
+def swap(state: State, session: Session, number: int, index: int, block: int) -> int:
+    """Put the canonical block into the table, or keep the present one (``block`` equals it); an item code.
+
+    Declined or not, the chain stays held: a pin that is not swapped in stays until the sequence is freed.
+    """
+    sequence = session.sequences.get(number)
+    if sequence is None:
+        return NO_SUCH
+    if sequence.offer or index >= len(sequence.table):
+        return CONFLICT
+    present = int(sequence.table[index])
+    if block == present:
+        return OK
+    if sequence.pins.get(index) != block:
+        return CONFLICT
+    del sequence.pins[index]  # the pin's reference becomes the table's
+    sequence.table[index] = block
+    if int(state.appender[present]) == sequence.uid:
+        state.appender[present] = NO_APPENDER
+    state.pool.release(np.array([present], np.int64))
     return OK

@@ -235,26 +235,3 @@ def _tell(state: State, sequence: Sequence, entries: list[Entry], digests: list[
         anchor = None if entry.anchor is None else (entry.anchor, sequence.publication_edition)
         stored.append(Stored(entry.digest, entry.parent, anchor, tenant, known[entry.digest]))
     state.index.journal.stored(stored)
-
-
-def swap(state: State, session: Session, number: int, index: int, block: int) -> int:
-    """Put the canonical block into the table, or keep the present one (``block`` equals it); an item code.
-
-    Declined or not, the chain stays held: a pin that is not swapped in stays until the sequence is freed.
-    """
-    sequence = session.sequences.get(number)
-    if sequence is None:
-        return NO_SUCH
-    if sequence.offer or index >= len(sequence.table):
-        return CONFLICT
-    present = int(sequence.table[index])
-    if block == present:
-        return OK
-    if sequence.pins.get(index) != block:
-        return CONFLICT
-    del sequence.pins[index]  # the pin's reference becomes the table's
-    sequence.table[index] = block
-    if int(state.appender[present]) == sequence.uid:
-        state.appender[present] = NO_APPENDER
-    state.pool.release(np.array([present], np.int64))
-    return OK

@@ -16,13 +16,13 @@ from quire_proto.wire.digests import DIGEST_BYTES
 from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 
 from .allocate import allocate
-from .copies import copy_done
+from .copies import copy_done, swap
 from .extend import extend_rows
 from .fill import fill
 from .fork import fork
 from .free import release_rows
 from .handoff import Names, adopt_each, offer_each
-from .seal import complete_rows, seal, swap
+from .seal import complete_rows, seal
 from .slices import Pace, Slices, Work
 
 

@@ -21,7 +21,8 @@ import zmq
 
 from quire_kvstore.events.publisher import Publisher
 from quire_kvstore.host.attach_socket import Listener
-from quire_kvstore.ops import invariants, lifecycle
+from quire_kvstore.ops import lifecycle
+from quire_kvstore.views import invariants
 from quire_proto.private_dir import free_socket_name
 from quire_proto.spans import Tracer
 
