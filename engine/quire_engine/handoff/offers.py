@@ -21,6 +21,7 @@ from typing import Protocol
 
 from quire_engine.kv.kv_session import KvSession
 from quire_engine.sequences.sequence import Sequence
+from quire_kv import Conflict, NotFound
 from quire_proto.gateway_link import Abort, Continuation, Handoff
 
 EXPIRES_S = 5.0
@@ -134,8 +135,19 @@ class Offers:
 
     def settled(self) -> bool:
         """Whether nothing of this session is waiting to be adopted."""
-        self._open = [one for one in self._open if self._kv.holds(one.number)]
+        self._open = [one for one in self._open if self._holds(one.number)]
         return not self._open
+
+    def _holds(self, number: int) -> bool:
+        """Whether a sequence that was offered is still ours."""
+        self._kv.messages += 1
+        try:
+            self._kv.client.fill(number, 0)
+        except NotFound:
+            return False
+        except Conflict:
+            pass  # offered still, or not any more and with more tokens than that
+        return True
 
     def _close(self, one: _Open) -> None:
         self._open.remove(one)

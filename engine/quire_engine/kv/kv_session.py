@@ -27,9 +27,7 @@ from quire_kv import (
     Adopted,
     Allocate,
     Allocated,
-    Conflict,
     KVClient,
-    NotFound,
     Offer,
     QuireError,
     Results,
@@ -162,17 +160,6 @@ class KvSession:
                 del self._live[sequence.id]
                 self.known.give_up(sequence)
         return [answer.offer for answer in offered]
-
-    def holds(self, number: int) -> bool:
-        """Whether a sequence that was offered is still ours."""
-        self.messages += 1
-        try:
-            self.client.fill(number, 0)
-        except NotFound:
-            return False
-        except Conflict:
-            pass  # offered still, or not any more and with more tokens than that
-        return True
 
     def forget(self, number: int) -> None:
         """Give up a sequence that was offered; if it was adopted this changes nothing."""
