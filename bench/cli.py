@@ -29,6 +29,7 @@ BENCHES = {  # name, also of its module: the folder that holds it, what it measu
     "starts": ("serve", "seconds until a stack is ready, and until a killed engine is replaced"),
     "pools": ("serve", "two engines on one pool against two engines with half a pool each"),
     "branch": ("branches", "blocks that samples and beams of one prompt save by sharing"),
+    "windows": ("branches", "blocks that are given back where all layers have a sliding window"),
     "seeds": ("branches", "whether a text depends on anything but its request, and by how little it does not"),
     "paged": ("engine", "blocks against reserving the longest sequence, same bytes, same engine"),
     "dashboard": ("control", "how often the live picture of a busy pool is new, and what that costs the kvstore"),

@@ -120,15 +120,16 @@ def make_engine(
     script: Script,
     step_log: StepLog | Path | None = None,
     compiler: GrammarCompiler | None = None,
+    runner: type[Runner] = Runner,
 ) -> Engine:
     """An engine over the kvstore in ``run_dir`` that plays ``script``; ``run()`` returns when it has ended.
 
-    ``step_log``: where each step leaves a line, or what is told of each.
+    ``step_log``: where each step leaves a line, or what is told of each. ``runner``: what runs them.
     """
     quiet()
     engine = Engine(
         attach=lambda: KVClient(run_dir, name=f"bench-{os.getpid()}", layout=layout, timeout=30.0, resend=10.0),
-        make_runner=lambda client: Runner(model, CpuAttention(arena_of(client))),
+        make_runner=lambda client: runner(model, CpuAttention(arena_of(client))),
         limits=limits,
         max_model_len=model.max_model_len,
         vocab_size=model.vocab_size,

@@ -80,6 +80,9 @@ class BeladyPolicy:
             self._entry[block] = entry
             heappush(self._heap, entry)
 
+    def touched(self, blocks: Ids) -> None:
+        """The future needs no order."""
+
     def retained(self, blocks: Ids) -> None:
         """Not evictable while held."""
         for block in blocks.tolist():

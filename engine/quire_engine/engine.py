@@ -190,7 +190,7 @@ class Engine:
     def _serve(self, client: KVClient) -> None:
         runner = self._make_runner(client)
         try:
-            self._kv = kv = KvSession(client)
+            self._kv = kv = KvSession(client, runner.window)
             waiters = self._waiters = Waiters(kv, self._scheduler, self.front.wake)
             self._offers = offers = Offers(kv, self._scheduler, self._outbox, waiters.forget)
             pipeline = Pipeline(kv, runner, partial(self._deliver, kv), self._outbox.counters)

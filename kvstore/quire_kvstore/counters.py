@@ -35,6 +35,7 @@ class Counters:
     seals: int = 0
     duplicates: int = 0
     evictions: int = 0
+    left_behind: int = 0
     attached: int = 0
     fenced: int = 0
     killed: int = 0

@@ -28,7 +28,7 @@ KEPT = 12  # frames remembered for resends: more than the window
 @dataclass(eq=False)
 class Branch:
     """The engine's side of a sequence. ``fill`` is acknowledged, ``written`` completed, ``launched`` under way;
-    ``domain`` is that of the publication it began with."""
+    ``domain`` is that of the publication it began with; ``behind``: blocks given back, which nothing reads any more."""
 
     tenant: str
     chain: DomainChain
@@ -39,6 +39,7 @@ class Branch:
     written: int = 0
     launched: int = 0
     last_step: int = -1
+    behind: int = 0
     copies: list[tuple[int, ...]] = field(default_factory=list)
     scrubs: list[int] = field(default_factory=list)
 
@@ -106,7 +107,7 @@ class Device:
         shared = self.domains.shared(branch.domain, tokens)
         arena.write(work.table, tokens, work.start, min(shared, work.end), branch.domain)
         arena.write(work.table, tokens, max(shared, work.start), work.end, tenant)
-        arena.read(work.table, tokens, work.end, self.domains.readable(tenant, tokens))
+        arena.read(work.table, tokens, work.end, self.domains.readable(tenant, tokens), branch.behind * SIZE)
         for block in work.table[work.start // SIZE : -(-work.end // SIZE)]:
             arena.check_writers(block, self.domains.of(tenant))
         return work
@@ -188,4 +189,5 @@ class Engine(Device):
             moved = {dst: src for _, src, dst, _ in branch.copies}
             moved |= {w[2]: w[1] for work in self.work if work.branch is branch for w in work.copies}
             table, tokens = [moved.get(block, block) for block in branch.table], branch.tokens
-            self.arena.read(table, tokens, branch.fill, self.domains.readable(branch.tenant, tokens))
+            readable = self.domains.readable(branch.tenant, tokens)
+            self.arena.read(table, tokens, branch.fill, readable, branch.behind * SIZE)

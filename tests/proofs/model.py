@@ -35,6 +35,7 @@ class Row:
     private_from: int = 0
     anchor: bytes | None = None
     chained: bool = True
+    behind: int = 0
     offer: bytes = b""
     scrubs: set[int] = field(default_factory=set)
 
@@ -44,7 +45,7 @@ class Row:
 
     def references(self) -> list[int]:
         """Every reference it holds."""
-        return [*self.table, *self.pins.values(), *self.copies.values()]
+        return [*self.table[self.behind :], *self.pins.values(), *self.copies.values()]
 
 
 @dataclass(eq=False)

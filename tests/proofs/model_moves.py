@@ -9,6 +9,8 @@ import numpy as np
 from quire_proto import messages as m
 from tests.proofs.model import ROOT, Holder, Model, Row, digests_of
 
+GONE = (1 << 31) - 1  # no block
+
 
 class FullModel(Model):
     """Every operation. Methods that return a code say what the store must answer."""
@@ -17,11 +19,12 @@ class FullModel(Model):
         """A child at a point of a parent."""
         rows = self.holders[session].rows
         row = rows[parent]
-        if row.offer or child in rows or at > row.fill:
+        if row.offer or child in rows or not row.behind * self.size <= at <= row.fill:
             return m.CONFLICT
         whole = at // self.size
         new = Row(row.tenant, row.table[: self.need(at)], at, at)
         new.pins = {index: block for index, block in row.pins.items() if index < whole}
+        new.behind = row.behind
         count = len(row.publication.tokens) if row.publication else 0
         new.chained = row.chained and at >= count
         if new.chained:
@@ -63,7 +66,7 @@ class FullModel(Model):
         digests = digests_of(item.digests)
         if row.offer or (item.first + len(digests)) * self.size > row.fill:
             return m.CONFLICT, []
-        if item.first > len(row.names) or not row.chained:
+        if item.first > len(row.names) or not row.chained or self.nameless(row, item.first, len(digests)):
             return m.UNPUBLISHED, []
         names, canonical, new = list(row.names), [], {}
         for index, digest in enumerate(digests, item.first):
@@ -92,6 +95,32 @@ class FullModel(Model):
         for index, block in canonical:
             row.pins.setdefault(index, block)
         return m.OK, canonical
+
+    def nameless(self, row: Row, first: int, count: int) -> bool:
+        """Whether a row with a hole has no name, any more, for what a seal builds on."""
+        if not row.behind:
+            return False
+        known = range(first - 1, min(first + count, len(row.names)))
+        return first <= row.behind or any(row.canonical(index) not in self.sealed() for index in known)
+
+    def leave(self, session: bytes, number: int, blocks: int) -> int:
+        """The first blocks of a table are given back."""
+        row = self.holders[session].rows.get(number)
+        if row is None:
+            return m.NO_SUCH
+        published = row.publication
+        pending = published is not None and self.sharing.publications.get(published.id) is published
+        if pending and published.table is None:
+            return m.CONFLICT
+        if row.offer or not row.behind <= blocks <= row.fill // self.size:
+            return m.CONFLICT
+        for block in row.table[row.behind : blocks]:
+            if self.writer.get(block) is row:
+                del self.writer[block]
+        row.table[:blocks] = [GONE] * blocks
+        row.pins = {index: block for index, block in row.pins.items() if index >= blocks}
+        row.behind = blocks
+        return m.OK
 
     def beyond_limit(self, pins: set[int]) -> bool:
         """Whether some account would hold more than its limit if these blocks were pinned."""
@@ -208,5 +237,5 @@ class FullModel(Model):
             assert sequence.table.tolist() == row.table, "tables"
             marks = (sequence.fill, sequence.writable, sequence.sealed, sequence.offer)
             assert marks == (row.fill, row.writable, len(row.names), row.offer), "marks"
-            assert sequence.pins == row.pins, "pins"
+            assert (sequence.pins, sequence.behind) == (row.pins, row.behind), "pins, and what is left behind"
             assert {i: c.src for i, c in sequence.copies.items()} == row.copies, "copies"

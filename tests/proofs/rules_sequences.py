@@ -10,7 +10,7 @@ from hypothesis.stateful import precondition, rule
 from quire_proto import messages as m
 from quire_proto.wire.u32 import pack_u32, unpack_rows
 from tests.proofs.engine import Branch, Engine
-from tests.proofs.model_moves import FullModel
+from tests.proofs.model_moves import GONE, FullModel
 from tests.proofs.world import SIZE, World
 
 # Few prompts with common beginnings, so that hits, duplicates and evictions are frequent.
@@ -173,7 +173,7 @@ class SequenceRules:
             self.do_copies(engine, branch)
             made = Branch(branch.tenant, branch.chain.fork(at), branch.table[: -(-at // SIZE)], at, at, branch.domain)
             made.written = made.launched = at
-            made.last_step = branch.last_step
+            made.last_step, made.behind = branch.last_step, branch.behind
             engine.branches[child] = made
 
     def do_copies(self, engine: Engine, branch: Branch) -> None:
@@ -187,6 +187,22 @@ class SequenceRules:
             self.world.arena.copy(src, dst, count)
             engine.retire.copy_done(engine.step, copy_id)
         branch.copies, branch.scrubs = [], []
+
+    @precondition(lambda self: self.branches())
+    @rule(which=PICK, blocks=PICK)
+    def leave_behind(self, which: int, blocks: int) -> None:
+        """No layer reads the first blocks any more: windows have moved on, in work that is under way too."""
+        engine, number, branch = self.pick(which)
+        full = branch.fill // SIZE
+        if full > branch.behind:
+            self.do_leave(engine, number, branch, branch.behind + 1 + blocks % (full - branch.behind))
+
+    def do_leave(self, engine: Engine, number: int, branch: Branch, blocks: int) -> None:
+        reply: m.Stepped = engine.ok("step", m.Step(left_behind=pack_u32((number, blocks))), m.Stepped)
+        assert reply.left_behind[0] == self.model.leave(engine.id, number, blocks)
+        if reply.left_behind[0] == m.OK:
+            branch.behind = blocks
+            branch.table[:blocks] = [GONE] * blocks
 
     @precondition(lambda self: self.branches())
     @rule(which=PICK)
@@ -213,6 +229,9 @@ class SequenceRules:
         ]
         for op, body, reply, codes in past:
             assert engine.ok(op, body, reply).code in codes
+        for blocks in {branch.fill // SIZE + 1 + at, max(0, branch.behind - 1)} - {branch.behind}:
+            less = engine.ok("step", m.Step(left_behind=pack_u32((number, blocks))), m.Stepped)
+            assert list(less.left_behind) == [m.CONFLICT]
         bad = engine.ok("step", m.Step(fills=pack_u32((number, branch.writable + 1))), m.Stepped)
         assert list(bad.fills) == [m.CONFLICT]
         assert self.orders() == before

@@ -113,8 +113,8 @@ class OfferRules:
             assert adopted.code == m.OK
         row = self.model.adopted(name, number)
         table = list(unpack_u32(adopted.blocks))
-        assert (table, adopted.fill, adopted.capacity, adopted.sealed) == (
-            row.table, row.fill, row.writable, len(row.names)
+        assert (table, adopted.fill, adopted.capacity, adopted.sealed, adopted.behind) == (
+            row.table, row.fill, row.writable, len(row.names), row.behind
         )  # fmt: skip
         branch = source.branches.pop(old)
         branch.last_step = -1

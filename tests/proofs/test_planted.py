@@ -10,6 +10,7 @@ from tests.proofs.planted_claims import CLAIM_BUGS
 from tests.proofs.planted_density import DENSITY_BUGS
 from tests.proofs.planted_quotas import QUOTA_BUGS
 from tests.proofs.planted_sharing import SHARING_BUGS
+from tests.proofs.planted_windows import WINDOW_BUGS
 from tests.proofs.test_machine import DensityMachine, run
 
 EXAMPLES = 3000  # at most: some bugs need a rare sequence of ops, and each change of the machine draws others
@@ -17,7 +18,9 @@ EXAMPLES = 3000  # at most: some bugs need a rare sequence of ops, and each chan
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("bug", [*BUGS, *CLAIM_BUGS, *SHARING_BUGS, *QUOTA_BUGS], ids=lambda bug: bug.__name__)
+@pytest.mark.parametrize(
+    "bug", [*BUGS, *CLAIM_BUGS, *SHARING_BUGS, *QUOTA_BUGS, *WINDOW_BUGS], ids=lambda bug: bug.__name__
+)
 def test_the_machine_finds_a_planted_bug(bug: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same machine that agrees with the real store fails on the broken one."""
     bug(monkeypatch)

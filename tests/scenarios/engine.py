@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from quire_kvstore.sessions.sequence import GIVEN_BACK
 from quire_proto import messages as m
 from quire_proto.messages.handoff import Adopted
 from quire_proto.wire.digests import DIGEST_BYTES, chain, salted
@@ -19,7 +20,8 @@ from tests.support.stamped_arena import ForeignBytes, StampedArena
 
 @dataclass(eq=False)
 class Branch:
-    """What an engine knows of a sequence. ``written``: up to where slots hold its content; ``fill``: acknowledged."""
+    """What an engine knows of a sequence. ``written``: up to where slots hold its content; ``fill``: acknowledged;
+    ``behind``: blocks given back, whose slots it reads no more."""
 
     tenant: str
     key: bytes
@@ -28,6 +30,7 @@ class Branch:
     fill: int
     sealed: int
     written: int = 0
+    behind: int = 0
     scrubs: list[int] = field(default_factory=list)
     undone: list[tuple[int, ...]] = field(default_factory=list)
     unacknowledged: list[int] = field(default_factory=list)
@@ -60,7 +63,8 @@ class Engine:
 
     def adopted(self, number: int, source: Branch, reply: Adopted) -> None:
         """A sequence of another engine is ours."""
-        source.table, source.fill, source.sealed = list(unpack_u32(reply.blocks)), reply.fill, reply.sealed
+        source.table, source.fill = list(unpack_u32(reply.blocks)), reply.fill
+        source.sealed, source.behind = reply.sealed, reply.behind
         self.branches[number] = source
 
     def check(self, tables: dict[int, list[int]]) -> None:
@@ -71,7 +75,7 @@ class Engine:
             source = {dst: src for _, src, dst, _ in branch.undone}
             table = [source.get(block, block) for block in branch.table]
             try:
-                self._arena.read(table, branch.tokens, branch.fill)
+                self._arena.read(table, branch.tokens, branch.fill, start=branch.behind * self._size)
             except ForeignBytes as exc:
                 raise AssertionError(f"{self.name}/{number}: {exc}") from exc
 
@@ -177,6 +181,17 @@ class Engine:
 
         return Item("seals", [m.Seal(number, first, digests)], told, "seal")
 
+    def _left_behind(self, words: Words, number: int) -> Item:
+        blocks = words.number("blocks")
+
+        def told(results: bytes, __: m.Stepped) -> str:
+            branch = self.branch(number)
+            if results == bytes([m.OK]):
+                branch.behind, branch.table[:blocks] = blocks, [GIVEN_BACK] * blocks
+            return codes(results)
+
+        return Item("left_behind", [(number, blocks)], told)
+
     def _fork(self, words: Words, number: int) -> Item:
         children, at = words.numbers("children"), words.number("tokens")
 
@@ -188,7 +203,8 @@ class Engine:
                 for child in children:
                     table = own.table[: math.ceil(at / self._size)]
                     sealed = min(own.sealed, at // self._size)
-                    self.branches[child] = Branch(own.tenant, own.key, own.tokens[:at], table, at, sealed)
+                    made = Branch(own.tenant, own.key, own.tokens[:at], table, at, sealed, behind=own.behind)
+                    self.branches[child] = made
             return reply_text(reply)
 
         return Item("forks", [m.Fork(number, pack_u32(children), at)], told, "fork")
@@ -260,6 +276,7 @@ ITEMS: dict[str, Callable[..., Item]] = {
     "write": Engine._write,
     "complete": Engine._complete,
     "seal": Engine._seal,
+    "left_behind": Engine._left_behind,
     "fork": Engine._fork,
     "extend": Engine._extend,
     "allocate": Engine._allocate,

@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 from itertools import count, groupby
 from typing import Any, get_args, get_type_hints
 
+from quire_kvstore.sessions.sequence import GIVEN_BACK
 from quire_proto import messages as m
 from quire_proto.wire.codec import Whole
 from quire_proto.wire.u32 import unpack_rows, unpack_u32
@@ -44,10 +45,14 @@ def codes(value: bytes) -> str:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """``0-3,7``."""
+    """``0-3,7``; what was given back is ``gone``."""
     counter = count()
     runs = [list(run) for _, run in groupby(numbers, key=lambda number: number - next(counter))]
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) or "none"
+    return ",".join(_number(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) or "none"
+
+
+def _number(number: int) -> str:
+    return "gone" if number == GIVEN_BACK else str(number)
 
 
 def _default(field: Any) -> Any:

@@ -9,8 +9,27 @@ from typing import Any
 from quire_proto import messages as m
 from quire_proto.wire.u32 import pack_u32, unpack_rows, unpack_u32
 
-PACKED = {"releases": 1, "copies_done": 1, "swaps": 3, "fills": 2, "completed": 3, "extends": 2}  # numbers a row
-SECTIONS = ("releases", "copies_done", "swaps", "fills", "seals", "completed", "forks", "extends", "allocates")
+PACKED = {
+    "releases": 1,
+    "copies_done": 1,
+    "swaps": 3,
+    "fills": 2,
+    "completed": 3,
+    "left_behind": 2,
+    "extends": 2,
+}  # numbers a row
+SECTIONS = (
+    "releases",
+    "copies_done",
+    "swaps",
+    "fills",
+    "seals",
+    "completed",
+    "left_behind",
+    "forks",
+    "extends",
+    "allocates",
+)
 
 
 @dataclass(eq=False)

@@ -14,6 +14,7 @@ from tests.proofs.planted import BUGS, Patch
 from tests.proofs.planted_claims import CLAIM_BUGS
 from tests.proofs.planted_quotas import QUOTA_BUGS
 from tests.proofs.planted_sharing import SHARING_BUGS
+from tests.proofs.planted_windows import WINDOW_BUGS
 from tests.scenarios.runner import play
 from tests.scenarios.test_scenarios import FILES, HERE, difference
 from tests.scenarios.words import ScenarioError, tokens
@@ -158,7 +159,9 @@ OUT_OF_SIGHT = ("last_token_not_hashed", "free_at_launch", "pin_budget_not_asked
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bug", [*BUGS, *CLAIM_BUGS, *SHARING_BUGS, *QUOTA_BUGS], ids=lambda bug: bug.__name__)
+@pytest.mark.parametrize(
+    "bug", [*BUGS, *CLAIM_BUGS, *SHARING_BUGS, *QUOTA_BUGS, *WINDOW_BUGS], ids=lambda bug: bug.__name__
+)
 def test_a_bug_in_the_kvstore_breaks_a_promise(bug: Patch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is planted to see whether the proofs find it, some scenario shows it too."""
     bug(monkeypatch)

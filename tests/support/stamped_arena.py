@@ -69,8 +69,10 @@ class StampedArena:
             for position, stamp in enumerate(stamps(domain, tokens, start, end), start):
                 self._slots[:, table[position // self._size], position % self._size] = np.frombuffer(stamp, np.uint8)
 
-    def read(self, table: list[int], tokens: list[int], end: int, domains: Mapping[str, int] | None = None) -> None:
-        """Attend to ``tokens[:end]``.
+    def read(
+        self, table: list[int], tokens: list[int], end: int, domains: Mapping[str, int] | None = None, start: int = 0
+    ) -> None:
+        """Attend to ``tokens[start:end]``.
 
         ``domains``: those that may have written, each with the position up to which it may; "" everywhere if not given.
         Raises ForeignBytes.
@@ -80,7 +82,7 @@ class StampedArena:
         for domain, limit in domains.items():
             for position, stamp in enumerate(stamps(domain, tokens, 0, min(limit, end))):
                 allowed[position].add(stamp)
-        for position, right in enumerate(allowed):
+        for position, right in enumerate(allowed[start:], start):
             block, slot = table[position // self._size], position % self._size
             first, *others = (plane[block, slot].tobytes() for plane in self._slots)
             if first not in right or any(other != first for other in others):

@@ -148,6 +148,13 @@ def latent_width(config: Any) -> int:
     return int(config.kv_lora_rank + config.qk_rope_head_dim) if getattr(config, "kv_lora_rank", None) else 0
 
 
+def widest_window(config: Any) -> int | None:
+    """The widest sliding window of all layers: no token sees further back; None if a layer has none."""
+    windows = [layer_window(config, layer) for layer in range(config.num_hidden_layers)]
+    known = [window for window in windows if window is not None]
+    return max(known) if known and len(known) == len(windows) else None
+
+
 def layer_window(config: Any, layer: int) -> int | None:
     """Sliding window of ``layer`` as configured: at most this many tokens are visible, its own included."""
     kinds = getattr(config, "layer_types", None)

@@ -24,7 +24,7 @@ def victim(shares: Shares, candidates: Collection[Sequence]) -> Sequence:
     newest = max(candidates, key=rank)
     held = Counter[str]()
     for sequence in candidates:
-        held[sequence.request.tenant] += len(sequence.table)
+        held[sequence.request.tenant] += len(sequence.table) - sequence.behind
     if len(held) == 1 or newest.priority >= BACKGROUND:
         return newest
     oldest = min(candidates, key=lambda s: s.arrival)

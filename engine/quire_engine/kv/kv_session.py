@@ -43,6 +43,7 @@ from quire_proto.wire.digests import DIGEST_BYTES, split
 from quire_proto.wire.u32 import unpack_rows, unpack_u32
 
 from .known_digests import KnownDigests
+from .left_behind import LeftBehind
 from .step_grants import StepGrants
 
 SCRUB = -1  # in place of a copy's source: zero the target
@@ -58,7 +59,7 @@ class KvSession:
         step: number of the last step launched (-1: none).
     """
 
-    def __init__(self, client: KVClient) -> None:
+    def __init__(self, client: KVClient, window: int | None = None) -> None:
         self.client = client
         self.block_size = client.block_size
         self.known = KnownDigests(client.block_size)
@@ -66,6 +67,7 @@ class KvSession:
         self.step = -1
         self._retire = RetireList()
         self._builder = StepBuilder(self._retire)
+        self._left_behind = LeftBehind(window, client.block_size, self._builder)
         self._pending = False
         self._sealing: dict[int, Sequence] = {}
         self._live: dict[int, Sequence] = {}  # those that have a table
@@ -97,8 +99,9 @@ class KvSession:
         self._seal_full(parent)
         self._builder.fill(parent.id, parent.computed)
         self._builder.fork(parent.id, [child.id for child in children], parent.computed)
+        self._left_behind.keep((parent, *children))
         for child in children:
-            child.sealed = parent.sealed
+            child.sealed, child.behind = parent.sealed, parent.behind
             self._live[child.id] = child
         self._pending = True
 
@@ -190,7 +193,7 @@ class KvSession:
             self.forget(sequence.id)
             return False  # another sequence than is asked for
         sequence.table = np.frombuffer(adopted.blocks, "<u4").astype(np.int32)
-        sequence.computed, sequence.sealed = adopted.fill, adopted.sealed
+        sequence.computed, sequence.sealed, sequence.behind = adopted.fill, adopted.sealed, adopted.behind
         sequence.writable = adopted.capacity > adopted.fill
         sequence.promised = len(sequence.tokens)
         self._live[sequence.id] = self._owing[sequence.id] = sequence
@@ -251,6 +254,7 @@ class KvSession:
     def _message(self, plan: StepPlan) -> Step | None:
         """What is to be said, or None if that is nothing."""
         self._say_progress()
+        self._left_behind.say(self._live.values())
         for sequence, tokens in (*plan.extends, *plan.ahead):
             self._builder.extend(sequence.id, tokens)
         for sequence in plan.admits:
@@ -381,7 +385,7 @@ class KvSession:
 
         The table is a new one, because a step in flight may still read the old.
         """
-        if sequence.id == number and len(sequence.table):
+        if sequence.id == number and sequence.behind <= index < len(sequence.table):
             self._retire.swap(self.step - 1, sequence.id, index, block)
             sequence.table = sequence.table.copy()
             sequence.table[index] = block

@@ -25,6 +25,7 @@ import torch
 
 from quire_engine.attention.backend import AttentionBackend
 from quire_engine.attention.plan import AttentionPlan, build_plan
+from quire_engine.checkpoint.architecture import widest_window
 from quire_engine.sequences.sample_row import SampleRow
 from quire_engine.sequences.sequence import Sequence
 from quire_engine.sequences.step_plan import Work
@@ -147,6 +148,11 @@ class Runner:
         self._graphs = graphs
         self._filler = MaskFiller(model.vocab_size, backend.arena.device)
         self.on_release: list[Callable[[], None]] = [graphs.drop] if graphs is not None else []
+
+    @property
+    def window(self) -> int | None:
+        """The furthest that any layer sees back, in tokens; None if one sees everything."""
+        return widest_window(self._model.config)
 
     @property
     def depth(self) -> int:

@@ -57,11 +57,11 @@ def _of_prompt(item: Work) -> int:
 
 def _slots(scheduler: Scheduler, block_size: int, work: list[Work]) -> tuple[int, int]:
     counts = {id(item.sequence): item.count for item in work}
-    tables = [s.table for s in scheduler.running if len(s.table)]
+    tables = [s.table[s.behind :] for s in scheduler.running if len(s.table)]
     if not tables:
         return 0, 0
     fills = [
-        np.clip(s.launched + counts.get(id(s), 0) - np.arange(len(s.table)) * block_size, 0, block_size)
+        np.clip(s.launched + counts.get(id(s), 0) - np.arange(s.behind, len(s.table)) * block_size, 0, block_size)
         for s in scheduler.running
         if len(s.table)
     ]

@@ -32,6 +32,7 @@ from .sample_row import SampleRow
 NO_WAITER = 1 << 62  # less urgent than any priority
 BACKGROUND = 1 << 31  # the priority of what no client waits for
 _UNSCORED = TokenLogprob(0.0)
+GIVEN_BACK = 0x7FFF_FFFF  # no block: what reads one fails
 EMPTY_TABLE: npt.NDArray[np.int32] = np.empty(0, np.int32)
 
 
@@ -116,6 +117,7 @@ class Sequence:
         table: physical block ids.
         computed: tokens whose K and V are written and seen complete.
         sealed: leading full blocks already sealed (or matched), or about to be.
+        behind: leading blocks that it gave back, as nothing reads them any more; their entries are ``GIVEN_BACK``.
         promised: tokens it had when it got its table: others may wait for what it computes of them.
         chain: digests of the full blocks of ``tokens``, in the tenant's own domain.
         writable: the kvstore has granted writing at ``computed``; False after a fork until extended.
@@ -143,6 +145,7 @@ class Sequence:
     table: npt.NDArray[np.int32] = field(default_factory=lambda: EMPTY_TABLE)
     computed: int = 0
     sealed: int = 0
+    behind: int = 0
     promised: int = 0
     writable: bool = False
     in_flight: int = 0
@@ -232,6 +235,12 @@ class Sequence:
         buffer[have] = block
         self.table = buffer[: have + 1]
 
+    def leave_behind(self, blocks: int) -> None:
+        """Forget the first blocks of the table; it is a new one, as steps in flight may read the old."""
+        self.table = self.table.copy()
+        self.table[:blocks] = GIVEN_BACK
+        self.behind = blocks
+
     def append(self, token: int) -> None:
         """Take a new token over; it is still to be computed, and hashed once its block is full and to be sealed."""
         self.tokens.append(token)
@@ -258,7 +267,7 @@ class Sequence:
         """Forget its blocks: the sequence was preempted or its session is gone."""
         self.table = EMPTY_TABLE
         assert not self.in_flight, "the blocks of work in flight"
-        self.computed = self.sealed = self.promised = 0
+        self.computed = self.sealed = self.behind = self.promised = 0
         self.writable = self.ended = False
         self.inherited = NO_WAITER
 

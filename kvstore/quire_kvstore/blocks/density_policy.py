@@ -136,6 +136,13 @@ class DensityPolicy:
         for leaf in [block for block in blocks.tolist() if not children[block]]:
             self._push(leaf)
 
+    def touched(self, blocks: Ids) -> None:
+        """They are behind what hangs below them in the order of release, too; what is known of their waits stays."""
+        self._orders[blocks] = np.arange(self._order, self._order + len(blocks))
+        self._order += len(blocks)
+        for leaf in [block for block in blocks.tolist() if self._is_leaf(block)]:
+            self._push(leaf)
+
     def retained(self, blocks: Ids) -> None:
         """The waits of cached blocks end with a hit."""
         if not self._cached[blocks].all():

@@ -7,7 +7,9 @@ or names: the pool and the index do, and they tell it what happens. It reads no 
 Invariants every policy keeps:
 - ``len(policy)`` is the number of cached blocks;
 - :meth:`EvictionPolicy.victims` names a block only after every cached block below it in the prefix tree. A released
-  table comes in tail first, so the order of insertion is such an order.
+  table comes in tail first, so the order of insertion is such an order; where a block was released before those below
+  it (``ops/left_behind``), :meth:`EvictionPolicy.touched` makes it one again. Until then what is evicted takes along
+  what is below it.
 
 Blocks are in *eviction groups*, each with an order of its own: a tenant with a quota is one, all others together
 is group 0. Which group loses how much is for ``quotas`` to say. Chains do not cross groups, for each tenant has its
@@ -62,6 +64,9 @@ class EvictionPolicy(Protocol):
     def released(self, blocks: Ids) -> None:
         """Sealed blocks lost their last reference and are cached now; children before parents."""
 
+    def touched(self, blocks: Ids) -> None:
+        """Cached blocks, children before parents, go behind blocks that are below them and were released after them."""
+
     def retained(self, blocks: Ids) -> None:
         """Cached blocks were hit and are held again."""
 
@@ -111,6 +116,12 @@ class LruPolicy:
         self._count += len(blocks)
         for order, those in self._places(blocks):
             order.update(dict.fromkeys(those))
+
+    def touched(self, blocks: Ids) -> None:
+        """As if released now, in this order."""
+        for order, those in self._places(blocks):
+            for block in those:
+                order.move_to_end(block)
 
     def retained(self, blocks: Ids) -> None:
         """Not evictable while held."""

@@ -47,7 +47,7 @@ def swap(state: State, session: Session, number: int, index: int, block: int) ->
     sequence = session.sequences.get(number)
     if sequence is None:
         return NO_SUCH
-    if sequence.offer or index >= len(sequence.table):
+    if sequence.offer or not sequence.behind <= index < len(sequence.table):
         return CONFLICT
     present = int(sequence.table[index])
     if block == present:

@@ -39,7 +39,7 @@ def extend(state: State, session: Session, item: Extend) -> Extended:
     want = max(state.blocks_for(item.tokens), have)
     shared = _shared_tail(state, sequence)
     count = want - have + (shared is not None)
-    short = shortage(state, sequence.account, count, sequence.table)
+    short = shortage(state, sequence.account, count, sequence.held)
     if short is not None:
         return no_space(state, Extended, short)
 

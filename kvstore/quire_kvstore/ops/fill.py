@@ -36,7 +36,7 @@ def promote(state: State, sequence: Sequence) -> None:
     published = state.publications.get(sequence.publication)
     if published is None or published.edition != sequence.publication_edition:
         return  # it was unpublished, or is another prompt by now
-    if published.table is None and sequence.fill >= published.count:
+    if published.table is None and sequence.fill >= published.count and not sequence.behind:
         table = sequence.table[: state.blocks_for(published.count)].copy()
         if state.accounts.publish(table, state.accounts.of_domain(published.domain)):
             published.table = table

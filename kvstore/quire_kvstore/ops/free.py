@@ -22,6 +22,7 @@ from quire_proto.wire.u32 import unpack_u32
 
 from .admission import trim_all
 from .handoff import cancel
+from .left_behind import given_back_above
 from .slices import Pace, Slices, Work
 
 
@@ -50,7 +51,7 @@ def release_rows(state: State, session: Session, numbers: Iterable[int], pace: P
     for number in numbers:
         yield from pace.rest()
         sequence = session.sequences.get(number)
-        pace.spend(0 if sequence is None else sequence.references(), Work.RELEASE)
+        pace.spend(0 if sequence is None else sequence.behind + sequence.references(), Work.RELEASE)
         codes.append(release(state, session, number))
     return bytes(codes)
 
@@ -66,7 +67,7 @@ def fence(state: State, session: Session, now_ms: int) -> None:
     for sequence in session.sequences.values():
         state.pool.quarantine(sequence.copy_ids())
         state.pool.quarantine(sequence.pin_ids())
-        state.pool.quarantine(sequence.table)
+        state.pool.quarantine(sequence.held)
 
 
 def reclaim(state: State, session: Session) -> int:
@@ -87,15 +88,17 @@ def reclaim(state: State, session: Session) -> int:
 
 def _give_back(state: State, sequence: Sequence, quarantined: bool) -> None:
     state.accounts[sequence.account].sequences -= 1
-    own = sequence.table[state.appender[sequence.table] == sequence.uid]
+    own = sequence.held[state.appender[sequence.held] == sequence.uid]
     state.appender[own] = NO_APPENDER
     state.pool.release(sequence.copy_ids(), quarantined)
-    chain = sequence.table
+    above = given_back_above(state, sequence)
+    chain = sequence.table.copy()
     if sequence.pins:
         duplicates = np.array(list(sequence.pins), np.int64)
         state.pool.release(chain[duplicates], quarantined)
-        chain = chain.copy()
         chain[duplicates] = list(sequence.pins.values())
-    chain = chain[::-1]
-    state.pool.policy.served(chain[state.pool.sealed[chain]], max(sequence.fill - sequence.prompt, 0))
+    chain = chain[sequence.behind :][::-1]
+    named = chain[state.pool.sealed[chain]]
+    state.pool.policy.served(np.concatenate((named, above)), max(sequence.fill - sequence.prompt, 0))
     state.pool.release(chain, quarantined)
+    state.pool.policy.touched(above)

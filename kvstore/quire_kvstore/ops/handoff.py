@@ -71,6 +71,7 @@ def adopt(state: State, session: Session, identity: bytes, number: int) -> Adopt
         fill=sequence.fill,
         capacity=sequence.writable,
         sealed=sequence.sealed,
+        behind=sequence.behind,
         publication=sequence.publication,
     )
 

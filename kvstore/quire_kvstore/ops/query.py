@@ -61,14 +61,14 @@ def slots(state: State) -> dict[str, int]:
 
 
 def _fill_tables(state: State, filled: NDArray[np.int64], live: list[Sequence]) -> None:
-    live = [sequence for sequence in live if len(sequence.table)]
+    live = [sequence for sequence in live if len(sequence.held)]
     if not live:
         return
-    lengths = np.array([len(sequence.table) for sequence in live])
-    fills = np.repeat(np.array([sequence.fill for sequence in live]), lengths)
+    lengths = np.array([len(sequence.held) for sequence in live])
+    fills = np.array([sequence.fill - sequence.behind * state.block_size for sequence in live]).repeat(lengths)
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
     positions = (np.arange(len(starts)) - starts) * state.block_size
-    tables = np.concatenate([sequence.table for sequence in live])
+    tables = np.concatenate([sequence.held for sequence in live])
     np.maximum.at(filled, tables, np.clip(fills - positions, 0, state.block_size))
 
 

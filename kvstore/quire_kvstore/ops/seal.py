@@ -87,7 +87,7 @@ def _seal(state: State, sequence: Sequence, first: int, digests: list[bytes]) ->
     """Seal a run of blocks: an item code, what got a name, and canonical rows (table index, block)."""
     if sequence.offer or (first + len(digests)) * state.block_size > sequence.fill:
         return CONFLICT, [], []
-    if first > sequence.sealed or not sequence.chained:
+    if first > sequence.sealed or not sequence.chained or 0 < sequence.behind >= first:
         return UNPUBLISHED, [], []
     entries = _extend_chain(state, sequence, first, digests)
     if entries is not None:
@@ -129,6 +129,7 @@ def _extend_by_one(state: State, sequence: Sequence, index: int, digest: bytes) 
         or (index + 1) * state.block_size > sequence.fill
         or sequence.pins
         or not sequence.chained
+        or 0 < sequence.behind >= index
     ):
         return None
     below = sequence.table.item(index - 1)
@@ -156,7 +157,9 @@ def _plan_one(state: State, sequence: Sequence, plan: _Plan, index: int, digest:
     block = int(sequence.table[index])
     if index < sequence.sealed:
         entry = state.index.of_block(sequence.canonical(index))
-        assert entry is not None, "a sealed block is indexed"
+        if entry is None:
+            assert sequence.behind, "a sealed block is indexed while the chain above it is held"
+            return UNPUBLISHED  # its name went with that of a block that was given back
         if entry.digest != digest:
             return CONFLICT
         if entry.block != block:

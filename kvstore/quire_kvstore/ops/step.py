@@ -22,6 +22,7 @@ from .fill import fill
 from .fork import fork
 from .free import release_rows
 from .handoff import Names, adopt_each, offer_each
+from .left_behind import leave_rows
 from .seal import complete_rows, seal
 from .slices import Pace, Slices, Work
 
@@ -40,6 +41,7 @@ def step(state: State, session: Session, item: Step, name: Names = bytes, now_ms
         seals.append(seal(state, session, one))
         pace.spend(len(one.digests) // DIGEST_BYTES, Work.SEAL)
     completed, canonical = complete_rows(state, session, item.completed, item.completed_digests)
+    left_behind = yield from leave_rows(state, session, item.left_behind, pace)
     forks = tuple([fork(state, session, one) for one in item.forks])
     extended = extend_rows(state, session, item.extends)
     allocates = []
@@ -54,6 +56,7 @@ def step(state: State, session: Session, item: Step, name: Names = bytes, now_ms
         seals=tuple(seals),
         completed=completed,
         canonical=canonical,
+        left_behind=left_behind,
         forks=forks,
         extends=bytes(extended.codes),
         blocks=pack_u32(extended.blocks),

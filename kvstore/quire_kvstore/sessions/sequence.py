@@ -11,7 +11,9 @@ Invariants:
 - ``pins[i]`` is the canonical block of table index ``i``: another block with the same digest was indexed first. It
   is pinned until the session swaps to it or frees the sequence, so that the chain of digests below a sealed block
   is always held by what holds the block;
-- ``copies`` are copy-on-write copies the session has not acknowledged; their sources are pinned.
+- ``copies`` are copy-on-write copies the session has not acknowledged; their sources are pinned;
+- the first ``behind`` entries of the table are ``GIVEN_BACK``: all its layers' windows have left them behind
+  (``ops/left_behind``). Nothing of them is held, so their names may be evicted, and those of all that hangs below.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from quire_kvstore.blocks.ids import NO_BLOCKS, Ids
+
+GIVEN_BACK = 0x7FFF_FFFF  # no block of any pool: an index made of it fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Sequence:
         scrubs: blocks granted with another account's content, not known to be zeroed yet (``scrub``).
         chained: False for a fork that left a publication before its end. What it shares has no name in the
             tenant's chain, so nothing of it can be sealed.
+        behind: leading entries of the table that it gave back. ``touched``: so many when ``left_behind`` did that.
         offer: id of the offer that froze it (``handoff``), empty for none.
         spare: what the table grows into, if it is the beginning of that.
     """
@@ -59,6 +64,8 @@ class Sequence:
     fill: int = 0
     writable: int = 0
     sealed: int = 0
+    behind: int = 0
+    touched: int = 0
     pins: dict[int, int] = field(default_factory=dict)
     copies: dict[int, Copy] = field(default_factory=dict)
     publication: str = ""
@@ -85,6 +92,11 @@ class Sequence:
             spare[place] = block
         self.table = spare[:end]
 
+    @property
+    def held(self) -> Ids:
+        """The blocks of its table, without those that it gave back."""
+        return self.table[self.behind :] if self.behind else self.table
+
     def canonical(self, index: int) -> int:
         """The indexed block of table index ``index``: the pinned one, else the table's."""
         return self.pins.get(index, int(self.table[index]))
@@ -99,4 +111,4 @@ class Sequence:
 
     def references(self) -> int:
         """How many references the sequence holds."""
-        return len(self.table) + len(self.pins) + len(self.copies)
+        return len(self.table) - self.behind + len(self.pins) + len(self.copies)

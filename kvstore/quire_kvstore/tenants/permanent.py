@@ -41,7 +41,7 @@ class PermanentBlocks:
             return
         held = [s for session in stuck for s in session.sequences.values()]
         pinned = np.unique(np.concatenate([NO_BLOCKS, *tables]))
-        others = [ids for s in held for ids in (s.table, s.copy_ids(), s.pin_ids())]
+        others = [ids for s in held for ids in (s.held, s.copy_ids(), s.pin_ids())]
         self.blocks = np.unique(np.concatenate([pinned, *others]))
         self._key, self.quarantined = key, len(self.blocks) - len(pinned)
 

@@ -107,7 +107,8 @@ class Cells:
             session = state.sessions.get(identity)
             sequence = session.sequences.get(number) if session else None
             if sequence is not None:  # else it has inherited the claim and not asked for blocks yet
-                marks[sequence.table[sequence.matched // size : sequence.prompt // size]] = CELL_CLAIMED
+                first = max(sequence.matched // size, sequence.behind)
+                marks[sequence.table[first : sequence.prompt // size]] = CELL_CLAIMED
             if count % CLAIMS_A_SLICE == 0:
                 yield False
         for one in published:

@@ -12,7 +12,7 @@ import numpy as np
 
 from quire_kvstore.blocks.pool import CACHED, FREE, HELD, QUARANTINED
 from quire_kvstore.sessions.scrub import MIXED
-from quire_kvstore.sessions.sequence import Sequence
+from quire_kvstore.sessions.sequence import GIVEN_BACK, Sequence
 from quire_kvstore.sessions.session import FENCED, READY, Session
 from quire_kvstore.state import NO_APPENDER, State
 from quire_proto.wire.digests import ROOT_PARENT
@@ -20,6 +20,9 @@ from quire_proto.wire.digests import ROOT_PARENT
 
 def check(state: State) -> None:
     """All invariants."""
+    for session in state.sessions.all():
+        for sequence in session.sequences.values():
+            _hole(state, sequence)
     _references(state)
     _partition(state)
     for session in state.sessions.all():
@@ -33,12 +36,19 @@ def check(state: State) -> None:
     _claims(state)
 
 
+def _hole(state: State, sequence: Sequence) -> None:
+    """What was given back is full and names no block, and nothing else does."""
+    assert 0 <= sequence.behind * state.block_size <= sequence.fill, "unwritten blocks given back"
+    assert (sequence.table[: sequence.behind] == GIVEN_BACK).all(), "a block in the hole of a table"
+    assert (sequence.held < state.pool.size).all(), "a hole that no one knows of"
+
+
 def _references(state: State) -> None:
     """Refcount = table entries + pins; quarantined = those of fenced sessions."""
     expected, fenced = np.zeros(state.pool.size, np.int64), np.zeros(state.pool.size, np.int64)
     for session in state.sessions.all():
         for sequence in session.sequences.values():
-            for ids in (sequence.table, sequence.pin_ids(), sequence.copy_ids()):
+            for ids in (sequence.held, sequence.pin_ids(), sequence.copy_ids()):
                 np.add.at(expected, ids, 1)
                 if session.state == FENCED:
                     np.add.at(fenced, ids, 1)
@@ -76,25 +86,33 @@ def _sequence(state: State, sequence: Sequence) -> None:
     """Marks in order, write access as promised, pins and chain as promised."""
     size, capacity = state.block_size, len(sequence.table) * state.block_size
     assert sequence.sealed * size <= sequence.fill <= sequence.writable <= capacity, "marks out of order"
-    assert len(set(sequence.table.tolist())) == len(sequence.table), "a block twice in one table"
+    assert len(set(sequence.held.tolist())) == len(sequence.held), "a block twice in one table"
     if sequence.writable > sequence.fill:
         own = sequence.table[sequence.fill // size : state.blocks_for(sequence.writable)]
         assert (state.appender[own] == sequence.uid).all(), "writable without being the appender"
     assert sequence.chained or sequence.sealed == 0, "sealed outside any chain"
+    _chain(state, sequence)
+    assert all(sequence.behind <= index < sequence.sealed for index in sequence.pins), "a pin outside the sealed prefix"
+
+
+def _chain(state: State, sequence: Sequence) -> None:
+    """What is sealed is a chain of names; below a hole each may be gone, but what there is hangs together."""
     parent = sequence.anchor if sequence.publication and sequence.private_from else ROOT_PARENT
-    for index in range(sequence.private_from, sequence.sealed):
+    known = sequence.behind <= sequence.private_from
+    for index in range(max(sequence.private_from, sequence.behind), sequence.sealed):
         entry = state.index.of_block(sequence.canonical(index))
-        assert entry is not None, "sealed but not indexed"
-        assert entry.parent == parent, "the sealed prefix is no chain"
-        parent = entry.digest
-    assert all(index < sequence.sealed for index in sequence.pins), "a pin above the sealed prefix"
+        assert entry is not None or sequence.behind, "sealed but not indexed"
+        if entry is not None:
+            assert not known or entry.parent == parent, "the sealed prefix is no chain"
+            parent = entry.digest
+        known = entry is not None
 
 
 def _appenders(state: State) -> None:
     """A block with an appender is unsealed and in that sequence's table, and no sharer has written past its fill."""
     owners = {s.uid: s for session in state.sessions.all() for s in session.sequences.values()}
     appended = np.flatnonzero(state.appender != NO_APPENDER).tolist()
-    place = {uid: {block: i for i, block in enumerate(s.table.tolist())} for uid, s in owners.items()}
+    place = {uid: {block: i for i, block in enumerate(s.held.tolist(), s.behind)} for uid, s in owners.items()}
     for block in appended:
         owner = owners[int(state.appender[block])]
         assert block in place[owner.uid], "an appender without the block"
@@ -152,8 +170,8 @@ def _contents(state: State) -> None:
     mixed = set(np.flatnonzero(state.scrub_map.account == MIXED).tolist())
     for session in state.sessions.all():
         for sequence in session.sequences.values():
-            assert set(sequence.scrubs.tolist()) <= mixed & set(sequence.table.tolist()), "a scrub of a known block"
-            own = sequence.table[state.appender[sequence.table] == sequence.uid]
+            assert set(sequence.scrubs.tolist()) <= mixed & set(sequence.held.tolist()), "a scrub of a known block"
+            own = sequence.held[state.appender[sequence.held] == sequence.uid]
             foreign = own[state.scrub_map.account[own] != sequence.account]
             assert set(foreign.tolist()) <= set(sequence.scrubs.tolist()), "foreign content without a scrub"
 

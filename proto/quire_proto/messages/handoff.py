@@ -37,7 +37,7 @@ class Adopt:
 @dataclass(frozen=True, slots=True)
 class Adopted:
     """The sequence as it is now ours. ``capacity``: tokens up to which it may be written. ``code``: an item code; in
-    a step nothing is adopted if it is not OK."""
+    a step nothing is adopted if it is not OK. ``behind``: leading entries of ``blocks`` that were given back."""
 
     code: int
     tenant: str = ""
@@ -46,3 +46,4 @@ class Adopted:
     capacity: int = 0
     sealed: int = 0
     publication: str = ""
+    behind: int = 0

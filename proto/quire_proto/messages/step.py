@@ -16,7 +16,8 @@ class Step:
 
     ``swaps``: rows (sequence, table index, canonical block; equal to the present block to decline); ``fills``: rows
     (sequence, acknowledged fill mark); ``completed``: rows (sequence, table index, fill mark), as a fill and then a
-    seal of that block under its line of ``completed_digests``; ``extends``: rows (sequence, tokens).
+    seal of that block under its line of ``completed_digests``; ``left_behind``: rows (sequence, blocks), so many
+    leading blocks that no layer reads any more; ``extends``: rows (sequence, tokens).
     """
 
     releases: U32s = b""
@@ -26,6 +27,7 @@ class Step:
     seals: tuple[Seal, ...] = ()
     completed: Triples = b""
     completed_digests: Digests = b""
+    left_behind: Pairs = b""
     forks: tuple[Fork, ...] = ()
     extends: Pairs = b""
     allocates: tuple[Allocate, ...] = ()
@@ -53,6 +55,7 @@ class Stepped:
     seals: tuple[Sealed, ...] = ()
     completed: bytes = b""
     canonical: Triples = b""
+    left_behind: bytes = b""
     forks: tuple[Forked, ...] = ()
     extends: bytes = b""
     blocks: Triples = b""

@@ -33,6 +33,7 @@ class StepBuilder:
         self._seals: list[Seal] = []
         self._completed: list[int] = []
         self._completed_digests: list[bytes] = []
+        self._left_behind: dict[int, int] = {}
         self._forks: list[Fork] = []
         self._extends: dict[int, int] = {}
         self._allocates: list[Allocate] = []
@@ -62,6 +63,10 @@ class StepBuilder:
         self._completed += (sequence, index, tokens)
         self._completed_digests.append(digest)
 
+    def leave_behind(self, sequence: int, blocks: int) -> None:
+        """No layer reads the first ``blocks`` blocks of ``sequence`` any more, in steps that are in flight neither."""
+        self._left_behind[sequence] = max(blocks, self._left_behind.get(sequence, 0))
+
     def fork(self, parent: int, children: Iterable[int], tokens: int) -> None:
         """``children`` share the first ``tokens`` tokens of ``parent``."""
         self._forks.append(Fork(parent, pack_u32(children), tokens))
@@ -76,7 +81,13 @@ class StepBuilder:
 
     def build(self) -> Step | None:
         """The message with everything collected and every due release, or None if there is nothing to say."""
-        mentioned = {*self._fills, *self._extends, *self._completed[::3], *(s.sequence for s in self._seals)}
+        mentioned = {
+            *self._fills,
+            *self._extends,
+            *self._completed[::3],
+            *self._left_behind,
+            *(s.sequence for s in self._seals),
+        }
         mentioned.update(*(unpack_u32(f.children) for f in self._forks), (f.parent for f in self._forks))
         releases = self._retire.drain_releases(mentioned)
         step = Step(
@@ -87,6 +98,7 @@ class StepBuilder:
             seals=tuple(self._seals),
             completed=pack_u32(self._completed),
             completed_digests=b"".join(self._completed_digests),
+            left_behind=pack_u32(concat.from_iterable(self._left_behind.items())),
             forks=tuple(self._forks),
             extends=pack_u32(concat.from_iterable(self._extends.items())),
             allocates=tuple(self._allocates),
@@ -107,6 +119,7 @@ class Results:
     swaps: dict[Swap, int] = field(default_factory=dict)
     fills: dict[int, int] = field(default_factory=dict)
     seals: list[tuple[Seal, Sealed]] = field(default_factory=list)
+    left_behind: dict[int, int] = field(default_factory=dict)
     forks: list[tuple[Fork, Forked]] = field(default_factory=list)
     shortages: dict[int, Shortage] = field(default_factory=dict)
     allocates: dict[int, Allocated] = field(default_factory=dict)
@@ -124,6 +137,7 @@ def results(step: Step, reply: Stepped) -> Results:
             swaps={(r[0], r[1], r[2]): c for r, c in zip(unpack_rows(step.swaps, 3), reply.swaps, strict=True)},
             fills={r[0]: c for r, c in zip(unpack_rows(step.fills, 2), reply.fills, strict=True)},
             seals=list(zip(step.seals, reply.seals, strict=True)),
+            left_behind={r[0]: c for r, c in zip(unpack_rows(step.left_behind, 2), reply.left_behind, strict=True)},
             forks=list(zip(step.forks, reply.forks, strict=True)),
             shortages={short.sequence: short for short in reply.shortages},
             allocates={a.sequence: r for a, r in zip(step.allocates, reply.allocates, strict=True)},

@@ -137,6 +137,7 @@ KVSTORE = (
     Metric("quire_kvstore_extends_total", COUNTER, "Sequences that got more blocks."),
     Metric("quire_kvstore_forks_total", COUNTER, "Sequences forked off others."),
     Metric("quire_kvstore_copies_total", COUNTER, "Blocks copied on write."),
+    Metric("quire_kvstore_left_behind_total", COUNTER, "Blocks that sequences gave back as no window sees them."),
     Metric("quire_kvstore_claimed_total", COUNTER, "Allocates that were told who computes what they lack."),
     Metric("quire_kvstore_waited_total", COUNTER, "Waits for claims."),
     Metric("quire_kvstore_adopted_total", COUNTER, "Sequences handed over from one session to another."),

@@ -17,8 +17,9 @@ PUBLICATION_STATES = ("pending", "ready")
 # Counters that are shown under their own names.
 KVSTORE_COUNTERS = (
     "computed_tokens", "allocates", "no_space", "evictions", "seals", "duplicates", "extends", "forks", "copies",
-    "claimed", "adopted", "attached", "fenced", "killed", "not_killed", "reclaimed_sessions", "reclaimed_references",
-    "messages", "errors", "bad_frames", "internal_errors", "resends", "busy_replies", "unsent_replies", "steps",
+    "left_behind", "claimed", "adopted", "attached", "fenced", "killed", "not_killed", "reclaimed_sessions",
+    "reclaimed_references", "messages", "errors", "bad_frames", "internal_errors", "resends", "busy_replies",
+    "unsent_replies", "steps",
 )  # fmt: skip
 MOST_TENANTS = 100
 OTHERS = "(others)"

@@ -25,6 +25,7 @@ class Model:
     """Holds a backend, as a model does."""
 
     vocab_size = 8
+    config = SimpleNamespace(num_hidden_layers=0)
 
     def __init__(self, done: list[str]) -> None:
         self.done = done
