@@ -30,33 +30,60 @@ enum { rounds_float, rounds_pair }; /* whether weights and results are rounded *
 
 static inline vec multiply_float(vec a, vec b, vec sum) { return fma_of(a, b, sum); }
 
-/* Of each pair both products, the upper one's added first; the compiler's machine decides how. */
-static inline vec multiply_pair(uvec a, uvec b, vec sum) {
+static inline vec spread_float(float x) { return splat(x); }
+
+/* Pairs of bfloat16 are multiplied as they lie in memory where the machine can, and as floats where it cannot: these are
+ * read as often as they are multiplied, so they are widened before. Of each pair both products, the upper one's first. */
 #if defined(__AVX512BF16__)
+typedef uint32_t pair; /* of two numbers */
+typedef uvec pairs;    /* one of each lane */
+
+static inline vec multiply_pair(pairs a, pairs b, vec sum) {
     return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
-#else
-    sum = fma_of((vec)(a & 0xffff0000), (vec)(b & 0xffff0000), sum);
-    return fma_of((vec)(a << 16), (vec)(b << 16), sum);
-#endif
 }
 
-static inline vec spread_float(float x) { return splat(x); }
-static inline uvec spread_pair(uint32_t x) { return (uvec){} + x; }
+static inline pairs spread_pair(pair x) { return (uvec){} + x; }
+static inline pairs pairs_of(uvec packed) { return packed; }
+static inline pair pair_of(const bf16 *two) {
+    pair both;
+    memcpy(&both, two, sizeof both);
+    return both;
+}
+static inline pairs pairs_of_floats(vec low, vec high) { return (uvec)low >> 16 | (uvec)high; }
+#else
+typedef struct {
+    float low, high;
+} pair;
+typedef struct {
+    vec low, high;
+} pairs;
 
-/* The numbers of two rows of ``vecs`` vectors as pairs, the first row's below. */
-static inline void zip_rows(const bf16 *low, const bf16 *high, int vecs, uvec *pairs) {
+static inline vec multiply_pair(pairs a, pairs b, vec sum) { return fma_of(a.low, b.low, fma_of(a.high, b.high, sum)); }
+
+static inline pairs spread_pair(pair x) { return (pairs){splat(x.low), splat(x.high)}; }
+static inline pairs pairs_of(uvec packed) { return (pairs){(vec)(packed << 16), (vec)(packed & 0xffff0000)}; }
+static inline pair pair_of(const bf16 *two) {
+    const uint32_t low = (uint32_t)two[0] << 16, high = (uint32_t)two[1] << 16;
+    pair both;
+    memcpy(&both.low, &low, sizeof low);
+    memcpy(&both.high, &high, sizeof high);
+    return both;
+}
+static inline pairs pairs_of_floats(vec low, vec high) { return (pairs){low, high}; }
+#endif
+
+/* ``vecs`` vectors of the numbers of two rows as pairs, the first row's below. */
+static inline void zip_rows(const bf16 *low, const bf16 *high, int vecs, pairs *zipped) {
     int c = 0;
-#if defined(__AVX512BW__)
+#if defined(__AVX512BF16__)
     const uvec count = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, first = count | (count + 32) << 16;
     for (; c + 2 <= vecs; c += 2) {
-        const __m512i a = _mm512_loadu_si512(low + c * LANES), b = _mm512_loadu_si512(high + c * LANES);
-        pairs[c] = (uvec)_mm512_permutex2var_epi16(a, (__m512i)first, b);
-        pairs[c + 1] = (uvec)_mm512_permutex2var_epi16(a, (__m512i)(first + 0x100010), b);
+        const __m512i a = _mm512_loadu_si512(low + c * WIDTH), b = _mm512_loadu_si512(high + c * WIDTH);
+        zipped[c] = (uvec)_mm512_permutex2var_epi16(a, (__m512i)first, b);
+        zipped[c + 1] = (uvec)_mm512_permutex2var_epi16(a, (__m512i)(first + 0x100010), b);
     }
 #endif
-    for (; c < vecs; c++)
-        pairs[c] = __builtin_convertvector(((const bvec *)low)[c], uvec) |
-                   __builtin_convertvector(((const bvec *)high)[c], uvec) << 16;
+    for (; c < vecs; c++) zipped[c] = pairs_of_floats(widen(low + c * WIDTH), widen(high + c * WIDTH));
 }
 
 static inline float exp2_of(float x) { return exp2_vec(splat(x))[0]; }

@@ -11,8 +11,8 @@
 #include "vectors.h"
 
 typedef uint16_t bf16;
-typedef uint16_t bvec __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
-typedef uint32_t uvec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint16_t bvec __attribute__((vector_size(WIDTH * 2), aligned(2), may_alias));
+typedef uint32_t uvec __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 
 static inline vec widen(const bf16 *x) { return (vec)(__builtin_convertvector(*(const bvec *)x, uvec) << 16); }
 

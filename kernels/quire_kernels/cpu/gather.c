@@ -16,7 +16,7 @@ typedef struct {
 static void gather_token(const gather_args *a, int64_t token) {
     const float *weight = a->weight + token * a->each;
     const int64_t *place = a->place + token * a->each;
-    for (int64_t c = 0; c < a->width; c += LANES) {
+    for (int64_t c = 0; c < a->width; c += WIDTH) {
         vec sum = {};
         for (int64_t e = 0; e < a->each; e++) {
             const int64_t at = place[e] * a->width + c;

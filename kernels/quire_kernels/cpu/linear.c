@@ -15,21 +15,15 @@
 
 #include "bfloat16.h"
 
-/* Inner loops are written for the machine's own registers: of vectors that are wider than these, compilers keep sums in
- * memory. */
 #if defined(__AVX512F__)
 #define VECS 4 /* 6 x 4 sums, 4 vectors of weights and a broadcast: 29 of 32 registers */
-#define WIDTH 16
 #elif defined(__AVX__)
-#define VECS 1 /* 6 x 2 sums, 2 vectors of weights and a broadcast: 15 of 16 */
-#define WIDTH 8
+#define VECS 2 /* 6 x 2 sums, 2 vectors of weights and a broadcast: 15 of 16 */
 #else
-#define VECS 1
-#define WIDTH 4
+#define VECS 4
 #endif
 #define ROWS 6
-#define PANEL (VECS * LANES)
-#define REGS (PANEL / WIDTH)
+#define PANEL (VECS * WIDTH)
 #define STRETCH 512 /* inputs: 128 KiB of a panel, which stay in the second cache; even */
 #define BLOCK 96    /* rows of a task; a multiple of ROWS */
 #define SERIAL (1 << 18) /* products below which waking threads costs more than it saves */
@@ -48,42 +42,25 @@ typedef struct {
     int64_t count, inputs, bfloat; /* of all parts */
 } linear_args;
 
-typedef float reg __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
-typedef uint32_t ureg __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
-
-/* ``fma_of`` of a register, with the same number as every factor. */
-static inline reg add_product(float a, reg b, reg c) {
-    const reg factors = a - (reg){};
-#if defined(__AVX512F__)
-    return (reg)_mm512_fmadd_ps((__m512)factors, (__m512)b, (__m512)c);
-#elif defined(__FMA__)
-    return (reg)_mm256_fmadd_ps((__m256)factors, (__m256)b, (__m256)c);
-#elif defined(__aarch64__)
-    return (reg)vfmaq_f32((float32x4_t)c, (float32x4_t)factors, (float32x4_t)b);
-#else
-    return factors * b + c;
-#endif
-}
-
 /* One input: weights are floats. */
 static inline void add_one(const float *x, int64_t stride, const void *weight, int64_t i, int count,
-                           reg (*part)[REGS]) {
-    const reg *w = (const reg *)((const float *)weight + i * PANEL);
+                           vec (*part)[VECS]) {
+    const vec *w = (const vec *)((const float *)weight + i * PANEL);
     for (int r = 0; r < count; r++)
-        for (int v = 0; v < REGS; v++) part[r][v] = add_product(x[r * stride + i], w[v], part[r][v]);
+        for (int v = 0; v < VECS; v++) part[r][v] = fma_of(splat(x[r * stride + i]), w[v], part[r][v]);
 }
 
 #if defined(__AVX512BF16__)
 typedef bf16 factor; /* what rows are multiplied as where weights are bfloat16 */
 
 static inline void add_pair(const factor *x, int64_t stride, const void *weight, int64_t i, int count,
-                            reg (*part)[REGS]) {
+                            vec (*part)[VECS]) {
     const __m512i *w = (const __m512i *)((const bf16 *)weight + i * PANEL);
     for (int r = 0; r < count; r++) {
         int pair;
         memcpy(&pair, x + r * stride + i, sizeof pair);
-        for (int v = 0; v < REGS; v++)
-            part[r][v] = (reg)_mm512_dpbf16_ps((__m512)part[r][v], (__m512bh)_mm512_set1_epi32(pair),
+        for (int v = 0; v < VECS; v++)
+            part[r][v] = (vec)_mm512_dpbf16_ps((__m512)part[r][v], (__m512bh)_mm512_set1_epi32(pair),
                                                (__m512bh)_mm512_loadu_si512(w + v));
     }
 }
@@ -91,13 +68,13 @@ static inline void add_pair(const factor *x, int64_t stride, const void *weight,
 typedef float factor; /* widened by the caller, once for all panels */
 
 static inline void add_pair(const factor *x, int64_t stride, const void *weight, int64_t i, int count,
-                            reg (*part)[REGS]) {
-    const ureg *w = (const ureg *)((const bf16 *)weight + i * PANEL);
-    for (int v = 0; v < REGS; v++) {
-        const reg low = (reg)(w[v] << 16), high = (reg)(w[v] & 0xffff0000);
+                            vec (*part)[VECS]) {
+    const uvec *w = (const uvec *)((const bf16 *)weight + i * PANEL);
+    for (int v = 0; v < VECS; v++) {
+        const vec low = (vec)(w[v] << 16), high = (vec)(w[v] & 0xffff0000);
         for (int r = 0; r < count; r++) {
-            part[r][v] = add_product(x[r * stride + i + 1], high, part[r][v]); /* as those processors do: this one first */
-            part[r][v] = add_product(x[r * stride + i], low, part[r][v]);
+            part[r][v] = fma_of(splat(x[r * stride + i + 1]), high, part[r][v]); /* as those processors do: this one first */
+            part[r][v] = fma_of(splat(x[r * stride + i]), low, part[r][v]);
         }
     }
 }
@@ -105,12 +82,12 @@ static inline void add_pair(const factor *x, int64_t stride, const void *weight,
 
 #define DEFINE_MULTIPLY(NAME, TYPE, STEP, ADD, COUNT)                                                                  \
     static void NAME##_##COUNT(const void *x, int64_t stride, const void *weight, int64_t inputs, vec(*sum)[VECS]) {   \
-        reg part[COUNT][REGS];                                                                                         \
+        vec part[COUNT][VECS];                                                                                         \
         for (int r = 0; r < COUNT; r++)                                                                                \
-            for (int v = 0; v < REGS; v++) part[r][v] = (reg){};                                                       \
+            for (int v = 0; v < VECS; v++) part[r][v] = (vec){};                                                       \
         for (int64_t i = 0; i < inputs; i += STEP) ADD((const TYPE *)x, stride, weight, i, COUNT, part);               \
         for (int r = 0; r < COUNT; r++)                                                                                \
-            for (int v = 0; v < REGS; v++) ((reg *)sum[r])[v] += part[r][v];                                           \
+            for (int v = 0; v < VECS; v++) sum[r][v] += part[r][v];                                                    \
     }
 #define DEFINE_ROWS(...)                                                                                               \
     DEFINE_MULTIPLY(__VA_ARGS__, 1)                                                                                    \

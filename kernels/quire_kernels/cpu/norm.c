@@ -14,10 +14,11 @@ typedef struct {
 } norm_args;
 
 static void norm_floats(const norm_args *a, int64_t row, float eps) {
-    const int64_t vectors = a->width / LANES;
+    const int64_t vectors = a->width / WIDTH;
     const vec *x = (const vec *)((const float *)a->x + row * a->width), *weight = (const vec *)a->weight;
-    vec *result = (vec *)((float *)a->result + row * a->width), squares = {};
-    for (int64_t c = 0; c < vectors; c++) squares = fma_of(x[c], x[c], squares);
+    vec *result = (vec *)((float *)a->result + row * a->width), squares[PARTS] = {};
+    for (int64_t c = 0; c < vectors; c += PARTS)
+        for (int p = 0; p < PARTS; p++) squares[p] = fma_of(x[c + p], x[c + p], squares[p]);
     const vec factor = splat(1.0f / sqrtf(sum_of(squares) / (float)a->width + eps));
     for (int64_t c = 0; c < vectors; c++) result[c] = weight[c] * (x[c] * factor);
 }
@@ -25,13 +26,14 @@ static void norm_floats(const norm_args *a, int64_t row, float eps) {
 static void norm_bfloats(const norm_args *a, int64_t row, float eps) {
     const bf16 *x = (const bf16 *)a->x + row * a->width;
     bf16 *result = (bf16 *)a->result + row * a->width;
-    vec squares = {};
-    for (int64_t c = 0; c < a->width; c += LANES) {
-        const vec value = widen(x + c);
-        squares = fma_of(value, value, squares);
-    }
+    vec squares[PARTS] = {};
+    for (int64_t c = 0; c < a->width; c += LANES)
+        for (int p = 0; p < PARTS; p++) {
+            const vec value = widen(x + c + p * WIDTH);
+            squares[p] = fma_of(value, value, squares[p]);
+        }
     const vec factor = splat(1.0f / sqrtf(sum_of(squares) / (float)a->width + eps));
-    for (int64_t c = 0; c < a->width; c += LANES) {
+    for (int64_t c = 0; c < a->width; c += WIDTH) {
         const vec value = widen(x + c) * factor, weight = *(const vec *)(a->weight + c);
         *(bvec *)(result + c) = narrow(weight * (a->rounds ? rounded(value) : value));
     }

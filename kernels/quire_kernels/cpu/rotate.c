@@ -12,7 +12,7 @@ typedef struct {
 } rotate_args;
 
 static void rotate_floats(const rotate_args *a, int64_t row) {
-    const int64_t half = a->width / (2 * LANES);
+    const int64_t half = a->width / (2 * WIDTH);
     const vec *cosine = (const vec *)((const float *)a->cos + row * a->width);
     const vec *sine = (const vec *)((const float *)a->sin + row * a->width);
     for (int64_t head = 0; head < a->heads; head++) {
@@ -34,7 +34,7 @@ static void rotate_bfloats(const rotate_args *a, int64_t row) {
         const int64_t at = (row * a->heads + head) * a->width;
         const bf16 *x = (const bf16 *)a->x + at;
         bf16 *result = (bf16 *)a->result + at;
-        for (int64_t c = 0; c < half; c += LANES) {
+        for (int64_t c = 0; c < half; c += WIDTH) {
             const vec first = widen(x + c), second = widen(x + c + half);
             const vec turned = rounded(second * widen(sine + c));
             *(bvec *)(result + c) = narrow(rounded(first * widen(cosine + c)) - turned);

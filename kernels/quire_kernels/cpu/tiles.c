@@ -14,6 +14,14 @@
 
 #define MAX_WIDTH 256
 #define TILE_ROWS 48
+#define VECS(N) ((N) * PARTS) /* of N times LANES rows */
+#if defined(__AVX512F__)
+#define COLUMNS(VECS) (VECS) /* vectors of rows whose sums are added to at once: what stays in registers */
+#elif defined(__aarch64__)
+#define COLUMNS(VECS) 2
+#else
+#define COLUMNS(VECS) 1
+#endif
 
 typedef struct {
     const void *query;         /* [kv_heads][group][rows][d]; strides in elements below */
@@ -68,6 +76,15 @@ static int find_keys_at(const tile_args *a, const tile *t, int64_t begin, int64_
     return number;
 }
 
+static inline void set_pair(pairs *units, int64_t lane, pair to) {
+#if defined(__AVX512BF16__)
+    ((pair *)units)[lane] = to;
+#else
+    ((float *)&units[lane / WIDTH].low)[lane % WIDTH] = to.low;
+    ((float *)&units[lane / WIDTH].high)[lane % WIDTH] = to.high;
+#endif
+}
+
 /* Queries as [unit][lane], those of floats times the factor; lanes without a row repeat the last one. */
 static void load_queries(const tile_args *a, const tile *t, int64_t lanes, int rounds, void *query, int32_t *position) {
     const int64_t *rows = a->rows + a->row_ptr[t->item];
@@ -77,25 +94,51 @@ static void load_queries(const tile_args *a, const tile *t, int64_t lanes, int r
         position[m] = (int32_t)a->positions[row];
         if (rounds)
             for (int64_t d = 0; d < a->width / 2; d++)
-                memcpy((uint32_t *)query + d * lanes + m, (const bf16 *)a->query + from + 2 * d, sizeof(uint32_t));
+                set_pair((pairs *)query + d * (lanes / WIDTH), m, pair_of((const bf16 *)a->query + from + 2 * d));
         else
             for (int64_t d = 0; d < a->width; d++)
                 ((float *)query)[d * lanes + m] = ((const float *)a->query)[from + d] * a->factor;
     }
 }
 
-/* Values of a tile's keys as units, and where those of each begin; ``copy`` has room for pairs of them. */
-static int values_float(const tile_args *a, const int64_t *key, int number, uint32_t *copy, const float **value) {
+/* A tile's keys as units, and its values; ``copy`` has room for those that do not lie in memory as they are multiplied. */
+static void keys_float(const tile_args *a, const int64_t *key, int number, float *copy, const float **units) {
+    (void)copy;
+    for (int j = 0; j < number; j++) units[j] = (const float *)a->keys + key[j];
+}
+
+static void keys_pair(const tile_args *a, const int64_t *key, int number, pair *copy, const pair **units) {
+    for (int j = 0; j < number; j++) {
+        const bf16 *row = (const bf16 *)a->keys + key[j];
+#if defined(__AVX512BF16__)
+        (void)copy;
+        units[j] = (const pair *)row;
+#else /* a pair of floats lies as the numbers do */
+        units[j] = copy + j * a->width / 2;
+        for (int64_t d = 0; d < a->width; d += WIDTH) *(vec *)((float *)units[j] + d) = widen(row + d);
+#endif
+    }
+}
+
+static int values_float(const tile_args *a, const int64_t *key, int number, float *copy, const float **value) {
     (void)copy;
     for (int j = 0; j < number; j++) value[j] = (const float *)a->values + key[j];
     return number;
 }
 
-static int values_pair(const tile_args *a, const int64_t *key, int number, uint32_t *copy, const uint32_t **value) {
+static int values_pair(const tile_args *a, const int64_t *key, int number, pair *copy, const pair **value) {
     const bf16 *values = a->values;
     for (int j = 0; j < number; j += 2) {
-        value[j / 2] = copy + j / 2 * a->width;
-        zip_rows(values + key[j], values + key[j + 1], (int)a->width / LANES, (uvec *)(copy + j / 2 * a->width));
+        pair *both = copy + j / 2 * a->width;
+        value[j / 2] = both;
+#if defined(__AVX512BF16__)
+        zip_rows(values + key[j], values + key[j + 1], (int)a->width / WIDTH, (uvec *)both);
+#else
+        for (int64_t d = 0; d < a->width; d += WIDTH) {
+            const vec low = widen(values + key[j] + d), high = widen(values + key[j + 1] + d);
+            for (int l = 0; l < WIDTH; l++) both[d + l] = (pair){low[l], high[l]};
+        }
+#endif
     }
     return number / 2;
 }
@@ -106,20 +149,20 @@ static const vec *weights_float(const vec *weight, int number, int vectors, vec 
     return weight;
 }
 
-static const uvec *weights_pair(const vec *weight, int number, int vectors, uvec *copy) {
+static const pairs *weights_pair(const vec *weight, int number, int vectors, pairs *copy) {
     for (int j = 0; j < number; j += 2)
         for (int v = 0; v < vectors; v++)
-            copy[j / 2 * vectors + v] = (uvec)weight[j * vectors + v] >> 16 | (uvec)weight[(j + 1) * vectors + v];
+            copy[j / 2 * vectors + v] = pairs_of_floats(weight[j * vectors + v], weight[(j + 1) * vectors + v]);
     return copy;
 }
 
-/* What does not depend on the dtype, for VECS vectors of rows. */
-#define DEFINE_ROWS(VECS)                                                                                              \
-    static void hide_##VECS(const tile_args *a, const tile *t, const ivec *position, int64_t begin, int number,        \
-                            vec(*score)[VECS]) {                                                                       \
+/* What does not depend on the dtype, for N times LANES rows. */
+#define DEFINE_ROWS(N)                                                                                                 \
+    static void hide_##N(const tile_args *a, const tile *t, const ivec *position, int64_t begin, int number,           \
+                            vec(*score)[VECS(N)]) {                                                                    \
         for (int j = 0; j < number; j++) {                                                                             \
             const int32_t at = (int32_t)(begin + j), outside = at < t->low || at >= t->high;                           \
-            for (int v = 0; v < VECS; v++) {                                                                           \
+            for (int v = 0; v < VECS(N); v++) {                                                                        \
                 ivec hidden = (position[v] < at) | -outside;                                                           \
                 if (a->window) hidden |= position[v] >= at + (int32_t)a->window;                                       \
                 score[j][v] = where(hidden, splat(-INFINITY), score[j][v]);                                            \
@@ -127,19 +170,19 @@ static const uvec *weights_pair(const vec *weight, int number, int vectors, uvec
         }                                                                                                              \
     }                                                                                                                  \
     /* Scores become weights; ``top`` and ``total`` follow; ``shrink`` is what earlier results are worth. */           \
-    static inline void weigh_##VECS(int number, int rounds, vec(*score)[VECS], vec *top, vec *total, vec *shrink) {    \
-        vec best[VECS], base[VECS];                                                                                    \
-        for (int v = 0; v < VECS; v++) best[v] = top[v];                                                               \
+    static inline void weigh_##N(int number, int rounds, vec(*score)[VECS(N)], vec *top, vec *total, vec *shrink) {    \
+        vec best[VECS(N)], base[VECS(N)];                                                                              \
+        for (int v = 0; v < VECS(N); v++) best[v] = top[v];                                                            \
         for (int j = 0; j < number; j++)                                                                               \
-            for (int v = 0; v < VECS; v++) best[v] = max_of(score[j][v], best[v]);                                     \
-        for (int v = 0; v < VECS; v++)                                                                                 \
+            for (int v = 0; v < VECS(N); v++) best[v] = max_of(score[j][v], best[v]);                                  \
+        for (int v = 0; v < VECS(N); v++)                                                                              \
             base[v] = where(best[v] == splat(-INFINITY), (vec){}, best[v]); /* no key yet: 0, not -inf + inf */        \
         for (int j = 0; j < number; j++)                                                                               \
-            for (int v = 0; v < VECS; v++) {                                                                           \
+            for (int v = 0; v < VECS(N); v++) {                                                                        \
                 score[j][v] = exp2_vec(score[j][v] - base[v]);                                                         \
                 if (rounds) score[j][v] = rounded(score[j][v]);                                                        \
             }                                                                                                          \
-        for (int v = 0; v < VECS; v++) {                                                                               \
+        for (int v = 0; v < VECS(N); v++) {                                                                            \
             vec sum[LANES];                                                                                            \
             for (int l = 0; l < LANES; l++) sum[l] = score[l][v];                                                      \
             for (int j = LANES; j < number; j += LANES)                                                                \
@@ -193,96 +236,100 @@ static void store_state(const tile_args *a, const tile *t, int64_t lanes, int ro
         for (int64_t d = 0; d < a->width; d++) values[d] = result[d * lanes + m];
         *to.top = top[m], *to.total = total[m];
         void *closed = (char *)a->result + to.at * (rounds ? (int64_t)sizeof(bf16) : (int64_t)sizeof(float));
-        if (a->closes) close_row(row, top[m], total[m], to.sink, a->width / LANES, rounds, closed);
+        if (a->closes) close_row(row, top[m], total[m], to.sink, a->width / WIDTH, rounds, closed);
     }
 }
 
-/* VECS vectors of rows; TOGETHER keys at a time for scores, AT_ONCE numbers of a value for results: what is being added up
- * stays in registers. ONE is a unit, UNITS are one of each lane. */
-#define DEFINE_TILE(TYPE, NUMBER, ONE, UNITS, VECS, TOGETHER, AT_ONCE)                                                 \
-    /* Partial sums ``lane`` and the one that ``sum_of`` adds to it, added. */                                         \
-    static inline void pair_##TYPE##_##VECS(int64_t units, const UNITS(*query)[VECS], const ONE **key, int lane,       \
-                                            vec (*sum)[VECS]) {                                                        \
-        enum { other = LANES / 2 };                                                                                    \
-        vec low[TOGETHER][VECS], high[TOGETHER][VECS];                                                                 \
+/* N times LANES rows; TOGETHER keys at a time for scores, AT_ONCE numbers of a value for results: what is being added up
+ * stays in registers. ONE is a unit of EACH numbers, UNITS are one of each lane. */
+#define DEFINE_TILE(TYPE, EACH, ONE, UNITS, N, TOGETHER, AT_ONCE)                                                      \
+    /* Partial sums ``lane`` and the one that ``sum_of`` adds to it, added, of the columns from ``query`` on. */       \
+    static inline void pair_##TYPE##_##N(int64_t units, const UNITS *query, const ONE **key, int lane,                 \
+                                         vec (*sum)[COLUMNS(VECS(N))]) {                                               \
+        enum { other = LANES / 2, columns = COLUMNS(VECS(N)) };                                                        \
+        vec low[TOGETHER][columns], high[TOGETHER][columns];                                                           \
         for (int k = 0; k < TOGETHER; k++)                                                                             \
-            for (int v = 0; v < VECS; v++) low[k][v] = high[k][v] = (vec){};                                           \
+            for (int v = 0; v < columns; v++) low[k][v] = high[k][v] = (vec){};                                        \
         for (int64_t d = lane; d < units; d += other) {                                                                \
             for (int k = 0; k < TOGETHER; k++)                                                                         \
-                for (int v = 0; v < VECS; v++)                                                                         \
-                    low[k][v] = multiply_##TYPE(query[d][v], spread_##TYPE(key[k][d]), low[k][v]);                     \
+                for (int v = 0; v < columns; v++)                                                                      \
+                    low[k][v] = multiply_##TYPE(query[d * VECS(N) + v], spread_##TYPE(key[k][d]), low[k][v]);          \
             if ((d += other) >= units) break;                                                                          \
             for (int k = 0; k < TOGETHER; k++)                                                                         \
-                for (int v = 0; v < VECS; v++)                                                                         \
-                    high[k][v] = multiply_##TYPE(query[d][v], spread_##TYPE(key[k][d]), high[k][v]);                   \
+                for (int v = 0; v < columns; v++)                                                                      \
+                    high[k][v] = multiply_##TYPE(query[d * VECS(N) + v], spread_##TYPE(key[k][d]), high[k][v]);        \
         }                                                                                                              \
         for (int k = 0; k < TOGETHER; k++)                                                                             \
-            for (int v = 0; v < VECS; v++) sum[k][v] = low[k][v] + high[k][v];                                         \
+            for (int v = 0; v < columns; v++) sum[k][v] = low[k][v] + high[k][v];                                      \
     }                                                                                                                  \
-    static void multiply_##TYPE##_##VECS(const tile_args *a, const UNITS(*query)[VECS], const int64_t *offset,         \
-                                         int number, vec(*score)[VECS]) {                                              \
-        const int64_t units = a->width * (int64_t)sizeof(NUMBER) / (int64_t)sizeof(ONE);                               \
+    static void multiply_##TYPE##_##N(const tile_args *a, const UNITS(*query)[VECS(N)], const ONE **keys,              \
+                                      int number, vec(*score)[VECS(N)]) {                                              \
+        enum { columns = COLUMNS(VECS(N)) };                                                                           \
+        const int64_t units = a->width / EACH;                                                                         \
         for (int j = 0; j < number; j += TOGETHER) {                                                                   \
-            const ONE *key[TOGETHER];                                                                                  \
-            for (int k = 0; k < TOGETHER; k++) key[k] = (const ONE *)((const NUMBER *)a->keys + offset[j + k]);        \
-            vec sum[4][TOGETHER][VECS], more[TOGETHER][VECS];                                                          \
-            for (int i = 0; i < 4; i++) {                                                                              \
-                pair_##TYPE##_##VECS(units, query, key, i, sum[i]);                                                    \
-                pair_##TYPE##_##VECS(units, query, key, i + 4, more);                                                  \
-                for (int k = 0; k < TOGETHER; k++)                                                                     \
-                    for (int v = 0; v < VECS; v++) sum[i][k][v] += more[k][v];                                         \
-            }                                                                                                          \
-            for (int k = 0; k < TOGETHER; k++)                                                                         \
-                for (int v = 0; v < VECS; v++) {                                                                       \
-                    vec whole = (sum[0][k][v] + sum[1][k][v]) + (sum[2][k][v] + sum[3][k][v]);                         \
-                    if (rounds_##TYPE) whole *= splat(a->factor);                                                      \
-                    score[j + k][v] = a->cap > 0 ? cap_scores(whole, a->cap) : whole;                                  \
+            for (int c = 0; c < VECS(N); c += columns) {                                                               \
+                vec sum[4][TOGETHER][columns], more[TOGETHER][columns];                                                \
+                for (int i = 0; i < 4; i++) {                                                                          \
+                    pair_##TYPE##_##N(units, query[0] + c, keys + j, i, sum[i]);                                       \
+                    pair_##TYPE##_##N(units, query[0] + c, keys + j, i + 4, more);                                     \
+                    for (int k = 0; k < TOGETHER; k++)                                                                 \
+                        for (int v = 0; v < columns; v++) sum[i][k][v] += more[k][v];                                  \
                 }                                                                                                      \
+                for (int k = 0; k < TOGETHER; k++)                                                                     \
+                    for (int v = 0; v < columns; v++) {                                                                \
+                        vec whole = (sum[0][k][v] + sum[1][k][v]) + (sum[2][k][v] + sum[3][k][v]);                     \
+                        if (rounds_##TYPE) whole *= splat(a->factor);                                                  \
+                        score[j + k][c + v] = a->cap > 0 ? cap_scores(whole, a->cap) : whole;                          \
+                    }                                                                                                  \
+            }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
-    static void add_##TYPE##_##VECS(int64_t width, const UNITS *weight, const ONE **value, int number,                 \
-                                    const vec *shrink, vec(*result)[VECS]) {                                           \
-        for (int64_t d = 0; d < width; d += AT_ONCE) {                                                                 \
-            vec sum[AT_ONCE][VECS];                                                                                    \
-            for (int k = 0; k < AT_ONCE; k++)                                                                          \
-                for (int v = 0; v < VECS; v++) sum[k][v] = result[d + k][v] * shrink[v];                               \
-            for (int j = 0; j < number; j++)                                                                           \
+    static void add_##TYPE##_##N(int64_t width, const UNITS *weight, const ONE **value, int number,                    \
+                                 const vec *shrink, vec(*result)[VECS(N)]) {                                           \
+        enum { columns = COLUMNS(VECS(N)) };                                                                           \
+        for (int64_t d = 0; d < width; d += AT_ONCE)                                                                   \
+            for (int c = 0; c < VECS(N); c += columns) {                                                               \
+                vec sum[AT_ONCE][columns];                                                                             \
                 for (int k = 0; k < AT_ONCE; k++)                                                                      \
-                    for (int v = 0; v < VECS; v++)                                                                     \
-                        sum[k][v] = multiply_##TYPE(weight[j * VECS + v], spread_##TYPE(value[j][d + k]), sum[k][v]);  \
-            for (int k = 0; k < AT_ONCE; k++)                                                                          \
-                for (int v = 0; v < VECS; v++) result[d + k][v] = sum[k][v];                                           \
-        }                                                                                                              \
+                    for (int v = 0; v < columns; v++) sum[k][v] = result[d + k][c + v] * shrink[c + v];                \
+                for (int j = 0; j < number; j++)                                                                       \
+                    for (int k = 0; k < AT_ONCE; k++)                                                                  \
+                        for (int v = 0; v < columns; v++)                                                              \
+                            sum[k][v] = multiply_##TYPE(weight[j * VECS(N) + c + v], spread_##TYPE(value[j][d + k]), sum[k][v]); \
+                for (int k = 0; k < AT_ONCE; k++)                                                                      \
+                    for (int v = 0; v < columns; v++) result[d + k][c + v] = sum[k][v];                                \
+            }                                                                                                          \
     }                                                                                                                  \
-    static void run_##TYPE##_##VECS(const tile_args *a, const tile *t) {                                               \
-        ALIGNED UNITS query[MAX_WIDTH][VECS], weight[KEYS * VECS];                                                     \
-        ALIGNED vec result[MAX_WIDTH][VECS], score[KEYS][VECS];                                                        \
-        ALIGNED uint32_t copy[KEYS / 2 * MAX_WIDTH];                                                                   \
-        vec top[VECS], total[VECS], shrink[VECS];                                                                      \
-        ivec position[VECS];                                                                                           \
+    static void run_##TYPE##_##N(const tile_args *a, const tile *t) {                                                  \
+        ALIGNED UNITS query[MAX_WIDTH][VECS(N)], weight[KEYS * VECS(N)];                                               \
+        ALIGNED vec result[MAX_WIDTH][VECS(N)], score[KEYS][VECS(N)];                                                  \
+        ALIGNED ONE copy[KEYS / 2 * MAX_WIDTH];                                                                        \
+        vec top[VECS(N)], total[VECS(N)], shrink[VECS(N)];                                                             \
+        ivec position[VECS(N)];                                                                                        \
         int64_t key[KEYS];                                                                                             \
-        const ONE *value[KEYS];                                                                                        \
-        load_queries(a, t, VECS * LANES, rounds_##TYPE, query, (int32_t *)position);                                   \
-        load_state(a, t, VECS * LANES, (float *)result, (float *)top, (float *)total);                                 \
+        const ONE *unit[KEYS];                                                                                         \
+        load_queries(a, t, N * LANES, rounds_##TYPE, query, (int32_t *)position);                                      \
+        load_state(a, t, N * LANES, (float *)result, (float *)top, (float *)total);                                    \
         if (t->low < t->high)                                                                                          \
             for (int64_t begin = t->low - t->low % KEYS; begin < t->high; begin += KEYS) {                             \
                 const int number = find_keys_at(a, t, begin, key);                                                     \
-                multiply_##TYPE##_##VECS(a, query, key, number, score);                                                \
-                if (begin < t->sees || begin + number > t->sees_high) hide_##VECS(a, t, position, begin, number, score); \
-                weigh_##VECS(number, rounds_##TYPE, score, top, total, shrink);                                        \
-                const int units = values_##TYPE(a, key, number, copy, value);                                          \
-                add_##TYPE##_##VECS(a->width, weights_##TYPE(score[0], number, VECS, weight), value, units, shrink, result); \
+                keys_##TYPE(a, key, number, copy, unit);                                                               \
+                multiply_##TYPE##_##N(a, query, unit, number, score);                                                  \
+                if (begin < t->sees || begin + number > t->sees_high) hide_##N(a, t, position, begin, number, score);  \
+                weigh_##N(number, rounds_##TYPE, score, top, total, shrink);                                           \
+                const int units = values_##TYPE(a, key, number, copy, unit);                                           \
+                add_##TYPE##_##N(a->width, weights_##TYPE(score[0], number, VECS(N), weight), unit, units, shrink, result); \
             }                                                                                                          \
-        store_state(a, t, VECS * LANES, rounds_##TYPE, (const float *)result, (const float *)top, (const float *)total); \
+        store_state(a, t, N * LANES, rounds_##TYPE, (const float *)result, (const float *)top, (const float *)total);  \
     }
 
-#define DEFINE_TYPE(TYPE, NUMBER, ONE, UNITS)                                                                          \
-    DEFINE_TILE(TYPE, NUMBER, ONE, UNITS, 1, 4, 8)                                                                     \
-    DEFINE_TILE(TYPE, NUMBER, ONE, UNITS, 2, 4, 8)                                                                     \
-    DEFINE_TILE(TYPE, NUMBER, ONE, UNITS, 3, 4, 8)
+#define DEFINE_TYPE(TYPE, EACH, ONE, UNITS)                                                                            \
+    DEFINE_TILE(TYPE, EACH, ONE, UNITS, 1, 4, 8)                                                                       \
+    DEFINE_TILE(TYPE, EACH, ONE, UNITS, 2, 4, 8)                                                                       \
+    DEFINE_TILE(TYPE, EACH, ONE, UNITS, 3, 4, 8)
 
-DEFINE_TYPE(float, float, float, vec)
-DEFINE_TYPE(pair, bf16, uint32_t, uvec)
+DEFINE_TYPE(float, 1, float, vec)
+DEFINE_TYPE(pair, 2, pair, pairs)
 
 typedef void (*tile_fn)(const tile_args *, const tile *);
 static const tile_fn tile_runs[2][3] = {{run_float_1, run_float_2, run_float_3}, {run_pair_1, run_pair_2, run_pair_3}};
