@@ -18,6 +18,7 @@ import torch
 from quire_engine.attention.backend import AttentionBackend
 from quire_engine.attention.cpu.attention import CpuAttention, kernels_in_words
 from quire_engine.checkpoint.device_need import STEP_SEQUENCES, STEP_TOKENS
+from quire_engine.checkpoint.weights.float16 import FLOAT16, REFUSED
 from quire_engine.kv.attach import arena_of
 from quire_engine.model.largest_step import compute_largest_step
 from quire_engine.model.model import Model
@@ -61,15 +62,10 @@ class BackendChoice:
     def admit_dtype(self, dtype: str) -> None:
         """Raise BackendRefused if this device computes in ``dtype`` so slowly that it is of no use.
 
-        oneDNN neither packs float16 nor multiplies it in vectors where the processor does not: a prompt takes eight
-        times as long as in float32.
+        What a stack computes in was chosen before (``checkpoint/weights/float16``): oneDNN has the last word.
         """
-        if dtype == "float16" and self.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
-            raise BackendRefused(
-                "this processor has no arithmetic for float16, which takes many times as long as bfloat16 here: set"
-                " kvstore.dtype = bfloat16, of the same size with 3 bits less precision, or float32, exact and twice"
-                " the size"
-            )
+        if dtype == FLOAT16 and self.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+            raise BackendRefused(REFUSED)
 
     def kernels(self, layout: Layout) -> str:
         """What computes attention over such a pool, in words; where that is not a kernel of ours, why."""

@@ -136,12 +136,13 @@ def test_steps_that_do_not_fit_a_gpu_end_the_attach(
 def test_the_stack_puts_arena_and_attention_on_one_side(
     monkeypatch: pytest.MonkeyPatch, arena: str, attention: str, interpret: str, expected: tuple[str, str]
 ) -> None:
-    """Where one of them is on the host by configuration, the other is not left to a probe."""
+    """Where one of them is on the host by configuration, the other is not left to a probe; prepare knows of it."""
     monkeypatch.setenv("TRITON_INTERPRET", interpret)
     config = Config(ServeSettings(model="m"), KvstoreSettings(arena=arena), EngineSettings(attention=attention))
     stack = Stack(config, Path("run"))
     assert f"--arena={expected[0]}" in stack.kvstore.argv
     assert f"--attention={expected[1]}" in stack.engines[0].argv
+    assert f"--attention={expected[1]}" in stack.prepare.argv
 
 
 def test_both_backends_copy_blocks_alike() -> None:

@@ -23,9 +23,9 @@ class TooClose(Exception):
 class Reference:
     """The model as transformers runs it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, dtype: torch.dtype = torch.float32) -> None:
         self.model: Any = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=torch.float32, attn_implementation="eager"
+            directory, dtype=dtype, attn_implementation="eager"
         ).eval()
 
     @torch.inference_mode()

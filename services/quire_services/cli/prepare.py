@@ -21,14 +21,16 @@ from quire_services.gateway.published_prompts.rendered_prompt import render_prom
 from quire_services.gateway.templates.chat_template import LoadError, PromptEncoder, without_torch
 from quire_services.process import flags, reason
 from quire_services.process.model.refusal_line import refusal_line
-from quire_services.process.model.served_model import settled, with_directory
+from quire_services.process.model.served_model import dtype_note, settled, with_directory
 
 
 class PrepareError(Exception):
     """The model or a prompt cannot be used; one line says why."""
 
 
-PREPARE_SETTINGS = ("model", "revision", "block_size", "dtype", "kv_cache_dtype", "max_model_len", "tools_in_prompt")
+PREPARE_SETTINGS = (
+    "model", "revision", "block_size", "dtype", "kv_cache_dtype", "attention", "max_model_len", "tools_in_prompt",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
@@ -44,6 +46,8 @@ def main(argv: list[str]) -> int:
     except (PrepareError, PublishError, LoadError) as error:
         reason.complain("quire prepare", str(error))
         return 2
+    if note := dtype_note(Path(prepared["model_dir"]), config):
+        print(f"quire prepare: {note}", file=sys.stderr)  # noqa: T201 - a person reads it
     try:
         write_prepared(arguments.out, prepared)
     except (OSError, ValueError) as error:

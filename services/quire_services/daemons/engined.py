@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -51,7 +52,7 @@ from quire_services.config.socket_names import GATEWAY_SOCKET
 from quire_services.process import flags, logs, start_report
 from quire_services.process.gc_tuning import tune_gc
 from quire_services.process.model.refusal_line import refusal_line
-from quire_services.process.model.served_model import settled
+from quire_services.process.model.served_model import dtype_here, settled
 from quire_services.process.preload.environment import drop_registration, in_effect, preload_in_words
 from quire_services.process.reason import StartError, complain
 from quire_services.tracing.switch import start_tracer
@@ -141,6 +142,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         computes=f"{config.kvstore.dtype} on {attention.device}",
         dtype=config.kvstore.dtype,
         checkpoint_dtype=compute_dtype(directory, AUTO_DTYPE),
+        auto_dtype=dtype_here(directory, replace(config, kvstore=replace(config.kvstore, dtype=AUTO_DTYPE))),
         weight_bytes=model.weight_bytes,
         weights_shared=model.weights_entry is not None,
         weights_private=model.weights_private,

@@ -72,6 +72,7 @@ class Stack:
         fork: Fork | None = None,
         preload: Mapping[str, str] | None = None,
     ) -> None:
+        config = on_one_side(config)  # before anything is told where to compute
         file = [f"--config={config.file}"] if config.file else []
         directory = Path(config.serve.model).absolute()
         model = [f"--model={directory}"]
@@ -81,12 +82,12 @@ class Stack:
         pool = [f"--{name.replace('_', '-')}={getattr(config.kvstore, name)}" for name in LAYOUT_SETTINGS]
         read = [
             f"--max-model-len={config.engine.max_model_len}",
+            f"--attention={config.engine.attention}",
             f"--tools-in-prompt={config.gateway.tools_in_prompt}",
         ]
         self.prepare = Child(
             "prepare", command_line("prepare", *file, *model, *pool, *read, f"--out={self._prepared}"), keep=False
         )
-        config = on_one_side(config)
         if not config.kvstore.state_dir:
             config = replace(config, kvstore=replace(config.kvstore, state_dir=str(run_dir / STATE)))
         self._files = model_files(directory) if directory.is_dir() else []

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from quire_engine.checkpoint.refusal import ModelRefused
 from quire_engine.checkpoint.weights.dtype import compute_dtype
+from quire_engine.checkpoint.weights.float16 import has_float16
 
 
 def checkpoint(directory: Path, fields: dict[str, object], **weights: torch.dtype) -> Path:
@@ -45,3 +46,20 @@ def test_what_is_asked_for_is_taken(tmp_path):
     assert compute_dtype(directory, "float32") == "float32"
     with pytest.raises(ModelRefused, match="'int8' is none of auto, float32"):
         compute_dtype(directory, "int8")
+
+
+@pytest.mark.parametrize(
+    ("told", "has"),
+    [
+        ("flags\t\t: fpu avx512f avx512_fp16 amx_tile\nbugs\t: none\nflags\t\t: fpu avx512_fp16\n", True),
+        ("flags\t\t: fpu avx512_fp16\nflags\t\t: fpu avx512f\n", False),
+        ("flags\t\t: fpu avx2 f16c\n", False),
+        ("Features\t: fp asimd fphp asimdhp\n", True),
+        ("", False),
+    ],
+)
+def test_every_processor_must_have_float16(tmp_path, told, has):
+    """As the system tells it, of x86 or of ARM; none where it does not tell."""
+    (tmp_path / "cpuinfo").write_text(told)
+    assert has_float16(tmp_path / "cpuinfo") is has
+    assert not has_float16(tmp_path / "missing")

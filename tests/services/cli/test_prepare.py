@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from bench.models.tiny import make_model
-from quire_services.cli.prepare import PrepareError, prepare
+from quire_services.cli.prepare import PrepareError, main, prepare
 from quire_services.config.loader import load_config
 from quire_services.config.settings import Config, KvstoreSettings, PublishedPrompt, ServeSettings
 from quire_services.gateway.published_prompts.preamble import Preamble
 from quire_services.gateway.published_prompts.prompt_files import PublishError
 from quire_services.gateway.published_prompts.rendered_prompt import common_prefix, render_prompt
 from quire_services.gateway.templates.chat_template import PromptEncoder
+from quire_services.process.model import served_model
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,44 @@ def test_dtype_auto_is_settled_in_the_layout(model: Path, tmp_path: Path) -> Non
     assert prepare(_config(half))["layout"]["dtype"] == "bfloat16"
     wide = replace(_config(half), kvstore=KvstoreSettings(dtype="float32"))
     assert prepare(wide)["layout"]["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "attention", "has", "chosen"),
+    [
+        ("auto", "cpu", False, "bfloat16"),
+        ("auto", "cpu", True, "float16"),
+        ("auto", "triton", False, "float16"),
+        ("float32", "cpu", False, "float32"),
+        ("float16", "triton", False, "float16"),
+        ("float16", "cpu", False, ""),
+    ],
+)
+def test_a_type_without_arithmetic_is_told_before_any_engine(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    wanted: str,
+    attention: str,
+    has: bool,
+    chosen: str,
+) -> None:
+    """A checkpoint in float16 is computed in bfloat16 where engines compute on a processor without float16, with a
+    sentence that says what that costs; what was asked for is refused there, with what to take instead."""
+    half = shutil.copytree(model, tmp_path / "half")
+    fields = json.loads((half / "config.json").read_text())
+    (half / "config.json").write_text(json.dumps(fields | {"dtype": "float16"}))
+    monkeypatch.setattr(served_model, "has_float16", lambda: has)
+    out = tmp_path / "prepared.json"
+    arguments = [f"--model={half}", f"--dtype={wanted}", f"--attention={attention}", f"--out={out}"]
+    assert main(arguments) == (0 if chosen else 2)
+    said = capsys.readouterr().err
+    if not chosen:
+        assert "kvstore.dtype = bfloat16, of the same size with 3 bits less precision, or float32" in said
+        return
+    assert json.loads(out.read_text())["layout"]["dtype"] == chosen
+    assert ("computed in bfloat16, of the same size with 3 bits less precision" in said) is (chosen == "bfloat16")
 
 
 def test_layout_and_length_are_the_models(model: Path) -> None:

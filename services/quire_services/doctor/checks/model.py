@@ -8,7 +8,6 @@ from pathlib import Path
 from quire_engine.checkpoint.hub.hub_model import TOKENIZER_FILES, HubModel
 from quire_engine.checkpoint.model_files import check_directory, check_file, read_json
 from quire_engine.checkpoint.refusal import ModelRefused
-from quire_engine.checkpoint.weights.dtype import compute_dtype
 from quire_engine.checkpoint.weights.quantisation import check_quantisation
 from quire_engine.checkpoint.weights.weight_files import check_weights, weight_elements
 from quire_kv import DTYPE_BYTES, Layout
@@ -16,6 +15,7 @@ from quire_kvstore.host.host_space import available_bytes
 from quire_services.doctor.checks.shared_weights import weight_copies
 from quire_services.doctor.findings import Findings, fact, problem
 from quire_services.doctor.scene import Scene
+from quire_services.process.model.served_model import dtype_here
 
 
 def check_model(scene: Scene) -> Findings:
@@ -75,7 +75,11 @@ def _weights(scene: Scene, directory: Path) -> Findings:
     yield from _tokenizer(directory)
     if not whole:
         return
-    dtype = compute_dtype(directory, scene.config.kvstore.dtype)
+    try:
+        dtype = dtype_here(directory, scene.config)
+    except ModelRefused as error:
+        yield problem("dtype-refused", str(error), "--dtype auto", directory)
+        return
     size = weight_elements(directory) * DTYPE_BYTES[dtype]
     have, needs = available_bytes(), size * weight_copies(scene)
     if not scene.process("engine-1") and needs > have:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from quire_engine.checkpoint.hub.hub_model import HubModel
 from quire_engine.checkpoint.refusal import ModelRefused
-from quire_engine.checkpoint.weights.dtype import compute_dtype
+from quire_engine.checkpoint.weights.dtype import AUTO_DTYPE, compute_dtype
+from quire_engine.checkpoint.weights.float16 import CHOSEN, FLOAT16, INSTEAD, REFUSED, has_float16
 from quire_services.config.settings import Config, ServeSettings
+from quire_services.process.preload.environment import computes_on_cpu
 from quire_services.process.screen import Screen, bar
 from quire_services.process.start_report import report_load_share
 
@@ -28,8 +30,29 @@ def settled(config: Config) -> Config:
     Raises ModelRefused (a ValueError) or OSError.
     """
     config = with_directory(config)
-    dtype = compute_dtype(Path(config.serve.model), config.kvstore.dtype)
+    dtype = dtype_here(Path(config.serve.model), config)
     return replace(config, kvstore=replace(config.kvstore, dtype=dtype))
+
+
+def dtype_here(directory: Path, config: Config) -> str:
+    """The element type that ``kvstore.dtype`` means for the model in ``directory`` where its engines compute.
+
+    Raises ModelRefused for one that is asked for and of no use there, or OSError.
+    """
+    wanted = config.kvstore.dtype
+    dtype = compute_dtype(directory, wanted)
+    if dtype != FLOAT16 or not computes_on_cpu(config.engine) or has_float16():
+        return dtype
+    if wanted != AUTO_DTYPE:
+        raise ModelRefused(REFUSED)
+    return INSTEAD
+
+
+def dtype_note(directory: Path, config: Config) -> str:
+    """Where ``auto`` is not the checkpoint's own type: what it is instead, and what that costs; else ""."""
+    if config.kvstore.dtype != AUTO_DTYPE or dtype_here(directory, config) == compute_dtype(directory, AUTO_DTYPE):
+        return ""
+    return CHOSEN
 
 
 def with_directory(config: Config) -> Config:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from quire_engine.checkpoint.weights.float16 import CHOSEN
 from quire_services.config.input_files import one_line
 from quire_services.config.settings import Config
 from quire_services.process.port_check import ANY_ADDRESS, netloc
@@ -60,12 +61,19 @@ def _weights(engine: Facts) -> str:
     """What they take, and what they would take in the checkpoint's own type."""
     if not engine.get("weight_bytes"):
         return ""
-    size, dtype, stored = engine["weight_bytes"], engine["dtype"], engine["checkpoint_dtype"]
-    own = "as in the checkpoint" if dtype == stored else f"the checkpoint is in {stored}: --dtype auto takes that"
-    own = engine.get("quantised") or own
+    size, dtype = engine["weight_bytes"], engine["dtype"]
+    own = engine.get("quantised") or _of_checkpoint(dtype, engine["checkpoint_dtype"], engine.get("auto_dtype"))
     where = "once for all engines" if engine.get("weights_shared") else "in each engine"
     why = f"; not shared: {engine['weights_private']}" if engine.get("weights_private") else ""
     return f"{size / GIB:.2f} GiB ({size:,} bytes) {where}; {dtype}, {own}{why}"
+
+
+def _of_checkpoint(dtype: str, stored: str, auto: str | None) -> str:
+    if dtype == stored:
+        return "as in the checkpoint"
+    if auto in (None, stored):
+        return f"the checkpoint is in {stored}: --dtype auto takes that"
+    return CHOSEN if dtype == auto else f"the checkpoint is in {stored}: --dtype auto takes {auto} here"
 
 
 def _threads(engine: Facts) -> str:

@@ -67,6 +67,15 @@ def test_weights_are_said_in_bytes_and_beside_the_checkpoint() -> None:
     )
 
 
+def test_a_type_that_auto_does_not_take_is_explained() -> None:
+    """Where the processor has no arithmetic for the checkpoint's own: what was taken, or what auto would take."""
+    facts = {**ENGINE, "checkpoint_dtype": "float16", "auto_dtype": "bfloat16", "weight_bytes": 3 << 29}
+    taken = _screen(Config(), engines=[("engine-1", {**facts, "dtype": "bfloat16"})])
+    assert "bfloat16, the checkpoint is in float16, for which this processor has no arithmetic: computed in" in taken
+    wide = _screen(Config(), engines=[("engine-1", {**facts, "dtype": "float32"})])
+    assert "float32, the checkpoint is in float16: --dtype auto takes bfloat16 here" in wide
+
+
 def test_an_arena_that_follows_the_engines_says_so() -> None:
     """The kvstore was told where; the reason is the engines' setting."""
     found = {**POOL, "as_configured": True, "arena_reason": "as configured (kvstore.arena)"}
