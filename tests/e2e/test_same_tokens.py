@@ -25,10 +25,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma2": {"heads": 4, "kv_heads": 2, "head_dim": 96, "window": 128},
     "phi3": {"hidden": 384, "heads": 4, "kv_heads": 2},
 }
-# What sets these apart (biases, norms of queries and keys, packed projections) is transformers' own code; `make check`
-# runs them all, `make test` the one that asks most of our attention.
-LONGER = ("llama", "mistral", "qwen2", "qwen3", "phi3")
-MARKED = [pytest.param(name, marks=pytest.mark.slow) if name in LONGER else name for name in FAMILIES]
+# What sets these apart (biases, norms of queries and keys, packed projections) is transformers' own code; `make test`
+# runs the one that asks most of our attention, `make check` three, `make soak` all. More run in one process
+# (`tests/engine/model/test_families.py`).
+RARER = {"llama": pytest.mark.slow, "phi3": pytest.mark.slow} | dict.fromkeys(
+    ("mistral", "qwen2", "qwen3"), pytest.mark.soak
+)
+MARKED = [pytest.param(name, marks=RARER[name]) if name in RARER else name for name in FAMILIES]
 
 
 def expected(reference: Reference, vocab: int, seed: int) -> dict[tuple[int, ...], list[int]]:

@@ -140,8 +140,10 @@ def test_some_answers_under_pressure(tmp_path: Path) -> None:
     check(tmp_path, range(6))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, 300, 50))
+@pytest.mark.parametrize(
+    "first",
+    [pytest.param(first, marks=pytest.mark.soak if first else pytest.mark.slow) for first in range(0, 300, 50)],
+)
 def test_answers_under_pressure(tmp_path: Path, first: int) -> None:
     """Preempted answers are those of a roomy pool; what is finished is valid, what is cut could go on."""
     check(tmp_path, range(first, first + 50))

@@ -45,10 +45,10 @@ def test_a_seed_gives_one_run_in_any_process() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_hundred_thousand_steps_hold() -> None:
-    """Twenty seeds; every failpoint is passed, and every kind of end happens."""
-    total = runs(1, 20)
-    assert total.steps >= 200_000
+def test_a_hundred_thousand_steps_hold() -> None:
+    """Ten seeds; every failpoint is passed, and every kind of end happens."""
+    total = runs(1, 10)
+    assert total.steps >= 100_000
     assert {name for name in total.passed if not name.startswith("client: got")} <= set(total.killed)
     assert {"process_died", "process_killed", "session_fenced lease", "process_came_back"} <= set(total.events)
 
