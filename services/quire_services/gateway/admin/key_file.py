@@ -8,9 +8,6 @@ of a key that was never said, because a gateway without any would be open.
 
 from __future__ import annotations
 
-import json
-import secrets
-import tomllib
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any
@@ -18,15 +15,13 @@ from typing import Annotated, Any
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from quire_services.config.input_files import read_bytes, write_private
-from quire_services.config.key_digests import DIGEST_PREFIX, key_digest, keys_fingerprint, stored_digest
-from quire_services.config.loader import IDENTIFIER, MAX_CONFIG_BYTES, ConfigError, load_tenants
+from quire_services.config.key_digests import keys_fingerprint, stored_digest
+from quire_services.config.loader import IDENTIFIER, ConfigError, load_tenants
+from quire_services.config.written_keys import keys_header, write_keys
 from quire_services.gateway.api_keys import ApiKeys
 from quire_services.gateway.http.errors import ApiError, invalid, unavailable
 
-CLOSED = "closed"  # whose the key is that was never said
 MAX_KEYS = 10_000  # a file of keys is read whole, and each key is compared with what a client sends
-_FIRST_LINE = "# Written by the admin API (PUT /admin/keys); what is changed here by hand is overwritten.\n"
 
 
 class KeyBody(BaseModel):
@@ -62,7 +57,7 @@ class KeyFile:
         """What the file holds, keys neither in clear nor as digests. Raises ApiError."""
         file = self._own()
         try:
-            version, closed = _header(file)
+            version, closed = keys_header(file)
             tenants = () if closed else load_tenants(file)
             return _row(version, {stored_digest(key).hex(): tenant.name for tenant in tenants for key in tenant.keys})
         except (ConfigError, OSError, ValueError) as error:
@@ -73,7 +68,7 @@ class KeyFile:
         file = self._own()
         with self._lock:
             try:
-                have, _ = _header(file)
+                have, _ = keys_header(file)
                 if version < have:
                     reason = f"keys of version {have} are in force, these have version {version}"
                     raise ApiError(409, reason, type="invalid_request_error", code="older_version")
@@ -109,31 +104,5 @@ def serve_keys(app: FastAPI, keys: KeyFile) -> None:
         return keys.replace(body.version, pairs)
 
 
-def write_keys(file: Path, version: int, pairs: dict[str, str]) -> None:
-    """Write a file of keys, tenants by digest; without any, one that is closed to all. Raises OSError."""
-    by_tenant: dict[str, list[str]] = {}
-    for digest, tenant in sorted(pairs.items()):
-        by_tenant.setdefault(tenant, []).append(DIGEST_PREFIX + digest)
-    header = f"{_FIRST_LINE}version = {version}\n"
-    if not pairs:
-        header += "closed = true # the key below was never said\n"
-        by_tenant[CLOSED] = [DIGEST_PREFIX + key_digest(secrets.token_urlsafe(32)).hex()]
-    rows = [
-        f"\n[[tenants]]\nname = {json.dumps(name)}\nkeys = {json.dumps(keys)}\n" for name, keys in by_tenant.items()
-    ]
-    write_private(file, header + "".join(rows))
-
-
 def _row(version: int, pairs: dict[str, str]) -> dict[str, Any]:
     return {"object": "keys", "version": version, "keys": len(pairs), "fingerprint": keys_fingerprint(pairs)}
-
-
-def _header(file: Path) -> tuple[int, bool]:
-    """The version a file says, 0 for an operator's own or none, and whether it is closed. Raises OSError, or
-    ValueError for a file that is not TOML."""
-    try:
-        document = tomllib.loads(read_bytes(file, MAX_CONFIG_BYTES).decode())
-    except FileNotFoundError:
-        return 0, False
-    version = document.get("version", 0)
-    return (version if type(version) is int and version >= 0 else 0), document.get("closed") is True

@@ -12,7 +12,8 @@ import pytest
 
 from quire_services.config.key_digests import key_digest
 from quire_services.config.loader import ConfigError, load_tenants
-from quire_services.gateway.admin.key_file import KeyFile, write_keys
+from quire_services.config.written_keys import write_keys
+from quire_services.gateway.admin.key_file import KeyFile
 from quire_services.gateway.api_keys import ApiKeys
 from quire_services.gateway.http.errors import ApiError
 from tests.support.gateway import GatewayProcess
