@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from quire_kvstore.host.attach_socket import start_ticks
-from quire_services.stack.processes import command_line
+from quire_services.process.subcommand import command_line
 from quire_services.stack.rundir import MARKER_FILE
 
 LEFTOVER_STOP_S = 90.0

@@ -21,7 +21,7 @@ from typing import IO
 from quire_proto import __version__
 from quire_services.config.process_table import read_process_table
 from quire_services.process.port_check import ADMIN_HOST, bound_socket, netloc
-from quire_services.stack.processes import command_line
+from quire_services.process.subcommand import command_line
 from quire_services.stack.readiness import Readiness
 
 from .node_home import NodeHome, sweep_homes

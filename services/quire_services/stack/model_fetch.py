@@ -12,9 +12,9 @@ from quire_engine.checkpoint.refusal import ModelRefused
 from quire_services.config.settings import Config
 from quire_services.process.model.served_model import local_directory
 from quire_services.process.screen import Screen, bar
+from quire_services.process.subcommand import command_line
 
 from .child import Child
-from .processes import command_line
 from .supervisor import Supervisor
 from .words.causes import how_it_ended
 

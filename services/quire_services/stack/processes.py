@@ -7,7 +7,6 @@ subcommand, so each can also be started by hand with what ``ps`` shows.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +16,11 @@ from quire_services.config.prepared_file import PREPARED_FILE
 from quire_services.config.process_table import ProcessTable
 from quire_services.config.settings import POOL_SIZES, Config
 from quire_services.process import flags
+from quire_services.process.subcommand import command_line
 
 from .child import Child, Fork
 from .fingerprint import content_digest, fingerprint, memberships, model_files
 from .state_tree import STATE
-
-
-def command_line(name: str, *arguments: str) -> list[str]:
-    """The command line of a subcommand, run by this interpreter, with nothing of the working directory importable."""
-    return [sys.executable, "-P", "-m", "quire_services.cli", name, *arguments]
 
 
 # What the kvstore takes from the prepared file instead, and engines are given as flags.
