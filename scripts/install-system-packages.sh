@@ -5,6 +5,7 @@
 #   docker-compose    reads compose.yaml with a real parser; no container engine is started
 #   gcc, libc6-dev    build the CPU kernel of decode attention (without them engines use PyTorch, slower, and its tests are skipped)
 #   prometheus        scrapes the pages of metrics and judges the rules over them (without it these tests are skipped)
+#   redis-server      a store for a cluster's declarations, where Valkey is not packaged (without either these tests are skipped)
 set -euo pipefail
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -15,6 +16,7 @@ have python3 || missing+=(python3)
 { have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null; } || missing+=(python3-venv)
 { have docker-compose || { have docker && docker compose version >/dev/null 2>&1; }; } || missing+=(docker-compose)
 have promtool || missing+=(prometheus)
+{ have valkey-server || have redis-server; } || missing+=(redis-server)
 have cc || missing+=(gcc libc6-dev)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 

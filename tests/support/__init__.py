@@ -6,6 +6,8 @@ Waiting and processes:
 - ``kvstore``: ``Kvstore``, a kvstore process that can be killed and started again.
 - ``stack``: ``running_stack`` and ``Stack``, a whole ``quire serve``, watched for what it leaves behind.
 - ``entrance``: ``running_entrance`` in this process, and ``WrittenNode``, which answers as a test says.
+- ``declared_nodes``: ``declared_node``, a stack that follows a store of declarations, and ``declare``, which says them;
+  ``valkey_server``: such a store.
 - ``operated``: ``Operated``, a stack and its admin API: engines as it lists them, and one of them drained.
 - ``streams``: ``Streams``, answers that are the same whatever happens to a stack meanwhile.
 - ``survival``: answers of every kind, what befalls their engines, and when two are the same.

@@ -24,6 +24,10 @@ COMMANDS = {
     "config": ("quire_services.cli.views.config_show", "show every setting, its value, and where that comes from"),
     "tenant": ("quire_services.cli.tenant", "set and list tenants' quotas on a running stack"),
     "group": ("quire_services.cli.group", "declare which tenants share what is published to a group"),
+    "declare": (
+        "quire_services.cluster.declarations.command",
+        "say what is true on every node of a cluster: tenants, keys, quotas, groups, published prompts",
+    ),
     "prefix": ("quire_services.cli.prefix", "publish system prompts on a running stack, list them, take them back"),
     "engines": ("quire_services.cli.engines.engine_table", "list the engines of a running stack, and what each does"),
     "drain": ("quire_services.cli.engines.drain", "give an engine nothing new, and have others go on with what it has"),
@@ -54,6 +58,8 @@ EXTRAS = {
     "rich": "top",
     "ray": "ray",
     "yaml": "ray",
+    "valkey": "cluster",
+    "pydantic": "cluster",
 }
 
 

@@ -53,6 +53,12 @@ class ServeSettings:
         "where OpenTelemetry traces of requests are sent (OTLP over HTTP), as http://127.0.0.1:4318/v1/traces; empty:"
         " none are made",
     )
+    declarations: str = setting(
+        "",
+        "store that says what is true on every node of a cluster: valkey://HOST:PORT/DB, file:///DIRECTORY, or @FILE"
+        " with the address; tenants then come from there alone",
+    )
+    node_name: str = setting("", "what this node is called there (default: this machine's name and the port)")
 
 
 @dataclass(frozen=True, slots=True)

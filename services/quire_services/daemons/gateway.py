@@ -114,7 +114,8 @@ async def _run(config: settings.Config, gateway: Gateway, ports: list[socket.soc
         keys = KeyFile(gateway.api_keys, config.gateway.keys_file)
         admin = make_admin_app(gateway, config.run_dir, instance, kvstore, keys)
         add_dashboard(admin, gateway, config.run_dir, kvstore, happenings)
-        apps.append(Edge(admin, token.operator, Counters(), open_paths=DASHBOARD_PATHS))
+        # Dashboards and followers of declarations ask every second.
+        apps.append(Edge(admin, token.operator, Counters(), open_paths=DASHBOARD_PATHS, log_reads=False))
     link = LinkServer(gateway.engines, config.run_dir / GATEWAY_SOCKET)
     try:
         await link.start()

@@ -56,6 +56,7 @@ class Edge:
         metrics: who may read metrics; None: who may do everything else.
         tracer: begins spans of requests; None: none is traced.
         open_paths: what needs no key, and is not logged.
+        log_reads: whether reads that went well are logged.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class Edge:
         metrics: MetricsAccess | None = None,
         tracer: CallersTracer | None = None,
         open_paths: frozenset[str] = OPEN_PATHS,
+        log_reads: bool = True,
     ) -> None:
-        self._tracer, self._open_paths = tracer, open_paths
+        self._tracer, self._open_paths, self._log_reads = tracer, open_paths, log_reads
         self._app, self._tenant_of, self._counters, self._metrics = app, tenant_of, counters, metrics
         self._arrivals = Shares(
             ARRIVALS_AT_ONCE, ARRIVALS_AT_ONCE, most_waiting=MAX_WAITING_REQUESTS, wait_s=REQUEST_WAIT_S
@@ -131,7 +133,8 @@ class Edge:
             counters.generated(record)
         if record.span is not None:
             end_http_span(record.span, scope, record)
-        if scope["path"] in self._open_paths or (is_scraped(scope["path"]) and record.outcome == "ok"):
+        unlogged = is_scraped(scope["path"]) or (not self._log_reads and scope["method"] == "GET")
+        if scope["path"] in self._open_paths or (unlogged and record.outcome == "ok"):
             return  # health checks and scrapes would drown the rest; that an engine comes or goes is said where it does
         traced = {} if record.span is None else {"trace_id": record.span.context.split("-")[1]}
         log.info(

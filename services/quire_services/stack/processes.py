@@ -19,9 +19,9 @@ from quire_services.process import flags
 from quire_services.process.subcommand import command_line
 
 from .child import Child, Fork
+from .declared.children import declaration_children
 from .fingerprint import content_digest, fingerprint, memberships, model_files
 from .state_tree import STATE
-
 
 # What the kvstore takes from the prepared file instead, and engines are given as flags.
 LAYOUT_SETTINGS = ("block_size", "dtype", "kv_cache_dtype")
@@ -55,7 +55,8 @@ class Stack:
 
     Attributes:
         prepare: writes the prepared file and ends.
-        kvstore, gateway, engines: run until stopped.
+        first_look: writes what a follower must know, and ends; None without declarations, as the follower.
+        kvstore, gateway, follower, engines: run until stopped.
     """
 
     def __init__(
@@ -109,8 +110,25 @@ class Stack:
             )
             for name, role in _engines(config)
         ]
+        self.first_look: Child | None
+        self.follower: Child | None
+        self.first_look, self.follower = declaration_children(config, run_dir, table) or (None, None)
         for child in (self.gateway, *self.engines):
             child.settings = fingerprint(child.argv, self._files)
+
+    @property
+    def one_shot(self) -> list[Child]:
+        """Those that end before others begin."""
+        return [child for child in (self.prepare, self.first_look) if child]
+
+    def lasting(self) -> list[Child]:
+        """Those that run until stopped."""
+        return [self.kvstore, self.gateway, *self.followers, *self.engines]
+
+    @property
+    def followers(self) -> list[Child]:
+        """The follower, if there is one."""
+        return [self.follower] if self.follower else []
 
     def read_prepared(self) -> None:
         """What has been prepared is a part of the kvstore's settings."""

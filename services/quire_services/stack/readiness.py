@@ -2,7 +2,8 @@
 
 Asked from outside, never assumed from a started process: the kvstore answers ``stats``; an engine has a session in
 state ``ready`` under its name and with the pid that was started; the gateway says so at ``/health``, which is 200
-only while it has an engine to send requests to, and names itself there: what answers on the port may be another's.
+only while it has an engine to send requests to, and names itself there: what answers on the port may be another's. A
+follower is ready when it runs: its store may be away.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from quire_services.process.kvstore_call import kvstore_reader
 from quire_services.process.port_check import ANY_ADDRESS
 
 from .child import Child
+from .declared.children import FOLLOWER
 
 READINESS_TIMEOUT_S = 1.0
 MAX_HEALTH_BYTES = 1 << 16  # of an answer; another's server may send anything
@@ -35,7 +37,7 @@ class Readiness:
 
     def among(self, children: Mapping[str, Child | ProcessEntry]) -> list[str]:
         """Names of those processes that are ready now."""
-        stats = self._stats() if set(children) - {"gateway"} else None
+        stats = self._stats() if set(children) - {"gateway", FOLLOWER} else None
         sessions = {(s.name, s.pid) for s in stats.sessions if s.state == "ready"} if stats else set()
         ready = []
         for name, child in children.items():
@@ -45,6 +47,8 @@ class Readiness:
                 answer = bool(self.health())
             elif name == "kvstore":
                 answer = stats is not None
+            elif name == FOLLOWER:
+                answer = True
             else:
                 answer = (name, child.pid) in sessions
             if answer:

@@ -1,6 +1,6 @@
 """``quire serve``: the whole stack of one host under one supervisor.
 
-    prepare (ends)  ->  kvstore  ->  gateway, engine-1 ... engine-N
+    prepare (ends)  ->  kvstore  ->  gateway, engine-1 ... engine-N, and a follower of declarations if there are any
 
 All are separate processes that meet in the run directory. A process that dies is started again with a growing delay.
 Only while the stack has never been ready does a process end everything: at once if it gave up by itself, for then the
@@ -41,6 +41,7 @@ from quire_services.process.screen import Screen, bar
 from quire_services.process.standard_streams import print_line
 
 from .child import Child
+from .declared.children import refusal, with_declarations
 from .forks.client import EngineForkServer, can_fork_engines
 from .model_fetch import with_model_here
 from .processes import ENGINE_ENVIRONMENT, ENGINE_MODULES, Stack, on_one_side
@@ -66,6 +67,8 @@ def main(argv: list[str]) -> int:
         parser.error(
             f"serve.prefill_engines: {config.serve.prefill_engines} of {config.serve.engines} engines: none decodes"
         )
+    if complaint := refusal(config):
+        parser.error(complaint)
     screen, named = Screen(sys.stdout), config.serve.model
     try:
         found = with_model_here(config, screen)
@@ -82,6 +85,7 @@ def main(argv: list[str]) -> int:
         parser.error(str(error))
     try:
         config = _with_port(config, run_dir.found.get("gateway"))
+        config = with_declarations(config, run_dir.path, run_dir.found.get("gateway"))
     except port_check.PortTaken as error:
         run_dir.release() if run_dir.found else run_dir.close()
         parser.error(str(error))
@@ -187,7 +191,7 @@ class StackRun:
 
     def _adopt(self, found: Mapping[str, ProcessEntry]) -> None:
         """Watch the processes whose supervisor has died; what is not asked for any more goes later."""
-        wanted = {child.name: child for child in (self._stack.kvstore, self._stack.gateway, *self._stack.engines)}
+        wanted = {child.name: child for child in self._stack.lasting()}
         for name, entry in found.items():
             child = wanted.get(name) or Child(name, entry.argv, keep=False, table=self._run_dir.table)
             if child.adopt(entry):
@@ -201,7 +205,7 @@ class StackRun:
     def _take_logs(self) -> None:
         """From here on the processes taken over write to our stderr; not before it is clear that we stay."""
         if self._was_ready:
-            taken = [child for child in self._supervisor.children if child is not self._stack.prepare]
+            taken = [child for child in self._supervisor.children if child not in self._stack.one_shot]
             with suppress(OSError):  # then their logs go on where they went
                 hand_over_stderr(self._run_dir.path / LOG_SOCKET, [child.signal for child in taken])
 
@@ -212,11 +216,13 @@ class StackRun:
         if self._forks:
             self._forks.start()
             self._supervisor.watch(self._forks.child)
-        self._supervisor.start(stack.prepare)
-        while stack.prepare.code is None and self._going():
-            self._supervisor.pump(IDLE_WAIT_S)
-        if stack.prepare.code:
-            self._refuse(stack.prepare, stack.prepare.code)
+        for child in stack.one_shot:
+            self._supervisor.start(child)
+        for child in stack.one_shot:
+            while child.code is None and self._going():
+                self._supervisor.pump(IDLE_WAIT_S)
+            if child.code and self._going():
+                self._refuse(child, child.code)
         if not self._going():
             return False
         stack.read_prepared()
@@ -230,6 +236,8 @@ class StackRun:
         if loading := [engine for engine in stack.engines if not engine.pid]:
             self.screen.line(f"loading the model in {len(loading)} engine(s) ...")
         self._expect(stack.gateway)
+        for follower in stack.followers:
+            self._expect(follower)
         while self._forks and not self._forks.settled and self._going():
             self._supervisor.pump(FORKS_POLL_S)
         for engine in stack.engines:
@@ -256,6 +264,7 @@ class StackRun:
         elif stack.gateway.outdated:
             self.screen.line("the gateway's settings have changed: draining it ...")
             self._end([stack.gateway])
+        self._end([follower for follower in stack.followers if follower.outdated])
 
     def _replace_engines(self) -> None:
         """Give engines their new settings one at a time, then end those that are too many: answers go on in the
@@ -355,12 +364,13 @@ class StackRun:
 
     def _groups(self) -> list[list[Child]]:
         """What is stopped, in order."""
-        return [[self._stack.gateway], [*self._stack.engines, *self._surplus], [self._stack.kvstore]]
+        stack = self._stack
+        return [[stack.gateway], stack.followers, [*stack.engines, *self._surplus], [stack.kvstore]]
 
     def _stop(self) -> None:
         self.screen.line("stopping ...")
         began = time.monotonic()
-        killed = self._supervisor.stop([[self._stack.prepare], *self._groups()], STOP_DEADLINE_S)
+        killed = self._supervisor.stop([self._stack.one_shot, *self._groups()], STOP_DEADLINE_S)
         if killed:
             self.screen.line(f"killed, because they did not stop in time: {', '.join(killed)}")
         self.screen.line(f"stopped ({time.monotonic() - began:.1f} s)")

@@ -1,7 +1,9 @@
-"""The kvstore's state in a run directory: made with the stack, and removed with it.
+"""The kvstore's state in a run directory, and what a follower of declarations keeps there: made with the stack, and
+removed with it.
 
 A marker inside holds a random word that the stack's own marker repeats: only a directory that both agree on is ever
-touched, and in it only what has the shape of the kvstore's own files. Anything else stays, and the directories with it.
+touched, and in it only what has the shape of the kvstore's own files, or a name of the follower's. Anything else stays,
+and the directories with it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from quire_kvstore.host.root_key import KEY_BYTES, KEY_FILE
 from quire_kvstore.host.state_dir import StateDir, StateError
+from quire_services.config.declared_names import DECLARED_DIR, DECLARED_FILES
 
 STATE = "state"  # its name in the run directory
 MARKER = ".stack"
@@ -55,8 +58,13 @@ class StateTree:
         key = self.path / KEY_FILE
         if _plain(key, stat.S_IFREG) and key.lstat().st_size == KEY_BYTES:
             key.unlink()
-        with suppress(OSError):
-            folder.rmdir()
+        declared = self.path / DECLARED_DIR
+        for file in (declared / name for name in DECLARED_FILES) if _plain(declared, stat.S_IFDIR) else ():
+            if _plain(file, stat.S_IFREG):
+                file.unlink()
+        for each in (folder, declared):
+            with suppress(OSError):
+                each.rmdir()
         if os.listdir(self.path) == [MARKER]:
             (self.path / MARKER).unlink()
             self.path.rmdir()

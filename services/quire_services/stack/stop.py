@@ -1,7 +1,7 @@
 """``quire stop``: end the stack of a run directory, in order, whether a supervisor watches it or not.
 
 With a supervisor it does what Ctrl-C does there. Without one, it takes the processes over and stops them itself:
-gateway, engines, kvstore; then it removes what they made in the run directory.
+gateway, follower, engines, kvstore; then it removes what they made in the run directory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from quire_services.process import flags
 from quire_services.process.standard_streams import print_line
 
 from .child import Child
+from .declared.children import FOLLOWER
 from .foreign_process import ForeignProcess
 from .rundir import MARKER_FILE, RunDir, RunDirError
 from .supervisor import STOP_DEADLINE_S, Supervisor
@@ -54,7 +55,7 @@ def _stop_supervisor(run_dir: Path) -> None:
 def _stop_processes(run_dir: RunDir) -> None:
     """Stop what runs without a supervisor, and clean up behind it."""
     with Supervisor(lambda *_: None) as supervisor:
-        groups: dict[str, list[Child]] = {"gateway": [], "engine": [], "kvstore": []}
+        groups: dict[str, list[Child]] = {"gateway": [], FOLLOWER: [], "engine": [], "kvstore": []}
         for name, entry in run_dir.found.items():
             child = Child(name, entry.argv, keep=False, table=run_dir.table)
             if child.adopt(entry):

@@ -112,7 +112,8 @@ def _first_command(config: Config, gateway: Facts) -> list[str]:
         path, body["messages"] = "chat/completions", [{"role": "user", "content": "Say hello."}]
     else:  # a model without a chat template
         path, body["prompt"] = "completions", "Once upon a time"
-    keys = [f'-H "authorization: Bearer ${KEY_VARIABLE}"'] if config.tenants else []
+    keyed = config.tenants or config.gateway.keys_file
+    keys = [f'-H "authorization: Bearer ${KEY_VARIABLE}"'] if keyed else []
     command = [
         "curl",
         f"{url}/{path}",
@@ -122,5 +123,6 @@ def _first_command(config: Config, gateway: Facts) -> list[str]:
         shlex.quote(json.dumps(body)),
     ]
     names = ", ".join(tenant.name for tenant in config.tenants[:3])
-    needs = f", with a key of a tenant ({names}{', ...' if len(config.tenants) > 3 else ''}) in {KEY_VARIABLE}"
+    whose = f" ({names}{', ...' if len(config.tenants) > 3 else ''})" if names else ""
+    needs = f", with a key of a tenant{whose} in {KEY_VARIABLE}"
     return [f"  try it{needs if keys else ''}:", f"  {' '.join(command)}"]
