@@ -63,7 +63,8 @@ def on_unpublish(service: Service, _: Task, body: a.Unpublish) -> Slices[m.Empty
     published = state.publications.get(body.id)
     if published is None or (body.tenant and not state.groups.entitled(body.tenant, published.domain)):
         raise Refusal("NOT_FOUND", f"no publication {body.id[:80]!r}")
-    _may_publish(state.groups, published.domain, body.tenant)
+    if body.tenant:  # the operator's word counts for a group that has lost its members, too
+        _may_publish(state.groups, published.domain, body.tenant)
     yield from _save(service, lambda keep: keep.forget_publication(published.id))
     publish.unpublish(state, published)
     return m.Empty()
