@@ -17,8 +17,8 @@ ENTRY, DRAFT = ".weights", ".draft"
 
 
 def is_begun(directory: Path, name: str) -> bool:
-    """Whether the entry of this name is there, or its draft, and has the room that it takes."""
-    return any((directory / f"{name}{kind}").exists() for kind in (ENTRY, DRAFT))
+    """Whether the entry of this name is there, or its draft, and has the room that it takes; not if none may look."""
+    return any(os.path.exists(directory / f"{name}{kind}") for kind in (ENTRY, DRAFT))
 
 
 def obstacle(path: Path, size: int = 0) -> str:

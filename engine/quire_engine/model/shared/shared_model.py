@@ -140,8 +140,9 @@ def _written(directory: Path, dtype: str, draft: EntryDraft) -> Model:
     content = {"weight_bytes": model.weight_bytes, "model": table, "tensors": pieces.table}
     try:
         entry = draft.write(content, pieces.sizes, pieces.pieces())
-    except (EntryDamaged, OSError, Unshared) as why:
-        return _private(why, directory, dtype, "cpu") if pieces.given_up else _said(why, model)
+    except (EntryDamaged, OSError, Unshared) as error:
+        reason = _sentence(error, draft)
+        return _private(reason, directory, dtype, "cpu") if pieces.given_up else _said(reason, model)
     del model, pieces
     gc.collect()  # its layers know each other, and what is left of it maps the checkpoint
     try:
@@ -153,10 +154,16 @@ def _written(directory: Path, dtype: str, draft: EntryDraft) -> Model:
         return _private(why, directory, dtype, "cpu")
     try:
         draft.publish()
-    except OSError as why:
-        return _said(why, shared)
+    except OSError as error:
+        return _said(_sentence(error, draft), shared)
     log.info("weights_shared", file=str(draft.file), bytes=entry.size, written=True)
     return shared
+
+
+def _sentence(error: Exception, draft: EntryDraft) -> Unshared:
+    if isinstance(error, Unshared):
+        return error
+    return Unshared(f"{draft.file}: {error.strerror if isinstance(error, OSError) else error}")
 
 
 def _mark(why: Unshared, draft: EntryDraft) -> None:

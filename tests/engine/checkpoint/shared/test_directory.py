@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import resource
 import shutil
 import signal
@@ -300,6 +301,23 @@ def test_each_user_has_a_directory_of_its_own(store: WeightsDirectory, monkeypat
         WeightsDirectory(store.path)
     assert store.find("k") is None
     assert names(store) == {"k.weights"}
+
+
+def test_a_directory_that_may_not_be_entered_is_an_obstacle(store: WeightsDirectory) -> None:
+    """As another user's: there is nothing to be found, and a sentence says why."""
+    publish(store, "k")
+    store.path.chmod(0)
+    user = os.geteuid()
+    if user == 0:  # who may enter everything
+        os.seteuid(65534)
+    try:
+        assert not room.is_begun(store.path, "k")
+        with pytest.raises(Unshared, match=re.escape(str(store.path))):
+            WeightsDirectory(store.path)
+    finally:
+        os.seteuid(user)
+        store.path.chmod(0o700)
+    assert room.is_begun(store.path, "k")
 
 
 def test_what_others_could_have_written_is_not_read(store: WeightsDirectory, tmp_path: Path) -> None:
