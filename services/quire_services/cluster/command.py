@@ -112,6 +112,8 @@ def _status(spec: ClusterSpec, arguments: Namespace) -> int:
         return 0
     for node in found.nodes:
         _say(f"{node.name:<12}{node.state:<12}{node.host:<20}{node.url}")
+    if found.entrance:
+        _say(f"{'entrance':<12}{'serving' if found.entrance_up else 'starting':<32}{found.entrance}")
     _say(f"{found.serving} of {found.wanted} nodes serve" + (f": {found.problem}" if found.problem else ""))
     return 0
 
@@ -226,8 +228,9 @@ def _wait(controller: Any, nodes: int, wait_s: float, *, give_up: bool) -> None:
         if found.problem and (not problems or problems[-1] != found.problem):
             problems.append(found.problem)
             _say(found.problem)
-        if found.serving == nodes == len(found.nodes):
-            _say(f"{nodes} of {nodes} nodes serve ({time.monotonic() - began:.1f} s)")
+        if found.serving == nodes == len(found.nodes) and found.entrance_up:
+            at = f" at {found.entrance}" if found.entrance else ""
+            _say(f"{nodes} of {nodes} nodes serve{at} ({time.monotonic() - began:.1f} s)")
             return
         failures = len([problem for problem in problems if problem.startswith("node-")])
         if give_up and failures >= MAX_FAILURES and not found.serving:
@@ -254,6 +257,7 @@ def _end(spec: ClusterSpec) -> None:
                     told.add(node.name)
                     _say(f"{node.name} is ending ...")
             time.sleep(STATUS_EVERY_S)
+        _ask(controller.end.remote())
         ray.kill(controller, no_restart=True)
     sweep = ray.remote(sweep_homes)
     refs = [

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .entrance_process import EntranceProcess
 from .node_stack import STACK_FAILED, STACK_STOPPED, StackReport
 from .nodes import DRAINING, SERVING, STARTING, ClusterNode
 from .placement import Placement, alive_nodes, placed_before
@@ -53,11 +54,15 @@ class ClusterStatus:
         wanted: how many nodes there are to be.
         nodes: those that there are.
         problem: why one is missing; empty if none is known.
+        entrance: the address in front of all of them, empty if there is to be none; ``entrance_up``: whether it, if it
+            is to be, answers.
     """
 
     wanted: int
     nodes: tuple[ClusterNode, ...]
     problem: str
+    entrance: str = ""
+    entrance_up: bool = True
 
     @property
     def serving(self) -> int:
@@ -74,6 +79,7 @@ class Controller:
         self._order: StackOrder | None = None
         self._wanted, self._next, self._problem, self._not_before = 0, 1, "", 0.0
         self._members: list[_Member] = []
+        self._entrance: EntranceProcess | None = None
         self._take_up()
         threading.Thread(target=self._follow, name="controller", daemon=True).start()
 
@@ -102,7 +108,15 @@ class Controller:
     def status(self) -> ClusterStatus:
         """How it is."""
         with self._lock:
-            return ClusterStatus(self._wanted, tuple(self.nodes()), self._problem)
+            it = self._entrance
+            where, up = (it.url, it.up) if it else ("", self._order is None or self._order.entrance is None)
+            return ClusterStatus(self._wanted, tuple(self.nodes()), self._problem, where, up)
+
+    def end(self) -> None:
+        """Want nothing any more; to be asked when no node is left."""
+        self._order, entrance = None, self._entrance
+        if entrance:
+            entrance.stop()
 
     def nodes(self) -> list[ClusterNode]:
         """All nodes; one that waits for a machine has none yet."""
@@ -130,6 +144,17 @@ class Controller:
             self._judge(member, alive)
         self._drain_surplus()
         self._place_missing(alive)
+        self._keep_entrance()
+
+    def _keep_entrance(self) -> None:
+        wanted = self._order.entrance if self._order else None
+        if self._entrance and self._entrance.order != wanted:
+            self._entrance.stop()
+            self._entrance = None
+        if wanted and not self._entrance:
+            self._entrance = EntranceProcess(self._cluster, wanted)
+        if self._entrance:
+            self._entrance.keep(self.nodes())
 
     def _reports(self) -> list[StackReport | Exception | None]:
         """One for each member; None where none is to be had yet."""

@@ -101,7 +101,7 @@ class NodeStack:
             admin_port = probe.getsockname()[1]
         config = [f"--config={self._home.path / CONFIG_FILE}"] if CONFIG_FILE in self._order.files else []
         where = [f"--run-dir={self._home.run_dir}", f"--host={self._host}", f"--admin-port={admin_port}"]
-        command = command_line("serve", *self._order.flags, *config, *where)
+        command = command_line("serve", *self._order.flags, *config, *where, *self._declarations())
         while not self._ending.is_set():
             last = self._run(command)
             if not self._was_ready and not self._ending.is_set():
@@ -111,6 +111,15 @@ class NodeStack:
         self._home.remove()
         if self._state != STACK_FAILED:
             self._state = STACK_STOPPED
+
+    def _declarations(self) -> list[str]:
+        """Flags of a node that follows declarations."""
+        address = self._order.declarations
+        if not address:
+            return []
+        if address.startswith("@"):
+            address = f"@{self._home.path / address[1:]}"
+        return [f"--declarations={address}", f"--node-name={self._order.cluster}-{self._name}"]
 
     def _run(self, command: list[str]) -> str:
         """Run it to its end; the last line that it printed itself."""

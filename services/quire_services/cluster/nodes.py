@@ -4,7 +4,7 @@ The list is a file that is replaced as a whole, for whatever stands in front of 
 
     {"nodes": [{"name": "node-1", "url": "http://10.0.0.5:8000", "state": "serving"}, ...]}
 
-A node is in it while it serves, and while it drains: what is open there goes on.
+A node is in it while it serves, and while it drains, unless it never served: what is open there goes on.
 """
 
 from __future__ import annotations
@@ -41,5 +41,6 @@ class ClusterNode:
 
 def write_node_list(file: Path, nodes: Sequence[ClusterNode]) -> None:
     """Replace the list. Raises OSError."""
-    rows = [{"name": node.name, "url": node.url, "state": node.state} for node in nodes if node.state != STARTING]
+    listed = [node for node in nodes if node.state != STARTING and node.url]
+    rows = [{"name": node.name, "url": node.url, "state": node.state} for node in listed]
     write_private(file, json.dumps({"nodes": rows}))

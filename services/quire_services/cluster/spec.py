@@ -7,6 +7,8 @@
     stack: {model: /models/m, engines: 2, kv_gib: 8}      # settings of `quire serve`, by their flags' names
     resources: {cpus: 8, gpus: 1, memory_gib: 32}         # of one node's stack, the pool included
     drain_s: 60
+    declarations: valkey://10.0.0.9:6379/0                # what is true on every node, in place of tenants in config
+    entrance: {host: 0.0.0.0, port: 8080}                 # one address in front of all, on Ray's head node
 
 A complaint names file, line and field. Settings of the stack are those of ``quire serve`` and nothing of their own: the
 same loader checks them.
@@ -26,6 +28,8 @@ from quire_services.config.input_files import one_line, read_bytes
 from quire_services.config.loader import ConfigError, load_config
 from quire_services.config.settings import SECTIONS
 
+from .entrance.entrance import DEFAULT_ROUTER, PROGRAMS
+
 RAY_LOCAL, RAY_AUTO = "local", "auto"
 MAX_SPEC_BYTES = 1 << 20
 MAX_NODES = 256
@@ -39,6 +43,8 @@ _OURS = {
     "keys_file": "say tenants in config",
     "drain_s": "say it as drain_s, beside stack",
     "log_format": "logs go through Ray",
+    "declarations": "say it as declarations, beside stack",
+    "node_name": "each node has its own",
 }
 _Scalar = str | int | float | bool
 
@@ -59,6 +65,15 @@ class Resources(_Part):
     memory_gib: Annotated[float, Field(ge=0)] = 0
 
 
+class EntranceSettings(_Part):
+    """One address in front of all nodes, on Ray's head node; what ``quire entrance`` is told."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    router: str = DEFAULT_ROUTER
+    router_program: str = ""
+
+
 class ClusterSpec(_Part):
     """A whole specification.
 
@@ -74,6 +89,8 @@ class ClusterSpec(_Part):
     stack: dict[str, _Scalar]
     resources: Resources = Resources()
     drain_s: Annotated[float, Field(ge=0)] = 60
+    declarations: str = ""
+    entrance: EntranceSettings | None = None
 
 
 def read_spec(file: Path) -> ClusterSpec:
@@ -127,9 +144,16 @@ def _checked(spec: ClusterSpec, file: Path, complaint: Any) -> ClusterSpec:
     except ConfigError as error:
         raise complaint(("config" if config else "stack",), str(error)) from None
     in_host_memory = not spec.resources.gpus
+    if spec.declarations and whole.tenants:
+        raise complaint(("declarations",), f"tenants come from there: leave [[tenants]] out of {spec.config}")
+    if spec.entrance and spec.entrance.router not in PROGRAMS:
+        raise complaint(("entrance", "router"), f"is none of {', '.join(PROGRAMS)}")
     if spec.resources.memory_gib and in_host_memory and whole.kvstore.kv_gib >= spec.resources.memory_gib:
         raise complaint(("resources", "memory_gib"), f"the pool alone has {whole.kvstore.kv_gib:g} GiB")
-    return spec.model_copy(update={"stack": settings, "config": config})
+    declarations = spec.declarations
+    if declarations.startswith("@"):
+        declarations = f"@{(file.parent / declarations[1:]).absolute()}"
+    return spec.model_copy(update={"stack": settings, "config": config, "declarations": declarations})
 
 
 def flag_text(value: _Scalar) -> str:

@@ -70,3 +70,24 @@ def test_the_configuration_travels_with_what_it_names(tmp_path: Path) -> None:
     (tmp_path / "quire.toml").write_text(toml.format("../sys.txt"))
     with pytest.raises(SpecError, match="must lie below"):
         order_of(spec)
+
+
+def test_what_is_declared_elsewhere_is_not_said_here_too(tmp_path: Path) -> None:
+    """Tenants come from the store alone; its address travels, from a file as bytes; the entrance has a known router."""
+    (tmp_path / "quire.toml").write_text('[[tenants]]\nname = "a"\nkeys = ["k"]\n')
+    (tmp_path / "store").write_text("valkey://:secret@10.0.0.9:6379/0\n")
+    declared = WHOLE + "declarations: '@store'\nentrance: {port: 8081, router: round-robin}\n"
+    with pytest.raises(SpecError, match="declarations: tenants come from there"):
+        spec_of(tmp_path, declared + "config: quire.toml\n")
+    with pytest.raises(SpecError, match=r"entrance\.router: is none of vllm-router"):
+        spec_of(tmp_path, declared.replace("round-robin", "best"))
+    with pytest.raises(SpecError, match=r"stack\.node_name: is not said here"):
+        spec_of(tmp_path, declared.replace("  engines: 2", "  node_name: a"))
+    order = order_of(spec_of(tmp_path, declared))
+    assert order.declarations == "@declarations.address"
+    assert b"secret" in order.files["declarations.address"]
+    assert not any("secret" in flag for flag in order.flags)
+    assert order.entrance is not None
+    assert (order.entrance.port, order.entrance.router) == (8081, "round-robin")
+    other = order_of(spec_of(tmp_path, declared.replace("8081", "8082")))
+    assert order.digest != other.digest
