@@ -32,7 +32,7 @@ WAYS: list[dict[str, Any]] = [
 ]
 MODELS: dict[str, dict[str, Any]] = {
     "full attention": {},
-    "window": {"family": "mistral", "window": 24},
+    "window": {"family": "mistral", "window": 24, "blocks": 24},  # fewer, as it gives blocks back
 }
 
 
