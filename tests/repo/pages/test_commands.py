@@ -21,7 +21,7 @@ SERVING = {block.page for block in SHELL if block.mark == "serve"}
 # Pages that start no stack share one, so they come first.
 RUN = sorted({block.page for block in SHELL if not block.mark} | SERVING, key=lambda page: (page in SERVING, page))
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
-GROUPS = ("bench", "cluster", "group", "prefix", "tenant")  # commands with a help for each of theirs
+GROUPS = ("bench", "cluster", "declare", "group", "prefix", "tenant")  # commands with a help for each of theirs
 
 
 def test_every_block_of_commands_runs_or_says_why_not() -> None:
