@@ -133,15 +133,13 @@ class Server:
 
     def _bind(self) -> zmq.Socket[bytes]:
         router = self._context.socket(zmq.ROUTER)
+        # No ZMTP heartbeats: they are for networks, and libzmq dies of them (``quire_proto.client.socket``).
         for option, value in {
             zmq.LINGER: 0,
             zmq.MAXMSGSIZE: MAX_ZMQ_BYTES,
             zmq.SNDHWM: 1024,
             zmq.RCVHWM: 1024,
             zmq.ROUTER_MANDATORY: 1,
-            zmq.HEARTBEAT_IVL: 2000,
-            zmq.HEARTBEAT_TIMEOUT: 10_000,
-            zmq.HEARTBEAT_TTL: 20_000,
         }.items():
             router.setsockopt(option, value)
         mask = os.umask(0o177)

@@ -1,8 +1,9 @@
 """DEALER sockets to the kvstore: every option that libzmq leaves open, set in one place.
 
 LINGER 0: closing never waits for a dead peer. MAXMSGSIZE: a peer cannot make us allocate without bound. HWM: an
-unreachable kvstore makes sends fail (and the resend timer act) instead of filling memory. ZMTP heartbeats: a peer
-that is gone without a FIN is noticed and the connection made anew, with back-off.
+unreachable kvstore makes sends fail (and the resend timer act) instead of filling memory. No ZMTP heartbeats: on one
+host the end of a process ends its connections, and libzmq aborts its own process where the timer of heartbeats meets
+a connection that has ended with more to read than was taken in (``out_event`` in stream_engine_base.cpp).
 """
 
 from __future__ import annotations
@@ -27,9 +28,6 @@ _OPTIONS = {
     zmq.RCVHWM: 64,
     zmq.RECONNECT_IVL: 20,
     zmq.RECONNECT_IVL_MAX: 1000,
-    zmq.HEARTBEAT_IVL: 2000,
-    zmq.HEARTBEAT_TIMEOUT: 10_000,
-    zmq.HEARTBEAT_TTL: 20_000,
 }
 
 
