@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-from quire_services.config.input_files import read_bytes
 from quire_services.config.settings import Config
-from quire_services.gateway.admin.token import MAX_TOKEN_BYTES, TOKEN_FILE
+from quire_services.gateway.admin.admin_request import AdminRequestError, admin_request
+from quire_services.gateway.admin.token import TOKEN_FILE
 from quire_services.process.port_check import ADMIN_HOST
 
 _TIMEOUT_S = 60.0
@@ -35,29 +32,10 @@ def admin_answer(
         raise AdminCallError("only the gateway knows, which is asked over its admin API: give --admin-port")
     named = config.gateway.admin_token_file
     file = Path(named) if named else config.run_dir / TOKEN_FILE
+    url, where = f"http://{ADMIN_HOST}:{port}{path}", f"on {ADMIN_HOST}:{port}"
+    method = "GET" if body is None else "POST"
     try:
-        token = read_bytes(file, MAX_TOKEN_BYTES).decode("ascii").strip()
-    except (OSError, ValueError) as error:
-        raise AdminCallError(f"admin token {file}: {getattr(error, 'strerror', None) or error}") from None
-    request = urllib.request.Request(
-        f"http://{ADMIN_HOST}:{port}{path}",
-        None if body is None else json.dumps(body).encode(),
-        {"authorization": f"Bearer {token}", "content-type": "application/json"},
-    )
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with direct.open(request, timeout=timeout_s) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
-    except urllib.error.HTTPError as error:
-        raise AdminCallError(_reason(error)) from None
-    except (OSError, ValueError) as error:
-        raise AdminCallError(f"no gateway answers on {ADMIN_HOST}:{port}: {error}") from None
-
-
-def _reason(error: urllib.error.HTTPError) -> str:
-    """What the API says of an error."""
-    try:
-        return str(json.load(error)["error"]["message"])
-    except (ValueError, LookupError, TypeError, OSError):
-        return f"the admin API answered {error.code}"
+        found: dict[str, Any] = admin_request(url, file, method, body, where=where, timeout_s=timeout_s)
+    except AdminRequestError as error:
+        raise AdminCallError(str(error)) from None
+    return found

@@ -20,7 +20,7 @@ from typing import IO
 
 from quire_proto import __version__
 from quire_services.config.process_table import read_process_table
-from quire_services.process.port_check import ADMIN_HOST, bound_socket, netloc
+from quire_services.process.port_check import ADMIN_HOST, free_local_port, netloc
 from quire_services.process.subcommand import command_line
 from quire_services.stack.readiness import Readiness
 
@@ -97,10 +97,8 @@ class NodeStack:
             self._process.terminate()
 
     def _watch(self) -> None:
-        with bound_socket(ADMIN_HOST, 0) as probe:
-            admin_port = probe.getsockname()[1]
         config = [f"--config={self._home.path / CONFIG_FILE}"] if CONFIG_FILE in self._order.files else []
-        where = [f"--run-dir={self._home.run_dir}", f"--host={self._host}", f"--admin-port={admin_port}"]
+        where = [f"--run-dir={self._home.run_dir}", f"--host={self._host}", f"--admin-port={free_local_port()}"]
         command = command_line("serve", *self._order.flags, *config, *where, *self._declarations())
         while not self._ending.is_set():
             last = self._run(command)

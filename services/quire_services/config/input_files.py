@@ -16,6 +16,7 @@ from pathlib import Path
 
 SILENCE_S = 5.0
 MAX_LINE_CHARS = 500
+MAX_TOKEN_BYTES = 4096  # of the file with the admin API's token
 _PIECE = 1 << 20
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 

@@ -46,6 +46,12 @@ def _listen(setting: str, host: str, port: int) -> int:
         raise PortTaken(f"{setting}: cannot listen on {netloc(host, port)}: {why}{advice}") from None
 
 
+def free_local_port() -> int:
+    """A port of the loopback that is free now."""
+    with bound_socket(ADMIN_HOST, 0) as probe:
+        return int(probe.getsockname()[1])
+
+
 def bound_socket(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet. Raises OSError, or UnicodeError for a host that cannot be a name."""
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -1,1 +1,1 @@
-"""The admin API: its routes and its token. What it is asked, the kvstore decides."""
+"""The admin API: its routes, its token, and how it is asked. What it is asked, the kvstore decides."""

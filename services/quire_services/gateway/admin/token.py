@@ -13,13 +13,13 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from quire_services.config.input_files import read_bytes, write_private
+from quire_services.config.input_files import MAX_TOKEN_BYTES, read_bytes, write_private
 from quire_services.config.key_digests import key_digest
 from quire_services.gateway.api_keys import bearer_digest
 from quire_services.gateway.http.errors import bad_key
 
 TOKEN_FILE = "admin.token"
-MIN_TOKEN_CHARS, MAX_TOKEN_BYTES = 16, 4096
+MIN_TOKEN_CHARS = 16
 OPERATOR = "(operator)"
 
 

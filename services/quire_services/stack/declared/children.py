@@ -15,7 +15,7 @@ from quire_services.config.declared_names import DECLARED_DIR, KEYS_FILE
 from quire_services.config.process_table import ProcessEntry, ProcessTable
 from quire_services.config.settings import Config
 from quire_services.gateway.admin.token import TOKEN_FILE
-from quire_services.process.port_check import ADMIN_HOST, bound_socket
+from quire_services.process.port_check import ADMIN_HOST, free_local_port
 from quire_services.process.subcommand import command_line
 from quire_services.stack.child import Child
 from quire_services.stack.fingerprint import fingerprint
@@ -39,7 +39,7 @@ def with_declarations(config: Config, run_dir: Path, running: ProcessEntry | Non
         return config
     gateway, serve = config.gateway, config.serve
     held = running.option("admin-port") if running else ""
-    port = gateway.admin_port or (int(held) if held.isdecimal() else 0) or _free_port()
+    port = gateway.admin_port or (int(held) if held.isdecimal() else 0) or free_local_port()
     name = serve.node_name or f"{socket.gethostname()}-{gateway.port}"
     keys = str(_directory(config, run_dir) / KEYS_FILE)
     return replace(
@@ -63,9 +63,3 @@ def declaration_children(config: Config, run_dir: Path, table: ProcessTable | No
 
 def _directory(config: Config, run_dir: Path) -> Path:
     return Path(config.kvstore.state_dir or run_dir / STATE).absolute() / DECLARED_DIR
-
-
-def _free_port() -> int:
-    with bound_socket(ADMIN_HOST, 0) as probe:
-        port: int = probe.getsockname()[1]
-        return port

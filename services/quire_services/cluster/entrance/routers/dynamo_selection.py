@@ -15,10 +15,11 @@ import httpx
 import structlog
 
 from quire_services.cluster.entrance.members import EntranceNode
+from quire_services.process.port_check import free_local_port
 
 from .node_facts import NodeFacts, ask_facts
 from .router import RouterAway, RouterSettings
-from .router_process import RouterProcess, free_local_port
+from .router_process import RouterProcess
 
 SELECTION_S = 2.0
 AGAIN_S = 1.0

@@ -138,15 +138,6 @@ def _dies_with(parent: int) -> Callable[[], None]:
     return hook
 
 
-def free_local_port() -> int:
-    """A port of the loopback that is free now."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def program_of(given: str, name: str) -> Path:
     """The program of a router: as given, else beside our own Python, else on the path. Raises StartError."""
     import shutil

@@ -27,9 +27,10 @@ from quire_services.cluster.entrance.members import EntranceNode
 from quire_services.gateway.http.connections import Connections
 from quire_services.gateway.http.protocol import Bounds
 from quire_services.gateway.http.server import HttpServer, bind, listen
+from quire_services.process.port_check import free_local_port
 
 from .router import RouterAway, RouterSettings
-from .router_process import RouterProcess, free_local_port
+from .router_process import RouterProcess
 
 CHOICE_S = 2.0
 PORT_CONNECTIONS = 8192
