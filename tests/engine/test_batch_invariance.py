@@ -23,6 +23,7 @@ need_host_library()
 
 pytestmark = pytest.mark.process
 AT_ONCE = 32
+MOST_BATCHES = 5
 WAYS: list[dict[str, Any]] = [
     {"logprobs": 4},
     {"temperature": 1.0, "logprobs": 2},
@@ -32,7 +33,7 @@ WAYS: list[dict[str, Any]] = [
 ]
 MODELS: dict[str, dict[str, Any]] = {
     "full attention": {},
-    "window": {"family": "mistral", "window": 24, "blocks": 24},  # fewer, as it gives blocks back
+    "window": {"family": "mistral", "window": 100, "blocks": 16},  # given back, and still short of memory
 }
 
 
@@ -74,13 +75,16 @@ def running(tmp: Path, blocks: int = 40, **model: Any) -> Iterator[Running]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_an_answer_is_the_same_in_any_batch(model: str, tmp_path: Path) -> None:
-    """Tokens and log-probabilities of 32 requests of five ways to choose them are those of each request alone; most are
+    """Tokens and log-probabilities of 32 requests of five ways to choose them are those of each request alone; many are
     preempted, their prompts are computed in chunks beside decodes, and a third of them share a beginning."""
     with running(tmp_path, **MODELS[model]) as bed:
         alone = bed.answers("alone", AT_ONCE, 1)
         assert bed.preemptions() == 0
-        assert bed.answers("batch", AT_ONCE, AT_ONCE) == alone
-        assert bed.preemptions() > 0
+        for turn in range(MOST_BATCHES):  # how requests meet is not the test's to say
+            assert bed.answers(f"batch-{turn}", AT_ONCE, AT_ONCE) == alone
+            if bed.preemptions():
+                return
+        raise AssertionError("memory was short for none")
 
 
 def test_nor_do_drafts_or_the_cache_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,9 +38,8 @@ class _Question(Generic[_T]):
 
     async def _fetch(self) -> _T | None:
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(None, self._call)
-        self.until = loop.time() + FRESH_S
-        return found
+        self.until = loop.time() + FRESH_S  # counted from the question: an answer may be as old as that
+        return await loop.run_in_executor(None, self._call)
 
     def _call(self) -> _T | None:
         try:
