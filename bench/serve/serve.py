@@ -32,7 +32,9 @@ from .samples import OURS, Failure, Samples
 from .sides import Answers, Sides
 
 BROKEN = (SideError, StreamError, QuireError, OSError, HTTPException)
-ALIKE = 0.5  # share of the compared answers' tokens, up to the first difference, below which it is another model
+# Share of the compared answers' tokens, up to the first difference, below which it is another model. One model's own
+# answers part in bfloat16 where two tokens are nearly as good: after 45 % in one run. Another's share hardly a word.
+ALIKE = 0.25
 COMPARISON = -2  # seed of the prompts that are compared first
 NOTES = [
     "Of the floor: matrix products and attention of the tokens a side computed and drew, at the rates measured in"
