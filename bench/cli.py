@@ -38,6 +38,7 @@ BENCHES = {  # name, also of its module: the folder that holds it, what it measu
     "long_prompts": ("neighbours", "a client's steps beside a neighbour with prompts of 100,000 tokens"),
     "noisy": ("neighbours", "what a flooding tenant costs its neighbour, with a guarantee and without"),
     "cluster": ("cluster", "a thousand nodes in virtual time: routers, lost nodes, events"),
+    "routers": ("entrance", "routers of the entrance before two stacks: hits, times, added latency"),
     "targets": ("report", "which targets the results on disk meet"),
     "eviction": ("eviction", "what an eviction policy costs a block, beside LRU"),
     "replay": ("eviction", "the hit rate of a trace of requests, by capacity and policy"),

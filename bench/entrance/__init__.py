@@ -1,0 +1,1 @@
+"""Routers behind the entrance: real ones, in front of real stacks."""
