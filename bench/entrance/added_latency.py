@@ -43,7 +43,9 @@ def added_latency(
         for name in turned(list(targets), pair):
             ((answer,),) = play((agents[pair % len(agents)],), targets[name])
             if answer.cached < CACHED * answer.prompt:
-                raise SideError(f"{name}: {answer.cached} of {answer.prompt} tokens were cached, so nothing is compared")
+                raise SideError(
+                    f"{name}: {answer.cached} of {answer.prompt} tokens were cached, so nothing is compared"
+                )
             answers[name].append(answer)
     return latency_summary(answers)
 

@@ -1,13 +1,13 @@
-"""``quire bench routers``: each router behind ``quire entrance``, in front of the same two stacks, with the same requests.
+"""``quire bench routers``: each router behind ``quire entrance``, in front of the same two stacks.
 
-Two questions, in one run:
+All entrances stand before the same nodes from the beginning to the end of a run; one is used at a time. Two questions:
 
-- *Where does it send agents?* Agents of eight tenants come one after the other and talk (``tenant_agents``); a router sees
-  their requests through an entrance in front of two stacks that are new and empty. Each round has other prompts, which
-  all routers get, in turn, the first one another each round. Shown are the share of prompt tokens that nodes found
-  cached, times to the first token, and how evenly requests were spread.
-- *What does a choice cost?* All entrances stand at once in front of two stacks that have cached everything
-  (``added_latency``).
+- *What does a choice cost?* Requests of which everything is cached, one at a time, through each entrance and to a node
+  directly (``added_latency``).
+- *Where does it send agents?* Agents of eight tenants come one after the other and talk (``tenant_agents``). Each round
+  has agents of another seed, whom every router gets in turn, another one first each round; for each router their
+  prompts begin with a word that never came before, so that no node has anything of them. Shown are the share of prompt
+  tokens that nodes found cached, times to the first token, and how evenly requests were spread.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from bench.load.agents import Agent
 from bench.load.generator import play, play_summary
 from bench.load.stream import StreamError
 from bench.load.tenant_agents import TenantTraffic, tenant_agents
@@ -31,7 +30,7 @@ from bench.report.figures import Report, machine, median, say, table
 from bench.servers.entrance import ChatRoute, EntranceServer, EventNode, running_nodes
 from quire_services.cluster.entrance.entrance import PROGRAMS
 
-from .added_latency import DIRECT, added_latency, turned
+from .added_latency import added_latency, turned
 from .router_programs import ENVIRONMENTS, router_program, router_version
 
 NODES = 2
@@ -55,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of all routers in turn (default: 5)")
     parser.add_argument("--pairs", type=int, default=100, help="requests each way, for added latency (default: 100)")
     parser.add_argument("--model", choices=tuple(SIZES), default="27m", help="random Llama of this size")
-    parser.add_argument("--kv-gib", type=float, default=0.5, help="GiB of keys and values of each node (default: 0.5)")
+    parser.add_argument("--kv-gib", type=float, default=1.0, help="GiB of keys and values of each node (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each engine (default: 1)")
     parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="where routers are installed")
     for name, default in asdict(TenantTraffic()).items():
@@ -70,23 +69,23 @@ def run(arguments: argparse.Namespace) -> Report:
     settings = {k: v for k, v in vars(arguments).items() if k not in ("json", "save", "environments")}
     report = Report("routers", {**settings, "router": ",".join(names), "nodes": NODES})
     report.versions |= {name: router_version(name, program) for name, program in programs.items() if program}
-    bench = _Bench(arguments, programs)
-    say("added latency ...")
-    added = bench.added(arguments.pairs)
     plays: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for number in range(arguments.rounds):
-        for name in turned(names, number):
-            say(f"round {number + 1}: {name} ...")
-            plays[name].append(bench.play(name, number))
-        fill_router_report(report, plays, added)
-        report.write(arguments.save)
+    with _Bench(arguments, programs) as bench:
+        say("added latency ...")
+        added = bench.added(arguments.pairs)
+        for number in range(arguments.rounds):
+            for name in turned(names, number):
+                say(f"round {number + 1}: {name} ...")
+                plays[name].append(bench.play(name, number))
+            fill_router_report(report, plays, added)
+            report.notes = _notes(arguments, report.machine)
+            report.write(arguments.save)
     report.machine["load_1m_after"] = machine()["load_1m"]
-    report.notes = _notes(arguments, report.machine)
     return report
 
 
 class _Bench:
-    """What is the same for all routers: nodes, programs, agents."""
+    """Nodes, an entrance for each router, and agents; a context manager."""
 
     def __init__(self, arguments: argparse.Namespace, programs: dict[str, Path | None]) -> None:
         self._programs, self._words = programs, words(arguments.model)
@@ -96,39 +95,50 @@ class _Bench:
         self._node = (model, int(arguments.kv_gib * 2**30), block_bytes, options)
         names = (field.name for field in fields(TenantTraffic))
         self._traffic = TenantTraffic(**{name: getattr(arguments, name) for name in names})
+        self._stack = ExitStack()
+        self._nodes: list[EventNode] = []
+        self._entrances: dict[str, EntranceServer] = {}
+        self._sent = dict.fromkeys(programs, 0)  # chats through each entrance
+        self._plays = 0
 
-    def _start(self, stack: ExitStack, routers: Sequence[str]) -> tuple[list[EventNode], dict[str, EntranceServer]]:
-        """New nodes, an entrance for each router, and something told by each node."""
-        nodes = stack.enter_context(running_nodes(NODES, *self._node))
-        entrances = {name: stack.enter_context(EntranceServer(name, self._programs[name], nodes)) for name in routers}
-        for node in nodes:
-            play(tenant_agents(WARM_UP, WARM_SEED, self._words), node.target(isolated=True))
-        time.sleep(SETTLE_S)
-        return nodes, entrances
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._nodes = stack.enter_context(running_nodes(NODES, *self._node))
+            for name, program in self._programs.items():
+                self._entrances[name] = stack.enter_context(EntranceServer(name, program, self._nodes))
+            for node in self._nodes:
+                play(tenant_agents(WARM_UP, WARM_SEED, self._words), node.target(isolated=True))
+            time.sleep(SETTLE_S)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def added(self, pairs: int) -> dict[str, dict[str, float]]:
         """Of every router, and of going to a node directly."""
-        with ExitStack() as stack:
-            nodes, entrances = self._start(stack, list(self._programs))
-            traffic = replace(self._traffic, turns=1, answer=LATENCY_ANSWER, span_s=0.0)
-            agents = tenant_agents(traffic, LATENCY_SEED, self._words)
-            ways = {name: entrance.target(isolated=True) for name, entrance in entrances.items()}
-            targets = [node.target(isolated=True) for node in nodes]
-            return added_latency(targets, ways, _one_of_each_tenant(agents), pairs)
+        traffic = replace(self._traffic, turns=1, answer=LATENCY_ANSWER, span_s=0.0)
+        agents = {agent.tenant: agent for agent in tenant_agents(traffic, LATENCY_SEED, self._words)}
+        ways = {name: entrance.target(isolated=True) for name, entrance in self._entrances.items()}
+        targets = [node.target(isolated=True) for node in self._nodes]
+        found = added_latency(targets, ways, list(agents.values()), pairs)
+        self._sent = {name: sent + pairs for name, sent in self._sent.items()}
+        return found
 
     def play(self, router: str, seed: int) -> dict[str, float]:
-        """One router with one round's agents, on new nodes."""
-        agents = tenant_agents(self._traffic, seed, self._words)
-        with ExitStack() as stack:
-            _, entrances = self._start(stack, [router])
-            entrance = entrances[router]
-            try:
-                answers = play(agents, entrance.target(isolated=True), limit_s=PLAY_LIMIT_S)
-            except (StreamError, OSError, TimeoutError) as error:
-                raise SideError(f"{router}: a request failed: {error!r}; {entrance.last_words()}") from error
-            figures = play_summary(answers)
-            figures["hit_rate"] = 1 - figures["prompt_tokens_computed"] / figures["prompt_tokens"]
-            return {**figures, **spread(entrance.routes(int(figures["requests"])))}
+        """One router with one round's agents, of whom no node has anything."""
+        self._plays += 1
+        agents = tenant_agents(self._traffic, seed, self._words, self._words[-self._plays])
+        entrance = self._entrances[router]
+        try:
+            answers = play(agents, entrance.target(isolated=True), limit_s=PLAY_LIMIT_S)
+        except (StreamError, OSError, TimeoutError) as error:
+            raise SideError(f"{router}: a request failed: {error!r}; {entrance.last_words()}") from error
+        figures = play_summary(answers)
+        figures["hit_rate"] = 1 - figures["prompt_tokens_computed"] / figures["prompt_tokens"]
+        requests = int(figures["requests"])
+        self._sent[router] += requests
+        return {**figures, **spread(entrance.routes(self._sent[router])[-requests:])}
 
 
 def spread(routes: Sequence[ChatRoute]) -> dict[str, float]:
@@ -146,7 +156,9 @@ def fill_router_report(
     """What was measured so far: medians over rounds, and ratios within them. Every router has played as often."""
     medians = {name: {key: median(one[key] for one in some) for key in some[0]} for name, some in plays.items()}
     ratios = {
-        name: {key: median(one[key] / base[key] for one, base in zip(some, plays[BASE], strict=True)) for key in COMPARED}
+        name: {
+            key: median(one[key] / base[key] for one, base in zip(some, plays[BASE], strict=True)) for key in COMPARED
+        }
         for name, some in plays.items()
         if BASE in plays and name != BASE
     }
@@ -164,14 +176,10 @@ def fill_router_report(
     ]
 
 
-def _one_of_each_tenant(agents: Sequence[Agent]) -> list[Agent]:
-    return list({agent.tenant: agent for agent in agents}.values())
-
-
 def _notes(arguments: argparse.Namespace, told: dict[str, Any]) -> list[str]:
     notes = [
         "Hit rate: prompt tokens that were not computed, of all prompt tokens. Medians over the rounds; ratios are to"
-        f" {BASE} within a round. Each router of each round has new, empty nodes and the round's requests.",
+        f" {BASE} within a round. Every router gets the round's requests, a first word making them new to nodes.",
         "Busier node: its share of requests. Chosen: share of requests for which the router chose; the others go to the"
         " node with the least open.",
         f"Added: median of {arguments.pairs} requests through the entrance less the median of the same ones sent to a"

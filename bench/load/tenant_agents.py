@@ -1,8 +1,8 @@
 """Agents of tenants that come one after the other, as a router meets them.
 
-The agents of a tenant begin with its system prompt, which no other tenant has, and each goes on with turns of its own, each
-with everything said before it. The workloads of ``agents`` begin all at once, and only what shares a prompt with all
-others: there a router has little to choose.
+The agents of a tenant begin with its system prompt, which no other tenant has, and each goes on with turns of its own,
+each with everything said before it. The workloads of ``agents`` begin all at once and share one prompt, or nothing:
+there a router has little to choose.
 """
 
 from __future__ import annotations
@@ -28,17 +28,20 @@ class TenantTraffic:
     system: int = 800
     turn: int = 60
     answer: int = 16
-    span_s: float = 24.0
+    span_s: float = 30.0
 
 
-def tenant_agents(traffic: TenantTraffic, seed: int, words: Sequence[str]) -> tuple[Agent, ...]:
-    """The agents of one seed, in the order in which they begin; ``words``: a token each."""
+def tenant_agents(traffic: TenantTraffic, seed: int, words: Sequence[str], salt: str = "") -> tuple[Agent, ...]:
+    """The agents of one seed, in the order in which they begin; ``words``: a token each.
+
+    ``salt``: a word at the beginning of every prompt. The same agents with another one are in no cache.
+    """
     random = Random(f"tenant-agents/{seed}")
 
     def text(tokens: int) -> str:
         return " ".join(random.choices(words, k=tokens))
 
-    systems = [text(traffic.system) for _ in range(TENANTS)]
+    systems = [f"{salt} {text(traffic.system)}".strip() for _ in range(TENANTS)]
     tenants = [number % TENANTS for number in range(traffic.agents)]
     random.shuffle(tenants)
     starts = sorted(random.uniform(0, traffic.span_s) for _ in tenants)

@@ -80,7 +80,7 @@ class EntranceServer(Server):
         return replace(self._target, port=self._port)
 
     def routes(self, count: int) -> list[ChatRoute]:
-        """Of all chats so far, which are so many. Raises SideError where the log does not say it."""
+        """Of all chats so far, which are so many, in order. Raises SideError where the log does not say it."""
         deadline = time.monotonic() + LOGGED_S
         while len(found := chat_routes((self.directory / "log").read_text())) < count:
             if time.monotonic() > deadline:

@@ -44,6 +44,9 @@ def test_agents_share_their_tenants_system_prompt_alone() -> None:
     assert len({turn for agent in agents for turn in agent.turns}) == 24 * 3
     starts = [agent.start_s for agent in agents]
     assert starts == sorted(starts)
+    salted = tenant_agents(traffic, 3, WORDS, "w9")
+    assert [agent.system for agent in salted] == [f"w9 {agent.system}" for agent in agents]
+    assert [(agent.start_s, agent.turns) for agent in salted] == [(agent.start_s, agent.turns) for agent in agents]
     assert 0 <= starts[0] < starts[-1] <= 7.0
 
 
@@ -140,7 +143,7 @@ def test_unknown_routers_are_refused() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.slow  # three pairs of stacks
+@pytest.mark.slow  # two stacks, two entrances
 @pytest.mark.timeout(600)
 def test_a_router_finds_more_than_round_robin() -> None:
     """A tiny run: the same requests behind both, more of them cached where a router matches prompts; both add
