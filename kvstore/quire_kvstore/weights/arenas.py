@@ -16,8 +16,7 @@ Invariants (``check``):
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from quire_kvstore.host.arena import Arena, ArenaError
 from quire_kvstore.host.cuda_arena import DeviceFull
@@ -25,36 +24,12 @@ from quire_proto.messages import weights as w
 from quire_proto.messages.query import WeightsInfo
 from quire_proto.weights.manifest import BadManifest, Manifest
 
+from .invariants import check_weights
+from .record import WeightsArena, WeightsUser, row_of
+
 MAX_KEY_BYTES = 64
 HUNG_MS = 2000  # that a writer which hung up has to die, before its claim goes on to the next
 NO_SPACE = "NO_SPACE"
-
-WeightsUser = Hashable  # whatever names a process here
-
-
-@dataclass(slots=True, eq=False)
-class WeightsArena:
-    """One arena, or the claim to make it.
-
-    Attributes:
-        memory: None before it is made.
-        writer: who may write, until it is sealed; None then.
-        users: processes that map it, or may.
-        heard_ms: when the writer last said something; once no process maps it, since when.
-        abandoned: no process is given it any more.
-    """
-
-    id: bytes
-    key: bytes
-    memory: Arena | None = None
-    size: int = 0
-    writer: WeightsUser | None = None
-    users: set[WeightsUser] = field(default_factory=set)
-    manifest: Manifest = field(default_factory=lambda: Manifest(0))
-    sealed: bool = False
-    heard_ms: int = 0
-    hung: bool = False
-    abandoned: bool = False
 
 
 class WeightsArenas:
@@ -204,7 +179,7 @@ class WeightsArenas:
                 if not arena.hung:
                     self._refuse(arena.writer, "DEADLINE", f"nothing was heard of the writer for {silent} ms")
                 self._abandon(arena, now_ms)
-            elif self._is_idle(arena) and silent >= self._keep_ms:
+            elif arena.is_idle and silent >= self._keep_ms:
                 self._drop(arena)
 
     def knows(self, peer: WeightsUser) -> bool:
@@ -218,18 +193,9 @@ class WeightsArenas:
 
     def info(self, now_ms: int) -> tuple[WeightsInfo, ...]:
         """All arenas, for people."""
+        waiters = self._waiters
         return tuple(
-            WeightsInfo(
-                key=arena.key,
-                state=self._state(arena),
-                arena=arena.memory.handle().type if arena.memory else "",
-                size=arena.size if arena.memory else 0,
-                tensors=len(arena.manifest.tensors),
-                writer=self._pid_of(arena.writer) if arena.writer is not None else 0,
-                readers=len(arena.users - {arena.writer}),
-                waiting=0 if arena.abandoned else len(self._waiters.get(arena.key, ())),
-                idle_ms=max(0, now_ms - arena.heard_ms) if self._is_idle(arena) else 0,
-            )
+            row_of(arena, 0 if arena.abandoned else len(waiters.get(arena.key, ())), self._pid_of, now_ms)
             for arena in (*self._by_key.values(), *self._abandoned)
         )
 
@@ -243,23 +209,7 @@ class WeightsArenas:
 
     def check(self) -> None:
         """Assert the invariants."""
-        everything = [*self._by_key.values(), *self._abandoned]
-        for arena in everything:
-            assert not (arena.sealed and arena.writer is not None), "sealed memory has no writer"
-            assert arena.sealed or arena.abandoned or arena.writer in arena.users, "what is not sealed has a writer"
-            assert arena.sealed or len(arena.users) <= 1, "only its writer was given what is not sealed"
-            assert not arena.sealed or (arena.memory is not None and arena.manifest.size == arena.size)
-            for user in arena.users:
-                assert self._of_peer[user] is arena
-        for arena in self._abandoned:
-            assert arena.users, "nothing maps it: its memory is kept for no process"
-            assert arena.memory is not None, "without memory nothing is mapped"
-        for key, waiters in self._waiters.items():
-            assert waiters, "a queue is never empty"
-            assert not self._by_key[key].sealed, "nothing waits for what is sealed"
-            assert all(self._of_peer[waiter] == key for waiter in waiters)
-        held = {id(arena) for arena in everything}
-        assert all(isinstance(one, bytes) or id(one) in held for one in self._of_peer.values())
+        check_weights(self._by_key, self._abandoned, self._waiters, self._of_peer)
 
     def _grant(self, peer: WeightsUser, key: bytes, now_ms: int) -> None:
         arena = WeightsArena(self._new_id(), key, writer=peer, users={peer}, heard_ms=now_ms)
@@ -296,7 +246,7 @@ class WeightsArenas:
             try:
                 return self._make(size)
             except DeviceFull:
-                idle = [arena for arena in self._by_key.values() if self._is_idle(arena)]
+                idle = [arena for arena in self._by_key.values() if arena.is_idle]
                 if not idle:
                     raise
                 self._drop(min(idle, key=lambda arena: arena.heard_ms))
@@ -311,17 +261,6 @@ class WeightsArenas:
         assert arena.memory is not None, "sealed"
         del self._by_key[arena.key]
         arena.memory.close()
-
-    @staticmethod
-    def _is_idle(arena: WeightsArena) -> bool:
-        return arena.sealed and not arena.users
-
-    def _state(self, arena: WeightsArena) -> str:
-        if arena.abandoned:
-            return "abandoned"
-        if self._is_idle(arena):
-            return "idle"
-        return "sealed" if arena.sealed else "claimed"
 
     def _written_by(self, peer: WeightsUser) -> WeightsArena | None:
         arena = self._of_peer.get(peer)
