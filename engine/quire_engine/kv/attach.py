@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from quire_kv import KVClient
+from quire_kv import DeviceMemory, KVClient
 from quire_proto.wire.layout import E4M3
 
 ARENA_DTYPES = {
@@ -27,13 +27,15 @@ def arena_of(client: KVClient) -> torch.Tensor:
     """The mapped arena as a tensor of ``client.layout.shape`` (layer, kv, head, block, slot, d)."""
     layout = client.layout
     memory = client.map()
-    if isinstance(memory, memoryview):
-        flat = torch.frombuffer(memory, dtype=torch.uint8)
-    else:
-        # As bytes first: the array interface knows neither bfloat16 nor fp8.
-        flat = torch.as_tensor(memory, device=f"cuda:{memory.device}")
-        assert flat.data_ptr() == memory.pointer, "the arena was copied instead of wrapped"
+    flat = torch.frombuffer(memory, dtype=torch.uint8) if isinstance(memory, memoryview) else wrap_memory(memory)
     return flat.view(ARENA_DTYPES[layout.dtype]).view(layout.shape(client.num_blocks))
+
+
+def wrap_memory(memory: DeviceMemory) -> torch.Tensor:
+    """Device memory as bytes, without a copy; the array interface knows neither bfloat16 nor fp8."""
+    flat = torch.as_tensor(memory, device=f"cuda:{memory.device}")
+    assert flat.data_ptr() == memory.pointer, "the arena was copied instead of wrapped"
+    return flat
 
 
 def gpu_uuid(device: torch.device) -> str:

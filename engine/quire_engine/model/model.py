@@ -136,14 +136,24 @@ def load_model(directory: Path | str, dtype: str = "float32", device: torch.devi
         raise ModelRefused(f"dtype {dtype!r} is none of {', '.join(COMPUTE_DTYPES)}")
     directory = Path(directory)
     config = read_config(directory)
-    layers, kv_heads, _ = kv_shape(text_config(config))
-    scales = KvScales.read(directory, layers, kv_heads)
+    scales = read_scales(directory, config)
     quantised = settle_quantisation(config, device)
     module = load_module(directory, config, COMPUTE_DTYPES[dtype], device)
     weight_bytes = sum(weight.nbytes for weight in module.parameters())  # one that is shared counts once
     fuse_linear(module)
     fuse_layers(module)
     fuse_experts(module)
+    return fused_for_device(module, scales, weight_bytes, quantised)
+
+
+def read_scales(directory: Path, config: Any) -> KvScales:
+    """The scales of a model's keys and values. Raises ModelRefused, OSError."""
+    layers, kv_heads, _ = kv_shape(text_config(config))
+    return KvScales.read(directory, layers, kv_heads)
+
+
+def fused_for_device(module: Any, scales: KvScales | None, weight_bytes: int, quantised: str) -> Model:
+    """A model over ``module``, fused where that keeps the module's own weights: what lies where it lies stays there."""
     fuse_rotary(module)
     if module.device.type == "cuda":
         from quire_engine.model.fused_gpu import fuse_gpu_layers, fuse_gpu_rotary  # Triton itself is an extra

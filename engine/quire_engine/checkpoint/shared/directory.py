@@ -37,6 +37,10 @@ class Unshared(Exception):
     """Nothing can be shared here; the message says why, and nothing is wrong but that."""
 
 
+class Unwanted(Unshared):
+    """Nothing is to be shared here, as somebody said or as it should be."""
+
+
 class EntryDraft:
     """The right to make one entry: write, look at what was written, publish; until it is dropped.
 

@@ -18,37 +18,29 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import structlog
 import torch
 
-from quire_engine.checkpoint.architecture import kv_shape, read_config, text_config
-from quire_engine.checkpoint.kv_scales import KvScales
-from quire_engine.checkpoint.shared.directory import LEAST_BYTES, EntryDraft, Unshared, WeightsDirectory
+from quire_engine.checkpoint.architecture import read_config
+from quire_engine.checkpoint.shared.directory import LEAST_BYTES, EntryDraft, Unshared, Unwanted, WeightsDirectory
 from quire_engine.checkpoint.shared.entry import Entry, EntryDamaged
 from quire_engine.checkpoint.shared.room import is_begun
 from quire_engine.checkpoint.weights.identity import WeightsKey, weights_key
 from quire_engine.checkpoint.weights.weight_files import weight_elements
 from quire_engine.model.fused.packed_form import host_packing
 from quire_engine.model.fused.rotary import fuse_rotary
-from quire_engine.model.model import COMPUTE_DTYPES, Model, load_model
+from quire_engine.model.model import COMPUTE_DTYPES, Model, load_model, read_scales
 from quire_engine.model.quantised import settle_quantisation
-from quire_engine.model.selftest.eager import Probe, Seeing, eager
 
 from .bare_model import bare_model
 from .description import describe, put_together
 from .freed_memory import return_freed_memory
+from .probe import probe_logits
 from .tensors import MappedTensors, TensorsAsPieces
 
-PROBED_TOKENS = 12
 _WAIT_S, _BYTES_A_SECOND = 60.0, 20e6  # how long to wait for another's writing: what a slow disk takes
-_NO_TABLE = np.empty(0, np.int32)
 
 log = structlog.get_logger()
-
-
-class Unwanted(Unshared):
-    """Nothing is to be shared here, as somebody said or as it should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +71,7 @@ def load_shared_model(
 def _loaded(directory: Path, dtype: str, device: torch.device | str, checkpoint: str, place: WeightsPlace) -> Model:
     try:
         key, store = _admitted(directory, dtype, device, checkpoint, place)
-        found = store.find(key.name) or store.claim(key.name, _wait_s(directory, dtype))
+        found = store.find(key.name) or store.claim(key.name, patience_s(directory, dtype))
         if isinstance(found, Entry):
             model = _mapped(directory, dtype, found)
             log.info("weights_shared", file=str(store.file(key.name)), bytes=found.size, written=False)
@@ -110,16 +102,17 @@ def _estimate(directory: Path, dtype: str) -> int:
     return weight_elements(directory) * COMPUTE_DTYPES[dtype].itemsize
 
 
-def _wait_s(directory: Path, dtype: str) -> float:
+def patience_s(directory: Path, dtype: str) -> float:
+    """How long to wait for another process that writes them."""
     return _WAIT_S + _estimate(directory, dtype) / _BYTES_A_SECOND
 
 
 def _private(why: Exception, directory: Path, dtype: str, device: torch.device | str) -> Model:
-    return _said(why, load_model(directory, dtype, device))
+    return with_own_weights(why, load_model(directory, dtype, device))
 
 
-def _said(why: Exception, model: Model) -> Model:
-    """``model``, which has weights of its own."""
+def with_own_weights(why: Exception, model: Model) -> Model:
+    """``model``, which has weights of its own; the reason goes into the log."""
     (log.info if isinstance(why, Unwanted) else log.warning)("weights_private", reason=str(why))
     model.weights_private = str(why)
     return model
@@ -131,10 +124,10 @@ def _written(directory: Path, dtype: str, draft: EntryDraft) -> Model:
     try:
         bare = bare_model(directory, COMPUTE_DTYPES[dtype])
         table, tensors = describe(model.module, bare)
-        logits, ends = _probed(model), model.eos_ids
+        logits, ends = probe_logits(model), model.eos_ids
     except Unshared as why:
         _mark(why, draft)
-        return _said(why, model)
+        return with_own_weights(why, model)
     pieces = TensorsAsPieces(tensors, directory)
     del tensors
     content = {"weight_bytes": model.weight_bytes, "model": table, "tensors": pieces.table}
@@ -142,12 +135,12 @@ def _written(directory: Path, dtype: str, draft: EntryDraft) -> Model:
         entry = draft.write(content, pieces.sizes, pieces.pieces())
     except (EntryDamaged, OSError, Unshared) as error:
         reason = _sentence(error, draft)
-        return _private(reason, directory, dtype, "cpu") if pieces.given_up else _said(reason, model)
+        return _private(reason, directory, dtype, "cpu") if pieces.given_up else with_own_weights(reason, model)
     del model, pieces
     gc.collect()  # its layers know each other, and what is left of it maps the checkpoint
     try:
         shared = _mapped(directory, dtype, entry)
-        if shared.eos_ids != ends or not torch.equal(_probed(shared), logits):
+        if shared.eos_ids != ends or not torch.equal(probe_logits(shared), logits):
             raise Unshared("put together from its tensors, the model gives other numbers")
     except Unshared as why:
         _mark(why, draft)
@@ -155,7 +148,7 @@ def _written(directory: Path, dtype: str, draft: EntryDraft) -> Model:
     try:
         draft.publish()
     except OSError as error:
-        return _said(_sentence(error, draft), shared)
+        return with_own_weights(_sentence(error, draft), shared)
     log.info("weights_shared", file=str(draft.file), bytes=entry.size, written=True)
     return shared
 
@@ -186,18 +179,6 @@ def _mapped(directory: Path, dtype: str, entry: Entry) -> Model:
     except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         raise Unshared(f"the entry does not fit: {type(error).__name__}: {error}") from None
     fuse_rotary(module)
-    layers, kv_heads, _ = kv_shape(text_config(config))
-    scales = KvScales.read(directory, layers, kv_heads)
-    model = Model(module, scales, weight_bytes, settle_quantisation(config, "cpu"))
+    model = Model(module, read_scales(directory, config), weight_bytes, settle_quantisation(config, "cpu"))
     model.weights_entry = entry
     return model
-
-
-def _probed(model: Model) -> torch.Tensor:
-    """Logits of a few tokens under the model's own attention. Raises Unshared where that cannot compute them."""
-    draw = np.random.default_rng(0)
-    tokens = torch.from_numpy(draw.integers(0, model.vocab_size, min(PROBED_TOKENS, model.max_model_len)))
-    try:
-        return eager(model, {}, Probe(tokens, _NO_TABLE), Seeing(), lambda _layer, _output: None)
-    except Exception as error:  # of any kind, in the model's own code; the self-test will say what it is
-        raise Unshared(f"it does not compute: {type(error).__name__}: {error}") from None
