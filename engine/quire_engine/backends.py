@@ -41,6 +41,11 @@ class BackendChoice:
     kind: str
     device: torch.device
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether pool and weights lie in a GPU's memory."""
+        return self.device.type == "cuda"
+
     def admit(self, layout: Layout) -> None:
         """Raise BackendRefused if this device cannot compute on such a pool, before anything is loaded."""
         if self.kind == CPU or layout.dtype != E4M3:

@@ -23,10 +23,10 @@ def insist_on_own_user(connection: socket.socket, path: str) -> None:
         raise NotPrivate(f"{path}: the process that listens there belongs to another user (uid {uid})")
 
 
-def hung_up(connection: socket.socket) -> bool:
-    """Whether the other end is gone, or ours is closed."""
+def hung_up(connection: socket.socket, wait_ms: int = 0) -> bool:
+    """Whether the other end is gone, or ours is closed; waits so long for that."""
     if connection.fileno() < 0:
         return True
     poll = select.poll()
     poll.register(connection, select.POLLRDHUP)
-    return bool(poll.poll(0))
+    return bool(poll.poll(wait_ms))

@@ -131,10 +131,8 @@ def kills(stack: Stack, expected: Expected, load_s: float) -> dict[str, Any]:
         stack.start_engine("engine-2")
         stack.wait_ready(*ENGINES)
         chaos.load(load_s)
-        stack.kill("kvstore")
         killed = time.monotonic()
-        stack.start_kvstore()
-        stack.wait_ready(*ENGINES)
+        stack.kill_kvstore(*ENGINES)
         back_s = time.monotonic() - killed
         chaos.load(load_s)
         chaos.finish()

@@ -29,6 +29,7 @@ PATIENCE_S = {"cuda": 75.0, "cpu": 400.0}
 STOP_S = 10.0
 STACKS_S = 2.0
 LAST_LINES = 30
+IPC, ENGINE_POISONED = "cuda-ipc", 4
 
 
 def wait_for(condition: Callable[[], Any], within_s: float, what: str) -> Any:
@@ -55,6 +56,9 @@ class Stack:
         sequences: in a step of an engine at most; a graph is captured for each size up to it.
         logs: a folder that keeps what the processes say; ``directory`` if None.
 
+    Attributes:
+        kvstore_flags: what it is started with.
+
     If the context is left by a failure, every process writes down where it stands before it ends.
     """
 
@@ -74,7 +78,11 @@ class Stack:
         self.directory, self._logs, self.patience_s = directory, logs or directory, PATIENCE_S[device]
         layout = asdict(layout_of(model, stored or dtype, 16))
         (directory / "prepared.json").write_text(json.dumps({"layout": layout, "published": []}))
-        self._kvstore = [f"--blocks={blocks}", f"--arena={'shm' if device == 'cpu' else arena}", "--lease-ms=10000"]
+        self.kvstore_flags = [
+            f"--blocks={blocks}",
+            f"--arena={'shm' if device == 'cpu' else arena}",
+            "--lease-ms=10000",
+        ]
         self._engine = [f"--model={model}", f"--dtype={dtype}", "--attention=triton", "--block-size=16", "--threads=1"]
         # There is none that takes over what an engine leaves, and a GPU's seconds are dear.
         self._engine += [
@@ -95,7 +103,7 @@ class Stack:
 
     def start_kvstore(self) -> None:
         """Start it and wait until it answers."""
-        self._start("kvstore", "kvstore", *self._kvstore)
+        self._start("kvstore", "kvstore", *self.kvstore_flags)
         self._until(self._answers, "the kvstore answers")
 
     def start_engine(self, name: str) -> None:
@@ -110,6 +118,29 @@ class Stack:
         """SIGKILL, and wait for the end of the process."""
         self.processes[name].kill()
         self.processes.pop(name).wait()
+        wait_for(lambda: name not in self.gateway.ready(), self.patience_s, f"{name} is seen to be gone")
+
+    def kill_kvstore(self, *engines: str) -> None:
+        """SIGKILL, and start it again, until these engines take requests again. Weights that they map by IPC end them,
+        so then they are started again, too."""
+        ends = any(one.arena == IPC for one in self.stats().weights)
+        self.kill("kvstore")
+        for name in engines if ends else ():
+            if (code := self.processes.pop(name).wait(self.patience_s)) != ENGINE_POISONED:
+                raise RuntimeError(
+                    f"{name} ended with {code} after its kvstore, not with {ENGINE_POISONED}\n{self.said()}"
+                )
+        self.start_kvstore()
+        for name in engines if ends else ():
+            self.start_engine(name)
+        self._until(lambda: set(engines) <= {one.name for one in self.stats().sessions}, "engines attach again")
+        self.wait_ready(*engines)
+
+    def events(self, name: str, event: str) -> list[dict[str, Any]]:
+        """What a process logged so far: lines of one event."""
+        lines = (self._logs / f"{name}.log").read_text(errors="replace").splitlines()
+        found = [json.loads(line) for line in lines if line.startswith("{")]
+        return [line for line in found if line.get("event") == event]
 
     def ended(self, answer: EngineAnswer) -> EngineAnswer:
         """Wait for its end. Raises RuntimeError if that does not come."""
@@ -132,10 +163,13 @@ class Stack:
         return "\n".join(parts)
 
     def _start(self, name: str, command: str, *flags: str) -> None:
-        line = [sys.executable, "-P", "-m", "quire_services.cli", command, f"--run-dir={self.directory}", *flags]
+        line = [sys.executable, *self._program(command), f"--run-dir={self.directory}", *flags]
         env = {**os.environ, "PYTHONFAULTHANDLER": "1"}
         with (self._logs / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(line, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def _program(self, command: str) -> list[str]:
+        return ["-P", "-m", "quire_services.cli", command]
 
     def _answers(self) -> bool:
         try:

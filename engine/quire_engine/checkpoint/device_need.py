@@ -28,26 +28,28 @@ DRAWING = 56  # bytes for each logit of a row: as computed, float32, in order wi
 @dataclass(frozen=True, slots=True)
 class DeviceNeed:
     """Bytes of an engine: ``fixed`` ones, and more for each token and each sequence of its largest step; which has so
-    many ``tokens`` and ``sequences`` unless it is said."""
+    many ``tokens`` and ``sequences`` unless it is said. ``weights`` are a part of the fixed ones, and are there once
+    for all engines that share them."""
 
     fixed: int
     token: int
     sequence: int
     tokens: int = STEP_TOKENS["cuda"]
     sequences: int = STEP_SEQUENCES["cuda"]
+    weights: int = 0
 
 
 def device_need(directory: Path, dtype: str) -> DeviceNeed:
     """The need of the model in ``directory``, computed in ``dtype``. Raises ModelRefused, OSError."""
     config, size = text_config(read_config(directory)), BYTES[compute_dtype(directory, dtype)]
-    elements = weight_elements(directory)
+    weights = weight_elements(directory) * size
     heads = config.num_attention_heads + 2 * (getattr(config, "num_key_value_heads", None) or 0)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Rows before and after a norm and a product, twice in float32; heads before and after their rotation.
     width = 8 * config.hidden_size + 3 * heads * head_dim + 4 * _intermediate(config)
     token, row = width * size, config.vocab_size * DRAWING
     # A sequence is drawn, and is a row of the largest graph, which keeps its logits.
-    return DeviceNeed(elements * size + SCORED * row + PROCESS, token, row + token + row // 4)
+    return DeviceNeed(weights + SCORED * row + PROCESS, token, row + token + row // 4, weights=weights)
 
 
 def _intermediate(config: Any) -> int:

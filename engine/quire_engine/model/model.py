@@ -30,6 +30,7 @@ from quire_engine.model.fused.rotary import fuse_rotary
 from quire_engine.transfer import to_device
 
 from .quantised import settle_quantisation
+from .shared_gpu.hold import WeightsHold
 from .weights import load_module
 
 __all__ = ["Model", "ModelRefused", "load_model"]
@@ -51,7 +52,8 @@ class Model:
         weight_bytes: of all parameters as they were loaded.
         quantised: what became of quantised weights, in words; "" if they were not.
         weights_entry: the host's one copy of the weights, where they are a mapping of that.
-        weights_private: why they are not, in words.
+        weights_hold: the same of a GPU.
+        weights_private: why they are neither, in words.
         vocab_size: number of logits.
         eos_ids: tokens that end an answer.
         attention_modules: by layer, the module that asked for attention in the latest forward pass.
@@ -67,6 +69,7 @@ class Model:
         self.weight_bytes = weight_bytes
         self.quantised = quantised
         self.weights_entry: Entry | None = None
+        self.weights_hold: WeightsHold | None = None
         self.weights_private = ""
         self.vocab_size = int(self.config.vocab_size)
         self.eos_ids = _eos_ids(module)
@@ -79,6 +82,11 @@ class Model:
     def let_go(self) -> None:
         """Forget the backend and with it the arena; ``use`` gives another."""
         self.backend = None
+
+    @property
+    def weights_shared(self) -> bool:
+        """Whether other engines compute with the same copy of them."""
+        return self.weights_entry is not None or self.weights_hold is not None
 
     @property
     def device(self) -> torch.device:

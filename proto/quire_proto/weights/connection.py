@@ -97,9 +97,9 @@ class WeightsConnection:
         self._declare(tensors)
         self._answer(ANSWER_S, w.SealedWeights)
 
-    def closed(self) -> bool:
-        """Whether the kvstore's end is gone, or ours is closed."""
-        return hung_up(self._socket)
+    def closed(self, wait_ms: int = 0) -> bool:
+        """Whether the kvstore's end is gone, or ours is closed; waits so long for that."""
+        return hung_up(self._socket, wait_ms)
 
     def release(self) -> None:
         """Say that nothing of this process maps the arena, and close."""

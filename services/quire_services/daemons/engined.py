@@ -6,8 +6,9 @@ seconds are over; a second signal ends it at once. It attaches to whichever kvst
 and again, and to the gateway likewise; neither needs to be up first.
 
 Exit codes: 0 stopped, 1 failed, 2 a usage error: settings, or a model that is refused (its files, layout or self-test),
-4 the CUDA context is poisoned: nothing is wrong with model or configuration, and a new process (the supervisor starts
-one) can go on, 5 the GPU's memory is full. With 1, 2 and 5 the last line on stderr says why.
+4 the CUDA context is poisoned, or weights that came by IPC are gone with their kvstore: nothing is wrong with model or
+configuration, and a new process (the supervisor starts one) can go on, 5 the GPU's memory is full. With 1, 2 and 5 the
+last line on stderr says why.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from quire_engine.model.selftest.invariance import batch_dependence
 from quire_engine.model.selftest.selftest import self_test
 from quire_engine.model.selftest.verdict_cache import found_once
 from quire_engine.model.shared.shared_model import WeightsPlace, load_shared_model
+from quire_engine.model.shared_gpu.device_model import WeightsDesk, load_device_model
 from quire_engine.scheduling.front import Front
 from quire_engine.scheduling.scheduler import SchedulerLimits
 from quire_engine.scheduling.step_log import StepLog
@@ -100,11 +102,16 @@ def _fail(error: Exception, config: Config, attention: BackendChoice) -> int:
         why = full_memory(error, attention.device, limits.max_batch_tokens, limits.max_sequences)
         return _complain(EXIT_DEVICE_FULL, why)
     if isinstance(error, ContextPoisoned | DeviceFault | torch.AcceleratorError):  # the last: while the model is loaded
-        log.error("context_poisoned", reason=first_line(error))
-        os._exit(EXIT_POISONED)  # at once: CUDA's own clean-up may hang in such a process
+        _end_poisoned(first_line(error))
     if isinstance(error, MemoryError) or NO_HOST_MEMORY in str(error):
         return _complain(1, f"out of memory: {first_line(error)}")
     raise error
+
+
+def _end_poisoned(reason: str) -> None:
+    """End at once: CUDA's own clean-up may hang in such a process."""
+    log.error("context_poisoned", reason=reason)
+    os._exit(EXIT_POISONED)
 
 
 def _complain(code: int, reason: str) -> int:
@@ -119,13 +126,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
     attention.admit(layout)
     attention.admit_dtype(config.kvstore.dtype)
     with watched(start_report.report_load_share):
-        model = load_shared_model(
-            directory,
-            config.kvstore.dtype,
-            attention.device,
-            layout.weights,
-            WeightsPlace(config.engine.weights_path),
-        )
+        model = _load(config, attention, layout)
     model.max_model_len = served_length(model.config, config.engine.max_model_len)
     _prove(model, layout, attention)
     log.info(
@@ -144,7 +145,7 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         checkpoint_dtype=compute_dtype(directory, AUTO_DTYPE),
         auto_dtype=dtype_here(directory, replace(config, kvstore=replace(config.kvstore, dtype=AUTO_DTYPE))),
         weight_bytes=model.weight_bytes,
-        weights_shared=model.weights_entry is not None,
+        weights_shared=model.weights_shared,
         weights_private=model.weights_private,
         quantised=model.quantised,
         max_model_len=model.max_model_len,
@@ -176,6 +177,15 @@ def _run(config: Config, arguments: argparse.Namespace, attention: BackendChoice
         if tracer is not None:
             tracer.close()
     return 0
+
+
+def _load(config: Config, attention: BackendChoice, layout: Layout) -> Model:
+    """The model, over the one copy of its weights that this GPU or this host has, where that is possible."""
+    directory, dtype, checkpoint = Path(config.serve.model), config.kvstore.dtype, layout.weights
+    if attention.on_gpu:
+        desk = WeightsDesk(config.run_dir, _end_poisoned)
+        return load_device_model(directory, dtype, attention.device, checkpoint, desk)
+    return load_shared_model(directory, dtype, attention.device, checkpoint, WeightsPlace(config.engine.weights_path))
 
 
 def _prove(model: Model, layout: Layout, attention: BackendChoice) -> None:

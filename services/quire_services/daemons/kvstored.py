@@ -216,7 +216,7 @@ def _prepared(path: Path) -> tuple[Layout, list[Any], dict[str, int]]:
     try:
         value = read_prepared(path)
         given = value.get("device_need")
-        need = {name: int(given[name]) for name in NEED} if given else {}
+        need = {name: int(given[name]) for name in NEED} | {"weights": int(given.get("weights", 0))} if given else {}
         return from_map(Layout, value["layout"]), list(value.get("published", [])), need
     except OSError as exc:
         raise StartError(f"prepared file {path}: {exc.strerror}") from None
@@ -225,12 +225,14 @@ def _prepared(path: Path) -> tuple[Layout, list[Any], dict[str, int]]:
 
 
 def _engines_need(need: dict[str, int], config: Config) -> int:
-    """Bytes that the engines of this host need of a GPU, as far as a prepared file's ``device_need`` says it."""
+    """Bytes that the engines of this host need of a GPU, as far as a prepared file's ``device_need`` says it; of
+    weights that they share, one copy."""
     if not need:
         return 0
     tokens = config.engine.max_batch_tokens or need["tokens"]
     sequences = config.engine.max_sequences or need["sequences"]
-    return config.serve.engines * (need["fixed"] + tokens * need["token"] + sequences * need["sequence"])
+    once = (config.serve.engines - 1) * need.get("weights", 0) if config.kvstore.share_weights else 0
+    return config.serve.engines * (need["fixed"] + tokens * need["token"] + sequences * need["sequence"]) - once
 
 
 def _check(layout: Layout) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from bench.models.tiny import make_model
 from quire_engine.checkpoint.device_need import DRAWING, PROCESS, SCORED, DeviceNeed, device_need
-from quire_services.config.settings import Config, EngineSettings, ServeSettings
+from quire_services.config.settings import Config, EngineSettings, KvstoreSettings, ServeSettings
 from quire_services.daemons.kvstored import _engines_need
 from quire_services.stack.processes import Stack
 
@@ -28,7 +28,8 @@ def test_weights_are_counted_to_the_byte(dtype: str, size: int, shards: int, tmp
         assert len(list(directory.glob("*.safetensors"))) >= shards
     expected = sum(weight.numel() for weight in module.parameters())
     rest = PROCESS + SCORED * 64 * DRAWING
-    assert device_need(directory, dtype).fixed == expected * size + rest
+    need = device_need(directory, dtype)
+    assert (need.fixed, need.weights) == (expected * size + rest, expected * size)
 
 
 def test_a_step_needs_no_more_than_is_reckoned(tmp_path: Path) -> None:
@@ -54,6 +55,14 @@ def test_a_sequence_needs_what_its_row_of_logits_does(tmp_path: Path) -> None:
     need = device_need(directory, "bfloat16")
     assert need.sequence == 64 * DRAWING * 5 // 4 + need.token
     assert (need.tokens, need.sequences) == (8192, 256)
+
+
+@pytest.mark.parametrize(("shared", "copies"), [(True, 1), (False, 3)])
+def test_weights_that_are_shared_are_counted_once(shared: bool, copies: int) -> None:
+    """However many engines there are; where each has its own, once for each."""
+    need = asdict(DeviceNeed(1000, 0, 0, weights=700))
+    config = Config(serve=ServeSettings(engines=3), kvstore=KvstoreSettings(share_weights=shared))
+    assert _engines_need(need, config) == 3 * 300 + copies * 700
 
 
 def test_a_kvstore_leaves_room_for_all_engines(tmp_path: Path) -> None:

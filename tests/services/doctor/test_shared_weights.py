@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from quire_kv import KVClient, WeightsConnection
 from quire_kvstore.host.attach_socket import start_ticks
+from quire_proto.messages.weights import ReadWeights
 from quire_services.config.process_table import ProcessEntry, ProcessTable
 from quire_services.doctor.checks.model import check_model
 from quire_services.doctor.checks.shared_weights import check_shared_weights
+from tests.kvstore.host.cuda_arena.recorder import Recorder, recorded_driver
+from tests.kvstore.host.cuda_arena.stack import LAYOUT, recorded_kvstore
 from tests.support.children import python_child
 from tests.support.doctor import found, ids, only, write_model, write_weights
 
@@ -110,3 +114,30 @@ def test_engines_that_run_are_looked_at(model: Path, run_dir: Path, entry: Path,
         assert "engine-1: 33,554,432 bytes" in only(found(check_shared_weights, **flags), "weights-not-shared").seen
     with engine(run_dir, "engine-1"):
         assert said(model, run_dir, entry.parent) == ["one copy for all engines"]
+
+
+@pytest.mark.process
+def test_on_a_gpu_the_kvstore_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How large the one copy is and how many map it; engines beyond those have weights of their own."""
+    run_dir = tmp_path / "run"
+    flags = {"run_dir": run_dir, "attention": "triton"}
+    assert found(check_shared_weights, **flags) == []
+    with recorded_kvstore(run_dir) as kvstore, recorded_driver(monkeypatch, Recorder()):
+        kvstore.start_with("cuda-vmm-fd")
+        writer = WeightsConnection(run_dir, 20)
+        writer.claim(b"key")
+        writer.make(4096)
+        writer.seal(())
+        with KVClient(run_dir, name="engine-1", layout=LAYOUT), KVClient(run_dir, name="engine-2", layout=LAYOUT):
+            one = found(check_shared_weights, **flags)
+            assert "1 of 2 engines have weights of their own" in only(one, "weights-not-shared").seen
+            reader = WeightsConnection(run_dir, 20)
+            assert isinstance(reader.claim(b"key"), ReadWeights)
+            both = found(check_shared_weights, **flags)
+            assert [finding.seen for finding in both] == [
+                "one copy of 4,096 bytes on the GPU (cuda-vmm-fd), mapped by 2 processes"
+            ]
+            reader.release()
+        writer.release()
+    (fact,) = found(check_shared_weights, **flags, share_weights="false")
+    assert fact.seen == "each engine has its own: kvstore.share_weights is false"

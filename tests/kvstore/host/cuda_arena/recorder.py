@@ -2,7 +2,7 @@
 
 Records every call, hands out pointers, handles and descriptors that mean nothing to a GPU, and counts what is held.
 Memory behind a descriptor is host memory, really shared, and where a test wants it (``mapped``) really mapped: for
-reading only where that is what was asked for.
+reading only where that is what was asked for. So is plain memory then, and what its IPC handle opens.
 Types and constants are the real ones, and a function that the real module lacks is lacking here too.
 """
 
@@ -70,6 +70,7 @@ class Recorder:
         self.held: Counter[str] = Counter()
         self.imported = 0  # inode of the memory imported last
         self._pointer = 0x7000_0000_0000
+        self._plain: dict[int, tuple[int, int]] = {}  # descriptor and bytes behind plain memory, by its base
 
     def __getattr__(self, name: str) -> Any:
         thing = getattr(real, name)
@@ -103,16 +104,27 @@ class Recorder:
                 assert _libc.mprotect(int(pointer), size, int(access.flags)) == 0  # PROT_READ is 1 there and here
             case "cuMemUnmap", (pointer, size) if self.mapped:
                 assert _libc.munmap(int(pointer), size) == 0
+            case "cuMemAlloc", (size, *_) if self.mapped and size <= self.total:
+                os.truncate(fd := os.memfd_create("device memory"), size + BASE_BELOW)
+                return (real.CUdeviceptr(self._map_plain(fd) + BASE_BELOW),)
+            case "cuMemFree", (pointer,) if self.mapped:
+                self._unmap_plain(int(pointer) - BASE_BELOW)
+            case "cuIpcCloseMemHandle", (pointer,) if self.mapped:
+                self._unmap_plain(int(pointer))
             case "cuMemAlloc" | "cuMemAddressReserve", (size, *_):
                 self._pointer += 1 << 32
                 return (real.CUdeviceptr(self._pointer),) if size <= self.total else "OUT_OF_MEMORY"
             case "cuIpcGetMemHandle", (pointer,):
-                handle, raw = real.CUipcMemHandle(), b"%-32d%-32d" % (os.getpid(), int(pointer))
+                fd = self._plain[int(pointer) - BASE_BELOW][0] if self.mapped else 0
+                handle, raw = real.CUipcMemHandle(), b"%-32d%-32d" % (os.getpid(), fd)
                 ctypes.memmove(handle.getPtr(), raw, 64)
                 return (handle,)
             case "cuIpcOpenMemHandle", (handle, _):
                 exporter = int(ctypes.string_at(handle.getPtr(), 32))
                 foreign = exporter != os.getpid() and Path(f"/proc/{exporter}").exists()
+                if foreign and self.mapped:
+                    fd = int(ctypes.string_at(handle.getPtr() + 32, 32))
+                    return (real.CUdeviceptr(self._map_plain(os.open(f"/proc/{exporter}/fd/{fd}", os.O_RDWR))),)
                 return (real.CUdeviceptr(0x6000_0000_0000),) if foreign else "INVALID_CONTEXT"
             case "cuMemCreate", _ if self.strict and not self.held["context"]:
                 return "INVALID_CONTEXT"
@@ -133,12 +145,25 @@ class Recorder:
                 return (SimpleNamespace(bytes=self.uuids[ordinal]),)
             case "cuDeviceGetAttribute", (key, _):
                 return (self.attributes.get(key.name.removeprefix("CU_DEVICE_ATTRIBUTE_"), 0),)
+            case "cuMemGetInfo", _:
+                return self.total, self.total
             case "cuMemGetAddressRange", (pointer,):
                 return (real.CUdeviceptr(int(pointer) - BASE_BELOW), GRANULE)
         fixed = {"cuDriverGetVersion": 13000, "cuDeviceGetCount": len(self.uuids), "cuDeviceGetName": self.name}
         fixed |= {"cuDeviceTotalMem": self.total, "cuMemGetAllocationGranularity": GRANULE}
         fixed |= {"cuDeviceGet": arguments[0] if arguments else 0, "cuDevicePrimaryCtxRetain": "the context"}
         return (fixed[name],) if name in fixed else ()
+
+    def _map_plain(self, fd: int) -> int:
+        size = os.fstat(fd).st_size
+        base = _mmap(0, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd)
+        self._plain[base] = fd, size
+        return base
+
+    def _unmap_plain(self, base: int) -> None:
+        fd, size = self._plain.pop(base)
+        assert _libc.munmap(base, size) == 0
+        os.close(fd)
 
 
 @contextlib.contextmanager
