@@ -42,6 +42,7 @@ STEPS = (
     Planned("engines", f"{PROCESSES}.engines", 160, "deaths"),
     Planned("ipc", f"{PROCESSES}.engines", 75, "ipc", dry=False),
     Planned("throughput", f"{PROCESSES}.throughput", 90),
+    Planned("weights", f"{PROCESSES}.weights", 90, needs="cuda"),
     Planned("host", f"{KERNELS}.timings", 45, "host"),
     Planned("shared", f"{KERNELS}.timings", 90, "shared"),
     Planned("sweep", f"{KERNELS}.launches", 120, "sweep"),
@@ -85,6 +86,11 @@ CLAIMS = (
         32,
         "every figure was taken, and the kernels reach their aims",
         ("launches", "decode", "fp8", "prefill", "throughput", "host", "shared", "sweep"),
+    ),
+    Claim(
+        64,
+        "engines of a GPU compute with one copy of the weights, which outlives its writer and the kvstore",
+        ("weights:shared", "weights:restart", "weights:kvstore"),
     ),
 )
 

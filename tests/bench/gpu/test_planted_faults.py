@@ -50,6 +50,8 @@ def test_the_dry_run_passes(tmp_path: Path) -> None:
     assert steps["engines"]["figures"]["kills"]["canary"]["changed"] == []
     assert [row["dtype"] for row in steps["fp8"]["figures"]["fp8"]] == ["float8_e4m3fn"] * 3
     assert all(row["step_ms"] >= row["host_ms"] > 0 for row in steps["host"]["figures"]["host"])
+    shared = steps["weights"]["figures"]
+    assert (shared["shared"]["map_read_only"], shared["kvstore"]["tokens_equal"]) == (True, 8)
     assert "nothing here was measured" in (tmp_path / "summary.md").read_text()
     assert sorted(RESULTS.iterdir()) == before
 
