@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 FP8_PRODUCTS_SINCE = (8, 9)  # compute capability
+STAYS_QUANTISED = "kept in"  # how what is said of a checkpoint begins whose weights stay quantised
 
 
 def settle_quantisation(config: Any, device: torch.device | str) -> str:
@@ -26,7 +27,7 @@ def settle_quantisation(config: Any, device: torch.device | str) -> str:
     found["dequantize"] = not stays
     if stays and method == "compressed-tensors":
         found["use_optimized_inference"] = True
-    return f"kept in {method}" if stays else f"dequantised from {method}"
+    return f"{STAYS_QUANTISED} {method}" if stays else f"dequantised from {method}"
 
 
 def widen(module: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -24,11 +24,11 @@ import structlog
 import torch
 
 from quire_engine.checkpoint.architecture import read_config
-from quire_engine.checkpoint.shared.directory import Unshared
+from quire_engine.checkpoint.shared.directory import Unshared, Unwanted
 from quire_engine.checkpoint.weights.identity import DENSE, weights_key
 from quire_engine.kv.attach import quiesce, wrap_memory
 from quire_engine.model.model import COMPUTE_DTYPES, Model, fused_for_device, load_model, read_scales
-from quire_engine.model.quantised import settle_quantisation
+from quire_engine.model.quantised import STAYS_QUANTISED, settle_quantisation
 from quire_engine.model.shared.bare_model import bare_model
 from quire_engine.model.shared.description import describe, put_together
 from quire_engine.model.shared.freed_memory import return_freed_memory
@@ -71,6 +71,7 @@ def load_device_model(
     """
     loading = _Loading(directory, dtype, torch.device(device), checkpoint, desk)
     try:
+        loading.admit()
         connection, told = claim_weights(
             desk.run_dir, loading.key, KVSTORE_S, desk.writer_s or patience_s(directory, dtype)
         )
@@ -93,6 +94,12 @@ class _Loading:
         # Whether quantised weights stay so depends on the device, and decides what is kept.
         self._quantised = settle_quantisation(self._config, device)
         self.key = bytes.fromhex(weights_key(directory, checkpoint, dtype, DENSE, self._quantised).name)
+
+    def admit(self) -> None:
+        """Raise Unshared for a model that no engine can share: none is to wait for another one's finding that out."""
+        if self._quantised.startswith(STAYS_QUANTISED):
+            raise Unwanted(f"they are {self._quantised}, and no model is put together of such")
+        bare_model(self._directory, COMPUTE_DTYPES[self._dtype])
 
     def read(self, connection: WeightsConnection, told: ReadWeights) -> Model:
         """The model over what another engine has sealed. Raises Unshared."""

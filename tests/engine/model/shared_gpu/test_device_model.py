@@ -359,6 +359,23 @@ def test_a_manifest_that_fits_no_model_is_refused(
     assert rows(kvstore) == [("sealed", 1)]
 
 
+def test_a_model_that_cannot_be_shared_waits_for_no_other(
+    kvstore: RecordedKvstore, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that stay quantised, or a model that cannot be made without its weights: no kvstore is asked."""
+    monkeypatch.setattr(device_model, "claim_weights", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(device_model, "settle_quantisation", lambda *_: "kept in fp8")
+        assert "they are kept in fp8" in load().weights_private
+
+    def odd(*_: Any) -> None:
+        raise Unshared("transformers cannot make it without weights")
+
+    monkeypatch.setattr(device_model, "bare_model", odd)
+    assert "cannot make it without weights" in load().weights_private
+    kvstore.start_with("cuda-vmm-fd")
+
+
 def test_names_that_no_manifest_can_have_are_no_error() -> None:
     """Such a model is not shared."""
     with pytest.raises(Unshared, match="an arena cannot hold this model"):
