@@ -361,8 +361,8 @@ class Engine:
             plan.drop_ended()
         for sequence in grants.unneeded:
             scheduler.remove(sequence)
-        for sequence, code, reason in grants.rejected:
-            self._reject(kv, plan, sequence, code, reason)
+        for sequence, code, reason, missing in grants.rejected:
+            self._reject(kv, plan, sequence, code, reason, missing)
         for sequence, account in grants.starved:
             victim = scheduler.starved(sequence, plan, account)
             if victim is not None:
@@ -386,11 +386,13 @@ class Engine:
         first = self._beams.preempted(kv, victim)
         return first if for_itself and self._beams.hopeless(first) else None
 
-    def _reject(self, kv: KvSession, plan: StepPlan, sequence: Sequence, code: str, reason: str) -> None:
+    def _reject(
+        self, kv: KvSession, plan: StepPlan, sequence: Sequence, code: str, reason: str, missing: int = 0
+    ) -> None:
         """There is no space for it and never will be; if it ran, its blocks come back."""
         if sequence.ended:
             return  # with the step that was in flight
-        self._outbox.end(sequence.members[0], "error", code, reason)
+        self._outbox.end(sequence.members[0], "error", code, reason, missing)
         for member in sequence.members:
             plan.drop(member)
             self._scheduler.remove(member)

@@ -181,7 +181,8 @@ class Output:
     ``offer`` of its sequence, if there is one, and how many tokens of it were ``computed``. ``cached_tokens`` is set on
     the first output, which has no tokens if it is sent when the request is admitted, and on the first with tokens.
     ``prompt_logprobs``, if they are wanted, are those of the tokens but the first: some in each of the outputs of
-    the first continuation before that. ``score``: of what a beam search found, which is sent whole."""
+    the first continuation before that. ``score``: of what a beam search found, which is sent whole. ``missing``: of the
+    code ``over_limit``, blocks that the tenant's limit lacks for it; 0 where it is not the limit."""
 
     request: str
     index: int
@@ -195,6 +196,7 @@ class Output:
     score: float = 0.0
     offer: bytes = b""
     computed: int = 0
+    missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)

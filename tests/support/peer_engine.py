@@ -144,12 +144,14 @@ class PeerEngine:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
-    def fail_all(self, code: str, message: str) -> None:
+    def fail_all(self, code: str, message: str, missing: int = 0) -> None:
         """End every continuation with an error."""
         with self._lock:
             ids = [(branch.request.request, branch.index) for branch in self._branches]
             self._branches.clear()
-        self.send(Outputs(tuple(Output(*of, finish="error", code=code, message=message) for of in ids)))
+        self.send(
+            Outputs(tuple(Output(*of, finish="error", code=code, message=message, missing=missing) for of in ids))
+        )
 
     def _read(self) -> None:
         stream = self._socket.makefile("rb")

@@ -46,7 +46,8 @@ class StepGrants:
         priorities: rows (sequence id, priority) of sequences that another one, this urgent, waits for.
         admitted: sequences that have a table now.
         unneeded: publications' sequences that another session computes or has computed.
-        rejected: sequences, waiting or running, that would wait for ever; the error code, and why.
+        rejected: sequences, waiting or running, that would wait for ever; the error code, why, and how many blocks
+            their tenant's limit lacks, if it is that.
         starved: running sequences that could not be extended, and whose shortage it is (an account; "": the pool's).
         backoff_ms: how long to ask nothing for waiting sequences, by account ("": for none of them).
         copies: rows (src, dst, slots) to be done before the step writes: copies, and scrubs (src -1).
@@ -57,7 +58,7 @@ class StepGrants:
     priorities: list[tuple[int, int]] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
     unneeded: list[Sequence] = field(default_factory=list)
-    rejected: list[tuple[Sequence, str, str]] = field(default_factory=list)
+    rejected: list[tuple[Sequence, str, str, int]] = field(default_factory=list)
     starved: list[tuple[Sequence, str]] = field(default_factory=list)
     backoff_ms: dict[str, int] = field(default_factory=dict)
     copies: list[tuple[int, int, int]] = field(default_factory=list)
@@ -78,8 +79,9 @@ class StepGrants:
         self.backoff_ms[answer.account] = max(before, answer.retry_after_ms)
 
 
-def _rejection(sequence: Sequence, answer: Allocated) -> tuple[str, str] | None:
-    """Code and reason if a sequence without space should not wait for it: it never fits, or should come back later.
+def _rejection(sequence: Sequence, answer: Allocated) -> tuple[str, str, int] | None:
+    """Code, reason and missing blocks of the limit if a sequence without space should not wait for it: it never fits,
+    or should come back later.
 
     A sequence that has run already waits for its tenant's other requests to end: part of its answer is out.
     """
@@ -89,17 +91,18 @@ def _rejection(sequence: Sequence, answer: Allocated) -> tuple[str, str] | None:
         return _never(answer)
     if answer.scope == LIMIT and sequence.request.cached_tokens < 0:
         reason = f"tenant {answer.account} is at its limit: {answer.missing} blocks of cache are missing"
-        return AT_LIMIT, f"{reason}; try again in {answer.retry_after_ms / 1000:g} s"
+        return AT_LIMIT, f"{reason}; try again in {answer.retry_after_ms / 1000:g} s", 0
     return None
 
 
-def _never(short: Allocated | Shortage) -> tuple[str, str]:
-    """Code and reason for what does not fit, whatever else ends. Sent again the request is judged as things are
-    then."""
+def _never(short: Allocated | Shortage) -> tuple[str, str, int]:
+    """Code, reason and missing blocks of the limit for what does not fit, whatever else ends. Sent again the request is
+    judged as things are then."""
     if short.account:
         return (
             OVER_LIMIT,
             f"the request needs {short.missing} blocks of cache more than tenant {short.account} can have",
+            short.missing if short.scope == LIMIT else 0,
         )
     reason = f"{short.missing} blocks of cache are missing for the request, and so many can not become free"
-    return NO_ROOM, f"{reason}: publications pin the others, or a process that may not be killed holds them"
+    return NO_ROOM, f"{reason}: publications pin the others, or a process that may not be killed holds them", 0

@@ -55,10 +55,10 @@ class Outbox:
         for index in range(request.index, request.index + max(1, request.n)):
             self.put(Output(request.request, index, finish="error", code=code, message=message))
 
-    def end(self, sequence: Sequence, finish: str, code: str, message: str) -> None:
-        """End one sequence, or all continuations it still stands for."""
+    def end(self, sequence: Sequence, finish: str, code: str, message: str, missing: int = 0) -> None:
+        """End one sequence, or all continuations it still stands for; ``missing``: blocks of its tenant's limit."""
         for index in sequence.continuations():
-            self.put(Output(sequence.request.id, index, finish=finish, code=code, message=message))
+            self.put(Output(sequence.request.id, index, finish=finish, code=code, message=message, missing=missing))
 
     def give_back(self, sequence: Sequence, computed: int, offer: bytes = b"") -> None:
         """All continuations that it stands for are to go on elsewhere; what is computed of it is offered, or lost."""

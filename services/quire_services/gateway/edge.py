@@ -33,6 +33,7 @@ from quire_services.gateway.http.hang_up import CLIENT_GONE
 from quire_services.gateway.http.request_log import RequestRecord, outcome_of
 from quire_services.gateway.routes.unserved import is_unserved
 from quire_services.gateway.spans.http_span import CallersTracer, begin_http_span, end_http_span
+from quire_services.gateway.turns.follower_word import FOLLOWER_PATH
 from quire_services.gateway.turns.shares import Shares
 
 from .counters import Counters
@@ -56,7 +57,7 @@ class Edge:
         metrics: who may read metrics; None: who may do everything else.
         tracer: begins spans of requests; None: none is traced.
         open_paths: what needs no key, and is not logged.
-        log_reads: whether reads that went well are logged.
+        log_reads: whether reads that went well are logged, and what a follower says each second.
     """
 
     def __init__(
@@ -133,7 +134,8 @@ class Edge:
             counters.generated(record)
         if record.span is not None:
             end_http_span(record.span, scope, record)
-        unlogged = is_scraped(scope["path"]) or (not self._log_reads and scope["method"] == "GET")
+        read = scope["method"] == "GET" or scope["path"] == FOLLOWER_PATH
+        unlogged = is_scraped(scope["path"]) or (read and not self._log_reads)
         if scope["path"] in self._open_paths or (unlogged and record.outcome == "ok"):
             return  # health checks and scrapes would drown the rest; that an engine comes or goes is said where it does
         traced = {} if record.span is None else {"trace_id": record.span.context.split("-")[1]}

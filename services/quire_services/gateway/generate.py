@@ -60,6 +60,7 @@ from quire_services.gateway.readers.request_reader import MESSAGES, ReadRequest,
 from quire_services.gateway.spans.inference_span import begin_inference_span, end_inference_span
 from quire_services.gateway.templates.chat_template import PromptEncoder
 from quire_services.gateway.text.end_tokens import EndTokens
+from quire_services.gateway.turns.follower_word import FollowerWord
 from quire_services.gateway.turns.shares import Shares
 
 from .api_keys import ApiKeys
@@ -85,6 +86,7 @@ class Gateway:
         models: names of the model in the API, its own and aliases.
         defaults: what stands in for parameters that requests leave out.
         stored: responses that may be gone on from.
+        follower: what the node's follower of declarations says, where it has one.
         max_body_bytes, ping_s, begin_s: as in ``settings``.
     """
 
@@ -102,6 +104,7 @@ class Gateway:
     begin_s: float = 600
     backlogs: Backlogs = field(default_factory=Backlogs)
     counters: Counters = field(default_factory=Counters)
+    follower: FollowerWord = field(default_factory=FollowerWord)
     created: int = field(default_factory=lambda: int(time.time()))
     bytes: RequestBytes = field(default_factory=RequestBytes)
     names: TokenBytes = field(init=False)
@@ -234,7 +237,7 @@ class Gateway:
         param = "messages" if isinstance(body, ChatBody) else "prompt"
         constraint, identity = read.constraint, record.request_id
         param_of, bound = (constraint.param, constraint.binds) if constraint else ("", False)
-        call = Call(self.backlogs, param_of, bound, identity, arrived=record.arrived)
+        call = Call(self.backlogs, param_of, bound, identity, arrived=record.arrived, follower=self.follower)
         adjusted = adjustments(body, limits, self.defaults) | beam_search(body)
         if ranked(body) > (body.n or 1):
             logprobs = max(1, logprobs)

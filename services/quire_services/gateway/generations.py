@@ -23,7 +23,15 @@ from typing import Protocol
 from quire_proto.gateway_link import HANDOFF, LOSS, Generate, Output, Sampling, TokenLogprob, link_name
 from quire_proto.spans import Span
 from quire_proto.wire.u32 import pack_u32, unpack_u32
-from quire_services.gateway.http.errors import ApiError, ClientGone, answer_unread, engine_error, not_begun
+from quire_services.gateway.http.errors import (
+    ApiError,
+    ClientGone,
+    answer_unread,
+    engine_error,
+    not_begun,
+    share_too_small,
+)
+from quire_services.gateway.turns.follower_word import FollowerWord
 
 from .backlog import Backlog, Backlogs
 
@@ -247,7 +255,10 @@ class Generation:
         """Take an output of the attempt that its continuation comes from."""
         index = output.index
         if output.finish == "error":
-            self.call.fail(engine_error(output.code, output.message, self.call.constrained_by))
+            error = engine_error(output.code, output.message, self.call.constrained_by)
+            if output.missing and (again_s := self.call.follower.claim(self.tenant, output.missing)):
+                error = share_too_small(output.message, again_s)
+            self.call.fail(error)
             return
         self.prompt_logprobs += output.prompt_logprobs
         if not output.tokens and not output.finish:
@@ -292,6 +303,7 @@ class Call:
         arrived: when that came, by the monotonic clock.
         span: its span, if it is traced.
         error: what has ended it, if something has.
+        follower: knows whether the cluster has room where this node's share has none.
     """
 
     backlogs: Backlogs = field(default_factory=Backlogs)
@@ -303,6 +315,7 @@ class Call:
     began: float = field(default_factory=time.monotonic)
     span: Span | None = None
     error: ApiError | ClientGone | None = None
+    follower: FollowerWord = field(default_factory=FollowerWord)
     _patience: asyncio.TimerHandle | None = None
     backlog: Backlog[Generation] = field(init=False)
 

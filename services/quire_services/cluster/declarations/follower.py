@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -22,13 +24,15 @@ import structlog
 from .node_admin import NodeAdmin, NodeError
 from .node_files import NodeFiles
 from .reconciler import apply_keys, apply_members, apply_publications, apply_quotas, uses_of
-from .records import QUOTA, DeclarationStore, Records, StoreError, by_kind, newer
+from .records import QUOTA, DeclarationStore, Records, StoreError, by_kind, live_values, newer
 from .share_ledger import LedgerPage, ShareLedger
+from .shares import most_share
 
 STORE_POLL_S = 0.5
 SHARES_S = 1.0  # between two moves of shares; longer where many nodes read what all of them write
 BEAT_S_PER_NODE, MOST_BEAT_S = 0.02, 10.0
 PENDING_S = 1.0  # between two looks at prompts that are not computed yet
+TELL_S = 1.0  # between two words to the node's gateway, for its metrics
 MEND_S = 5.0  # between two looks at a node whose declarations did not change
 BOUND_S = 5.0
 UNAVAILABLE = 503
@@ -53,7 +57,11 @@ class Follower:
         self._threads: list[threading.Thread] = []
         self._parts = {"keys": False, "members": False, "quotas": False, "publications": False}
         self._said: dict[str, str] = {}
-        self._applied_at = self._shared_at = 0.0
+        self._failures = Counter[str]()
+        self._shares, self._most, self._needs = dict[str, int](), dict[str, int](), dict[str, int]()
+        self._looked_at: float | None = None
+        self._in_force = self._published = 0  # versions
+        self._applied_at = self._shared_at = self._told_at = 0.0
         self._beat_s = SHARES_S
         self.joined = self.failed = False
 
@@ -61,6 +69,11 @@ class Follower:
     def version(self) -> int:
         """The newest version that is known here."""
         return max((record.version for record in self.records.values()), default=0)
+
+    @property
+    def applied(self) -> int:
+        """The version of which everything is in force here; 0 if none is."""
+        return min(self._in_force, self._published)
 
     def start(self) -> None:
         """Follow, on threads of its own."""
@@ -82,15 +95,22 @@ class Follower:
         """One look at the store, and what follows from it for all but prompts."""
         changed = self._attempt("store", self._look, False)
         now = time.monotonic()
+        if "store" not in self._said:
+            self._looked_at = now
         failed = any(part in self._said for part in ("keys", "members"))
         if changed or failed or not self._parts["keys"] or now - self._applied_at >= MEND_S:
             self._applied_at = now
             self._part("keys", lambda: apply_keys(self._node, self.records))
             self._part("members", lambda: apply_members(self._node, self.records))
             self._changed.set()
+        if now - self._told_at >= TELL_S:  # first: what the node needs goes into this beat
+            self._told_at = now
+            self._tell()
         if changed or now - self._shared_at >= self._beat_s:
             self._shared_at = now
             self._part("quotas", self._settle)
+        if all(self._parts[part] for part in ("keys", "members", "quotas")):
+            self._in_force = self.version
         known = self._revision >= 0 or bool(self.records)
         if not self.joined and known and all(self._parts.values()):
             self.joined = True
@@ -98,7 +118,7 @@ class Follower:
 
     def publish(self) -> bool:
         """One look at published prompts; whether one is still to be computed."""
-        before, pending = dict(self._given), False
+        before, version, pending = dict(self._given), self.version, False
 
         def apply() -> bool:
             nonlocal pending
@@ -110,6 +130,8 @@ class Follower:
             return not pending
 
         self._parts["publications"] = self._attempt("publications", apply, False)
+        if self._parts["publications"]:
+            self._published = version
         if before != self._given:
             self._attempt("state", lambda: self._files.keep_given(self._given))
         return pending
@@ -150,10 +172,24 @@ class Follower:
         quotas = by_kind(self.records, QUOTA)
         rows = [row for row in self._node.rows("tenants") if row["tenant"] in quotas] if quotas else []
         about = {"version": self.version, "joined": self.joined, "problems": sorted(self._said)}
-        page: LedgerPage | None = self._attempt("shares", lambda: self._ledger.beat(uses_of(rows), about))
+        needs = {tenant: need for tenant, need in self._needs.items() if tenant in quotas}
+        page: LedgerPage | None = self._attempt("shares", lambda: self._ledger.beat(uses_of(rows), about, needs))
         if page:
             self._beat_s = min(MOST_BEAT_S, max(SHARES_S, len(page.nodes) * BEAT_S_PER_NODE))
-        apply_quotas(self._node, self.records, rows, page)
+        shares = apply_quotas(self._node, self.records, rows, page)
+        if page:
+            limits = {tenant: int(value["limit"]) for tenant, value in live_values(self.records, QUOTA).items()}
+            self._shares = shares
+            self._most = {tenant: most_share(limits[tenant], len(page.nodes)) for tenant in shares}
+
+    def _tell(self) -> None:
+        """Say to the node's gateway how far it is, and hear what was too large there."""
+        age = None if self._looked_at is None else time.monotonic() - self._looked_at
+        word = {"version": self.applied, "look_age_s": age, "failures": dict(self._failures)}
+        word |= {"shares": self._shares, "most": self._most, "beat_s": self._beat_s}
+        with suppress(NodeError, LookupError, TypeError, ValueError):  # what is wrong there, the other parts say
+            needs = self._node.call("PUT", "declarations", body=word)["needs"]
+            self._needs = {str(tenant): int(need) for tenant, need in needs.items()}
 
     def _part(self, name: str, act: Callable[[], None]) -> None:
         self._attempt(name, act)
@@ -166,8 +202,10 @@ class Follower:
         except (StoreError, NodeError, OSError, LookupError, TypeError, ValueError) as error:
             # The last three: a record or an answer that another version of Quire wrote.
             gone = isinstance(error, NodeError) and error.gone
+            self._failures[part] += 1
             if gone:  # its next life joins anew
                 self.joined, self._parts = False, dict.fromkeys(self._parts, False)
+                self._in_force = self._published = 0
             if part not in self._said:
                 say = log.info if gone else log.warning  # as at any start and stop of the stack
                 say("declarations_wait", node=self.name, part=part, reason=str(error) or type(error).__name__)

@@ -85,7 +85,7 @@ def uses_of(rows: list[dict[str, Any]]) -> dict[str, Use]:
 def apply_quotas(
     node: NodeAdmin, records: Records, rows: list[dict[str, Any]], page: LedgerPage | None
 ) -> dict[str, int]:
-    """Put this node's share of each quota in force; its shares by tenant. Raises NodeError.
+    """Put this node's share of each quota in force; its shares by tenant, where there is a limit. Raises NodeError.
 
     Args:
         rows: the node's tenants, as its admin API has them.
@@ -103,7 +103,9 @@ def apply_quotas(
         if tenant not in declared:
             put(_NO_QUOTA)
         elif page is not None:
-            shares[tenant] = _settled(declared[tenant], tenant, use, page, put)
+            share = _settled(declared[tenant], tenant, use, page, put)
+            if declared[tenant]["limit"]:
+                shares[tenant] = share
         elif declared[tenant]["limit"] and not have["limit"]:
             put({**_NO_QUOTA, "limit": max(1, use.held)})
 

@@ -1,6 +1,7 @@
 """The ledger of shares: what of each cluster quota is whose, in a table of the store, moved by compare-and-set.
 
-Each node beats: it writes what its tenants use, and the version that the store gives is the store's time. A node that
+Each node beats: it writes what its tenants use, and what a request needed there that was more than its share; the
+version that the store gives is the store's time. A node that
 has not beaten for ``LEASE_S`` is taken for dead, and its shares are free. Invariants: a row's shares add up to the
 limit at most, once a node has seen that limit; a node lowers its own limit before it writes a lower share, and writes a
 higher one before it raises the limit. So all limits in force add up to the quota at most, whoever stops at whatever
@@ -20,11 +21,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .records import Change, DeclarationStore, Record, StoreError, WriteConflict, by_kind
-from .shares import fair_shares, floor_share
+from .shares import fair_shares, least_shares
 
 LEASE_S = 30.0
 NODE, SHARE = "node", "share"
-STEP_PARTS = 16  # while all nodes have their floor, a share moves by more than this part of it, or stays
+STEP_PARTS = 16  # while all nodes have their least, a share moves by more than this part of it, or stays
 _TRIES = 4
 
 
@@ -52,14 +53,20 @@ class ShareLedger:
     def __init__(self, table: DeclarationStore, node: str, lease_s: float = LEASE_S) -> None:
         self._table, self._node, self._lease_us = table, node, round(lease_s * 1_000_000)
         self._beat = 0
+        self._since: dict[str, int] = {}  # when a need was there first, by the store's time
 
-    def beat(self, uses: Mapping[str, Use], about: Mapping[str, Any]) -> LedgerPage:
-        """Say that this node lives, what it uses, and what else others may want to know; the ledger as it is then.
-        Raises StoreError."""
-        value = {"uses": {tenant: use.blocks for tenant, use in uses.items() if use.blocks}, **about}
+    def beat(
+        self, uses: Mapping[str, Use], about: Mapping[str, Any], needs: Mapping[str, int] | None = None
+    ) -> LedgerPage:
+        """Say that this node lives, what it uses and what else others may want to know; the ledger as it is then.
+        ``needs``: blocks that tenants must have here at once. Raises StoreError."""
         if not self._beat:  # an earlier life's, if there was one
             before = self._table.read().get(f"{NODE}/{self._node}")
             self._beat = before.version if before else 0
+        needs = needs or {}
+        self._since = {tenant: self._since.get(tenant, self._beat) for tenant in needs}
+        value = {"uses": {tenant: use.blocks for tenant, use in uses.items() if use.blocks}, **about}
+        value["needs"] = {tenant: [need, self._since[tenant]] for tenant, need in needs.items()}
         try:
             self._beat = self._table.write([Change(NODE, self._node, value, self._beat)])
         except WriteConflict:
@@ -117,8 +124,9 @@ class LedgerPage:
             mine, others = row.get(self._node, 0), sum(row.values()) - row.get(self._node, 0)
             uses = {name: int(value["uses"].get(tenant, 0)) for name, value in self.nodes.items()}
             uses[self._node] = use.blocks
-            target = fair_shares(limit, uses)[self._node]
-            starved = min(row.get(name, 0) for name in uses) < floor_share(limit, len(uses))
+            needs = self._needs(tenant)
+            target, least = fair_shares(limit, uses, needs)[self._node], least_shares(limit, uses, needs)
+            starved = any(row.get(name, 0) < least[name] for name in uses)
             if not starved and abs(target - mine) * STEP_PARTS <= mine:
                 target = mine  # not worth a write
             elif target < mine:
@@ -132,6 +140,13 @@ class LedgerPage:
             if row == written or self._write(tenant, row):
                 return target
         return self.share(tenant)  # all others moved theirs: next time
+
+    def _needs(self, tenant: str) -> list[tuple[str, int]]:
+        """What nodes need at once, the oldest need first."""
+        found = [
+            (*value["needs"][tenant], node) for node, value in self.nodes.items() if tenant in value.get("needs", {})
+        ]
+        return [(node, int(need)) for need, _, node in sorted(found, key=lambda row: (row[1], row[2]))]
 
     def _written(self, tenant: str) -> dict[str, int]:
         """Shares as they lie in the store."""

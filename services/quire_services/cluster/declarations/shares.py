@@ -2,13 +2,15 @@
 
 Arithmetic only. Invariants: shares of one answer add up to the limit exactly (a limit of fewer blocks than nodes is one
 block a node); each is at least a quarter of an even share, so that no node turns a tenant away that comes to it anew.
-A node asks for twice what it uses. What is asked for is given while it fits, and what is left is spread evenly; if it
-does not fit, those that ask for least get it, and the others the same (max-min fairness).
+Then come needs, blocks that one request must have on one node: the oldest first, each whole or not at all, as far as
+they fit beside the others' floors. Beyond that a node asks for twice what it uses. What is asked for is given while it
+fits, and what is left is spread evenly; if it does not fit, those that ask for least get it, and the others the same
+(max-min fairness).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 FLOOR_PARTS = 4  # of an even share, one part is a node's whatever it uses
 
@@ -18,27 +20,56 @@ def floor_share(limit: int, nodes: int) -> int:
     return max(1, limit // (FLOOR_PARTS * nodes))
 
 
-def fair_shares(limit: int, uses: Mapping[str, int]) -> dict[str, int]:
+def most_share(limit: int, nodes: int) -> int:
+    """What one node can have, while all others keep their floor."""
+    return max(1, limit - floor_share(limit, nodes) * (nodes - 1))
+
+
+def least_shares(limit: int, nodes: Collection[str], needs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """What each has before uses are weighed: its floor, or its need.
+
+    Args:
+        needs: blocks that a node must have, the oldest need first.
+    """
+    floor = floor_share(limit, len(nodes))
+    least = dict.fromkeys(nodes, floor)
+    spare = limit - floor * len(nodes)
+    for node, need in needs:
+        more = need - least[node]
+        if 0 < more <= spare:
+            least[node], spare = need, spare - more
+    return least
+
+
+def fair_shares(limit: int, uses: Mapping[str, int], needs: Iterable[tuple[str, int]] = ()) -> dict[str, int]:
     """The shares that these nodes should have.
 
     Args:
         limit: blocks of the cluster, at least 1.
         uses: blocks that each node has charged to the tenant.
+        needs: as in ``least_shares``.
     """
     if not uses:
         return {}
-    floor = floor_share(limit, len(uses))
-    wants = {node: min(limit, max(floor, 2 * use)) for node, use in sorted(uses.items())}
-    given = _fill(max(limit, len(uses)), floor, wants)
+    least = least_shares(limit, uses, needs)
+    wants = {node: max(least[node], min(limit, 2 * use)) for node, use in sorted(uses.items())}
+    given = _fill(max(limit, len(uses)), least, wants)
     spare, first = divmod(max(limit, len(uses)) - sum(given.values()), len(given))
     return {node: share + spare + (place < first) for place, (node, share) in enumerate(given.items())}
 
 
-def _fill(limit: int, floor: int, wants: Mapping[str, int]) -> dict[str, int]:
-    """What each gets of its wish: all of it up to a level, found from the least wish up."""
+def _fill(limit: int, least: Mapping[str, int], wants: Mapping[str, int]) -> dict[str, int]:
+    """What each gets of its wish, beyond the least: all of it up to a level, found from the least wish up."""
     given: dict[str, int] = {}
-    left = limit
-    for place, (node, want) in enumerate(sorted(wants.items(), key=lambda row: row[1])):
-        given[node] = min(want, max(floor, left // (len(wants) - place)))
-        left -= given[node]
+    left = limit - sum(least.values())
+    for place, (node, more) in enumerate(
+        sorted(((node, want - least[node]) for node, want in wants.items()), key=_by_wish)
+    ):
+        extra = min(more, left // (len(wants) - place))
+        given[node] = least[node] + extra
+        left -= extra
     return {node: given[node] for node in wants}
+
+
+def _by_wish(row: tuple[str, int]) -> int:
+    return row[1]

@@ -12,6 +12,7 @@
     PUT    /admin/tenants/{tenant}/quota                {"limit"?, "guarantee"?, "weight"?}
     GET    /admin/keys
     PUT    /admin/keys                                  {"version", "keys": [{"tenant", "digest"}]}
+    PUT    /admin/declarations                          of the node's follower (``follower_report``)
     GET    /metrics, and below it                       metrics, with those of tenants (``routes.metrics``)
     GET    /admin/engines
     POST   /admin/engines/{name}/drain                  {"force"?}
@@ -64,6 +65,7 @@ from quire_services.gateway.routes.metrics import add_metrics_routes
 from quire_services.process.kvstore_call import ANSWER_TIMEOUT_S, kvstore_reader
 
 from .engine_rows import serve_engines
+from .follower_report import serve_follower
 from .key_file import KeyFile, serve_keys
 from .quota_rows import serve_quotas
 
@@ -160,6 +162,7 @@ def make_admin_app(gateway: Gateway, run_dir: Path, instance: str, kvstore: Kvst
     serve_engines(app, gateway.engines)
     serve_quotas(app, ask)
     serve_keys(app, keys)
+    serve_follower(app, gateway.follower)
     return app
 
 

@@ -159,6 +159,22 @@ KVSTORE = (
     Metric("quire_kvstore_op_seconds", HISTOGRAM, "What executing a request took, by op.", ("op",)),
 )
 
+DECLARATIONS = (
+    Metric(
+        "quire_declarations_version",
+        GAUGE,
+        "Version of the declarations that are in force here, microseconds of the store's clock; 0 before all of them"
+        " are.",
+    ),
+    Metric("quire_declarations_look_age_seconds", GAUGE, "Since the store was read last; none before it first was."),
+    Metric(
+        "quire_declarations_failures_total",
+        COUNTER,
+        "What failed since the follower started, by part: store, keys, members, quotas, shares, publications, state.",
+        ("part",),
+    ),
+)
+
 _TENANT = ("tenant",)
 
 TENANTS = (
@@ -172,7 +188,8 @@ TENANTS = (
     Metric("quire_tenant_prompt_tokens_total", COUNTER, "Tokens of allocated sequences.", _TENANT),
     Metric("quire_tenant_cached_tokens_total", COUNTER, "Those of them that were cached.", _TENANT),
     Metric("quire_tenant_limit_blocks", GAUGE, "Most blocks that it may hold; none without a limit.", _TENANT),
+    Metric("quire_tenant_share_blocks", GAUGE, "Of its limit in the cluster, this node's share, if declared.", _TENANT),
     Metric("quire_tenant_guarantee_blocks", GAUGE, "Blocks that it is guaranteed.", _TENANT),
 )
 
-PAGES = {"gateway": GATEWAY + VLLM, "engine": ENGINE, "kvstore": KVSTORE, "tenants": TENANTS}
+PAGES = {"gateway": GATEWAY + DECLARATIONS + VLLM, "engine": ENGINE, "kvstore": KVSTORE, "tenants": TENANTS}

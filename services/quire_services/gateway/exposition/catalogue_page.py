@@ -7,7 +7,7 @@ import sys
 from quire_services.config.settings import GatewaySettings
 from quire_services.gateway.link.latencies import FIRST_TOKEN_BOUNDS, REQUEST_BOUNDS, TOKEN_BOUNDS
 
-from .catalogue import ENGINE, GATEWAY, KVSTORE, TENANTS, VLLM, Metric
+from .catalogue import DECLARATIONS, ENGINE, GATEWAY, KVSTORE, TENANTS, VLLM, Metric
 from .kvstore_readings import MOST_TENANTS, OTHERS
 
 _NETWORKS = GatewaySettings().metrics_networks
@@ -19,7 +19,7 @@ either.
 
 | path | what is there |
 | --- | --- |
-| `/metrics` | the gateway, and each engine under the names that dashboards and routers know from vLLM |
+| `/metrics` | the gateway, how far it follows [declarations](declarations.md), and each engine as vLLM would show it |
 | `/metrics/engines/NAME` | what only our engines have; 404 while that engine is not connected |
 | `/metrics/kvstore` | the kvstore's own numbers, those of `quire status`; 503 while it does not answer |
 | `/metrics/tenants` | what each tenant has; on the admin port alone |
@@ -70,6 +70,13 @@ blocks. The others are summed up as `{OTHERS}`.
 This page is made by `python -m quire_services.gateway.exposition.catalogue_page` and checked by the tests.
 """
 
+_FOLLOWER_NOTE = """
+Only on a node that follows a store. They are what the follower said last, once a second: an age that grows beyond a few
+seconds is a store that does not answer, or a follower that is gone; a version below that of other nodes is a node that
+is behind or cannot apply something, and `quire declare nodes` says what. The node's share of a tenant's limit is on the
+tenants' page.
+"""
+
 _VLLM_NOTE = """
 `engine` is the engine's name, `model_name` the first of `--served-model-name` and its aliases. Prompts, hits, waits
 and the times of queue and prefill are the engine's own and begin with its process; all other times and lengths are
@@ -90,6 +97,8 @@ def metrics_page() -> str:
         [
             _HEAD,
             _table("Gateway", GATEWAY),
+            _table("Declarations", DECLARATIONS),
+            _FOLLOWER_NOTE,
             _table("Engines as vLLM", VLLM),
             note,
             _table("Engines", ENGINE),

@@ -5,15 +5,16 @@ from __future__ import annotations
 from quire_kv import Stats
 from quire_proto import __version__
 from quire_services.gateway.generate import Gateway
+from quire_services.gateway.turns.follower_word import FollowerWord
 
-from .catalogue import GATEWAY, VLLM
+from .catalogue import DECLARATIONS, GATEWAY, VLLM
 from .engine_readings import add_as_vllm
 from .readings import Readings
 
 
 def gateway_readings(gateway: Gateway, instance: str, stats: Stats | None) -> Readings:
     """The page of the gateway. ``stats``: the kvstore's, if it answers."""
-    page, engines, counters = Readings(GATEWAY + VLLM), gateway.engines, gateway.counters
+    page, engines, counters = Readings(GATEWAY + DECLARATIONS + VLLM), gateway.engines, gateway.counters
     page.add("quire_gateway_info", 1, __version__, instance)
     for state, count in engines.summary().items():
         page.add("quire_gateway_engines", count, state)
@@ -29,6 +30,16 @@ def gateway_readings(gateway: Gateway, instance: str, stats: Stats | None) -> Re
     page.add("quire_gateway_prompt_tokens_total", counters.prompt_tokens)
     page.add("quire_gateway_cached_tokens_total", counters.cached_tokens)
     page.add("quire_gateway_completion_tokens_total", counters.completion_tokens)
+    if gateway.follower.said:
+        _add_follower(page, gateway.follower)
     for engine in engines.connected():
         add_as_vllm(page, engine, gateway.models[0], stats)
     return page
+
+
+def _add_follower(page: Readings, word: FollowerWord) -> None:
+    page.add("quire_declarations_version", word.version)
+    if (age := word.look_age_s()) is not None:
+        page.add("quire_declarations_look_age_seconds", age)
+    for part, count in word.failures.items():
+        page.add("quire_declarations_failures_total", count, part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from quire_kv import Stats
 from quire_proto.messages.tenants import TenantUsage
@@ -70,9 +71,9 @@ def _add_peers(page: Readings, stats: Stats) -> None:
         page.add("quire_kvstore_publications", publications[state], state)
 
 
-def tenant_readings(usage: tuple[TenantUsage, ...]) -> Readings:
+def tenant_readings(usage: tuple[TenantUsage, ...], shares: Mapping[str, int] | None = None) -> Readings:
     """The page of tenants: those that are charged most, and all others in one sum, so that a label has no more values
-    than a server of metrics can keep."""
+    than a server of metrics can keep. ``shares``: of limits of the cluster, by tenant."""
     page = Readings(TENANTS)
     ranked = sorted(usage, key=lambda one: (one.held + one.cached, one.prompt_tokens), reverse=True)
     shown, others = ranked[:MOST_TENANTS], ranked[MOST_TENANTS:]
@@ -81,6 +82,8 @@ def tenant_readings(usage: tuple[TenantUsage, ...]) -> Readings:
         page.add("quire_tenant_guarantee_blocks", one.guarantee, one.tenant)
         if one.limit:
             page.add("quire_tenant_limit_blocks", one.limit, one.tenant)
+        if shares and one.tenant in shares:
+            page.add("quire_tenant_share_blocks", shares[one.tenant], one.tenant)
     if others:
         names = ("held", "cached", "sequences", "prompt_tokens", "cached_tokens")
         _add_tenant(page, TenantUsage(OTHERS, *(sum(getattr(one, name) for one in others) for name in names)))

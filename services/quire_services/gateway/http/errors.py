@@ -169,6 +169,12 @@ def answer_unread() -> ApiError:
     return ApiError(408, "the answer was not read fast enough", type="invalid_request_error", code="answer_unread")
 
 
+def share_too_small(message: str, again_s: int) -> ApiError:
+    """429: more than this node's share of a limit of the cluster, which leaves room for it."""
+    reason = f"{message} on this node now; more of the cluster's limit is being fetched, try again in {again_s} s"
+    return ApiError(429, reason, type="rate_limit_error", code="tenant_limit", retry_after_s=again_s)
+
+
 def engine_error(code: str, message: str, constrained_by: str = "") -> ApiError:
     """What an engine reports in an output with ``finish`` = ``error``, as the error of a request whose answers this
     parameter holds to a grammar, if one does."""

@@ -63,7 +63,7 @@ def add_metrics_routes(
             found = await kvstore.tenants()
             if found is None:
                 raise unavailable("no kvstore answers")
-            return await _page(tenant_readings(found.tenants))
+            return await _page(tenant_readings(found.tenants, gateway.follower.shares))
 
 
 async def _page(readings: Readings) -> Response:

@@ -68,6 +68,11 @@ class Followed:
         self.follower.turn()
         self.follower.publish()
 
+    def word(self) -> dict[str, Any]:
+        """What it says of itself now."""
+        self.follower._tell()
+        return self.node.word
+
 
 def test_a_node_has_what_is_declared_and_loses_what_is_taken_back(
     store: DeclarationStore, say: Say, tmp_path: Path
@@ -96,6 +101,58 @@ def test_a_node_has_what_is_declared_and_loses_what_is_taken_back(
     assert (node.keys, node.members) == ({BOB: "bob"}, {("own", "eve")})
     assert node.quotas == {"ann": {"limit": 0, "guarantee": 0, "weight": 100}, "eve": node.quotas["eve"]}
     assert list(node.published) == ["own"]
+
+
+def test_a_node_says_how_far_it_is(store: DeclarationStore, say: Say, tmp_path: Path) -> None:
+    """The version that is all in force, when the store was read, what has failed and the shares of quotas; a version
+    of which something is missing is not in force, and a store that is away ages."""
+    say(BOTH)
+    it = Followed(store, tmp_path)
+    it.turn()
+    it.turn()
+    word = it.word()
+    assert word["version"] == it.follower.version > 0
+    assert word["look_age_s"] < 60
+    assert (word["failures"], word["shares"]) == ({}, {"ann": 100})
+
+    it.node.refuses.add("z")
+    say(BOTH + '[[published]]\nid = "z"\nfile = "p.txt"\n')
+    before = word["version"]
+    it.turn()
+    it.turn()
+    assert it.word()["version"] == before < it.follower.version
+    assert it.word()["failures"]["publications"] >= 2
+
+    (tmp_path / "store").rename(tmp_path / "away")
+    it.turn()
+    first = it.word()
+    it.turn()
+    assert it.word()["look_age_s"] > first["look_age_s"]
+    assert it.word()["failures"]["store"] > first["failures"]["store"] > 0
+    assert it.word()["shares"] == {"ann": 100}
+
+
+def test_a_request_that_was_too_large_is_claimed(store: DeclarationStore, say: Say, tmp_path: Path) -> None:
+    """What a node's gateway could not admit under its share is there after three beats of both followers, and the
+    gateway knows how much that may be at most; a limit that is lowered is lowered first."""
+    say(BOTH)
+    a, b = Followed(store, tmp_path, "a"), Followed(store, tmp_path, "b")
+    a.node.used["ann"] = b.node.used["ann"] = (0, 50)
+
+    def limits() -> tuple[int, int]:
+        for _ in range(3):
+            for it in (a, b):
+                it.follower._told_at = float("-inf")
+                it.turn()
+                assert a.node.quotas["ann"]["limit"] + b.node.quotas.get("ann", {"limit": 0})["limit"] <= 101
+        return a.node.quotas["ann"]["limit"], b.node.quotas["ann"]["limit"]
+
+    assert limits() == (50, 50)
+    assert a.word()["most"] == {"ann": 88}
+    a.node.needs = {"ann": 80, "bob": 4}
+    assert limits()[0] >= 80
+    a.node.needs = {}
+    assert limits()[0] < 80
 
 
 def test_a_node_that_was_changed_by_hand_is_mended(store: DeclarationStore, say: Say, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from quire_services.cluster.declarations.records import Change, Record, Records, WriteConflict
 from quire_services.cluster.declarations.share_ledger import ShareLedger, Use
-from quire_services.cluster.declarations.shares import fair_shares, floor_share
+from quire_services.cluster.declarations.shares import fair_shares, floor_share, least_shares, most_share
 
 NODES = ["n1", "n2", "n3", "n4"]
 LEASE_S = 30.0
@@ -25,6 +25,26 @@ def test_shares_are_the_whole_limit_and_starve_no_node(limit: int, uses: dict[st
     for node, share in shares.items():
         if share < min(limit, 2 * uses[node]):
             assert share >= max(shares.values()) - 1
+
+
+@given(
+    st.integers(1, 10_000),
+    st.dictionaries(st.sampled_from(NODES), st.integers(0, 20_000), min_size=1),
+    st.lists(st.tuples(st.sampled_from(NODES), st.integers(0, 12_000)), max_size=6),
+)
+def test_needs_are_met_whole_oldest_first_and_cost_no_node_its_floor(
+    limit: int, uses: dict[str, int], needs: list[tuple[str, int]]
+) -> None:
+    """Shares add up to the limit all the same; the oldest need is met whenever one node can have so much at all."""
+    needs = [(node, need) for node, need in needs if node in uses]
+    shares, least = fair_shares(limit, uses, needs), least_shares(limit, uses, needs)
+    assert sum(shares.values()) == max(limit, len(uses))
+    assert min(least.values()) >= floor_share(limit, len(uses))
+    assert all(shares[node] >= least[node] for node in uses)
+    if needs and needs[0][1] <= most_share(limit, len(uses)):
+        assert shares[needs[0][0]] >= needs[0][1]
+    for node, got in least.items():
+        assert got == floor_share(limit, len(uses)) or (node, got) in needs
 
 
 def test_a_node_alone_has_all_and_an_idle_one_its_floor() -> None:
@@ -76,6 +96,7 @@ class Cluster(RuleBasedStateMachine):
         self.in_force: dict[str, int] = {}
         self.share: dict[str, int] = {}  # what each has written last
         self.held: dict[str, int] = {}
+        self.needs: dict[str, int] = {}  # by node, of a request that was too large there
         self.last_beat: dict[str, int] = {}
         self.highest: dict[str, int] = {}  # limit since a node's last beat
         self.stale: set[str] = set()  # those that have not heard of a lower limit yet
@@ -96,11 +117,15 @@ class Cluster(RuleBasedStateMachine):
         if node in self.in_force:
             self.held[node] = int(self.in_force[node] * part)
 
+    @rule(node=st.sampled_from(NODES), need=st.integers(0, 500))
+    def refuse(self, node: str, need: int) -> None:
+        self.needs[node] = need
+
     @rule(node=st.sampled_from(NODES), cached=st.booleans())
     def beat(self, node: str, cached: bool) -> None:
         held = self.held.get(node, 0)
         use = Use(held, self.in_force.get(node, 0) - held if cached and node in self.in_force else 0)
-        page = self.ledgers[node].beat({T: use}, {})
+        page = self.ledgers[node].beat({T: use}, {}, {T: self.needs[node]} if self.needs.get(node) else {})
         self.last_beat[node] = self.table.now
         lowered: list[int] = []
         share = page.settle(T, self.limit, use, lowered.append)
@@ -117,7 +142,7 @@ class Cluster(RuleBasedStateMachine):
     @precondition(lambda self: self.in_force)
     @rule(node=st.sampled_from(NODES))
     def die(self, node: str) -> None:
-        for of in (self.in_force, self.share, self.held, self.last_beat, self.highest):
+        for of in (self.in_force, self.share, self.held, self.needs, self.last_beat, self.highest):
             of.pop(node, None)
         self.ledgers[node] = ShareLedger(self.table, node, LEASE_S)  # type: ignore[arg-type]
 
@@ -137,10 +162,12 @@ TestCluster.settings = settings(
 )
 
 
-def beat_all(ledgers: dict[str, ShareLedger], uses: dict[str, Use], limit: int) -> dict[str, int]:
+def beat_all(
+    ledgers: dict[str, ShareLedger], uses: dict[str, Use], limit: int, needs: dict[str, int] | None = None
+) -> dict[str, int]:
     shares = {}
     for node, ledger in ledgers.items():
-        page = ledger.beat({T: uses[node]}, {})
+        page = ledger.beat({T: uses[node]}, {}, {T: needs[node]} if needs and node in needs else {})
         shares[node] = page.settle(T, limit, uses[node], lambda _: None)
     return shares
 
@@ -162,6 +189,29 @@ def test_shares_go_to_where_they_are_used_in_a_few_beats() -> None:
         joined = beat_all(ledgers, {"n1": Use(cached=700), "n2": Use(), "n3": Use()}, 800)
         assert sum(joined.values()) <= 800
     assert joined["n3"] >= floor_share(800, 3)
+
+
+def test_a_request_that_was_too_large_takes_cache_from_other_nodes() -> None:
+    """In three beats and within the limit, the oldest need first, the next when that has lapsed; what runs is left."""
+    table = Table()
+    ledgers = {node: ShareLedger(table, node) for node in NODES[:2]}  # type: ignore[arg-type]
+    full = {"n1": Use(cached=400), "n2": Use(cached=400)}
+
+    def beats(uses: dict[str, Use], needs: dict[str, int]) -> dict[str, int]:
+        for _ in range(3):
+            shares = beat_all(ledgers, uses, 800, needs)
+            assert sum(shares.values()) <= 800
+        return shares
+
+    assert beats(full, {}) == {"n1": 400, "n2": 400}
+    assert beats(full, {"n1": 405})["n1"] >= 405  # a step that is too small for a share that follows use
+    assert beats(full, {"n1": 600})["n1"] >= 600
+    assert beats(full, {"n1": 600, "n2": 600})["n1"] >= 600
+    assert beats(full, {"n2": 600})["n2"] >= 600
+    beats(full, {})
+    busy = {"n1": Use(cached=300), "n2": Use(held=400)}
+    assert beats(busy, {"n1": 600}) == {"n1": 400, "n2": 400}
+    assert beats({**busy, "n2": Use(cached=400)}, {"n1": 600})["n1"] >= 600
 
 
 def test_a_dead_node_gives_its_share_up_after_the_lease_and_one_that_leaves_at_once() -> None:

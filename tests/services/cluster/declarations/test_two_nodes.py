@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 
 from bench.models.tiny import make_model
@@ -149,6 +150,38 @@ def test_a_quota_holds_under_a_flood_on_one_node(cluster: Cluster, nodes: list[D
     assert last["limit"] >= LIMIT // 8
     assert LIMIT // 2 < most <= LIMIT + 1
     assert node_b.ask("sk-flood", [7] * 64).status_code == 200
+
+
+def test_a_request_beyond_its_node_s_share_is_served_when_it_comes_again(
+    cluster: Cluster, nodes: list[DeclaredNode]
+) -> None:
+    """While the other node's share is only cache: 429 with Retry-After first, then 200, within the limit in sum; what
+    is more than one node can have is 400 at once."""
+    cluster.say(f'[[tenants]]\nname = "large"\nkeys = ["sk-large"]\nlimit = {LIMIT}\n')
+    within_the_bound(lambda: [node.status("sk-large") for node in nodes] == [200, 200], "its key")
+
+    def limit(node: DeclaredNode) -> int:
+        return next((row["limit"] for row in node.admin("tenants") if row["tenant"] == "large"), 0)
+
+    wait_for(lambda: min(map(limit, nodes)) > 1 and sum(map(limit, nodes)) > LIMIT * 9 // 10, "all of it is shared out")
+    here, other = nodes
+    wait_for(lambda: limit(here) < LIMIT * 5 // 8, "this node has about half")
+    prompt = [random.randrange(5, 300) for _ in range(16 * (LIMIT * 3 // 4))]
+    never = other.ask("sk-large", [random.randrange(5, 300) for _ in range(16 * (LIMIT - 2))])
+    assert (never.status_code, never.json()["error"]["code"]) == (400, "tenant_limit_exceeded")
+
+    def refused() -> httpx.Response | None:
+        answer = here.ask("sk-large", prompt)
+        return None if answer.status_code == 400 else answer  # its gateway has not heard of the limit yet
+
+    first = wait_for(refused, "it may come again")
+    assert (first.status_code, first.json()["error"]["code"]) == (429, "tenant_limit")
+    assert 5 <= int(first.headers["retry-after"]) <= 8
+    until = time.monotonic() + 3 * 8
+    while (again := here.ask("sk-large", prompt)).status_code == 429 and time.monotonic() < until:
+        assert sum(map(limit, nodes)) <= LIMIT + 1
+    assert again.status_code == 200, again.text
+    assert sum(map(limit, nodes)) <= LIMIT + 1
 
 
 def test_a_store_that_is_away_changes_nothing(cluster: Cluster, nodes: list[DeclaredNode]) -> None:

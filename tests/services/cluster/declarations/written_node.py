@@ -17,6 +17,7 @@ class WrittenNode:
         keys, members, quotas, published: what is in force there.
         used: blocks that tenants hold and have cached.
         refuses: ids of prompts that it does not publish.
+        word: what its follower said last; ``needs``: what it is told then.
         away: nothing listens there.
         told: writes, in order.
     """
@@ -29,6 +30,7 @@ class WrittenNode:
         self.used = dict[str, tuple[int, int]]()
         self.refuses, self.away = set[str](), False
         self.told: list[str] = []
+        self.word, self.needs = dict[str, Any](), dict[str, int]()
 
     def rows(self, *path: str) -> list[dict[str, Any]]:
         """The rows of a list."""
@@ -49,6 +51,9 @@ class WrittenNode:
         self._listen()
         if (method, *path) == ("GET", "keys"):
             return {"version": self.version, "fingerprint": keys_fingerprint(self.keys)}
+        if (method, *path) == ("PUT", "declarations"):
+            self.word = body
+            return {"needs": self.needs}
         self.told.append(" ".join((method, *path)))
         match (method, *path):
             case ("PUT", "keys"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -309,3 +310,31 @@ def test_a_quota_is_set_and_listed(admin: Admin) -> None:
     assert "is more than the limit" in too_much["message"]
     admin.error(400, "PUT", "/admin/tenants/acme/quota", json={"limit": -1})
     admin.error(400, "PUT", "/admin/tenants/acme/quota", json={"limits": 1})
+
+
+def test_what_is_too_large_for_a_node_s_share_is_claimed(admin: Admin) -> None:
+    """Where the cluster's limit has room, a request that an engine refuses for good is told when to come again, and
+    the follower what it needs; beyond that, and without a follower's word, it is refused for good."""
+    engine, steps = admin.gateway.engines[0], admin.gateway.engines[0].steps
+    word = {"version": 1, "shares": {"default": 40}, "most": {"default": 70}}
+
+    def refused(missing: int) -> httpx.Response:
+        before = len(engine.requests)
+        with ThreadPoolExecutor() as pool:
+            body = {"model": "tiny", "prompt": "the quick", "max_tokens": 4}
+            answer = pool.submit(admin.gateway.http.post, "/v1/completions", json=body)
+            wait_for(lambda: len(engine.requests) > before, "the engine has it")
+            engine.fail_all("over_limit", "the request needs too much", missing)
+            return answer.result(30)
+
+    engine.steps = 0
+    try:
+        assert refused(30).json()["error"]["code"] == "tenant_limit_exceeded"
+        assert admin.http.put("/admin/declarations", json=word).json()["needs"] == {}
+        assert refused(31).status_code == 400
+        now = refused(30)
+        assert (now.status_code, now.json()["error"]["code"]) == (429, "tenant_limit")
+        assert int(now.headers["retry-after"]) >= 5
+        assert admin.http.put("/admin/declarations", json=word).json()["needs"] == {"default": 70}
+    finally:
+        engine.steps = steps

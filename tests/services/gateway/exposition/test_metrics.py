@@ -63,6 +63,27 @@ def test_tenants_are_on_the_operator_s_page_alone(stack: Stack) -> None:
         assert stack.admin.get(path).status_code == 200
 
 
+def test_what_a_follower_of_declarations_says_is_shown(stack: Stack) -> None:
+    """Nothing before it said something; then its version, failures, shares, and the age of its look, which grows by
+    itself."""
+    assert not any(name.startswith("quire_declarations") for name, _ in stack.scrape())
+    said = {"version": 1_796_000_000_000_001, "look_age_s": 2.5, "failures": {"store": 3}, "shares": {"acme": 7}}
+    assert stack.admin.put("/admin/declarations", json=said).status_code == 200
+
+    found = stack.scrape()
+    assert value(found, "quire_declarations_version") == said["version"]
+    assert value(found, "quire_declarations_failures_total", part="store") == 3
+    age = value(found, "quire_declarations_look_age_seconds")
+    assert 2.5 <= age < 60
+    wait_for(lambda: value(stack.scrape(), "quire_declarations_look_age_seconds") > age, "it is older")
+    with stack.holding():
+        tenants = series(stack.admin.get("/metrics/tenants").text)
+    named = {dict(labels)["tenant"] for name, labels in tenants if name == "quire_tenant_sequences"}
+    shares = {labels: share for (name, labels), share in tenants.items() if name == "quire_tenant_share_blocks"}
+    assert shares == ({(("tenant", "acme"),): 7} if "acme" in named else {})
+    assert stack.admin.put("/admin/declarations", json={**said, "shards": 1}).status_code == 400
+
+
 def test_an_engine_is_shown_as_vllm_shows_its_own(stack: Stack) -> None:
     """Load, cache, counters and times by vLLM's names and labels, lengths and latencies of what it answered; what only
     our engines have is on a page of its own, which is gone with the engine and begins anew with the next."""
@@ -195,6 +216,8 @@ def test_whatever_is_in_the_catalogue_is_on_a_page(stack: Stack) -> None:
         with KVReader(stack.gateway.run_dir) as reader:
             (tenant,) = (one.tenant for one in reader.tenants().tenants if one.held)
             reader.quota(tenant, limit=50)
+        said = {"version": 1, "look_age_s": 0.5, "failures": {"store": 1}, "shares": {tenant: 50}}
+        assert stack.admin.put("/admin/declarations", json=said).status_code == 200
         for target in stack.admin.get("/metrics/targets").json():
             path = target["labels"]["__metrics_path__"]
             text = stack.admin.get(path).text

@@ -44,6 +44,14 @@ def test_tenants_beyond_the_most_are_one() -> None:
     assert not any(name == "quire_tenant_limit_blocks" for name, _ in found)
 
 
+def test_shares_are_those_of_tenants_that_are_shown() -> None:
+    """Of a limit that is declared for the cluster; a tenant without one, and one that has nothing here, has none."""
+    usage = (TenantUsage("ann", 1, 1, 1, 10, 5), TenantUsage("bob", 1, 1, 1, 10, 5))
+    found = shown(tenant_readings(usage, {"ann": 40, "eve": 2}))
+    shares = {key: share for key, share in found.items() if key[0] == "quire_tenant_share_blocks"}
+    assert shares == {("quire_tenant_share_blocks", (("tenant", "ann"),)): 40}
+
+
 def test_whatever_a_label_holds_the_page_can_be_read() -> None:
     """Quotes, backslashes and lines are escaped."""
     page, odd = Readings(TENANTS), 'a"b\\c\nd'
