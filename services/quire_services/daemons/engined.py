@@ -231,8 +231,14 @@ def _engine(
     limits = _limits(config, attention)
     step_log = Path(config.engine.step_log.replace("{name}", name)) if config.engine.step_log else None
     uuid = gpu_uuid(attention.device)
+
+    def attach() -> KVClient:
+        if model.weights_hold is not None:
+            model.weights_hold.insist()
+        return KVClient(config.run_dir, name=name, layout=layout, gpu_uuid=uuid)
+
     return Engine(
-        attach=lambda: KVClient(config.run_dir, name=name, layout=layout, gpu_uuid=uuid),
+        attach=attach,
         make_runner=lambda client: attention.runner(client, model, limits),
         limits=limits,
         max_model_len=model.max_model_len,

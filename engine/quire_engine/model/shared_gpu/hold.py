@@ -3,9 +3,10 @@
 As long as the connection is open the kvstore keeps the arena. It ends when the kvstore does, and then
 
     behind a descriptor   the memory outlives the kvstore: go on computing, and bring it to the next one
-    behind an IPC handle  the mapping is undefined: nothing may be launched any more, the process ends
+    behind an IPC handle  the mapping is undefined: the engine gives back what it works on, and its process ends
 
 A thread watches for that, so that it is seen while the engine computes, waits or attaches. It makes no driver call.
+Ending is the engine's, which does not attach again (``insist``); one that has not come to that in a moment is ended.
 What the next kvstore will not have, because others wrote these weights anew meanwhile, stays this engine's alone.
 """
 
@@ -18,12 +19,15 @@ from pathlib import Path
 
 import structlog
 
+from quire_engine.kv.attach import ContextPoisoned
 from quire_kv import KvstoreUnreachable, QuireError, WeightsConnection, WeightsMapping
 from quire_proto.messages.weights import WeightTensor
 from quire_proto.wire.handles import CudaVmmFdHandle, Handle
 
 WATCH_MS = 1000  # how late an end of ours is seen; an end of the kvstore's is seen at once
 RETRY_S = 0.1
+END_S = 1.0  # for what an engine does when its kvstore is lost: wait for the GPU, tell the gateway
+LOST = "the kvstore that owned the weights is gone, and what this engine maps of them by IPC with it"
 
 log = structlog.get_logger()
 
@@ -54,6 +58,11 @@ class WeightsHold:
         self._thread = threading.Thread(target=self._watch, name="weights", daemon=True)
         self._thread.start()
 
+    def insist(self) -> None:
+        """Raise ContextPoisoned if nothing may be computed with them any more."""
+        if self._fd < 0 and self._connection.closed():
+            raise ContextPoisoned(LOST)
+
     def close(self) -> None:
         """Unmap, and say so; the caller launches nothing more. A process that ends need not."""
         self._closing.set()
@@ -69,9 +78,8 @@ class WeightsHold:
             if not self._connection.closed(WATCH_MS):
                 continue
             if self._fd < 0:
-                self._end(
-                    "the kvstore that owned the weights is gone, and what this engine maps of them by IPC with it"
-                )
+                if not self._closing.wait(END_S):
+                    self._end(LOST)
                 return
             if not self._brought():
                 return

@@ -86,7 +86,8 @@ def test_engines_share_weights_over_every_death(stack: RecordedStack, expected: 
 @pytest.mark.slow
 @pytest.mark.parametrize("stack", ["cuda-ipc"], indirect=True)
 def test_engines_on_ipc_end_with_their_kvstore(stack: RecordedStack, expected: list[int]) -> None:
-    """With exit code 4 and the reason; those that are started after that share anew."""
+    """With exit code 4 and the reason, after they have given back what they worked on; those that are started later
+    share anew."""
     assert sorted(written(stack, FIRST) + written(stack, SECOND)) == [False, True]
     assert answers(stack) == [expected] * 2
     stack.kill_kvstore(*ENGINES)  # which insists on the code
@@ -94,6 +95,7 @@ def test_engines_on_ipc_end_with_their_kvstore(stack: RecordedStack, expected: l
         assert ["owned the weights is gone" in line["reason"] for line in stack.events(name, "context_poisoned")] == [
             True
         ]
+    assert [len(stack.events(name, "kvstore_lost")) for name in ENGINES] == [1, 1]
     assert sorted(written(stack, name)[-1] for name in ENGINES) == [False, True]
     assert readers(stack) == [("sealed", 2)]
     assert answers(stack) == [expected] * 2

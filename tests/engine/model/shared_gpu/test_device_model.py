@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from quire_engine.attention.hook import ATTENTION_NAME
 from quire_engine.checkpoint.refusal import ModelRefused
 from quire_engine.checkpoint.shared.directory import Unshared
+from quire_engine.kv.attach import ContextPoisoned
 from quire_engine.model.model import Model, load_model
 from quire_engine.model.shared_gpu import claim, device_model, hold
 from quire_engine.model.shared_gpu.arena_plan import ArenaPlan
@@ -315,8 +316,13 @@ def test_the_end_of_a_kvstore_ends_those_that_map_by_ipc(kvstore: RecordedKvstor
     ended: list[str] = []
     model = load(ended=ended)
     assert {rights(weight)[:4] for weight in model.module.parameters()} == {"rw-s"}
+    assert model.weights_hold is not None
+    held = model.weights_hold
+    held.insist()
     assert not ended
     kvstore.kill()
+    with pytest.raises(ContextPoisoned, match="owned the weights is gone"):
+        wait_for(lambda: held.insist(), "it does not attach again")
     wait_for(lambda: ended, "it is to end")
     assert "the kvstore that owned the weights is gone" in ended[0]
 
