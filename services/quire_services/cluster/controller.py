@@ -16,12 +16,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .entrance_process import EntranceProcess
 from .node_stack import STACK_FAILED, STACK_STOPPED, StackReport
-from .nodes import DRAINING, SERVING, STARTING, ClusterNode
+from .nodes import SERVING, STARTING, ClusterNode
+from .placed_node import PlacedNode
 from .placement import Placement, alive_nodes, placed_before
 from .stack_order import StackOrder
 
@@ -30,20 +31,6 @@ REPORT_S = 2.0
 GIVEN_UP_S = 6.0  # of a stack whose node Ray still takes for alive
 LEAVES_S = 1.5  # between a node's word in the list that it drains, and its stack's end
 PLACE_AGAIN_S = 5.0  # after a stack that failed
-
-
-@dataclass(slots=True)
-class _Member:
-    """A node, from the moment it is wanted."""
-
-    name: str
-    placement: Placement
-    number: int
-    report: StackReport = field(default_factory=lambda: StackReport(STARTING))
-    changed: float = field(default_factory=time.monotonic)
-    heard: float = field(default_factory=time.monotonic)
-    leaves: float | None = None
-    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +65,7 @@ class Controller:
         self._lock = threading.Lock()
         self._order: StackOrder | None = None
         self._wanted, self._next, self._problem, self._not_before = 0, 1, "", 0.0
-        self._members: list[_Member] = []
+        self._members: list[PlacedNode] = []
         self._entrance: EntranceProcess | None = None
         self._take_up()
         threading.Thread(target=self._follow, name="controller", daemon=True).start()
@@ -121,7 +108,7 @@ class Controller:
     def nodes(self) -> list[ClusterNode]:
         """All nodes; one that waits for a machine has none yet."""
         now = time.monotonic()
-        return [_node_of(member, now) for member in self._members]
+        return [member.as_seen(now) for member in self._members]
 
     # --- one turn ----------------------------------------------------------------------------------------------
 
@@ -168,7 +155,7 @@ class Controller:
             found.append(_attempt(lambda ref=ref: ray.get(ref)) if ref in done else None)  # type: ignore[misc]
         return found
 
-    def _take(self, member: _Member, report: StackReport | Exception | None) -> None:
+    def _take(self, member: PlacedNode, report: StackReport | Exception | None) -> None:
         now = time.monotonic()
         if isinstance(report, StackReport):
             member.heard = now
@@ -182,7 +169,7 @@ class Controller:
             reason = str(getattr(report, "cause", "") or report).strip().splitlines()
             member.report = StackReport(STACK_FAILED, reason=reason[-1] if reason else "its actor died")
 
-    def _judge(self, member: _Member, alive: dict[str, str]) -> None:
+    def _judge(self, member: PlacedNode, alive: dict[str, str]) -> None:
         """Give up on what is gone, or has ended."""
         now, placed = time.monotonic(), member.placement
         if placed.actor is None:
@@ -196,7 +183,7 @@ class Controller:
         elif member.report.state == STACK_STOPPED:
             self._release(member, "")
 
-    def _release(self, member: _Member, problem: str) -> None:
+    def _release(self, member: PlacedNode, problem: str) -> None:
         if problem:
             print(f"controller: {problem}", flush=True)  # noqa: T201
             self._problem = problem
@@ -226,7 +213,7 @@ class Controller:
         taken = {m.placement.ray_node for m in self._members if m.placement.ray_node in alive}
         waiting = [member for member in self._members if member.placement.actor is None]
         if not waiting and sum(member.leaves is None for member in self._members) < self._wanted:
-            member = _Member(f"node-{self._next}", Placement(self._cluster, f"node-{self._next}"), self._next)
+            member = PlacedNode(f"node-{self._next}", Placement(self._cluster, f"node-{self._next}"), self._next)
             self._next += 1
             with self._lock:
                 if sum(m.leaves is None for m in self._members) < self._wanted:  # nobody has asked for less meanwhile
@@ -250,17 +237,9 @@ class Controller:
             placement = Placement(self._cluster, name)
             if placement.find():
                 memory = _attempt(lambda p=placement: ray.get(p.actor.memory.remote(), timeout=REPORT_S))  # type: ignore[misc]
-                self._members.append(_Member(name, placement, number))
+                self._members.append(PlacedNode(name, placement, number))
                 if isinstance(memory, tuple):
                     self._order, self._wanted = memory
-
-
-def _node_of(member: _Member, now: float) -> ClusterNode:
-    report = member.report
-    state = DRAINING if member.leaves is not None else report.state if report.state == SERVING else STARTING
-    return ClusterNode(
-        member.name, report.url, report.admin_url, state, member.placement.machine, round(now - member.changed, 1)
-    )
 
 
 def _amounts(order: StackOrder) -> str:
