@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from .entrance_process import EntranceProcess
 from .node_stack import STACK_FAILED, STACK_STOPPED, StackReport
 from .nodes import SERVING, STARTING, ClusterNode
 from .placed_node import PlacedNode
-from .placement import Placement, alive_nodes, placed_before
+from .placement import ActorGone, Placement, alive_nodes, placed_before, remember, reports
 from .stack_order import StackOrder
 
 TURN_S = 0.5
@@ -83,14 +81,10 @@ class Controller:
 
     def scale(self, nodes: int) -> None:
         """Want so many."""
-        import ray
-
         with self._lock:
             self._wanted, self._problem, self._not_before = nodes, "", 0.0
-            actors = [member.placement.actor for member in self._members if member.placement.actor is not None]
-        ray.wait([actor.remember.remote(nodes) for actor in actors], num_returns=len(actors), timeout=REPORT_S) if (
-            actors
-        ) else None
+            placements = [member.placement for member in self._members]
+        remember(placements, nodes, REPORT_S)
 
     def status(self) -> ClusterStatus:
         """How it is."""
@@ -124,8 +118,9 @@ class Controller:
 
     def turn(self) -> None:
         """Look once, and act once."""
-        for member, report in zip(list(self._members), self._reports(), strict=True):
-            self._take(member, report)
+        said = reports([member.placement for member in self._members], REPORT_S)
+        for member in self._members:
+            self._take(member, said.get(member.placement))
         alive = alive_nodes()
         for member in list(self._members):
             self._judge(member, alive)
@@ -143,18 +138,6 @@ class Controller:
         if self._entrance:
             self._entrance.keep(self.nodes())
 
-    def _reports(self) -> list[StackReport | Exception | None]:
-        """One for each member; None where none is to be had yet."""
-        import ray
-
-        refs = {m.name: m.placement.actor.report.remote() for m in self._members if m.placement.actor is not None}
-        done = set(ray.wait(list(refs.values()), num_returns=len(refs), timeout=REPORT_S)[0]) if refs else set()
-        found: list[StackReport | Exception | None] = []
-        for member in self._members:
-            ref = refs.get(member.name)
-            found.append(_attempt(lambda ref=ref: ray.get(ref)) if ref in done else None)  # type: ignore[misc]
-        return found
-
     def _take(self, member: PlacedNode, report: StackReport | Exception | None) -> None:
         now = time.monotonic()
         if isinstance(report, StackReport):
@@ -162,12 +145,8 @@ class Controller:
             if report.state != member.report.state:
                 member.changed = now
             member.report = report
-            return
-        from ray.exceptions import ActorDiedError
-
-        if isinstance(report, ActorDiedError):
-            reason = str(getattr(report, "cause", "") or report).strip().splitlines()
-            member.report = StackReport(STACK_FAILED, reason=reason[-1] if reason else "its actor died")
+        elif isinstance(report, ActorGone):
+            member.report = StackReport(STACK_FAILED, reason=str(report))
 
     def _judge(self, member: PlacedNode, alive: dict[str, str]) -> None:
         """Give up on what is gone, or has ended."""
@@ -204,7 +183,7 @@ class Controller:
         for member in self._members:
             if member.leaves is not None and not member.told and time.monotonic() >= member.leaves:
                 member.told = True
-                member.placement.actor.drain.remote()
+                member.placement.drain()
 
     def _place_missing(self, alive: dict[str, str]) -> None:
         order = self._order
@@ -229,25 +208,14 @@ class Controller:
 
     def _take_up(self) -> None:
         """Go on with what an earlier life has placed."""
-        import ray
-
         for name in placed_before(self._cluster):
             number = int(name.partition("-")[2])
             self._next = max(self._next, number + 1)
             placement = Placement(self._cluster, name)
             if placement.find():
-                memory = _attempt(lambda p=placement: ray.get(p.actor.memory.remote(), timeout=REPORT_S))  # type: ignore[misc]
                 self._members.append(PlacedNode(name, placement, number))
-                if isinstance(memory, tuple):
-                    self._order, self._wanted = memory
+                self._order, self._wanted = placement.memory(REPORT_S) or (self._order, self._wanted)
 
 
 def _amounts(order: StackOrder) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in order.resources.items())
-
-
-def _attempt(act: Callable[[], Any]) -> Any:
-    try:
-        return act()
-    except Exception as error:  # an actor that is gone, or a node that does not answer
-        return error

@@ -8,15 +8,19 @@ replace a stack elsewhere anyway, and one way is enough.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
-from .node_stack import NodeStack
+from .node_stack import NodeStack, StackReport
 from .stack_order import StackOrder
 
 NAMESPACE = "quire"
 _ACTOR_THREADS = 4  # a report is answered while another one waits for a gateway
+
+
+class ActorGone(Exception):
+    """A stack's actor has ended; the message says how, in one line."""
 
 
 def actor_name(cluster: str, node: str) -> str:
@@ -101,6 +105,20 @@ class Placement:
             return False
         return self.placed(0)
 
+    def memory(self, wait_s: float) -> tuple[StackOrder, int] | None:
+        """What the stack's actor remembers for a controller that starts anew; None if it does not say."""
+        import ray
+
+        try:
+            remembered: tuple[StackOrder, int] = ray.get(self.actor.memory.remote(), timeout=wait_s)
+            return remembered
+        except ray.exceptions.RayError:
+            return None
+
+    def drain(self) -> None:
+        """Ask the stack to end in order."""
+        self.actor.drain.remote()
+
     def release(self) -> None:
         """End the actor, and give the resources back."""
         import ray
@@ -112,6 +130,37 @@ class Placement:
         if self._group is not None:
             remove_placement_group(self._group)
         self.actor = self._group = None
+
+
+def reports(placements: Sequence[Placement], wait_s: float) -> dict[Placement, StackReport | Exception]:
+    """What stacks say of themselves, of those that answer in this time."""
+    import ray
+
+    asked = {placement: placement.actor.report.remote() for placement in placements if placement.actor is not None}
+    done = set(ray.wait(list(asked.values()), num_returns=len(asked), timeout=wait_s)[0]) if asked else set()
+    return {placement: _answer(ref) for placement, ref in asked.items() if ref in done}
+
+
+def _answer(ref: Any) -> StackReport | Exception:
+    import ray
+
+    try:
+        report: StackReport = ray.get(ref)
+        return report
+    except ray.exceptions.ActorDiedError as error:
+        reason = str(getattr(error, "cause", "") or error).strip().splitlines()
+        return ActorGone(reason[-1] if reason else "its actor died")
+    except Exception as error:  # a node that does not answer now
+        return error
+
+
+def remember(placements: Sequence[Placement], wanted: int, wait_s: float) -> None:
+    """Have stacks keep how many nodes there are to be."""
+    import ray
+
+    asked = [placement.actor.remember.remote(wanted) for placement in placements if placement.actor is not None]
+    if asked:
+        ray.wait(asked, num_returns=len(asked), timeout=wait_s)
 
 
 def alive_nodes() -> dict[str, str]:
