@@ -23,7 +23,7 @@ from quire_services.process.standard_streams import print_line
 from .controller import ClusterStatus, Controller
 from .local_ray import RAY_ENVIRONMENT, LocalRay, LocalRayError
 from .node_home import sweep_homes
-from .placement import NAMESPACE, alive_nodes
+from .placement import NAMESPACE, NOT_NICED, alive_nodes
 from .spec import MAX_NODES, RAY_AUTO, RAY_LOCAL, ClusterSpec, SpecError, read_spec
 from .stack_order import order_of
 
@@ -149,12 +149,15 @@ def _down(spec: ClusterSpec, _arguments: Namespace) -> int:
 
 def _connect(spec: ClusterSpec) -> None:
     """Be in the Ray cluster. Raises _NoClusterError."""
-    os.environ.update(RAY_ENVIRONMENT)
+    local = LocalRay(spec.name) if spec.ray == RAY_LOCAL else None
+    os.environ.update(local.environment if local else RAY_ENVIRONMENT)
+    if local:
+        os.environ.pop("RAY_AUTH_TOKEN", None)
     try:
         import ray
     except ModuleNotFoundError as error:
         raise _NoClusterError(f"{error}; install it with: pip install 'quire-kv[ray]'") from None
-    address = LocalRay(spec.name).address if spec.ray == RAY_LOCAL else spec.ray
+    address = local.address if local else spec.ray
     if not address:
         raise _NoClusterError(f"cluster {spec.name} does not run here: quire cluster up starts it")
     try:
@@ -200,6 +203,7 @@ def _start_controller(spec: ClusterSpec) -> Any:
             max_restarts=-1,
             max_task_retries=-1,
             max_concurrency=8,
+            runtime_env=NOT_NICED,  # its entrance carries every request
         )
         .remote(spec.name)
     )
@@ -233,7 +237,8 @@ def _wait(controller: Any, nodes: int, wait_s: float, *, give_up: bool) -> None:
             _say(f"{nodes} of {nodes} nodes serve{at} ({time.monotonic() - began:.1f} s)")
             return
         failures = len([problem for problem in problems if problem.startswith("node-")])
-        if give_up and failures >= MAX_FAILURES and not found.serving:
+        hopeless = failures >= MAX_FAILURES and not found.serving
+        if give_up and (hopeless or found.problem.startswith("entrance: ")):
             raise _NoClusterError(problems[-1])
         if time.monotonic() - began > wait_s:
             raise _NoClusterError(

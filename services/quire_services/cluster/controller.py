@@ -3,12 +3,13 @@
 One detached actor on Ray's head node, which Ray starts again if it dies; what it must know then, the stacks' actors
 remember. It looks at all of them twice a second:
 
-    no answer for GIVEN_UP_S, actor dead, or its node dead  -> it is given up, another node takes its place
+    no answer for GIVEN_UP_S, actor dead, or its node dead  -> it is given up, another node takes its place at once
     more than are wanted                                -> the newest is drained: no new work, then its end
     fewer                                               -> resources are asked for on a node that has none of ours
 
-A node that takes a place has a new name. A stack that fails before it was ever ready is tried again, with its reason
-kept for whoever asks; ``up`` gives up on that.
+A node that takes a place has a new name. A machine that was given up because it was silent is passed over for a while,
+if another one is free: Ray takes it for alive for half a minute, and would place there. A stack that fails before it
+was ever ready is tried again after a pause, with its reason kept for whoever asks; ``up`` gives up on that.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from .placement import ActorGone, Placement, alive_nodes, placed_before, remembe
 from .stack_order import StackOrder
 
 TURN_S = 0.5
-REPORT_S = 2.0
+REPORT_S = 0.5  # after which a turn goes on without a report
+REMEMBER_S = 2.0
 GIVEN_UP_S = 6.0  # of a stack whose node Ray still takes for alive
+PASSED_OVER_S = 60.0  # of a node of Ray's whose stack was silent
 LEAVES_S = 1.5  # between a node's word in the list that it drains, and its stack's end
-PLACE_AGAIN_S = 5.0  # after a stack that failed
+PLACE_AGAIN_S = 5.0  # after a stack that failed and never served
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Controller:
         self._order: StackOrder | None = None
         self._wanted, self._next, self._problem, self._not_before = 0, 1, "", 0.0
         self._members: list[PlacedNode] = []
+        self._silent: dict[str, float] = {}  # nodes of Ray's, and until when they are passed over
         self._entrance: EntranceProcess | None = None
         self._take_up()
         threading.Thread(target=self._follow, name="controller", daemon=True).start()
@@ -84,7 +88,7 @@ class Controller:
         with self._lock:
             self._wanted, self._problem, self._not_before = nodes, "", 0.0
             placements = [member.placement for member in self._members]
-        remember(placements, nodes, REPORT_S)
+        remember(placements, nodes, REMEMBER_S)
 
     def status(self) -> ClusterStatus:
         """How it is."""
@@ -127,6 +131,11 @@ class Controller:
         self._drain_surplus()
         self._place_missing(alive)
         self._keep_entrance()
+        serving = sum(member.report.state == SERVING for member in self._members)
+        if self._entrance and self._entrance.reason:
+            self._problem = f"entrance: {self._entrance.reason}"
+        elif serving == len(self._members) == self._wanted:
+            self._problem = ""  # it is over
 
     def _keep_entrance(self) -> None:
         wanted = self._order.entrance if self._order else None
@@ -144,7 +153,7 @@ class Controller:
             member.heard = now
             if report.state != member.report.state:
                 member.changed = now
-            member.report = report
+            member.report, member.served = report, member.served or report.state == SERVING
         elif isinstance(report, ActorGone):
             member.report = StackReport(STACK_FAILED, reason=str(report))
 
@@ -155,9 +164,11 @@ class Controller:
             return
         silent = now - member.heard > GIVEN_UP_S and member.report.state != STARTING
         if placed.ray_node not in alive or silent:
+            self._silent[placed.ray_node] = now + PASSED_OVER_S
             self._release(member, f"{member.name}: its machine {placed.machine} does not answer")
         elif member.report.state == STACK_FAILED:
-            self._not_before = now + PLACE_AGAIN_S
+            if not member.served:
+                self._not_before = now + PLACE_AGAIN_S
             self._release(member, f"{member.name} on {placed.machine}: {member.report.reason}")
         elif member.report.state == STACK_STOPPED:
             self._release(member, "")
@@ -189,7 +200,7 @@ class Controller:
         order = self._order
         if order is None or time.monotonic() < self._not_before:
             return
-        taken = {m.placement.ray_node for m in self._members if m.placement.ray_node in alive}
+        taken = self._taken(alive)
         waiting = [member for member in self._members if member.placement.actor is None]
         if not waiting and sum(member.leaves is None for member in self._members) < self._wanted:
             member = PlacedNode(f"node-{self._next}", Placement(self._cluster, f"node-{self._next}"), self._next)
@@ -206,6 +217,13 @@ class Controller:
             elif time.monotonic() - member.changed > PLACE_AGAIN_S:
                 self._problem = f"no machine is free for {member.name}: it needs {_amounts(order)}, and none of ours"
 
+    def _taken(self, alive: dict[str, str]) -> set[str]:
+        """Nodes of Ray's where no other stack is to be placed."""
+        now, ours = time.monotonic(), {member.placement.ray_node for member in self._members}
+        self._silent = {node: until for node, until in self._silent.items() if node in alive and now < until}
+        taken = ours & alive.keys()
+        return taken | self._silent.keys() if alive.keys() - taken - self._silent.keys() else taken
+
     def _take_up(self) -> None:
         """Go on with what an earlier life has placed."""
         for name in placed_before(self._cluster):
@@ -214,7 +232,7 @@ class Controller:
             placement = Placement(self._cluster, name)
             if placement.find():
                 self._members.append(PlacedNode(name, placement, number))
-                self._order, self._wanted = placement.memory(REPORT_S) or (self._order, self._wanted)
+                self._order, self._wanted = placement.memory(REMEMBER_S) or (self._order, self._wanted)
 
 
 def _amounts(order: StackOrder) -> str:

@@ -4,15 +4,19 @@ For trying it out, and for what one machine with several GPUs can carry: the sta
 Each of Ray's nodes is a ``ray start --block``, which takes its processes along when it ends; the folder
 
     /tmp/quire-UID-ray-NAME/   0700    local.json: these processes, by pid and start time
+                                       token: without it nobody may speak to this Ray
                                        and what Ray keeps: sockets, logs
 
-goes with them. Nothing that others have started is touched, as ``ray stop`` would.
+goes with them. The token is said in any case: Ray listens at the machine's address, whoever speaks to it may run
+anything, and where the user has a token of Ray's own, a head would ask for that and the other nodes would not give it.
+Nothing that others have started is touched, as ``ray stop`` would.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -27,6 +31,7 @@ from quire_proto.private_dir import insist_on_private
 from quire_services.config.input_files import write_private
 
 RAYLET_START_S, RAYLET_STOP_S, RAYLET_LOOK_S = 60.0, 20.0, 0.1
+_STARTED = "Ray runtime started"
 OBJECT_STORE_BYTES = 80 << 20  # the least that Ray takes: nothing of ours goes there
 # Ray's own take half a minute to see that a node is gone, made for networks that stutter.
 _HEALTH = {
@@ -60,6 +65,7 @@ class LocalRay:
     def __init__(self, name: str) -> None:
         self.path = Path(f"/tmp/quire-{os.getuid()}-ray-{name}")
         self._file = self.path / "local.json"
+        self._token = self.path / "token"
         self.address, self._raylets = "", list[_Raylet]()
         with suppress(OSError, ValueError, KeyError, TypeError):
             found = json.loads(self._file.read_text())
@@ -67,12 +73,19 @@ class LocalRay:
             if raylets and raylets[0].runs():  # the head; without it the others end
                 self.address, self._raylets = found["address"], raylets
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of every process that is to speak to it, in place of ours."""
+        ours = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+        return {**ours, **RAY_ENVIRONMENT, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self._token)}
+
     def grow(self, nodes: int, cpus: float, gpus: float) -> None:
         """Have at least so many of Ray's nodes, each with room for one stack. Raises LocalRayError."""
         if not self.address:
             self.stop()
             self.path.mkdir(mode=0o700, exist_ok=True)
             insist_on_private(self.path)
+            write_private(self._token, secrets.token_hex(32))
         amounts = [f"--num-cpus={max(1, round(cpus + 0.499))}", f"--num-gpus={round(gpus + 0.499)}"]
         while sum(raylet.runs() for raylet in self._raylets) < nodes:
             self._start(["--address", self.address] if self.address else self._head(), amounts)
@@ -94,20 +107,26 @@ class LocalRay:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **RAY_ENVIRONMENT},
+                env=self.environment,
                 start_new_session=True,
             )
         self._raylets.append(_Raylet(process.pid, start_ticks(process.pid)))
         self._save()
         until = time.monotonic() + RAYLET_START_S
-        while "Ray runtime started" not in log.read_text(errors="replace"):
+        while not (_STARTED in log.read_text(errors="replace") and (self.address or self._found_address())):
             if process.poll() is not None or time.monotonic() > until:
                 lines = log.read_text(errors="replace").strip().splitlines()
                 raise LocalRayError(f"Ray does not start here: {lines[-1] if lines else 'it says nothing'} (see {log})")
             time.sleep(RAYLET_LOOK_S)
         if not self.address:
-            self.address = (self.path / "ray" / "ray_current_cluster").read_text().strip()
+            self.address = self._found_address()
             self._save()
+
+    def _found_address(self) -> str:
+        """Where the head listens; it says so after it has said that it started."""
+        with suppress(OSError):
+            return (self.path / "ray" / "ray_current_cluster").read_text().strip()
+        return ""
 
     def _save(self) -> None:
         rows = [{"pid": raylet.pid, "ticks": raylet.ticks} for raylet in self._raylets]

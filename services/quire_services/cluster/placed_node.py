@@ -18,6 +18,7 @@ class PlacedNode:
         number: in the order in which nodes were wanted.
         report: what its stack said last.
         changed, heard: when its state changed, and when it said anything (monotonic).
+        served: whether it ever did.
         leaves: when its stack is to be asked to end; None while it stays. ``told``: that was done.
     """
 
@@ -27,6 +28,7 @@ class PlacedNode:
     report: StackReport = field(default_factory=lambda: StackReport(STARTING))
     changed: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
+    served: bool = False
     leaves: float | None = None
     told: bool = False
 

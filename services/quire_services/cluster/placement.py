@@ -16,6 +16,9 @@ from .node_stack import NodeStack, StackReport
 from .stack_order import StackOrder
 
 NAMESPACE = "quire"
+# Ray gives its workers, and with them all that they start, the last place at every core: niceness 15. Where anything
+# else computes, a stack would take minutes to load. This variable is Ray's own way to say otherwise, for one worker.
+NOT_NICED = {"env_vars": {"RAY_worker_niceness": "0"}}
 _ACTOR_THREADS = 4  # a report is answered while another one waits for a gateway
 
 
@@ -35,6 +38,7 @@ class Placement:
         ray_node: the id of Ray's node; empty until it is placed.
         machine: its address.
         actor: the stack's; None until it is placed.
+        question: a call that it has not answered yet.
     """
 
     def __init__(self, cluster: str, node: str) -> None:
@@ -44,6 +48,7 @@ class Placement:
         self._taken: set[str] = set()
         self.ray_node = self.machine = ""
         self.actor: Any = None
+        self.question: Any = None
 
     def ask(self, order: StackOrder, taken: Collection[str]) -> None:
         """Ask for the resources, on none of these nodes of Ray's; asked already, anew if these are others now."""
@@ -88,6 +93,7 @@ class Placement:
                 memory=given.get("memory") or None,
                 max_restarts=0,
                 max_concurrency=_ACTOR_THREADS,
+                runtime_env=NOT_NICED,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, 0),
             )
             .remote(self._node, order, wanted, self.machine)
@@ -129,16 +135,24 @@ class Placement:
                 ray.kill(self.actor, no_restart=True)
         if self._group is not None:
             remove_placement_group(self._group)
-        self.actor = self._group = None
+        self.actor = self._group = self.question = None
 
 
 def reports(placements: Sequence[Placement], wait_s: float) -> dict[Placement, StackReport | Exception]:
-    """What stacks say of themselves, of those that answer in this time."""
+    """What stacks say of themselves, of those that answer in this time. Each is asked one question at a time: to one
+    that is slow the answer is waited for the next time, and it is not asked again meanwhile."""
     import ray
 
-    asked = {placement: placement.actor.report.remote() for placement in placements if placement.actor is not None}
-    done = set(ray.wait(list(asked.values()), num_returns=len(asked), timeout=wait_s)[0]) if asked else set()
-    return {placement: _answer(ref) for placement, ref in asked.items() if ref in done}
+    asked: dict[Any, Placement] = {}
+    for placement in placements:
+        if placement.actor is not None:
+            if placement.question is None:
+                placement.question = placement.actor.report.remote()
+            asked[placement.question] = placement
+    done = ray.wait(list(asked), num_returns=len(asked), timeout=wait_s)[0] if asked else []
+    for ref in done:
+        asked[ref].question = None
+    return {asked[ref]: _answer(ref) for ref in done}
 
 
 def _answer(ref: Any) -> StackReport | Exception:

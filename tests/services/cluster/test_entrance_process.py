@@ -64,3 +64,17 @@ def test_it_follows_the_nodes_and_is_started_again(monkeypatch: pytest.MonkeyPat
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{it.url}/health", trust_env=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_says_why_it_cannot_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A router whose program is not there is named, for whoever asks how the cluster is."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    it = EntranceProcess("t", EntranceOrder("127.0.0.1", free_port(), "vllm-router", str(tmp_path / "none")))
+
+    def said() -> str:
+        it.keep([ClusterNode("a", f"http://127.0.0.1:{free_port()}", "", SERVING)])
+        return it.reason
+
+    assert wait_for(said, "it says why", 60).endswith("none: no program that can be run")
+    assert not it.up
+    it.stop()

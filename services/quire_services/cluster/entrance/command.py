@@ -16,7 +16,7 @@ import uvloop
 from quire_services.gateway.http.server import BindError
 from quire_services.process import logs
 from quire_services.process.flags import Parser
-from quire_services.process.reason import StartError
+from quire_services.process.reason import StartError, report_reason
 
 from .entrance import DEFAULT_ROUTER, PROGRAMS, Entrance
 from .members import EntranceNode
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return uvloop.run(_run(asked, nodes))
     except (StartError, BindError) as error:
         log.error("cannot_start", reason=str(error))
+        report_reason(str(error))
         return 1
 
 
