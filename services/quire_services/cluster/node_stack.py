@@ -1,6 +1,7 @@
 """A node's stack: ``quire serve`` on one node, watched by an actor there.
 
     starting -> serving <-> starting (a process of it is down)      serve ends, and is started again
+             ... once what is declared is in force there, prompts computed, for up to JOIN_S
     serving  -> draining -> stopped                                 asked to
     starting -> failed                                              serve ended before the stack was ever ready
 
@@ -15,13 +16,17 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from quire_proto import __version__
-from quire_services.config.process_table import read_process_table
+from quire_services.config.declared_names import JOINED_FILE
+from quire_services.config.process_table import ProcessEntry, read_process_table
 from quire_services.process.port_check import ADMIN_HOST, free_local_port, netloc
 from quire_services.process.subcommand import command_line
+from quire_services.stack.declared.children import FOLLOWER
 from quire_services.stack.readiness import Readiness
 
 from .node_home import NodeHome, sweep_homes
@@ -30,6 +35,7 @@ from .stack_order import CONFIG_FILE, StackOrder
 
 STACK_FAILED, STACK_STOPPED = "failed", "stopped"
 SERVE_AGAIN_S = 0.5
+JOIN_S = 30.0  # a prompt that cannot be computed there keeps no node from its work
 _COMPLAINT = "quire serve: "
 
 
@@ -63,6 +69,7 @@ class NodeStack:
         self._ending = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._state, self._reason, self._was_ready, self._last = STARTING, "", False, ""
+        self._joined, self._joins_until = not order.declarations, 0.0
         # The kernel binds a child's fate to the thread that started it: this one lives as long as the process.
         self._thread = threading.Thread(target=self._watch, name="serve", daemon=True)
         self._thread.start()
@@ -79,7 +86,8 @@ class NodeStack:
         """How it is now."""
         if self._state in (STACK_FAILED, STACK_STOPPED):
             return StackReport(self._state, reason=self._reason)
-        gateway = read_process_table(self._home.run_dir).running().get("gateway")
+        running = read_process_table(self._home.run_dir).running()
+        gateway = running.get("gateway")
         url = admin_url = ""
         healthy = False
         if gateway:
@@ -87,8 +95,17 @@ class NodeStack:
             healthy = bool(Readiness(self._home.run_dir, self._host, port, gateway.option("instance")).health())
             url, admin_url = f"http://{netloc(self._host, port)}", f"http://{ADMIN_HOST}:{gateway.option('admin-port')}"
         self._was_ready |= healthy
-        state = DRAINING if self._ending.is_set() else SERVING if healthy else STARTING
+        serves = healthy and self._has_joined(running.get(FOLLOWER))
+        state = DRAINING if self._ending.is_set() else SERVING if serves else STARTING
         return StackReport(state, url, admin_url)
+
+    def _has_joined(self, follower: ProcessEntry | None) -> bool:
+        """Whether what is declared is in force here, or was ever: given work before that, a new node would compute a
+        published prompt for each tenant."""
+        self._joins_until = self._joins_until or time.monotonic() + JOIN_S
+        in_force = follower is not None and (Path(follower.option("state")) / JOINED_FILE).exists()
+        self._joined |= in_force or time.monotonic() > self._joins_until
+        return self._joined
 
     def drain(self) -> None:
         """Stop the stack in order: gateway, engines, kvstore. ``report`` says when that is done."""

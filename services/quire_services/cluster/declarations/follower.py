@@ -114,6 +114,7 @@ class Follower:
         known = self._revision >= 0 or bool(self.records)
         if not self.joined and known and all(self._parts.values()):
             self.joined = True
+            self._attempt("state", self._files.keep_joined)
             log.info("declarations_joined", node=self.name, version=self.version)
 
     def publish(self) -> bool:

@@ -3,6 +3,7 @@
     declarations.json    all records that were read, tombstones too
     keys.toml            the gateway's file of keys
     published.json       which version of each published prompt the node was given
+    joined               all that is declared was in force once in this life, prompts computed
 
 The gateway begins with the file of keys, which is there before it (``first_look``): a node never answers 401 to a key
 that is declared because it is new, and it is never open.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from quire_services.config.declared_names import GIVEN_FILE, KEYS_FILE, RECORDS_FILE
+from quire_services.config.declared_names import GIVEN_FILE, JOINED_FILE, KEYS_FILE, RECORDS_FILE
 from quire_services.config.input_files import write_private
 from quire_services.config.written_keys import keys_header, write_keys
 
@@ -26,7 +27,7 @@ class NodeFiles:
 
     def __init__(self, directory: Path) -> None:
         self._records, self._given = directory / RECORDS_FILE, directory / GIVEN_FILE
-        self._keys = directory / KEYS_FILE
+        self._keys, self._joined = directory / KEYS_FILE, directory / JOINED_FILE
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -55,6 +56,14 @@ class NodeFiles:
         """Replace them. Raises OSError."""
         write_private(self._given, json.dumps(given))
 
+    def keep_joined(self) -> None:
+        """Note that the node has joined. Raises OSError."""
+        self._joined.touch(mode=0o600)
+
+    def forget_joined(self) -> None:
+        """Begin a life in which it has not. Raises OSError."""
+        self._joined.unlink(missing_ok=True)
+
     def begin_keys(self, records: Records) -> None:
         """Write the file of keys for a gateway that will start, unless it has them. Raises OSError or ValueError."""
         version = keys_version(records)
@@ -74,6 +83,7 @@ def first_look(store: DeclarationStore, files: NodeFiles) -> int:
         found = {}
     records = {**kept, **found}
     try:
+        files.forget_joined()
         files.keep(records)
         files.begin_keys(records)
     except (OSError, ValueError) as error:

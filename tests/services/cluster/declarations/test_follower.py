@@ -13,6 +13,7 @@ from quire_services.cluster.declarations.node_files import NodeFiles, first_look
 from quire_services.cluster.declarations.operator_file import changes_to, read_operator_file
 from quire_services.cluster.declarations.records import DeclarationStore, StoreAway, StoreError
 from quire_services.cluster.declarations.stores.address import open_store
+from quire_services.config.declared_names import JOINED_FILE
 from quire_services.config.key_digests import key_digest
 from quire_services.config.loader import load_tenants
 from tests.services.cluster.declarations.written_node import WrittenNode
@@ -153,6 +154,22 @@ def test_a_request_that_was_too_large_is_claimed(store: DeclarationStore, say: S
     assert limits()[0] >= 80
     a.node.needs = {}
     assert limits()[0] < 80
+
+
+def test_a_node_has_joined_once_all_is_in_force_there_and_anew_in_each_life(
+    store: DeclarationStore, say: Say, tmp_path: Path
+) -> None:
+    """It can be seen in its files: not before its prompts are computed, and not from an earlier life."""
+    say(BOTH)
+    it = Followed(store, tmp_path)
+    joined = tmp_path / "a" / JOINED_FILE
+    it.follower.turn()
+    assert not joined.exists()
+    it.turn()
+    it.turn()
+    assert joined.exists()
+    first_look(store, it.files)
+    assert not joined.exists()
 
 
 def test_a_node_that_was_changed_by_hand_is_mended(store: DeclarationStore, say: Say, tmp_path: Path) -> None:
