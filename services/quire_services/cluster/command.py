@@ -226,9 +226,10 @@ def _wait(controller: Any, nodes: int, wait_s: float, *, give_up: bool) -> None:
     while True:
         found: ClusterStatus = _ask(controller.status.remote())
         for node in found.nodes:
-            if said.get(node.name) != node.state:
-                said[node.name] = node.state
-                _say(f"{node.name} {node.state} on {node.host} {node.url}".rstrip())
+            where = f"{node.state} on {node.host}" if node.host else "waits for a machine"
+            if said.get(node.name) != where:
+                said[node.name] = where
+                _say(f"{node.name} {where} {node.url}".rstrip())
         if found.problem and (not problems or problems[-1] != found.problem):
             problems.append(found.problem)
             _say(found.problem)

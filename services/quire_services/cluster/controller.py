@@ -215,7 +215,7 @@ class Controller:
                 member.heard = member.changed = time.monotonic()
                 member.placement.start(order, self._wanted)
             elif time.monotonic() - member.changed > PLACE_AGAIN_S:
-                self._problem = f"no machine is free for {member.name}: it needs {_amounts(order)}, and none of ours"
+                self._problem = f"no machine yet for {member.name}: {_amounts(order)}, and no other node of ours there"
 
     def _taken(self, alive: dict[str, str]) -> set[str]:
         """Nodes of Ray's where no other stack is to be placed."""
