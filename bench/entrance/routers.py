@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the bench."""
     parser.add_argument("--router", type=_routers, default=list(PROGRAMS), help=f"some of {','.join(PROGRAMS)}")
     parser.add_argument("--rounds", type=int, default=5, help="of all routers in turn (default: 5)")
-    parser.add_argument("--pairs", type=int, default=100, help="requests each way, for added latency (default: 100)")
+    parser.add_argument("--pairs", type=int, default=60, help="requests each way, for added latency (default: 60)")
     parser.add_argument("--model", choices=tuple(SIZES), default="27m", help="random Llama of this size")
     parser.add_argument("--kv-gib", type=float, default=1.0, help="GiB of keys and values of each node (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each engine (default: 1)")

@@ -23,12 +23,12 @@ class TenantTraffic:
         span_s: seconds within which agents begin.
     """
 
-    agents: int = 32
-    turns: int = 4
+    agents: int = 24
+    turns: int = 3
     system: int = 800
     turn: int = 60
-    answer: int = 16
-    span_s: float = 30.0
+    answer: int = 8
+    span_s: float = 60.0
 
 
 def tenant_agents(traffic: TenantTraffic, seed: int, words: Sequence[str], salt: str = "") -> tuple[Agent, ...]:
