@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 
+from quire_services.process.reason import reason_fd
 from quire_services.stack.child import die_with
 
 
@@ -22,7 +23,9 @@ def main(argv: list[str]) -> int:
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))  # until there is somebody to tell
     die_with(int(argv[0]), signal.SIGTERM)()
-    command = subprocess.Popen(argv[1:], preexec_fn=die_with(os.getpid(), signal.SIGTERM))
+    told = reason_fd()  # it was handed to this process, and is the command's
+    pass_fds = [told] if told >= 0 else []
+    command = subprocess.Popen(argv[1:], preexec_fn=die_with(os.getpid(), signal.SIGTERM), pass_fds=pass_fds)
     signal.signal(signal.SIGTERM, lambda *_: command.terminate())
     if asked:
         command.terminate()
