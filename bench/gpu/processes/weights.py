@@ -11,6 +11,7 @@ A dry run has recorded driver calls in the place of a GPU.
 from __future__ import annotations
 
 import random
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -103,7 +104,8 @@ def main() -> int:
 
         def made(name: str, *flags: str) -> Stack:
             directory, logs = Path(scratch) / name, step.folder / name
-            logs.mkdir(exist_ok=True)
+            shutil.rmtree(logs, ignore_errors=True)  # what an earlier call logged would be read as this one's
+            logs.mkdir()
             if step.dry:
                 found: Stack = RecordedStack(directory, model, BLOCKS, ARENA, logs=logs)
             else:
