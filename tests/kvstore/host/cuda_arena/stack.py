@@ -41,6 +41,8 @@ class RecordedKvstore(Kvstore):
 def recorded_kvstore(run_dir: Path) -> Iterator[RecordedKvstore]:
     """A run directory for kvstores; the last one is stopped at the end."""
     kvstore = RecordedKvstore(run_dir)
-    yield kvstore
-    if kvstore.process.poll() is None:
-        kvstore.stop()
+    try:
+        yield kvstore
+    finally:
+        if kvstore.process.poll() is None:
+            kvstore.stop()
