@@ -64,7 +64,7 @@ compose-test: $(READY)
 check: $(READY)
 	@scripts/check.sh $(BIN)
 	@$(MAKE) --no-print-directory cubins triton36
-	@$(MAKE) --no-print-directory test LONGER=$(or $(LONGER),50)
+	@$(MAKE) --no-print-directory test LONGER=$(or $(LONGER),40)
 
 soak: $(READY)
 	@echo "soak: $(MINUTES) minutes of killed and stopped processes"

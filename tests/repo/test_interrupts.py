@@ -48,9 +48,9 @@ def test_what_tests_have_started_ends_with_a_terminated_run(tmp_path: Path) -> N
     ]
     with subprocess.Popen(command, cwd=ROOT, env=child_environ(), stdout=subprocess.DEVNULL) as run:
         try:
-            started = psutil.Process(int(wait_for(lambda: pid.exists() and pid.read_text(), "the test runs", 30)))
+            started = psutil.Process(int(wait_for(lambda: pid.exists() and pid.read_text(), "the test runs", 60)))
             os.kill(run.pid, signal.SIGTERM)
-            assert run.wait(20) == 2
+            assert run.wait(60) == 2
             wait_for(lambda: not started.is_running(), "what it has started is gone")
         finally:
             run.kill()
