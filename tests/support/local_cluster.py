@@ -144,6 +144,12 @@ class LocalCluster:
             time.sleep(LOOK_S)
         return time.monotonic()
 
+    def said_of_losses(self) -> list[str]:
+        """What controller and entrance have said of nodes that were given up, or gone under a request."""
+        logs = Path(f"/tmp/quire-{os.getuid()}-ray-{self.name}/ray/session_latest/logs")
+        lines = [line for log in sorted(logs.glob("worker-*")) for line in log.read_text(errors="replace").splitlines()]
+        return [line for line in lines if line.startswith("controller: ") or '"node_gone"' in line]
+
     def run_dir(self, url: str) -> Path:
         """The run directory of the node that answers there. Raises LookupError."""
         for home in Path(tempfile.gettempdir()).glob(f"quire-{os.getuid()}-cluster-{self.name}.*"):

@@ -152,9 +152,8 @@ def test_scaling_under_load_loses_no_request(cluster: LocalCluster) -> None:
             assert f"{number} of {number} nodes serve" in cluster.scale(number)
             ended = len(load.done)
             wait_for(lambda ended=ended: len(load.done) > ended + TENANTS, "streams run on", 120)
-    assert load.failures() == []
     counts = load.counts()
-    assert (counts[LOST], counts[FAILED]) == (0, 0)
+    assert (counts[LOST], counts[FAILED]) == (0, 0), (load.failures(), cluster.said_of_losses())
     assert counts[WHOLE] > 3 * TENANTS
     (left,) = cluster.nodes()
     assert (left["name"], left["url"]) == (kept["name"], kept["url"])
