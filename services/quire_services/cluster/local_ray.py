@@ -30,7 +30,7 @@ from quire_kvstore.host.attach_socket import start_ticks
 from quire_proto.private_dir import insist_on_private
 from quire_services.config.input_files import write_private
 
-RAYLET_START_S, RAYLET_STOP_S, RAYLET_LOOK_S = 60.0, 20.0, 0.1
+RAYLET_START_S, RAYLET_STOP_S, RAYLET_LOOK_S = 180.0, 20.0, 0.1  # a start takes five seconds where nothing else runs
 _STARTED = "Ray runtime started"
 OBJECT_STORE_BYTES = 80 << 20  # the least that Ray takes: nothing of ours goes there
 # Ray's own take half a minute to see that a node is gone, made for networks that stutter.
@@ -114,7 +114,9 @@ class LocalRay:
         self._save()
         until = time.monotonic() + RAYLET_START_S
         while not (_STARTED in log.read_text(errors="replace") and (self.address or self._found_address())):
-            if process.poll() is not None or time.monotonic() > until:
+            if time.monotonic() > until:
+                raise LocalRayError(f"Ray has not started here within {RAYLET_START_S:g} s (see {log})")
+            if process.poll() is not None:
                 lines = log.read_text(errors="replace").strip().splitlines()
                 raise LocalRayError(f"Ray does not start here: {lines[-1] if lines else 'it says nothing'} (see {log})")
             time.sleep(RAYLET_LOOK_S)
