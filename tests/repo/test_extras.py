@@ -31,6 +31,7 @@ ENTRIES = {
     "engine": ["quire_services.daemons.engined", "quire_services.cli.prepare", "quire_services.cli.models.calibrate"],
     "top": ["quire_services.cli.views.top"],
     "ray": ["quire_services.cluster.command", "quire_services.cluster.tied_process"],
+    "serve": ["quire_services.cluster.ray_serve"],
 }
 # Asked for where they are installed, done without where they are not.
 OPTIONAL = {"opentelemetry", "cuda", "triton"}
