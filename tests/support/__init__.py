@@ -16,6 +16,7 @@ Waiting and processes:
 - ``survival``: answers of every kind, what befalls their engines, and when two are the same.
 - ``engine_loop``, ``engine_pair``: one engine, or two, in this process over a kvstore process.
 - ``device_engine``: an engine process whose GPU is the recorder of driver calls, over memory that is really shared.
+- ``mapped_weights``: what a model computes under its own attention, and in which memory its tensors lie.
 - ``gateway``: ``GatewayProcess``, a gateway process over a tiny tokenizer; ``gateway_fixtures``: one for many tests.
 - ``peer_engine``: an engine without a model, for tests of the gateway.
 - ``puppet``: a model that plays scripts, tool calls among them; ``puppet_chats``, ``puppet_responses``: what is asked

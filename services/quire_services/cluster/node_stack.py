@@ -34,6 +34,7 @@ from .nodes import DRAINING, SERVING, STARTING
 from .stack_order import CONFIG_FILE, StackOrder
 
 STACK_FAILED, STACK_STOPPED = "failed", "stopped"
+STACK_ENDED = (STACK_FAILED, STACK_STOPPED)
 SERVE_AGAIN_S = 0.5
 JOIN_S = 30.0  # a prompt that cannot be computed there keeps no node from its work
 _COMPLAINT = "quire serve: "
@@ -84,7 +85,7 @@ class NodeStack:
 
     def report(self) -> StackReport:
         """How it is now."""
-        if self._state in (STACK_FAILED, STACK_STOPPED):
+        if self._state in STACK_ENDED:
             return StackReport(self._state, reason=self._reason)
         running = read_process_table(self._home.run_dir).running()
         gateway = running.get("gateway")

@@ -35,7 +35,7 @@ from quire_engine.model.quantised import settle_quantisation
 from .bare_model import bare_model
 from .description import describe, put_together
 from .freed_memory import return_freed_memory
-from .probe import probe_logits
+from .probe import ModelProbe
 from .tensors import MappedTensors, TensorsAsPieces
 
 _WAIT_S, _BYTES_A_SECOND = 60.0, 20e6  # how long to wait for another's writing: what a slow disk takes
@@ -124,7 +124,7 @@ def _written(directory: Path, dtype: str, draft: EntryDraft) -> Model:
     try:
         bare = bare_model(directory, COMPUTE_DTYPES[dtype])
         table, tensors = describe(model.module, bare)
-        logits, ends = probe_logits(model), model.eos_ids
+        probe = ModelProbe.of(model)
     except Unshared as why:
         _mark(why, draft)
         return with_own_weights(why, model)
@@ -140,8 +140,7 @@ def _written(directory: Path, dtype: str, draft: EntryDraft) -> Model:
     gc.collect()  # its layers know each other, and what is left of it maps the checkpoint
     try:
         shared = _mapped(directory, dtype, entry)
-        if shared.eos_ids != ends or not torch.equal(probe_logits(shared), logits):
-            raise Unshared("put together from its tensors, the model gives other numbers")
+        probe.insist_same(shared)
     except Unshared as why:
         _mark(why, draft)
         return _private(why, directory, dtype, "cpu")

@@ -32,7 +32,7 @@ from quire_engine.model.quantised import STAYS_QUANTISED, settle_quantisation
 from quire_engine.model.shared.bare_model import bare_model
 from quire_engine.model.shared.description import describe, put_together
 from quire_engine.model.shared.freed_memory import return_freed_memory
-from quire_engine.model.shared.probe import probe_logits
+from quire_engine.model.shared.probe import ModelProbe
 from quire_engine.model.shared.shared_model import patience_s, with_own_weights
 from quire_engine.model.weights import load_module
 from quire_kv import QuireError, WeightsConnection, WeightsMapping
@@ -93,13 +93,14 @@ class _Loading:
         self._scales = read_scales(directory, self._config)
         # Whether quantised weights stay so depends on the device, and decides what is kept.
         self._quantised = settle_quantisation(self._config, device)
+        self._bare: Any = None
         self.key = bytes.fromhex(weights_key(directory, checkpoint, dtype, DENSE, self._quantised).name)
 
     def admit(self) -> None:
         """Raise Unshared for a model that no engine can share: none is to wait for another one's finding that out."""
         if self._quantised.startswith(STAYS_QUANTISED):
             raise Unwanted(f"they are {self._quantised}, and no model is put together of such")
-        bare_model(self._directory, COMPUTE_DTYPES[self._dtype])
+        self._bare = self._bare_model()
 
     def read(self, connection: WeightsConnection, told: ReadWeights) -> Model:
         """The model over what another engine has sealed. Raises Unshared."""
@@ -148,21 +149,24 @@ class _Loading:
 
     def _planned(self, module: Any) -> ArenaPlan:
         """The arena of a loaded model. Raises Unshared if a model of its tensors is another one."""
-        bare = bare_model(self._directory, COMPUTE_DTYPES[self._dtype])
+        bare = self._bare_model()
         table, tensors = describe(module, bare)
-        loaded, again = Model(module), Model(put_together(bare, table, tensors))
-        if again.eos_ids != loaded.eos_ids or not torch.equal(probe_logits(again), probe_logits(loaded)):
-            raise Unshared("put together from its tensors, the model gives other numbers")
+        ModelProbe.of(Model(module)).insist_same(Model(put_together(bare, table, tensors)))
         return ArenaPlan(table, tensors)
 
     def _put_together(self, mapping: WeightsMapping, manifest: tuple[WeightTensor, ...]) -> Model:
         """The model over a mapping. Raises Unshared."""
         try:
             table, tensors = planned_tensors(manifest, wrap_memory(mapping.view))
-            module = put_together(bare_model(self._directory, COMPUTE_DTYPES[self._dtype]), table, tensors)
+            module = put_together(self._bare_model(), table, tensors)
         except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
             raise Unshared(f"the arena does not fit: {type(error).__name__}: {error}") from None
         return self._model(module)
+
+    def _bare_model(self) -> Any:
+        """A model without weights, which is given away once: ``put_together`` fills it. Raises Unshared."""
+        found, self._bare = self._bare, None
+        return bare_model(self._directory, COMPUTE_DTYPES[self._dtype]) if found is None else found
 
     def _model(self, module: Any) -> Model:
         weight_bytes = sum(weight.nbytes for weight in module.parameters())

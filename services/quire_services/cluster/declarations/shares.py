@@ -62,14 +62,9 @@ def _fill(limit: int, least: Mapping[str, int], wants: Mapping[str, int]) -> dic
     """What each gets of its wish, beyond the least: all of it up to a level, found from the least wish up."""
     given: dict[str, int] = {}
     left = limit - sum(least.values())
-    for place, (node, more) in enumerate(
-        sorted(((node, want - least[node]) for node, want in wants.items()), key=_by_wish)
-    ):
+    wishes = sorted((want - least[node], node) for node, want in wants.items())
+    for place, (more, node) in enumerate(wishes):
         extra = min(more, left // (len(wants) - place))
         given[node] = least[node] + extra
         left -= extra
     return {node: given[node] for node in wants}
-
-
-def _by_wish(row: tuple[str, int]) -> int:
-    return row[1]

@@ -19,7 +19,7 @@ from quire_services.gateway.http.protocol import Bounds
 from quire_services.gateway.http.server import HttpServer, bind, listen
 
 from .app import EntranceApp
-from .members import EntranceNode, Members
+from .members import EntranceNode, Members, node_client
 from .routers.dynamo_selection import DynamoSelection
 from .routers.round_robin import RoundRobin
 from .routers.router import Router, RouterSettings
@@ -70,8 +70,7 @@ class Entrance:
     ) -> None:
         self._socket: socket.socket = bind(host, port)
         self.port: int = self._socket.getsockname()[1]
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-        self._client = httpx.AsyncClient(trust_env=False, limits=limits)
+        self._client = node_client()
         self._members = Members(self._client)
         self._members.declare(nodes)
         self._router = make_router(router, program, log_file, self._client)

@@ -27,6 +27,11 @@ NodeState = Literal["serving", "draining"]
 log = structlog.get_logger()
 
 
+def node_client() -> httpx.AsyncClient:
+    """What speaks to nodes: through no proxy, on as many connections as there are requests."""
+    return httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=256))
+
+
 @dataclass(frozen=True, slots=True)
 class EntranceNode:
     """A node as it is declared. ``url``: of its gateway, without a path."""

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import time
 
-from quire_services.cluster.node_stack import STACK_FAILED, STACK_STOPPED, NodeStack
+from quire_services.cluster.node_stack import STACK_ENDED, NodeStack
 from quire_services.cluster.nodes import SERVING
 from quire_services.cluster.stack_order import StackOrder
 
@@ -26,7 +26,6 @@ STACK_LOOK_S = 0.25
 LEAST_PATIENCE_S = 30.0
 STARTS = 2  # how many starts a stack that serves no more has time for
 END_SPARE_S = 20.0  # for what ends after the gateway has drained
-_ENDED = (STACK_FAILED, STACK_STOPPED)
 
 
 class StackReplica:
@@ -42,7 +41,7 @@ class StackReplica:
         """What answers requests, when the stack serves; asked for once. Raises RuntimeError if it does not start."""
         began = time.monotonic()
         while (report := await asyncio.to_thread(self._stack.report)).state != SERVING:
-            if report.state in _ENDED:
+            if report.state in STACK_ENDED:
                 raise RuntimeError(f"the stack does not start: {report.reason or report.state}")
             await asyncio.sleep(STACK_LOOK_S)
         self._served = time.monotonic()
@@ -55,7 +54,7 @@ class StackReplica:
         silent = time.monotonic() - self._served
         if report.state == SERVING:
             self._served = time.monotonic()
-        elif report.state in _ENDED:
+        elif report.state in STACK_ENDED:
             raise RuntimeError(f"the stack has ended: {report.reason or report.state}")
         elif silent > self._patience_s:
             raise RuntimeError(f"the stack does not serve, for {silent:.0f} seconds now")
@@ -67,7 +66,7 @@ class StackReplica:
             return
         stack.drain()
         until = time.monotonic() + self._drain_s + END_SPARE_S
-        while stack.report().state not in _ENDED and time.monotonic() < until:
+        while stack.report().state not in STACK_ENDED and time.monotonic() < until:
             time.sleep(STACK_LOOK_S)
 
 

@@ -15,11 +15,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import quote
 
-import httpx
 from starlette.types import Message, Receive, Scope, Send
 
 from quire_services.cluster.entrance.app import EntranceApp
-from quire_services.cluster.entrance.members import EntranceNode, Members
+from quire_services.cluster.entrance.members import EntranceNode, Members, node_client
 from quire_services.cluster.entrance.routers.round_robin import RoundRobin
 from quire_services.cluster.node_stack import StackReport
 
@@ -38,8 +37,7 @@ class ReplicaApp:
 
     def __init__(self, name: str, report: Callable[[], StackReport]) -> None:
         self._name, self._report = name, report
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-        self._client = httpx.AsyncClient(trust_env=False, limits=limits)
+        self._client = node_client()
         self._members, self._router = Members(self._client), RoundRobin()
         self._app = EntranceApp(self._members, self._router, self._client)
 

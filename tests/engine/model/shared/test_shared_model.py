@@ -15,7 +15,6 @@ import torch
 from bench.families.cases import all_cases
 from bench.families.trial import make_checkpoint
 from bench.models.tiny import make_model
-from quire_engine.attention.hook import ATTENTION_NAME
 from quire_engine.checkpoint.layout import layout_of
 from quire_engine.checkpoint.refusal import ModelRefused
 from quire_engine.checkpoint.shared.directory import WeightsDirectory
@@ -27,6 +26,7 @@ from quire_engine.model.shared.shared_model import WeightsPlace, load_shared_mod
 from tests.engine.model.test_quantised import fp8_blocks, fp8_channels, int4_groups
 from tests.support.families import FAMILIES, family_model
 from tests.support.host_library import need_host_library
+from tests.support.mapped_weights import memory_of, own_logits
 from tests.support.repository import child_environ
 
 CASES = all_cases()
@@ -44,21 +44,13 @@ def load(directory: Path, dtype: str, place: WeightsPlace) -> Model:
 
 def logits(model: Model) -> torch.Tensor:
     """Of some tokens, under the model's own attention."""
-    model.module.set_attn_implementation("eager")
-    ids = torch.arange(1, 49).remainder(model.vocab_size).unsqueeze(0)
-    with torch.inference_mode():
-        found: torch.Tensor = model.module(input_ids=ids, use_cache=False).logits
-    model.module.set_attn_implementation(ATTENTION_NAME)
-    return found
+    return own_logits(model, 48)
 
 
 def rights(tensor: torch.Tensor) -> str:
     """Those of the memory that a tensor lies in, and the file's name."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        start, end = (int(word, 16) for word in line.split()[0].split("-"))
-        if start <= tensor.data_ptr() < end:
-            return f"{line.split()[1]} {Path(line.split()[-1]).suffix}"
-    raise AssertionError("memory of nothing")
+    found, file = memory_of(tensor)
+    return f"{found} {Path(file).suffix}"
 
 
 def weights_of(model: Model) -> list[torch.Tensor]:

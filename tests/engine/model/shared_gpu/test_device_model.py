@@ -12,7 +12,6 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from quire_engine.attention.hook import ATTENTION_NAME
 from quire_engine.checkpoint.refusal import ModelRefused
 from quire_engine.checkpoint.shared.directory import Unshared
 from quire_engine.kv.attach import ContextPoisoned
@@ -25,6 +24,7 @@ from tests.engine.model.shared_gpu.conftest import Load
 from tests.kvstore.host.cuda_arena.recorder import GRANULE
 from tests.kvstore.host.cuda_arena.stack import RecordedKvstore
 from tests.support.children import python_child
+from tests.support.mapped_weights import memory_of, own_logits
 from tests.support.waits import wait_for
 
 pytestmark = pytest.mark.process
@@ -68,20 +68,12 @@ def rows(kvstore: RecordedKvstore) -> list[tuple[str, int]]:
 
 def rights(tensor: torch.Tensor) -> str:
     """Those of the memory that a tensor lies in, and what that is."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        start, end = (int(word, 16) for word in line.split()[0].split("-"))
-        if start <= tensor.data_ptr() < end:
-            return f"{line.split()[1]} {line.split(maxsplit=5)[-1]}"
-    raise AssertionError("memory of nothing")
+    return " ".join(memory_of(tensor))
 
 
 def logits(model: Model) -> torch.Tensor:
     """Of some tokens, under the model's own attention."""
-    model.module.set_attn_implementation("eager")
-    with torch.inference_mode():
-        found: torch.Tensor = model.module(input_ids=torch.arange(1, 33).unsqueeze(0), use_cache=False).logits
-    model.module.set_attn_implementation(ATTENTION_NAME)
-    return found
+    return own_logits(model, 32)
 
 
 def right(model: Model, expected: torch.Tensor) -> bool:
