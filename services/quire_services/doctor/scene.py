@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -20,6 +18,7 @@ from pathlib import Path
 from quire_engine.checkpoint.refusal import ModelRefused
 from quire_kv import Layout
 from quire_kvstore.host.pool_size import HOST_BLOCKS
+from quire_proto.peer_socket import socket_state
 from quire_proto.wire.codec import CodecError, from_map
 from quire_services.config.input_files import read_bytes
 from quire_services.config.loader import ConfigError, load_config
@@ -121,28 +120,6 @@ class Scene:
     def table_is_foreign(self) -> bool:
         """Whether there is a process table that means nothing here: of another boot or another pid namespace."""
         return not self.table.processes and not self.table.supervisor.pid and (self.run_dir / PROCESSES_FILE).exists()
-
-
-def socket_state(path: Path) -> str:
-    """``alive``: a process listens there; ``dead``: its process is gone; ``forbidden``: we may not connect; or "".
-
-    Asked by a connection of a kind that no listener takes: the kernel refuses it for its kind where one listens, and
-    the listener hears nothing of it.
-    """
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return ""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-            probe.connect(str(path))
-    except ConnectionRefusedError:
-        return "dead"
-    except PermissionError:
-        return "forbidden"
-    except FileNotFoundError:
-        return ""
-    except OSError:
-        return "alive"  # EPROTOTYPE
-    return "alive"
 
 
 def process_state(pid: int) -> str:

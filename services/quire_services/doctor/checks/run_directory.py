@@ -9,10 +9,11 @@ from pathlib import Path
 
 from quire_kvstore.host.root_key import KEY_FILE, KeyFileError, root_key
 from quire_kvstore.host.state_dir import StateDir, StateError
+from quire_proto.peer_socket import socket_state
 from quire_proto.private_dir import NotPrivate, insist_on_private
 from quire_services.config.socket_names import REPLAY_SOCKET, SOCKETS
 from quire_services.doctor.findings import Findings, fact, problem
-from quire_services.doctor.scene import Scene, socket_state
+from quire_services.doctor.scene import Scene
 from quire_services.stack.rundir import MAX_SUN_PATH
 from quire_services.stack.state_tree import KVSTORE_DOCUMENTS, PUBLICATIONS_DIR, STATE
 
