@@ -9,9 +9,7 @@ that stopped reading also stops reporting and gets no more of them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import socket
 from pathlib import Path
 
 import structlog
@@ -30,6 +28,7 @@ from quire_proto.gateway_link import (
     decode_message,
     encode_message,
 )
+from quire_proto.peer_socket import socket_state
 from quire_proto.private_dir import free_socket_name, insist_on_private
 from quire_proto.wire.codec import CodecError
 
@@ -127,9 +126,6 @@ async def _read(reader: asyncio.StreamReader) -> Message:
 
 def _remove_stale(path: Path) -> None:
     """Remove the socket of a gateway that is gone; raises SocketTaken if it is not gone."""
-    if not path.exists():
-        return
-    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-        probe.connect(str(path))
+    if socket_state(path) == "alive":
         raise SocketTaken(f"another gateway listens on {path}")
     free_socket_name(path)

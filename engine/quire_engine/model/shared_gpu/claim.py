@@ -8,8 +8,6 @@ Whatever comes instead of the weights is ``Unshared`` with a sentence: none of i
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from quire_engine.checkpoint.shared.directory import Unshared, Unwanted
 from quire_kv import KvstoreUnreachable, QuireError, WeightsConnection
 from quire_proto.client.socket import KVSTORE_SOCKET
 from quire_proto.messages.weights import ReadWeights, WaitWeights, YourWeights
+from quire_proto.peer_socket import socket_state
 from quire_proto.weights.packets import WEIGHTS_SOCKET
 
 _POLL_S = 0.05
@@ -87,7 +86,7 @@ def _granted(connection: WeightsConnection, key: bytes, until: float) -> ReadWei
 def _connect(run_dir: Path, kvstore_s: float) -> WeightsConnection:
     until = time.monotonic() + kvstore_s
     while True:
-        serves = _listens(run_dir / KVSTORE_SOCKET)
+        serves = socket_state(run_dir / KVSTORE_SOCKET) == "alive"
         try:
             return WeightsConnection(run_dir, 0)
         except KvstoreUnreachable:
@@ -99,12 +98,3 @@ def _connect(run_dir: Path, kvstore_s: float) -> WeightsConnection:
         except QuireError as refused:  # another user listens there
             raise Unshared(str(refused)) from None
         time.sleep(_POLL_S)
-
-
-def _listens(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(os.fspath(path))
-        except OSError:
-            return False
-    return True
