@@ -52,7 +52,7 @@ serve: $(READY)
 
 test: $(READY)
 	@echo "test: $(if $(LONGER),all tests; the longer ones begin within $(LONGER) minutes or are skipped,the suite)"
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not soak$(if $(LONGER),, and not slow)" $(addprefix --longer-until=,$(LONGER))
+	@$(if $(LONGER),scripts/failed_alone.sh $(BIN)/python,$(BIN)/python -m pytest) $(SIDE_BY_SIDE) -m "not soak$(if $(LONGER),, and not slow)" $(addprefix --longer-until=,$(LONGER))
 
 clients: $(READY)
 	@$(BIN)/python scripts/client_envs.py
@@ -64,7 +64,7 @@ compose-test: $(READY)
 check: $(READY)
 	@scripts/check.sh $(BIN)
 	@$(MAKE) --no-print-directory cubins triton36
-	@$(MAKE) --no-print-directory test LONGER=$(or $(LONGER),40)
+	@$(MAKE) --no-print-directory test LONGER=$(or $(LONGER),36)
 
 soak: $(READY)
 	@echo "soak: $(MINUTES) minutes of killed and stopped processes"

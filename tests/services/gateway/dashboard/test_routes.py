@@ -55,6 +55,12 @@ def live(planted: Planted) -> Iterator[Iterator[tuple[str, dict[str, Any]]]]:
         yield events(answer)
 
 
+def sessions(planted: Planted) -> int:
+    """How many the overview has; none, while the kvstore has not answered in time."""
+    kvstore = planted.http.get("/admin/overview").json()["kvstore"]
+    return len(kvstore["sessions"]) if kvstore else 0
+
+
 def test_the_pool_is_what_the_kvstore_says(planted: Planted) -> None:
     """Blocks by state and by account, counted from the cells, are those of ``stats`` and ``tenants``."""
     pool = planted.http.get("/admin/pool").json()
@@ -92,8 +98,9 @@ def test_the_overview_is_what_the_processes_say(planted: Planted) -> None:
 
     def now() -> dict[str, Any] | None:
         found = planted.http.get("/admin/overview").json()
-        rows = {row["tenant"]: row for row in found["kvstore"]["tenants"]}
-        as_asked = rows == {one.tenant: asdict(one) for one in tenants} and found["kvstore"]["blocks"] == stats.blocks
+        kvstore = found["kvstore"]  # None, where it has not answered in time
+        rows = {row["tenant"]: row for row in kvstore["tenants"]} if kvstore else {}
+        as_asked = rows == {one.tenant: asdict(one) for one in tenants} and kvstore["blocks"] == stats.blocks
         return found if as_asked else None
 
     found = wait_for(now, "answers are no older than a quarter of a second")
@@ -129,7 +136,7 @@ def test_a_death_is_told_with_what_it_did(planted: Planted) -> None:
     """The session is fenced or gone, its references come back, and the lines say so."""
     before = len(planted.http.get("/admin/overview").json()["happened"])
     with holding_client(planted.gateway.run_dir):
-        wait_for(lambda: len(planted.http.get("/admin/overview").json()["kvstore"]["sessions"]) == 2, "it is there")
+        wait_for(lambda: sessions(planted) == 2, "it is there")
 
     def told() -> str:
         lines = planted.http.get("/admin/overview").json()["happened"][before:]
@@ -156,7 +163,7 @@ def test_an_engine_that_is_gone_is_a_death_until_it_is_back(planted: Planted) ->
 
     ended = told()
     with holding_client(planted.gateway.run_dir):
-        wait_for(lambda: len(planted.http.get("/admin/overview").json()["kvstore"]["sessions"]) == 2, "another came")
+        wait_for(lambda: sessions(planted) == 2, "another came")
     wait_for(lambda: told() > ended, "and ended")
     assert (death()["references"], death()["reclaimed_at"]) == (0, 0.0), "it had no session"
     again = planted.gateway.engine("engine-2")

@@ -1,4 +1,4 @@
-"""A gateway with an admin port and a kvstore, for all tests of its pages."""
+"""A gateway with an admin port and a kvstore, for all tests of a file: another's never said anything to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.kvstore import Kvstore
 from tests.support.ports import free_port
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def stack(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     port, config = free_port(), tmp_path_factory.mktemp("config") / "quire.toml"
     config.write_text('[[tenants]]\nname = "acme"\nkeys = ["sk-acme"]\n')

@@ -24,6 +24,7 @@ COUNTERS = {
 }  # fmt: skip
 QUEUED = Distribution((0.3, 1.0), (2, 1, 0), 0.75)
 LOAD = Load(True, 3, 2, COUNTERS, times={"queue": QUEUED, "prefill": QUEUED})
+FOLLOWER = {"version": 1_796_000_000_000_001, "look_age_s": 2.5, "failures": {"store": 3}, "shares": {"acme": 7}}
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -53,11 +54,15 @@ class Stack:
     admin: httpx.Client
 
     def scrape(self, path: str = "") -> Series:
-        """A page of the inference port."""
-        answer = self.gateway.http.get("/metrics" + path)
+        """A page of the inference port; one that is refused since the kvstore was late is asked for again."""
+        answer = wait_for(lambda: self._page("/metrics" + path), "a page")
         assert answer.status_code == 200, answer.text
         assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
         return series(answer.text)
+
+    def _page(self, path: str) -> httpx.Response | None:
+        answer = self.gateway.http.get(path)
+        return None if answer.status_code == 503 else answer
 
     @contextmanager
     def holding(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from quire_proto.client.client import KVReader
 from quire_services.gateway.exposition.catalogue import PAGES
 from quire_services.gateway.exposition.catalogue_page import metrics_page
 from quire_services.gateway.exposition.kvstore_readings import KVSTORE_COUNTERS
-from tests.services.gateway.exposition.pages import LOAD, Stack, series, value
+from tests.services.gateway.exposition.pages import FOLLOWER, LOAD, Stack, series, value
 from tests.support.repository import ROOT
 from tests.support.waits import wait_for
 
@@ -67,11 +67,10 @@ def test_what_a_follower_of_declarations_says_is_shown(stack: Stack) -> None:
     """Nothing before it said something; then its version, failures, shares, and the age of its look, which grows by
     itself."""
     assert not any(name.startswith("quire_declarations") for name, _ in stack.scrape())
-    said = {"version": 1_796_000_000_000_001, "look_age_s": 2.5, "failures": {"store": 3}, "shares": {"acme": 7}}
-    assert stack.admin.put("/admin/declarations", json=said).status_code == 200
+    assert stack.admin.put("/admin/declarations", json=FOLLOWER).status_code == 200
 
     found = stack.scrape()
-    assert value(found, "quire_declarations_version") == said["version"]
+    assert value(found, "quire_declarations_version") == FOLLOWER["version"]
     assert value(found, "quire_declarations_failures_total", part="store") == 3
     age = value(found, "quire_declarations_look_age_seconds")
     assert 2.5 <= age < 60
@@ -81,7 +80,7 @@ def test_what_a_follower_of_declarations_says_is_shown(stack: Stack) -> None:
     named = {dict(labels)["tenant"] for name, labels in tenants if name == "quire_tenant_sequences"}
     shares = {labels: share for (name, labels), share in tenants.items() if name == "quire_tenant_share_blocks"}
     assert shares == ({(("tenant", "acme"),): 7} if "acme" in named else {})
-    assert stack.admin.put("/admin/declarations", json={**said, "shards": 1}).status_code == 400
+    assert stack.admin.put("/admin/declarations", json={**FOLLOWER, "shards": 1}).status_code == 400
 
 
 def test_an_engine_is_shown_as_vllm_shows_its_own(stack: Stack) -> None:

@@ -15,7 +15,7 @@ import yaml
 
 from quire_proto import messages as m
 from quire_services.gateway.exposition.catalogue import HISTOGRAM, PAGES
-from tests.services.gateway.exposition.pages import LOAD, Stack
+from tests.services.gateway.exposition.pages import FOLLOWER, LOAD, Stack
 from tests.support.ports import free_port
 from tests.support.raw_client import Client
 from tests.support.repository import ROOT
@@ -60,7 +60,9 @@ scrape_configs:
 
 @pytest.fixture(scope="module")
 def busy(stack: Stack) -> Iterator[Stack]:
-    """With an engine, something answered, something refused, a step made, and something held."""
+    """With an engine, a follower of declarations, something answered, something refused, a step made, and something
+    held."""
+    assert stack.admin.put("/admin/declarations", json=FOLLOWER).status_code == 200
     engine = stack.gateway.engine("engine-1")
     client = Client(stack.gateway.run_dir)
     client.attach()
