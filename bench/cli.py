@@ -39,6 +39,7 @@ BENCHES = {  # name, also of its module: the folder that holds it, what it measu
     "noisy": ("neighbours", "what a flooding tenant costs its neighbour, with a guarantee and without"),
     "cluster": ("cluster", "a thousand nodes in virtual time: routers, lost nodes, events"),
     "routers": ("entrance", "routers of the entrance before two stacks: hits, times, added latency"),
+    "nodes": ("nodes", "a cluster of real stacks here: hits beside one pool, nodes that are lost, scaling under load"),
     "targets": ("report", "which targets the results on disk meet"),
     "eviction": ("eviction", "what an eviction policy costs a block, beside LRU"),
     "replay": ("eviction", "the hit rate of a trace of requests, by capacity and policy"),

@@ -8,9 +8,6 @@ Waiting and processes:
 - ``entrance``: ``running_entrance`` in this process, and ``WrittenNode``, which answers as a test says.
 - ``declared_nodes``: ``declared_node``, a stack that follows a store of declarations, and ``declare``, which says them;
   ``valkey_server``: such a store.
-- ``local_cluster``: ``LocalCluster``, stacks on a local Ray behind one entrance; ``switched_off``: all of a node that
-  ends in one moment; ``node_loss``: how long that is felt; ``fleet_hits``: what agents of many tenants find there;
-  ``steady_load``: ``SteadyLoad``, clients that stream all the time and know what each answer must say.
 - ``operated``: ``Operated``, a stack and its admin API: engines as it lists them, and one of them drained.
 - ``streams``: ``Streams``, answers that are the same whatever happens to a stack meanwhile.
 - ``survival``: answers of every kind, what befalls their engines, and when two are the same.

@@ -18,14 +18,14 @@ import pytest
 from bench.load.agents import TENANTS
 from bench.load.generator import play_cold
 from bench.models.sizes import kv_bytes_per_token, model_directory, words
+from bench.nodes.hits import fleet, hits_of, play_cluster
+from bench.nodes.local_cluster import LocalCluster, key_of
+from bench.nodes.losses import lose_node
+from bench.nodes.steady_load import FAILED, LOST, WHOLE, SteadyLoad
+from bench.nodes.switched_off import switch_off
 from bench.servers.quire import Quire
 from quire_services.cluster.declarations.follower import BOUND_S
 from quire_services.config.key_digests import key_digest
-from tests.support.fleet_hits import fleet, hits_of, play_cluster
-from tests.support.local_cluster import LocalCluster, key_of
-from tests.support.node_loss import lose_node
-from tests.support.steady_load import FAILED, LOST, WHOLE, SteadyLoad
-from tests.support.switched_off import switch_off
 from tests.support.waits import wait_for
 
 pytest.importorskip("ray", reason="the extra ray is not installed")

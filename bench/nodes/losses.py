@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.local_cluster import LocalCluster
-from tests.support.switched_off import has_head, machine_of, switch_off
+from .local_cluster import LocalCluster
+from .switched_off import has_head, machine_of, switch_off
 
 Way = Callable[[Iterable[int]], None]
 

@@ -13,7 +13,8 @@ from random import Random
 from bench.load.agents import TENANTS, Agent
 from bench.load.generator import play
 from bench.load.stream import Answer
-from tests.support.local_cluster import LocalCluster
+
+from .local_cluster import LocalCluster
 
 
 @dataclass(frozen=True, slots=True)
